@@ -1,0 +1,206 @@
+"""The whole extension contract: what a source and a target must do, and what they may rely on.
+
+A connector is plain data (``Connector``: the options a user writes), which opens a
+``Source`` or a ``Target``. The engine calls nothing but what stands here. Prove an
+implementation with the suites in ``retl.testing``.
+
+What the engine guarantees to a connector:
+
+* one scan of one table at a time for each ``Source`` and ``Target`` object;
+* ``plan`` before ``read``; ``prepare`` only after ``read`` has given its first batch or
+  has proved that there is none;
+* slices are read and committed in the order of the plan;
+* every iterator is closed and every writer is finished or aborted, whatever happens.
+
+What a connector guarantees to the engine is said at each method. Errors are those of
+``retl.model.errors``; a driver's own exceptions never leave a connector.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
+import pyarrow as pa
+
+from retl.model.checkpoint import Checkpoint, Mark, Reject
+from retl.model.errors import UnsupportedError
+from retl.model.plan import BatchSize, Load, SourcePlan, TargetPlan
+from retl.model.schema import TableSchema
+from retl.model.table import TableSpec
+from retl.model.window import Slice
+from retl.state.base import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class SystemInfo:
+    """Who answered a ``ping``."""
+
+    product: str
+    version: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one commit did. ``changed`` counts rows inserted or changed, where the target tells."""
+
+    rows: int
+    changed: int | None = None
+    rejects: Sequence[Reject] = ()
+
+
+class Source(ABC):
+    """A system that is read."""
+
+    system: ClassVar[str]
+    """The name that job files and messages use: ``"duckdb"``."""
+
+    @abstractmethod
+    async def ping(self) -> SystemInfo:
+        """Reach the system. Raises ``ConnectionFailed`` or ``ConfigError``."""
+
+    @abstractmethod
+    async def list_tables(self) -> list[str]:
+        """The names of all tables that could be read, sorted."""
+
+    @abstractmethod
+    async def describe(self, table: str) -> TableSchema | None:
+        """Columns and real key of a table, or ``None`` where there is none of that name."""
+
+    @abstractmethod
+    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
+        """Decide what this scan reads, as of now.
+
+        With a cursor, the upper bound is the highest value that the source itself names,
+        and no row at or below it may be left out of the slices (rows below
+        ``watermark - lookback`` aside). Slices are in ascending cursor order, without gap
+        or overlap, and of about ``table.slice_rows`` rows. Reads only.
+        """
+
+    @abstractmethod
+    def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+        """The rows of one slice, in batches of bounded size.
+
+        Each batch has the column names of ``plan.schema`` in that order; each column has
+        the type given there, or is ``string`` and holds canonical text of it. The same
+        slice may be read again after an error. When the iterator is closed early, the
+        query at the source is stopped.
+        """
+
+    async def release(self) -> None:  # noqa: B027  # not abstract: most sources have nothing to let go
+        """Let go of what should not be held between two runs: a file lock, a transaction."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close every connection. May be called at any time, and more than once."""
+
+
+class TableWriter(ABC):
+    """Takes the batches of one scan of one table.
+
+    Rows that were written since the last commit are *staged*: nobody sees them.
+    """
+
+    @abstractmethod
+    async def write(self, batch: pa.RecordBatch) -> None:
+        """Stage a batch. Must not keep more than a bounded number of bytes in memory."""
+
+    @abstractmethod
+    async def discard(self) -> None:
+        """Forget what is staged; the engine will read the slice again."""
+
+    @abstractmethod
+    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+        """Make the staged rows part of the target.
+
+        Where ``mark`` is given (the target holds the checkpoints), the rows, the
+        checkpoint and the proof that the fence still holds are *one* transaction; an
+        old fence raises ``LeaseLost`` and changes nothing. ``part.scope``, where set, is
+        deleted in the same transaction before the rows are added.
+
+        A row that the target refuses is left out and returned as a ``Reject``, never
+        changed; with more of them than ``rejects_left`` nothing is committed and
+        ``RowsRejected`` is raised with them in its attribute ``rejects``.
+        """
+
+    @abstractmethod
+    async def count(self) -> int:
+        """The rows committed by this writer into a table that it will switch in, or the target's rows."""
+
+    @abstractmethod
+    async def finish(self, mark: Mark | None) -> None:
+        """After the last commit: switch the shadow in, prune archives, save the checkpoint, in one step where possible."""
+
+    @abstractmethod
+    async def abort(self) -> None:
+        """Give up: nothing staged stays, nothing committed is undone. Safe after any failure."""
+
+
+class Target(ABC):
+    """A system that is written."""
+
+    system: ClassVar[str]
+    batch_size: BatchSize = BatchSize()
+
+    @abstractmethod
+    async def ping(self) -> SystemInfo:
+        """Reach the system. Raises ``ConnectionFailed`` or ``ConfigError``."""
+
+    @abstractmethod
+    async def describe(self, table: str) -> TableSchema | None:
+        """Columns and key of a table of the target, or ``None``."""
+
+    @abstractmethod
+    async def count(self, table: str) -> int:
+        """How many rows the table has; 0 where it does not exist."""
+
+    @abstractmethod
+    async def preview(self, load: Load) -> TargetPlan:
+        """What ``prepare`` and ``finish`` would do. Writes nothing.
+
+        Raises ``ConfigError`` or ``SchemaDrift`` for what can be known beforehand: no
+        usable key, a type that does not fit, an option that this system cannot honour.
+        """
+
+    @abstractmethod
+    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+        """Create or evolve the table, do the pre-action, remove what a crash left behind.
+
+        ``mark`` holds the checkpoint that says a refresh has begun; it is saved together
+        with the pre-action where the target can do both at once.
+        """
+
+    def state_store(self) -> StateStore | None:
+        """A store for checkpoints inside this target, or ``None`` where it has no transactions."""
+        return None
+
+    async def release(self) -> None:  # noqa: B027  # not abstract: most targets have nothing to let go
+        """Let go of what should not be held between two runs."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close every connection. May be called at any time, and more than once."""
+
+
+class Connector(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The options of one system, as a user writes them: plain data, no connection.
+
+    The same words serve as keyword arguments and in a job file. Each option's
+    documentation comes from ``msgspec.Meta(description=...)``.
+    """
+
+    type_name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    example: ClassVar[str] = ""
+
+    def source(self) -> Source:
+        """Open this system for reading."""
+        raise UnsupportedError(f"{self.type_name} cannot be a source.", remedy="choose another source.")
+
+    def target(self) -> Target:
+        """Open this system for writing."""
+        raise UnsupportedError(f"{self.type_name} cannot be a target.", remedy="choose another target.")

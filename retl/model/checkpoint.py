@@ -1,0 +1,70 @@
+"""What is remembered of one table between scans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from retl.model.window import Position
+
+CHECKPOINT_VERSION = 1
+
+
+class Refresh(msgspec.Struct, frozen=True):
+    """A replacing scan that has changed the target and is not finished.
+
+    The next scan carries it on: it does not archive the half-loaded table again.
+    """
+
+    scan_id: str
+    pre_action: str
+    archive: str | None = None
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The durable watermark and scan facts of one table.
+
+    ``watermark`` is the source's own text of the highest cursor value that is safely in
+    the target, to its last digit.
+    """
+
+    version: int = CHECKPOINT_VERSION
+    cursor: str | None = None
+    cursor_type: str | None = None
+    watermark: str | None = None
+    position: Position | None = None
+    refresh: Refresh | None = None
+    scan_id: str | None = None
+    columns: dict[str, str] | None = None
+    """Column names and types of the source at the last scan, to notice what changed."""
+    detail: dict[str, Any] = {}
+    """The source's own: a manifest of files, versions of partitions."""
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """Proof of ownership: a commit is refused when the pipeline's epoch is no longer this one."""
+
+    pipeline: str
+    owner: str
+    epoch: int
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A checkpoint on its way into the store, with the fence that must still hold."""
+
+    fence: Fence
+    table: str
+    checkpoint: Checkpoint
+
+
+class Reject(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that the target refused: its key, the reason and its content (JSON text)."""
+
+    table: str
+    key: str
+    reason: str
+    content: str
+    column: str = ""
+    scan_id: str = ""
+    at: str = ""

@@ -1,0 +1,179 @@
+"""Arithmetic on cursor values that never loses a digit.
+
+A cursor value travels as text, as its source wrote it: it is never rounded and never
+becomes a float. Where a value must be moved (``lookback``) or compared (``settle``) it
+is taken apart into whole nanoseconds and put together again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Literal
+
+import pyarrow as pa
+
+from retl.model.errors import ConfigError, SourceError
+
+CursorFamily = Literal["time", "date", "integer", "decimal", "text"]
+
+_NANOS = 1_000_000_000
+_TIME = re.compile(
+    r"(?P<day>\d{4,6}-\d\d-\d\d)(?P<sep>[ T])(?P<clock>\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d{1,9}))?(?P<zone>Z|[+-]\d\d(?::?\d\d)?)?"
+)
+_EPOCH_DAY = date(1970, 1, 1)
+
+
+def cursor_family(type: pa.DataType) -> CursorFamily | None:
+    """What kind of order a column of this type has; ``None`` where it cannot be a cursor."""
+    if pa.types.is_timestamp(type):
+        return "time"
+    if pa.types.is_date(type):
+        return "date"
+    if pa.types.is_integer(type):
+        return "integer"
+    if pa.types.is_decimal(type):
+        return "decimal"
+    if pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type):
+        return "text"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Instant:
+    """A point in time as whole nanoseconds, and how its text was written."""
+
+    nanos: int
+    separator: str
+    digits: int
+    zone: str
+
+    @classmethod
+    def parse(cls, text: str) -> _Instant:
+        found = _TIME.fullmatch(text.strip())
+        if found is None:
+            raise SourceError(f"the cursor value {text!r} is not a time that retl can read.")
+        try:
+            day = date.fromisoformat(found["day"])
+        except ValueError:
+            raise SourceError(
+                f"the cursor value {text!r} lies outside the years 1 to 9999.",
+                remedy="filter such rows with where, or correct them at the source.",
+            ) from None
+        hours, minutes, seconds = (int(part) for part in found["clock"].split(":"))
+        fraction = found["fraction"] or ""
+        whole = (day - _EPOCH_DAY).days * 86_400 + hours * 3_600 + minutes * 60 + seconds - _offset(found["zone"] or "")
+        return cls(whole * _NANOS + int(fraction.ljust(9, "0") or 0), found["sep"], len(fraction), found["zone"] or "")
+
+    def format(self) -> str:
+        seconds, nanos = divmod(self.nanos + _offset(self.zone) * _NANOS, _NANOS)
+        days, clock = divmod(seconds, 86_400)
+        try:
+            day = _EPOCH_DAY + timedelta(days=days)
+        except OverflowError:
+            day = date.min if days < 0 else date.max
+        fraction = f"{nanos:09d}".rstrip("0").ljust(self.digits, "0")
+        point = f".{fraction}" if fraction else ""
+        return f"{day.isoformat()}{self.separator}{clock // 3600:02d}:{clock // 60 % 60:02d}:{clock % 60:02d}{point}{self.zone}"
+
+
+def _offset(zone: str) -> int:
+    if zone in ("", "Z"):
+        return 0
+    digits = zone[1:].replace(":", "").ljust(4, "0")
+    seconds = int(digits[:2]) * 3_600 + int(digits[2:]) * 60
+    return -seconds if zone[0] == "-" else seconds
+
+
+def nanoseconds(length: timedelta) -> int:
+    """A timedelta in whole nanoseconds."""
+    return (length.days * 86_400_000_000 + length.seconds * 1_000_000 + length.microseconds) * 1_000
+
+
+def step_back(value: str, family: CursorFamily, distance: timedelta | int) -> str:
+    """The cursor value that lies ``distance`` below; digits that it had, it keeps.
+
+    For ``time`` a whole number is seconds; for ``integer`` and ``decimal`` it is units.
+    A date moves by whole days, upwards rounded, so that the window is never narrower
+    than asked for. Raises ``ConfigError`` where the two do not fit.
+    """
+    if not distance:
+        return value
+    if family in ("integer", "decimal"):
+        if isinstance(distance, timedelta):
+            raise ConfigError(
+                "lookback is a length of time, but the cursor is a number.",
+                remedy="write lookback as a whole number in the cursor's own unit, such as lookback = 3600.",
+            )
+        return str(int(value) - distance) if family == "integer" else format(Decimal(value) - distance, "f")
+    length = distance if isinstance(distance, timedelta) else timedelta(seconds=distance)
+    if family == "date" or (family == "text" and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
+        days = -(-nanoseconds(length) // (86_400 * _NANOS))
+        day = date.fromisoformat(value)
+        return max(date.min, day - timedelta(days=min(days, (day - date.min).days))).isoformat()
+    if family == "text" and _TIME.fullmatch(value) is None:
+        raise ConfigError(
+            f"lookback needs a cursor of time, but {value!r} is text that does not look like one.",
+            remedy="remove lookback or choose a column of time.",
+        )
+    instant = _Instant.parse(value)
+    moved = _Instant(instant.nanos - nanoseconds(length), instant.separator, instant.digits, instant.zone)
+    return moved.format()
+
+
+def settled(upper: str, now: str, family: CursorFamily, settle: timedelta) -> str:
+    """The lower of ``upper`` and ``now - settle``, both of them the source's own.
+
+    A date counts as settled when the whole day and ``settle`` have passed.
+    """
+    if family not in ("time", "date", "text"):
+        raise ConfigError(
+            "settle compares the cursor with the source's clock, but the cursor is a number.",
+            remedy="remove settle or choose a column of time.",
+        )
+    clock = _Instant.parse(now)
+    limit = _Instant(clock.nanos - nanoseconds(settle), " ", 0, clock.zone)
+    if family == "date" or re.fullmatch(r"\d{4}-\d\d-\d\d", upper):
+        last_day = date.fromisoformat(limit.format()[:10]) - timedelta(days=1)
+        return min(upper, last_day.isoformat())
+    top = _Instant.parse(upper)
+    if top.nanos <= limit.nanos:
+        return upper
+    return _Instant(limit.nanos, top.separator, top.digits, top.zone).format()
+
+
+def is_ahead(value: str, now: str, family: CursorFamily, tolerance: timedelta) -> bool:
+    """Whether a cursor value lies further in the future than ``tolerance``, by the source's clock."""
+    if family not in ("time", "date"):
+        return False
+    text = value if family == "time" else f"{value} 00:00:00"
+    return _Instant.parse(text).nanos > _Instant.parse(now).nanos + nanoseconds(tolerance)
+
+
+def age(value: str, family: CursorFamily, now: datetime) -> timedelta | None:
+    """How old a watermark is, for people; ``None`` where it is no time."""
+    if family not in ("time", "date"):
+        return None
+    try:
+        text = value if family == "time" else f"{value} 00:00:00"
+        instant = _Instant.parse(text)
+        return now.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC) - timedelta(microseconds=instant.nanos // 1000)
+    except (SourceError, OverflowError):
+        return None
+
+
+def compare(left: str, right: str, family: CursorFamily) -> int:
+    """-1, 0 or 1 as ``left`` lies below, at or above ``right``; exact for every family."""
+    if family == "time":
+        a: object = _Instant.parse(left).nanos
+        b: object = _Instant.parse(right).nanos
+    elif family in ("integer", "decimal"):
+        try:
+            a, b = Decimal(left), Decimal(right)
+        except InvalidOperation:
+            raise SourceError(f"the cursor values {left!r} and {right!r} are not both numbers.") from None
+    else:
+        a, b = left, right
+    return (a > b) - (a < b)  # type: ignore[operator]

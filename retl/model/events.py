@@ -1,0 +1,127 @@
+"""What happens in a pipeline, as typed values. Logs, metrics and progress bars only listen to these."""
+
+from __future__ import annotations
+
+import msgspec
+
+from retl.model.report import Progress, ScanReport
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The root of all events; ``at`` is the time of day, ISO 8601 in UTC."""
+
+    pipeline: str
+    at: str = ""
+
+
+class PipelineStarted(Event):
+    """The scheduler coroutine runs. ``schedule`` in words: ``every 5m``."""
+
+    schedule: str
+
+
+class PipelineStopped(Event):
+    """The scheduler coroutine ended, by request or by cancellation."""
+
+
+class LeaseAcquired(Event):
+    """This process owns the pipeline and may write."""
+
+    epoch: int
+
+
+class LeaseHeld(Event):
+    """Another process owns the pipeline; this one stands by."""
+
+    owner: str
+
+
+class LeaseGone(Event):
+    """Another process took the pipeline over while this one held it."""
+
+    reason: str
+
+
+class TicksMissed(Event):
+    """Runs took longer than the interval; ``missed`` ticks coalesced into the next one."""
+
+    missed: int
+
+
+class ScanStarted(Event):
+    """A scan of one table begins."""
+
+    table: str
+    scan_id: str
+
+
+class ScanPlanned(Event):
+    """The source has answered what there is to read."""
+
+    table: str
+    scan_id: str
+    lower: str | None
+    upper: str | None
+    slices: int
+    rows: int | None
+
+
+class SliceCommitted(Event):
+    """A slice, and the checkpoint that says so, are safely in the target."""
+
+    table: str
+    scan_id: str
+    watermark: str | None
+    progress: Progress
+
+
+class RowsMoved(Event):
+    """A batch was handed to the target; not committed yet. At most ten a second."""
+
+    table: str
+    scan_id: str
+    progress: Progress
+
+
+class RowsPutAside(Event):
+    """The target refused rows; they are kept as rejects."""
+
+    table: str
+    scan_id: str
+    rejects: int
+    first_reason: str
+
+
+class Warned(Event):
+    """Something that people should know, and that stopped nothing."""
+
+    table: str
+    message: str
+
+
+class RetryScheduled(Event):
+    """A transient error; the same work is tried again after ``delay`` seconds."""
+
+    table: str
+    error: str
+    attempt: int
+    delay: float
+
+
+class ScanFinished(Event):
+    """A scan ended well, or was stopped by request between two slices."""
+
+    report: ScanReport
+
+
+class ScanFailed(Event):
+    """A scan ended in an error; what was committed before stays committed."""
+
+    report: ScanReport
+
+
+class RunFailed(Event):
+    """A run could not even begin: the store or the lease failed."""
+
+    error: str
+    error_type: str

@@ -1,0 +1,82 @@
+"""What a scan is about to do, before it does it: the source's part and the target's part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from retl.model.actions import Action
+from retl.model.checkpoint import Checkpoint, Fence
+from retl.model.table import TableSpec
+from retl.model.window import Slice, Window
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """One scan of one table as the source will answer it.
+
+    ``schema`` is that of the batches to come, under the target's column names: what was
+    chosen, renamed and computed. Its fields carry the *logical* types; a batch may hold
+    any column as canonical text instead. ``key`` is in the target's names too.
+    """
+
+    table: TableSpec
+    schema: pa.Schema
+    key: tuple[str, ...]
+    slices: tuple[Slice, ...]
+    window: Window | None = None
+    rows: int | None = None
+    """How many rows the slices hold; ``None`` where the source cannot tell."""
+    null_cursor_rows: int = 0
+    cursor_type: str | None = None
+    statements: tuple[str, ...] = ()
+    """What will be asked of the source, for people."""
+    warnings: tuple[str, ...] = ()
+    detail: dict[str, object] = field(default_factory=dict)
+    """The source's own facts of this scan, handed back to ``read``."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One scan of one table as the target is asked to take it."""
+
+    pipeline: str
+    table: TableSpec
+    schema: pa.Schema
+    key: tuple[str, ...]
+    scan_id: str
+    blacklist: frozenset[Action] = frozenset()
+    checkpoint: Checkpoint = Checkpoint()
+    fence: Fence | None = None
+    """Set where the checkpoint lives in the target: every commit must prove it."""
+
+    @property
+    def cursor(self) -> str | None:
+        """The cursor's name in the target, where it is among the columns."""
+        if self.table.cursor is None:
+            return None
+        name = self.table.target_name(self.table.cursor)
+        return name if name in self.schema.names else None
+
+    @property
+    def epoch(self) -> int:
+        return self.fence.epoch if self.fence else 0
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """What the target would do to make itself ready, and what it would do to the values."""
+
+    statements: tuple[str, ...] = ()
+    casts: tuple[str, ...] = ()
+    """One line for each column whose type changes on the way: ``amount: decimal128(18, 4) -> TEXT``."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSize:
+    """How large a target likes its batches; the engine cuts and joins to fit."""
+
+    rows: int = 65_536
+    bytes: int = 8 * 1024 * 1024

@@ -1,0 +1,83 @@
+"""What came of a scan, and how far one is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+ScanStatus = Literal["done", "failed", "stopped"]
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a scan is. Times are seconds; ``rows_planned`` is ``None`` where the source cannot tell."""
+
+    rows: int
+    rows_planned: int | None
+    bytes: int
+    slices: int
+    slices_planned: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Rows a second since the scan began."""
+        return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The time left at the present rate; ``None`` where that cannot be told."""
+        if self.rows_planned is None or not self.rows:
+            return None
+        return max(0.0, (self.rows_planned - self.rows) / self.rate)
+
+
+class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one scan of one table did. Times of day are ISO 8601 in UTC."""
+
+    pipeline: str
+    table: str
+    to: str
+    scan_id: str
+    status: ScanStatus
+    mode: Literal["incremental", "full"]
+    pre_action: str = "none"
+    started_at: str
+    seconds: float
+    rows: int = 0
+    """Rows read and delivered, re-read ones included."""
+    changed: int | None = None
+    """Rows inserted or changed in the target, where it tells."""
+    bytes: int = 0
+    rejects: int = 0
+    null_cursor_rows: int = 0
+    slices: int = 0
+    slices_planned: int = 0
+    lower: str | None = None
+    upper: str | None = None
+    watermark: str | None = None
+    cursor_family: str | None = None
+    attempts: int = 1
+    read_wait: float = 0.0
+    """Seconds that the reader waited because the channel was full: the target is the slower side."""
+    write_wait: float = 0.0
+    """Seconds that the writer waited because the channel was empty: the source is the slower side."""
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    error_type: str | None = None
+    next_run: str | None = None
+
+
+class RunReport(msgspec.Struct, frozen=True):
+    """One run of a pipeline: a report for each table, in their order."""
+
+    pipeline: str
+    scans: tuple[ScanReport, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(scan.status == "done" for scan in self.scans)
+
+    @property
+    def rows(self) -> int:
+        return sum(scan.rows for scan in self.scans)

@@ -1,0 +1,55 @@
+"""The shape of a table: Arrow is the type system, and field metadata keeps the native type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+NATIVE = b"retl.native"
+"""Field metadata key: the type as the system that the column came from spells it."""
+JSON = b"retl.json"
+"""Field metadata key: the text of this column is JSON."""
+
+
+def field(name: str, type: pa.DataType, *, native: str = "", nullable: bool = True, json: bool = False) -> pa.Field:
+    """An Arrow field that remembers its native type; with ``json`` its text is JSON."""
+    metadata = {key: value for key, value in ((NATIVE, native.encode()), (JSON, b"1" if json else b"")) if value}
+    return pa.field(name, type, nullable=nullable, metadata=metadata or None)
+
+
+def native_type(column: pa.Field) -> str:
+    """The type as the source spells it; the Arrow name where it told none."""
+    found = (column.metadata or {}).get(NATIVE)
+    return found.decode() if found else str(column.type)
+
+
+def is_json(column: pa.Field) -> bool:
+    """Whether the column holds JSON: as text, or as a nested Arrow type."""
+    return bool((column.metadata or {}).get(JSON)) or pa.types.is_nested(column.type)
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """One table of a system: its columns in order and its real key, if it has one.
+
+    ``key`` holds only columns that the system itself guarantees to be unique together.
+    """
+
+    name: str
+    columns: pa.Schema
+    key: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.columns.names)
+
+    def has(self, column: str) -> bool:
+        return column in self.columns.names
+
+
+def missing(wanted: Iterable[str], have: Sequence[str]) -> list[str]:
+    """The wanted names that are not there, in order."""
+    known = set(have)
+    return [name for name in wanted if name not in known]

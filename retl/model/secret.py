@@ -1,0 +1,67 @@
+"""Values that must never be printed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from retl.model.errors import ConfigError
+
+
+class Secret:
+    """A value that is looked up when it is needed and never shown.
+
+    ``repr`` and ``str`` tell only where it comes from. Made by ``retl.env`` and
+    ``retl.secret_file``, and by ``${NAME}`` and ``${file:...}`` in a job file.
+    """
+
+    __slots__ = ("_origin", "_read")
+
+    def __init__(self, read: Callable[[], str], origin: str) -> None:
+        self._read = read
+        self._origin = origin
+
+    def reveal(self) -> str:
+        """The value itself. Raises ``ConfigError`` where it cannot be had."""
+        return self._read()
+
+    def __repr__(self) -> str:
+        return f"<secret from {self._origin}>"
+
+    __str__ = __repr__
+
+
+def env(name: str) -> Secret:
+    """A secret from the environment variable ``name``, read when it is first needed."""
+
+    def read() -> str:
+        try:
+            return os.environ[name]
+        except KeyError:
+            raise ConfigError(
+                f"the environment variable {name} is not set.", remedy=f"set {name} before starting."
+            ) from None
+
+    return Secret(read, f"environment variable {name}")
+
+
+def secret_file(path: str | Path) -> Secret:
+    """A secret from a file (one trailing newline is cut off), read when it is first needed."""
+
+    def read() -> str:
+        try:
+            return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(
+                f"the secret file {str(path)!r} cannot be read: {reason}.",
+                remedy="check the path and the permissions of the file.",
+            ) from None
+
+    return Secret(read, f"file {path}")
+
+
+def reveal(value: str | Secret) -> str:
+    """The text of a setting that may be given plainly or as a secret."""
+    return value.reveal() if isinstance(value, Secret) else value

@@ -1,0 +1,300 @@
+"""A table as its user declares it (``Table``) and as the engine runs it (``TableSpec``)."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from retl.model.actions import Action, PreAction, Write, check_blacklist
+from retl.model.duration import Duration, parse_duration
+from retl.model.errors import ConfigError
+
+NullCursor = Literal["warn", "include", "fail"]
+NewColumns = Literal["add", "ignore", "fail"]
+
+DEFAULT_SLICE_ROWS = 100_000
+
+
+class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What can be said of one table, or of all tables of a pipeline at once.
+
+    What a table leaves unset (``None``) it takes from its pipeline.
+    """
+
+    cursor: str | Literal[False] | None = None
+    """Source column that orders change; ``False`` scans in full each time although the pipeline names a cursor."""
+    lookback: Duration | None = None
+    """How far below the watermark a scan reads again, for rows that were committed late. A number for integer cursors."""
+    settle: Duration | None = None
+    """How old, by the source's clock, a row must be before it is read."""
+    null_cursor: NullCursor | None = None
+    """Rows without a cursor value: ``warn`` counts and reports them, ``include`` reads them with every scan, ``fail`` stops."""
+    pre_action: PreAction | None = None
+    """What happens to the target for a full scan: ``none``, ``truncate``, ``rename_and_create``, ``swap``."""
+    keep_archives: int | None = None
+    """How many ``A_arc_<timestamp>`` tables ``rename_and_create`` keeps; all of them when unset."""
+    max_shrink: str | float | None = None
+    """How much smaller a full scan may leave the target: ``"50%"`` or ``0.5``. Unset: anything but empty."""
+    max_rejects: int | None = None
+    """How many refused rows one scan may put aside before it fails; 0 when unset."""
+    write: Write | None = None
+    """``upsert`` by key, or ``append``, which needs no key and never changes a row."""
+    new_columns: NewColumns | None = None
+    """A source column that the target lacks: ``add`` it, ``ignore`` it or ``fail``."""
+    slice_rows: int | None = None
+    """How many rows are read, committed and retried as one unit; 100,000 when unset."""
+
+
+class _Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str | None = None
+    """The table's name in the source: a table, ``schema.table``, an index, a path."""
+
+
+class Table(_Named, TableOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """One thing to sync, or with ``match`` many, and how it maps to the target."""
+
+    match: str | None = None
+    """A pattern such as ``ods_*`` that stands for every source table it matches."""
+    query: str | None = None
+    """A SELECT of the source's own SQL to read in place of a table; ``name`` then names the result."""
+    to: str | None = None
+    """The target's name; with ``match`` it may hold ``{name}``. The source's name when unset."""
+    key: str | Sequence[str] | None = None
+    """Columns (by their source names) that identify a row; the source's primary key when unset."""
+    columns: Sequence[str] | None = None
+    """Source columns to read; all when unset."""
+    rename: Mapping[str, str] | None = None
+    """Source column to target column."""
+    expressions: Mapping[str, str] | None = None
+    """Column to an expression of the source's own language that computes it."""
+    where: str | None = None
+    """A row filter in the source's own language."""
+    format: Mapping[str, Any] | None = None
+    """How the source's files are to be read; of file sources only."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """One concrete table of a pipeline, every default applied and every rule checked."""
+
+    name: str
+    to: str
+    query: str | None = None
+    key: tuple[str, ...] = ()
+    cursor: str | None = None
+    lookback: timedelta | int = timedelta()
+    settle: timedelta | None = None
+    null_cursor: NullCursor = "warn"
+    columns: tuple[str, ...] | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+    expressions: Mapping[str, str] = field(default_factory=dict)
+    where: str | None = None
+    pre_action: PreAction = PreAction.NONE
+    keep_archives: int | None = None
+    max_shrink: float | None = None
+    max_rejects: int = 0
+    write: Write = Write.UPSERT
+    new_columns: NewColumns = "add"
+    slice_rows: int = DEFAULT_SLICE_ROWS
+    format: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def full(self) -> bool:
+        """Whether every scan reads everything."""
+        return self.cursor is None
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a scan replaces the whole content of the target."""
+        return self.pre_action is not PreAction.NONE
+
+    def target_name(self, column: str) -> str:
+        """The target's name of a source column."""
+        return self.rename.get(column, column)
+
+
+def parse_share(value: str | float | None) -> float | None:
+    """``"50%"`` or ``0.5`` as a share between 0 and 1. Raises ``ConfigError`` otherwise."""
+    if value is None:
+        return None
+    try:
+        share = float(value.removesuffix("%")) / 100 if isinstance(value, str) else float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1 or (isinstance(value, str) and not value.strip().endswith("%")):
+        raise ConfigError(
+            f"max_shrink is {value!r}, which is no share.", remedy='write "50%", or 0.5 as a number.'
+        )
+    return share
+
+
+def is_pattern(table: Table) -> bool:
+    """Whether the declaration stands for the tables that its ``match`` finds."""
+    return table.match is not None
+
+
+def check_declaration(table: Table) -> None:
+    """Raise ``ConfigError`` for what is wrong whatever the source holds."""
+    if (table.name is None) == (table.match is None):
+        raise ConfigError(
+            "a table needs either a name or a match pattern." if table.name is None else f"table {table.name!r} has a name and a match pattern.",
+            remedy='give name = "orders" or match = "ods_*", not both.',
+        )
+    if table.match is not None and table.query is not None:
+        raise ConfigError("a query cannot be read for a match pattern.", remedy="give the query's table a name.")
+    if table.match is not None and table.to is not None and "{name}" not in table.to:
+        raise ConfigError(
+            f"every table that {table.match!r} matches would be written to {table.to!r}.",
+            remedy='put {name} into it, such as to = "copy_{name}".',
+        )
+
+
+def resolve(
+    table: Table,
+    name: str,
+    defaults: TableOptions,
+    blacklist: frozenset[Action],
+    *,
+    inherited_cursor: str | None,
+) -> TableSpec:
+    """Apply a pipeline's defaults to one table and check that the words fit together.
+
+    ``inherited_cursor`` is the pipeline's cursor where this table has that column.
+    Raises ``ConfigError``.
+    """
+    try:
+        return _resolve(table, name, defaults, blacklist, inherited_cursor)
+    except ConfigError as error:
+        error.located(table=name)
+        raise
+
+
+def _resolve(
+    table: Table, name: str, defaults: TableOptions, blacklist: frozenset[Action], inherited_cursor: str | None
+) -> TableSpec:
+    def setting(option: str, fallback: Any) -> Any:
+        for owner in (table, defaults):
+            value = getattr(owner, option)
+            if value is not None:
+                return value
+        return fallback
+
+    cursor = inherited_cursor if table.cursor is None else (table.cursor or None)
+    pre_action = PreAction(setting("pre_action", PreAction.NONE))
+    if cursor is not None and pre_action is not PreAction.NONE:
+        if table.cursor is None and table.pre_action is not None:
+            cursor = None  # the table's own word is stronger than the pipeline's cursor
+        elif table.pre_action is None and table.cursor is not None:
+            pre_action = PreAction.NONE
+        else:
+            raise ConfigError(
+                f'cursor = "{cursor}" and pre_action = "{pre_action}" exclude each other: '
+                "the target would be emptied and only the last window loaded.",
+                remedy='for an incremental table use pre_action = "none"; for a full refresh use cursor = false.',
+            )
+    write = Write(setting("write", Write.UPSERT))
+    keep_archives = setting("keep_archives", None)
+    settle = setting("settle", None)
+    lookback = _lookback(setting("lookback", 0)) if cursor else timedelta()
+    spec = TableSpec(
+        name=name,
+        to=target_name(table, name),
+        query=table.query,
+        key=(table.key,) if isinstance(table.key, str) else tuple(table.key or ()),
+        cursor=cursor,
+        lookback=lookback,
+        settle=parse_duration(settle, what="settle") if settle is not None and cursor else None,
+        null_cursor=setting("null_cursor", "warn"),
+        columns=tuple(table.columns) if table.columns is not None else None,
+        rename=dict(table.rename or {}),
+        expressions=dict(table.expressions or {}),
+        where=table.where,
+        pre_action=pre_action,
+        keep_archives=keep_archives,
+        max_shrink=parse_share(setting("max_shrink", None)),
+        max_rejects=setting("max_rejects", 0),
+        write=write,
+        new_columns=setting("new_columns", "add"),
+        slice_rows=setting("slice_rows", DEFAULT_SLICE_ROWS),
+        format=dict(table.format or {}),
+    )
+    _check_words(spec)
+    check_blacklist(blacklist, pre_action, write, keep_archives=keep_archives)
+    return spec
+
+
+def _lookback(value: Any) -> timedelta | int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        # A whole number is units of an integer cursor, or seconds of a time cursor.
+        if value < 0:
+            raise ConfigError(f"lookback is {value!r}, but it cannot be negative.")
+        return value
+    return parse_duration(value, what="lookback")
+
+
+def _check_words(spec: TableSpec) -> None:
+    for word, value, least in (
+        ("slice_rows", spec.slice_rows, 1),
+        ("max_rejects", spec.max_rejects, 0),
+        ("keep_archives", spec.keep_archives if spec.keep_archives is not None else 1, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"{word} is {value}, but it must be at least {least}.")
+    if spec.keep_archives is not None and spec.pre_action is not PreAction.RENAME_AND_CREATE:
+        raise ConfigError(
+            'keep_archives has a meaning only with pre_action = "rename_and_create".', remedy="remove keep_archives."
+        )
+    if len(set(spec.key)) != len(spec.key):
+        raise ConfigError(f"the key names a column twice: {', '.join(spec.key)}.")
+    if spec.columns is not None:
+        if not spec.columns:
+            raise ConfigError("columns is empty: there would be nothing to read.")
+        if len(set(spec.columns)) != len(spec.columns):
+            raise ConfigError(f"columns names a column twice: {', '.join(spec.columns)}.")
+    if len(set(spec.rename.values())) != len(spec.rename):
+        raise ConfigError("rename gives two columns the same target name.")
+    if spec.write is Write.APPEND:
+        if spec.replaces:
+            raise ConfigError(
+                f'write = "append" has no meaning with pre_action = "{spec.pre_action}", which replaces the table.',
+                remedy="remove one of them.",
+            )
+        if spec.cursor is not None and spec.lookback:
+            raise ConfigError(
+                'lookback reads rows again, and write = "append" would double them.',
+                remedy="give the table a key and upsert, or remove lookback and use settle.",
+            )
+        if spec.cursor is not None and not spec.settle:
+            raise ConfigError(
+                'write = "append" with a cursor needs settle: without it a row that arrives with the same cursor value '
+                "as the last one would be missed or doubled.",
+                remedy='say how old a row must be before it is complete, such as settle = "10s", or upsert by a key.',
+            )
+
+
+def target_name(table: Table, name: str) -> str:
+    """The name in the target: ``to``, or the source's name without schema, folder and endings."""
+    if table.to is not None:
+        return table.to.replace("{name}", plain_name(name)) if table.match is not None else table.to
+    return plain_name(name)
+
+
+def plain_name(name: str) -> str:
+    """``dw.orders`` is ``orders``, ``exports/2024/sales-*.csv.gz`` is ``sales``."""
+    if "/" in name or re.search(r"\.(parquet|csv|tsv|json|jsonl|ndjson)(\.(gz|zst))?$", name):
+        stem = name.rsplit("/", 1)[-1].split(".", 1)[0]
+        return re.sub(r"\W+", "_", stem).strip("_") or "data"
+    return name.rsplit(".", 1)[-1]
+
+
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that a pattern stands for, in order; ``*``, ``?`` and ``[...]``, letter case counts."""
+    return sorted(
+        name for name in names if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(plain_name(name), pattern)
+    )

@@ -1,0 +1,171 @@
+"""The window of one scan and its slices: what is read, in which order, and what may be remembered when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from retl.model.cursor import CursorFamily, compare, settled, step_back
+from retl.model.errors import ConfigError
+from retl.model.table import TableSpec
+
+
+class Window(msgspec.Struct, frozen=True):
+    """The cursor range of one scan, closed at both ends unless ``lower_open``.
+
+    ``lower`` is ``None`` for a first load. Both are the source's own text.
+    """
+
+    cursor: str
+    family: CursorFamily
+    lower: str | None
+    upper: str
+    lower_open: bool = False
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a group of rows that share too much to be cut by the cursor has got."""
+
+    upper: str
+    parts: int
+    done: int
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """The rows of the target that a slice replaces: those whose ``column`` is ``value``."""
+
+    column: str
+    value: str
+
+
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a scan that is read, committed, retried and handed out as a unit.
+
+    A small value that can be pickled. Its rows are those with ``lower < cursor <= upper``
+    (``lower <= cursor`` where ``lower_open`` is false), or with no cursor value where
+    ``nulls`` is set; of those, where ``parts`` is more than 1, the ones whose key hashes
+    to ``part``.
+    """
+
+    index: int
+    lower: str | None = None
+    upper: str | None = None
+    lower_open: bool = False
+    nulls: bool = False
+    part: int = 0
+    parts: int = 1
+    rows: int | None = None
+    """How many rows the source expects in it."""
+    watermark: str | None = None
+    """The watermark that is safe once this slice and all before it are committed."""
+    position: Position | None = None
+    """How far the current group of parts is, once this slice is committed."""
+    divisible: bool = False
+    """Whether the rows read so far may be committed before the rest is read."""
+    ordered_by: str | None = None
+    """Target column whose highest value is the watermark, for sources that cannot tell it beforehand."""
+    scope: Scope | None = None
+    detail: dict[str, Any] = {}
+    """The source's own: a file, a partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a source says of a table before a scan: one statement, so one moment.
+
+    ``low`` and ``high`` are the extremes of the cursor among rows at or above the lower
+    bound asked for, ``null`` how many rows have no cursor value, ``now`` the source's clock.
+    """
+
+    low: str | None
+    high: str | None
+    null: int
+    now: str
+
+
+def lower_bound(spec: TableSpec, family: CursorFamily, watermark: str | None) -> str | None:
+    """The lower bound of the next window: the watermark less ``lookback``, by arithmetic alone."""
+    if watermark is None:
+        return None
+    return step_back(watermark, family, spec.lookback)
+
+
+def make_window(spec: TableSpec, family: CursorFamily, watermark: str | None, bounds: Bounds) -> Window | None:
+    """The window of this scan, or ``None`` where the source has nothing to read.
+
+    The upper bound is the highest cursor value that the source named, lowered by
+    ``settle``. With ``write = "append"`` the lower end is open, since a row that was
+    read before would be doubled.
+    """
+    assert spec.cursor is not None
+    if bounds.high is None:
+        return None
+    upper = bounds.high
+    if spec.settle is not None:
+        upper = settled(upper, bounds.now, family, spec.settle)
+    lower = lower_bound(spec, family, watermark)
+    appending = spec.write == "append"
+    if lower is not None:
+        order = compare(upper, lower, family)
+        if order < 0 or (order == 0 and appending):
+            return None
+    elif bounds.low is not None and compare(upper, bounds.low, family) < 0:
+        return None
+    return Window(spec.cursor, family, lower, upper, lower_open=appending and lower is not None)
+
+
+def cut(
+    window: Window, counts: Sequence[tuple[str, int]], slice_rows: int, position: Position | None = None
+) -> list[Slice]:
+    """Cut a window into slices of about ``slice_rows`` rows: no gap, no overlap.
+
+    ``counts`` are ``(highest cursor value, rows)`` of neighbouring ranges in ascending
+    order. Ranges are joined up to ``slice_rows``; one that holds more (rows that share a
+    cursor value cannot be cut by it) becomes several parts by a hash of the key, and the
+    watermark moves on when the last of them is committed. ``position`` tells which
+    parts of the first range an interrupted scan has done.
+    """
+    if slice_rows < 1:
+        raise ConfigError(f"slice_rows is {slice_rows}, but it must be at least 1.")
+    ranges = list(_join(counts, slice_rows))
+    if not ranges or compare(ranges[-1][0], window.upper, window.family) < 0:
+        ranges.append((window.upper, 0))  # rows may arrive between the last value counted and the bound
+    slices: list[Slice] = []
+    lower, lower_open = window.lower, window.lower_open
+    for number, (upper, rows) in enumerate(ranges):
+        parts = max(1, -(-rows // slice_rows))
+        done = 0
+        if number == 0 and position is not None and position.upper == upper:
+            parts, done = position.parts, position.done
+        for part in range(done, parts):
+            last = part == parts - 1
+            slices.append(
+                Slice(
+                    index=len(slices),
+                    lower=lower,
+                    upper=upper,
+                    lower_open=lower_open,
+                    part=part,
+                    parts=parts,
+                    rows=rows // parts + (rows % parts > part),
+                    watermark=upper if last else None,
+                    position=None if last else Position(upper, parts, part + 1),
+                )
+            )
+        lower, lower_open = upper, True
+    return slices
+
+
+def _join(counts: Iterable[tuple[str, int]], slice_rows: int) -> Iterable[tuple[str, int]]:
+    upper: str | None = None
+    total = 0
+    for value, rows in counts:
+        if upper is not None and total + rows > slice_rows:
+            yield upper, total
+            total = 0
+        upper, total = value, total + rows
+    if upper is not None:
+        yield upper, total

@@ -1,0 +1,93 @@
+"""What a state store must do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
+from retl.model.report import ScanReport
+
+STATE_VERSION = 1
+"""The layout of the tables of a store. A store of a newer one is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """A pipeline's lease as the store holds it.
+
+    There is no time in it, so that no two clocks are ever compared: the owner raises
+    ``beat`` again and again, and whoever has seen the same ``epoch`` and ``beat`` for the
+    length ``ttl`` (by its own monotonic clock) may take the lease over.
+    """
+
+    pipeline: str
+    owner: str | None
+    epoch: int
+    beat: int
+    ttl: float
+
+
+class StateStore(ABC):
+    """Holds checkpoints, leases, rejects and the history of scans.
+
+    Every method is one atomic step. Raises ``StateError`` for a store that is corrupt or
+    of a newer version, ``ConnectionFailed`` or ``TargetBusy`` for what may pass.
+    """
+
+    @abstractmethod
+    async def load(self, pipeline: str) -> dict[str, Checkpoint]:
+        """The checkpoints of a pipeline, by table."""
+
+    @abstractmethod
+    async def save(self, mark: Mark) -> None:
+        """Store a checkpoint; raises ``LeaseLost``, and stores nothing, where the fence is old."""
+
+    @abstractmethod
+    async def forget(self, pipeline: str, table: str | None = None) -> int:
+        """Remove the checkpoints of a table, or of all; returns how many there were."""
+
+    @abstractmethod
+    async def read_lease(self, pipeline: str) -> LeaseRow:
+        """The lease as it is; epoch 0 where nobody ever held it."""
+
+    @abstractmethod
+    async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
+        """Become the owner with the next epoch, if the lease is still as ``seen``; else ``None``."""
+
+    @abstractmethod
+    async def beat(self, fence: Fence) -> bool:
+        """Show that the owner lives; ``False`` where somebody else owns the pipeline now."""
+
+    @abstractmethod
+    async def give_up_lease(self, fence: Fence) -> None:
+        """End the ownership, so that the next owner need not wait. No effect where the fence is old."""
+
+    @abstractmethod
+    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
+        """Keep refused rows; a reject with the same table and key is replaced."""
+
+    @abstractmethod
+    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
+        """The refused rows, newest first."""
+
+    @abstractmethod
+    async def count_rejects(self, pipeline: str) -> dict[str, int]:
+        """How many refused rows are kept, by table."""
+
+    @abstractmethod
+    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
+        """Remove refused rows; returns how many there were."""
+
+    @abstractmethod
+    async def add_report(self, report: ScanReport) -> None:
+        """Append to the history of scans; the oldest beyond 1,000 of a table are dropped."""
+
+    @abstractmethod
+    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
+        """The history, newest first."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close what is open. May be called more than once."""

@@ -1,0 +1,113 @@
+"""A store that lives and dies with its process: for tests, and for pipelines whose loss of memory is harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
+from retl.model.errors import LeaseLost
+from retl.model.report import ScanReport
+from retl.state.base import LeaseRow, StateStore
+
+_KEPT_REPORTS = 1000
+
+
+class MemoryStore(StateStore):
+    """Checkpoints in a dict. Pipelines that share one object are fenced against each other."""
+
+    def __init__(self) -> None:
+        self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
+        self._leases: dict[str, LeaseRow] = {}
+        self._rejects: dict[tuple[str, str, str], Reject] = {}
+        self._reports: list[ScanReport] = []
+
+    async def load(self, pipeline: str) -> dict[str, Checkpoint]:
+        return dict(self._checkpoints.get(pipeline, {}))
+
+    async def save(self, mark: Mark) -> None:
+        if not self._holds(mark.fence):
+            raise lease_lost(mark.fence)
+        self._checkpoints.setdefault(mark.fence.pipeline, {})[mark.table] = mark.checkpoint
+
+    async def forget(self, pipeline: str, table: str | None = None) -> int:
+        tables = self._checkpoints.get(pipeline, {})
+        gone = list(tables) if table is None else [name for name in tables if name == table]
+        for name in gone:
+            del tables[name]
+        return len(gone)
+
+    def _holds(self, fence: Fence) -> bool:
+        lease = self._leases.get(fence.pipeline)
+        return lease is not None and (lease.owner, lease.epoch) == (fence.owner, fence.epoch)
+
+    async def read_lease(self, pipeline: str) -> LeaseRow:
+        return self._leases.get(pipeline) or LeaseRow(pipeline, None, 0, 0, 0.0)
+
+    async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
+        if await self.read_lease(seen.pipeline) != seen:
+            return None
+        self._leases[seen.pipeline] = LeaseRow(seen.pipeline, owner, seen.epoch + 1, 0, ttl)
+        return Fence(seen.pipeline, owner, seen.epoch + 1)
+
+    async def beat(self, fence: Fence) -> bool:
+        if not self._holds(fence):
+            return False
+        held = self._leases[fence.pipeline]
+        self._leases[fence.pipeline] = LeaseRow(held.pipeline, held.owner, held.epoch, held.beat + 1, held.ttl)
+        return True
+
+    async def give_up_lease(self, fence: Fence) -> None:
+        if self._holds(fence):
+            held = self._leases[fence.pipeline]
+            self._leases[fence.pipeline] = LeaseRow(held.pipeline, None, held.epoch, held.beat, held.ttl)
+
+    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
+        for reject in rejects:
+            identity = (pipeline, reject.table, reject.key)
+            self._rejects.pop(identity, None)
+            self._rejects[identity] = reject
+
+    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
+        found = [
+            reject
+            for (owner, name, _), reject in self._rejects.items()
+            if owner == pipeline and table in (None, name)
+        ]
+        return found[::-1][:limit]
+
+    async def count_rejects(self, pipeline: str) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for owner, table, _ in self._rejects:
+            if owner == pipeline:
+                counts[table] = counts.get(table, 0) + 1
+        return counts
+
+    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
+        gone = [key for key in self._rejects if key[0] == pipeline and table in (None, key[1])]
+        for key in gone:
+            del self._rejects[key]
+        return len(gone)
+
+    async def add_report(self, report: ScanReport) -> None:
+        self._reports.append(report)
+        del self._reports[:-_KEPT_REPORTS]
+
+    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
+        found = [
+            report
+            for report in reversed(self._reports)
+            if pipeline in (None, report.pipeline) and table in (None, report.table)
+        ]
+        return found[:limit]
+
+    async def aclose(self) -> None:
+        return None
+
+
+def lease_lost(fence: Fence) -> LeaseLost:
+    """The error of a commit whose epoch is old."""
+    return LeaseLost(
+        f"another process has taken this pipeline over, so the commit of epoch {fence.epoch} was refused and nothing was written.",
+        remedy="none is needed if a second copy of the service runs; this one stands by and takes over again when the other stops.",
+        pipeline=fence.pipeline,
+    )

@@ -1,0 +1,261 @@
+"""The store's tables and statements as data, for every SQL system that can hold them.
+
+Each step is a generator that yields ``Statement`` and is sent the answer: the rows of a
+SELECT, the number of changed rows of anything else. So the same step runs on a blocking
+driver in a thread and on an asyncio driver, alone or inside a transaction that also
+carries data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark, Reject
+from retl.model.errors import StateError
+from retl.model.report import ScanReport
+from retl.state.base import STATE_VERSION, LeaseRow
+from retl.state.memory import lease_lost
+
+T = TypeVar("T")
+_KEPT_REPORTS = 1000
+
+
+class Statement(NamedTuple):
+    """SQL with ``?`` for each value. ``rows`` tells whether it answers with rows or with a count."""
+
+    sql: str
+    values: tuple[Any, ...] = ()
+    rows: bool = False
+
+
+Step = Generator[Statement, Any, T]
+
+
+@dataclass(frozen=True)
+class StateDialect:
+    """How a system spells the store's tables."""
+
+    key_type: str = "TEXT"
+    text_type: str = "TEXT"
+    integer_type: str = "BIGINT"
+    real_type: str = "DOUBLE PRECISION"
+    table_suffix: str = ""
+
+    def create(self) -> list[str]:
+        """The DDL of the store. Safe to run again."""
+        key, text, integer, real = self.key_type, self.text_type, self.integer_type, self.real_type
+        tables = {
+            "retl_meta": f"name {key} NOT NULL PRIMARY KEY, value {text} NOT NULL",
+            "retl_checkpoints": (
+                f"pipeline {key} NOT NULL, table_name {key} NOT NULL, watermark {text}, body {text} NOT NULL, "
+                f"epoch {integer} NOT NULL, updated_at {text} NOT NULL, PRIMARY KEY (pipeline, table_name)"
+            ),
+            "retl_leases": (
+                f"pipeline {key} NOT NULL PRIMARY KEY, owner {text}, epoch {integer} NOT NULL, beat {integer} NOT NULL, ttl {real} NOT NULL"
+            ),
+            "retl_rejects": (
+                f"pipeline {key} NOT NULL, table_name {key} NOT NULL, row_key {key} NOT NULL, at {key} NOT NULL, "
+                f"reason {text} NOT NULL, body {text} NOT NULL, PRIMARY KEY (pipeline, table_name, row_key)"
+            ),
+            "retl_scans": (
+                f"pipeline {key} NOT NULL, table_name {key} NOT NULL, scan_id {key} NOT NULL, started_at {key} NOT NULL, "
+                f"status {text} NOT NULL, body {text} NOT NULL, PRIMARY KEY (pipeline, table_name, scan_id)"
+            ),
+        }
+        return [f"CREATE TABLE IF NOT EXISTS {name} ({columns}){self.table_suffix}" for name, columns in tables.items()]
+
+
+STATE_TABLES = ("retl_meta", "retl_checkpoints", "retl_leases", "retl_rejects", "retl_scans")
+"""The tables that a store inside a target adds to it; never listed as tables to sync."""
+
+
+def check_version() -> Step[None]:
+    """Refuse a store that a newer retl has written; stamp a new one."""
+    rows = yield Statement("SELECT value FROM retl_meta WHERE name = 'version'", rows=True)
+    if not rows:
+        yield Statement("INSERT INTO retl_meta (name, value) VALUES ('version', ?)", (str(STATE_VERSION),))
+    elif not str(rows[0][0]).isdigit():
+        raise StateError(f"the state store says its version is {rows[0][0]!r}.", remedy=_CORRUPT)
+    elif int(rows[0][0]) > STATE_VERSION:
+        raise StateError(
+            f"the state store is of version {rows[0][0]}, but this retl knows versions up to {STATE_VERSION}.",
+            remedy="upgrade retl, or name another store.",
+        )
+
+
+_CORRUPT = (
+    "restore it from a backup, or run `retl reset` to start over: incremental tables are then read in full once, "
+    "which an upsert absorbs."
+)
+
+
+def _decode(body: Any, kind: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise StateError(f"{what} in the state store cannot be read ({error}).", remedy=_CORRUPT) from None
+
+
+def _encode(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def load(pipeline: str) -> Step[dict[str, Checkpoint]]:
+    rows = yield Statement("SELECT table_name, body FROM retl_checkpoints WHERE pipeline = ?", (pipeline,), rows=True)
+    found: dict[str, Checkpoint] = {}
+    for table, body in rows:
+        checkpoint = _decode(body, Checkpoint, f"the checkpoint of table {table!r}")
+        if checkpoint.version > CHECKPOINT_VERSION:
+            raise StateError(
+                f"the checkpoint of table {table!r} is of version {checkpoint.version}, "
+                f"but this retl knows versions up to {CHECKPOINT_VERSION}.",
+                remedy="upgrade retl.",
+                pipeline=pipeline,
+            )
+        found[table] = checkpoint
+    return found
+
+
+def prove(fence: Fence) -> Step[None]:
+    """Raise ``LeaseLost`` unless the fence holds. An UPDATE, so that the row stays locked until the commit."""
+    changed = yield Statement(
+        "UPDATE retl_leases SET beat = beat + 1 WHERE pipeline = ? AND owner = ? AND epoch = ?",
+        (fence.pipeline, fence.owner, fence.epoch),
+    )
+    if changed != 1:
+        raise lease_lost(fence)
+
+
+def save(mark: Mark) -> Step[None]:
+    yield from prove(mark.fence)
+    values = (mark.checkpoint.watermark, _encode(mark.checkpoint), mark.fence.epoch, _now())
+    identity = (mark.fence.pipeline, mark.table)
+    changed = yield Statement(
+        "UPDATE retl_checkpoints SET watermark = ?, body = ?, epoch = ?, updated_at = ? WHERE pipeline = ? AND table_name = ?",
+        (*values, *identity),
+    )
+    if not changed:
+        yield Statement(
+            "INSERT INTO retl_checkpoints (watermark, body, epoch, updated_at, pipeline, table_name) VALUES (?, ?, ?, ?, ?, ?)",
+            (*values, *identity),
+        )
+
+
+def forget(pipeline: str, table: str | None) -> Step[int]:
+    count = yield _narrowed("DELETE FROM retl_checkpoints", pipeline, table)
+    return int(count)
+
+
+def _narrowed(start: str, pipeline: str, table: str | None, end: str = "", rows: bool = False) -> Statement:
+    values: tuple[Any, ...] = (pipeline,)
+    sql = f"{start} WHERE pipeline = ?"
+    if table is not None:
+        sql, values = sql + " AND table_name = ?", (*values, table)
+    return Statement(sql + end, values, rows=rows)
+
+
+def read_lease(pipeline: str) -> Step[LeaseRow]:
+    rows = yield Statement("SELECT owner, epoch, beat, ttl FROM retl_leases WHERE pipeline = ?", (pipeline,), rows=True)
+    if not rows:
+        return LeaseRow(pipeline, None, 0, 0, 0.0)
+    owner, epoch, beat, ttl = rows[0]
+    return LeaseRow(pipeline, owner, int(epoch), int(beat), float(ttl))
+
+
+def take_lease(seen: LeaseRow, owner: str, ttl: float) -> Step[Fence | None]:
+    current = yield from read_lease(seen.pipeline)
+    if current != seen:
+        return None
+    if seen.epoch == 0:
+        yield Statement(
+            "INSERT INTO retl_leases (pipeline, owner, epoch, beat, ttl) VALUES (?, ?, 1, 0, ?)", (seen.pipeline, owner, ttl)
+        )
+    else:
+        changed = yield Statement(
+            "UPDATE retl_leases SET owner = ?, epoch = epoch + 1, beat = 0, ttl = ? WHERE pipeline = ? AND epoch = ? AND beat = ?",
+            (owner, ttl, seen.pipeline, seen.epoch, seen.beat),
+        )
+        if changed != 1:
+            return None
+    return Fence(seen.pipeline, owner, seen.epoch + 1)
+
+
+def beat(fence: Fence) -> Step[bool]:
+    changed = yield Statement(
+        "UPDATE retl_leases SET beat = beat + 1 WHERE pipeline = ? AND owner = ? AND epoch = ?",
+        (fence.pipeline, fence.owner, fence.epoch),
+    )
+    return bool(changed == 1)
+
+
+def give_up_lease(fence: Fence) -> Step[None]:
+    yield Statement(
+        "UPDATE retl_leases SET owner = NULL, beat = beat + 1 WHERE pipeline = ? AND owner = ? AND epoch = ?",
+        (fence.pipeline, fence.owner, fence.epoch),
+    )
+
+
+def add_rejects(pipeline: str, rejects: Sequence[Reject]) -> Step[None]:
+    for reject in rejects:
+        yield Statement(
+            "DELETE FROM retl_rejects WHERE pipeline = ? AND table_name = ? AND row_key = ?",
+            (pipeline, reject.table, reject.key),
+        )
+        yield Statement(
+            "INSERT INTO retl_rejects (pipeline, table_name, row_key, at, reason, body) VALUES (?, ?, ?, ?, ?, ?)",
+            (pipeline, reject.table, reject.key, reject.at, reject.reason, _encode(reject)),
+        )
+
+
+def rejects(pipeline: str, table: str | None, limit: int) -> Step[list[Reject]]:
+    rows = yield _narrowed(
+        "SELECT body FROM retl_rejects", pipeline, table, f" ORDER BY at DESC, row_key LIMIT {int(limit)}", rows=True
+    )
+    return [_decode(body, Reject, "a reject") for (body,) in rows]
+
+
+def count_rejects(pipeline: str) -> Step[dict[str, int]]:
+    rows = yield Statement(
+        "SELECT table_name, COUNT(*) FROM retl_rejects WHERE pipeline = ? GROUP BY table_name", (pipeline,), rows=True
+    )
+    return {table: int(count) for table, count in rows}
+
+
+def clear_rejects(pipeline: str, table: str | None) -> Step[int]:
+    count = yield _narrowed("DELETE FROM retl_rejects", pipeline, table)
+    return int(count)
+
+
+def add_report(report: ScanReport) -> Step[None]:
+    yield Statement(
+        "INSERT INTO retl_scans (pipeline, table_name, scan_id, started_at, status, body) VALUES (?, ?, ?, ?, ?, ?)",
+        (report.pipeline, report.table, report.scan_id, report.started_at, report.status, _encode(report)),
+    )
+    rows = yield Statement(
+        f"SELECT scan_id FROM retl_scans WHERE pipeline = ? AND table_name = ? ORDER BY scan_id DESC LIMIT 1 OFFSET {_KEPT_REPORTS}",
+        (report.pipeline, report.table),
+        rows=True,
+    )
+    if rows:
+        yield Statement(
+            "DELETE FROM retl_scans WHERE pipeline = ? AND table_name = ? AND scan_id <= ?",
+            (report.pipeline, report.table, rows[0][0]),
+        )
+
+
+def reports(pipeline: str | None, table: str | None, limit: int) -> Step[list[ScanReport]]:
+    end = f" ORDER BY scan_id DESC LIMIT {int(limit)}"
+    if pipeline is None:
+        rows = yield Statement("SELECT body FROM retl_scans" + end, rows=True)
+    else:
+        rows = yield _narrowed("SELECT body FROM retl_scans", pipeline, table, end, rows=True)
+    return [_decode(body, ScanReport, "a scan report") for (body,) in rows]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,135 @@
+"""The store in a SQLite file: the default where a target cannot hold its own checkpoints."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
+from retl.model.errors import ConnectionFailed, RetlError, StateError, TargetBusy
+from retl.model.report import ScanReport
+from retl.state import sql
+from retl.state.base import LeaseRow, StateStore
+from retl.threads import Worker
+
+T = TypeVar("T")
+
+DIALECT = sql.StateDialect(real_type="REAL", integer_type="INTEGER", table_suffix=" WITHOUT ROWID")
+
+
+def run_step(connection: sqlite3.Connection, step: Generator[sql.Statement, Any, T]) -> T:
+    """Run one step of ``state.sql`` on a connection, inside whatever transaction it is in."""
+    answer: Any = None
+    while True:
+        try:
+            statement = step.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        cursor = connection.execute(statement.sql, statement.values)
+        answer = cursor.fetchall() if statement.rows else cursor.rowcount
+
+
+def ensure_tables(connection: sqlite3.Connection) -> None:
+    """Create the store's tables where they are missing; refuse those of a newer version."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retl_scans'").fetchone():
+        for statement in DIALECT.create():
+            connection.execute(statement)
+    run_step(connection, sql.check_version())
+
+
+def map_error(error: sqlite3.Error, path: str) -> RetlError:
+    """The error of ours that a SQLite error of the store means."""
+    code = getattr(error, "sqlite_errorcode", None)
+    base = code & 0xFF if code is not None else None
+    if base in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return TargetBusy(f"the state store {path} is locked by another process.", remedy="close what holds it open for writing.")
+    if base == sqlite3.SQLITE_CANTOPEN:
+        return ConnectionFailed(f"the state store {path} cannot be opened ({error}).", remedy="check that its folder exists and is writable.")
+    if base == sqlite3.SQLITE_FULL:
+        return ConnectionFailed(f"the disk that holds the state store {path} is full.", remedy="make room; the scan is tried again.")
+    if base == sqlite3.SQLITE_READONLY:
+        return StateError(f"the state store {path} is read-only.", remedy="check the permissions of the file and its folder.")
+    return StateError(f"the state store {path} cannot be used ({error}).", remedy="restore it from a backup, or move it away to start over.")
+
+
+class SqliteStore(StateStore):
+    """Checkpoints in tables of a SQLite file, alone or beside a target's data.
+
+    A connection is opened for each step, so an idle pipeline holds no file open.
+    """
+
+    def __init__(self, path: str | Path, *, busy_timeout: float = 30.0) -> None:
+        self.path = str(path)
+        self._busy_timeout = busy_timeout
+        self._ready = False
+        self._worker: Worker | None = None
+
+    async def _step(self, make: Callable[[], Generator[sql.Statement, Any, T]], *, write: bool = True) -> T:
+        if self._worker is None:
+            self._worker = Worker("state")
+        return await self._worker.run(self._run, make, write)
+
+    def _run(self, make: Callable[[], Generator[sql.Statement, Any, T]], write: bool) -> T:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)) as connection:
+                if not self._ready:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute("BEGIN IMMEDIATE")
+                    ensure_tables(connection)
+                    connection.execute("COMMIT")
+                    self._ready = True
+                connection.execute("PRAGMA synchronous = NORMAL")
+                connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                result = run_step(connection, make())
+                connection.execute("COMMIT")
+                return result
+        except sqlite3.Error as error:
+            self._ready = False
+            raise map_error(error, self.path) from error
+
+    async def load(self, pipeline: str) -> dict[str, Checkpoint]:
+        return await self._step(lambda: sql.load(pipeline), write=False)
+
+    async def save(self, mark: Mark) -> None:
+        await self._step(lambda: sql.save(mark))
+
+    async def forget(self, pipeline: str, table: str | None = None) -> int:
+        return await self._step(lambda: sql.forget(pipeline, table))
+
+    async def read_lease(self, pipeline: str) -> LeaseRow:
+        return await self._step(lambda: sql.read_lease(pipeline), write=False)
+
+    async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
+        return await self._step(lambda: sql.take_lease(seen, owner, ttl))
+
+    async def beat(self, fence: Fence) -> bool:
+        return await self._step(lambda: sql.beat(fence))
+
+    async def give_up_lease(self, fence: Fence) -> None:
+        await self._step(lambda: sql.give_up_lease(fence))
+
+    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
+        await self._step(lambda: sql.add_rejects(pipeline, rejects))
+
+    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
+        return await self._step(lambda: sql.rejects(pipeline, table, limit), write=False)
+
+    async def count_rejects(self, pipeline: str) -> dict[str, int]:
+        return await self._step(lambda: sql.count_rejects(pipeline), write=False)
+
+    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
+        return await self._step(lambda: sql.clear_rejects(pipeline, table))
+
+    async def add_report(self, report: ScanReport) -> None:
+        await self._step(lambda: sql.add_report(report))
+
+    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
+        return await self._step(lambda: sql.reports(pipeline, table, limit), write=False)
+
+    async def aclose(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
