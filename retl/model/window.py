@@ -29,6 +29,7 @@ class Window(msgspec.Struct, frozen=True):
 class Position(msgspec.Struct, frozen=True):
     """How far a group of rows that share too much to be cut by the cursor has got."""
 
+    lower: str | None
     upper: str
     parts: int
     done: int
@@ -126,7 +127,7 @@ def cut(
     order. Ranges are joined up to ``slice_rows``; one that holds more (rows that share a
     cursor value cannot be cut by it) becomes several parts by a hash of the key, and the
     watermark moves on when the last of them is committed. ``position`` tells which
-    parts of the first range an interrupted scan has done.
+    parts of a range an interrupted scan has done; they are not read again.
     """
     if slice_rows < 1:
         raise ConfigError(f"slice_rows is {slice_rows}, but it must be at least 1.")
@@ -135,10 +136,10 @@ def cut(
         ranges.append((window.upper, 0))  # rows may arrive between the last value counted and the bound
     slices: list[Slice] = []
     lower, lower_open = window.lower, window.lower_open
-    for number, (upper, rows) in enumerate(ranges):
+    for upper, rows in ranges:
         parts = max(1, -(-rows // slice_rows))
         done = 0
-        if number == 0 and position is not None and position.upper == upper:
+        if position is not None and _continues(position, lower, upper, window.family):
             parts, done = position.parts, position.done
         for part in range(done, parts):
             last = part == parts - 1
@@ -152,11 +153,20 @@ def cut(
                     parts=parts,
                     rows=rows // parts + (rows % parts > part),
                     watermark=upper if last else None,
-                    position=None if last else Position(upper, parts, part + 1),
+                    position=None if last else Position(lower, upper, parts, part + 1),
                 )
             )
         lower, lower_open = upper, True
     return slices
+
+
+def _continues(position: Position, lower: str | None, upper: str, family: CursorFamily) -> bool:
+    """Whether the parts done cover their share of this range: the same top, and no lower bottom."""
+    if position.upper != upper:
+        return False
+    if position.lower is None or lower is None:
+        return position.lower is None
+    return compare(lower, position.lower, family) >= 0
 
 
 def _join(counts: Iterable[tuple[str, int]], slice_rows: int) -> Iterable[tuple[str, int]]:
