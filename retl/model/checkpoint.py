@@ -38,6 +38,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scan_id: str | None = None
     columns: dict[str, str] | None = None
     """Column names and types of the source at the last scan, to notice what changed."""
+    selection: str | None = None
+    """What was chosen of the source (columns, filter, expressions), to notice that it changed."""
     detail: dict[str, Any] = {}
     """The source's own: a manifest of files, versions of partitions."""
 

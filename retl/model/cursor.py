@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -167,8 +167,8 @@ def age(value: str, family: CursorFamily, now: datetime) -> timedelta | None:
 def compare(left: str, right: str, family: CursorFamily) -> int:
     """-1, 0 or 1 as ``left`` lies below, at or above ``right``; exact for every family."""
     if family == "time":
-        a: object = _Instant.parse(left).nanos
-        b: object = _Instant.parse(right).nanos
+        a: Any = _Instant.parse(left).nanos
+        b: Any = _Instant.parse(right).nanos
     elif family in ("integer", "decimal"):
         try:
             a, b = Decimal(left), Decimal(right)
@@ -176,4 +176,4 @@ def compare(left: str, right: str, family: CursorFamily) -> int:
             raise SourceError(f"the cursor values {left!r} and {right!r} are not both numbers.") from None
     else:
         a, b = left, right
-    return (a > b) - (a < b)  # type: ignore[operator]
+    return int(a > b) - int(a < b)

@@ -24,7 +24,8 @@ tried and what to do. A secret never appears in either.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 Recovery = Literal["configuration", "transient", "permanent"]
 
@@ -118,7 +119,12 @@ class GuardStopped(PermanentError):
 
 
 class RowsRejected(PermanentError):
-    """More rows were refused than ``max_rejects`` allows; nothing of the slice was committed."""
+    """More rows were refused than ``max_rejects`` allows; nothing of the slice was committed.
+
+    ``rejects`` holds them, as ``retl.model.checkpoint.Reject``.
+    """
+
+    rejects: Sequence[Any] = ()
 
 
 class RepeatedKey(PermanentError):

@@ -14,48 +14,48 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     at: str = ""
 
 
-class PipelineStarted(Event):
+class PipelineStarted(Event, frozen=True, kw_only=True):
     """The scheduler coroutine runs. ``schedule`` in words: ``every 5m``."""
 
     schedule: str
 
 
-class PipelineStopped(Event):
+class PipelineStopped(Event, frozen=True, kw_only=True):
     """The scheduler coroutine ended, by request or by cancellation."""
 
 
-class LeaseAcquired(Event):
+class LeaseAcquired(Event, frozen=True, kw_only=True):
     """This process owns the pipeline and may write."""
 
     epoch: int
 
 
-class LeaseHeld(Event):
+class LeaseHeld(Event, frozen=True, kw_only=True):
     """Another process owns the pipeline; this one stands by."""
 
     owner: str
 
 
-class LeaseGone(Event):
+class LeaseGone(Event, frozen=True, kw_only=True):
     """Another process took the pipeline over while this one held it."""
 
     reason: str
 
 
-class TicksMissed(Event):
+class TicksMissed(Event, frozen=True, kw_only=True):
     """Runs took longer than the interval; ``missed`` ticks coalesced into the next one."""
 
     missed: int
 
 
-class ScanStarted(Event):
+class ScanStarted(Event, frozen=True, kw_only=True):
     """A scan of one table begins."""
 
     table: str
     scan_id: str
 
 
-class ScanPlanned(Event):
+class ScanPlanned(Event, frozen=True, kw_only=True):
     """The source has answered what there is to read."""
 
     table: str
@@ -66,7 +66,7 @@ class ScanPlanned(Event):
     rows: int | None
 
 
-class SliceCommitted(Event):
+class SliceCommitted(Event, frozen=True, kw_only=True):
     """A slice, and the checkpoint that says so, are safely in the target."""
 
     table: str
@@ -75,7 +75,7 @@ class SliceCommitted(Event):
     progress: Progress
 
 
-class RowsMoved(Event):
+class RowsMoved(Event, frozen=True, kw_only=True):
     """A batch was handed to the target; not committed yet. At most ten a second."""
 
     table: str
@@ -83,7 +83,7 @@ class RowsMoved(Event):
     progress: Progress
 
 
-class RowsPutAside(Event):
+class RowsPutAside(Event, frozen=True, kw_only=True):
     """The target refused rows; they are kept as rejects."""
 
     table: str
@@ -92,14 +92,14 @@ class RowsPutAside(Event):
     first_reason: str
 
 
-class Warned(Event):
+class Warned(Event, frozen=True, kw_only=True):
     """Something that people should know, and that stopped nothing."""
 
     table: str
     message: str
 
 
-class RetryScheduled(Event):
+class RetryScheduled(Event, frozen=True, kw_only=True):
     """A transient error; the same work is tried again after ``delay`` seconds."""
 
     table: str
@@ -108,19 +108,19 @@ class RetryScheduled(Event):
     delay: float
 
 
-class ScanFinished(Event):
+class ScanFinished(Event, frozen=True, kw_only=True):
     """A scan ended well, or was stopped by request between two slices."""
 
     report: ScanReport
 
 
-class ScanFailed(Event):
+class ScanFailed(Event, frozen=True, kw_only=True):
     """A scan ended in an error; what was committed before stays committed."""
 
     report: ScanReport
 
 
-class RunFailed(Event):
+class RunFailed(Event, frozen=True, kw_only=True):
     """A run could not even begin: the store or the lease failed."""
 
     error: str

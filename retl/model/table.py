@@ -51,14 +51,7 @@ class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """How many rows are read, committed and retried as one unit; 100,000 when unset."""
 
 
-class _Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: str | None = None
-    """The table's name in the source: a table, ``schema.table``, an index, a path."""
-
-
-class Table(_Named, TableOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """One thing to sync, or with ``match`` many, and how it maps to the target."""
-
+class _Mapping(TableOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     match: str | None = None
     """A pattern such as ``ods_*`` that stands for every source table it matches."""
     query: str | None = None
@@ -77,6 +70,13 @@ class Table(_Named, TableOptions, kw_only=True, frozen=True, forbid_unknown_fiel
     """A row filter in the source's own language."""
     format: Mapping[str, Any] | None = None
     """How the source's files are to be read; of file sources only."""
+
+
+class Table(_Mapping, frozen=True, forbid_unknown_fields=True):
+    """One thing to sync, or with ``match`` many, and how it maps to the target."""
+
+    name: str | None = None
+    """The table's name in the source: a table, ``schema.table``, an index, a path."""
 
 
 @dataclass(frozen=True, slots=True)

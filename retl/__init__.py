@@ -1,0 +1,77 @@
+"""retl keeps a target equal to what a source says, on a schedule, without losing or doubling a row.
+
+The public names, and nothing else. No driver is imported before it is used.
+"""
+
+from retl.engine.schedule import Cron, Interval, Manual, Schedule
+from retl.model import events
+from retl.model.actions import Action, PreAction, Write
+from retl.model.checkpoint import Checkpoint, Reject
+from retl.model.errors import (
+    ConfigError,
+    ConnectionFailed,
+    GuardStopped,
+    LeaseLost,
+    PermanentError,
+    RepeatedKey,
+    RetlError,
+    RowsRejected,
+    SchemaDrift,
+    SourceError,
+    StateError,
+    TargetBusy,
+    TargetError,
+    TransientError,
+    UnsupportedError,
+)
+from retl.model.report import Progress, RunReport, ScanReport
+from retl.model.secret import Secret, env, secret_file
+from retl.model.status import PipelineStatus, TableStatus
+from retl.model.table import Table
+from retl.pipeline import Finding, Pipeline, TablePlan
+from retl.state.memory import MemoryStore
+from retl.state.sqlite import SqliteStore
+
+__all__ = [
+    "Action",
+    "Checkpoint",
+    "ConfigError",
+    "ConnectionFailed",
+    "Cron",
+    "Finding",
+    "GuardStopped",
+    "Interval",
+    "LeaseLost",
+    "Manual",
+    "MemoryStore",
+    "PermanentError",
+    "Pipeline",
+    "PipelineStatus",
+    "PreAction",
+    "Progress",
+    "Reject",
+    "RepeatedKey",
+    "RetlError",
+    "RowsRejected",
+    "RunReport",
+    "ScanReport",
+    "Schedule",
+    "SchemaDrift",
+    "Secret",
+    "SourceError",
+    "SqliteStore",
+    "StateError",
+    "Table",
+    "TablePlan",
+    "TableStatus",
+    "TargetBusy",
+    "TargetError",
+    "TransientError",
+    "UnsupportedError",
+    "Write",
+    "env",
+    "events",
+    "secret_file",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,55 @@
+"""Guards that stop a scan before it does harm."""
+
+from __future__ import annotations
+
+from retl.model.errors import ConfigError, GuardStopped
+from retl.model.plan import SourcePlan
+
+
+def check_null_cursor(plan: SourcePlan) -> str | None:
+    """A warning about rows that have no cursor value; raises ``GuardStopped`` for ``null_cursor = "fail"``."""
+    rows = plan.null_cursor_rows
+    if not rows:
+        return None
+    what = f"{rows:,} row{'s have' if rows > 1 else ' has'} no value in the cursor column {plan.table.cursor!r}"
+    if plan.table.null_cursor == "fail":
+        raise GuardStopped(
+            f"{what}, and null_cursor is \"fail\".",
+            remedy='correct the rows at the source, or choose null_cursor = "include" or "warn".',
+        )
+    if plan.table.null_cursor == "include":
+        return None
+    return f'{what} and will not be read; null_cursor = "include" reads them with every scan.'
+
+
+def check_shrink(before: int, after: int, max_shrink: float | None, *, table: str) -> None:
+    """Stop where ``after`` rows would replace ``before`` rows and that is fewer than allowed.
+
+    Without ``max_shrink`` only a table that would become empty is stopped.
+    """
+    if after >= before:
+        return
+    if max_shrink is None:
+        if after:
+            return
+        raise GuardStopped(
+            f"the source has no rows, and the target table {table!r} has {before:,}; it was left as it is.",
+            remedy='if the source is right, allow it with max_shrink = "100%".',
+        )
+    # Whole numbers only: a share such as 0.1 has no exact float.
+    allowed = before - round(before * max_shrink)
+    if after < allowed:
+        raise GuardStopped(
+            f"the source has {after:,} rows, and the target table {table!r} has {before:,}; max_shrink = "
+            f'"{max_shrink:.4g}" allows no fewer than {allowed:,}, so it was left as it is.',
+            remedy="look at the source; if it is right, raise max_shrink.",
+        )
+
+
+def check_countable(plan: SourcePlan) -> None:
+    """Refuse ``max_shrink`` where it could only be checked after the target was emptied."""
+    if plan.rows is None and plan.table.max_shrink is not None:
+        raise ConfigError(
+            f'this source cannot count its rows beforehand, so max_shrink cannot protect pre_action = "{plan.table.pre_action}".',
+            remedy='use pre_action = "swap", which checks before the switch.',
+        )

@@ -1,0 +1,141 @@
+"""One owner per pipeline: taking the lease, showing that one lives, and noticing that it is gone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+
+from retl.model.checkpoint import Fence
+from retl.model.errors import ConfigError, TransientError
+from retl.state.base import LeaseRow, StateStore
+
+DEFAULT_TTL = 30.0
+"""Seconds without a sign of life after which another process may take a pipeline over."""
+
+
+def process_identity() -> str:
+    """This process, told apart from every other one: ``host/pid/kernel/start``.
+
+    The last two say *which* process had that number, so that a dead owner on the same
+    kernel is known at once and need not be waited for.
+    """
+    return "/".join((socket.gethostname().replace("/", "_"), str(os.getpid()), _kernel(), _start_time(os.getpid())))
+
+
+def new_owner() -> str:
+    """An owner's name, unique to one ``Pipeline`` object of this process."""
+    return f"{process_identity()}/{secrets.token_hex(4)}"
+
+
+def _kernel() -> str:
+    """The running kernel and the process namespace: equal only where process numbers mean the same."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = Path("/proc/self/ns/pid").readlink().name
+        return f"{boot}-{namespace}"
+    return ""
+
+
+def _start_time(pid: int) -> str:
+    """The moment a process was started, in ticks since boot; empty where there is none."""
+    with suppress(OSError, IndexError):
+        status = Path(f"/proc/{pid}/stat").read_text()
+        fields = status.rsplit(")", 1)[1].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    return ""
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the owner was a process of this very kernel that no longer runs. ``False`` where unsure."""
+    parts = owner.split("/")
+    if len(parts) < 4 or not parts[2] or parts[2] != _kernel() or not parts[1].isdigit():
+        return False
+    return bool(parts[3]) and _start_time(int(parts[1])) != parts[3]
+
+
+class Lease:
+    """A pipeline's lease as one process sees it."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        pipeline: str,
+        owner: str,
+        *,
+        ttl: float = DEFAULT_TTL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._pipeline = pipeline
+        self.owner = owner
+        self._ttl = ttl
+        self._clock = clock
+        self._seen: LeaseRow | None = None
+        self._seen_since = 0.0
+        self.fence: Fence | None = None
+        self.holder: str | None = None
+        """Who holds it, where that is somebody else."""
+
+    async def try_take(self) -> Fence | None:
+        """Take the lease if it is free, or if its owner is dead or has been silent for its ``ttl``.
+
+        Raises ``ConfigError`` where the owner is another pipeline of this very process.
+        """
+        row = await self._store.read_lease(self._pipeline)
+        if row.owner is not None and row.owner != self.owner and not is_dead(row.owner) and not self._silent(row):
+            self.holder = row.owner
+            if row.owner.rsplit("/", 1)[0] == self.owner.rsplit("/", 1)[0]:
+                raise ConfigError(
+                    f"another pipeline named {self._pipeline!r} runs in this process on the same state store.",
+                    remedy="give every pipeline a name of its own.",
+                    pipeline=self._pipeline,
+                )
+            return None
+        self.fence = await self._store.take_lease(row, self.owner, self._ttl)
+        self.holder = None if self.fence else row.owner
+        return self.fence
+
+    def _silent(self, row: LeaseRow) -> bool:
+        if self._seen is None or (row.epoch, row.beat) != (self._seen.epoch, self._seen.beat):
+            self._seen, self._seen_since = row, self._clock()
+            return False
+        return self._clock() - self._seen_since >= row.ttl
+
+    async def take_unless_alive(self) -> Fence | None:
+        """Stand by until the lease can be taken; ``None`` as soon as its owner is seen to be alive."""
+        first: LeaseRow | None = None
+        while True:
+            fence = await self.try_take()
+            if fence is not None:
+                return fence
+            first = first or self._seen
+            if self._seen != first:
+                return None
+            await anyio.sleep(min(1.0, self._ttl / 5))
+
+    async def keep(self, lost: Callable[[str], None]) -> None:
+        """Show signs of life until cancelled; calls ``lost`` and returns when somebody else has the lease."""
+        while self.fence is not None:
+            await anyio.sleep(self._ttl / 3)
+            try:
+                alive = await self._store.beat(self.fence)
+            except TransientError:
+                continue  # the fence, not the heartbeat, is what keeps data safe
+            if not alive:
+                self.fence = None
+                lost("another process has taken it over")
+                return
+
+    async def give_up(self) -> None:
+        """End the ownership, where there is one. Never fails: the lease runs out by itself."""
+        fence, self.fence = self.fence, None
+        if fence is not None:
+            with suppress(Exception):
+                await self._store.give_up_lease(fence)

@@ -1,0 +1,61 @@
+"""Batches cut and joined to the size that a target likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from retl.model.plan import BatchSize
+
+
+class Resizer:
+    """Keeps order and content; only the borders between batches change.
+
+    A batch that fits is passed on as it is, so a source that already yields good batches
+    pays nothing.
+    """
+
+    def __init__(self, size: BatchSize) -> None:
+        self._size = size
+        self._held: list[pa.RecordBatch] = []
+        self._rows = 0
+        self._bytes = 0
+
+    def push(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Take a batch in; yields those that are ready."""
+        if not batch.num_rows:
+            return
+        for piece in self._cut(batch):
+            rows, size = piece.num_rows, piece.nbytes
+            if self._held and (
+                self._rows + rows > self._size.rows
+                or self._bytes + size > self._size.bytes
+                or piece.schema != self._held[0].schema
+            ):
+                yield from self.flush()
+            self._held.append(piece)
+            self._rows += rows
+            self._bytes += size
+            if 2 * self._rows >= self._size.rows or 2 * self._bytes >= self._size.bytes:
+                yield from self.flush()
+
+    def flush(self) -> Iterator[pa.RecordBatch]:
+        """Yields what is held back, if anything is."""
+        if not self._held:
+            return
+        held, self._held, self._rows, self._bytes = self._held, [], 0, 0
+        yield held[0] if len(held) == 1 else pa.concat_batches(held)
+
+    def clear(self) -> None:
+        """Forget what is held back."""
+        self._held, self._rows, self._bytes = [], 0, 0
+
+    def _cut(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        pieces = max(-(-batch.num_rows // self._size.rows), -(-batch.nbytes // self._size.bytes))
+        if pieces <= 1:
+            yield batch
+            return
+        step = max(1, -(-batch.num_rows // pieces))
+        for start in range(0, batch.num_rows, step):
+            yield batch.slice(start, step)
