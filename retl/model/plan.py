@@ -47,7 +47,7 @@ class Load:
     key: tuple[str, ...]
     scan_id: str
     blacklist: frozenset[Action] = frozenset()
-    checkpoint: Checkpoint = Checkpoint()
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     fence: Fence | None = None
     """Set where the checkpoint lives in the target: every commit must prove it."""
 

@@ -1,0 +1,82 @@
+"""The checks of the project, each in an environment of its own: ``nox -s lint types tests``."""
+
+from __future__ import annotations
+
+import re
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests", "docs"]
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHON_VERSIONS = nox.project.python_versions(PYPROJECT)
+
+
+def install(session: nox.Session, *groups: str, constraints: str | None = None) -> None:
+    requirements = nox.project.dependency_groups(PYPROJECT, *groups)
+    limits = ["-c", constraints] if constraints else []
+    session.install("-e", ".[all]", *requirements, *limits)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and imports."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strictly."""
+    install(session, "lint", "test")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHON_VERSIONS)
+def tests(session: nox.Session) -> None:
+    """All tests, on every supported Python that is installed here."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=PYTHON_VERSIONS[0])
+def lowest(session: nox.Session) -> None:
+    """All tests with the lowest versions that the project says it works with."""
+    constraints = session.cache_dir / "lowest.txt"
+    constraints.write_text("\n".join(lowest_versions()))
+    install(session, "test", constraints=str(constraints))
+    session.run("pip", "list")
+    session.run("pytest", *session.posargs)
+
+
+def lowest_versions() -> list[str]:
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"].values()
+    declared = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]
+    bounds = (re.match(r"([\w.-]+)>=([\w.]+)", requirement) for requirement in declared)
+    return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound]
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation; a broken link is an error."""
+    install(session, "docs")
+    session.run("mkdocs", "build", "--strict")
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """The measurements, as a table."""
+    install(session)
+    session.install("psutil")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def adversity(session: nox.Session) -> None:
+    """A thousand kills, where the ordinary tests make do with fewer."""
+    install(session, "test")
+    session.run("pytest", "tests/adversity", *session.posargs, env={"RETL_KILLS": "1000"})
