@@ -1,0 +1,106 @@
+"""DuckDB's SQL and types. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pyarrow as pa
+
+from retl.connectors.sql.dialect import Dialect
+from retl.model.schema import field, native_type
+
+_DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
+
+_PLAIN: dict[str, pa.DataType] = {
+    "BOOLEAN": pa.bool_(),
+    "TINYINT": pa.int8(),
+    "SMALLINT": pa.int16(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "UTINYINT": pa.uint8(),
+    "USMALLINT": pa.uint16(),
+    "UINTEGER": pa.uint32(),
+    "UBIGINT": pa.uint64(),
+    "HUGEINT": pa.decimal256(39, 0),
+    "UHUGEINT": pa.decimal256(39, 0),
+    "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "VARCHAR": pa.string(),
+    "UUID": pa.string(),
+    "BLOB": pa.binary(),
+    "DATE": pa.date32(),
+    "TIME": pa.time64("us"),
+    "TIMESTAMP": pa.timestamp("us"),
+    "TIMESTAMP_S": pa.timestamp("s"),
+    "TIMESTAMP_MS": pa.timestamp("ms"),
+    "TIMESTAMP_NS": pa.timestamp("ns"),
+    "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", tz="UTC"),
+}
+
+# Types that Arrow lacks or that DuckDB would send in a form that loses something: they travel as text.
+_AS_TEXT = re.compile(r"HUGEINT|UHUGEINT|BIGNUM|VARINT|UUID|INTERVAL|BIT|TIME WITH TIME ZONE|TIME_NS|ENUM\(.*|GEOMETRY.*|\"NULL\"")
+
+# Per bucket expression: whole numbers at the type's own precision.
+_BUCKETS = {
+    "DATE": "date_diff('day', DATE '1970-01-01', {0})",
+    "TIMESTAMP": "epoch_us({0})",
+    "TIMESTAMP_S": "epoch_us({0})",
+    "TIMESTAMP_MS": "epoch_us({0})",
+    "TIMESTAMP_NS": "epoch_ns({0})",
+    "TIMESTAMP WITH TIME ZONE": "epoch_us({0})",
+}
+
+
+class DuckDBDialect(Dialect):
+    """DuckDB."""
+
+    name: ClassVar[str] = "duckdb"
+
+    def literal(self, text: str, column: pa.Field) -> str:
+        return f"CAST({self.string(text)} AS {native_type(column)})"
+
+    def as_text(self, expression: str) -> str:
+        return f"CAST({expression} AS VARCHAR)"
+
+    def wire(self, column: pa.Field, expression: str) -> str:
+        native = native_type(column)
+        if is_nested(native):
+            return f"CAST(to_json({expression}) AS VARCHAR)"
+        if _AS_TEXT.fullmatch(native) or native == "JSON":
+            return f"CAST({expression} AS VARCHAR)"
+        return expression
+
+    def bucket(self, column: pa.Field, expression: str) -> str | None:
+        if pa.types.is_integer(column.type):
+            return f"CAST({expression} AS HUGEINT)"
+        pattern = _BUCKETS.get(native_type(column))
+        return pattern.format(expression) if pattern else None
+
+    def divide(self, dividend: str, divisor: int) -> str:
+        return f"({dividend} // {divisor})"
+
+    def part(self, columns: Sequence[str], part: int, parts: int) -> str:
+        return f"hash({self.identifiers(columns)}) % {parts} = {part}"
+
+    def now(self, column: pa.Field) -> str:
+        return "CAST(now() AT TIME ZONE 'UTC' AS VARCHAR)"
+
+
+def is_nested(native: str) -> bool:
+    """Whether a DuckDB type is a list, struct, map or union."""
+    return native.endswith("]") or native.startswith(("STRUCT(", "MAP(", "UNION(", "VARIANT"))
+
+
+def logical_field(name: str, native: str, nullable: bool = True) -> pa.Field:
+    """The Arrow field of a DuckDB column."""
+    if is_nested(native) or native == "JSON":
+        return field(name, pa.string(), native=native, nullable=nullable, json=True)
+    decimal = _DECIMAL.fullmatch(native)
+    if decimal:
+        return field(name, pa.decimal128(int(decimal[1]), int(decimal[2])), native=native, nullable=nullable)
+    return field(name, _PLAIN.get(native, pa.string()), native=native, nullable=nullable)
+
+
+DIALECT = DuckDBDialect()

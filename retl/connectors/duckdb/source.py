@@ -1,0 +1,134 @@
+"""DuckDB as a source: Arrow batches, streamed from a worker thread."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+
+from retl.connectors.base import SystemInfo
+from retl.connectors.duckdb.dialect import DIALECT, logical_field
+from retl.connectors.duckdb.file import DuckDBFile
+from retl.connectors.sql.dialect import split_name
+from retl.connectors.sql.source import SqlSource
+from retl.model.schema import TableSchema
+from retl.state.sql import STATE_TABLES
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from retl.connectors.duckdb import DuckDB
+
+_FILE = re.compile(r".*\.(parquet|csv|tsv|json|jsonl|ndjson)(\.(gz|zst))?", re.IGNORECASE)
+_BATCH_ROWS = 8_192
+_HOP_BYTES = 4 * 1024 * 1024
+
+
+class DuckDBSource(SqlSource):
+    """Reads a database file, or files that DuckDB can read. See ``retl.connectors.DuckDB``."""
+
+    system: ClassVar[str] = "duckdb"
+    dialect = DIALECT
+
+    def __init__(self, options: DuckDB) -> None:
+        self._file = DuckDBFile(options, read_only=True)
+
+    async def ping(self) -> SystemInfo:
+        return await self._file.ping()
+
+    async def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return await self._file.run(_fetch, sql)
+
+    async def columns(self, sql: str) -> pa.Schema:
+        rows = await self._file.run(_fetch, f"DESCRIBE {sql}")
+        return pa.schema([logical_field(row[0], row[1]) for row in rows])
+
+    async def list_tables(self) -> list[str]:
+        rows = await self.query(
+            "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal AND database_name = current_database() "
+            "UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal AND database_name = current_database()"
+        )
+        names = (name if schema == "main" else f"{schema}.{name}" for schema, name in rows if name not in STATE_TABLES)
+        return sorted(names)
+
+    def from_clause(self, name: str) -> str:
+        return self.dialect.string(name) if _is_file(name) else self.dialect.table(name)
+
+    async def describe(self, table: str) -> TableSchema | None:
+        if _is_file(table):
+            return TableSchema(table, await self.columns(f"SELECT * FROM {self.dialect.string(table)}"))
+        return await self._file.run(describe, table)
+
+    async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
+        reader = await self._file.run(_open_reader, sql)
+        try:
+            while batches := await self._file.run(_next_batches, reader):
+                for batch in batches:
+                    yield batch
+        finally:
+            await self._file.run(_close_reader, reader)
+
+    async def release(self) -> None:
+        await self._file.close()
+
+    async def aclose(self) -> None:
+        await self._file.close()
+
+
+def _is_file(name: str) -> bool:
+    return _FILE.fullmatch(name) is not None
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
+    return connection.execute(sql).fetchall()
+
+
+def describe(connection: duckdb.DuckDBPyConnection, table: str) -> TableSchema | None:
+    """Columns and key of a table or view, or ``None`` where there is none."""
+    parts = split_name(table)
+    schema, name = (parts[-2] if len(parts) > 1 else "main"), parts[-1]
+    columns = connection.execute(
+        "SELECT column_name, data_type, is_nullable FROM duckdb_columns() "
+        "WHERE schema_name = ? AND table_name = ? AND database_name = current_database() ORDER BY column_index",
+        [schema, name],
+    ).fetchall()
+    if not columns:
+        return None
+    fields = [logical_field(column, native, bool(nullable)) for column, native, nullable in columns]
+    strict = {column.name for column in fields if not column.nullable}
+    constraints = connection.execute(
+        "SELECT constraint_type, constraint_column_names FROM duckdb_constraints() WHERE schema_name = ? AND table_name = ? "
+        "AND database_name = current_database() AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') "
+        "ORDER BY constraint_type, len(constraint_column_names)",
+        [schema, name],
+    ).fetchall()
+    keys = [tuple(names) for kind, names in constraints if kind == "PRIMARY KEY" or strict.issuperset(names)]
+    return TableSchema(table, pa.schema(fields), keys[0] if keys else ())
+
+
+def _open_reader(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, Any]:
+    # A relation streams its result; ``execute`` would hold all of it in memory.
+    cursor = connection.cursor()
+    relation = cursor.sql(sql)
+    open_reader = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
+    return cursor, open_reader(_BATCH_ROWS)
+
+
+def _next_batches(connection: duckdb.DuckDBPyConnection, opened: tuple[Any, Any]) -> list[pa.RecordBatch]:
+    """Some megabytes at once, so that the hop between threads is paid rarely."""
+    batches: list[pa.RecordBatch] = []
+    size = 0
+    while size < _HOP_BYTES:
+        try:
+            batch = opened[1].read_next_batch()
+        except StopIteration:
+            break
+        batches.append(batch)
+        size += batch.nbytes
+    return batches
+
+
+def _close_reader(connection: duckdb.DuckDBPyConnection, opened: tuple[Any, Any]) -> None:
+    opened[0].close()

@@ -1,0 +1,92 @@
+"""How a system spells its SQL, as data and small functions. No I/O."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pyarrow as pa
+
+from retl.model.cursor import CursorFamily, cursor_family
+from retl.model.errors import ConfigError
+
+_NAME_PART = re.compile(r'"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|([^."`]+)')
+
+
+class Dialect(ABC):
+    """One system's SQL."""
+
+    name: ClassVar[str]
+    quote: ClassVar[str] = '"'
+    text_cursor: ClassVar[bool] = False
+    """Whether text may be a cursor: only where its order is that of its bytes."""
+
+    def identifier(self, name: str) -> str:
+        """A name, quoted so that nothing in it can be anything but a name."""
+        if not name or "\x00" in name:
+            raise ConfigError(f"{name!r} cannot be a name in {self.name}.")
+        return self.quote + name.replace(self.quote, self.quote * 2) + self.quote
+
+    def identifiers(self, names: Sequence[str]) -> str:
+        return ", ".join(self.identifier(name) for name in names)
+
+    def table(self, name: str) -> str:
+        """A table name, ``schema.table`` where it is qualified, each part quoted."""
+        return ".".join(self.identifier(part) for part in split_name(name))
+
+    def string(self, text: str) -> str:
+        """A text literal."""
+        return "'" + text.replace("'", "''") + "'"
+
+    @abstractmethod
+    def literal(self, text: str, column: pa.Field) -> str:
+        """A value of a column's type from its canonical text, to its last digit."""
+
+    @abstractmethod
+    def as_text(self, expression: str) -> str:
+        """An expression that gives the value as text, lossless."""
+
+    @abstractmethod
+    def wire(self, column: pa.Field, expression: str) -> str:
+        """The expression to select for a column: itself, or a cast to text where the type does not travel well."""
+
+    @abstractmethod
+    def bucket(self, column: pa.Field, expression: str) -> str | None:
+        """A whole number that grows with the value and has its full precision; ``None`` where there is none."""
+
+    @abstractmethod
+    def divide(self, dividend: str, divisor: int) -> str:
+        """Whole-number division."""
+
+    @abstractmethod
+    def part(self, columns: Sequence[str], part: int, parts: int) -> str:
+        """A condition that holds for the rows whose hash over some columns falls into one part of several."""
+
+    @abstractmethod
+    def now(self, column: pa.Field) -> str:
+        """The source's clock as text, in the frame of a cursor column: UTC unless said otherwise."""
+
+    def family(self, column: pa.Field) -> CursorFamily | None:
+        """What kind of cursor a column can be."""
+        found = cursor_family(column.type)
+        return None if found == "text" and not self.text_cursor else found
+
+
+def split_name(name: str) -> list[str]:
+    """``dw."my.table"`` is ``["dw", "my.table"]``. Raises ``ConfigError`` for what is no name."""
+    parts: list[str] = []
+    position = 0
+    while True:
+        found = _NAME_PART.match(name, position)
+        if found is None:
+            raise ConfigError(f"{name!r} is not a table name.", remedy='write table, schema.table or "odd.name".')
+        double, back, plain = found.groups()
+        parts.append(double.replace('""', '"') if double else back.replace("``", "`") if back else plain)
+        position = found.end()
+        if position == len(name):
+            return parts
+        if name[position] != ".":
+            raise ConfigError(f"{name!r} is not a table name.", remedy='write table, schema.table or "odd.name".')
+        position += 1

@@ -1,0 +1,158 @@
+"""The SELECT statements of a scan, built from a table's declaration. No I/O."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from retl.connectors.sql.dialect import Dialect
+from retl.model.cursor import CursorFamily
+from retl.model.errors import ConfigError
+from retl.model.schema import TableSchema, missing
+from retl.model.table import TableSpec
+from retl.model.window import Slice, Window
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What stands behind FROM, with its columns and key under the source's names."""
+
+    sql: str
+    schema: TableSchema
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The columns of a scan: source expression and target name of each, in order."""
+
+    dialect: Dialect
+    relation: Relation
+    table: TableSpec
+    names: tuple[str, ...]
+
+    def expression(self, name: str) -> str:
+        computed = self.table.expressions.get(name)
+        return f"({computed})" if computed is not None else self.dialect.identifier(name)
+
+    def raw(self) -> str:
+        """A SELECT of everything chosen, under the target's names, as the source types it."""
+        return f"SELECT {self._list(self.expression)} FROM {self.relation.sql}{self._where()}"
+
+    def _list(self, expression: Callable[[str], str]) -> str:
+        return ", ".join(
+            f"{expression(name)} AS {self.dialect.identifier(self.table.target_name(name))}" for name in self.names
+        )
+
+    def _where(self, *conditions: str) -> str:
+        every = [f"({self.table.where})"] if self.table.where else []
+        every.extend(conditions)
+        return f" WHERE {' AND '.join(every)}" if every else ""
+
+    def rows(self, schema: pa.Schema, part: Slice) -> str:
+        """The SELECT that reads one slice; ``schema`` names the target's columns with their logical types."""
+
+        def wire(name: str) -> str:
+            return self.dialect.wire(schema.field(self.table.target_name(name)), self.expression(name))
+
+        return f"SELECT {self._list(wire)} FROM {self.relation.sql}{self._where(*self._slice(part))}"
+
+    def _slice(self, part: Slice) -> list[str]:
+        conditions: list[str] = []
+        if self.table.cursor is not None:
+            cursor = self.dialect.identifier(self.table.cursor)
+            column = self.relation.schema.columns.field(self.table.cursor)
+            if part.nulls:
+                conditions.append(f"{cursor} IS NULL")
+            if part.lower is not None:
+                conditions.append(f"{cursor} {'>' if part.lower_open else '>='} {self.dialect.literal(part.lower, column)}")
+            if part.upper is not None:
+                conditions.append(f"{cursor} <= {self.dialect.literal(part.upper, column)}")
+        if part.parts > 1:
+            conditions.append(self.dialect.part(self.hashed(), part.part, part.parts))
+        return conditions
+
+    def hashed(self) -> list[str]:
+        """The columns that tell rows apart when a range has to be cut by a hash."""
+        return list(self.table.key or self.relation.schema.key or self.relation.schema.names)
+
+    def bounds(self, cursor: pa.Field) -> str:
+        """Lowest and highest cursor value, rows without one, and the source's clock, in one statement."""
+        name = self.dialect.identifier(cursor.name)
+        return (
+            f"SELECT {self.dialect.as_text(f'MIN({name})')}, {self.dialect.as_text(f'MAX({name})')}, "
+            f"COUNT(*) - COUNT({name}), {self.dialect.now(cursor)} FROM {self.relation.sql}{self._where()}"
+        )
+
+    def count(self, window: Window | None = None, cursor: pa.Field | None = None, bucket: str | None = None) -> str:
+        """Rows of a window, and the extremes of their bucket numbers."""
+        extremes = f", MIN({bucket}), MAX({bucket})" if bucket else ", NULL, NULL"
+        conditions = self.window(window, cursor) if window is not None and cursor is not None else []
+        return f"SELECT COUNT(*){extremes} FROM {self.relation.sql}{self._where(*conditions)}"
+
+    def window(self, window: Window, cursor: pa.Field) -> list[str]:
+        return self._slice(
+            Slice(index=0, lower=window.lower, upper=window.upper, lower_open=window.lower_open)
+        )
+
+    def histogram(self, window: Window, cursor: pa.Field, bucket: str, low: int, high: int, width: int) -> str:
+        """``(highest value, rows, whether all share one value)`` of each bucket that has rows, ascending."""
+        name = self.dialect.identifier(cursor.name)
+        number = self.dialect.divide(f"({bucket} - ({low}))", width)
+        conditions = [*self.window(window, cursor), f"{bucket} BETWEEN {low} AND {high}"]
+        return (
+            f"SELECT {self.dialect.as_text(f'MAX({name})')}, COUNT(*), MIN({name}) = MAX({name}), MIN({bucket}), MAX({bucket}) "
+            f"FROM {self.relation.sql}{self._where(*conditions)} GROUP BY {number} ORDER BY {number}"
+        )
+
+    def exact_histogram(self, window: Window, cursor: pa.Field, slice_rows: int) -> str:
+        """The same for values that are no numbers: by counting every distinct value."""
+        name = self.dialect.identifier(cursor.name)
+        running = self.dialect.divide("(SUM(n) OVER (ORDER BY c) - 1)", slice_rows)
+        return (
+            f"SELECT {self.dialect.as_text('MAX(c)')}, SUM(n) FROM (SELECT c, n, {running} AS s FROM "
+            f"(SELECT {name} AS c, COUNT(*) AS n FROM {self.relation.sql}{self._where(*self.window(window, cursor))} "
+            f"GROUP BY {name}) AS counted) AS numbered GROUP BY s ORDER BY s"
+        )
+
+
+def choose(dialect: Dialect, relation: Relation, table: TableSpec) -> Selection:
+    """Check a table's words against the columns that are really there. Raises ``ConfigError``."""
+    have = relation.schema.names
+    names = list(table.columns if table.columns is not None else have)
+    names.extend(name for name in table.expressions if name not in names)
+    real = [name for name in names if name not in table.expressions]
+    _require(real, have, "columns")
+    _require(table.rename, names, "rename")
+    _require(table.key, names, "key")
+    if table.cursor is not None:
+        _require([table.cursor], have, "cursor")
+    targets = [table.target_name(name) for name in names]
+    doubled = sorted({name for name in targets if targets.count(name) > 1})
+    if doubled:
+        raise ConfigError(f"two columns would have the name {doubled[0]!r} in the target.", remedy="rename one of them.")
+    return Selection(dialect, relation, table, tuple(names))
+
+
+def _require(wanted: Iterable[str], have: Sequence[str], word: str) -> None:
+    absent = missing(wanted, have)
+    if not absent:
+        return
+    close = difflib.get_close_matches(absent[0], have, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(have[:20])}{' ...' if len(have) > 20 else ''}."
+    raise ConfigError(f"{word} names {absent[0]!r}, which the source table does not have.", remedy=hint)
+
+
+def cursor_column(dialect: Dialect, relation: Relation, table: TableSpec) -> tuple[pa.Field, CursorFamily]:
+    """The cursor's column and its kind. Raises ``ConfigError`` where it cannot order change."""
+    assert table.cursor is not None
+    column = relation.schema.columns.field(table.cursor)
+    family = dialect.family(column)
+    if family is None:
+        raise ConfigError(
+            f"the cursor {table.cursor!r} is of type {column.type}, which does not order change.",
+            remedy="choose a column of time (or a whole number that only grows), or cursor = false for full scans.",
+        )
+    return column, family
