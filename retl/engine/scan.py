@@ -13,6 +13,7 @@ the next scan carries on from the checkpoint: a retry, a crash and a restart are
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import secrets
 import time
@@ -227,6 +228,7 @@ class Scan:
             blacklist=self._blacklist,
             checkpoint=self._checkpoint,
             fence=self._fence,
+            unique_key=plan.unique_key,
         )
         for warning in (await self._target.preview(load)).warnings:
             self._warn(warning)
@@ -344,7 +346,8 @@ class Scan:
             except ChannelClosed:
                 ended = True
         before = await self._check_shrink(plan, empty=ended)
-        mark = self._refresh_mark(load)
+        mark = self._refresh_mark()
+        load = dataclasses.replace(load, refresh=self._checkpoint.refresh)
         if mark is not None and not self._state_in_target:
             await self._store.save(mark)
         writer = await self._target.prepare(load, mark if self._state_in_target else None)
@@ -379,7 +382,7 @@ class Scan:
                 guard.check_shrink(before, after, self._table.max_shrink, table=self._table.to)
         return before
 
-    def _refresh_mark(self, load: Load) -> Mark | None:
+    def _refresh_mark(self) -> Mark | None:
         """For a pre-action that readers see: the note that it has begun, so a crash cannot repeat it."""
         if self._table.pre_action not in (PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE):
             return None

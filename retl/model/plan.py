@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from retl.model.actions import Action
-from retl.model.checkpoint import Checkpoint, Fence
+from retl.model.checkpoint import Checkpoint, Fence, Refresh
 from retl.model.table import TableSpec
 from retl.model.window import Slice, Window
 
@@ -30,6 +30,8 @@ class SourcePlan:
     """How many rows the slices hold; ``None`` where the source cannot tell."""
     null_cursor_rows: int = 0
     cursor_type: str | None = None
+    unique_key: bool = False
+    """Whether the source guarantees that ``key`` identifies one row."""
     statements: tuple[str, ...] = ()
     """What will be asked of the source, for people."""
     warnings: tuple[str, ...] = ()
@@ -50,6 +52,10 @@ class Load:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     fence: Fence | None = None
     """Set where the checkpoint lives in the target: every commit must prove it."""
+    refresh: Refresh | None = None
+    """The replacing scan that this one begins or, after a crash, carries on."""
+    unique_key: bool = False
+    """Whether the source guarantees that ``key`` identifies one row."""
 
     @property
     def cursor(self) -> str | None:

@@ -99,6 +99,7 @@ class SqlSource(Source):
             key=key,
             slices=(everything,) if rows else (),
             rows=rows,
+            unique_key=_is_unique(table, chosen.relation.schema),
             statements=(chosen.rows(schema, everything),),
             detail={"chosen": chosen},
         )
@@ -126,6 +127,7 @@ class SqlSource(Source):
             rows=sum(part.rows or 0 for part in slices),
             null_cursor_rows=bounds.null,
             cursor_type=native_type(cursor),
+            unique_key=_is_unique(table, chosen.relation.schema),
             statements=(asked, *(chosen.rows(schema, part) for part in slices[:1])),
             warnings=_future_warning(table, window, bounds),
             detail={"chosen": chosen},
@@ -171,6 +173,10 @@ class SqlSource(Source):
                 yield batch
         finally:
             await batches.aclose()  # type: ignore[attr-defined]
+
+
+def _is_unique(table: TableSpec, schema: TableSchema) -> bool:
+    return bool(schema.key) and (not table.key or set(schema.key) <= set(table.key))
 
 
 def _null_slices(start: int, rows: int, slice_rows: int) -> list[Slice]:

@@ -1,0 +1,53 @@
+"""Keys that repeat within one slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from retl.model.errors import RepeatedKey
+from retl.model.plan import Load
+
+
+class KeyWatch:
+    """Notices a key that repeats among the rows staged for one commit.
+
+    Where the source guarantees its key nothing is looked at. The check is by value;
+    no Python object is made per row.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._key = list(load.key)
+        self._watch = bool(load.key) and not load.unique_key and not load.table.replaces
+        self._held: list[pa.RecordBatch] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        if self._watch:
+            self._held.append(batch.select(self._key))
+
+    def clear(self) -> None:
+        self._held = []
+
+    def repeats(self) -> bool:
+        """Whether some key occurs twice."""
+        rows = sum(batch.num_rows for batch in self._held)
+        if rows < 2:
+            return False
+        table = pa.Table.from_batches(self._held)
+        if len(self._key) == 1 and pa.types.is_integer(table.column(0).type):
+            values = table.column(0).to_numpy()
+            steps = np.diff(values)
+            if (steps > 0).all():
+                return False
+            return len(np.unique(values)) < rows
+        return bool(table.group_by(self._key, use_threads=False).aggregate([]).num_rows < rows)
+
+
+def repeated_key(key: Sequence[str], example: str) -> RepeatedKey:
+    """The error of a key that repeats where nothing tells which row is newer."""
+    return RepeatedKey(
+        f"the key ({', '.join(key)}) does not identify one row: {example} occurs more than once.",
+        remedy="name more columns in key, filter the rows with where, or give the table a cursor, by which the newest row wins.",
+    )

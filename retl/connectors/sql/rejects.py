@@ -1,0 +1,92 @@
+"""Finding the rows that a target refuses, and keeping them with their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from retl.connectors.sql.text import json_text
+from retl.model.checkpoint import Reject
+from retl.model.errors import RowsRejected
+from retl.model.plan import Load
+
+MOST_SHOWN = 100
+"""How many refused rows are looked for beyond what is allowed, so that people see more than the first."""
+
+
+class Refusals:
+    """The refused rows of one slice."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self.rows: list[Reject] = []
+
+    def add(self, row: dict[str, Any], reason: str, column: str = "") -> None:
+        """Keep one row. Its identity is its key; without a key its whole content."""
+        key = {name: row[name] for name in self._load.key if name in row}
+        content = json_text(row)
+        self.rows.append(
+            Reject(
+                table=self._load.table.name,
+                key=json_text(key) if key else content,
+                reason=reason,
+                content=content,
+                column=column,
+                scan_id=self._load.scan_id,
+                at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            )
+        )
+
+    def add_masked(self, batch: pa.RecordBatch, bad: pa.Array, reason: str, column: str) -> None:
+        """Keep the rows that a mask names."""
+        for row in plain_rows(batch.filter(bad)):
+            self.add(row, reason, column)
+
+    def check(self, allowed: int) -> None:
+        """Raise ``RowsRejected`` where there are more than allowed."""
+        if len(self.rows) <= allowed:
+            return
+        first = self.rows[0]
+        column = f" in column {first.column!r}" if first.column else ""
+        error = RowsRejected(
+            f"the target refused {len(self.rows):,} row{'s' if len(self.rows) > 1 else ''}{column} "
+            f"(the first: key {first.key}: {first.reason}); max_rejects allows {max(0, allowed):,} more, so nothing of this slice was written.",
+            remedy="`retl rejects` shows them all; correct them at the source, filter them with where, or raise max_rejects.",
+        )
+        error.rejects = list(self.rows)
+        raise error
+
+
+def plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as Python values, whatever their types: what Python cannot hold is text."""
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        kind = column.type
+        timeish = pa.types.is_temporal(kind) and not pa.types.is_duration(kind)
+        columns[name] = (column.cast(pa.string()) if timeish else column).to_pylist()
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def bisect(first: int, last: int, most: int) -> Generator[tuple[int, int], str | None, list[tuple[int, str]]]:
+    """Which rows of ``first..last`` are refused: yields ranges to try, is sent the error of each or ``None``.
+
+    A range that is refused must be undone by the caller before the next one is tried; one
+    that is taken stays. Returns ``(row, reason)`` of the refused ones, at most ``most + 1``.
+    """
+    refused: list[tuple[int, str]] = []
+    stack = [(first, last)]
+    while stack and len(refused) <= most:
+        low, high = stack.pop()
+        reason = yield low, high
+        if reason is None:
+            continue
+        if low == high:
+            refused.append((low, reason))
+            continue
+        middle = (low + high) // 2
+        stack.extend(((middle + 1, high), (low, middle)))
+    return refused
+

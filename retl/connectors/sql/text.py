@@ -1,0 +1,92 @@
+"""Arrow columns as canonical text, and the values that cannot be written so.
+
+Canonical text is lossless: digits are kept, times have a fixed number of fractional
+digits (so that text sorts as time does), times with a zone are in UTC and end in ``Z``.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_SECONDS_YEAR_1 = -62_135_596_800
+_SECONDS_YEAR_10000 = 253_402_300_800
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+def to_text(column: pa.Array) -> pa.Array:
+    """The column as ``string`` (or ``binary``, for bytes), NULLs kept."""
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return column
+    if pa.types.is_dictionary(kind):
+        return to_text(column.dictionary_decode())
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
+        return column.cast(pa.binary())
+    if pa.types.is_decimal(kind):
+        return _decimal_text(column)
+    if pa.types.is_date64(kind):
+        return column.cast(pa.date32()).cast(pa.string())
+    if isinstance(kind, pa.ExtensionType):
+        return to_text(column.storage)
+    if pa.types.is_nested(kind):
+        return pa.array([None if value is None else json_text(value) for value in column.to_pylist()], pa.string())
+    if pa.types.is_null(kind):
+        return pa.nulls(len(column), pa.string())
+    return column.cast(pa.string())
+
+
+def _decimal_text(column: pa.Array) -> pa.Array:
+    text = column.cast(pa.string())
+    if column.type.scale > 6 or column.type.scale < 0:
+        # Arrow writes very small numbers with an exponent, which no column type of text or number wants.
+        scientific = pc.match_substring(text, "E")
+        if pc.any(scientific).as_py():
+            plain = [value if value is None or "E" not in value else format(Decimal(value), "f") for value in text.to_pylist()]
+            return pa.array(plain, pa.string())
+    return text
+
+
+def json_text(value: Any) -> str:
+    """A Python value as JSON; what JSON has no word for (times, decimals, bytes) becomes its usual text."""
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def unprintable_times(column: pa.Array) -> pa.Array | None:
+    """Which values lie outside the years 1 to 9999, which text cannot show; ``None`` where all can."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        low, high = (edge * _PER_SECOND[kind.unit] for edge in (_SECONDS_YEAR_1, _SECONDS_YEAR_10000))
+        numbers = column.view(pa.int64())
+    elif pa.types.is_date32(kind):
+        low, high = _SECONDS_YEAR_1 // 86_400, _SECONDS_YEAR_10000 // 86_400
+        numbers = column.view(pa.int32())
+    else:
+        return None
+    if kind != pa.date32() and kind.unit == "ns":
+        return None  # 64 bits of nanoseconds end in the year 2262
+    bad = pc.or_(pc.less(numbers, low), pc.greater_equal(numbers, high))
+    return bad if pc.any(bad).as_py() else None
+
+
+def not_a_number(column: pa.Array) -> pa.Array | None:
+    """Which values are NaN; ``None`` where there is none."""
+    if not pa.types.is_floating(column.type):
+        return None
+    bad = pc.is_nan(column)
+    return bad if pc.any(bad).as_py() else None
+
+
+def keep_mask(bad: list[pa.Array]) -> np.ndarray[Any, Any]:
+    """True for the rows that none of the masks names."""
+    keep = np.ones(len(bad[0]), dtype=bool)
+    for mask in bad:
+        keep &= ~mask.fill_null(False).to_numpy(zero_copy_only=False)
+    return keep

@@ -1,0 +1,170 @@
+"""Arrow batches as SQLite database images, without a Python object per value.
+
+``sqlite3.Connection.deserialize`` takes a whole database from memory. So a batch is
+laid out as one: a table ``b`` whose leaf pages are filled column by column with Arrow
+and numpy, and which ``INSERT ... SELECT`` then reads at the speed of C.
+
+The file format: https://www.sqlite.org/fileformat2.html. Records use varints that are
+longer than they need to be (SQLite reads them all the same), so that the header of
+every record has one length. A row that does not fit into a page is left to the caller.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retl.connectors.sql.text import to_text
+
+PAGE = 65_536
+_ROW_LIMIT = PAGE - 8 - 2 - 64
+"""Bytes of a cell that surely fit into a leaf page, its pointer and the page's header aside."""
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def encode(batch: pa.RecordBatch) -> tuple[bytes, pa.RecordBatch | None]:
+    """A database image whose table ``b`` holds the batch, and the rows too large for it.
+
+    Columns are ``c0``, ``c1`` ...; rowids start at 1. Integers and booleans become
+    INTEGER, floats REAL, bytes BLOB, everything else TEXT in canonical form.
+    """
+    cells = _cells(batch)
+    sizes = pc.binary_length(cells).to_numpy(zero_copy_only=False)
+    large: pa.RecordBatch | None = None
+    if len(sizes) and int(sizes.max()) > _ROW_LIMIT:
+        fits = sizes <= _ROW_LIMIT
+        large = batch.filter(pa.array(~fits))
+        cells = _cells(batch.filter(pa.array(fits)))  # again, since rowids must be dense
+    return _image(cells, batch.num_columns), large
+
+
+def _cells(batch: pa.RecordBatch) -> pa.Array:
+    """One leaf cell per row: payload length, rowid, record header, values."""
+    rows = batch.num_rows
+    types: list[Bytes] = []
+    bodies: list[pa.Array] = []
+    length = np.zeros(rows, np.int64)
+    for column in batch.columns:
+        code, size, body = _column(column)
+        types.append(_varint(code, 4))
+        bodies.append(body)
+        length += size
+    header_size = 2 + 4 * batch.num_columns
+    head = np.concatenate(
+        [
+            _varint(length + header_size, 4),
+            _varint(np.arange(1, rows + 1), 4),
+            _varint(np.full(rows, header_size), 2),
+            *types,
+        ],
+        axis=1,
+    )
+    return pc.binary_join_element_wise(_fixed(head), *bodies, pa.scalar(b"", pa.binary()))
+
+
+def _column(column: pa.Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], pa.Array]:
+    """Serial types, sizes and big-endian bytes of a column's values."""
+    rows = len(column)
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        numbers = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False).astype(">i8")
+        body, code, size = _fixed(numbers.view(np.uint8).reshape(rows, 8)), np.full(rows, 6), np.full(rows, 8)
+    elif pa.types.is_floating(kind):
+        reals = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False).astype(">f8")
+        body, code, size = _fixed(reals.view(np.uint8).reshape(rows, 8)), np.full(rows, 7), np.full(rows, 8)
+    else:
+        text = to_text(column)
+        body = text.cast(pa.binary())
+        size = pc.fill_null(pc.binary_length(body), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        code = 2 * size + (12 if pa.types.is_binary(text.type) else 13)
+    if column.null_count:
+        nulls = column.is_null()
+        mask = nulls.to_numpy(zero_copy_only=False)
+        code, size = np.where(mask, 0, code), np.where(mask, 0, size)
+        body = pc.if_else(nulls, pa.scalar(b"", pa.binary()), body)
+    return code, size, body
+
+
+def _varint(values: np.ndarray[Any, Any], width: int) -> Bytes:
+    """Big-endian base-128 in exactly ``width`` bytes."""
+    out = np.empty((len(values), width), np.uint8)
+    for place in range(width):
+        out[:, place] = (values >> 7 * (width - 1 - place)) & 0x7F
+        if place < width - 1:
+            out[:, place] |= 0x80
+    return out
+
+
+def _fixed(values: Bytes) -> pa.Array:
+    """Rows of bytes as an Arrow array."""
+    rows, width = values.shape
+    buffer = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), rows, [None, buffer]).cast(pa.binary())
+
+
+def _image(cells: pa.Array, columns: int) -> bytes:
+    offsets = np.frombuffer(cells.buffers()[1], np.int32)[cells.offset : cells.offset + len(cells) + 1].astype(np.int64)
+    data = memoryview(cells.buffers()[2] or b"")
+    pages = _split(offsets)
+    out = bytearray(_empty(columns))
+    if len(pages) == 1:
+        out[PAGE:] = _leaf(offsets, data, *pages[0])  # the only leaf is the root itself
+    elif pages:
+        out[PAGE:] = _root([last for _, last in pages])
+        for first, last in pages:
+            out += _leaf(offsets, data, first, last)
+    struct.pack_into(">I", out, 28, len(out) // PAGE)
+    return bytes(out)
+
+
+def _split(offsets: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """The rows of each leaf page: as many as fit."""
+    rows = len(offsets) - 1
+    cost = offsets + 2 * np.arange(rows + 1)
+    pages: list[tuple[int, int]] = []
+    first = 0
+    while first < rows:
+        last = int(np.searchsorted(cost, cost[first] + PAGE - 8, side="right")) - 1
+        pages.append((first, last))
+        first = last
+    return pages
+
+
+def _leaf(offsets: np.ndarray[Any, Any], data: memoryview, first: int, last: int) -> bytearray:
+    """A table leaf page: header, one pointer per row, and the cells as one block at the end."""
+    page = bytearray(PAGE)
+    start = PAGE - int(offsets[last] - offsets[first])
+    struct.pack_into(">BHHHB", page, 0, 0x0D, 0, last - first, start % PAGE, 0)
+    pointers = (offsets[first:last] - offsets[first] + start).astype(">u2").tobytes()
+    page[8 : 8 + len(pointers)] = pointers
+    page[start:] = data[offsets[first] : offsets[last]]
+    return page
+
+
+def _root(last_rowids: list[int]) -> bytearray:
+    """The table's root: for every leaf page but the last one a cell with its number and highest rowid."""
+    page = bytearray(PAGE)
+    keys = _varint(np.array(last_rowids[:-1]), 4).tobytes()
+    content = b"".join(struct.pack(">I", 3 + number) + keys[4 * number : 4 * number + 4] for number in range(len(last_rowids) - 1))
+    start = PAGE - len(content)
+    struct.pack_into(">BHHHBI", page, 0, 0x05, 0, len(last_rowids) - 1, start % PAGE, 0, 2 + len(last_rowids))
+    pointers = np.arange(start, PAGE, 8).astype(">u2").tobytes()
+    page[12 : 12 + len(pointers)] = pointers
+    page[start:] = content
+    return page
+
+
+def _empty(columns: int) -> bytes:
+    """A database with the empty table ``b``, made by SQLite itself: two pages."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(f"PRAGMA page_size = {PAGE}")
+        connection.execute(f"CREATE TABLE b ({', '.join(f'c{number}' for number in range(columns))})")
+        connection.commit()
+        return connection.serialize()
