@@ -1,0 +1,205 @@
+"""The words of a job file into ``Pipeline`` objects: connectors, stores, and the rules that words must keep together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path as FilePath
+from typing import Any, cast
+
+import msgspec
+
+from retl.config.build import BAD, Builder, Problems, anchored
+from retl.config.lines import Path
+from retl.config.registry import Role, connector_types, find_connector
+from retl.config.words import JobFile, PipelineOptions, PipelineWords
+from retl.connectors.base import Source, Target
+from retl.engine.lease import DEFAULT_TTL
+from retl.engine.schedule import make_schedule
+from retl.model.actions import Action, parse_actions
+from retl.model.duration import parse_duration
+from retl.model.errors import ConfigError
+from retl.model.table import Table, TableOptions, check_declaration, is_pattern, resolve
+from retl.pipeline import Pipeline
+from retl.state.base import StateStore
+from retl.state.memory import MemoryStore
+from retl.state.sqlite import SqliteStore
+
+DEFAULT_STORE = "retl-state.db"
+"""The file beside the job file, where a target cannot hold its own checkpoints."""
+
+_SQLITE = "sqlite:///"
+_OPTIONS = [item.name for item in msgspec.structs.fields(TableOptions)]
+
+
+def connect(builder: Builder, role: Role, raw: Mapping[str, Any], path: Path) -> Any:
+    """A connector from its inline table, or ``BAD``."""
+    kind = raw.get("type")
+    if not isinstance(kind, str):
+        known = ", ".join(connector_types(role))
+        builder.problems.add(
+            (*path, "type") if "type" in raw else path, f"type is missing; installed {role}s are {known}"
+        )
+        return BAD
+    try:
+        options = find_connector(role, kind)
+    except ConfigError as error:
+        builder.problems.add_error((*path, "type"), error)
+        return BAD
+    return builder.struct(options, raw, path, ignore="type")
+
+
+def make_pipelines(words: JobFile, raw: Mapping[str, Any], folder: FilePath, problems: Problems) -> dict[str, Pipeline]:
+    """All pipelines that can be made; what keeps the others from it is added to ``problems``."""
+    try:
+        make_store = _store_maker(words.state.store, folder)
+    except ConfigError as error:
+        problems.add_error(("state", "store"), error)
+        make_store = _default_store(folder)
+    made = {}
+    for name, pipeline in words.pipelines.items():
+        maker = _Maker(name, pipeline, words.defaults, raw, problems)
+        built = maker.make(make_store)
+        if built is not None:
+            made[name] = built
+    return made
+
+
+MakeStore = Callable[[Target], StateStore | None]
+"""The store for a pipeline of this target; ``None`` for the one that the target holds."""
+
+
+def _default_store(folder: FilePath) -> MakeStore:
+    return lambda target: None if target.state_store() is not None else SqliteStore(folder / DEFAULT_STORE)
+
+
+def _store_maker(store: str | None, folder: FilePath) -> MakeStore:
+    if store is None:
+        return _default_store(folder)
+    if store == "target":
+        return _inside
+    if store == "memory":
+        shared = MemoryStore()
+        return lambda target: shared
+    if store.startswith(_SQLITE) and store != _SQLITE:
+        path = anchored(store.removeprefix(_SQLITE), folder)
+        return lambda target: SqliteStore(path)
+    raise ConfigError(
+        f"{store!r} is no state store.", remedy='use "target", "memory", or a file: "sqlite:///retl-state.db".'
+    )
+
+
+def _inside(target: Target) -> None:
+    if target.state_store() is None:
+        raise ConfigError(
+            f'the target {target.system} has no transactions, so it cannot hold the checkpoints of [state] store = "target".',
+            remedy=f'remove the line, or name a file: store = "sqlite:///{DEFAULT_STORE}".',
+        )
+
+
+class _Maker:
+    """Makes one pipeline and finds the line of each rule that its words break."""
+
+    def __init__(
+        self, name: str, words: PipelineWords, defaults: PipelineOptions, raw: Mapping[str, Any], problems: Problems
+    ) -> None:
+        self._name = name
+        self._words = words
+        self._defaults = defaults
+        self._raw = raw
+        self._problems = problems
+        self._path: Path = ("pipelines", name)
+        self._good = True
+
+    def make(self, make_store: MakeStore) -> Pipeline | None:
+        source = self._try(self._words.source.source, "source")
+        target = self._try(self._words.target.target, "target")
+        store = self._try(lambda: make_store(target), "target") if target is not None else None
+        self._try(lambda: make_schedule(**self._schedule()))
+        blacklist = self._try(lambda: parse_actions(self._setting("blacklist") or ()), "blacklist")
+        self._check_tables(blacklist or frozenset())
+        lease_ttl = self._try(self._lease_ttl)
+        if not self._good:
+            return None
+        return cast(Pipeline | None, self._try(lambda: self._pipeline(source, target, store, lease_ttl)))
+
+    def _pipeline(self, source: Source, target: Target, store: StateStore | None, lease_ttl: float) -> Pipeline:
+        options: dict[str, Any] = {name: self._setting(name) for name in _OPTIONS}
+        options["cursor"] = options["cursor"] or None
+        channel_bytes = self._setting("channel_bytes")
+        if channel_bytes is not None:
+            options["channel_bytes"] = channel_bytes
+        return Pipeline(
+            self._name,
+            source=source,
+            target=target,
+            tables=self._words.tables,
+            blacklist=self._setting("blacklist") or (),
+            state=store,
+            lease_ttl=lease_ttl,
+            **self._schedule(),
+            **options,
+        )
+
+    def _setting(self, name: str) -> Any:
+        own = getattr(self._words, name)
+        return own if own is not None else getattr(self._defaults, name)
+
+    def _schedule(self) -> dict[str, Any]:
+        """A pipeline's own interval or cron takes the place of both of the defaults."""
+        own = self._words.interval is not None or self._words.cron is not None
+        owner = self._words if own else self._defaults
+        zone = self._words.timezone
+        if zone is None and owner.cron is not None:
+            zone = self._defaults.timezone
+        return {"interval": owner.interval, "cron": owner.cron, "timezone": zone}
+
+    def _lease_ttl(self) -> float:
+        ttl = self._setting("lease_ttl")
+        length = parse_duration(DEFAULT_TTL if ttl is None else ttl, what="lease_ttl")
+        if not timedelta(seconds=0.1) <= length <= timedelta(days=1):
+            raise ConfigError(f"lease_ttl is {ttl!r}, but it must be from 100ms to 1d.")
+        return length.total_seconds()
+
+    def _check_tables(self, blacklist: frozenset[Action]) -> None:
+        defaults = TableOptions(**{name: self._setting(name) for name in _OPTIONS})
+        for number, table in enumerate(self._words.tables):
+            self._try(lambda table=table: _check_table(table, defaults, blacklist), "tables", number)
+
+    def _try(self, call: Callable[..., Any], *place: str | int) -> Any:
+        """The result of ``call``; its ``ConfigError`` becomes a problem, at the option that its message names."""
+        try:
+            return call()
+        except ConfigError as error:
+            self._good = False
+            self._problems.add_error(self._locate(error.message, place), error)
+            return None
+
+    def _locate(self, message: str, place: Sequence[str | int]) -> Path:
+        """Rules speak of options by their names: the first one that stands near the place is where to look."""
+        path: Path = (*self._path, *place)
+        owners = [path, self._path, ("defaults",)]
+        for word in re.findall(r"[a-z_]+", re.sub(r"'[^']*'|\"[^\"]*\"", "", message)):
+            for owner in owners:
+                if word in _at(self._raw, owner):
+                    return (*owner, word)
+        return path
+
+
+def _check_table(table: Table | str, defaults: TableOptions, blacklist: frozenset[Action]) -> None:
+    table = Table(name=table) if isinstance(table, str) else table
+    check_declaration(table)
+    if not is_pattern(table):
+        resolve(table, table.name or "", defaults, blacklist, inherited_cursor=None)
+
+
+def _at(raw: Any, path: Path) -> Mapping[str, Any]:
+    for part in path:
+        if isinstance(raw, dict) and isinstance(part, str):
+            raw = raw.get(part)
+        elif isinstance(raw, list) and isinstance(part, int):
+            raw = raw[part]
+        else:
+            return {}
+    return raw if isinstance(raw, dict) else {}

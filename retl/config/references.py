@@ -1,0 +1,73 @@
+"""``${NAME}`` and ``${file:PATH}`` inside the texts of a job file."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from retl.model.errors import ConfigError
+from retl.model.secret import Secret, env, secret_file
+
+_REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Shorter values are too likely to be part of an ordinary word of a message.
+_LEAST_HIDDEN = 4
+
+
+class References:
+    """Looks references up as of now, and keeps what they stand for out of messages.
+
+    A relative path of ``${file:...}`` is taken from ``folder``. ``$${`` stands for ``${``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[str, str] = {}
+
+    def text(self, raw: str) -> str:
+        """The text with every reference replaced. Raises ``ConfigError`` for one that leads nowhere."""
+        return _REFERENCE.sub(lambda match: "${" if match[0] == "$${" else self._look_up(match), raw)
+
+    def secret(self, raw: str) -> Secret:
+        """The same as a ``Secret``; a reference that leads nowhere is found now, not at the first use."""
+        self.text(raw)
+        whole = _REFERENCE.fullmatch(raw)
+        if whole is None or whole[1] is None:
+            return Secret(lambda: self.text(raw), "the job file")
+        if whole[1].startswith("file:"):
+            return secret_file(self._path(whole[1]))
+        return env(whole[1])
+
+    def has_reference(self, raw: str) -> bool:
+        """Whether anything but ``$${`` is to be replaced."""
+        return any(match[0] != "$${" for match in _REFERENCE.finditer(raw))
+
+    def hide(self, message: str) -> str:
+        """The message, with every value that came from a reference shown as that reference."""
+        for value, reference in sorted(self._seen.items(), key=lambda item: -len(item[0])):
+            message = message.replace(value, reference)
+        return message
+
+    def _look_up(self, match: re.Match[str]) -> str:
+        name = match[1]
+        if name is None or not (name.startswith("file:") or _NAME.fullmatch(name)):
+            raise ConfigError(
+                f"{match[0]} is no reference.",
+                remedy="write ${NAME} for an environment variable, ${file:PATH} for a file, or $${ for the two characters.",
+            )
+        if name.startswith("file:"):
+            value = secret_file(self._path(name)).reveal()
+        elif name in os.environ:
+            value = os.environ[name]
+        else:
+            raise ConfigError(f"the environment variable {name} is not set.", remedy=f"set {name} before starting.")
+        if len(value) >= _LEAST_HIDDEN:
+            self._seen[value] = match[0]
+        return value
+
+    def _path(self, name: str) -> Path:
+        try:
+            return self._folder / Path(name.removeprefix("file:")).expanduser()
+        except RuntimeError:  # there is no home directory
+            return self._folder / name.removeprefix("file:")

@@ -1,0 +1,46 @@
+"""The words of a job file. What the library says of tables and connectors is not repeated here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+from retl.connectors.base import Connector
+from retl.model.duration import Duration
+from retl.model.table import Table, TableOptions
+
+
+class StateWords(msgspec.Struct, kw_only=True, frozen=True):
+    """Where checkpoints and leases live."""
+
+    store: str | None = None
+    """``"target"``, ``"sqlite:///path"`` or ``"memory"``."""
+
+
+class PipelineOptions(TableOptions, kw_only=True, frozen=True):
+    """What ``[defaults]`` may say for every pipeline, and a pipeline for itself."""
+
+    interval: Duration | Literal["manual"] | None = None
+    cron: str | None = None
+    timezone: str | None = None
+    blacklist: Sequence[str] | None = None
+    lease_ttl: Duration | None = None
+    channel_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class PipelineWords(PipelineOptions, kw_only=True, frozen=True):
+    """One ``[pipelines.NAME]``."""
+
+    source: Annotated[Connector, msgspec.Meta(extra={"role": "source"})]
+    target: Annotated[Connector, msgspec.Meta(extra={"role": "target"})]
+    tables: Annotated[Sequence[Table | str], msgspec.Meta(min_length=1)]
+
+
+class JobFile(msgspec.Struct, kw_only=True, frozen=True):
+    """A whole job file."""
+
+    state: StateWords = StateWords()
+    defaults: PipelineOptions = PipelineOptions()
+    pipelines: Mapping[str, PipelineWords]
