@@ -237,6 +237,7 @@ class Pipeline:
                 scan_id="plan",
                 blacklist=self._blacklist,
                 checkpoint=checkpoint,
+                unique_key=source.unique_key,
             )
             target = await self._target.preview(load)
         except RetlError as error:
@@ -299,7 +300,9 @@ class Pipeline:
         never work.
         """
         with self._running():
-            self._emit(event_types.PipelineStarted(pipeline=self.name, at=now_text(), schedule=self.schedule.describe()))
+            self._emit(
+                event_types.PipelineStarted(pipeline=self.name, at=now_text(), schedule=self.schedule.describe())
+            )
             try:
                 with anyio.CancelScope() as self._scope:
                     await self._run_schedule()
@@ -330,7 +333,9 @@ class Pipeline:
 
     def _report_failed_run(self, error: RetlError) -> None:
         error.located(pipeline=self.name)
-        self._emit(event_types.RunFailed(pipeline=self.name, at=now_text(), error=str(error), error_type=type(error).__name__))
+        self._emit(
+            event_types.RunFailed(pipeline=self.name, at=now_text(), error=str(error), error_type=type(error).__name__)
+        )
 
     async def _hold_lease(self) -> bool:
         """Own the pipeline, or stand by until it can be owned; ``False`` when stopped meanwhile."""
@@ -449,7 +454,12 @@ class Pipeline:
                 if delay < patience and not self._stop.requested:
                     self._emit(
                         event_types.RetryScheduled(
-                            pipeline=self.name, at=now_text(), table=spec.name, error=str(error), attempt=attempt, delay=delay
+                            pipeline=self.name,
+                            at=now_text(),
+                            table=spec.name,
+                            error=str(error),
+                            attempt=attempt,
+                            delay=delay,
                         )
                     )
                     await self._sleep(delay)
@@ -488,7 +498,8 @@ class Pipeline:
                 found = [name for name in matching(table.match, offered) if name not in named]
                 if not found and not any(spec.name in matching(table.match, offered) for spec in specs):
                     raise ConfigError(
-                        f"no table of the source matches {table.match!r}.", remedy="see `retl tables` for what there is."
+                        f"no table of the source matches {table.match!r}.",
+                        remedy="see `retl tables` for what there is.",
                     )
                 specs.extend([await self._resolve(table, name) for name in found])
             except RetlError as error:

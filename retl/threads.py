@@ -6,9 +6,12 @@ Lowest room of the house: it knows nothing of retl but its name.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+
+import anyio
 
 T = TypeVar("T")
 
@@ -27,21 +30,25 @@ class Worker:
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """The result of ``call(*arguments)``, run in the worker's thread."""
-        running: Future[T] = self._executor.submit(call, *arguments)
+        job = _Job(self._interrupt)
+        running = self._executor.submit(job.run, call, *arguments)
+        waiting = asyncio.wrap_future(running)
         try:
-            return await asyncio.shield(asyncio.wrap_future(running))
+            await asyncio.wait([waiting])
         except asyncio.CancelledError:
-            await self._settle(running)
+            # The shield keeps anyio from cancelling again in every turn of the loop.
+            with anyio.CancelScope(shield=True):
+                await self._settle(job, running, waiting)
             raise
+        result: T = waiting.result()
+        return result
 
-    async def _settle(self, running: Future[Any]) -> None:
+    async def _settle(self, job: _Job, running: Future[Any], waiting: asyncio.Future[Any]) -> None:
         """Wait until a cancelled call has ended; further cancellations cannot cut that short."""
         if running.cancel():
             return
-        waiting = asyncio.wrap_future(running)
         while not waiting.done():
-            if self._interrupt is not None:
-                self._interrupt()
+            job.interrupt()
             try:
                 # Again and again: an interrupt that comes between two statements has no effect.
                 await asyncio.wait([waiting], timeout=0.05)
@@ -53,3 +60,27 @@ class Worker:
     def close(self) -> None:
         """Let the thread end after the call that it runs. Does not wait."""
         self._executor.shutdown(wait=False)
+
+
+class _Job:
+    """One call. It is interrupted only while it runs, never the one that follows it in the thread."""
+
+    def __init__(self, interrupt: Callable[[], None] | None) -> None:
+        self._interrupt = interrupt
+        self._lock = threading.Lock()
+        self._runs = False
+
+    def run(self, call: Callable[..., T], *arguments: Any) -> T:
+        self._runs = True
+        try:
+            return call(*arguments)
+        finally:
+            with self._lock:
+                self._runs = False
+
+    def interrupt(self) -> None:
+        if self._interrupt is None:
+            return
+        with self._lock:
+            if self._runs:
+                self._interrupt()

@@ -14,7 +14,7 @@ def check_null_cursor(plan: SourcePlan) -> str | None:
     what = f"{rows:,} row{'s have' if rows > 1 else ' has'} no value in the cursor column {plan.table.cursor!r}"
     if plan.table.null_cursor == "fail":
         raise GuardStopped(
-            f"{what}, and null_cursor is \"fail\".",
+            f'{what}, and null_cursor is "fail".',
             remedy='correct the rows at the source, or choose null_cursor = "include" or "warn".',
         )
     if plan.table.null_cursor == "include":

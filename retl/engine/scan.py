@@ -144,7 +144,9 @@ class Scan:
 
     async def run(self) -> None:
         """Do it. Raises a ``RetlError`` that names pipeline, table and remedy."""
-        self._emit(events.ScanStarted(pipeline=self._pipeline, at=now_text(), table=self._table.name, scan_id=self._scan_id))
+        self._emit(
+            events.ScanStarted(pipeline=self._pipeline, at=now_text(), table=self._table.name, scan_id=self._scan_id)
+        )
         try:
             await self._run()
         except RetlError as error:
@@ -153,7 +155,9 @@ class Scan:
         finally:
             self._seconds = time.monotonic() - self._began
 
-    def report(self, error: BaseException | None = None, *, attempts: int = 1, next_run: str | None = None) -> ScanReport:
+    def report(
+        self, error: BaseException | None = None, *, attempts: int = 1, next_run: str | None = None
+    ) -> ScanReport:
         """What the scan did so far, or in the end."""
         plan, counters = self._plan, self._counters
         window = plan.window if plan else None
@@ -228,6 +232,7 @@ class Scan:
             blacklist=self._blacklist,
             checkpoint=self._checkpoint,
             fence=self._fence,
+            state_in_target=self._state_in_target,
             unique_key=plan.unique_key,
         )
         for warning in (await self._target.preview(load)).warnings:
@@ -330,7 +335,12 @@ class Scan:
         delay = backoff(attempt, most=5.0)
         self._emit(
             events.RetryScheduled(
-                pipeline=self._pipeline, at=now_text(), table=self._table.name, error=str(error), attempt=attempt, delay=delay
+                pipeline=self._pipeline,
+                at=now_text(),
+                table=self._table.name,
+                error=str(error),
+                attempt=attempt,
+                delay=delay,
             )
         )
         await anyio.sleep(delay)
@@ -431,11 +441,17 @@ class Scan:
             self._shown = now
             self._emit(
                 events.RowsMoved(
-                    pipeline=self._pipeline, at=now_text(), table=self._table.name, scan_id=self._scan_id, progress=self.progress()
+                    pipeline=self._pipeline,
+                    at=now_text(),
+                    table=self._table.name,
+                    scan_id=self._scan_id,
+                    progress=self.progress(),
                 )
             )
 
-    async def _commit(self, plan: SourcePlan, writer: TableWriter, part: Slice, highest: Any, *, complete: bool) -> None:
+    async def _commit(
+        self, plan: SourcePlan, writer: TableWriter, part: Slice, highest: Any, *, complete: bool
+    ) -> None:
         checkpoint = self._after(plan, part, highest) if complete else self._checkpoint
         mark = Mark(self._fence, self._table.name, checkpoint)
         left = self._table.max_rejects - self._counters.rejects
@@ -577,7 +593,9 @@ def _highest(highest: Any, batch: pa.RecordBatch, column: str) -> Any:
 
 def _text(value: Any) -> str:
     if cursor_family(value.type) is None:
-        raise ConfigError(f"a column of type {value.type} cannot be a cursor.", remedy="choose a column of time or whole numbers.")
+        raise ConfigError(
+            f"a column of type {value.type} cannot be a cursor.", remedy="choose a column of time or whole numbers."
+        )
     return str(value.cast(pa.string()).as_py())
 
 

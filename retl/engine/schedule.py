@@ -195,9 +195,7 @@ class _ManualTimer(Timer):
         return None
 
 
-def make_schedule(
-    interval: Duration | None = None, cron: str | None = None, timezone: str | None = None
-) -> Schedule:
+def make_schedule(interval: Duration | None = None, cron: str | None = None, timezone: str | None = None) -> Schedule:
     """The schedule that a user's words mean; every 300 seconds where none is said.
 
     ``interval`` is a duration or ``"manual"``. Raises ``ConfigError``.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -21,8 +21,11 @@ CursorFamily = Literal["time", "date", "integer", "decimal", "text"]
 
 _NANOS = 1_000_000_000
 _TIME = re.compile(
-    r"(?P<day>\d{4,6}-\d\d-\d\d)(?P<sep>[ T])(?P<clock>\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d{1,9}))?(?P<zone>Z|[+-]\d\d(?::?\d\d)?)?"
+    r"(?P<day>\d{4,6}-\d\d-\d\d)(?P<sep>[ T])(?P<clock>\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d{1,9}))?(?P<zone>Z|[+-]\d\d(?::?\d\d(?::?\d\d)?)?)?",
+    re.ASCII,
 )
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_EXACT = Context(prec=200_000)  # more digits than the NUMERIC of any system has
 _EPOCH_DAY = date(1970, 1, 1)
 
 
@@ -55,13 +58,7 @@ class _Instant:
         found = _TIME.fullmatch(text.strip())
         if found is None:
             raise SourceError(f"the cursor value {text!r} is not a time that retl can read.")
-        try:
-            day = date.fromisoformat(found["day"])
-        except ValueError:
-            raise SourceError(
-                f"the cursor value {text!r} lies outside the years 1 to 9999.",
-                remedy="filter such rows with where, or correct them at the source.",
-            ) from None
+        day = _day(found["day"])
         hours, minutes, seconds = (int(part) for part in found["clock"].split(":"))
         fraction = found["fraction"] or ""
         whole = (day - _EPOCH_DAY).days * 86_400 + hours * 3_600 + minutes * 60 + seconds - _offset(found["zone"] or "")
@@ -73,7 +70,8 @@ class _Instant:
         try:
             day = _EPOCH_DAY + timedelta(days=days)
         except OverflowError:
-            day = date.min if days < 0 else date.max
+            # The first and the last moment that can be written.
+            day, clock, nanos = (date.min, 0, 0) if days < 0 else (date.max, 86_399, _NANOS - 1)
         fraction = f"{nanos:09d}".rstrip("0").ljust(self.digits, "0")
         point = f".{fraction}" if fraction else ""
         return f"{day.isoformat()}{self.separator}{clock // 3600:02d}:{clock // 60 % 60:02d}:{clock % 60:02d}{point}{self.zone}"
@@ -82,9 +80,34 @@ class _Instant:
 def _offset(zone: str) -> int:
     if zone in ("", "Z"):
         return 0
-    digits = zone[1:].replace(":", "").ljust(4, "0")
-    seconds = int(digits[:2]) * 3_600 + int(digits[2:]) * 60
+    digits = zone[1:].replace(":", "").ljust(6, "0")
+    seconds = int(digits[:2]) * 3_600 + int(digits[2:4]) * 60 + int(digits[4:])
     return -seconds if zone[0] == "-" else seconds
+
+
+def _day(text: str) -> date:
+    if _DAY.fullmatch(text):
+        try:
+            return date.fromisoformat(text)
+        except ValueError:
+            pass
+    raise SourceError(
+        f"the cursor value {text!r} is no day of the years 1 to 9999.",
+        remedy="filter such rows with where, or correct them at the source.",
+    )
+
+
+def _number(text: str, family: CursorFamily) -> Decimal:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite() or (family == "integer" and number != number.to_integral_value(context=_EXACT)):
+        raise SourceError(
+            f"the cursor value {text!r} is no {'whole ' if family == 'integer' else ''}number.",
+            remedy="filter such rows with where, or correct them at the source.",
+        )
+    return number
 
 
 def nanoseconds(length: timedelta) -> int:
@@ -107,20 +130,19 @@ def step_back(value: str, family: CursorFamily, distance: timedelta | int) -> st
                 "lookback is a length of time, but the cursor is a number.",
                 remedy="write lookback as a whole number in the cursor's own unit, such as lookback = 3600.",
             )
-        return str(int(value) - distance) if family == "integer" else format(Decimal(value) - distance, "f")
-    length = distance if isinstance(distance, timedelta) else timedelta(seconds=distance)
-    if family == "date" or (family == "text" and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
-        days = -(-nanoseconds(length) // (86_400 * _NANOS))
-        day = date.fromisoformat(value)
-        return max(date.min, day - timedelta(days=min(days, (day - date.min).days))).isoformat()
+        return format(_EXACT.subtract(_number(value, family), Decimal(distance)), "f")
+    nanos = nanoseconds(distance) if isinstance(distance, timedelta) else distance * _NANOS
+    if family == "date" or (family == "text" and _DAY.fullmatch(value)):
+        day = _day(value)
+        days = -(-nanos // (86_400 * _NANOS))
+        return (day - timedelta(days=min(days, (day - date.min).days))).isoformat()
     if family == "text" and _TIME.fullmatch(value) is None:
         raise ConfigError(
             f"lookback needs a cursor of time, but {value!r} is text that does not look like one.",
             remedy="remove lookback or choose a column of time.",
         )
     instant = _Instant.parse(value)
-    moved = _Instant(instant.nanos - nanoseconds(length), instant.separator, instant.digits, instant.zone)
-    return moved.format()
+    return _Instant(instant.nanos - nanos, instant.separator, instant.digits, instant.zone).format()
 
 
 def settled(upper: str, now: str, family: CursorFamily, settle: timedelta) -> str:
@@ -135,9 +157,9 @@ def settled(upper: str, now: str, family: CursorFamily, settle: timedelta) -> st
         )
     clock = _Instant.parse(now)
     limit = _Instant(clock.nanos - nanoseconds(settle), " ", 0, clock.zone)
-    if family == "date" or re.fullmatch(r"\d{4}-\d\d-\d\d", upper):
-        last_day = date.fromisoformat(limit.format()[:10]) - timedelta(days=1)
-        return min(upper, last_day.isoformat())
+    if family == "date" or (family == "text" and _DAY.fullmatch(upper)):
+        today = _day(limit.format()[:10])
+        return min(_day(upper), max(today, date.min + timedelta(days=1)) - timedelta(days=1)).isoformat()
     top = _Instant.parse(upper)
     if top.nanos <= limit.nanos:
         return upper
@@ -170,10 +192,9 @@ def compare(left: str, right: str, family: CursorFamily) -> int:
         a: Any = _Instant.parse(left).nanos
         b: Any = _Instant.parse(right).nanos
     elif family in ("integer", "decimal"):
-        try:
-            a, b = Decimal(left), Decimal(right)
-        except InvalidOperation:
-            raise SourceError(f"the cursor values {left!r} and {right!r} are not both numbers.") from None
+        a, b = _number(left, family), _number(right, family)
+    elif family == "date":
+        a, b = _day(left), _day(right)
     else:
         a, b = left, right
     return int(a > b) - int(a < b)

@@ -56,9 +56,9 @@ def format_duration(value: timedelta | float) -> str:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if seconds < 0:
         return "-" + format_duration(-seconds)
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{round(seconds * 1000)}ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f}".removesuffix(".0") + "s"
     whole = round(seconds)
     for size, big, small, unit in ((86_400, "d", "h", 3_600), (3_600, "h", "m", 60), (60, "m", "s", 1)):

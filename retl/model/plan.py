@@ -51,7 +51,9 @@ class Load:
     blacklist: frozenset[Action] = frozenset()
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     fence: Fence | None = None
-    """Set where the checkpoint lives in the target: every commit must prove it."""
+    """Who owns the pipeline; ``None`` for a preview."""
+    state_in_target: bool = False
+    """Whether the checkpoint lives in the target: every commit must then prove the fence."""
     refresh: Refresh | None = None
     """The replacing scan that this one begins or, after a crash, carries on."""
     unique_key: bool = False

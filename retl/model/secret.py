@@ -52,7 +52,7 @@ def secret_file(path: str | Path) -> Secret:
     def read() -> str:
         try:
             return Path(path).read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # a ValueError is of the text, or of a path that cannot be one
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(
                 f"the secret file {str(path)!r} cannot be read: {reason}.",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -185,8 +185,12 @@ def _resolve(
                 return value
         return fallback
 
+    if table.cursor is not None and table.cursor is not False and not (table.cursor and isinstance(table.cursor, str)):
+        raise ConfigError(f"cursor is {table.cursor!r}.", remedy="name a column, or write false for a full refresh.")
+    if isinstance(table.columns, str):
+        raise ConfigError(f"columns is the text {table.columns!r}.", remedy=f'write a list, such as ["{table.columns}"].')
     cursor = inherited_cursor if table.cursor is None else (table.cursor or None)
-    pre_action = PreAction(setting("pre_action", PreAction.NONE))
+    pre_action = PreAction(_word("pre_action", setting("pre_action", PreAction.NONE), PreAction))
     if cursor is not None and pre_action is not PreAction.NONE:
         if table.cursor is None and table.pre_action is not None:
             cursor = None  # the table's own word is stronger than the pipeline's cursor
@@ -198,8 +202,10 @@ def _resolve(
                 "the target would be emptied and only the last window loaded.",
                 remedy='for an incremental table use pre_action = "none"; for a full refresh use cursor = false.',
             )
-    write = Write(setting("write", Write.UPSERT))
-    keep_archives = setting("keep_archives", None)
+    write = Write(_word("write", setting("write", Write.UPSERT), Write))
+    keep_archives = table.keep_archives
+    if keep_archives is None and pre_action is PreAction.RENAME_AND_CREATE:
+        keep_archives = defaults.keep_archives
     settle = setting("settle", None)
     lookback = _lookback(setting("lookback", 0)) if cursor else timedelta()
     spec = TableSpec(
@@ -210,7 +216,7 @@ def _resolve(
         cursor=cursor,
         lookback=lookback,
         settle=parse_duration(settle, what="settle") if settle is not None and cursor else None,
-        null_cursor=setting("null_cursor", "warn"),
+        null_cursor=_word("null_cursor", setting("null_cursor", "warn"), get_args(NullCursor)),
         columns=tuple(table.columns) if table.columns is not None else None,
         rename=dict(table.rename or {}),
         expressions=dict(table.expressions or {}),
@@ -220,13 +226,20 @@ def _resolve(
         max_shrink=parse_share(setting("max_shrink", None)),
         max_rejects=setting("max_rejects", 0),
         write=write,
-        new_columns=setting("new_columns", "add"),
+        new_columns=_word("new_columns", setting("new_columns", "add"), get_args(NewColumns)),
         slice_rows=setting("slice_rows", DEFAULT_SLICE_ROWS),
         format=dict(table.format or {}),
     )
     _check_words(spec)
     check_blacklist(blacklist, pre_action, write, keep_archives=keep_archives)
     return spec
+
+
+def _word(option: str, value: Any, allowed: Iterable[str]) -> Any:
+    words = list(allowed)
+    if value not in words:
+        raise ConfigError(f"{option} is {value!r}, which it cannot be.", remedy=f"use one of {', '.join(words)}.")
+    return value
 
 
 def _lookback(value: Any) -> timedelta | int:
@@ -244,6 +257,8 @@ def _check_words(spec: TableSpec) -> None:
         ("max_rejects", spec.max_rejects, 0),
         ("keep_archives", spec.keep_archives if spec.keep_archives is not None else 1, 1),
     ):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ConfigError(f"{word} is {value!r}, but it must be a whole number.")
         if value < least:
             raise ConfigError(f"{word} is {value}, but it must be at least {least}.")
     if spec.keep_archives is not None and spec.pre_action is not PreAction.RENAME_AND_CREATE:
@@ -257,6 +272,12 @@ def _check_words(spec: TableSpec) -> None:
             raise ConfigError("columns is empty: there would be nothing to read.")
         if len(set(spec.columns)) != len(spec.columns):
             raise ConfigError(f"columns names a column twice: {', '.join(spec.columns)}.")
+        targets = [spec.target_name(column) for column in spec.columns]
+        twice = sorted({name for name in targets if targets.count(name) > 1})
+        if twice:
+            raise ConfigError(
+                f"two columns would be written to {', '.join(twice)}.", remedy="give each a target name of its own in rename."
+            )
     if len(set(spec.rename.values())) != len(spec.rename):
         raise ConfigError("rename gives two columns the same target name.")
     if spec.write is Write.APPEND:
@@ -286,11 +307,12 @@ def target_name(table: Table, name: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """``dw.orders`` is ``orders``, ``exports/2024/sales-*.csv.gz`` is ``sales``."""
+    """``dw.orders`` is ``orders``, ``exports/2024/sales-*.csv.gz`` is ``sales``; ``logs-2024.01`` has no schema."""
     if "/" in name or re.search(r"\.(parquet|csv|tsv|json|jsonl|ndjson)(\.(gz|zst))?$", name):
         stem = name.rsplit("/", 1)[-1].split(".", 1)[0]
         return re.sub(r"\W+", "_", stem).strip("_") or "data"
-    return name.rsplit(".", 1)[-1]
+    last = name.rsplit(".", 1)[-1]
+    return name if not last or last[0].isdigit() else last
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ from retl.model.table import TableSpec
 class Window(msgspec.Struct, frozen=True):
     """The cursor range of one scan, closed at both ends unless ``lower_open``.
 
-    ``lower`` is ``None`` for a first load. Both are the source's own text.
+    ``lower`` is ``None`` for a first load. All bounds are the source's own text.
     """
 
     cursor: str
@@ -24,15 +24,24 @@ class Window(msgspec.Struct, frozen=True):
     lower: str | None
     upper: str
     lower_open: bool = False
+    watermark: str | None = None
+    """The watermark before the scan; no slice moves it back."""
+    again: str | None = None
+    """From here on the next scan reads again; ``None`` where it reads nothing twice."""
 
 
 class Position(msgspec.Struct, frozen=True):
-    """How far a group of rows that share too much to be cut by the cursor has got."""
+    """How far a group of rows that share too much to be cut by the cursor has got.
+
+    What is done of it are parts of the rows with ``lower < cursor <= upper``; ``again`` is
+    that of the window they were read in.
+    """
 
     lower: str | None
     upper: str
     parts: int
     done: int
+    again: str | None = None
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -99,23 +108,36 @@ def make_window(spec: TableSpec, family: CursorFamily, watermark: str | None, bo
 
     The upper bound is the highest cursor value that the source named, lowered by
     ``settle``. With ``write = "append"`` the lower end is open, since a row that was
-    read before would be doubled.
+    read before would be doubled. Raises ``SourceError`` for a bound that is no such value.
     """
     assert spec.cursor is not None
     if bounds.high is None:
         return None
     upper = bounds.high
+    compare(upper, upper, family)  # a value without a place in the order must not become a watermark
     if spec.settle is not None:
         upper = settled(upper, bounds.now, family, spec.settle)
     lower = lower_bound(spec, family, watermark)
     appending = spec.write == "append"
-    if lower is not None:
-        order = compare(upper, lower, family)
-        if order < 0 or (order == 0 and appending):
+    lowered = upper != bounds.high
+    if lower is None:
+        if lowered and bounds.low is not None and compare(upper, bounds.low, family) < 0:
             return None
-    elif bounds.low is not None and compare(upper, bounds.low, family) < 0:
-        return None
-    return Window(spec.cursor, family, lower, upper, lower_open=appending and lower is not None)
+    elif upper == lower:
+        if appending:
+            return None
+    elif (lowered or family != "text") and compare(upper, lower, family) < (1 if appending else 0):
+        return None  # text is not compared here: only the source knows its collation
+    top = watermark if watermark not in (None, lower) and compare(upper, watermark, family) < 0 else upper
+    return Window(
+        spec.cursor,
+        family,
+        lower,
+        upper,
+        lower_open=appending and lower is not None,
+        watermark=watermark,
+        again=None if appending else lower_bound(spec, family, top),
+    )
 
 
 def cut(
@@ -127,20 +149,15 @@ def cut(
     order. Ranges are joined up to ``slice_rows``; one that holds more (rows that share a
     cursor value cannot be cut by it) becomes several parts by a hash of the key, and the
     watermark moves on when the last of them is committed. ``position`` tells which
-    parts of a range an interrupted scan has done; they are not read again.
+    parts of a group an interrupted scan has done; they are not read again.
     """
     if slice_rows < 1:
         raise ConfigError(f"slice_rows is {slice_rows}, but it must be at least 1.")
-    ranges = list(_join(counts, slice_rows))
-    if not ranges or compare(ranges[-1][0], window.upper, window.family) < 0:
-        ranges.append((window.upper, 0))  # rows may arrive between the last value counted and the bound
     slices: list[Slice] = []
     lower, lower_open = window.lower, window.lower_open
-    for upper, rows in ranges:
-        parts = max(1, -(-rows // slice_rows))
-        done = 0
-        if position is not None and _continues(position, lower, upper, window.family):
-            parts, done = position.parts, position.done
+
+    def add(upper: str, rows: int, parts: int, done: int = 0) -> None:
+        nonlocal lower, lower_open
         for part in range(done, parts):
             last = part == parts - 1
             slices.append(
@@ -152,21 +169,73 @@ def cut(
                     part=part,
                     parts=parts,
                     rows=rows // parts + (rows % parts > part),
-                    watermark=upper if last else None,
-                    position=None if last else Position(lower, upper, parts, part + 1),
+                    watermark=upper if last and _moves_on(window, upper) else None,
+                    position=None if last else Position(lower, upper, parts, part + 1, window.again),
                 )
             )
         lower, lower_open = upper, True
+
+    def add_up_to(upper: str, part_counts: Sequence[tuple[str, int]]) -> None:
+        ranges = list(_join(part_counts, slice_rows))
+        if not ranges or _falls_short(ranges[-1][0], upper, window.family):
+            ranges.append((upper, 0))  # rows may arrive between the last value counted and the bound
+        for value, rows in ranges:
+            add(value, rows, max(1, -(-rows // slice_rows)))
+
+    rest = list(counts)
+    if position is not None and _continues(position, window):
+        before, rest = _split(rest, position.lower, window.family)
+        if position.lower is not None and _reaches(window, position.lower):
+            add_up_to(position.lower, before)
+        group, rest = _split(rest, position.upper, window.family)
+        add(position.upper, sum(rows for _, rows in group), position.parts, position.done)
+        if compare(position.upper, window.upper, window.family) >= 0:
+            return slices
+    add_up_to(window.upper, rest)
     return slices
 
 
-def _continues(position: Position, lower: str | None, upper: str, family: CursorFamily) -> bool:
-    """Whether the parts done cover their share of this range: the same top, and no lower bottom."""
-    if position.upper != upper:
+def _moves_on(window: Window, value: str) -> bool:
+    """Whether a value lies at or above the watermark; without ``lookback`` every one does."""
+    return window.watermark in (None, window.lower) or compare(value, window.watermark, window.family) >= 0
+
+
+def _falls_short(value: str, upper: str, family: CursorFamily) -> bool:
+    return value != upper and (family == "text" or compare(value, upper, family) < 0)
+
+
+def _reaches(window: Window, value: str) -> bool:
+    """Whether the window holds values up to this one that lie before it."""
+    if window.lower is None:
+        return True
+    order = compare(window.lower, value, window.family)
+    return order < 0 or (order == 0 and not window.lower_open)
+
+
+def _continues(position: Position, window: Window) -> bool:
+    """Whether the parts that are done need not be read again.
+
+    They must be where the scan after the interrupted one would have read them again, for
+    rows that came late, and this scan goes so far beyond that the next one will not.
+    """
+    family = window.family
+    if compare(position.upper, window.upper, family) > 0:
         return False
-    if position.lower is None or lower is None:
-        return position.lower is None
-    return compare(lower, position.lower, family) >= 0
+    if window.lower is not None and compare(position.upper, window.lower, family) <= 0:
+        return False
+    if position.again is None or window.again is None:
+        return True
+    return compare(position.upper, position.again, family) < 0 or compare(window.again, position.again, family) <= 0
+
+
+def _split(
+    counts: list[tuple[str, int]], value: str | None, family: CursorFamily
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """The counts up to a cursor value, and those above it."""
+    if value is None:
+        return [], counts
+    end = next((n for n, (top, _) in enumerate(counts) if compare(top, value, family) > 0), len(counts))
+    return counts[:end], counts[end:]
 
 
 def _join(counts: Iterable[tuple[str, int]], slice_rows: int) -> Iterable[tuple[str, int]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import chain, count
+from operator import itemgetter
 
 from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
 from retl.model.errors import LeaseLost
@@ -19,7 +22,8 @@ class MemoryStore(StateStore):
         self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
         self._leases: dict[str, LeaseRow] = {}
         self._rejects: dict[tuple[str, str, str], Reject] = {}
-        self._reports: list[ScanReport] = []
+        self._reports: dict[tuple[str, str], deque[tuple[int, ScanReport]]] = {}
+        self._numbers = count()
 
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
         return dict(self._checkpoints.get(pipeline, {}))
@@ -89,16 +93,17 @@ class MemoryStore(StateStore):
         return len(gone)
 
     async def add_report(self, report: ScanReport) -> None:
-        self._reports.append(report)
-        del self._reports[:-_KEPT_REPORTS]
+        history = self._reports.setdefault((report.pipeline, report.table), deque(maxlen=_KEPT_REPORTS))
+        history.append((next(self._numbers), report))
 
     async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
-        found = [
-            report
-            for report in reversed(self._reports)
-            if pipeline in (None, report.pipeline) and table in (None, report.table)
+        wanted = [
+            history
+            for (owner, name), history in self._reports.items()
+            if pipeline in (None, owner) and table in (None, name)
         ]
-        return found[:limit]
+        newest_first = sorted(chain.from_iterable(wanted), key=itemgetter(0), reverse=True)
+        return [report for _, report in newest_first[:limit]]
 
     async def aclose(self) -> None:
         return None

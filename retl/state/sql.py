@@ -164,7 +164,10 @@ def read_lease(pipeline: str) -> Step[LeaseRow]:
     if not rows:
         return LeaseRow(pipeline, None, 0, 0, 0.0)
     owner, epoch, beat, ttl = rows[0]
-    return LeaseRow(pipeline, owner, int(epoch), int(beat), float(ttl))
+    try:
+        return LeaseRow(pipeline, owner, int(epoch), int(beat), float(ttl))
+    except (TypeError, ValueError) as error:
+        raise StateError(f"the lease of {pipeline!r} in the state store cannot be read ({error}).", remedy=_CORRUPT) from None
 
 
 def take_lease(seen: LeaseRow, owner: str, ttl: float) -> Step[Fence | None]:
@@ -249,11 +252,11 @@ def add_report(report: ScanReport) -> Step[None]:
 
 
 def reports(pipeline: str | None, table: str | None, limit: int) -> Step[list[ScanReport]]:
-    end = f" ORDER BY scan_id DESC LIMIT {int(limit)}"
-    if pipeline is None:
-        rows = yield Statement("SELECT body FROM retl_scans" + end, rows=True)
-    else:
-        rows = yield _narrowed("SELECT body FROM retl_scans", pipeline, table, end, rows=True)
+    wanted = {name: value for name, value in (("pipeline", pipeline), ("table_name", table)) if value is not None}
+    where = " WHERE " + " AND ".join(f"{name} = ?" for name in wanted) if wanted else ""
+    rows = yield Statement(
+        f"SELECT body FROM retl_scans{where} ORDER BY scan_id DESC LIMIT {int(limit)}", tuple(wanted.values()), rows=True
+    )
     return [_decode(body, ScanReport, "a scan report") for (body,) in rows]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -38,6 +39,19 @@ def ensure_tables(connection: sqlite3.Connection) -> None:
         for statement in DIALECT.create():
             connection.execute(statement)
     run_step(connection, sql.check_version())
+
+
+def _use_wal(connection: sqlite3.Connection, patience: float) -> None:
+    """Let readers and a writer work side by side. SQLite itself does not wait for a lock here."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.01)
 
 
 def map_error(error: sqlite3.Error, path: str) -> RetlError:
@@ -76,7 +90,7 @@ class SqliteStore(StateStore):
         try:
             with closing(sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)) as connection:
                 if not self._ready:
-                    connection.execute("PRAGMA journal_mode = WAL")
+                    _use_wal(connection, self._busy_timeout)
                     connection.execute("BEGIN IMMEDIATE")
                     ensure_tables(connection)
                     connection.execute("COMMIT")

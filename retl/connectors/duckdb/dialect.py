@@ -40,7 +40,9 @@ _PLAIN: dict[str, pa.DataType] = {
 }
 
 # Types that Arrow lacks or that DuckDB would send in a form that loses something: they travel as text.
-_AS_TEXT = re.compile(r"HUGEINT|UHUGEINT|BIGNUM|VARINT|UUID|INTERVAL|BIT|TIME WITH TIME ZONE|TIME_NS|ENUM\(.*|GEOMETRY.*|\"NULL\"")
+_AS_TEXT = re.compile(
+    r"HUGEINT|UHUGEINT|BIGNUM|VARINT|UUID|INTERVAL|BIT|TIME WITH TIME ZONE|TIME_NS|ENUM\(.*|GEOMETRY.*|\"NULL\""
+)
 
 # Per bucket expression: whole numbers at the type's own precision.
 _BUCKETS = {

@@ -64,7 +64,9 @@ class DuckDBFile:
         try:
             import duckdb
         except ImportError:
-            raise ConfigError("the driver for DuckDB is not installed.", remedy="run: pip install 'retl[duckdb]'") from None
+            raise ConfigError(
+                "the driver for DuckDB is not installed.", remedy="run: pip install 'retl[duckdb]'"
+            ) from None
         path = self._options.path
         if path is not None and self._read_only and not Path(path).exists():
             raise ConfigError(f"there is no DuckDB file {path!r}.", remedy="check the path.", system="duckdb")
@@ -74,14 +76,18 @@ class DuckDBFile:
         if self._options.threads is not None:
             settings["threads"] = self._options.threads
         try:
-            connection = duckdb.connect(path or ":memory:", read_only=self._read_only and path is not None, config=settings)
+            connection = duckdb.connect(
+                path or ":memory:", read_only=self._read_only and path is not None, config=settings
+            )
         except duckdb.ConnectionException as error:
             if "different configuration" not in str(error) or path is None:
                 raise
             # The host has this file open itself: share its instance, with its settings.
             connection = duckdb.connect(path)
         except duckdb.InvalidInputException as error:
-            raise ConfigError(f"DuckDB refuses its settings ({first_line(error)}).", remedy="check memory_limit and threads.") from None
+            raise ConfigError(
+                f"DuckDB refuses its settings ({first_line(error)}).", remedy="check memory_limit and threads."
+            ) from None
         connection.execute("SET TimeZone = 'UTC'")
         if self._options.files is not None:
             folder = self._options.files.replace("'", "''")
@@ -101,7 +107,9 @@ class DuckDBFile:
                     system="duckdb",
                 )
             if "No space left" in text or "disk" in text.lower():
-                return TargetError(f"the disk is full ({text}).", remedy="make room; the next scan carries on.", system="duckdb")
+                return TargetError(
+                    f"the disk is full ({text}).", remedy="make room; the next scan carries on.", system="duckdb"
+                )
             if "No files found" in text or "does not exist" in text:
                 return ConfigError(text, remedy="check the path.", system="duckdb")
             return ConnectionFailed(text, remedy=f"check the file {self.name}.", system="duckdb")
@@ -110,7 +118,9 @@ class DuckDBFile:
                 f"DuckDB ran out of the memory that it may use ({text}).", remedy="raise memory_limit.", system="duckdb"
             )
         if isinstance(error, duckdb.TransactionException):
-            return TargetBusy(text, remedy="another connection changes the same rows; the scan is tried again.", system="duckdb")
+            return TargetBusy(
+                text, remedy="another connection changes the same rows; the scan is tried again.", system="duckdb"
+            )
         if isinstance(error, duckdb.ConnectionException):
             return ConnectionFailed(text, system="duckdb")
         return (SourceError if self._read_only else TargetError)(text, system="duckdb")

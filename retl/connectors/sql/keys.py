@@ -41,7 +41,7 @@ class KeyWatch:
             steps = np.diff(values)
             if (steps > 0).all():
                 return False
-            return len(np.unique(values)) < rows
+            return bool(len(np.unique(values)) < rows)
         return bool(table.group_by(self._key, use_threads=False).aggregate([]).num_rows < rows)
 
 

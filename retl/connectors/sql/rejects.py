@@ -89,4 +89,3 @@ def bisect(first: int, last: int, most: int) -> Generator[tuple[int, int], str |
         middle = (low + high) // 2
         stack.extend(((middle + 1, high), (low, middle)))
     return refused
-

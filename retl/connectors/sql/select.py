@@ -67,7 +67,9 @@ class Selection:
             if part.nulls:
                 conditions.append(f"{cursor} IS NULL")
             if part.lower is not None:
-                conditions.append(f"{cursor} {'>' if part.lower_open else '>='} {self.dialect.literal(part.lower, column)}")
+                conditions.append(
+                    f"{cursor} {'>' if part.lower_open else '>='} {self.dialect.literal(part.lower, column)}"
+                )
             if part.upper is not None:
                 conditions.append(f"{cursor} <= {self.dialect.literal(part.upper, column)}")
         if part.parts > 1:
@@ -93,9 +95,7 @@ class Selection:
         return f"SELECT COUNT(*){extremes} FROM {self.relation.sql}{self._where(*conditions)}"
 
     def window(self, window: Window, cursor: pa.Field) -> list[str]:
-        return self._slice(
-            Slice(index=0, lower=window.lower, upper=window.upper, lower_open=window.lower_open)
-        )
+        return self._slice(Slice(index=0, lower=window.lower, upper=window.upper, lower_open=window.lower_open))
 
     def histogram(self, window: Window, cursor: pa.Field, bucket: str, low: int, high: int, width: int) -> str:
         """``(highest value, rows, whether all share one value)`` of each bucket that has rows, ascending."""
@@ -132,7 +132,9 @@ def choose(dialect: Dialect, relation: Relation, table: TableSpec) -> Selection:
     targets = [table.target_name(name) for name in names]
     doubled = sorted({name for name in targets if targets.count(name) > 1})
     if doubled:
-        raise ConfigError(f"two columns would have the name {doubled[0]!r} in the target.", remedy="rename one of them.")
+        raise ConfigError(
+            f"two columns would have the name {doubled[0]!r} in the target.", remedy="rename one of them."
+        )
     return Selection(dialect, relation, table, tuple(names))
 
 
@@ -141,7 +143,9 @@ def _require(wanted: Iterable[str], have: Sequence[str], word: str) -> None:
     if not absent:
         return
     close = difflib.get_close_matches(absent[0], have, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(have[:20])}{' ...' if len(have) > 20 else ''}."
+    hint = (
+        f"did you mean {close[0]!r}?" if close else f"it has {', '.join(have[:20])}{' ...' if len(have) > 20 else ''}."
+    )
     raise ConfigError(f"{word} names {absent[0]!r}, which the source table does not have.", remedy=hint)
 
 

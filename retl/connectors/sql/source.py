@@ -90,7 +90,9 @@ class SqlSource(Source):
             fields.append(column.with_nullable(not strict))
         return pa.schema(fields)
 
-    async def _plan_full(self, table: TableSpec, chosen: Selection, schema: pa.Schema, key: tuple[str, ...]) -> SourcePlan:
+    async def _plan_full(
+        self, table: TableSpec, chosen: Selection, schema: pa.Schema, key: tuple[str, ...]
+    ) -> SourcePlan:
         rows = int((await self.query(chosen.count()))[0][0])
         everything = Slice(index=0, rows=rows, divisible=True)
         return SourcePlan(
@@ -133,7 +135,9 @@ class SqlSource(Source):
             detail={"chosen": chosen},
         )
 
-    async def _counts(self, chosen: Selection, window: Window, cursor: pa.Field, slice_rows: int) -> list[tuple[str, int]]:
+    async def _counts(
+        self, chosen: Selection, window: Window, cursor: pa.Field, slice_rows: int
+    ) -> list[tuple[str, int]]:
         """How the rows of a window spread over its range, fine enough to cut slices of ``slice_rows``."""
         bucket = self.dialect.bucket(cursor, self.dialect.identifier(cursor.name))
         total, low, high = (await self.query(chosen.count(window, cursor, bucket)))[0]
@@ -147,7 +151,15 @@ class SqlSource(Source):
         return await self._refine(chosen, window, cursor, bucket, int(low), int(high), int(total), slice_rows)
 
     async def _refine(
-        self, chosen: Selection, window: Window, cursor: pa.Field, bucket: str, low: int, high: int, total: int, slice_rows: int
+        self,
+        chosen: Selection,
+        window: Window,
+        cursor: pa.Field,
+        bucket: str,
+        low: int,
+        high: int,
+        total: int,
+        slice_rows: int,
     ) -> list[tuple[str, int]]:
         """Count by buckets of equal width; look closer where one holds too much and more than one value."""
         buckets = min(_MOST_BUCKETS, max(_FEWEST_BUCKETS, 8 * -(-total // slice_rows)))

@@ -49,7 +49,10 @@ def _decimal_text(column: pa.Array) -> pa.Array:
         # Arrow writes very small numbers with an exponent, which no column type of text or number wants.
         scientific = pc.match_substring(text, "E")
         if pc.any(scientific).as_py():
-            plain = [value if value is None or "E" not in value else format(Decimal(value), "f") for value in text.to_pylist()]
+            plain = [
+                value if value is None or "E" not in value else format(Decimal(value), "f")
+                for value in text.to_pylist()
+            ]
             return pa.array(plain, pa.string())
     return text
 

@@ -152,7 +152,9 @@ def _root(last_rowids: list[int]) -> bytearray:
     """The table's root: for every leaf page but the last one a cell with its number and highest rowid."""
     page = bytearray(PAGE)
     keys = _varint(np.array(last_rowids[:-1]), 4).tobytes()
-    content = b"".join(struct.pack(">I", 3 + number) + keys[4 * number : 4 * number + 4] for number in range(len(last_rowids) - 1))
+    content = b"".join(
+        struct.pack(">I", 3 + number) + keys[4 * number : 4 * number + 4] for number in range(len(last_rowids) - 1)
+    )
     start = PAGE - len(content)
     struct.pack_into(">BHHHBI", page, 0, 0x05, 0, len(last_rowids) - 1, start % PAGE, 0, 2 + len(last_rowids))
     pointers = np.arange(start, PAGE, 8).astype(">u2").tobytes()

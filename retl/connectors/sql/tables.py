@@ -1,0 +1,278 @@
+"""Making a target table fit: what to create, what to add, what to refuse. No I/O."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from retl.connectors.sql.dialect import Dialect
+from retl.model.actions import Action, PreAction, Write
+from retl.model.errors import ConfigError, SchemaDrift
+from retl.model.plan import Load, TargetPlan
+from retl.model.schema import native_type
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A table as the target has it. ``keys`` are all sets of columns that are unique together."""
+
+    columns: pa.Schema
+    keys: tuple[frozenset[str], ...] = ()
+    required: frozenset[str] = frozenset()
+    """Columns that every new row must give: NOT NULL without a default."""
+    generated: frozenset[str] = frozenset()
+
+
+class TypeMap(ABC):
+    """How a target stores Arrow's types."""
+
+    @abstractmethod
+    def declare(self, column: pa.Field, *, in_key: bool) -> str:
+        """The column type for a new table. Raises ``ConfigError`` where there is no lossless one."""
+
+    @abstractmethod
+    def misfit(self, column: pa.Field, existing: pa.Field) -> str | None:
+        """Why a column cannot be stored without loss in an existing one; ``None`` where it can."""
+
+
+@dataclass(frozen=True)
+class TableChange:
+    """What has to be done to a target table before rows can be written, for a name given later."""
+
+    columns: tuple[str, ...]
+    """The columns that will be written, in the batches' order."""
+    create: bool
+    definitions: tuple[str, ...]
+    """Column definitions and the primary key, for a table that is created."""
+    added: tuple[str, ...]
+    """Column definitions to add to the table that is there."""
+    casts: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def statements(self, dialect: Dialect, table: str) -> list[str]:
+        """The DDL that makes ``table`` fit."""
+        name = dialect.table(table)
+        if self.create:
+            return [f"CREATE TABLE {name} ({', '.join(self.definitions)})"]
+        return [f"ALTER TABLE {name} ADD COLUMN {definition}" for definition in self.added]
+
+
+def fit(load: Load, existing: Existing | None, dialect: Dialect, types: TypeMap) -> TableChange:
+    """Decide how the target table is made to fit.
+
+    Raises ``ConfigError`` and ``SchemaDrift`` with the reason and what to do.
+    """
+    check_key(load)
+    if existing is None:
+        return _new(load, dialect, types)
+    return _fitted(load, existing, dialect, types)
+
+
+def check_key(load: Load) -> None:
+    """An upsert needs to know which rows are the same."""
+    if load.table.write is Write.APPEND or load.table.replaces or load.key:
+        return
+    raise ConfigError(
+        "there is no usable key: the source declares none and key is not set, so rows could not be told apart.",
+        remedy='name the columns that identify a row in key, or take every row as new with write = "append".',
+    )
+
+
+def _definition(column: pa.Field, dialect: Dialect, types: TypeMap, *, in_key: bool, strict: bool = True) -> str:
+    required = " NOT NULL" if strict and (in_key or not column.nullable) else ""
+    return f"{dialect.identifier(column.name)} {types.declare(column, in_key=in_key)}{required}"
+
+
+def _new(load: Load, dialect: Dialect, types: TypeMap) -> TableChange:
+    if Action.CREATE in load.blacklist:
+        raise ConfigError(
+            f"the target has no table {load.table.to!r}, and the blacklist forbids CREATE.",
+            remedy="create the table yourself, or take CREATE off the blacklist.",
+        )
+    definitions = [_definition(column, dialect, types, in_key=column.name in load.key) for column in load.schema]
+    if load.key and load.table.write is not Write.APPEND:
+        definitions.append(f"PRIMARY KEY ({dialect.identifiers(load.key)})")
+    return TableChange(
+        columns=tuple(load.schema.names),
+        create=True,
+        definitions=tuple(definitions),
+        added=(),
+        casts=_casts(load.schema, [types.declare(column, in_key=column.name in load.key) for column in load.schema]),
+        warnings=(),
+    )
+
+
+def _fitted(load: Load, existing: Existing, dialect: Dialect, types: TypeMap) -> TableChange:
+    known = {column.name: column for column in existing.columns}
+    warnings: list[str] = []
+    columns: list[str] = []
+    added: list[str] = []
+    declared: list[str] = []
+    for column in load.schema:
+        there = known.get(column.name)
+        if column.name in existing.generated:
+            warnings.append(f"column {column.name!r} is computed by the target itself and is not written.")
+            continue
+        if there is None:
+            if not _takes_new(load, column.name, warnings):
+                continue
+            # Rows that are there already have no value for it, so it cannot be NOT NULL.
+            added.append(_definition(column, dialect, types, in_key=False, strict=False))
+            declared.append(types.declare(column, in_key=False))
+        else:
+            problem = types.misfit(column, there)
+            if problem is not None:
+                raise SchemaDrift(
+                    f"column {column.name!r} of the source is {native_type(column)}, but the target's is {native_type(there)}: {problem}.",
+                    remedy="change the target's column, leave the column out with columns, or convert it with expressions.",
+                )
+            declared.append(native_type(there))
+        columns.append(column.name)
+    _check_required(load, existing, columns)
+    _check_unique(load, existing)
+    chosen = pa.schema([load.schema.field(name) for name in columns])
+    return TableChange(tuple(columns), False, (), tuple(added), _casts(chosen, declared), tuple(warnings))
+
+
+def _takes_new(load: Load, name: str, warnings: list[str]) -> bool:
+    """Whether a column that the target lacks is added to it."""
+    policy = load.table.new_columns
+    if policy == "fail":
+        raise SchemaDrift(
+            f'the source has the column {name!r}, which the target table {load.table.to!r} lacks, and new_columns is "fail".',
+            remedy='add the column yourself, or choose new_columns = "add" or "ignore".',
+        )
+    if name in load.key:
+        raise SchemaDrift(
+            f"the target table {load.table.to!r} lacks the key column {name!r}.",
+            remedy="name another target table with to, or another key.",
+        )
+    if policy == "add" and Action.ALTER not in load.blacklist:
+        return True
+    reason = 'new_columns is "ignore"' if policy == "ignore" else "the blacklist forbids ALTER"
+    warnings.append(f"the target lacks the column {name!r}; it is left out, since {reason}.")
+    return False
+
+
+def _check_required(load: Load, existing: Existing, columns: Sequence[str]) -> None:
+    absent = sorted(existing.required - set(columns))
+    if absent and Action.INSERT not in load.blacklist:
+        raise ConfigError(
+            f"the target table {load.table.to!r} demands a value for {', '.join(absent)}, which the source does not give.",
+            remedy="give the column a default, allow NULL in it, or compute it with expressions.",
+        )
+
+
+def _check_unique(load: Load, existing: Existing) -> None:
+    """ON CONFLICT needs a unique index over just the key."""
+    if load.table.write is Write.APPEND or load.table.replaces:
+        return
+    if frozenset(load.key) not in existing.keys:
+        raise ConfigError(
+            f"the target table {load.table.to!r} has no primary key or unique index over ({', '.join(load.key)}).",
+            remedy=f"create one there, such as: CREATE UNIQUE INDEX ... ON {load.table.to} ({', '.join(load.key)}).",
+        )
+
+
+def _casts(schema: pa.Schema, declared: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        f"{column.name}: {native_type(column)} -> {target}"
+        for column, target in zip(schema, declared, strict=True)
+        if native_type(column).upper() != target.upper()
+    )
+
+
+def describe_refresh(load: Load, existing: Existing | None, change: TableChange, dialect: Dialect) -> TargetPlan:
+    """The statements of a scan, for people."""
+    table, shown = load.table, dialect.table(load.table.to)
+    statements = change.statements(dialect, table.to)
+    if existing is not None and table.pre_action is PreAction.TRUNCATE:
+        statements.append(f"DELETE FROM {shown}")
+    elif existing is not None and table.pre_action is PreAction.RENAME_AND_CREATE:
+        statements.insert(0, f"ALTER TABLE {shown} RENAME TO {dialect.table(table.to + '_arc_<timestamp>')}")
+        statements.insert(1, f"CREATE TABLE {shown} like the archived one")
+    elif existing is not None and table.pre_action is PreAction.SWAP:
+        statements.insert(
+            0,
+            f"CREATE TABLE {dialect.table(shadow_name(table.to, 0))} like {shown}, load it, then switch in one transaction",
+        )
+    insert = f"INSERT INTO {shown} ({dialect.identifiers(change.columns)})"
+    if table.write is Write.UPSERT and not table.replaces:
+        insert += f" ... on conflict ({', '.join(load.key)}) update"
+    return TargetPlan((*statements, insert), change.casts, change.warnings)
+
+
+def shadow_name(table: str, epoch: int) -> str:
+    """The table that a swap loads before it is switched in; the epoch keeps two owners apart."""
+    return f"_retl_new_{table}_{epoch}"
+
+
+def is_shadow(name: str, table: str) -> bool:
+    """Whether a table is a shadow that some scan of ``table`` left behind."""
+    start = f"_retl_new_{table}_"
+    return name.startswith(start) and name[len(start) :].isdigit()
+
+
+def archive_name(table: str, scan_id: str) -> str:
+    """``A_arc_<timestamp>``: the time (UTC, microseconds) at which the refresh began."""
+    return f"{table}_arc_{''.join(character for character in scan_id.split('-')[0] if character.isdigit())}"
+
+
+def is_archive(name: str, table: str) -> bool:
+    """Whether a table is an archive of ``table``, made by ``rename_and_create``."""
+    start = f"{table}_arc_"
+    return name.startswith(start) and len(name) == len(start) + 20 and name[len(start) :].isdigit()
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The statements that move staged rows into a table, where ON CONFLICT is spoken.
+
+    ``insert`` is missing where INSERT is blacklisted, and ``update`` says how rows that
+    exist are changed without it.
+    """
+
+    insert: str | None
+    update: str | None = None
+
+
+def merge(
+    dialect: Dialect,
+    load: Load,
+    columns: Sequence[str],
+    *,
+    table: str,
+    stage: str,
+    staged: Sequence[str],
+    distinct: str,
+    condition: str,
+) -> Merge:
+    """Build them. ``stage`` stands behind FROM with the columns ``staged``; ``condition`` chooses rows of it.
+
+    ``distinct`` is the system's null-safe inequality (``IS NOT``): rows that are equal
+    already are not written again.
+    """
+    name = dialect.table(table)
+    plain = (
+        f"INSERT INTO {name} ({dialect.identifiers(columns)}) SELECT {', '.join(staged)} FROM {stage} WHERE {condition}"
+    )
+    if load.table.write is Write.APPEND or load.table.replaces:
+        return Merge(plain)
+    conflict = f"{plain} ON CONFLICT ({dialect.identifiers(load.key)})"
+    rest = [(column, source) for column, source in zip(columns, staged, strict=True) if column not in load.key]
+    if Action.UPDATE in load.blacklist or not rest:
+        return Merge(f"{conflict} DO NOTHING")
+    if Action.INSERT in load.blacklist:
+        sets = ", ".join(f"{dialect.identifier(column)} = {source}" for column, source in rest)
+        by_name = dict(zip(columns, staged, strict=True))
+        same = " AND ".join(f"{name}.{dialect.identifier(column)} = {by_name[column]}" for column in load.key)
+        changed = " OR ".join(f"{name}.{dialect.identifier(column)} {distinct} {source}" for column, source in rest)
+        return Merge(None, f"UPDATE {name} SET {sets} FROM {stage} WHERE {same} AND ({changed}) AND {condition}")
+    sets = ", ".join(f"{dialect.identifier(column)} = excluded.{dialect.identifier(column)}" for column, _ in rest)
+    changed = " OR ".join(
+        f"{name}.{dialect.identifier(column)} {distinct} excluded.{dialect.identifier(column)}" for column, _ in rest
+    )
+    return Merge(f"{conflict} DO UPDATE SET {sets} WHERE {changed}")

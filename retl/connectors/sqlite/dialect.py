@@ -1,0 +1,150 @@
+"""SQLite's SQL and types. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import pyarrow as pa
+
+from retl.connectors.sql.dialect import Dialect
+from retl.connectors.sql.tables import TypeMap
+from retl.model.errors import UnsupportedError
+from retl.model.schema import field, is_json, native_type
+
+Affinity = Literal["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"]
+
+_DECIMAL = re.compile(r"(?:DECIMAL|NUMERIC)[A-Z ]*\((\d+)\s*,\s*(\d+)\)")
+
+
+def affinity(declared: str) -> Affinity:
+    """A column's affinity by the five rules of https://www.sqlite.org/datatype3.html#determination_of_column_affinity."""
+    upper = declared.upper()
+    if "INT" in upper:
+        return "INTEGER"
+    if any(word in upper for word in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if "BLOB" in upper or not upper or upper == "ANY":
+        return "BLOB"
+    if any(word in upper for word in ("REAL", "FLOA", "DOUB")):
+        return "REAL"
+    return "NUMERIC"
+
+
+class SQLiteTypes(TypeMap):
+    """Arrow's types in SQLite.
+
+    The declared names are those that people know, chosen so that their *affinity* leaves
+    every value as it is: a decimal would lose digits as NUMERIC, hence ``DECIMAL TEXT``.
+    """
+
+    def declare(self, column: pa.Field, *, in_key: bool) -> str:
+        kind = column.type
+        if is_json(column):
+            return "JSON TEXT"
+        if pa.types.is_boolean(kind):
+            return "BOOLEAN"
+        if pa.types.is_integer(kind):
+            return "INTEGER"
+        if pa.types.is_floating(kind):
+            return "REAL"
+        if pa.types.is_decimal(kind):
+            return f"DECIMAL TEXT({kind.precision},{kind.scale})"
+        if pa.types.is_timestamp(kind):
+            return "TIMESTAMPTZ" if kind.tz else "TIMESTAMP"
+        if pa.types.is_date(kind):
+            return "DATE"
+        if pa.types.is_time(kind):
+            return "TIME"
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+            return "BLOB"
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            return "TEXT"
+        if pa.types.is_dictionary(kind):
+            return self.declare(column.with_type(kind.value_type), in_key=in_key)
+        if pa.types.is_null(kind):
+            return "TEXT"
+        raise UnsupportedError(
+            f"column {column.name!r} is of type {kind}, which has no lossless form in SQLite.",
+            remedy="convert it with expressions, or leave it out with columns.",
+        )
+
+    def misfit(self, column: pa.Field, existing: pa.Field) -> str | None:
+        kind, stored = column.type, affinity(native_type(existing))
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if stored == "BLOB":
+            return None
+        if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+            if stored == "REAL" and pa.types.is_integer(kind) and kind.bit_width > 32:
+                return "a REAL keeps only 53 bits of a whole number"
+            return None
+        if pa.types.is_floating(kind):
+            return "a REAL would be turned into text of 15 digits" if stored == "TEXT" else None
+        if pa.types.is_temporal(kind) or stored == "TEXT":
+            return None
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+            return None
+        if pa.types.is_decimal(kind) and kind.precision <= 15:
+            return None
+        return f"the column's affinity is {stored}, so text that looks like a number would be changed"
+
+
+class SQLiteDialect(Dialect):
+    """SQLite. Text may be a cursor: its order is that of its bytes, and dates are kept as text."""
+
+    name: ClassVar[str] = "sqlite"
+    text_cursor: ClassVar[bool] = True
+
+    def literal(self, text: str, column: pa.Field) -> str:
+        if pa.types.is_integer(column.type):
+            return str(int(text))
+        return self.string(text)
+
+    def as_text(self, expression: str) -> str:
+        return f"CAST({expression} AS TEXT)"
+
+    def wire(self, column: pa.Field, expression: str) -> str:
+        return expression
+
+    def bucket(self, column: pa.Field, expression: str) -> str | None:
+        return expression if pa.types.is_integer(column.type) else None
+
+    def divide(self, dividend: str, divisor: int) -> str:
+        return f"({dividend} / {divisor})"
+
+    def part(self, columns: Sequence[str], part: int, parts: int) -> str:
+        return f"retl_hash({self.identifiers(columns)}) % {parts} = {part}"
+
+    def now(self, column: pa.Field) -> str:
+        return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+
+
+def logical_field(name: str, declared: str, nullable: bool = True) -> pa.Field:
+    """The Arrow field that a declared type promises. SQLite itself holds nobody to it."""
+    upper = declared.upper()
+    decimal = _DECIMAL.search(upper)
+    kind: pa.DataType
+    if "JSON" in upper:
+        return field(name, pa.string(), native=declared, nullable=nullable, json=True)
+    if decimal and int(decimal[1]) <= 76:
+        digits, scale = int(decimal[1]), int(decimal[2])
+        kind = pa.decimal128(digits, scale) if digits <= 38 else pa.decimal256(digits, scale)
+    elif "BOOL" in upper:
+        kind = pa.bool_()
+    elif upper.startswith("TIMESTAMPTZ"):
+        kind = pa.timestamp("us", tz="UTC")
+    elif upper.startswith(("TIMESTAMP", "DATETIME")):
+        kind = pa.timestamp("us")
+    elif upper == "DATE":
+        kind = pa.date32()
+    elif upper == "TIME":
+        kind = pa.time64("us")
+    else:
+        kind = {"INTEGER": pa.int64(), "REAL": pa.float64(), "BLOB": pa.binary()}.get(affinity(declared), pa.string())
+    return field(name, kind, native=declared, nullable=nullable)
+
+
+DIALECT = SQLiteDialect()
+TYPES = SQLiteTypes()
