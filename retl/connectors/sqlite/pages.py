@@ -27,58 +27,91 @@ _ROW_LIMIT = PAGE - 8 - 2 - 64
 """Bytes of a cell that surely fit into a leaf page, its pointer and the page's header aside."""
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def encode(batch: pa.RecordBatch) -> tuple[bytes, pa.RecordBatch | None]:
-    """A database image whose table ``b`` holds the batch, and the rows too large for it.
+class Image:
+    """A database in the making, whose table ``b`` takes batches with the columns ``c0``, ``c1`` ...
 
-    Columns are ``c0``, ``c1`` ...; rowids start at 1. Integers and booleans become
-    INTEGER, floats REAL, bytes BLOB, everything else TEXT in canonical form.
+    Rowids run on from 1. Integers and booleans become INTEGER, floats REAL, bytes BLOB,
+    everything else TEXT in canonical form.
     """
-    cells = _cells(batch)
-    sizes = pc.binary_length(cells).to_numpy(zero_copy_only=False)
-    large: pa.RecordBatch | None = None
-    if len(sizes) and int(sizes.max()) > _ROW_LIMIT:
-        fits = sizes <= _ROW_LIMIT
-        large = batch.filter(pa.array(~fits))
-        cells = _cells(batch.filter(pa.array(fits)))  # again, since rowids must be dense
-    return _image(cells, batch.num_columns), large
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._leaves: list[bytearray] = []
+        self._last_rowids: list[int] = []
+        self.rows = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the pages so far."""
+        return PAGE * len(self._leaves)
+
+    def add(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
+        """Lay out a batch; returns the rows that are too large for a page, if there are any."""
+        cells = _cells(batch, self.rows)
+        sizes = pc.binary_length(cells).to_numpy(zero_copy_only=False)
+        large: pa.RecordBatch | None = None
+        if len(sizes) and int(sizes.max()) > _ROW_LIMIT:
+            fits = sizes <= _ROW_LIMIT
+            large = batch.filter(pa.array(~fits))
+            cells = _cells(batch.filter(pa.array(fits)), self.rows)  # again, since rowids must be dense
+        offsets = _offsets(cells)
+        data = memoryview(cells.buffers()[2] or b"")
+        for first, last in _split(offsets):
+            self._leaves.append(_leaf(offsets, data, first, last))
+            self._last_rowids.append(self.rows + last)
+        self.rows += len(cells)
+        return large
+
+    def build(self) -> bytes:
+        """The whole database."""
+        pages: list[bytes | bytearray] = [_empty(self._columns)]
+        if len(self._leaves) == 1:
+            pages = [pages[0][:PAGE], self._leaves[0]]  # the only leaf is the root itself
+        elif self._leaves:
+            pages = [pages[0][:PAGE], _root(self._last_rowids), *self._leaves]
+        out = bytearray().join(pages)
+        struct.pack_into(">I", out, 28, len(out) // PAGE)
+        return bytes(out)
 
 
-def _cells(batch: pa.RecordBatch) -> pa.Array:
-    """One leaf cell per row: payload length, rowid, record header, values."""
+def _offsets(cells: pa.Array) -> Numbers:
+    offsets = np.frombuffer(cells.buffers()[1], np.int32)[cells.offset : cells.offset + len(cells) + 1]
+    return offsets.astype(np.int64)
+
+
+def _cells(batch: pa.RecordBatch, rowid: int) -> pa.Array:
+    """One leaf cell per row: payload length, rowid, record header, values. Rowids follow ``rowid``."""
     rows = batch.num_rows
-    types: list[Bytes] = []
-    bodies: list[pa.Array] = []
-    length = np.zeros(rows, np.int64)
-    for column in batch.columns:
-        code, size, body = _column(column)
-        types.append(_varint(code, 4))
-        bodies.append(body)
-        length += size
     header_size = 2 + 4 * batch.num_columns
-    head = np.concatenate(
-        [
-            _varint(length + header_size, 4),
-            _varint(np.arange(1, rows + 1), 4),
-            _varint(np.full(rows, header_size), 2),
-            *types,
-        ],
-        axis=1,
-    )
+    head = np.empty((rows, 8 + header_size), np.uint8)
+    bodies: list[pa.Array] = []
+    length: Numbers | int = header_size
+    for number, column in enumerate(batch.columns):
+        code, size, body = _column(column)
+        _put_varint(head[:, 10 + 4 * number : 14 + 4 * number], code)
+        bodies.append(body)
+        length = length + size
+    _put_varint(head[:, 0:4], length)
+    _put_varint(head[:, 4:8], np.arange(rowid + 1, rowid + rows + 1, dtype=np.int64))
+    _put_varint(head[:, 8:10], header_size)
     return pc.binary_join_element_wise(_fixed(head), *bodies, pa.scalar(b"", pa.binary()))
 
 
-def _column(column: pa.Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], pa.Array]:
-    """Serial types, sizes and big-endian bytes of a column's values."""
+def _column(column: pa.Array) -> tuple[Numbers | int, Numbers | int, pa.Array]:
+    """Serial types, sizes and big-endian bytes of a column's values; one number where all rows share it."""
     rows = len(column)
     kind = column.type
+    code: Numbers | int
+    size: Numbers | int
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         numbers = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False).astype(">i8")
-        body, code, size = _fixed(numbers.view(np.uint8).reshape(rows, 8)), np.full(rows, 6), np.full(rows, 8)
+        body, code, size = _fixed(numbers.view(np.uint8).reshape(rows, 8)), 6, 8
     elif pa.types.is_floating(kind):
         reals = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False).astype(">f8")
-        body, code, size = _fixed(reals.view(np.uint8).reshape(rows, 8)), np.full(rows, 7), np.full(rows, 8)
+        body, code, size = _fixed(reals.view(np.uint8).reshape(rows, 8)), 7, 8
     else:
         text = to_text(column)
         body = text.cast(pa.binary())
@@ -92,14 +125,12 @@ def _column(column: pa.Array) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     return code, size, body
 
 
-def _varint(values: np.ndarray[Any, Any], width: int) -> Bytes:
-    """Big-endian base-128 in exactly ``width`` bytes."""
-    out = np.empty((len(values), width), np.uint8)
-    for place in range(width):
-        out[:, place] = (values >> 7 * (width - 1 - place)) & 0x7F
-        if place < width - 1:
-            out[:, place] |= 0x80
-    return out
+def _put_varint(place: Bytes, values: Numbers | int) -> None:
+    """Big-endian base-128 that fills the width of ``place``."""
+    width = place.shape[1]
+    for digit in range(width):
+        more = 0x80 if digit < width - 1 else 0
+        place[:, digit] = (values >> 7 * (width - 1 - digit)) & 0x7F | more
 
 
 def _fixed(values: Bytes) -> pa.Array:
@@ -109,22 +140,7 @@ def _fixed(values: Bytes) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), rows, [None, buffer]).cast(pa.binary())
 
 
-def _image(cells: pa.Array, columns: int) -> bytes:
-    offsets = np.frombuffer(cells.buffers()[1], np.int32)[cells.offset : cells.offset + len(cells) + 1].astype(np.int64)
-    data = memoryview(cells.buffers()[2] or b"")
-    pages = _split(offsets)
-    out = bytearray(_empty(columns))
-    if len(pages) == 1:
-        out[PAGE:] = _leaf(offsets, data, *pages[0])  # the only leaf is the root itself
-    elif pages:
-        out[PAGE:] = _root([last for _, last in pages])
-        for first, last in pages:
-            out += _leaf(offsets, data, first, last)
-    struct.pack_into(">I", out, 28, len(out) // PAGE)
-    return bytes(out)
-
-
-def _split(offsets: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+def _split(offsets: Numbers) -> list[tuple[int, int]]:
     """The rows of each leaf page: as many as fit."""
     rows = len(offsets) - 1
     cost = offsets + 2 * np.arange(rows + 1)
@@ -137,7 +153,7 @@ def _split(offsets: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
     return pages
 
 
-def _leaf(offsets: np.ndarray[Any, Any], data: memoryview, first: int, last: int) -> bytearray:
+def _leaf(offsets: Numbers, data: memoryview, first: int, last: int) -> bytearray:
     """A table leaf page: header, one pointer per row, and the cells as one block at the end."""
     page = bytearray(PAGE)
     start = PAGE - int(offsets[last] - offsets[first])
@@ -151,12 +167,14 @@ def _leaf(offsets: np.ndarray[Any, Any], data: memoryview, first: int, last: int
 def _root(last_rowids: list[int]) -> bytearray:
     """The table's root: for every leaf page but the last one a cell with its number and highest rowid."""
     page = bytearray(PAGE)
-    keys = _varint(np.array(last_rowids[:-1]), 4).tobytes()
+    cells = np.empty((len(last_rowids) - 1, 4), np.uint8)
+    _put_varint(cells, np.array(last_rowids[:-1], np.int64))
+    keys = cells.tobytes()
     content = b"".join(
-        struct.pack(">I", 3 + number) + keys[4 * number : 4 * number + 4] for number in range(len(last_rowids) - 1)
+        struct.pack(">I", 3 + number) + keys[4 * number : 4 * number + 4] for number in range(len(cells))
     )
     start = PAGE - len(content)
-    struct.pack_into(">BHHHBI", page, 0, 0x05, 0, len(last_rowids) - 1, start % PAGE, 0, 2 + len(last_rowids))
+    struct.pack_into(">BHHHBI", page, 0, 0x05, 0, len(cells), start % PAGE, 0, 2 + len(last_rowids))
     pointers = np.arange(start, PAGE, 8).astype(">u2").tobytes()
     page[12 : 12 + len(pointers)] = pointers
     page[start:] = content

@@ -1,4 +1,7 @@
-"""Rows into SQLite: batches become database images, pile up in a temporary table, and are merged in one transaction."""
+"""Rows into SQLite: batches become a database in memory, which is merged in one transaction.
+
+A slice that is too large for that piles up in a temporary table on disk meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from retl.connectors.sql.text import json_text, keep_mask, not_a_number, to_text
 from retl.connectors.sqlite import schema
 from retl.connectors.sqlite.dialect import DIALECT
 from retl.connectors.sqlite.file import SQLiteFile
-from retl.connectors.sqlite.pages import encode
+from retl.connectors.sqlite.pages import Image
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import Mark
 from retl.model.errors import RetlError
@@ -27,8 +30,10 @@ from retl.model.window import Slice
 from retl.state import sql as state
 from retl.state.sqlite import run_step
 
-_STAGE = "temp.retl_stage"
-_BATCH = "retl_batch"
+_DISK = "temp.retl_stage"
+_MEMORY = "retl_memory"
+_MEMORY_BYTES = 24 * 1024 * 1024
+"""How much of a slice is held in memory; Python, the image and SQLite each hold it once while it is handed over."""
 _LARGEST_INTEGER = 2**63 - 1
 _FAILED_COLUMN = re.compile(r"constraint failed: (?:\S+\.)?(\w+)$")
 
@@ -43,8 +48,13 @@ class SQLiteWriter(TableWriter):
         self._columns = list(columns)
         self._refusals = Refusals(load)
         self._keys = KeyWatch(load)
-        self._staged = 0
         self._names = [f"c{number}" for number in range(len(self._columns))]
+        self._image = Image(len(self._names))
+        self._on_disk = 0
+
+    @property
+    def _staged(self) -> int:
+        return self._on_disk + self._image.rows
 
     async def open(self) -> None:
         """Make the temporary table that rows are staged in. It vanishes with the connection, so a crash leaves nothing."""
@@ -54,8 +64,37 @@ class SQLiteWriter(TableWriter):
         kept = self._refuse(batch)
         if kept.num_rows:
             self._keys.add(kept)
-            await self._file.run(_stage, kept.select(self._columns), self._names)
-            self._staged += kept.num_rows
+            await self._file.run(self._stage, kept.select(self._columns))
+
+    def _stage(self, connection: sqlite3.Connection, batch: pa.RecordBatch) -> None:
+        large = self._image.add(batch)
+        if large is not None:
+            # Rows of more than a page are rare and large: an object per value does not matter there.
+            rows = zip(*(_storable(column).to_pylist() for column in large.columns), strict=True)
+            connection.executemany(f"INSERT INTO {_DISK} VALUES ({', '.join('?' * len(self._names))})", rows)
+            self._on_disk += large.num_rows
+        if self._image.size > _MEMORY_BYTES:
+            self._move_to_disk(connection)
+
+    def _move_to_disk(self, connection: sqlite3.Connection) -> None:
+        self._hand_over(connection)
+        connection.execute(f"INSERT INTO {_DISK} SELECT * FROM {_MEMORY}.b")
+        self._on_disk += self._image.rows
+        self._image = Image(len(self._names))
+
+    def _hand_over(self, connection: sqlite3.Connection) -> None:
+        connection.deserialize(self._image.build(), name=_MEMORY)
+
+    def _settle(self, connection: sqlite3.Connection) -> None:
+        """Before a merge: all of the slice in one place, in memory if it fits."""
+        if self._on_disk and self._image.rows:
+            self._move_to_disk(connection)
+        elif self._image.rows:
+            self._hand_over(connection)
+
+    @property
+    def _stage_name(self) -> str:
+        return _DISK if self._on_disk else f"{_MEMORY}.b"
 
     def _refuse(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Put aside the rows that SQLite would take but change, or that have no key."""
@@ -81,22 +120,31 @@ class SQLiteWriter(TableWriter):
         return [(mask, reason) for mask, reason in found if mask is not None]
 
     async def discard(self) -> None:
-        await self._file.run(_clear_stage)
+        await self._clear()
+
+    async def _clear(self) -> None:
+        if self._on_disk:
+            await self._file.run(_clear_disk)
         self._forget()
 
     def _forget(self) -> None:
-        self._staged = 0
+        self._on_disk = 0
+        self._image = Image(len(self._names))
         self._keys.clear()
         self._refusals = Refusals(self._load)
 
     async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
-        changed = await self._file.transaction(self._commit, mark, part, rejects_left)
+        await self._file.run(self._settle)
+        found = len(self._refusals.rows)
+        changed = await self._file.transaction(self._commit, mark, part, rejects_left, found)
         done = Commit(rows=self._staged, changed=changed, rejects=self._refusals.rows)
-        await self._file.run(_clear_stage)
-        self._forget()
+        await self._clear()
         return done
 
-    def _commit(self, connection: sqlite3.Connection, mark: Mark | None, part: Slice, rejects_left: int) -> int:
+    def _commit(
+        self, connection: sqlite3.Connection, mark: Mark | None, part: Slice, rejects_left: int, found: int
+    ) -> int:
+        del self._refusals.rows[found:]  # a transaction that is tried again finds its refused rows anew
         if mark is not None:
             run_step(connection, state.save(mark))
         if part.scope is not None:
@@ -112,13 +160,17 @@ class SQLiteWriter(TableWriter):
             run_step(connection, state.add_rejects(mark.fence.pipeline, self._refusals.rows))
         return changed
 
+    @property
+    def _rowid(self) -> str:
+        return f"{self._stage_name.split('.')[1]}.rowid"
+
     def _statements(self, condition: str) -> Merge:
         return merge(
             DIALECT,
             self._load,
             self._columns,
             table=self._table,
-            stage=_STAGE,
+            stage=self._stage_name,
             staged=self._names,
             distinct="IS NOT",
             condition=condition,
@@ -130,16 +182,14 @@ class SQLiteWriter(TableWriter):
             return _attempt(connection, self._statements("true"))
         except (sqlite3.IntegrityError, sqlite3.DataError):
             pass
-        first, last = connection.execute(f"SELECT MIN(rowid), MAX(rowid) FROM {_STAGE}").fetchone()
+        first, last = connection.execute(f"SELECT MIN(rowid), MAX(rowid) FROM {self._stage_name}").fetchone()
         changed = 0
         search = bisect(first, last, rejects_left + MOST_SHOWN)
         reason: str | None = None
         low, high = next(search)
         while True:
             try:
-                changed += _attempt(
-                    connection, self._statements(f"{_STAGE.split('.')[1]}.rowid BETWEEN {low} AND {high}")
-                )
+                changed += _attempt(connection, self._statements(f"{self._rowid} BETWEEN {low} AND {high}"))
                 reason = None
             except (sqlite3.IntegrityError, sqlite3.DataError) as error:
                 reason = str(error)
@@ -152,7 +202,7 @@ class SQLiteWriter(TableWriter):
     def _note_refused(self, connection: sqlite3.Connection, refused: list[tuple[int, str]]) -> None:
         for rowid, reason in refused:
             values = connection.execute(
-                f"SELECT {', '.join(self._names)} FROM {_STAGE} WHERE rowid = ?", (rowid,)
+                f"SELECT {', '.join(self._names)} FROM {self._stage_name} WHERE rowid = ?", (rowid,)
             ).fetchone()
             column = _FAILED_COLUMN.search(reason)
             self._refusals.add(dict(zip(self._columns, values, strict=True)), reason, column[1] if column else "")
@@ -162,7 +212,7 @@ class SQLiteWriter(TableWriter):
         by_name = dict(zip(self._columns, self._names, strict=True))
         key = ", ".join(by_name[name] for name in self._load.key)
         order = f"ORDER BY {by_name[self._load.cursor]} DESC" if self._load.cursor else ""
-        ranked = f"SELECT rowid AS r, *, RANK() OVER (PARTITION BY {key} {order}) AS place FROM {_STAGE}"
+        ranked = f"SELECT rowid AS r, *, RANK() OVER (PARTITION BY {key} {order}) AS place FROM {self._stage_name}"
         doubtful = connection.execute(
             f"SELECT {key} FROM (SELECT DISTINCT {', '.join(self._names)} FROM ({ranked}) WHERE place = 1) "
             f"GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1"
@@ -170,7 +220,7 @@ class SQLiteWriter(TableWriter):
         if doubtful is not None:
             raise repeated_key(self._load.key, json_text(dict(zip(self._load.key, doubtful, strict=True))))
         connection.execute(
-            f"DELETE FROM {_STAGE} WHERE rowid NOT IN (SELECT MIN(r) FROM ({ranked}) WHERE place = 1 GROUP BY {key})"
+            f"DELETE FROM {self._stage_name} WHERE rowid NOT IN (SELECT MIN(r) FROM ({ranked}) WHERE place = 1 GROUP BY {key})"
         )
 
     async def count(self) -> int:
@@ -199,21 +249,11 @@ class SQLiteWriter(TableWriter):
 
 
 def _open_stage(connection: sqlite3.Connection, names: list[str]) -> None:
-    if not any(name == _BATCH for _, name, _ in connection.execute("PRAGMA database_list")):
-        connection.execute(f"ATTACH ':memory:' AS {_BATCH}")
+    if not any(name == _MEMORY for _, name, _ in connection.execute("PRAGMA database_list")):
+        connection.execute(f"ATTACH ':memory:' AS {_MEMORY}")
         connection.execute("PRAGMA temp.cache_size = -16384")
-    connection.execute(f"DROP TABLE IF EXISTS {_STAGE}")
-    connection.execute(f"CREATE TABLE {_STAGE} ({', '.join(names)})")
-
-
-def _stage(connection: sqlite3.Connection, batch: pa.RecordBatch, names: list[str]) -> None:
-    image, large = encode(batch)
-    connection.deserialize(image, name=_BATCH)
-    connection.execute(f"INSERT INTO {_STAGE} SELECT * FROM {_BATCH}.b")
-    if large is not None:
-        # Rows of more than a page are rare and large: an object per value does not matter there.
-        rows = zip(*(_storable(column).to_pylist() for column in large.columns), strict=True)
-        connection.executemany(f"INSERT INTO {_STAGE} VALUES ({', '.join('?' * len(names))})", rows)
+    connection.execute(f"DROP TABLE IF EXISTS {_DISK}")
+    connection.execute(f"CREATE TABLE {_DISK} ({', '.join(names)})")
 
 
 def _storable(column: pa.Array) -> pa.Array:
@@ -222,12 +262,12 @@ def _storable(column: pa.Array) -> pa.Array:
     return column if plain else to_text(column)
 
 
-def _clear_stage(connection: sqlite3.Connection) -> None:
-    connection.execute(f"DELETE FROM {_STAGE}")
+def _clear_disk(connection: sqlite3.Connection) -> None:
+    connection.execute(f"DELETE FROM {_DISK}")
 
 
 def _drop_stage(connection: sqlite3.Connection) -> None:
-    connection.execute(f"DROP TABLE IF EXISTS {_STAGE}")
+    connection.execute(f"DROP TABLE IF EXISTS {_DISK}")
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:
