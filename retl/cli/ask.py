@@ -1,0 +1,59 @@
+"""One question to several pipelines at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import anyio
+
+from retl.cli.codes import exit_code, worst
+from retl.cli.render import print_error
+from retl.config import load_jobs
+from retl.model.errors import RetlError
+from retl.pipeline import Pipeline
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What one pipeline answered."""
+
+    pipeline: Pipeline
+    value: T
+
+
+def chosen(arguments: argparse.Namespace) -> list[Pipeline]:
+    """The pipelines of the job file that ``--only`` leaves."""
+    return load_jobs(arguments.jobs).select(arguments.only)
+
+
+def ask(pipelines: Sequence[Pipeline], question: Callable[[Pipeline], Awaitable[T]]) -> tuple[list[Answer[T]], int]:
+    """The answers, and the exit code; the errors of those that had none are printed."""
+    return anyio.run(_ask, pipelines, question)
+
+
+async def _ask(
+    pipelines: Sequence[Pipeline], question: Callable[[Pipeline], Awaitable[T]]
+) -> tuple[list[Answer[T]], int]:
+    answers: dict[str, Answer[T]] = {}
+    errors: dict[str, RetlError] = {}
+
+    async def one(pipeline: Pipeline) -> None:
+        async with pipeline:
+            try:
+                answers[pipeline.name] = Answer(pipeline, await question(pipeline))
+            except RetlError as error:
+                errors[pipeline.name] = error
+
+    async with anyio.create_task_group() as tasks:
+        for pipeline in pipelines:
+            tasks.start_soon(one, pipeline)
+    for pipeline in pipelines:
+        if pipeline.name in errors:
+            print_error(errors[pipeline.name])
+    answered = [answers[pipeline.name] for pipeline in pipelines if pipeline.name in answers]
+    return answered, worst(exit_code(error) for error in errors.values())

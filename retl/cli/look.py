@@ -1,0 +1,110 @@
+"""``check``, ``tables`` and ``plan``: they look and write nothing."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from retl.cli.ask import ask, chosen
+from retl.cli.codes import FAILED, worst
+from retl.cli.render import grid, plural, print_json
+from retl.pipeline import Pipeline, TablePlan
+
+_SIGNS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Test both connections of every pipeline and look at every table."""
+    answers, code = ask(chosen(arguments), Pipeline.check)
+    found = [(answer.pipeline.name, finding) for answer in answers for finding in answer.value]
+    if arguments.json:
+        print_json(
+            [
+                {"pipeline": name, "level": finding.level, "subject": finding.subject, "message": finding.message}
+                for name, finding in found
+            ]
+        )
+    elif found:
+        rows = [
+            (_SIGNS[finding.level], name, finding.subject, _short(finding.message, name)) for name, finding in found
+        ]
+        print("\n".join(grid(("", "PIPELINE", "SUBJECT", "FOUND"), rows)))
+    failed = any(finding.level == "error" for _, finding in found)
+    return worst((code, FAILED if failed else code))
+
+
+def _short(message: str, pipeline: str) -> str:
+    """The pipeline has a column of its own."""
+    return message.removeprefix(f"{pipeline} / ").removeprefix(f"{pipeline}: ")
+
+
+def tables(arguments: argparse.Namespace) -> int:
+    """List what the sources offer."""
+    answers, code = ask(chosen(arguments), Pipeline.tables)
+    if arguments.json:
+        print_json([{"pipeline": answer.pipeline.name, "tables": answer.value} for answer in answers])
+        return code
+    for answer in answers:
+        print(f"{answer.pipeline.name}: {plural(len(answer.value), 'table')} in the source")
+        for name in answer.value:
+            print(f"  {name}")
+    return code
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Show what the next scans would do."""
+    answers, code = ask(chosen(arguments), Pipeline.plan)
+    if arguments.json:
+        print_json([_plan_values(answer.pipeline, item) for answer in answers for item in answer.value])
+        return code
+    for answer in answers:
+        print(f"{answer.pipeline.name}: {answer.pipeline.schedule.describe()}")
+        for item in answer.value:
+            print("\n".join(_plan_lines(item)))
+    return code
+
+
+def _plan_values(pipeline: Pipeline, item: TablePlan) -> dict[str, Any]:
+    return {
+        "pipeline": pipeline.name,
+        "table": item.table.name,
+        "to": item.table.to,
+        "mode": "full" if item.table.full else "incremental",
+        "pre_action": str(item.table.pre_action),
+        "cursor": item.table.cursor,
+        "window": item.source.window,
+        "rows": item.source.rows,
+        "slices": len(item.source.slices),
+        "key": item.source.key,
+        "source": item.source.statements,
+        "target": item.target.statements,
+        "casts": item.target.casts,
+        "warnings": item.warnings,
+    }
+
+
+def _plan_lines(item: TablePlan) -> list[str]:
+    table, source = item.table, item.source
+    how = "full scan" if table.full else f"incremental by {table.cursor}"
+    if table.replaces:
+        how += f", pre_action {table.pre_action}"
+    rows = "an unknown number of rows" if source.rows is None else plural(source.rows, "row")
+    lines = [f"  {table.name} -> {table.to}: {how}"]
+    facts = [("reads", f"{rows} in {plural(len(source.slices), 'slice')}" if source.slices else "nothing: no new rows")]
+    window = source.window
+    if window is not None:
+        lower = "" if window.lower is None else f"{window.lower} {'<' if window.lower_open else '<='} "
+        facts.append(("window", f"{lower}{window.cursor} <= {window.upper}"))
+    if source.key:
+        facts.append(("key", ", ".join(source.key)))
+    facts += [("source", text) for text in source.statements]
+    facts += [("target", text) for text in item.target.statements]
+    facts += [("cast", text) for text in item.target.casts]
+    facts += [("warning", text) for text in item.warnings]
+    before = ""
+    for what, text in facts:
+        first, *rest = text.splitlines() or [""]
+        lines.append(f"    {what if what != before else '':<8}{first}")
+        lines += [f"    {'':<8}{line}" for line in rest]
+        before = what
+    return lines

@@ -1,0 +1,135 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import argparse
+
+import retl
+from retl.cli import demo, init, look, past, run
+from retl.cli.codes import EXPLAINED
+
+JOB_FILE = "jobs.toml"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line; each command sets ``run``, which takes the arguments and returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="retl",
+        description="Keep a target equal to what a source says, on a schedule.",
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"retl {retl.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_look(commands)
+    _add_past(commands)
+    _add_start(commands)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=text[0].lower() + text[1:].rstrip("."),
+        description=text,
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _of_jobs(command: argparse.ArgumentParser, *, json: bool = False) -> None:
+    command.add_argument(
+        "jobs", metavar="JOBFILE", nargs="?", default=JOB_FILE, help="the job file (default: %(default)s)"
+    )
+    command.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="only this pipeline; may be repeated"
+    )
+    if json:
+        command.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _of_table(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--table", metavar="NAME", help="only this table, by its name in the source")
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(
+        commands,
+        "run",
+        "Run the pipelines of a job file on their schedules. Ctrl-C (or SIGTERM) finishes the slice under way and stops; "
+        "a second one abandons the slice.",
+    )
+    _of_jobs(command)
+    command.add_argument("--once", action="store_true", help="scan every table once, now, and stop")
+    command.add_argument(
+        "--log-format",
+        choices=("auto", "plain", "json"),
+        default="auto",
+        help="auto: progress bars on a terminal, else one plain line for each scan; json: a JSON line for each event",
+    )
+    command.set_defaults(run=run.run)
+
+
+def _add_look(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, function, text in (
+        ("check", look.check, "Test the connections and look at every table. Writes nothing."),
+        ("tables", look.tables, "List the tables that the sources offer."),
+        ("plan", look.plan, "Show what the next scans would do: windows, SQL, DDL, casts. Writes nothing."),
+    ):
+        command = _command(commands, name, text)
+        _of_jobs(command, json=True)
+        command.set_defaults(run=function)
+
+
+def _add_past(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "status", "Show every pipeline: last and next run, lag, rows, rejects.")
+    _of_jobs(command, json=True)
+    command.set_defaults(run=past.status)
+
+    command = _command(commands, "history", "Show past scans, newest first.")
+    _of_jobs(command, json=True)
+    _of_table(command)
+    command.add_argument("--limit", metavar="N", type=_count, default=20, help="how many (default: %(default)s)")
+    command.set_defaults(run=past.history)
+
+    command = _command(
+        commands, "reset", "Forget how far a table, or all, has been read: the next scan reads everything."
+    )
+    _of_jobs(command)
+    _of_table(command)
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.set_defaults(run=past.reset)
+
+    command = _command(commands, "rejects", "Show the rows that a target refused, with the reason.")
+    _of_jobs(command, json=True)
+    _of_table(command)
+    command.add_argument("--limit", metavar="N", type=_count, default=20, help="how many (default: %(default)s)")
+    command.add_argument("--clear", action="store_true", help="forget them instead")
+    command.set_defaults(run=past.rejects)
+
+
+def _add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(commands, "init", "Write a job file with comments to start from.")
+    command.add_argument("jobs", metavar="JOBFILE", nargs="?", default=JOB_FILE, help="where to (default: %(default)s)")
+    command.set_defaults(run=init.init)
+
+    command = _command(
+        commands,
+        "demo",
+        "See it work on real data: the 336,776 flights that left New York in 2013, from DuckDB to SQLite.",
+    )
+    command.add_argument("--dir", metavar="FOLDER", default="retl-demo", help="where to put it (default: %(default)s)")
+    command.set_defaults(run=demo.demo)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number"  # argparse names the function in its message

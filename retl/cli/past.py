@@ -1,0 +1,161 @@
+"""``status``, ``history``, ``reset`` and ``rejects``: what the state store remembers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from retl.cli.ask import ask, chosen
+from retl.cli.codes import OK
+from retl.cli.render import ago, clock, grid, local_date, mode, one_line, plural, print_json
+from retl.config.registry import did_you_mean
+from retl.model.duration import format_duration
+from retl.model.errors import ConfigError
+from retl.model.report import ScanReport
+from retl.model.status import PipelineStatus, TableStatus
+from retl.pipeline import Pipeline
+
+_NUMBERS = frozenset({3, 4, 5})
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Every pipeline as it stands."""
+    answers, code = ask(chosen(arguments), Pipeline.status)
+    if arguments.json:
+        print_json([answer.value for answer in answers])
+    else:
+        print("\n\n".join(show_status(answer.value) for answer in answers))
+    return code
+
+
+def show_status(found: PipelineStatus) -> str:
+    """A pipeline and its tables as text."""
+    parts = [found.schedule, f"run by {found.owner}" if found.owner else found.state, f"last run {ago(found.last_run)}"]
+    if found.next_run is not None:
+        parts.append(f"next run {ago(found.next_run)}")
+    sign = clock()
+    rows = [(sign if table.scheduled_scan else "", *_table_row(table)) for table in found.tables]
+    head = ("", "TABLE", "LAST SCAN", "ROWS", "LAG", "REJECTS", "WATERMARK")
+    lines = [f"{found.pipeline}: {', '.join(parts)}"]
+    if rows:
+        lines += ["  " + line for line in grid(head, rows, right=_NUMBERS)]
+    for table in found.tables:
+        if table.last is not None and table.last.error is not None:
+            lines.append(f"  {table.table} failed: {_short(table.last)}")
+    return "\n".join(lines)
+
+
+def _table_row(table: TableStatus) -> tuple[str, ...]:
+    last = table.last
+    name = table.table if table.table == table.to else f"{table.table} -> {table.to}"
+    if table.progress is not None:
+        scan = f"running, {plural(table.progress.rows, 'row')}"
+    else:
+        scan = f"{last.status} {ago(last.started_at)}" if last is not None else "never"
+    lag = "" if table.lag is None else format_duration(round(table.lag))
+    return name, scan, f"{last.rows:,}" if last is not None else "", lag, f"{table.rejects:,}", table.watermark or ""
+
+
+def _short(report: ScanReport) -> str:
+    """An error without the place that stands beside it already."""
+    return one_line((report.error or "").removeprefix(f"{report.pipeline} / {report.table}").lstrip(": "), 500)
+
+
+def history(arguments: argparse.Namespace) -> int:
+    """Past scans, newest first."""
+    pipelines = chosen(arguments)
+    if arguments.table is not None:
+        pipelines = _having(pipelines, arguments.table)
+    answers, code = ask(pipelines, lambda pipeline: pipeline.history(arguments.table, arguments.limit))
+    found = sorted((report for answer in answers for report in answer.value), key=lambda report: report.started_at)
+    newest = found[::-1][: arguments.limit]
+    if arguments.json:
+        print_json(newest)
+        return code
+    if not newest:
+        print("No scans yet.")
+        return code
+    rows = [
+        (
+            local_date(report.started_at),
+            f"{report.pipeline}.{report.table}",
+            report.status,
+            f"{report.rows:,}",
+            "" if report.changed is None else f"{report.changed:,}",
+            format_duration(report.seconds),
+            mode(report),
+            report.watermark or "",
+        )
+        for report in newest
+    ]
+    print(
+        "\n".join(grid(("TIME", "TABLE", "SCAN", "ROWS", "CHANGED", "TOOK", "MODE", "WATERMARK"), rows, right=_NUMBERS))
+    )
+    for report in newest:
+        if report.error is not None:
+            print(f"{local_date(report.started_at)} {report.pipeline}.{report.table} failed: {_short(report)}")
+    return code
+
+
+def reset(arguments: argparse.Namespace) -> int:
+    """Forget checkpoints, after a question on a terminal."""
+    pipelines = chosen(arguments)
+    table: str | None = arguments.table
+    if table is not None:
+        pipelines = _having(pipelines, table)
+    names = ", ".join(pipeline.name for pipeline in pipelines)
+    what = f"table {table!r} of {names}" if table is not None else f"all tables of {names}"
+    if not arguments.yes and sys.stdin.isatty():
+        print(f"The next scan will read everything of {what}. Nothing is deleted in the target.")
+        if input("Reset? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("Nothing was reset.")
+            return OK
+    answers, code = ask(pipelines, lambda pipeline: pipeline.reset(table))
+    for answer in answers:
+        print(f"{answer.pipeline.name}: {plural(answer.value, 'checkpoint')} forgotten")
+    return code
+
+
+def rejects(arguments: argparse.Namespace) -> int:
+    """The rows that a target refused."""
+    pipelines = chosen(arguments)
+    if arguments.table is not None:
+        pipelines = _having(pipelines, arguments.table)
+    if arguments.clear:
+        cleared, code = ask(pipelines, lambda pipeline: pipeline.clear_rejects(arguments.table))
+        if arguments.json:
+            print_json([{"pipeline": answer.pipeline.name, "cleared": answer.value} for answer in cleared])
+        else:
+            for count in cleared:
+                print(f"{count.pipeline.name}: {plural(count.value, 'reject')} forgotten")
+        return code
+    answers, code = ask(pipelines, lambda pipeline: pipeline.rejects(arguments.table, arguments.limit))
+    found = [(answer.pipeline.name, reject) for answer in answers for reject in answer.value]
+    if arguments.json:
+        print_json([{"pipeline": name, "reject": reject} for name, reject in found])
+        return code
+    if not found:
+        print("No rejects.")
+    for name, reject in found:
+        column = f", column {reject.column}" if reject.column else ""
+        print(f"{name}.{reject.table}  key {one_line(reject.key)}{column}")
+        print(f"  reason   {one_line(reject.reason, 500)}")
+        print(f"  content  {one_line(reject.content, 500)}")
+    return code
+
+
+def _having(pipelines: Sequence[Pipeline], table: str) -> list[Pipeline]:
+    """The pipelines that have this table. Raises ``ConfigError`` where none has."""
+    answers, code = ask(pipelines, Pipeline.status)
+    if code != OK:
+        raise SystemExit(code)  # the reason has been printed
+    known = {answer.pipeline.name: [found.table for found in answer.value.tables] for answer in answers}
+    having = [pipeline for pipeline in pipelines if table in known[pipeline.name]]
+    if not having:
+        every = sorted({name for names in known.values() for name in names})
+        raise ConfigError(
+            f"no pipeline has a table {table!r}{did_you_mean(table, every)}",
+            remedy=f"there are {', '.join(every)}." if every else "nothing has been scanned yet.",
+        )
+    return having

@@ -1,0 +1,95 @@
+"""Text for people: tables, times, glyphs. Plain characters, so that any terminal shows them."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import msgspec
+
+from retl.model.duration import format_duration
+from retl.model.errors import RetlError
+from retl.model.report import ScanReport
+
+
+def print_error(error: RetlError) -> None:
+    """An error on stderr: what happened, and below it what to do."""
+    place = " / ".join(part for part in (error.pipeline, error.table) if part)
+    text = f"{place}: {error.message}" if place else error.message
+    for line in text.splitlines():
+        print(f"retl: {line}", file=sys.stderr)
+    if error.remedy:
+        print(f"      What to do: {error.remedy}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """A value of the model as indented JSON."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def clock(stream: TextIO | None = None) -> str:
+    """The sign of a scheduled scan, or a word where the stream cannot show it."""
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "ascii"
+    try:
+        "🕒".encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return "(scheduled)"
+    return "🕒"
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
+    """Lines of aligned columns; those whose numbers are in ``right`` are aligned to the right."""
+    columns = list(zip(head, *rows, strict=True))
+    widths = [max(width(cell) for cell in column) for column in columns]
+    lines = []
+    for row in (head, *rows):
+        cells = []
+        for number, cell in enumerate(row):
+            space = " " * (widths[number] - width(cell))
+            cells.append(space + cell if number in right else cell + space)
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def ago(moment: str | None) -> str:
+    """How long ago, or how soon, a time of day is: ``3s ago``, ``in 5m``."""
+    if moment is None:
+        return "never"
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    return f"in {format_duration(-seconds)}" if seconds < 0 else f"{format_duration(round(seconds))} ago"
+
+
+def local_time(moment: str) -> str:
+    """An event's time of day on the clock of this machine."""
+    return f"{datetime.fromisoformat(moment).astimezone():%H:%M:%S}" if moment else ""
+
+
+def local_date(moment: str) -> str:
+    """The same with its date."""
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def mode(report: ScanReport) -> str:
+    """``incremental``, ``full`` or ``full, swap``."""
+    return report.mode if report.pre_action == "none" else f"{report.mode}, {report.pre_action}"
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """A text of any content as one line of bounded length."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= most else flat[: most - 1] + "…"

@@ -1,0 +1,81 @@
+"""``retl run``: pipelines side by side, until they are done or a signal comes."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Sequence
+
+import anyio
+from anyio.abc import TaskStatus
+
+from retl.cli.ask import chosen
+from retl.cli.codes import FAILED, INTERRUPTED, USAGE, exit_code, worst
+from retl.cli.screen import Screen, make_screen
+from retl.model import events
+from retl.model.errors import RetlError
+from retl.pipeline import Pipeline
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen pipelines; returns the exit code."""
+    pipelines = chosen(arguments)
+    with make_screen(arguments.log_format) as screen:
+        return anyio.run(_Runner(pipelines, screen, once=arguments.once).run)
+
+
+class _Runner:
+    """Runs pipelines in one task group; none of them can end another."""
+
+    def __init__(self, pipelines: Sequence[Pipeline], screen: Screen, *, once: bool) -> None:
+        self._pipelines = pipelines
+        self._screen = screen
+        self._once = once
+        self._signals = 0
+        self._codes: set[int] = set()
+
+    async def run(self) -> int:
+        async with anyio.create_task_group() as outer:
+            await outer.start(self._heed_signals, outer.cancel_scope)
+            async with anyio.create_task_group() as inner:
+                for pipeline in self._pipelines:
+                    pipeline.subscribe(self._listen)
+                    inner.start_soon(self._run_one, pipeline)
+            outer.cancel_scope.cancel()
+        # Ending is what a signal asks of a schedule; a single run that ends early was interrupted.
+        if self._signals > 1 or (self._signals and self._once):
+            return INTERRUPTED
+        return worst(self._codes)
+
+    async def _run_one(self, pipeline: Pipeline) -> None:
+        if self._signals:
+            return
+        try:
+            if self._once:
+                await pipeline.run_once(check=False)
+            else:
+                await pipeline.run_forever()
+        except RetlError as error:
+            self._codes.add(exit_code(error))
+            self._screen.error(error)
+
+    def _listen(self, event: events.Event) -> None:
+        self._screen.show(event)
+        if not self._once:
+            return  # a schedule that goes on has not failed
+        if isinstance(event, events.ScanFailed):
+            self._codes.add(FAILED)
+        elif isinstance(event, events.RunFailed):
+            self._codes.add(USAGE if event.error_type in ("ConfigError", "UnsupportedError") else FAILED)
+
+    async def _heed_signals(self, scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for _ in signals:
+                self._signals += 1
+                if self._signals > 1:
+                    scope.cancel()
+                    return
+                self._screen.note("stopping after the slice under way; once more abandons it")
+                for pipeline in self._pipelines:
+                    pipeline.stop()
