@@ -40,7 +40,10 @@ def parse_duration(value: Duration, *, what: str = "duration") -> timedelta:
         if not parts or _PART.sub("", text).strip():
             raise ConfigError(f"{what} is {value!r}, which is not a length of time.", remedy=_HOW)
         try:
-            result = sum((timedelta(microseconds=float(number) * _UNIT_MICROSECONDS[unit]) for number, unit in parts), timedelta())
+            result = sum(
+                (timedelta(microseconds=float(number) * _UNIT_MICROSECONDS[unit]) for number, unit in parts),
+                timedelta(),
+            )
         except OverflowError:
             raise ConfigError(f"{what} is {value!r}, which is longer than can be represented.", remedy=_HOW) from None
     if result < timedelta():

@@ -128,9 +128,7 @@ def parse_share(value: str | float | None) -> float | None:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1 or (isinstance(value, str) and not value.strip().endswith("%")):
-        raise ConfigError(
-            f"max_shrink is {value!r}, which is no share.", remedy='write "50%", or 0.5 as a number.'
-        )
+        raise ConfigError(f"max_shrink is {value!r}, which is no share.", remedy='write "50%", or 0.5 as a number.')
     return share
 
 
@@ -143,7 +141,9 @@ def check_declaration(table: Table) -> None:
     """Raise ``ConfigError`` for what is wrong whatever the source holds."""
     if (table.name is None) == (table.match is None):
         raise ConfigError(
-            "a table needs either a name or a match pattern." if table.name is None else f"table {table.name!r} has a name and a match pattern.",
+            "a table needs either a name or a match pattern."
+            if table.name is None
+            else f"table {table.name!r} has a name and a match pattern.",
             remedy='give name = "orders" or match = "ods_*", not both.',
         )
     if table.match is not None and table.query is not None:
@@ -188,7 +188,9 @@ def _resolve(
     if table.cursor is not None and table.cursor is not False and not (table.cursor and isinstance(table.cursor, str)):
         raise ConfigError(f"cursor is {table.cursor!r}.", remedy="name a column, or write false for a full refresh.")
     if isinstance(table.columns, str):
-        raise ConfigError(f"columns is the text {table.columns!r}.", remedy=f'write a list, such as ["{table.columns}"].')
+        raise ConfigError(
+            f"columns is the text {table.columns!r}.", remedy=f'write a list, such as ["{table.columns}"].'
+        )
     cursor = inherited_cursor if table.cursor is None else (table.cursor or None)
     pre_action = PreAction(_word("pre_action", setting("pre_action", PreAction.NONE), PreAction))
     if cursor is not None and pre_action is not PreAction.NONE:
@@ -276,7 +278,8 @@ def _check_words(spec: TableSpec) -> None:
         twice = sorted({name for name in targets if targets.count(name) > 1})
         if twice:
             raise ConfigError(
-                f"two columns would be written to {', '.join(twice)}.", remedy="give each a target name of its own in rename."
+                f"two columns would be written to {', '.join(twice)}.",
+                remedy="give each a target name of its own in rename.",
             )
     if len(set(spec.rename.values())) != len(spec.rename):
         raise ConfigError("rename gives two columns the same target name.")

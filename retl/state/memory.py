@@ -73,9 +73,7 @@ class MemoryStore(StateStore):
 
     async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
         found = [
-            reject
-            for (owner, name, _), reject in self._rejects.items()
-            if owner == pipeline and table in (None, name)
+            reject for (owner, name, _), reject in self._rejects.items() if owner == pipeline and table in (None, name)
         ]
         return found[::-1][:limit]
 

@@ -167,7 +167,9 @@ def read_lease(pipeline: str) -> Step[LeaseRow]:
     try:
         return LeaseRow(pipeline, owner, int(epoch), int(beat), float(ttl))
     except (TypeError, ValueError) as error:
-        raise StateError(f"the lease of {pipeline!r} in the state store cannot be read ({error}).", remedy=_CORRUPT) from None
+        raise StateError(
+            f"the lease of {pipeline!r} in the state store cannot be read ({error}).", remedy=_CORRUPT
+        ) from None
 
 
 def take_lease(seen: LeaseRow, owner: str, ttl: float) -> Step[Fence | None]:
@@ -176,7 +178,8 @@ def take_lease(seen: LeaseRow, owner: str, ttl: float) -> Step[Fence | None]:
         return None
     if seen.epoch == 0:
         yield Statement(
-            "INSERT INTO retl_leases (pipeline, owner, epoch, beat, ttl) VALUES (?, ?, 1, 0, ?)", (seen.pipeline, owner, ttl)
+            "INSERT INTO retl_leases (pipeline, owner, epoch, beat, ttl) VALUES (?, ?, 1, 0, ?)",
+            (seen.pipeline, owner, ttl),
         )
     else:
         changed = yield Statement(
@@ -255,7 +258,9 @@ def reports(pipeline: str | None, table: str | None, limit: int) -> Step[list[Sc
     wanted = {name: value for name, value in (("pipeline", pipeline), ("table_name", table)) if value is not None}
     where = " WHERE " + " AND ".join(f"{name} = ?" for name in wanted) if wanted else ""
     rows = yield Statement(
-        f"SELECT body FROM retl_scans{where} ORDER BY scan_id DESC LIMIT {int(limit)}", tuple(wanted.values()), rows=True
+        f"SELECT body FROM retl_scans{where} ORDER BY scan_id DESC LIMIT {int(limit)}",
+        tuple(wanted.values()),
+        rows=True,
     )
     return [_decode(body, ScanReport, "a scan report") for (body,) in rows]
 

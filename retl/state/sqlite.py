@@ -33,9 +33,14 @@ def run_step(connection: sqlite3.Connection, step: Generator[sql.Statement, Any,
         answer = cursor.fetchall() if statement.rows else cursor.rowcount
 
 
+def has_tables(connection: sqlite3.Connection) -> bool:
+    """Whether the store's tables are there."""
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retl_scans'").fetchone() is not None
+
+
 def ensure_tables(connection: sqlite3.Connection) -> None:
     """Create the store's tables where they are missing; refuse those of a newer version."""
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retl_scans'").fetchone():
+    if not has_tables(connection):
         for statement in DIALECT.create():
             connection.execute(statement)
     run_step(connection, sql.check_version())
@@ -59,14 +64,26 @@ def map_error(error: sqlite3.Error, path: str) -> RetlError:
     code = getattr(error, "sqlite_errorcode", None)
     base = code & 0xFF if code is not None else None
     if base in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return TargetBusy(f"the state store {path} is locked by another process.", remedy="close what holds it open for writing.")
+        return TargetBusy(
+            f"the state store {path} is locked by another process.", remedy="close what holds it open for writing."
+        )
     if base == sqlite3.SQLITE_CANTOPEN:
-        return ConnectionFailed(f"the state store {path} cannot be opened ({error}).", remedy="check that its folder exists and is writable.")
+        return ConnectionFailed(
+            f"the state store {path} cannot be opened ({error}).",
+            remedy="check that its folder exists and is writable.",
+        )
     if base == sqlite3.SQLITE_FULL:
-        return ConnectionFailed(f"the disk that holds the state store {path} is full.", remedy="make room; the scan is tried again.")
+        return ConnectionFailed(
+            f"the disk that holds the state store {path} is full.", remedy="make room; the scan is tried again."
+        )
     if base == sqlite3.SQLITE_READONLY:
-        return StateError(f"the state store {path} is read-only.", remedy="check the permissions of the file and its folder.")
-    return StateError(f"the state store {path} cannot be used ({error}).", remedy="restore it from a backup, or move it away to start over.")
+        return StateError(
+            f"the state store {path} is read-only.", remedy="check the permissions of the file and its folder."
+        )
+    return StateError(
+        f"the state store {path} cannot be used ({error}).",
+        remedy="restore it from a backup, or move it away to start over.",
+    )
 
 
 class SqliteStore(StateStore):
@@ -88,6 +105,8 @@ class SqliteStore(StateStore):
 
     def _run(self, make: Callable[[], Generator[sql.Statement, Any, T]], write: bool) -> T:
         try:
+            if not write and not self._ready:
+                return self._peek(make)
             with closing(sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)) as connection:
                 if not self._ready:
                     _use_wal(connection, self._busy_timeout)
@@ -103,6 +122,18 @@ class SqliteStore(StateStore):
         except sqlite3.Error as error:
             self._ready = False
             raise map_error(error, self.path) from error
+
+    def _peek(self, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
+        """A read before the first write: a file or tables that are not there are not made by asking for them."""
+        if Path(self.path).exists():
+            with closing(sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)) as connection:
+                connection.execute("BEGIN")
+                if has_tables(connection):
+                    run_step(connection, sql.check_version())
+                    return run_step(connection, make())
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            ensure_tables(connection)
+            return run_step(connection, make())
 
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
         return await self._step(lambda: sql.load(pipeline), write=False)
