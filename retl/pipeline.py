@@ -408,7 +408,11 @@ class Pipeline:
         errors: list[Exception] = []
         try:
             with anyio.CancelScope() as self._run_scope:
-                for spec in await self._specs(errors):
+                specs = await self._specs(errors)
+                for unresolved in errors:
+                    if isinstance(unresolved, RetlError):
+                        self._report_failed_run(unresolved)
+                for spec in specs:
                     if self._stop.requested:
                         break
                     report, error = await self._scan(spec, fence, deadline)
@@ -420,10 +424,6 @@ class Pipeline:
         finally:
             self._run_scope = None
             self._scans.clear()
-        if not reports and errors:
-            for error in errors:
-                if isinstance(error, RetlError):
-                    self._report_failed_run(error)
         return RunReport(self.name, tuple(reports)), errors
 
     async def _scan(self, spec: TableSpec, fence: Fence, deadline: float | None) -> tuple[ScanReport, Exception | None]:
