@@ -58,7 +58,31 @@ FROM flights GROUP BY ALL ORDER BY ALL"""
 name = "airlines"
 '''
 
-_WAREHOUSE, _APP, _JOBS = "warehouse.duckdb", "app.db", "jobs.toml"
+# What a user may do meanwhile. DuckDB lets one process write at a time, so it waits for a scan to end.
+CHANGE = '''\
+"""Changes one flight in the warehouse, as those who fill it would."""
+
+import time
+
+import duckdb
+
+while True:
+    try:
+        warehouse = duckdb.connect("warehouse.duckdb")
+        break
+    except duckdb.IOException:  # a scan reads it just now
+        time.sleep(0.1)
+changed = warehouse.execute(
+    """
+    UPDATE flights SET dep_delay = coalesce(dep_delay, 0) + 1, updated_at = now() AT TIME ZONE 'UTC'
+    WHERE time_hour < TIMESTAMP '2013-01-02' AND carrier = 'UA'
+    """
+).fetchone()
+warehouse.close()
+print(f"{changed[0]} flights of January 1 changed in the warehouse.")
+'''
+
+_WAREHOUSE, _APP, _JOBS, _CHANGE = "warehouse.duckdb", "app.db", "jobs.toml", "change.py"
 _COMPARED = {
     "flights": "SELECT carrier, count(*), sum(dep_delay), sum(arr_delay), sum(air_time), sum(distance) FROM flights",
     "airlines": "SELECT carrier, count(*), min(name) FROM airlines",
@@ -157,6 +181,7 @@ class _Story:
         found = data.find_data(self._folder, _say)
         rows = data.build_warehouse(self._warehouse, found)
         self._jobs.write_text(JOBS, encoding="utf-8")
+        (self._folder / _CHANGE).write_text(CHANGE, encoding="utf-8")
         print(f"  {self._warehouse}: " + ", ".join(f"{count:,} {table}" for table, count in rows.items()))
         print(f"  {self._jobs}: the job file, to play with afterwards")
 
@@ -219,8 +244,7 @@ def _what_next(folder: Path) -> str:
 
 While it runs, change the warehouse (from another terminal) and watch the rows arrive:
 
-  {shlex.quote(sys.executable)} -c "import duckdb; duckdb.connect('{_WAREHOUSE}').execute(
-    \"UPDATE flights SET dep_delay = 0, updated_at = now() AT TIME ZONE 'UTC' WHERE flight = 1545\")"
+  {shlex.quote(sys.executable)} {_CHANGE}
 
 Then look at {_JOBS}: it is all that was needed. `{command} init` writes one for your own data."""
 

@@ -67,7 +67,9 @@ def ago(moment: str | None) -> str:
     if moment is None:
         return "never"
     seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    return f"in {format_duration(-seconds)}" if seconds < 0 else f"{format_duration(round(seconds))} ago"
+    if abs(seconds) < 1:
+        return "now"
+    return f"in {format_duration(round(-seconds))}" if seconds < 0 else f"{format_duration(round(seconds))} ago"
 
 
 def local_time(moment: str) -> str:

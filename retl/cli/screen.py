@@ -110,6 +110,8 @@ class JsonView:
         )
 
     def show(self, event: events.Event) -> None:
+        if isinstance(event, events.RowsMoved):
+            return  # ten lines a second say nothing that the commits do not
         log_event(event, self._log)
         sys.stdout.flush()
 
