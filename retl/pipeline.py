@@ -178,10 +178,13 @@ class Pipeline:
             reachable = [await self._try_ping(findings, role, system) for role, system in self._systems()]
             if not all(reachable):
                 return findings
+            errors: list[Exception] = []
             try:
-                specs = await self._specs()
+                specs = await self._specs(errors)
             except RetlError as error:
                 return [*findings, Finding("error", "tables", str(error.located(pipeline=self.name)))]
+            for unresolved in errors:
+                findings.append(Finding("error", getattr(unresolved, "table", "") or "tables", str(unresolved)))
             for spec in specs:
                 findings.extend(await self._check_spec(spec))
             return findings

@@ -7,7 +7,7 @@ from typing import Any
 
 from retl.cli.ask import ask, chosen
 from retl.cli.codes import FAILED, worst
-from retl.cli.render import grid, plural, print_json
+from retl.cli.render import grid, plural, print_json, without_place
 from retl.pipeline import Pipeline, TablePlan
 
 _SIGNS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
@@ -26,16 +26,12 @@ def check(arguments: argparse.Namespace) -> int:
         )
     elif found:
         rows = [
-            (_SIGNS[finding.level], name, finding.subject, _short(finding.message, name)) for name, finding in found
+            (_SIGNS[finding.level], name, finding.subject, without_place(finding.message, name, finding.subject))
+            for name, finding in found
         ]
         print("\n".join(grid(("", "PIPELINE", "SUBJECT", "FOUND"), rows)))
     failed = any(finding.level == "error" for _, finding in found)
     return worst((code, FAILED if failed else code))
-
-
-def _short(message: str, pipeline: str) -> str:
-    """The pipeline has a column of its own."""
-    return message.removeprefix(f"{pipeline} / ").removeprefix(f"{pipeline}: ")
 
 
 def tables(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from retl.cli.ask import ask, chosen
 from retl.cli.codes import OK
-from retl.cli.render import ago, clock, grid, local_date, mode, one_line, plural, print_json
+from retl.cli.render import ago, clock, grid, local_date, mode, one_line, plural, print_json, without_place
 from retl.config.registry import did_you_mean
 from retl.model.duration import format_duration
 from retl.model.errors import ConfigError
@@ -59,7 +59,7 @@ def _table_row(table: TableStatus) -> tuple[str, ...]:
 
 def _short(report: ScanReport) -> str:
     """An error without the place that stands beside it already."""
-    return one_line((report.error or "").removeprefix(f"{report.pipeline} / {report.table}").lstrip(": "), 500)
+    return one_line(without_place(report.error or "", report.pipeline, report.table), 500)
 
 
 def history(arguments: argparse.Namespace) -> int:

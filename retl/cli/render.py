@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -95,3 +96,11 @@ def one_line(text: str, most: int = 200) -> str:
     """A text of any content as one line of bounded length."""
     flat = " ".join(text.split())
     return flat if len(flat) <= most else flat[: most - 1] + "…"
+
+
+def without_place(text: str, pipeline: str, table: str = "") -> str:
+    """An error's text without the place, where that stands beside it already."""
+    for place in (f"{pipeline} / {table}", pipeline):
+        if text.startswith(place):
+            return re.sub(r"^(\s*\(\w+\))?:\s*", "", text.removeprefix(place))
+    return text

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-from retl.cli.render import local_time, mode, one_line, plural
+from retl.cli.render import local_time, mode, one_line, plural, without_place
 from retl.model import events
 from retl.model.duration import format_duration
 from retl.model.errors import RetlError
@@ -140,13 +140,13 @@ def _what(event: events.Event) -> str | None:
         case events.ScanFinished(report=report):
             return scan_text(report)
         case events.ScanFailed(report=report):
-            return f"FAILED {_without_place(report.error or '', report.pipeline, report.table)}"
+            return f"FAILED {without_place(report.error or '', report.pipeline, report.table)}"
         case events.RunFailed(error=error):
-            return f"FAILED {_without_place(error, event.pipeline, '')}"
+            return f"FAILED {without_place(error, event.pipeline)}"
         case events.Warned(message=message):
             return f"warning: {message}"
         case events.RetryScheduled(error=error, delay=delay, table=table):
-            return f"again in {format_duration(delay)}: {_without_place(error, event.pipeline, table)}"
+            return f"again in {format_duration(delay)}: {without_place(error, event.pipeline, table)}"
         case events.RowsPutAside(rejects=rejects, first_reason=reason):
             return f"{plural(rejects, 'row')} put aside; the first: {one_line(reason)}"
         case events.PipelineStarted(schedule=schedule):
@@ -169,10 +169,3 @@ def scan_text(report: ScanReport) -> str:
     upper = f", up to {report.watermark}" if report.watermark is not None else ""
     took = format_duration(report.seconds)
     return f"{what}{plural(report.rows, 'row')}{changed}{rejects} in {took} ({mode(report)}){upper}"
-
-
-def _without_place(text: str, pipeline: str, table: str) -> str:
-    for place in (f"{pipeline} / {table}", pipeline):
-        if text.startswith(place):
-            return text.removeprefix(place).lstrip(": ")
-    return text
