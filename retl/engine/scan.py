@@ -70,7 +70,7 @@ class StopSignal:
 class Limits:
     """How much is in flight between reader and writer."""
 
-    channel_bytes: int = 16 * 1024 * 1024
+    channel_bytes: int = 8 * 1024 * 1024
     channel_batches: int = 16
 
 
@@ -468,6 +468,8 @@ class Scan:
             await self._store.save(mark)
         self._checkpoint = checkpoint
         self._note(done, complete=complete)
+        # Arrow's allocator keeps freed memory for itself; a host service wants it back.
+        pa.default_memory_pool().release_unused()
 
     def _note(self, done: Commit, *, complete: bool) -> None:
         counters = self._counters

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from retl.connectors.duckdb import DuckDB
 
 _FILE = re.compile(r".*\.(parquet|csv|tsv|json|jsonl|ndjson)(\.(gz|zst))?", re.IGNORECASE)
-_BATCH_ROWS = 8_192
-_HOP_BYTES = 4 * 1024 * 1024
+_BATCH_ROWS = 16_384
+_HOP_BYTES = 1 * 1024 * 1024
 
 
 class DuckDBSource(SqlSource):

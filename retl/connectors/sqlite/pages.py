@@ -11,6 +11,7 @@ every record has one length. A row that does not fit into a page is left to the 
 
 from __future__ import annotations
 
+import mmap
 import sqlite3
 import struct
 from contextlib import closing
@@ -39,14 +40,16 @@ class Image:
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
-        self._leaves: list[bytearray] = []
+        # Anonymous maps, since they go back to the system when closed: blocks of this size
+        # would pile up in the C allocator's arenas, one for each worker thread.
+        self._leaves: list[mmap.mmap] = []
         self._last_rowids: list[int] = []
         self.rows = 0
 
     @property
     def size(self) -> int:
         """Bytes of the pages so far."""
-        return PAGE * len(self._leaves)
+        return PAGE * len(self._last_rowids)
 
     def add(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
         """Lay out a batch; returns the rows that are too large for a page, if there are any."""
@@ -57,24 +60,39 @@ class Image:
             fits = sizes <= _ROW_LIMIT
             large = batch.filter(pa.array(~fits))
             cells = _cells(batch.filter(pa.array(fits)), self.rows)  # again, since rowids must be dense
-        offsets = _offsets(cells)
-        data = memoryview(cells.buffers()[2] or b"")
-        for first, last in _split(offsets):
-            self._leaves.append(_leaf(offsets, data, first, last))
-            self._last_rowids.append(self.rows + last)
-        self.rows += len(cells)
+        if len(cells):
+            offsets = _offsets(cells)
+            leaves = _split(offsets)
+            pages = mmap.mmap(-1, PAGE * len(leaves))
+            data = memoryview(cells.buffers()[2])
+            for number, (first, last) in enumerate(leaves):
+                _put_leaf(pages, PAGE * number, offsets, data, first, last)
+                self._last_rowids.append(self.rows + last)
+            self._leaves.append(pages)
+            self.rows += len(cells)
         return large
 
-    def build(self) -> bytes:
-        """The whole database."""
-        pages: list[bytes | bytearray] = [_empty(self._columns)]
-        if len(self._leaves) == 1:
-            pages = [pages[0][:PAGE], self._leaves[0]]  # the only leaf is the root itself
-        elif self._leaves:
-            pages = [pages[0][:PAGE], _root(self._last_rowids), *self._leaves]
-        out = bytearray().join(pages)
-        struct.pack_into(">I", out, 28, len(out) // PAGE)
-        return bytes(out)
+    def load(self, connection: sqlite3.Connection, name: str) -> None:
+        """Make it the content of an attached database. The pages are given away: memory holds them once."""
+        head = _empty(self._columns)
+        leaves, self._leaves = self._leaves, []
+        with closing(mmap.mmap(-1, max(len(head), PAGE * (len(self._last_rowids) + 2)))) as image:
+            image.write(head[:PAGE] if len(self._last_rowids) == 1 else head)
+            for pages in leaves:
+                image.write(pages)
+                pages.close()
+            length = image.tell()
+            if len(self._last_rowids) > 1:  # else the only leaf is the root itself
+                image[PAGE : 2 * PAGE] = _root(self._last_rowids)
+            struct.pack_into(">I", image, 28, length // PAGE)
+            with memoryview(image) as whole, whole[:length] as used:
+                connection.deserialize(used, name=name)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for pages in self._leaves:
+            pages.close()
+        self._leaves = []
 
 
 def _offsets(cells: pa.Array) -> Numbers:
@@ -153,15 +171,13 @@ def _split(offsets: Numbers) -> list[tuple[int, int]]:
     return pages
 
 
-def _leaf(offsets: Numbers, data: memoryview, first: int, last: int) -> bytearray:
-    """A table leaf page: header, one pointer per row, and the cells as one block at the end."""
-    page = bytearray(PAGE)
+def _put_leaf(pages: mmap.mmap, at: int, offsets: Numbers, data: memoryview, first: int, last: int) -> None:
+    """Write a table leaf page: header, one pointer per row, and the cells as one block at the end."""
     start = PAGE - int(offsets[last] - offsets[first])
-    struct.pack_into(">BHHHB", page, 0, 0x0D, 0, last - first, start % PAGE, 0)
+    struct.pack_into(">BHHHB", pages, at, 0x0D, 0, last - first, start % PAGE, 0)
     pointers = (offsets[first:last] - offsets[first] + start).astype(">u2").tobytes()
-    page[8 : 8 + len(pointers)] = pointers
-    page[start:] = data[offsets[first] : offsets[last]]
-    return page
+    pages[at + 8 : at + 8 + len(pointers)] = pointers
+    pages[at + start : at + PAGE] = data[offsets[first] : offsets[last]]
 
 
 def _root(last_rowids: list[int]) -> bytearray:

@@ -28,7 +28,7 @@ class SQLiteTarget(Target):
     """Writes a SQLite file. See ``retl.connectors.SQLite``."""
 
     system: ClassVar[str] = "sqlite"
-    batch_size = BatchSize(rows=32_768, bytes=4 * 1024 * 1024)
+    batch_size = BatchSize(rows=16_384, bytes=2 * 1024 * 1024)
 
     def __init__(self, options: SQLite) -> None:
         self._file = SQLiteFile(options, read_only=False)

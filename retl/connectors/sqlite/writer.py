@@ -83,7 +83,7 @@ class SQLiteWriter(TableWriter):
         self._image = Image(len(self._names))
 
     def _hand_over(self, connection: sqlite3.Connection) -> None:
-        connection.deserialize(self._image.build(), name=_MEMORY)
+        self._image.load(connection, _MEMORY)
 
     def _settle(self, connection: sqlite3.Connection) -> None:
         """Before a merge: all of the slice in one place, in memory if it fits."""
@@ -129,6 +129,7 @@ class SQLiteWriter(TableWriter):
 
     def _forget(self) -> None:
         self._on_disk = 0
+        self._image.close()
         self._image = Image(len(self._names))
         self._keys.clear()
         self._refusals = Refusals(self._load)
