@@ -1,0 +1,1 @@
+"""What must hold when processes die, stop, are cancelled or run out of something."""

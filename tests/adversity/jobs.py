@@ -1,0 +1,40 @@
+"""Pipelines as plain data, so that they can be handed to another process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+import retl
+from retl.connectors.duckdb import DuckDB
+from retl.connectors.sqlite import SQLite
+
+
+class Job(msgspec.Struct, kw_only=True):
+    """One pipeline of one table, from file to file."""
+
+    source: str
+    target: str
+    table: dict[str, Any]
+    state: str | None = None
+    """A state file beside the target; inside the target where unset."""
+    lease_ttl: float = 30.0
+    interval: str = "manual"
+
+    def pipeline(self) -> retl.Pipeline:
+        """A new object, as after a restart."""
+        return retl.Pipeline(
+            "p",
+            source=connector(self.source),
+            target=connector(self.target),
+            tables=[retl.Table(**self.table)],
+            state=retl.SqliteStore(self.state) if self.state else None,
+            lease_ttl=self.lease_ttl,
+            interval=self.interval,
+        )
+
+
+def connector(path: str) -> DuckDB | SQLite:
+    """What reads or writes a file, by its ending."""
+    return DuckDB(path, threads=1) if path.endswith(".duckdb") else SQLite(path)
