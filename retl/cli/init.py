@@ -28,7 +28,7 @@ TEMPLATE = """\
 source = { type = "duckdb", path = "warehouse.duckdb" }
 target = { type = "sqlite", path = "app.db" }
 interval = "30s"                # or cron = "*/10 8-20 * * mon-fri" with timezone = "Europe/Berlin"
-# blacklist = ["DELETE", "DROP"]  # actions that are never executed on the target
+# blacklist = ["DELETE", "ALTER"] # actions that are never executed on the target
 
 # Incremental: each scan reads the rows that changed since the last one.
 [[pipelines.shop.tables]]
@@ -45,6 +45,7 @@ cursor = "updated_at"           # the column that grows with every change
 [[pipelines.shop.tables]]
 name = "daily_report"
 pre_action = "swap"             # or none (upsert), truncate, rename_and_create with keep_archives = 3
+# key = ["day"]                 # a query has no primary key of its own
 # query = "SELECT day, sum(total) AS total FROM orders GROUP BY day"
 # max_shrink = "50%"            # stop if so much of the rows would vanish
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from retl.cli.screen import event_line
@@ -17,6 +18,9 @@ from retl.model.errors import RetlError
 
 class _Facts(ProgressColumn):
     """Rows, rate and time left, as the engine counts them."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
         progress: reports.Progress | None = task.fields["progress"]

@@ -32,9 +32,9 @@ def find_connector(role: Role, name: str) -> type[Connector]:
     if name not in known:
         other: Role = "target" if role == "source" else "source"
         if name in connector_types(other):
-            raise ConfigError(f"{name} cannot be a {role}, only a {other}; {_there_are(role, known)}")
+            raise ConfigError(f"{name} cannot be a {role}, only a {other}. {_there_are(role, known)}")
         raise ConfigError(
-            f"there is no {role} of the type {name!r}{did_you_mean(name, known)}; {_there_are(role, known)}"
+            f"there is no {role} of the type {name!r}{did_you_mean(name, known) or '.'} {_there_are(role, known)}"
         )
     try:
         found = known[name].load()
@@ -53,8 +53,8 @@ def find_connector(role: Role, name: str) -> type[Connector]:
 def _there_are(role: Role, known: Iterable[str]) -> str:
     names = ", ".join(known)
     if names:
-        return f"installed {role}s are {names}."
-    return f"no {role} is installed at all: install the retl package with pip."
+        return f"Installed {role}s are {names}."
+    return f"No {role} is installed at all: install the retl package with pip."
 
 
 def missing_driver(point: EntryPoint, error: ImportError) -> ConfigError:
