@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from retl.model.errors import ConfigError, GuardStopped
 from retl.model.plan import SourcePlan
+from retl.model.table import TableSpec
 
 
 def check_null_cursor(plan: SourcePlan) -> str | None:
     """A warning about rows that have no cursor value; raises ``GuardStopped`` for ``null_cursor = "fail"``."""
-    rows = plan.null_cursor_rows
+    return null_cursor_warning(plan.table, plan.null_cursor_rows)
+
+
+def null_cursor_warning(table: TableSpec, rows: int) -> str | None:
+    """The same for so many rows of a table."""
     if not rows:
         return None
-    what = f"{rows:,} row{'s have' if rows > 1 else ' has'} no value in the cursor column {plan.table.cursor!r}"
-    if plan.table.null_cursor == "fail":
+    what = f"{rows:,} row{'s have' if rows > 1 else ' has'} no value in the cursor column {table.cursor!r}"
+    if table.null_cursor == "fail":
         raise GuardStopped(
             f'{what}, and null_cursor is "fail".',
             remedy='correct the rows at the source, or choose null_cursor = "include" or "warn".',
         )
-    if plan.table.null_cursor == "include":
+    if table.null_cursor == "include":
         return None
     return f'{what} and will not be read; null_cursor = "include" reads them with every scan.'
+
+
+def apply_null_cursor(table: TableSpec, batch: pa.RecordBatch, cursor: str) -> tuple[pa.RecordBatch, int]:
+    """The rows that ``null_cursor`` lets through, and how many of the batch have no cursor value.
+
+    For sources that meet such rows only while they are read. Raises ``GuardStopped``.
+    """
+    column = batch.column(cursor)
+    rows: int = column.null_count
+    if not rows:
+        return batch, 0
+    null_cursor_warning(table, rows)
+    return (batch if table.null_cursor == "include" else batch.filter(column.is_valid())), rows
 
 
 def check_shrink(before: int, after: int, max_shrink: float | None, *, table: str) -> None:

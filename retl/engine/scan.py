@@ -36,7 +36,7 @@ from retl.engine.retry import backoff
 from retl.model import events
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import Checkpoint, Fence, Mark, Refresh, Reject
-from retl.model.cursor import cursor_family
+from retl.model.cursor import compare, cursor_family
 from retl.model.errors import (
     ConfigError,
     LeaseLost,
@@ -89,6 +89,7 @@ class _Counters:
     bytes: int = 0
     rejects: int = 0
     slices: int = 0
+    null_cursor_rows: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -175,7 +176,7 @@ class Scan:
             changed=counters.changed,
             bytes=counters.bytes,
             rejects=counters.rejects,
-            null_cursor_rows=plan.null_cursor_rows if plan else 0,
+            null_cursor_rows=(plan.null_cursor_rows if plan else 0) + counters.null_cursor_rows,
             slices=counters.slices,
             slices_planned=len(plan.slices) if plan else 0,
             lower=window.lower if window else None,
@@ -313,11 +314,15 @@ class Scan:
         attempt = 0
         while True:
             attempt += 1
+            without_cursor = 0
             await self._channel.send(_Item("begin", part))
             try:
                 async with aclosing(_generator(self._source.read(plan, part))) as batches:
                     async for batch in batches:
                         _check_batch(batch, plan)
+                        if part.ordered_by is not None:
+                            batch, found = guard.apply_null_cursor(self._table, batch, part.ordered_by)
+                            without_cursor += found
                         for ready in resizer.push(batch):
                             await self._channel.send(_Item("batch", part, ready), ready.nbytes)
             except TransientError as error:
@@ -328,8 +333,16 @@ class Scan:
             else:
                 for ready in resizer.flush():
                     await self._channel.send(_Item("batch", part, ready), ready.nbytes)
+                self._note_null_cursor(without_cursor)
                 await self._channel.send(_Item("end", part))
                 return
+
+    def _note_null_cursor(self, rows: int) -> None:
+        """Of a source that cannot count such rows beforehand."""
+        self._counters.null_cursor_rows += rows
+        warning = guard.null_cursor_warning(self._table, rows)
+        if warning:
+            self._warn(warning)
 
     async def _pause(self, error: TransientError, attempt: int) -> None:
         delay = backoff(attempt, most=5.0)
@@ -421,7 +434,7 @@ class Scan:
                     if item.part.ordered_by is not None:
                         highest = _highest(highest, item.batch, item.part.ordered_by)
                     if item.part.divisible and staged >= self._table.slice_rows:
-                        await self._commit(plan, writer, item.part, None, complete=False)
+                        await self._commit(plan, writer, item.part, highest, complete=False)
                         staged = 0
                 else:
                     await self._commit(plan, writer, item.part, highest, complete=True)
@@ -452,7 +465,9 @@ class Scan:
     async def _commit(
         self, plan: SourcePlan, writer: TableWriter, part: Slice, highest: Any, *, complete: bool
     ) -> None:
-        checkpoint = self._after(plan, part, highest) if complete else self._checkpoint
+        # In cursor order, what has come so far is all there is below the highest value.
+        moves_on = complete or part.ordered_by is not None
+        checkpoint = self._after(plan, part, highest) if moves_on else self._checkpoint
         mark = Mark(self._fence, self._table.name, checkpoint)
         left = self._table.max_rejects - self._counters.rejects
         if not self._state_in_target:
@@ -528,7 +543,7 @@ class Scan:
         """The checkpoint that is true once this slice is committed."""
         watermark = part.watermark
         if part.ordered_by is not None and highest is not None:
-            watermark = _text(highest)
+            watermark = _not_below(_text(highest), self._checkpoint.watermark, highest.type)
         checkpoint = msgspec.structs.replace(
             self._checkpoint,
             scan_id=self._scan_id,
@@ -599,6 +614,13 @@ def _text(value: Any) -> str:
             f"a column of type {value.type} cannot be a cursor.", remedy="choose a column of time or whole numbers."
         )
     return str(value.cast(pa.string()).as_py())
+
+
+def _not_below(found: str, watermark: str | None, type: pa.DataType) -> str:
+    """The higher of the two: rows that ``lookback`` reads again do not move the watermark back."""
+    family = cursor_family(type)
+    assert family is not None
+    return watermark if watermark is not None and compare(found, watermark, family) < 0 else found
 
 
 async def _generator(batches: AsyncIterator[pa.RecordBatch]) -> Any:

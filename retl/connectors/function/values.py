@@ -1,0 +1,101 @@
+"""Batches as a user's callable wants them: typed columns, or rows of Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import time
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from retl.connectors.sql.text import keep_mask, unprintable_times
+from retl.model.schema import JSON, is_json
+
+Unfit = list[tuple[pa.RecordBatch, str, str]]
+"""Rows that were left out, with column and reason."""
+
+
+def drop_unfit(batch: pa.RecordBatch, schema: pa.Schema, for_python: bool) -> tuple[pa.RecordBatch, Unfit]:
+    """The batch in its logical types; a row with a text that means no value of its type is left out.
+
+    With ``for_python`` also rows with a time that Python has no word for.
+    """
+    bad: list[pa.Array] = []
+    unfit: Unfit = []
+    columns = []
+    for array, column in zip(batch.columns, schema, strict=True):
+        typed, wrong = _typed(array, column.type)
+        if wrong is not None:
+            unfit.append((batch.filter(wrong), column.name, f"the value is no {column.type}"))
+            bad.append(wrong)
+        late = unprintable_times(typed) if for_python else None
+        if late is not None:
+            unfit.append((batch.filter(late), column.name, "the time lies outside the years 1 to 9999"))
+            bad.append(late)
+        columns.append(typed)
+    typed_batch = pa.RecordBatch.from_arrays(columns, schema=_as_nullable(schema, columns))
+    return (typed_batch.filter(pa.array(keep_mask(bad))) if bad else typed_batch), unfit
+
+
+def _as_nullable(schema: pa.Schema, columns: list[pa.Array]) -> pa.Schema:
+    """The schema; a column that was promised to be NOT NULL and is not keeps its NULLs in view."""
+    return pa.schema(
+        [
+            column.with_nullable(column.nullable or array.null_count > 0)
+            for column, array in zip(schema, columns, strict=True)
+        ]
+    )
+
+
+def _typed(array: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, pa.Array | None]:
+    """A column that may be canonical text as its logical type, and which values are none of it."""
+    if array.type == wanted:
+        return array, None
+    convert: Callable[[pa.Array], pa.Array] = _times if pa.types.is_time(wanted) else lambda some: some.cast(wanted)
+    try:
+        return convert(array), None
+    except (pa.ArrowInvalid, ValueError):
+        pass
+    wrong = np.zeros(len(array), dtype=bool)
+    pieces = []
+    for number in range(len(array)):
+        try:
+            pieces.append(convert(array.slice(number, 1)).cast(wanted))
+        except (pa.ArrowInvalid, ValueError):
+            wrong[number] = True
+            pieces.append(pa.nulls(1, wanted))
+    return pa.concat_arrays(pieces), pa.array(wrong)
+
+
+def _times(array: pa.Array) -> pa.Array:
+    # Arrow reads no times of day from text.
+    return pa.array(
+        [None if value is None else time.fromisoformat(value) for value in array.to_pylist()], pa.time64("us")
+    )
+
+
+def python_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as dicts: datetimes, dates, decimals, JSON decoded; nanoseconds, which Python lacks, as text."""
+    columns = {
+        column.name: _python_values(array, column) for array, column in zip(batch.columns, batch.schema, strict=True)
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _python_values(array: pa.Array, column: pa.Field) -> list[Any]:
+    kind = array.type
+    if (pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "ns":
+        return list(array.cast(pa.string()).to_pylist())
+    values: list[Any] = array.to_pylist()
+    if JSON in (column.metadata or {}) and is_json(column):
+        return [None if value is None else _decoded(value) for value in values]
+    return values
+
+
+def _decoded(text: Any) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text  # what the source calls JSON and is not stays as it came
