@@ -19,7 +19,8 @@ class Refresh(msgspec.Struct, frozen=True):
 
     scan_id: str
     pre_action: str
-    archive: str | None = None
+    archives: bool = True
+    """Whether there was a table to archive. Without one, what a crash leaves half-loaded is no archive either."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -61,10 +61,11 @@ def remove_leftovers(connection: sqlite3.Connection, table: str) -> None:
 
 
 def begin_refresh(connection: sqlite3.Connection, load: Load, *, existed: bool) -> str:
-    """Do the pre-action on a table that is there; returns the name of the table to load."""
+    """Do the pre-action; returns the name of the table to load, which is still to be made where ``existed`` is false."""
     table = load.table.to
     if not existed:
-        return table
+        # Also a first load is seen as a whole or not at all.
+        return shadow_name(table, load.epoch) if load.table.pre_action is PreAction.SWAP else table
     check_plain_table(connection, table)
     if load.table.pre_action is PreAction.TRUNCATE:
         connection.execute(f"DELETE FROM {DIALECT.identifier(table)}")
@@ -82,7 +83,7 @@ def _archive(connection: sqlite3.Connection, load: Load) -> None:
     table = load.table.to
     assert load.refresh is not None
     archive = archive_name(table, load.refresh.scan_id)
-    if archive in table_names(connection):
+    if not load.refresh.archives or archive in table_names(connection):
         connection.execute(f"DELETE FROM {DIALECT.identifier(table)}")
         return
     rename(connection, table, archive)
@@ -110,10 +111,13 @@ def switch(connection: sqlite3.Connection, table: str, shadow: str) -> None:
         connection.execute(sql)
 
 
-def prune_archives(connection: sqlite3.Connection, table: str, keep: int | None) -> None:
-    """Drop the oldest archives beyond ``keep``; all stay where it is ``None``."""
+def prune_archives(connection: sqlite3.Connection, load: Load) -> None:
+    """Drop the oldest archives beyond ``keep_archives``; all stay where it is ``None``."""
+    table, keep = load.table.to, load.table.keep_archives
     if keep is None:
         return
-    archives = sorted(name for name in table_names(connection) if is_archive(name, table))
-    for name in archives[:-keep]:
+    # The archive of this scan is the newest one, also where the wall clock was set back.
+    newest = archive_name(table, load.refresh.scan_id) if load.refresh else ""
+    found = [name for name in table_names(connection) if is_archive(name, table)]
+    for name in sorted(found, key=lambda name: (name == newest, name))[:-keep]:
         drop(connection, name)

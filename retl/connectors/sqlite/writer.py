@@ -238,7 +238,7 @@ class SQLiteWriter(TableWriter):
         if table.pre_action is PreAction.SWAP and self._table != table.to:
             schema.switch(connection, table.to, self._table)
         if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._load.blacklist:
-            schema.prune_archives(connection, table.to, table.keep_archives)
+            schema.prune_archives(connection, self._load)
 
     async def abort(self) -> None:
         self._forget()
