@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -60,6 +60,26 @@ class Worker:
     def close(self) -> None:
         """Let the thread end after the call that it runs. Does not wait."""
         self._executor.shutdown(wait=False)
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """``work``, done whatever is cancelled meanwhile; the cancellation is raised when it is done.
+
+    A shielded scope of anyio alone does not hold off ``task.cancel()``.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # seen: the cancellation counts for more
+    raise cancelled
 
 
 class _Job:

@@ -52,6 +52,7 @@ from retl.model.schema import native_type
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.state.base import StateStore
+from retl.threads import to_the_end
 
 _SLICE_ATTEMPTS = 3
 _PROGRESS_SECONDS = 0.1
@@ -369,7 +370,7 @@ class Scan:
             except ChannelClosed:
                 ended = True
         before = await self._check_shrink(plan, empty=ended)
-        mark = self._refresh_mark()
+        mark = await self._refresh_mark()
         load = dataclasses.replace(load, refresh=self._checkpoint.refresh)
         if mark is not None and not self._state_in_target:
             await self._store.save(mark)
@@ -389,8 +390,7 @@ class Scan:
                 await self._store.save(final)
             self._checkpoint = final.checkpoint
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await writer.abort()
+            await to_the_end(writer.abort())
             raise
 
     async def _check_shrink(self, plan: SourcePlan, *, empty: bool) -> int:
@@ -405,13 +405,17 @@ class Scan:
                 guard.check_shrink(before, after, self._table.max_shrink, table=self._table.to)
         return before
 
-    def _refresh_mark(self) -> Mark | None:
+    async def _refresh_mark(self) -> Mark | None:
         """For a pre-action that readers see: the note that it has begun, so a crash cannot repeat it."""
         if self._table.pre_action not in (PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE):
             return None
         refresh = self._checkpoint.refresh
         if refresh is None or refresh.pre_action != str(self._table.pre_action):
-            refresh = Refresh(self._scan_id, str(self._table.pre_action))
+            archives = (
+                self._table.pre_action is PreAction.RENAME_AND_CREATE
+                and await self._target.describe(self._table.to) is not None
+            )
+            refresh = Refresh(self._scan_id, str(self._table.pre_action), archives)
         self._checkpoint = msgspec.structs.replace(self._checkpoint, refresh=refresh)
         return Mark(self._fence, self._table.name, self._checkpoint)
 

@@ -20,6 +20,7 @@ from retl.connectors.sqlite.file import SQLiteFile, inspect, real_key, table_nam
 from retl.model.errors import SourceError
 from retl.model.schema import TableSchema, native_type
 from retl.state.sql import STATE_TABLES
+from retl.threads import to_the_end
 
 if TYPE_CHECKING:
     from retl.connectors.sqlite import SQLite
@@ -56,13 +57,13 @@ class SQLiteSource(SqlSource):
         return TableSchema(table, existing.columns, real_key(existing)) if existing else None
 
     async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
-        schema = await self.columns(sql)
-        cursor = await self._file.run(_open_cursor, sql)
+        result = _Result(sql, await self.columns(sql))
         try:
-            while (batch := await self._file.run(_next_batch, cursor, schema)) is not None:
+            while (batch := await self._file.run(result.next_batch)) is not None:
                 yield batch
         finally:
-            await self._file.run(_close_cursor, cursor)
+            # Surely: a cursor that is left open keeps the file open, even when its connection is closed.
+            await to_the_end(self._file.run(result.close))
 
     async def release(self) -> None:
         await self._file.close()
@@ -103,20 +104,26 @@ def _declared(storage: set[str]) -> str:
     return "REAL" if storage == {"integer", "real"} else "TEXT"
 
 
-def _open_cursor(connection: sqlite3.Connection, sql: str) -> sqlite3.Cursor:
-    return connection.execute(sql)
+class _Result:
+    """The rows of a SELECT, run when the first of them are asked for. Used in the worker's thread."""
 
+    def __init__(self, sql: str, schema: pa.Schema) -> None:
+        self._sql = sql
+        self._schema = schema
+        self._cursor: sqlite3.Cursor | None = None
 
-def _close_cursor(connection: sqlite3.Connection, cursor: sqlite3.Cursor) -> None:
-    cursor.close()
+    def next_batch(self, connection: sqlite3.Connection) -> pa.RecordBatch | None:
+        if self._cursor is None:
+            self._cursor = connection.execute(self._sql)
+        rows = self._cursor.fetchmany(_BATCH_ROWS)
+        if not rows:
+            return None
+        values = zip(zip(*rows, strict=True), self._schema, strict=True)
+        return pa.RecordBatch.from_arrays([_array(*value) for value in values], names=self._schema.names)
 
-
-def _next_batch(connection: sqlite3.Connection, cursor: sqlite3.Cursor, schema: pa.Schema) -> pa.RecordBatch | None:
-    rows = cursor.fetchmany(_BATCH_ROWS)
-    if not rows:
-        return None
-    columns = [_array(values, column) for values, column in zip(zip(*rows, strict=True), schema, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, names=schema.names)
+    def close(self, connection: sqlite3.Connection) -> None:
+        if self._cursor is not None:
+            self._cursor.close()
 
 
 def _array(values: tuple[Any, ...], column: pa.Field) -> pa.Array:
