@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from retl.cli.ask import ask, chosen
-from retl.cli.codes import OK
+from retl.cli.codes import INTERRUPTED, OK
 from retl.cli.render import ago, clock, grid, local_date, mode, one_line, plural, print_json, without_place
 from retl.config.registry import did_you_mean
 from retl.model.duration import format_duration
@@ -24,7 +24,7 @@ def status(arguments: argparse.Namespace) -> int:
     answers, code = ask(chosen(arguments), Pipeline.status)
     if arguments.json:
         print_json([answer.value for answer in answers])
-    else:
+    elif answers:
         print("\n\n".join(show_status(answer.value) for answer in answers))
     return code
 
@@ -108,7 +108,12 @@ def reset(arguments: argparse.Namespace) -> int:
     what = f"table {table!r} of {names}" if table is not None else f"all tables of {names}"
     if not arguments.yes and sys.stdin.isatty():
         print(f"The next scan will read everything of {what}. Nothing is deleted in the target.")
-        if input("Reset? [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            answer = input("Reset? [y/N] ")
+        except EOFError:
+            print()
+            return INTERRUPTED
+        if answer.strip().lower() not in ("y", "yes"):
             print("Nothing was reset.")
             return OK
     answers, code = ask(pipelines, lambda pipeline: pipeline.reset(table))

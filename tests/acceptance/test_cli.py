@@ -1,0 +1,583 @@
+"""The command line as people meet it: every command, every exit code, and never a traceback for a mistake of theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, ClassVar
+
+import duckdb
+import msgspec
+import pytest
+
+from retl.cli import main
+from retl.config import registry
+from retl.connectors.base import Connector, Source, Target
+from retl.connectors.sqlite import SQLite
+from retl.model.errors import SourceError
+from retl.model.report import ScanReport
+from retl.model.secret import Secret, reveal
+from retl.model.status import PipelineStatus
+
+JOBS = """\
+[pipelines.shop]
+source = { type = "duckdb", path = "warehouse.duckdb" }
+target = { type = "sqlite", path = "app.db" }
+interval = "1s"
+
+[[pipelines.shop.tables]]
+name = "orders"
+cursor = "updated_at"
+
+[[pipelines.shop.tables]]
+name = "report"
+query = "SELECT customer, sum(total) AS total FROM orders GROUP BY customer"
+key = "customer"
+pre_action = "swap"
+"""
+
+DEPOT = """
+[pipelines.depot]
+source = { type = "duckdb", path = "elsewhere.duckdb" }
+target = { type = "sqlite", path = "depot.db" }
+tables = ["parts"]
+"""
+
+# A scan that takes long, in many slices.
+LONG = """
+[pipelines.long]
+source = { type = "duckdb", path = "warehouse.duckdb" }
+target = { type = "sqlite", path = "long.db" }
+interval = "1s"
+[[pipelines.long.tables]]
+name = "numbers"
+query = "SELECT i AS id, md5(i::VARCHAR) AS text FROM range(30000000) t(i)"
+key = "id"
+slice_rows = 10000
+"""
+
+
+class Outcome:
+    """What a command returned and printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def __repr__(self) -> str:
+        return f"exit code {self.code}\n{self.out}\n{self.err}"
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Retl = Callable[..., Outcome]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a warehouse and a job file; it is the current one."""
+    monkeypatch.chdir(tmp_path)
+    write_warehouse(
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer VARCHAR, total DECIMAL(10, 2), updated_at TIMESTAMP)",
+        "INSERT INTO orders SELECT i, 'c' || i % 3, i, TIMESTAMP '2024-01-01' + to_seconds(i) FROM range(1, 11) t(i)",
+        "CREATE TABLE customers (id INTEGER PRIMARY KEY, name VARCHAR)",
+    )
+    Path("jobs.toml").write_text(JOBS)
+    return tmp_path
+
+
+def write_warehouse(*statements: str) -> None:
+    with duckdb.connect("warehouse.duckdb") as warehouse:
+        for statement in statements:
+            warehouse.execute(statement)
+
+
+def read_app(statement: str, path: str = "app.db") -> list[Any]:
+    with closing(sqlite3.connect(path)) as app:
+        return app.execute(statement).fetchall()
+
+
+@pytest.fixture
+def retl(capsys: pytest.CaptureFixture[str]) -> Retl:
+    """Runs a command in this process."""
+
+    def run(*arguments: str) -> Outcome:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Outcome(code, out, err)
+
+    return run
+
+
+@contextmanager
+def process(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, which is gone afterwards."""
+    command = [sys.executable, "-m", "retl", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def wait_for(what: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def rows_in(path: str, table: str) -> int:
+    try:
+        return int(read_app(f"SELECT count(*) FROM {table}", path)[0][0])
+    except sqlite3.Error:
+        return 0
+
+
+# run ----------------------------------------------------------------------------
+
+
+def test_run_once_brings_every_row(shop: Path, retl: Retl) -> None:
+    done = retl("run", "--once")
+    assert done.code == 0, done
+    assert read_app("SELECT count(*), sum(total) FROM orders") == [(10, 55)]
+    assert read_app("SELECT count(*), sum(total) FROM report") == [(3, 55)]
+    orders, report = done.out.splitlines()
+    assert "shop.orders: 10 rows in" in orders and "(incremental), up to 2024-01-01 00:00:10" in orders
+    assert "shop.report: 3 rows in" in report and "(full, swap)" in report
+
+
+def test_the_next_run_reads_what_is_new(shop: Path, retl: Retl) -> None:
+    retl("run", "--once")
+    write_warehouse("INSERT INTO orders VALUES (11, 'c9', 100, TIMESTAMP '2024-02-01')")
+    done = retl("run", "--once")
+    assert "shop.orders: 2 rows, 1 changed in" in done.out  # the newest row of before ties with the watermark
+    assert read_app("SELECT sum(total) FROM report") == [(155,)]
+
+
+def test_a_pipeline_that_fails_stops_no_other(shop: Path, retl: Retl) -> None:
+    Path("jobs.toml").write_text(DEPOT + JOBS)
+    done = retl("run", "--once")
+    assert done.code == 1
+    assert "depot.parts: FAILED there is no DuckDB file" in done.out
+    assert read_app("SELECT count(*) FROM orders") == [(10,)]
+
+
+def test_a_table_that_fails_stops_no_other(shop: Path, retl: Retl) -> None:
+    Path("jobs.toml").write_text(
+        JOBS.replace('name = "orders"', 'name = "ordes"') + '[[pipelines.shop.tables]]\nmatch = "zz*"\n'
+    )
+    done = retl("run", "--once")
+    assert done.code == 1
+    assert "shop.ordes: FAILED the source has no table 'ordes'. What to do: did you mean 'orders'?" in done.out
+    assert "shop: FAILED zz*: no table of the source matches 'zz*'. What to do: see `retl tables`" in done.out
+    assert "shop.report: 3 rows" in done.out
+
+
+def test_a_pipeline_whose_tables_cannot_be_found_at_all(shop: Path, retl: Retl) -> None:
+    Path("jobs.toml").write_text(JOBS[: JOBS.index("[[")] + 'tables = [{ match = "zz*" }]\n')
+    done = retl("run", "--once")
+    assert (done.code, done.out.count("FAILED")) == (2, 1)
+
+
+def test_only_runs_the_named_pipelines(shop: Path, retl: Retl) -> None:
+    Path("jobs.toml").write_text(DEPOT + JOBS)
+    assert retl("run", "--once", "--only", "shop").code == 0
+    done = retl("run", "--once", "--only", "shp")
+    assert done.code == 2
+    assert "has no pipeline 'shp'; did you mean 'shop'? It has: depot, shop." in done.err
+
+
+def test_json_lines(shop: Path, retl: Retl) -> None:
+    Path("jobs.toml").write_text(DEPOT + JOBS)
+    done = retl("run", "--once", "--log-format", "json")
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert {event["pipeline"] for event in events} == {"shop", "depot"}
+    finished = {event["table"]: event for event in events if event["event"] == "scan finished"}
+    assert (finished["orders"]["rows"], finished["orders"]["level"]) == (10, "info")
+    (failed,) = [event for event in events if event["event"] == "scan failed"]
+    assert (failed["level"], failed["error_type"], failed["table"]) == ("error", "ConfigError", "parts")
+    assert "progress" not in events[0] and "type" not in events[0]
+
+
+def test_run_goes_on_until_it_is_told_to_stop(shop: Path) -> None:
+    with process("run") as running:
+        wait_for(lambda: rows_in("app.db", "report") == 3)
+        wait_for(lambda: warehouse_is_free("INSERT INTO orders VALUES (11, 'c9', 100, TIMESTAMP '2024-02-01')"))
+        wait_for(lambda: rows_in("app.db", "orders") == 11)
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=20)
+    assert running.returncode == 0, err
+    assert "stopping after the slice under way; once more abandons it" in out and err == ""
+    assert "shop: every 1s" in out.splitlines()[0]
+
+
+def warehouse_is_free(statement: str) -> bool:
+    """Writes into the warehouse unless a scan reads it just now."""
+    try:
+        write_warehouse(statement)
+    except duckdb.IOException:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_an_interrupted_run(shop: Path, signals: int) -> None:
+    Path("jobs.toml").write_text(LONG.replace("10000\n", "100000\n") if signals == 1 else LONG)
+    with process("run", "--once") as running:
+        wait_for(lambda: rows_in("long.db", "numbers") > 0)
+        running.send_signal(signal.SIGINT)
+        if signals == 2:
+            assert running.stdout is not None
+            assert "stopping" in running.stdout.readline()
+            running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=30)
+    assert (running.returncode, err) == (130, "")
+    if signals == 1:
+        assert "long.numbers: stopped after" in out
+    assert 0 < rows_in("long.db", "numbers") < 30_000_000
+
+
+def test_one_owner(shop: Path, retl: Retl) -> None:
+    with process("run") as running:
+        wait_for(lambda: rows_in("app.db", "report") == 3)
+        for command in (["run", "--once"], ["reset", "--yes"]):
+            done = retl(*command)
+            assert done.code == 3
+            assert f"the pipeline is being run by process {running.pid}" in done.out + done.err
+        assert f"run by process {running.pid}" in retl("status").out
+        with process("run") as other:
+            assert other.stdout is not None
+            wait_for(lambda: "standing by" in other.stdout.readline())  # type: ignore[union-attr]
+            running.send_signal(signal.SIGINT)
+            running.wait(timeout=20)
+            wait_for(lambda: f"run by process {other.pid}" in retl("status").out)
+
+
+# On a terminal ------------------------------------------------------------------
+
+
+def on_a_terminal(*arguments: str, typed: str = "", **environment: str) -> tuple[int, str]:
+    """A command on a terminal of its own; its exit code, and everything that was on the screen."""
+    master, slave = pty.openpty()
+    seen = bytearray()
+
+    def read() -> None:
+        while True:
+            try:
+                seen.extend(os.read(master, 65536))
+            except OSError:  # the other end is closed
+                return
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "retl", *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=os.environ | {"COLUMNS": "100"} | environment,
+    ) as running:
+        os.close(slave)
+        reader = threading.Thread(target=read)
+        reader.start()
+        os.write(master, typed.encode())
+        code = running.wait(timeout=30)
+    reader.join()
+    os.close(master)
+    return code, seen.decode().replace("\r\n", "\n")
+
+
+def test_progress_bars(shop: Path) -> None:
+    Path("jobs.toml").write_text(DEPOT + JOBS + LONG.replace("30000000", "300000"))
+    code, screen = on_a_terminal("run", "--once", TERM="xterm")
+    assert code == 1
+    assert "\x1b[" in screen and "long.numbers" in screen and " of 300,000 rows, " in screen
+    assert "shop.orders: 10 rows in" in screen and "depot.parts: FAILED" in screen
+
+
+def test_a_dumb_terminal_sees_plain_lines(shop: Path) -> None:
+    code, screen = on_a_terminal("run", "--once", TERM="dumb")
+    assert code == 0
+    assert "\x1b" not in screen and len(screen.splitlines()) == 2
+
+
+def test_without_rich_a_terminal_sees_plain_lines(shop: Path) -> None:
+    Path("rich").mkdir()
+    Path("rich/__init__.py").write_text("raise ImportError('not installed')\n")
+    code, screen = on_a_terminal("run", "--once", TERM="xterm", PYTHONPATH=str(shop))
+    assert (code, len(screen.splitlines())) == (0, 2)
+
+
+def test_a_terminal_that_knows_no_clock(shop: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    with process("status", env=environment) as running:
+        out, err = running.communicate(timeout=20)
+    assert (running.returncode, err) == (0, "")
+    assert "(scheduled)  orders" in out
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [("y\n", "1 checkpoint forgotten"), ("\n", "Nothing was reset."), ("\x04", "")]
+)
+def test_reset_asks_on_a_terminal(shop: Path, retl: Retl, answer: str, said: str) -> None:
+    retl("run", "--once")
+    code, screen = on_a_terminal("reset", "--table", "orders", typed=answer, TERM="dumb")
+    assert said in screen and "The next scan will read everything of table 'orders' of shop." in screen
+    assert "Traceback" not in screen
+    assert code == (0 if answer.strip("\x04") else 130)
+
+
+# check, tables, plan ------------------------------------------------------------
+
+
+def test_check(shop: Path, retl: Retl) -> None:
+    done = retl("check")
+    assert done.code == 0, done
+    assert [line.split()[:3] for line in done.out.splitlines()[1:]] == [
+        ["ok", "shop", "source"],
+        ["ok", "shop", "target"],
+        ["ok", "shop", "orders"],
+        ["ok", "shop", "report"],
+    ]
+
+
+def test_check_finds_what_is_wrong(shop: Path, retl: Retl) -> None:
+    tables = """tables = [
+        { name = "missing" }, { match = "zz*" }, { name = "orders", cursor = "nope" }, { name = "orders", cursor = "total", to = "b" },
+        { query = "SELECT 1 AS a", name = "no_key" },
+    ]\n"""
+    Path("jobs.toml").write_text(DEPOT + JOBS[: JOBS.index("[[")] + " ".join(tables.split()) + "\n")
+    done = retl("check", "--json")
+    assert done.code == 1
+    found = {(item["pipeline"], item["subject"]): item for item in done.json() if item["level"] == "error"}
+    assert "there is no DuckDB file" in found["depot", "source"]["message"]
+    assert "shop / missing" in found["shop", "missing"]["message"]
+    assert "no table of the source matches 'zz*'" in found["shop", "zz*"]["message"]
+    assert ("shop", "orders") in found
+    assert "key" in found["shop", "no_key"]["message"]
+    assert all("What to do: " in item["message"] for item in found.values())
+
+
+def test_tables(shop: Path, retl: Retl) -> None:
+    assert retl("tables").out == "shop: 2 tables in the source\n  customers\n  orders\n"
+    assert retl("tables", "--json").json() == [{"pipeline": "shop", "tables": ["customers", "orders"]}]
+
+
+def test_plan_shows_and_writes_nothing(shop: Path, retl: Retl) -> None:
+    done = retl("plan")
+    assert done.code == 0, done
+    for part in (
+        "orders -> orders: incremental by updated_at",
+        "reads   10 rows in 1 slice",
+        "window  updated_at <= 2024-01-01 00:00:10",
+        'FROM "orders"',
+        'CREATE TABLE "orders"',
+        "cast    customer: VARCHAR -> TEXT",
+        "report -> report: full scan, pre_action swap",
+    ):
+        assert part in done.out
+    assert not Path("app.db").exists() or not read_app("SELECT name FROM sqlite_master")
+
+
+def test_plan_json(shop: Path, retl: Retl) -> None:
+    retl("run", "--once")
+    orders, report = retl("plan", "--json").json()
+    assert (orders["table"], orders["mode"], orders["rows"], orders["key"]) == ("orders", "incremental", 1, ["id"])
+    assert orders["window"]["lower"] == orders["window"]["upper"] == "2024-01-01 00:00:10"
+    assert (report["mode"], report["pre_action"], report["window"]) == ("full", "swap", None)
+    assert set(orders) == set(report) >= {"source", "target", "casts", "warnings", "slices", "cursor", "to", "pipeline"}
+
+
+# status, history, reset, rejects --------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["status", "history", "rejects"])
+def test_before_the_first_run_nothing_is_written(shop: Path, retl: Retl, command: str) -> None:
+    assert retl(command).code == 0
+    assert not Path("app.db").exists()
+
+
+def test_status(shop: Path, retl: Retl) -> None:
+    assert "last run never" in retl("status").out
+    retl("run", "--once")
+    done = retl("status")
+    head, columns, orders, report = done.out.splitlines()
+    assert head.startswith("shop: every 1s, stopped, last run ")
+    assert columns.split() == ["TABLE", "LAST", "SCAN", "ROWS", "LAG", "REJECTS", "WATERMARK"]
+    assert orders.split()[:3] == ["🕒", "orders", "done"] and orders.endswith("2024-01-01 00:00:10")
+    assert report.split()[:3] == ["🕒", "report", "done"]
+
+
+def test_status_json(shop: Path, retl: Retl) -> None:
+    retl("run", "--once")
+    (status,) = msgspec.json.decode(retl("status", "--json").out, type=list[PipelineStatus])
+    assert status.tables[0].watermark == "2024-01-01 00:00:10"
+    assert status.tables[0].last is not None and status.tables[0].last.rows == 10
+
+
+def test_status_tells_of_a_failure(shop: Path, retl: Retl) -> None:
+    Path("jobs.toml").write_text(JOBS.replace('"orders"\n', '"ordes"\n'))
+    retl("run", "--once")
+    assert "ordes failed: the source has no table 'ordes'" in retl("status").out
+
+
+def test_history(shop: Path, retl: Retl) -> None:
+    assert retl("history").out == "No scans yet.\n"
+    retl("run", "--once")
+    retl("run", "--once")
+    assert [line.split()[2] for line in retl("history").out.splitlines()[1:]] == ["shop.report", "shop.orders"] * 2
+    reports = msgspec.json.decode(
+        retl("history", "--json", "--table", "orders", "--limit", "1").out, type=list[ScanReport]
+    )
+    assert [(report.table, report.status, report.rows) for report in reports] == [("orders", "done", 1)]
+
+
+def test_reset(shop: Path, retl: Retl) -> None:
+    retl("run", "--once")
+    done = retl("reset", "--table", "order")
+    assert (done.code, done.out) == (2, "")
+    assert "no pipeline has a table 'order'; did you mean 'orders'?" in done.err
+    assert retl("reset", "--table", "orders", "--yes").out == "shop: 1 checkpoint forgotten\n"
+    assert "shop.orders: 10 rows, 0 changed" in retl("run", "--once").out
+
+
+def test_rejects(shop: Path, retl: Retl) -> None:
+    with closing(sqlite3.connect("app.db")) as app:
+        app.execute(
+            "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, total NUMERIC CHECK (total < 9), updated_at TIMESTAMP)"
+        )
+    assert retl("rejects").out == "No rejects.\n"
+    assert retl("run", "--once").code == 1
+    Path("jobs.toml").write_text(JOBS.replace('cursor = "updated_at"', 'cursor = "updated_at"\nmax_rejects = 5'))
+    done = retl("run", "--once")
+    assert done.code == 0 and "2 rows put aside; the first: " in done.out
+    shown = retl("rejects")
+    assert shown.out.count("shop.orders  key ") == 2 and "reason   " in shown.out and "content  " in shown.out
+    items = retl("rejects", "--json", "--table", "orders").json()
+    assert {item["pipeline"] for item in items} == {"shop"}
+    assert set(items[0]["reject"]) == {"table", "key", "reason", "content", "column", "scan_id", "at"}
+    assert retl("rejects", "--clear").out == "shop: 2 rejects forgotten\n"
+    assert retl("rejects", "--clear", "--json").json() == [{"pipeline": "shop", "cleared": 0}]
+
+
+# init ---------------------------------------------------------------------------
+
+
+def test_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retl: Retl) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = retl("init")
+    assert done.code == 0 and "try: retl check\n" in done.out
+    written = Path("jobs.toml").read_text()
+    again = retl("init")
+    assert again.code == 2 and "'jobs.toml' exists already, and was left as it is." in again.err
+    assert Path("jobs.toml").read_text() == written
+    assert retl("init", "no/such/folder.toml").code == 2
+    assert retl("status").code == 0
+
+
+# Mistakes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["rnu"], "invalid choice: 'rnu'"),
+        (["run", "--onec"], "unrecognized arguments: --onec"),
+        (["run", "--log-format", "xml"], "invalid choice: 'xml'"),
+        (["history", "--limit", "0"], "invalid number value: '0'"),
+        (["status", "none.toml"], "there is no job file 'none.toml'"),
+        (["run", "."], "cannot be read: Is a directory"),
+        (["check", "wrong.toml"], "wrong.toml:1: pipelines.shop.soucre: unknown option; did you mean 'source'?"),
+        (["history", "--table", "nope"], "no pipeline has a table 'nope'"),
+    ],
+)
+def test_wrong_usage(shop: Path, retl: Retl, arguments: list[str], message: str) -> None:
+    Path("wrong.toml").write_text("pipelines = { shop = { soucre = 1 } }")
+    done = retl(*arguments)
+    assert done.code == 2
+    assert message in done.err and done.out == ""
+
+
+def test_help_documents_the_exit_codes(retl: Retl) -> None:
+    for arguments in (["--help"], ["run", "--help"]):
+        done = retl(*arguments)
+        assert done.code == 0
+        assert [line.split()[0] for line in done.out.split("exit codes:\n")[1].splitlines()] == [
+            "0",
+            "1",
+            "2",
+            "3",
+            "130",
+        ]
+
+
+def test_version(retl: Retl) -> None:
+    assert retl("--version").out.startswith("retl 0.")
+
+
+def test_a_reader_that_leaves_early(shop: Path) -> None:
+    Path("jobs.toml").write_text(JOBS + LONG.replace("30000000", "200000").replace('interval = "1s"', ""))
+    with process("run", "--once") as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.wait(timeout=30) == 0
+        assert running.stderr.read() == ""
+    assert rows_in("long.db", "numbers") == 200_000
+
+
+def test_a_broken_target_names_the_place_and_the_remedy(shop: Path, retl: Retl) -> None:
+    Path("app.db").write_bytes(b"this is no database, and it is long enough to be read as one" * 100)
+    for command in ("check", "plan", "run --once", "status", "history", "rejects", "reset --yes"):
+        done = retl(*command.split())
+        assert done.code in (1, 2), (command, done)
+        assert "app.db" in done.out + done.err and "shop" in done.out + done.err
+
+
+class Vault(Connector):
+    """A system with a password that lets nobody in."""
+
+    type_name: ClassVar[str] = "vault"
+    url: str
+    password: str | Secret
+
+    def source(self) -> Source:
+        source = SQLite("app.db").source()
+        secret = reveal(self.password)
+
+        async def refuse(*arguments: object) -> Any:
+            raise SourceError(f"{self!r} did not let us in ({len(secret)}).", remedy="ask for a key.")
+
+        for method in ("ping", "list_tables", "describe", "plan"):
+            setattr(source, method, refuse)
+        return source
+
+    def target(self) -> Target:
+        return SQLite("app.db").target()
+
+
+@pytest.mark.parametrize(
+    "command", ["check", "plan", "tables", "run --once", "run --once --log-format json", "status", "history --json"]
+)
+def test_secrets_are_never_shown(shop: Path, monkeypatch: pytest.MonkeyPatch, retl: Retl, command: str) -> None:
+    installed = registry.connector_types
+    point = {"vault": EntryPoint("vault", f"{__name__}:Vault", "x")}
+    monkeypatch.setattr(registry, "connector_types", lambda role: installed(role) | point)
+    monkeypatch.setenv("DB_PASSWORD", "hunter22")
+    vault = '{ type = "vault", url = "x", password = "${DB_PASSWORD}" }'
+    Path("jobs.toml").write_text(JOBS.replace('{ type = "duckdb", path = "warehouse.duckdb" }', vault))
+    done = retl(*command.split())
+    assert "hunter22" not in done.out + done.err
+    if command in ("check", "plan", "tables"):
+        assert "<secret from environment variable DB_PASSWORD>" in done.out + done.err and done.code == 1
