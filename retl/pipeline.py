@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from retl.model.table import (
 )
 from retl.state.base import StateStore
 from retl.state.memory import MemoryStore
+from retl.threads import to_the_end
 
 _log = structlog.get_logger("retl")
 
@@ -311,8 +312,10 @@ class Pipeline:
                     await self._run_schedule()
             finally:
                 self._scope = None
-                await self._let_go()
-                self._emit(event_types.PipelineStopped(pipeline=self.name, at=now_text()))
+                try:
+                    await self._let_go()
+                finally:
+                    self._emit(event_types.PipelineStopped(pipeline=self.name, at=now_text()))
 
     async def _run_schedule(self) -> None:
         timer = self.schedule.timer()
@@ -327,15 +330,18 @@ class Pipeline:
             except LeaseLost as error:
                 self._lease.fence = None
                 self._emit(event_types.LeaseGone(pipeline=self.name, at=now_text(), reason=error.message))
-            except RetlError as error:
+            except Exception as error:
                 if isinstance(error, ConfigError):
                     raise error.located(pipeline=self.name) from None
                 failures += 1
                 self._report_failed_run(error)
                 await self._sleep(backoff(failures, most=min(30.0, self.schedule.period or 30.0)))
 
-    def _report_failed_run(self, error: RetlError) -> None:
-        error.located(pipeline=self.name)
+    def _report_failed_run(self, error: Exception) -> None:
+        if isinstance(error, RetlError):
+            error.located(pipeline=self.name)
+        else:
+            _log.error("unexpected error in a run", pipeline=self.name, exc_info=error)
         self._emit(
             event_types.RunFailed(pipeline=self.name, at=now_text(), error=str(error), error_type=type(error).__name__)
         )
@@ -657,10 +663,13 @@ class Pipeline:
 
     async def aclose(self) -> None:
         """Close every connection. ``run_once`` and ``run_forever`` may be called again afterwards."""
-        with anyio.CancelScope(shield=True):
-            await self._source.aclose()
-            await self._target.aclose()
-            await self._store.aclose()
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        async with AsyncExitStack() as closing:  # each of them, also where another one fails
+            closing.push_async_callback(self._store.aclose)
+            closing.push_async_callback(self._target.aclose)
+            closing.push_async_callback(self._source.aclose)
 
     async def __aenter__(self) -> Pipeline:
         return self
@@ -674,17 +683,21 @@ class Pipeline:
         return _Busy(self)
 
     async def _release(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._source.release()
-            await self._target.release()
+        await to_the_end(self._let_rest())
+
+    async def _let_rest(self) -> None:
+        await self._source.release()
+        await self._target.release()
 
     async def _let_go(self) -> None:
         """After a run: nothing stays open, and the next owner need not wait."""
-        with anyio.CancelScope(shield=True):
-            await self._lease.give_up()
-            self._state = "stopped"
-            self._next_run = None
-            await self.aclose()
+        self._state = "stopped"
+        self._next_run = None
+        await to_the_end(self._give_up())
+
+    async def _give_up(self) -> None:
+        await self._lease.give_up()
+        await self._close()
 
     async def _sleep(self, seconds: float | None) -> None:
         """Sleep until something wants attention, at most so long."""
