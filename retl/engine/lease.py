@@ -13,8 +13,9 @@ from pathlib import Path
 import anyio
 
 from retl.model.checkpoint import Fence
-from retl.model.errors import ConfigError, TransientError
+from retl.model.errors import ConfigError
 from retl.state.base import LeaseRow, StateStore
+from retl.threads import to_the_end
 
 DEFAULT_TTL = 30.0
 """Seconds without a sign of life after which another process may take a pipeline over."""
@@ -44,7 +45,7 @@ def _kernel() -> str:
 
 
 def _start_time(pid: int) -> str:
-    """The moment a process was started, in ticks since boot; empty where there is none."""
+    """The moment a process was started, in ticks since boot; empty where there is none, or none to be seen."""
     with suppress(OSError, IndexError):
         status = Path(f"/proc/{pid}/stat").read_text()
         fields = status.rsplit(")", 1)[1].split()
@@ -57,7 +58,16 @@ def is_dead(owner: str) -> bool:
     parts = owner.split("/")
     if len(parts) < 4 or not parts[2] or parts[2] != _kernel() or not parts[1].isdigit():
         return False
-    return bool(parts[3]) and _start_time(int(parts[1])) != parts[3]
+    pid = int(parts[1])
+    if not parts[3] or _start_time(pid) == parts[3]:
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return bool(_start_time(pid))  # of another user, from whom /proc may hide it (hidepid)
+    except OSError:
+        return True
+    return True
 
 
 class Lease:
@@ -98,9 +108,13 @@ class Lease:
                     pipeline=self._pipeline,
                 )
             return None
-        self.fence = await self._store.take_lease(row, self.owner, self._ttl)
+        # A lease that is taken although its taker was cancelled would stay with a living process that knows nothing of it.
+        await to_the_end(self._take(row, self.owner))
         self.holder = None if self.fence else row.owner
         return self.fence
+
+    async def _take(self, row: LeaseRow, owner: str) -> None:
+        self.fence = await self._store.take_lease(row, owner, self._ttl)
 
     def _silent(self, row: LeaseRow) -> bool:
         if self._seen is None or (row.epoch, row.beat) != (self._seen.epoch, self._seen.beat):
@@ -126,8 +140,8 @@ class Lease:
             await anyio.sleep(self._ttl / 3)
             try:
                 alive = await self._store.beat(self.fence)
-            except TransientError:
-                continue  # the fence, not the heartbeat, is what keeps data safe
+            except Exception:
+                continue  # whatever it is: the fence, not the heartbeat, is what keeps data safe
             if not alive:
                 self.fence = None
                 lost("another process has taken it over")
