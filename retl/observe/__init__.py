@@ -1,0 +1,1 @@
+"""Subscribers to events: logs, and whatever else only listens."""
