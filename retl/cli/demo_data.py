@@ -73,7 +73,7 @@ def _download(folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "1", "--timeout", "20", "download"]
     source = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder), "--requirement", str(wanted)]
     # Without isolation pip need not install setuptools first, which takes longer than the download.
-    attempts = [["--no-build-isolation"], []] if find_spec("setuptools") else [[]]
+    attempts = [["--no-build-isolation"], []] if find_spec("setuptools") and find_spec("wheel") else [[]]
     for more in attempts:
         done = subprocess.run(
             [*pip, *source, *more], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False

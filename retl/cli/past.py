@@ -109,11 +109,11 @@ def reset(arguments: argparse.Namespace) -> int:
     if not arguments.yes and sys.stdin.isatty():
         print(f"The next scan will read everything of {what}. Nothing is deleted in the target.")
         try:
-            answer = input("Reset? [y/N] ")
+            typed = input("Reset? [y/N] ")
         except EOFError:
             print()
             return INTERRUPTED
-        if answer.strip().lower() not in ("y", "yes"):
+        if typed.strip().lower() not in ("y", "yes"):
             print("Nothing was reset.")
             return OK
     answers, code = ask(pipelines, lambda pipeline: pipeline.reset(table))

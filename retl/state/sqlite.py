@@ -125,7 +125,8 @@ class SqliteStore(StateStore):
 
     def _peek(self, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
         """A read before the first write: a file or tables that are not there are not made by asking for them."""
-        if Path(self.path).exists():
+        path = Path(self.path)
+        if path.exists() or not path.parent.is_dir():  # the latter cannot be opened, and says so
             with closing(sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)) as connection:
                 connection.execute("BEGIN")
                 if has_tables(connection):
