@@ -62,10 +62,10 @@ def server() -> Iterator[ForkServer]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_nothing_is_lost_or_doubled_by_a_kill(case: Case, server: ForkServer, tmp_path: Path) -> None:
+def test_nothing_is_lost_or_doubled_by_a_kill(case: Case, server: ForkServer, folder: Path) -> None:
     seed = random.randrange(2**32)
     print(f"{case.name}: seed {seed}")
-    world = World(case, tmp_path, random.Random(seed))
+    world = World(case, folder, random.Random(seed))
     killer = Killer(world.random)
     kills = turns = 0
     while kills < -(-KILLS * case.weight // WEIGHTS):

@@ -1,0 +1,57 @@
+"""Counting the steps of tasks, so that something can be done before any one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Steps:
+    """Counts every step that a task and the tasks that it starts make, and calls ``act`` before step ``at``.
+
+    A step is what a coroutine does between two suspensions; so there is one for every
+    await at which something really waits.
+    """
+
+    def __init__(self, at: int | None = None, act: Callable[[], None] = lambda: None) -> None:
+        self.count = 0
+        self._at = at
+        self._act = act
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """``work``, with its steps counted."""
+        loop = asyncio.get_running_loop()
+        before = loop.get_task_factory()
+        loop.set_task_factory(self._make)
+        try:
+            return await self._counted(work)
+        finally:
+            loop.set_task_factory(before)
+
+    def _make(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(self._counted(work), loop=loop, **options)
+
+    async def _counted(self, work: Awaitable[T]) -> T:
+        return await self._drive(work)
+
+    @types.coroutine
+    def _drive(self, work: Any) -> Generator[Any, Any, Any]:
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            self.count += 1
+            if self.count == self._at:
+                self._act()
+            try:
+                waiting = work.send(value) if error is None else work.throw(error)
+            except StopIteration as end:
+                return end.value
+            value = error = None
+            try:
+                value = yield waiting
+            except BaseException as thrown:
+                error = thrown
