@@ -1,0 +1,37 @@
+"""Tools for the tests of whoever writes a connector, or uses one.
+
+``SourceContract`` and ``TargetContract`` hold a source or a target to every sentence of
+``retl.connectors.base``: inherit one in a test module, fill in its hooks, and run pytest.
+They need pytest; ``collect``, ``CrashingSource`` and ``Oracle`` do not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from retl.testing.crashing import CrashingSource
+from retl.testing.oracle import Oracle
+from retl.testing.rows import collect, table_spec
+
+if TYPE_CHECKING:
+    from retl.testing.sources import SourceContract
+    from retl.testing.targets import TargetContract
+
+__all__ = ["CrashingSource", "Oracle", "SourceContract", "TargetContract", "collect", "table_spec"]
+
+_SUITES = {
+    "SourceContract": ("sources", "source_base", "source_reads", "source_windows"),
+    "TargetContract": ("targets", "target_base", "target_writes", "target_commits", "target_refreshes"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SUITES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    import pytest
+
+    # A failed assertion of a suite should show its values, as those of one's own tests do.
+    pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _SUITES[name]))
+    return getattr(import_module(f"{__name__}.{_SUITES[name][0]}"), name)

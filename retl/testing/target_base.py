@@ -1,0 +1,195 @@
+"""What the author of a target gives to its contract suite, and how the suite plays the engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+
+from retl.connectors.base import Commit, TableWriter, Target
+from retl.model.actions import PreAction
+from retl.model.checkpoint import Checkpoint, Fence, Mark, Refresh
+from retl.model.plan import Load
+from retl.model.table import TableSpec
+from retl.model.window import Slice
+from retl.state.base import StateStore
+from retl.testing.rows import table_spec
+from retl.testing.source_base import SCHEMA, TABLE, Row, rows_of, table_of
+
+PIPELINE = "contract"
+UPSERT = table_spec(TABLE, cursor="updated_at", key="id")
+FIRST = "20240501T120000.000001-aaaaaa"
+"""The scan in which a refresh began. Identifiers of scans begin with their time."""
+
+
+class TargetBase:
+    """The hooks. A suite's object lives for one test, so what a test sets up may be kept in attributes."""
+
+    pytestmark: ClassVar[Any] = [pytest.mark.anyio]
+
+    transactional: ClassVar[bool] = True
+    """Whether staged rows are hidden and can be forgotten, and checkpoints live in the target."""
+    has_tables: ClassVar[bool] = True
+    """Whether there are tables that can be described, counted, created and changed."""
+    pre_actions: ClassVar[frozenset[PreAction]] = frozenset(PreAction)
+    """Those that the target can do."""
+    keyed: ClassVar[bool] = True
+    """Whether an upsert needs a key, and a NULL in the key is refused."""
+    refused: ClassVar[Row] = {"id": None, "name": "a row without a key", "updated_at": None}
+    """A row that the target must refuse."""
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    def target(self) -> Target:
+        """A new target object on the system under test; the suite closes it."""
+        raise NotImplementedError
+
+    async def contents(self, table: str) -> list[Row]:
+        """The rows of a table, read by other means than the target; none where there is no such table."""
+        raise NotImplementedError
+
+    async def tables(self) -> list[str]:
+        """The names of all tables there are, those of a half-done load included, those of the state store not."""
+        raise NotImplementedError
+
+    def unreachable(self) -> Target | None:
+        """A target whose system does not answer; ``None`` where that cannot be."""
+        return None
+
+    # For the tests ----------------------------------------------------------
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """The engine's side of one owner of the pipeline. A second one takes the lease away from the first."""
+        target = self.target()
+        try:
+            yield await Session.begin(target)
+        finally:
+            await target.aclose()
+
+    async def loaded(self, rows: Sequence[Row], table: TableSpec = UPSERT) -> None:
+        """Fill the suite's table by a whole scan."""
+        async with self.session() as session:
+            await session.scan(rows, table)
+
+    def needs(self, what: bool, reason: str) -> None:
+        if not what:
+            pytest.skip(reason)
+
+    def needs_transactions(self) -> None:
+        self.needs(self.transactional, "this target has no transactions")
+
+    def needs_tables(self) -> None:
+        self.needs(self.has_tables, "this target has no tables")
+
+    def needs_pre_action(self, pre_action: PreAction) -> None:
+        self.needs(pre_action in self.pre_actions, f"this target cannot {pre_action}")
+
+
+class Session:
+    """Calls a target as the engine does."""
+
+    def __init__(self, target: Target, store: StateStore | None, fence: Fence) -> None:
+        self.target = target
+        self.store = store
+        self.fence = fence
+
+    @classmethod
+    async def begin(cls, target: Target) -> Session:
+        store = target.state_store()
+        if store is None:
+            return cls(target, None, Fence(PIPELINE, "suite", 1))
+        fence = await store.take_lease(await store.read_lease(PIPELINE), "suite", 30.0)
+        assert fence is not None
+        return cls(target, store, fence)
+
+    def load(self, table: TableSpec = UPSERT, *, schema: pa.Schema = SCHEMA, **words: Any) -> Load:
+        """A scan of one table; ``words`` are those of ``Load``."""
+        given = {
+            "pipeline": PIPELINE,
+            "table": table,
+            "schema": schema,
+            "key": table.key,
+            "scan_id": FIRST,
+            "fence": self.fence,
+            "state_in_target": self.store is not None,
+            "unique_key": False,
+            **words,
+        }
+        return Load(**given)
+
+    def mark(self, watermark: str | None, *, refresh: Refresh | None = None) -> Mark | None:
+        """A checkpoint on its way into the target, where that holds them."""
+        if self.store is None:
+            return None
+        checkpoint = Checkpoint(cursor="updated_at", watermark=watermark, scan_id=FIRST, refresh=refresh)
+        return Mark(self.fence, TABLE, checkpoint)
+
+    async def checkpoint(self) -> Checkpoint | None:
+        """What the target remembers of the table."""
+        assert self.store is not None
+        return (await self.store.load(PIPELINE)).get(TABLE)
+
+    async def prepare(self, load: Load | None = None) -> TableWriter:
+        """As the engine does it: a refresh that readers see is noted together with the pre-action."""
+        load = load or self.load()
+        visible = load.table.pre_action in (PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE)
+        if not visible:
+            return await self.target.prepare(load, None)
+        if load.refresh is None:
+            existed = await self.target.describe(load.table.to) is not None
+            load = with_refresh(load, Refresh(load.scan_id, str(load.table.pre_action), existed))
+        return await self.target.prepare(load, self.mark(None, refresh=load.refresh))
+
+    async def commit(
+        self, writer: TableWriter, watermark: str | None = None, *, rejects_left: int = 0, part: Slice | None = None
+    ) -> Commit:
+        return await writer.commit(self.mark(watermark), part or Slice(index=0), rejects_left)
+
+    async def finish(self, writer: TableWriter, watermark: str | None = None) -> None:
+        await writer.finish(self.mark(watermark))
+
+    async def scan(
+        self, rows: Iterable[Row], table: TableSpec = UPSERT, *, watermark: str | None = None, **words: Any
+    ) -> Commit:
+        """A whole scan of one slice."""
+        writer = await self.prepare(self.load(table, **words))
+        try:
+            await write(writer, rows)
+            done = await self.commit(writer, watermark)
+            await self.finish(writer, watermark)
+        except BaseException:
+            await writer.abort()
+            raise
+        return done
+
+
+def with_refresh(load: Load, refresh: Refresh) -> Load:
+    """The load as the scan that a refresh began with, or that carries it on."""
+    words = {name: getattr(load, name) for name in Load.__dataclass_fields__}
+    return Load(**{**words, "refresh": refresh})
+
+
+async def write(writer: TableWriter, rows: Iterable[Row], schema: pa.Schema = SCHEMA) -> None:
+    """Stage rows, in batches of at most a thousand."""
+    for batch in pa.Table.from_pylist(list(rows), schema=schema).to_batches(max_chunksize=1000):
+        await writer.write(batch)
+
+
+__all__ = [
+    "FIRST",
+    "SCHEMA",
+    "TABLE",
+    "UPSERT",
+    "Session",
+    "TargetBase",
+    "rows_of",
+    "table_of",
+    "with_refresh",
+    "write",
+]
