@@ -34,9 +34,9 @@ _SAID_HERE = {
     "source": "What is read: an inline table with a `type` and that connector's options.",
     "target": "What is written: the same.",
     "tables": "The tables: `[[pipelines.NAME.tables]]`, or a list of names.",
-    "interval": "The time between two runs, or `\"manual\"`: only when triggered. 300 seconds when unset.",
+    "interval": 'The time between two runs, or `"manual"`: only when triggered. 300 seconds when unset.',
     "cron": "A cron expression of five fields, in place of `interval`.",
-    "timezone": "The time zone of `cron`, such as `\"Europe/Berlin\"`; UTC when unset.",
+    "timezone": 'The time zone of `cron`, such as `"Europe/Berlin"`; UTC when unset.',
     "blacklist": "Actions that are never executed on the target: `INSERT`, `UPDATE`, `DELETE`, `TRUNCATE`, `RENAME`, "
     "`CREATE`, `ALTER`, `DROP`.",
     "lease_ttl": "How long an owner may be silent before another process takes the pipeline over; 30 seconds when unset.",
@@ -112,7 +112,11 @@ def _attribute_docs(kind: type) -> dict[str, str]:
         for before, node in zip(body, body[1:], strict=False):
             if not (isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)):
                 continue
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
                 found[before.target.id] = " ".join(node.value.value.split())
     return found
 
@@ -152,7 +156,9 @@ def _type_words(kind: Any) -> Iterator[str]:
             yield f'`"{member.value}"`'
     elif kind is not type(None):
         plain = {str: "text", int: "whole number", float: "number", bool: "true or false", Secret: "secret"}
-        yield plain.get(kind) or ("table" if "Mapping" in str(origin) or kind in (dict,) else "list" if origin else "table")
+        yield plain.get(kind) or (
+            "table" if "Mapping" in str(origin) or kind in (dict,) else "list" if origin else "table"
+        )
 
 
 def _default(item: Any) -> str:
@@ -174,7 +180,9 @@ def commands() -> str:
             for action in parser._actions
             if not isinstance(action, argparse._HelpAction)
         ]
-        parts.append(f"### `retl {name}` {{ #{name} }}\n\n{parser.description}\n\n{_table(('argument', 'meaning'), rows)}")
+        parts.append(
+            f"### `retl {name}` {{ #{name} }}\n\n{parser.description}\n\n{_table(('argument', 'meaning'), rows)}"
+        )
     return "\n\n".join(parts)
 
 
