@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import anyio
+import structlog
 from anyio.abc import TaskStatus
 
 from retl.cli.ask import chosen
@@ -20,8 +23,21 @@ from retl.pipeline import Pipeline
 def run(arguments: argparse.Namespace) -> int:
     """Run the chosen pipelines; returns the exit code."""
     pipelines = chosen(arguments)
-    with make_screen(arguments.log_format) as screen:
+    with _bugs_on_stderr(), make_screen(arguments.log_format) as screen:
         return anyio.run(_Runner(pipelines, screen, once=arguments.once).run)
+
+
+@contextmanager
+def _bugs_on_stderr() -> Iterator[None]:
+    """What the library logs by itself is a bug, or a listener that fails: it must not mix with the output."""
+    if structlog.is_configured():
+        yield
+        return
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
 
 
 class _Runner:

@@ -581,3 +581,16 @@ def test_secrets_are_never_shown(shop: Path, monkeypatch: pytest.MonkeyPatch, re
     assert "hunter22" not in done.out + done.err
     if command in ("check", "plan", "tables"):
         assert "<secret from environment variable DB_PASSWORD>" in done.out + done.err and done.code == 1
+
+
+def test_a_bug_shows_its_traceback_beside_the_output(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("retl.connectors.duckdb.source.DuckDBSource.plan", broken)
+    assert main(["run", "--once", "--log-format", "json"]) == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["event"] for line in out.splitlines()].count("scan failed") == 2
+    assert "ZeroDivisionError" in err and "unexpected error in a scan" in err
