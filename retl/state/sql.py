@@ -59,7 +59,7 @@ class StateDialect:
                 f"pipeline {key} NOT NULL PRIMARY KEY, owner {text}, epoch {integer} NOT NULL, beat {integer} NOT NULL, ttl {real} NOT NULL"
             ),
             "retl_rejects": (
-                f"pipeline {key} NOT NULL, table_name {key} NOT NULL, row_key {key} NOT NULL, at {key} NOT NULL, "
+                f"pipeline {key} NOT NULL, table_name {key} NOT NULL, row_key {key} NOT NULL, rejected_at {key} NOT NULL, "
                 f"reason {text} NOT NULL, body {text} NOT NULL, PRIMARY KEY (pipeline, table_name, row_key)"
             ),
             "retl_scans": (
@@ -213,14 +213,14 @@ def add_rejects(pipeline: str, rejects: Sequence[Reject]) -> Step[None]:
             (pipeline, reject.table, reject.key),
         )
         yield Statement(
-            "INSERT INTO retl_rejects (pipeline, table_name, row_key, at, reason, body) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO retl_rejects (pipeline, table_name, row_key, rejected_at, reason, body) VALUES (?, ?, ?, ?, ?, ?)",
             (pipeline, reject.table, reject.key, reject.at, reject.reason, _encode(reject)),
         )
 
 
 def rejects(pipeline: str, table: str | None, limit: int) -> Step[list[Reject]]:
     rows = yield _narrowed(
-        "SELECT body FROM retl_rejects", pipeline, table, f" ORDER BY at DESC, row_key LIMIT {int(limit)}", rows=True
+        "SELECT body FROM retl_rejects", pipeline, table, f" ORDER BY rejected_at DESC, row_key LIMIT {int(limit)}", rows=True
     )
     return [_decode(body, Reject, "a reject") for (body,) in rows]
 

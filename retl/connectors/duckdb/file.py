@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from retl.connectors.base import SystemInfo
+from retl.connectors.duckdb.dialect import DIALECT
 from retl.model.errors import (
     ConfigError,
     ConnectionFailed,
@@ -25,94 +29,184 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_written: WeakSet[DuckDBFile] = WeakSet()
+"""The files of this process's targets: DuckDB refuses a second, read-only handle in the process that writes."""
+_written_lock = threading.Lock()
+
 
 class DuckDBFile:
-    """One connection and the thread that owns it. ``close`` lets go of the file's lock."""
+    """One connection, its cursors, and the thread that owns them. ``close`` lets go of the file's lock."""
 
     def __init__(self, options: DuckDB, *, read_only: bool) -> None:
         self._options = options
         self._read_only = read_only
         self._worker: Worker | None = None
+        self._calls = 0
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._cursors: list[duckdb.DuckDBPyConnection] = []
+        self._running: duckdb.DuckDBPyConnection | None = None
+        self._kept = False
+        if not read_only:
+            with _written_lock:
+                _written.add(self)
 
     @property
     def name(self) -> str:
         return self._options.path or "an in-memory database"
 
+    # Calls ------------------------------------------------------------------
+
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """``call(connection, *arguments)`` in the thread, the database opened first where it is not."""
+        """``call(connection, *arguments)`` in the thread; the database is opened where it is not, and stays open."""
+        return await self._hop(True, None, call, *arguments)
+
+    async def visit(self, call: Callable[..., T], *arguments: Any) -> T:
+        """The same, but the database is closed again unless a ``run`` has opened it for longer."""
+        return await self._hop(False, None, call, *arguments)
+
+    async def open_cursor(self) -> duckdb.DuckDBPyConnection:
+        """A second connection to the database, for a result that is read bit by bit while other statements run."""
+        return await self.run(self._new_cursor)
+
+    async def run_on(self, cursor: duckdb.DuckDBPyConnection, call: Callable[..., T], *arguments: Any) -> T:
+        """``call(cursor, *arguments)`` in the thread."""
+        return await self._hop(True, cursor, call, *arguments)
+
+    async def close_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """End a cursor and the query that runs on it. No effect where the database has been closed meanwhile."""
+        if cursor in self._cursors:
+            await self.run(self._end_cursor, cursor)
+
+    async def _hop(
+        self, keep: bool, cursor: duckdb.DuckDBPyConnection | None, call: Callable[..., T], *arguments: Any
+    ) -> T:
         if self._worker is None:
             self._worker = Worker("duckdb", self._interrupt)
-        return await self._worker.run(self._guarded, call, *arguments)
+        self._calls += 1
+        try:
+            return await self._worker.run(self._guarded, keep, cursor, call, *arguments)
+        finally:
+            self._calls -= 1
 
-    def _guarded(self, call: Callable[..., T], *arguments: Any) -> T:
-        import duckdb
-
+    def _guarded(
+        self, keep: bool, cursor: duckdb.DuckDBPyConnection | None, call: Callable[..., T], *arguments: Any
+    ) -> T:
+        duckdb = _driver()
         try:
             if self._connection is None:
                 self._connection = self._open()
-            return call(self._connection, *arguments)
+            self._kept = self._kept or keep
+            self._running = cursor or self._connection
+            return call(self._running, *arguments)
+        except duckdb.FatalException as error:
+            # The instance is of no use any more; the next call opens the file anew.
+            self._close()
+            raise self.map_error(error) from error
         except duckdb.Error as error:
             raise self.map_error(error) from error
+        finally:
+            self._running = None
+            if not self._kept:
+                self._close()
 
     def _interrupt(self) -> None:
-        connection = self._connection
-        if connection is not None:
-            connection.interrupt()
+        # An interrupt of a connection leaves the cursors made from it running, hence the one that is in use.
+        running = self._running
+        if running is not None:
+            running.interrupt()
+
+    # Opening and closing ----------------------------------------------------
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        try:
-            import duckdb
-        except ImportError:
-            raise ConfigError(
-                "the driver for DuckDB is not installed.", remedy="run: pip install 'retl[duckdb]'"
-            ) from None
+        driver = _driver()
         path = self._options.path
         if path is not None and self._read_only and not Path(path).exists():
             raise ConfigError(f"there is no DuckDB file {path!r}.", remedy="check the path.", system="duckdb")
-        settings: dict[str, Any] = {}
-        if self._options.memory_limit is not None:
-            settings["memory_limit"] = self._options.memory_limit
-        if self._options.threads is not None:
-            settings["threads"] = self._options.threads
+        # Options are set afterwards: a database can be shared within a process only by handles opened alike.
+        connection: duckdb.DuckDBPyConnection
         try:
-            connection = duckdb.connect(
-                path or ":memory:", read_only=self._read_only and path is not None, config=settings
-            )
-        except duckdb.ConnectionException as error:
+            connection = driver.connect(path or ":memory:", read_only=self._reads_alone())
+        except driver.ConnectionException as error:
             if "different configuration" not in str(error) or path is None:
                 raise
-            # The host has this file open itself: share its instance, with its settings.
-            connection = duckdb.connect(path)
-        except duckdb.InvalidInputException as error:
+            # The host has this file open itself: share its instance.
+            connection = driver.connect(path)
+        try:
+            self._set_options(connection)
+            self._prepare_session(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _reads_alone(self) -> bool:
+        """Whether the file may be opened read-only, so that other processes can read it too."""
+        path = self._options.path
+        if not self._read_only or path is None:
+            return False
+        with _written_lock:
+            others = [file._options.path for file in _written]
+        own = Path(path).resolve()
+        return all(Path(other).resolve() != own for other in others if other is not None)
+
+    def _set_options(self, connection: duckdb.DuckDBPyConnection) -> None:
+        duckdb = _driver()
+        try:
+            if self._options.memory_limit is not None:
+                connection.execute(f"SET memory_limit = {DIALECT.string(self._options.memory_limit)}")
+            if self._options.threads is not None:
+                connection.execute(f"SET threads = {int(self._options.threads)}")
+        except duckdb.ProgrammingError as error:
             raise ConfigError(
-                f"DuckDB refuses its settings ({first_line(error)}).", remedy="check memory_limit and threads."
+                f"DuckDB refuses its settings ({first_line(error)}).",
+                remedy="check memory_limit and threads.",
+                system="duckdb",
             ) from None
+
+    def _prepare_session(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """What each connection must be told again: a cursor inherits nothing."""
         connection.execute("SET TimeZone = 'UTC'")
         if self._options.files is not None:
-            folder = self._options.files.replace("'", "''")
-            connection.execute(f"SET file_search_path = '{folder}'")
-        return connection
+            connection.execute(f"SET file_search_path = {DIALECT.string(self._options.files)}")
+
+    def _new_cursor(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        cursor = connection.cursor()
+        self._cursors.append(cursor)
+        self._prepare_session(cursor)
+        return cursor
+
+    def _end_cursor(self, connection: duckdb.DuckDBPyConnection, cursor: duckdb.DuckDBPyConnection) -> None:
+        if cursor in self._cursors:
+            self._cursors.remove(cursor)
+            cursor.close()
+
+    async def close(self) -> None:
+        """Close the database, and end the thread if nobody waits for it. May be called more than once."""
+        worker = self._worker
+        if worker is None:
+            return
+        # Through the thread: calls of other tasks are never cut short.
+        await worker.run(self._close)
+        if self._worker is worker and not self._calls:
+            self._worker = None
+            worker.close()
+
+    def _close(self) -> None:
+        self._kept = False
+        cursors, self._cursors = self._cursors, []
+        connection, self._connection = self._connection, None
+        for opened in (*cursors, connection):
+            if opened is not None:
+                opened.close()
+
+    # Errors -----------------------------------------------------------------
 
     def map_error(self, error: duckdb.Error) -> RetlError:
         """The error of ours that one of DuckDB's means."""
-        import duckdb
-
+        duckdb = _driver()
         text = first_line(error)
         if isinstance(error, duckdb.IOException):
-            if "lock" in text.lower():
-                return TargetBusy(
-                    f"the DuckDB file {self.name} is in use by another process.",
-                    remedy="close it there: DuckDB lets one process write, or several read, at a time.",
-                    system="duckdb",
-                )
-            if "No space left" in text or "disk" in text.lower():
-                return TargetError(
-                    f"the disk is full ({text}).", remedy="make room; the next scan carries on.", system="duckdb"
-                )
-            if "No files found" in text or "does not exist" in text:
-                return ConfigError(text, remedy="check the path.", system="duckdb")
-            return ConnectionFailed(text, remedy=f"check the file {self.name}.", system="duckdb")
+            return self._map_io_error(text)
         if isinstance(error, duckdb.OutOfMemoryException):
             return PermanentError(
                 f"DuckDB ran out of the memory that it may use ({text}).", remedy="raise memory_limit.", system="duckdb"
@@ -121,32 +215,75 @@ class DuckDBFile:
             return TargetBusy(
                 text, remedy="another connection changes the same rows; the scan is tried again.", system="duckdb"
             )
-        if isinstance(error, duckdb.ConnectionException):
-            return ConnectionFailed(text, system="duckdb")
+        if isinstance(error, duckdb.ConnectionException) and "different configuration" in text:
+            return ConnectionFailed(
+                f"this process has the DuckDB file {self.name} open with other settings.",
+                remedy="open it there without read_only and config, or close it.",
+                system="duckdb",
+            )
+        if isinstance(error, (duckdb.ConnectionException, duckdb.FatalException)):
+            return ConnectionFailed(text, remedy="none is needed: the file is opened again.", system="duckdb")
         return (SourceError if self._read_only else TargetError)(text, system="duckdb")
 
+    def _map_io_error(self, text: str) -> RetlError:
+        if "Could not set lock" in text:
+            return TargetBusy(
+                f"the DuckDB file {self.name} is in use by another process.",
+                remedy="close it there: DuckDB lets one process write, or several read, at a time.",
+                system="duckdb",
+            )
+        if "No space left" in text or "disk" in text.lower():
+            return TargetError(
+                f"the disk is full ({text}).", remedy="make room; the next scan carries on.", system="duckdb"
+            )
+        for part in ("No files found", "does not exist", "No such file", "Permission denied", "Is a directory"):
+            if part in text:
+                return ConfigError(text, remedy="check the path and its permissions.", system="duckdb")
+        if "not a valid DuckDB database" in text or "version number" in text:
+            return ConfigError(text, remedy="check the path, or upgrade duckdb.", system="duckdb")
+        return ConnectionFailed(text, remedy=f"check the file {self.name}.", system="duckdb")
+
     async def ping(self) -> SystemInfo:
-        def version(connection: duckdb.DuckDBPyConnection) -> str:
-            row = connection.execute("SELECT version()").fetchone()
-            assert row is not None
-            return str(row[0])
+        return SystemInfo("DuckDB", await self.run(_version), self.name)
 
-        return SystemInfo("DuckDB", await self.run(version), self.name)
 
-    async def close(self) -> None:
-        """Close the connection and end the thread. May be called more than once."""
-        worker, self._worker = self._worker, None
-        if worker is None:
-            return
+def _driver() -> ModuleType:
+    try:
+        import duckdb
+    except ImportError:
+        raise ConfigError("the driver for DuckDB is not installed.", remedy="run: pip install 'retl[duckdb]'") from None
+    return duckdb
+
+
+def _version(connection: duckdb.DuckDBPyConnection) -> str:
+    row = connection.execute("SELECT version()").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def in_transaction(connection: duckdb.DuckDBPyConnection, call: Callable[..., T], *arguments: Any) -> T:
+    """``call(connection, *arguments)`` as one transaction; any error rolls everything back."""
+    connection.execute("BEGIN")
+    try:
+        result = call(connection, *arguments)
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+    return result
+
+
+def roll_back(connection: duckdb.DuckDBPyConnection) -> None:
+    """End a transaction that has failed, or that only tried something out."""
+    duckdb = _driver()
+    while True:
         try:
-            await worker.run(self._close)
-        finally:
-            worker.close()
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+            connection.execute("ROLLBACK")
+            return
+        except duckdb.InterruptException:
+            continue  # a cancellation is sent again until the call has ended: the transaction must end first
+        except duckdb.Error:
+            return  # a COMMIT that failed has ended it already
 
 
 def first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.source import SqlSource
 from retl.model.schema import TableSchema
 from retl.state.sql import STATE_TABLES
+from retl.threads import to_the_end
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,7 +51,7 @@ class DuckDBSource(SqlSource):
             "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal AND database_name = current_database() "
             "UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal AND database_name = current_database()"
         )
-        names = (name if schema == "main" else f"{schema}.{name}" for schema, name in rows if name not in STATE_TABLES)
+        names = (name if schema == "main" else f"{schema}.{name}" for schema, name in rows if not _is_ours(name))
         return sorted(names)
 
     def from_clause(self, name: str) -> str:
@@ -62,19 +63,27 @@ class DuckDBSource(SqlSource):
         return await self._file.run(describe, table)
 
     async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
-        reader = await self._file.run(_open_reader, sql)
+        cursor = await self._file.open_cursor()
+        result = _Result()
         try:
-            while batches := await self._file.run(_next_batches, reader):
+            await self._file.run_on(cursor, result.open, sql)
+            while batches := await self._file.run_on(cursor, result.next):
                 for batch in batches:
                     yield batch
         finally:
-            await self._file.run(_close_reader, reader)
+            with anyio.CancelScope(shield=True):
+                await self._file.run_on(cursor, result.close)
+                await self._file.close_cursor(cursor)
 
     async def release(self) -> None:
         await self._file.close()
 
     async def aclose(self) -> None:
         await self._file.close()
+
+
+def _is_ours(name: str) -> bool:
+    return name in STATE_TABLES or name.startswith("_retl_")
 
 
 def _is_file(name: str) -> bool:
@@ -108,27 +117,33 @@ def describe(connection: duckdb.DuckDBPyConnection, table: str) -> TableSchema |
     return TableSchema(table, pa.schema(fields), keys[0] if keys else ())
 
 
-def _open_reader(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, Any]:
-    # A relation streams its result; ``execute`` would hold all of it in memory.
-    cursor = connection.cursor()
-    relation = cursor.sql(sql)
-    open_reader = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
-    return cursor, open_reader(_BATCH_ROWS)
+class _Result:
+    """A streamed result. Closed by hand: an open one keeps the whole database open, and with it the file's lock."""
 
+    def __init__(self) -> None:
+        self._reader: pa.RecordBatchReader | None = None
 
-def _next_batches(connection: duckdb.DuckDBPyConnection, opened: tuple[Any, Any]) -> list[pa.RecordBatch]:
-    """Some megabytes at once, so that the hop between threads is paid rarely."""
-    batches: list[pa.RecordBatch] = []
-    size = 0
-    while size < _HOP_BYTES:
-        try:
-            batch = opened[1].read_next_batch()
-        except StopIteration:
-            break
-        batches.append(batch)
-        size += batch.nbytes
-    return batches
+    def open(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
+        # A relation streams its result; ``execute`` would hold all of it in memory.
+        relation: Any = cursor.sql(sql)
+        open_reader = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
+        self._reader = open_reader(_BATCH_ROWS)
 
+    def next(self, cursor: duckdb.DuckDBPyConnection) -> list[pa.RecordBatch]:
+        """Some megabytes at once, so that the hop between threads is paid rarely."""
+        assert self._reader is not None
+        batches: list[pa.RecordBatch] = []
+        size = 0
+        while size < _HOP_BYTES:
+            try:
+                batch = self._reader.read_next_batch()
+            except StopIteration:
+                break
+            batches.append(batch)
+            size += batch.nbytes
+        return batches
 
-def _close_reader(connection: duckdb.DuckDBPyConnection, opened: tuple[Any, Any]) -> None:
-    opened[0].close()
+    def close(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()

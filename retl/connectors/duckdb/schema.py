@@ -1,0 +1,227 @@
+"""What is known of a DuckDB table, and the DDL of a refresh. The DDL runs inside the caller's transaction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from retl.connectors.duckdb.dialect import DIALECT, logical_field
+from retl.connectors.sql.dialect import split_name
+from retl.connectors.sql.tables import Existing, archive_name, is_archive, is_shadow, shadow_name
+from retl.model.actions import PreAction
+from retl.model.errors import ConfigError, UnsupportedError
+from retl.model.plan import Load
+
+if TYPE_CHECKING:
+    import duckdb
+
+_IDENTIFIER = r'(?:"(?:[^"]|"")*"|[^\s".(]+)'
+_HEAD = re.compile(rf"CREATE TABLE {_IDENTIFIER}(?:\.{_IDENTIFIER})*\s*(?=\()", re.IGNORECASE)
+_INDEXED = re.compile(r"'((?:[^']|'')*)'|([^\s,\[\]']+)")
+_HERE = "database_name = current_database() AND lower(schema_name) = lower(?)"
+
+
+def locate(table: str) -> tuple[str, str]:
+    """Schema (``main`` where none is named) and name of a table."""
+    parts = split_name(table)
+    if len(parts) > 2:
+        raise ConfigError(f"{table!r} names another database.", remedy="write table or schema.table.")
+    return (parts[0] if len(parts) > 1 else "main"), parts[-1]
+
+
+def full_name(schema: str, name: str) -> str:
+    """A table's name as it is written everywhere: with its schema, all quoted."""
+    return f"{DIALECT.identifier(schema)}.{DIALECT.identifier(name)}"
+
+
+def check_table(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
+    """Refuse a target that cannot be written, or not in the way that is asked for."""
+    schema, name = locate(load.table.to)
+    if name.lower().startswith(("retl_", "_retl_")):
+        raise ConfigError(f"{name!r} is a reserved name.", remedy="choose another name with to.")
+    if not connection.execute(f"SELECT 1 FROM duckdb_schemas() WHERE {_HERE}", [schema]).fetchone():
+        raise ConfigError(f"the target has no schema {schema!r}.", remedy=f"create it there: CREATE SCHEMA {schema}.")
+    known = [schema, name]
+    if connection.execute(
+        f"SELECT 1 FROM duckdb_views() WHERE {_HERE} AND lower(view_name) = lower(?)", known
+    ).fetchone():
+        raise UnsupportedError(f"{load.table.to!r} is a view, which cannot be written.", remedy="name a table with to.")
+    if load.table.pre_action not in (PreAction.RENAME_AND_CREATE, PreAction.SWAP):
+        return
+    referring = connection.execute(
+        f"SELECT table_name FROM duckdb_constraints() WHERE {_HERE} AND lower(referenced_table) = lower(?) "
+        "AND constraint_type = 'FOREIGN KEY'",
+        known,
+    ).fetchone()
+    if referring is not None:
+        raise UnsupportedError(
+            f"a foreign key of {referring[0]!r} refers to {load.table.to!r}, so DuckDB will not let it be replaced.",
+            remedy='drop the foreign key, or use pre_action = "none".',
+        )
+
+
+def table_names(connection: duckdb.DuckDBPyConnection, schema: str) -> list[str]:
+    rows = connection.execute(f"SELECT table_name FROM duckdb_tables() WHERE {_HERE} ORDER BY table_name", [schema])
+    return [name for (name,) in rows.fetchall()]
+
+
+def inspect(connection: duckdb.DuckDBPyConnection, table: str, spelling: Iterable[str] = ()) -> Existing | None:
+    """A table's columns and unique keys, or ``None`` where there is none of that name.
+
+    To DuckDB the case of letters in a name means nothing: a column is given in its
+    ``spelling``, where that has it.
+    """
+    known = list(locate(table))
+    rows = connection.execute(
+        "SELECT column_name, data_type, is_nullable, column_default FROM duckdb_columns() "
+        f"WHERE {_HERE} AND lower(table_name) = lower(?) ORDER BY column_index",
+        known,
+    ).fetchall()
+    if not rows:
+        return None
+    spelled = {name.lower(): name for name in spelling}
+    definition = _definition(connection, *known) or ""
+    fields, required, generated = [], set(), set()
+    for column, native, nullable, default in rows:
+        name = spelled.get(column.lower(), column)
+        fields.append(logical_field(name, native, bool(nullable)))
+        if default is not None and _is_generated(column, native, definition):
+            generated.add(name)
+        elif not nullable and default is None:
+            required.add(name)
+    keys = [frozenset(spelled.get(name.lower(), name) for name in key) for key in _keys(connection, known)]
+    return Existing(pa.schema(fields), tuple(dict.fromkeys(keys)), frozenset(required), frozenset(generated))
+
+
+def _definition(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> str | None:
+    """The CREATE TABLE of a table as DuckDB writes it; ``None`` for a view."""
+    row = connection.execute(
+        f"SELECT sql FROM duckdb_tables() WHERE {_HERE} AND lower(table_name) = lower(?)", [schema, name]
+    ).fetchone()
+    return str(row[0]) if row else None
+
+
+def _is_generated(column: str, native: str, definition: str) -> bool:
+    # Nothing else tells a generated column from one with a default.
+    spellings = (column, DIALECT.identifier(column))
+    return any(f"{spelling} {native} GENERATED ALWAYS AS" in definition for spelling in spellings)
+
+
+def _keys(connection: duckdb.DuckDBPyConnection, known: list[str]) -> list[list[str]]:
+    """The sets of columns that are unique together, the primary key first."""
+    where = f"WHERE {_HERE} AND lower(table_name) = lower(?)"
+    constraints = connection.execute(
+        f"SELECT constraint_column_names FROM duckdb_constraints() {where} "
+        "AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') ORDER BY constraint_type",
+        known,
+    ).fetchall()
+    keys = [list(names) for (names,) in constraints]
+    indexes = connection.execute(f"SELECT expressions FROM duckdb_indexes() {where} AND is_unique", known).fetchall()
+    for (expressions,) in indexes:
+        parts = [quoted.replace("''", "'") or plain for quoted, plain in _INDEXED.findall(expressions)]
+        if not any(part.startswith("(") for part in parts):
+            keys.append([part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts])
+    return keys
+
+
+def real_key(existing: Existing) -> tuple[str, ...]:
+    """The first unique key whose columns cannot be NULL."""
+    strict = {column.name for column in existing.columns if not column.nullable}
+    for key in existing.keys:
+        if key <= strict:
+            return tuple(name for name in existing.columns.names if name in key)
+    return ()
+
+
+# Refreshes ------------------------------------------------------------------
+
+
+def begin_refresh(connection: duckdb.DuckDBPyConnection, load: Load, *, existed: bool) -> str:
+    """Do the pre-action; returns the full name of the table to load, which is still to be made where ``existed`` is false."""
+    schema, name = locate(load.table.to)
+    table = full_name(schema, name)
+    if load.table.pre_action is PreAction.SWAP:
+        # Also a first load is seen as a whole or not at all.
+        shadow = shadow_name(name, load.epoch)
+        if existed:
+            _create_like(connection, schema, name, shadow)
+        return full_name(schema, shadow)
+    if existed and load.table.pre_action is PreAction.TRUNCATE:
+        connection.execute(f"DELETE FROM {table}")
+    elif existed and load.table.pre_action is PreAction.RENAME_AND_CREATE:
+        _archive(connection, load, schema, name)
+    return table
+
+
+def _archive(connection: duckdb.DuckDBPyConnection, load: Load, schema: str, name: str) -> None:
+    """Rename the table away and create it anew; a refresh that is carried on only empties it again."""
+    assert load.refresh is not None
+    archive = archive_name(name, load.refresh.scan_id)
+    if not load.refresh.archives or archive in table_names(connection, schema):
+        connection.execute(f"DELETE FROM {full_name(schema, name)}")
+        return
+    # Index names are unique in a schema, and a table that has one cannot be renamed: they go with the table in use.
+    indexes = _take_indexes(connection, schema, name)
+    _rename(connection, schema, name, archive)
+    _create_like(connection, schema, archive, name)
+    for statement in indexes:
+        connection.execute(statement)
+
+
+def _create_like(connection: duckdb.DuckDBPyConnection, schema: str, old: str, new: str) -> None:
+    """A new, empty table with the columns, defaults, keys and checks of another."""
+    definition = _definition(connection, schema, old)
+    assert definition is not None
+    connection.execute(_HEAD.sub(lambda _: f"CREATE TABLE {full_name(schema, new)}", definition, count=1))
+
+
+def _take_indexes(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> list[str]:
+    """Drop the indexes of a table that are no constraints; returns the statements that make them again."""
+    rows = connection.execute(
+        f"SELECT index_name, sql FROM duckdb_indexes() WHERE {_HERE} AND lower(table_name) = lower(?)", [schema, name]
+    ).fetchall()
+    for index, _ in rows:
+        connection.execute(f"DROP INDEX {full_name(schema, index)}")
+    return [sql for _, sql in rows]
+
+
+def _rename(connection: duckdb.DuckDBPyConnection, schema: str, old: str, new: str) -> None:
+    connection.execute(f"ALTER TABLE {full_name(schema, old)} RENAME TO {DIALECT.identifier(new)}")
+
+
+def drop(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    connection.execute(f"DROP TABLE IF EXISTS {DIALECT.table(table)}")
+
+
+def switch(connection: duckdb.DuckDBPyConnection, table: str, shadow: str) -> None:
+    """Put the shadow in the table's place, with the table's indexes."""
+    schema, name = locate(table)
+    indexes = _take_indexes(connection, schema, name)
+    drop(connection, full_name(schema, name))
+    _rename(connection, schema, locate(shadow)[1], name)
+    for statement in indexes:
+        connection.execute(statement)
+
+
+def remove_leftovers(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Drop the shadows that a crash or another owner left behind."""
+    schema, name = locate(table)
+    for found in table_names(connection, schema):
+        if is_shadow(found, name):
+            drop(connection, full_name(schema, found))
+
+
+def prune_archives(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
+    """Drop the oldest archives beyond ``keep_archives``; all stay where it is ``None``."""
+    keep = load.table.keep_archives
+    if keep is None:
+        return
+    schema, name = locate(load.table.to)
+    # The archive of this scan is the newest one, also where the wall clock was set back.
+    newest = archive_name(name, load.refresh.scan_id) if load.refresh else ""
+    found = [archive for archive in table_names(connection, schema) if is_archive(archive, name)]
+    for archive in sorted(found, key=lambda archive: (archive == newest, archive))[:-keep]:
+        drop(connection, full_name(schema, archive))

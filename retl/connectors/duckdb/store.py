@@ -1,0 +1,119 @@
+"""The state store inside a DuckDB file, beside the data that its checkpoints speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from retl.connectors.duckdb.file import DuckDBFile, first_line, in_transaction
+from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
+from retl.model.errors import StateError, TargetBusy
+from retl.model.report import ScanReport
+from retl.state import sql
+from retl.state.base import LeaseRow, StateStore
+
+if TYPE_CHECKING:
+    import duckdb
+
+T = TypeVar("T")
+
+DIALECT = sql.StateDialect(key_type="VARCHAR", text_type="VARCHAR", real_type="DOUBLE")
+
+
+def run_step(connection: duckdb.DuckDBPyConnection, step: Generator[sql.Statement, Any, T]) -> T:
+    """Run one step of ``state.sql`` on a connection, inside whatever transaction it is in."""
+    answer: Any = None
+    while True:
+        try:
+            statement = step.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        rows = connection.execute(statement.sql, statement.values).fetchall()
+        answer = rows if statement.rows else rows[0][0]
+
+
+class DuckDBStore(StateStore):
+    """Checkpoints in tables of the file that the target writes, through the target's own connection.
+
+    So a heartbeat never meets a commit half-way. Between two runs the file is opened for
+    each step, and other processes may have it in the meantime.
+    """
+
+    def __init__(self, file: DuckDBFile) -> None:
+        self._file = file
+        self._ready = False
+
+    async def _step(self, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
+        return await self._file.visit(self._run, make)
+
+    def _run(self, connection: duckdb.DuckDBPyConnection, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
+        import duckdb
+
+        try:
+            if not self._ready:
+                in_transaction(connection, _ensure_tables)
+                self._ready = True
+            result: T = in_transaction(connection, run_step, make())
+            return result
+        except (duckdb.ProgrammingError, duckdb.DataError) as error:
+            self._ready = False
+            raise StateError(
+                f"the state tables in {self._file.name} cannot be used ({first_line(error)}).",
+                remedy="restore the file from a backup, or drop the tables retl_* in it to start over.",
+            ) from error
+        except duckdb.IntegrityError as error:
+            raise TargetBusy(
+                f"another connection has written the same state ({first_line(error)}).", system="duckdb"
+            ) from error
+        except BaseException:
+            self._ready = False
+            raise
+
+    async def load(self, pipeline: str) -> dict[str, Checkpoint]:
+        return await self._step(lambda: sql.load(pipeline))
+
+    async def save(self, mark: Mark) -> None:
+        await self._step(lambda: sql.save(mark))
+
+    async def forget(self, pipeline: str, table: str | None = None) -> int:
+        return await self._step(lambda: sql.forget(pipeline, table))
+
+    async def read_lease(self, pipeline: str) -> LeaseRow:
+        return await self._step(lambda: sql.read_lease(pipeline))
+
+    async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
+        return await self._step(lambda: sql.take_lease(seen, owner, ttl))
+
+    async def beat(self, fence: Fence) -> bool:
+        return await self._step(lambda: sql.beat(fence))
+
+    async def give_up_lease(self, fence: Fence) -> None:
+        await self._step(lambda: sql.give_up_lease(fence))
+
+    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
+        await self._step(lambda: sql.add_rejects(pipeline, rejects))
+
+    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
+        return await self._step(lambda: sql.rejects(pipeline, table, limit))
+
+    async def count_rejects(self, pipeline: str) -> dict[str, int]:
+        return await self._step(lambda: sql.count_rejects(pipeline))
+
+    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
+        return await self._step(lambda: sql.clear_rejects(pipeline, table))
+
+    async def add_report(self, report: ScanReport) -> None:
+        await self._step(lambda: sql.add_report(report))
+
+    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
+        return await self._step(lambda: sql.reports(pipeline, table, limit))
+
+    async def aclose(self) -> None:
+        await self._file.close()
+
+
+def _ensure_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the store's tables where they are missing; refuse those of a newer version."""
+    for statement in DIALECT.create():
+        connection.execute(statement)
+    run_step(connection, sql.check_version())

@@ -1,0 +1,111 @@
+"""DuckDB as a target: staged slices, one transaction for data and checkpoint."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, ClassVar
+
+import pyarrow as pa
+
+from retl.connectors.base import SystemInfo, TableWriter, Target
+from retl.connectors.duckdb import schema
+from retl.connectors.duckdb.dialect import DIALECT
+from retl.connectors.duckdb.file import DuckDBFile, in_transaction
+from retl.connectors.duckdb.schema import inspect, real_key
+from retl.connectors.duckdb.store import DuckDBStore, run_step
+from retl.connectors.duckdb.types import TYPES
+from retl.connectors.duckdb.writer import DuckDBWriter
+from retl.connectors.sql.tables import Existing, describe_refresh, fit
+from retl.model.checkpoint import Mark
+from retl.model.errors import ConfigError, RetlError
+from retl.model.plan import BatchSize, Load, TargetPlan
+from retl.model.schema import TableSchema
+from retl.state import sql as state
+from retl.state.base import StateStore
+from retl.threads import to_the_end
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from retl.connectors.duckdb import DuckDB
+
+
+class DuckDBTarget(Target):
+    """Writes a DuckDB file. See ``retl.connectors.DuckDB``."""
+
+    system: ClassVar[str] = "duckdb"
+    batch_size = BatchSize(rows=122_880, bytes=8 * 1024 * 1024)  # as many rows as DuckDB keeps in a group
+
+    def __init__(self, options: DuckDB) -> None:
+        if options.path is None:
+            raise ConfigError(
+                "a DuckDB target needs a path: what is written to memory would be gone after the run.",
+                remedy='name the file, such as path = "warehouse.duckdb".',
+                system="duckdb",
+            )
+        self._file = DuckDBFile(options, read_only=False)
+        self._store = DuckDBStore(self._file)
+
+    async def ping(self) -> SystemInfo:
+        return await self._file.ping()
+
+    async def describe(self, table: str) -> TableSchema | None:
+        existing = await self._file.run(inspect, table)
+        return TableSchema(table, existing.columns, real_key(existing)) if existing else None
+
+    async def count(self, table: str) -> int:
+        return await self._file.run(_count, table)
+
+    async def preview(self, load: Load) -> TargetPlan:
+        existing = await self._file.run(_look, load)
+        return describe_refresh(load, existing, fit(load, existing, DIALECT, TYPES), DIALECT)
+
+    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+        table, columns = await self._file.run(in_transaction, _prepare, load, mark)
+        writer = DuckDBWriter(self._file, load, table=table, columns=columns)
+        try:
+            await writer.open()
+        except BaseException:
+            with suppress(RetlError):
+                await to_the_end(writer.abort())
+            raise
+        return writer
+
+    def state_store(self) -> StateStore:
+        return self._store
+
+    async def release(self) -> None:
+        await self._file.close()
+
+    async def aclose(self) -> None:
+        await self._file.close()
+
+
+def _look(connection: duckdb.DuckDBPyConnection, load: Load) -> Existing | None:
+    schema.check_table(connection, load)
+    return inspect(connection, load.table.to, load.schema.names)
+
+
+def _prepare(connection: duckdb.DuckDBPyConnection, load: Load, mark: Mark | None) -> tuple[str, list[pa.Field]]:
+    """Everything that must happen before the first row, in one transaction."""
+    if mark is not None:
+        run_step(connection, state.save(mark))
+    elif load.fence is not None and load.state_in_target:
+        run_step(connection, state.prove(load.fence))
+    existing = _look(connection, load)
+    schema.remove_leftovers(connection, load.table.to)
+    change = fit(load, existing, DIALECT, TYPES)
+    table = schema.begin_refresh(connection, load, existed=existing is not None)
+    for statement in change.statements(DIALECT, table):
+        connection.execute(statement)
+    ready = inspect(connection, table, load.schema.names)
+    assert ready is not None
+    return table, [ready.columns.field(name) for name in change.columns]
+
+
+def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
+    if inspect(connection, table) is None:
+        return 0
+    row = connection.execute(f"SELECT COUNT(*) FROM {DIALECT.table(table)}").fetchone()
+    assert row is not None
+    return int(row[0])
