@@ -15,7 +15,7 @@ import structlog
 
 from retl.connectors.base import Connector, Source, SystemInfo, Target
 from retl.engine import guard
-from retl.engine.lease import DEFAULT_TTL, Lease, new_owner
+from retl.engine.lease import DEFAULT_TTL, Lease
 from retl.engine.retry import backoff
 from retl.engine.scan import Limits, Scan, StopSignal, now_text
 from retl.engine.schedule import Schedule, Timer, make_schedule
@@ -40,7 +40,6 @@ from retl.model.table import (
     resolve,
 )
 from retl.state.base import StateStore
-from retl.state.memory import MemoryStore
 from retl.threads import to_the_end
 
 _log = structlog.get_logger("retl")
@@ -140,11 +139,11 @@ class Pipeline:
             error.located(pipeline=name)
             raise
         inside = self._target.state_store() if state is None else None
-        self._store: StateStore = state or inside or MemoryStore()
+        self._store: StateStore = state or inside or _no_store(name, self._target)
         self._state_in_target = inside is not None
         self._limits = Limits(channel_bytes=channel_bytes)
         self._lease_ttl = lease_ttl
-        self._lease = Lease(self._store, name, new_owner(), ttl=lease_ttl)
+        self._lease = Lease(self._store, name, ttl=lease_ttl)
         self._resolved: dict[int, TableSpec] = {}
         self._listeners: list[Callable[[event_types.Event], None]] = []
         self._stop = StopSignal()
@@ -757,6 +756,14 @@ def _check_targets(specs: Sequence[TableSpec]) -> None:
                 f"the tables {other!r} and {spec.name!r} would both be written to {spec.to!r}.",
                 remedy="give one of them another name with to.",
             )
+
+
+def _no_store(name: str, target: Target) -> StateStore:
+    raise ConfigError(
+        f"the target ({target.system}) has no place for checkpoints, and the pipeline has no state store.",
+        remedy='give it state=retl.SqliteStore("retl-state.db"), or retl.MemoryStore() where starting over with each process is right.',
+        pipeline=name,
+    )
 
 
 def _word(kind: Any, value: Any, what: str) -> Any:

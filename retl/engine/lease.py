@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError
@@ -77,14 +78,14 @@ class Lease:
         self,
         store: StateStore,
         pipeline: str,
-        owner: str,
         *,
+        owner: str | None = None,
         ttl: float = DEFAULT_TTL,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._pipeline = pipeline
-        self.owner = owner
+        self._owner = owner
         self._ttl = ttl
         self._clock = clock
         self._seen: LeaseRow | None = None
@@ -98,10 +99,11 @@ class Lease:
 
         Raises ``ConfigError`` where the owner is another pipeline of this very process.
         """
+        owner = await self._me()
         row = await self._store.read_lease(self._pipeline)
-        if row.owner is not None and row.owner != self.owner and not is_dead(row.owner) and not self._silent(row):
+        if row.owner is not None and row.owner != owner and not await self._is_free(row.owner, row):
             self.holder = row.owner
-            if row.owner.rsplit("/", 1)[0] == self.owner.rsplit("/", 1)[0]:
+            if row.owner.rsplit("/", 1)[0] == owner.rsplit("/", 1)[0]:
                 raise ConfigError(
                     f"another pipeline named {self._pipeline!r} runs in this process on the same state store.",
                     remedy="give every pipeline a name of its own.",
@@ -109,12 +111,22 @@ class Lease:
                 )
             return None
         # A lease that is taken although its taker was cancelled would stay with a living process that knows nothing of it.
-        await to_the_end(self._take(row, self.owner))
+        await to_the_end(self._take(row, owner))
         self.holder = None if self.fence else row.owner
         return self.fence
 
     async def _take(self, row: LeaseRow, owner: str) -> None:
         self.fence = await self._store.take_lease(row, owner, self._ttl)
+
+    async def _me(self) -> str:
+        """This owner's name. Asked of the system in a thread, since it reads files."""
+        if self._owner is None:
+            self._owner = await anyio.to_thread.run_sync(new_owner)
+        return self._owner
+
+    async def _is_free(self, owner: str, row: LeaseRow) -> bool:
+        """Whether the owner no longer lives, as far as can be told."""
+        return self._silent(row) or await anyio.to_thread.run_sync(is_dead, owner)
 
     def _silent(self, row: LeaseRow) -> bool:
         if self._seen is None or (row.epoch, row.beat) != (self._seen.epoch, self._seen.beat):
