@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from enum import Enum
+from itertools import pairwise
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -61,9 +62,10 @@ def options(connector: str) -> str:
     """What a connector is, an example, and its options."""
     role: Literal["source", "target"] = "source" if connector in connector_types("source") else "target"
     kind = find_connector(role, connector)
-    rows = []
-    for item in msgspec.structs.fields(kind):
-        rows.append((f"`{item.name}`", _type(item.type), _default(item), _description(item.type)))
+    rows = [
+        (f"`{item.name}`", _type(item.type), _default(item), _description(item.type))
+        for item in msgspec.structs.fields(kind)
+    ]
     roles = [role for role in ("source", "target") if connector in connector_types(role)]
     parts = [
         _paragraphs(inspect.getdoc(kind) or ""),
@@ -109,7 +111,7 @@ def _attribute_docs(kind: type) -> dict[str, str]:
             continue
         tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
         (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))
-        for before, node in zip(body, body[1:], strict=False):
+        for before, node in pairwise(body):
             if not (isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)):
                 continue
             if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import pickle
@@ -17,13 +18,14 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 import msgspec
 import pytest
 
 import retl
+from retl.config import load_jobs
 from retl.config.words import JobFile, PipelineWords, StateWords
 from retl.model import events
 from retl.model.table import Table
@@ -100,10 +102,11 @@ def _job_file_words() -> Iterator[str]:
         yield from (item.encode_name for item in msgspec.structs.fields(kind))
 
 
-def test_every_word_of_a_job_file_is_documented_in_prose_or_example() -> None:
-    page = (DOCS / "job-files.md").read_text(encoding="utf-8")
-    absent = [word for word in _job_file_words() if not re.search(rf"\b{word}\b", page)]
-    assert not absent, f"docs/job-files.md does not use {absent}"
+def test_every_word_of_a_job_file_is_in_the_tables_and_in_the_text() -> None:
+    page = hooks().expand((DOCS / "job-files.md").read_text(encoding="utf-8"))
+    for word in _job_file_words():
+        assert re.search(rf"^(\| `{word}` \||.*\b{word}\b)", page, re.MULTILINE), f"job-files.md does not list {word}"
+        assert re.search(rf"\b{word}\b", written()), f"no page says what {word} is good for"
 
 
 def test_words_that_describe_themselves_are_not_described_twice() -> None:
@@ -220,6 +223,13 @@ def _stable(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().splitlines())
 
 
+def _write(block: Block, folder: Path) -> None:
+    """A titled block is a file; one that says ``(the rest)`` goes on with it."""
+    name, _, rest = block.title.partition(" (")
+    with (folder / name).open("a" if rest else "w", encoding="utf-8") as file:
+        file.write(("\n\n" if rest else "") + block.text)
+
+
 def _run_page(page: Path, folder: Path) -> None:
     """Run a page from top to bottom: files are written, commands run, and what is shown of their output compared."""
     output = ""
@@ -227,17 +237,113 @@ def _run_page(page: Path, folder: Path) -> None:
         if block.once:
             assert block.text.startswith(INSTALL)
         elif block.title:
-            (folder / block.title).write_text(block.text, encoding="utf-8")
+            _write(block, folder)
         elif block.language == "sh":
             output = _sh(block.text, folder)
-        elif block.language == "python":
-            (folder / "snippet.py").write_text(block.text, encoding="utf-8")
-            output = _sh("python snippet.py", folder)
         elif block.language == "text":
             assert _stable(output) == _stable(block.text)
-        else:
-            raise AssertionError(f"{page.name}: a block of {block.language!r} is not run")
 
 
-def test_the_tutorial_runs(tmp_path: Path) -> None:
-    _run_page(DOCS / "tutorial.md", tmp_path)
+def test_every_block_of_the_tutorial_is_a_file_a_command_or_an_output() -> None:
+    for block in blocks(DOCS / "tutorial.md"):
+        assert block.title or block.language in ("sh", "text"), f"this block would not be run: {block.text[:60]}"
+
+
+@pytest.mark.parametrize("page", ["tutorial.md", "job-files.md", "pipelines/your-own.md", "write-a-connector.md"])
+def test_the_commands_of_a_page_run_and_print_what_it_shows(page: str, tmp_path: Path) -> None:
+    _run_page(DOCS / page, tmp_path)
+
+
+def test_the_service_that_embeds_a_pipeline_runs(tmp_path: Path) -> None:
+    _make_warehouse(
+        tmp_path / "warehouse.duckdb",
+        "CREATE TABLE customers (id INTEGER PRIMARY KEY, updated_at TIMESTAMP)",
+        "INSERT INTO customers VALUES (1, '2025-01-01'), (2, '2025-01-02')",
+        "CREATE TABLE daily_report AS SELECT 1 AS day",
+    )
+    _run_page(DOCS / "embed.md", tmp_path)
+    assert "every 30s" in _sh("python main.py", tmp_path)
+    assert _customers(tmp_path / "app.db") == [(1,), (2,)]
+
+
+def test_the_readme_names_the_two_commands() -> None:
+    one_liners = [block.text.strip() for block in blocks(ROOT / "README.md") if block.language == "sh"]
+    assert one_liners == [f"{INSTALL} && .venv/bin/retl demo", "./run-tests"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_first_example_runs(page: str, tmp_path: Path) -> None:
+    _make_warehouse(
+        tmp_path / "warehouse.duckdb",
+        "CREATE TABLE flights (id INTEGER PRIMARY KEY, updated_at TIMESTAMP)",
+        "INSERT INTO flights VALUES (1, '2025-01-01'), (2, '2025-01-02')",
+    )
+    (snippet,) = (block for block in blocks(ROOT / page) if block.language == "python")
+    (tmp_path / "snippet.py").write_text(snippet.text, encoding="utf-8")
+    service = subprocess.Popen([sys.executable, "snippet.py"], cwd=tmp_path, env=_environment(), stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while _flights(tmp_path / "app.db") != [(1,), (2,)]:
+            assert service.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        service.send_signal(signal.SIGINT)
+        _, errors = service.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in errors  # what Python itself says of Ctrl-C, and nothing else
+    assert b"RetlError" not in errors
+
+
+def test_every_job_file_shown_is_one(tmp_path: Path) -> None:
+    for page in pages():
+        for number, block in enumerate(blocks(page)):
+            if block.language != "toml":
+                continue
+            assert tomllib.loads(block.text)
+            if "[pipelines." in block.text:
+                file = tmp_path / f"{page.stem}-{number}.toml"
+                file.write_text(block.text, encoding="utf-8")
+                assert load_jobs(file).pipelines
+
+
+def test_every_python_snippet_is_python() -> None:
+    for page in pages():
+        for block in blocks(page):
+            if block.language == "python":
+                compile(block.text, f"{page.name}: {block.title}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_a_slice_is_as_small_as_the_contract_page_says() -> None:
+    everything_set = Slice(
+        index=10**6,
+        lower="2024-05-01 12:00:00.000000001",
+        upper="2024-05-02 12:00:00.000000001",
+        parts=1000,
+        position=Position("2024-05-01 12:00:00.000000001", "2024-05-02 12:00:00.000000001", 1000, 999),
+        scope=Scope("file", "exports/2024/05/01/sales.csv.gz"),
+        detail={"exports/2024/05/01/sales.csv.gz": "etag:9f86d081884c7d659a2feaa0c55ad015"},
+    )
+    assert len(pickle.dumps(everything_set)) < 1024
+
+
+def _make_warehouse(path: Path, *statements: str) -> None:
+    with closing(duckdb.connect(str(path))) as warehouse:
+        for statement in statements:
+            warehouse.execute(statement)
+
+
+def _flights(path: Path) -> list[tuple[int]]:
+    return _ids(path, "flights")
+
+
+def _customers(path: Path) -> list[tuple[int]]:
+    return _ids(path, "customers")
+
+
+def _ids(path: Path, table: str) -> list[tuple[int]]:
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(path)) as database:
+        try:
+            return database.execute(f"SELECT id FROM {table} ORDER BY id").fetchall()
+        except sqlite3.OperationalError:
+            return []
