@@ -9,6 +9,10 @@ import pyarrow as pa
 from retl.model.plan import BatchSize
 
 
+Sized = tuple[pa.RecordBatch, int]
+"""A batch and its bytes. Asking a batch for its bytes is dear, so it is done once and passed on."""
+
+
 class Resizer:
     """Keeps order and content; only the borders between batches change.
 
@@ -22,16 +26,16 @@ class Resizer:
         self._rows = 0
         self._bytes = 0
 
-    def push(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    def push(self, batch: pa.RecordBatch) -> Iterator[Sized]:
         """Take a batch in; yields those that are ready."""
         if not batch.num_rows:
             return
-        for piece in self._cut(batch):
-            rows, size = piece.num_rows, piece.nbytes
+        for piece, size in self._cut(batch):
+            rows = piece.num_rows
             if self._held and (
                 self._rows + rows > self._size.rows
                 or self._bytes + size > self._size.bytes
-                or piece.schema != self._held[0].schema
+                or not piece.schema.equals(self._held[0].schema)
             ):
                 yield from self.flush()
             self._held.append(piece)
@@ -40,22 +44,25 @@ class Resizer:
             if 2 * self._rows >= self._size.rows or 2 * self._bytes >= self._size.bytes:
                 yield from self.flush()
 
-    def flush(self) -> Iterator[pa.RecordBatch]:
+    def flush(self) -> Iterator[Sized]:
         """Yields what is held back, if anything is."""
         if not self._held:
             return
-        held, self._held, self._rows, self._bytes = self._held, [], 0, 0
-        yield held[0] if len(held) == 1 else pa.concat_batches(held)
+        held, size = self._held, self._bytes
+        self.clear()
+        yield (held[0] if len(held) == 1 else pa.concat_batches(held)), size
 
     def clear(self) -> None:
         """Forget what is held back."""
         self._held, self._rows, self._bytes = [], 0, 0
 
-    def _cut(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        pieces = max(-(-batch.num_rows // self._size.rows), -(-batch.nbytes // self._size.bytes))
+    def _cut(self, batch: pa.RecordBatch) -> Iterator[Sized]:
+        size = batch.nbytes
+        pieces = max(-(-batch.num_rows // self._size.rows), -(-size // self._size.bytes))
         if pieces <= 1:
-            yield batch
+            yield batch, size
             return
         step = max(1, -(-batch.num_rows // pieces))
         for start in range(0, batch.num_rows, step):
-            yield batch.slice(start, step)
+            piece = batch.slice(start, step)
+            yield piece, piece.nbytes

@@ -81,6 +81,7 @@ class _Item(NamedTuple):
     kind: Literal["begin", "batch", "end"]
     part: Slice
     batch: pa.RecordBatch | None = None
+    size: int = 0
 
 
 @dataclass
@@ -244,7 +245,7 @@ class Scan:
     def _check_checkpoint(self) -> None:
         """Refuse a watermark that belongs to another column; warn where the selection has changed."""
         table, checkpoint = self._table, self._checkpoint
-        if table.cursor is None or checkpoint.watermark is None:
+        if table.cursor is None or (checkpoint.watermark is None and checkpoint.position is None):
             self._checkpoint = msgspec.structs.replace(checkpoint, watermark=None, position=None)
             return
         if checkpoint.cursor != table.cursor:
@@ -311,7 +312,11 @@ class Scan:
 
     async def _read_slice(self, plan: SourcePlan, part: Slice) -> None:
         """Read one slice; after a transient error read it again, unless some of it may be committed already."""
-        resizer = Resizer(self._target.batch_size)
+        liked = self._target.batch_size
+        if part.divisible:
+            # Nothing is held back that could be committed: a slow stream, too, gets on slice by slice.
+            liked = dataclasses.replace(liked, rows=min(liked.rows, self._table.slice_rows))
+        resizer = Resizer(liked)
         attempt = 0
         while True:
             attempt += 1
@@ -324,16 +329,16 @@ class Scan:
                         if part.ordered_by is not None:
                             batch, found = guard.apply_null_cursor(self._table, batch, part.ordered_by)
                             without_cursor += found
-                        for ready in resizer.push(batch):
-                            await self._channel.send(_Item("batch", part, ready), ready.nbytes)
+                        for ready, size in resizer.push(batch):
+                            await self._channel.send(_Item("batch", part, ready, size), size)
             except TransientError as error:
                 if attempt >= _SLICE_ATTEMPTS or part.divisible:
                     raise
                 resizer.clear()
                 await self._pause(error, attempt)
             else:
-                for ready in resizer.flush():
-                    await self._channel.send(_Item("batch", part, ready), ready.nbytes)
+                for ready, size in resizer.flush():
+                    await self._channel.send(_Item("batch", part, ready, size), size)
                 self._note_null_cursor(without_cursor)
                 await self._channel.send(_Item("end", part))
                 return
@@ -411,8 +416,11 @@ class Scan:
             return None
         refresh = self._checkpoint.refresh
         if refresh is None or refresh.pre_action != str(self._table.pre_action):
+            # What another refresh has left half-loaded is no archive, nor is a table that is not there.
+            half_loaded = refresh is not None and self._state_in_target
             archives = (
                 self._table.pre_action is PreAction.RENAME_AND_CREATE
+                and not half_loaded
                 and await self._target.describe(self._table.to) is not None
             )
             refresh = Refresh(self._scan_id, str(self._table.pre_action), archives)
@@ -434,7 +442,7 @@ class Scan:
                     assert item.batch is not None
                     await writer.write(item.batch)
                     staged += item.batch.num_rows
-                    self._count(item.batch)
+                    self._count(item.batch.num_rows, item.size)
                     if item.part.ordered_by is not None:
                         highest = _highest(highest, item.batch, item.part.ordered_by)
                     if item.part.divisible and staged >= self._table.slice_rows:
@@ -450,9 +458,9 @@ class Scan:
     def _is_last(self, plan: SourcePlan, item: _Item) -> bool:
         return item.kind == "end" and item.part.index == plan.slices[-1].index
 
-    def _count(self, batch: pa.RecordBatch) -> None:
-        self._counters.rows += batch.num_rows
-        self._counters.bytes += batch.nbytes
+    def _count(self, rows: int, size: int) -> None:
+        self._counters.rows += rows
+        self._counters.bytes += size
         now = time.monotonic()
         if now - self._shown >= _PROGRESS_SECONDS:
             self._shown = now
