@@ -62,7 +62,8 @@ class IteratorSource(Source):
     ``clock`` returns (or is a coroutine function that returns) the present ``datetime`` of the
     system that stamps the rows; ``settle`` needs it.
 
-    The function must be repeatable: after an error it is called again.
+    The function must be repeatable: after an error it is called again. It is cancelled as
+    anyio cancels: clean-up of yours that awaits needs ``anyio.CancelScope(shield=True)``.
     """
 
     system: ClassVar[str] = "function"

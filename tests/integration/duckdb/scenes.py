@@ -1,0 +1,102 @@
+"""A DuckDB file with the engine's side of a scan, for tests that look at what a target did."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from retl.connectors import DuckDB
+from retl.connectors.base import Commit, TableWriter
+from retl.model.checkpoint import Fence, Mark
+from retl.model.plan import Load
+from retl.model.table import TableSpec
+from retl.model.window import Slice
+from retl.testing import table_spec
+from retl.testing.target_base import Session
+from tests.support import Row, Warehouse
+
+PEOPLE = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("name", pa.string())])
+
+
+class Scene(Warehouse):
+    """A target file; ``session`` plays one owner of the pipeline."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.pipelines = 0
+
+    @asynccontextmanager
+    async def session(self, **options: Any) -> AsyncIterator[Session]:
+        target = DuckDB(str(self.path), **options).target()
+        try:
+            yield await Session.begin(target)
+        finally:
+            await target.aclose()
+
+    def rows(self, table: str, columns: str = "*") -> list[Row]:
+        """All rows, sorted."""
+        return sorted(self.run(f"SELECT {columns} FROM {table}"), key=repr)
+
+    def tables(self) -> list[str]:
+        """The tables but those of the state store."""
+        found = self.run("SELECT table_name FROM duckdb_tables() ORDER BY table_name")
+        return [name for (name,) in found if not name.startswith("retl_")]
+
+
+def people(*rows: tuple[Any, ...], schema: pa.Schema = PEOPLE) -> pa.RecordBatch:
+    """Rows of ``schema``, given as tuples."""
+    columns = zip(*rows, strict=True) if rows else [[] for _ in schema]
+    arrays = [pa.array(values, column.type) for values, column in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def spec(to: str = "people", **words: Any) -> TableSpec:
+    return table_spec("people", to=to, **{"key": "id", **words})
+
+
+async def scan(
+    session: Session,
+    batches: Sequence[pa.RecordBatch],
+    table: TableSpec | None = None,
+    *,
+    rejects_left: int = 0,
+    **words: Any,
+) -> Commit:
+    """A whole scan of one slice, with the batches as they are."""
+    load = session.load(table or spec(), **{"schema": batches[0].schema, **words})
+    writer = await session.prepare(load)
+    try:
+        done = await commit(session, writer, batches, rejects_left=rejects_left)
+        await session.finish(writer)
+    except BaseException:
+        await writer.abort()
+        raise
+    return done
+
+
+async def commit(
+    session: Session,
+    writer: TableWriter,
+    batches: Sequence[pa.RecordBatch],
+    *,
+    rejects_left: int = 0,
+    part: Slice | None = None,
+) -> Commit:
+    for batch in batches:
+        await writer.write(batch)
+    return await session.commit(writer, rejects_left=rejects_left, part=part)
+
+
+def old_mark(session: Session) -> Mark:
+    """A checkpoint whose fence is of an earlier owner."""
+    mark = session.mark("never")
+    assert mark is not None
+    return Mark(Fence(mark.fence.pipeline, "someone else", mark.fence.epoch - 1), mark.table, mark.checkpoint)
+
+
+def loading(session: Session, table: TableSpec, schema: pa.Schema = PEOPLE, **words: Any) -> Load:
+    return session.load(table, schema=schema, **words)

@@ -1,0 +1,240 @@
+"""DuckDB and SQLite into a user's callable, as into the API of a service."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+import retl
+from retl.connectors import DuckDB, FunctionTarget, SQLite
+from retl.connectors.function import BatchContext
+from tests.integration.function.service import Api, orders
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Path:
+    path = tmp_path / "warehouse.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "CREATE TABLE customers AS SELECT i AS id, 'customer ' || i AS name, (i / 4)::DECIMAL(10, 2) AS credit, "
+            "DATE '2024-01-01' + i::INT AS since, {'tier': i % 3} AS extra, "
+            "TIMESTAMPTZ '2024-05-01 00:00:00+00' + i * INTERVAL 1 SECOND AS at FROM range(1, 2501) AS t(i)"
+        )
+    return path
+
+
+def sync(source: Any, write: Any, state: Path, **words: Any) -> retl.Pipeline:
+    options = {name: words.pop(name) for name in ("rows", "batch_rows") if name in words}
+    return retl.Pipeline(
+        "push",
+        source=source,
+        target=FunctionTarget(write, **options),
+        tables=[retl.Table("customers", **{"key": "id", "cursor": "at", **words})],
+        state=retl.SqliteStore(str(state)),
+    )
+
+
+async def test_rows_are_python_values_in_batches_of_the_size_asked_for(warehouse: Path, tmp_path: Path) -> None:
+    got: list[dict[str, Any]] = []
+    sizes: list[int] = []
+    contexts: set[BatchContext] = set()
+
+    async def write(rows: list[dict[str, Any]], context: BatchContext) -> None:
+        got.extend(rows)
+        sizes.append(len(rows))
+        contexts.add(context)
+
+    pipeline = sync(DuckDB(str(warehouse)), write, tmp_path / "state.db", rows=True, batch_rows=400, to="crm")
+    report = (await pipeline.run_once()).scans[0]
+    assert report.rows == 2500
+    assert max(sizes) <= 400
+    assert len(sizes) < 20
+    assert sorted(row["id"] for row in got) == list(range(1, 2501))
+    (one,) = (row for row in got if row["id"] == 5)
+    assert one == {
+        "id": 5,
+        "name": "customer 5",
+        "credit": Decimal("1.25"),
+        "since": date(2024, 1, 6),
+        "extra": {"tier": 2},
+        "at": datetime(2024, 5, 1, 0, 0, 5, tzinfo=UTC),
+    }
+    (context,) = contexts
+    assert (context.pipeline, context.table, context.scan_id, context.key) == ("push", "crm", report.scan_id, ("id",))
+
+
+async def test_batches_are_arrow_in_their_logical_types(warehouse: Path, tmp_path: Path) -> None:
+    got: list[pa.RecordBatch] = []
+
+    async def write(batch: pa.RecordBatch) -> None:
+        got.append(batch)
+
+    await sync(DuckDB(str(warehouse)), write, tmp_path / "state.db").run_once()
+    table = pa.Table.from_batches(got)
+    assert table.schema.field("credit").type == pa.decimal128(10, 2)
+    assert table.schema.field("at").type == pa.timestamp("us", tz="UTC")
+    assert sorted(table["id"].to_pylist()) == list(range(1, 2501))
+
+
+async def test_only_what_changed_is_delivered_by_the_next_scan(warehouse: Path, tmp_path: Path) -> None:
+    got: dict[int, dict[str, Any]] = {}
+    calls = 0
+
+    def write(rows: list[dict[str, Any]]) -> None:  # not async: runs in a thread
+        nonlocal calls
+        calls += 1
+        got.update({row["id"]: row for row in rows})
+
+    for _ in range(2):
+        await sync(DuckDB(str(warehouse)), write, tmp_path / "state.db", rows=True).run_once()
+    calls_before = calls
+    with duckdb.connect(str(warehouse)) as connection:
+        connection.execute('UPDATE customers SET name = \'new\', "at" = "at" + INTERVAL 1 DAY WHERE id = 3')
+    report = (await sync(DuckDB(str(warehouse)), write, tmp_path / "state.db", rows=True).run_once()).scans[0]
+    assert report.rows == 2  # and the one that ties with the watermark
+    assert calls == calls_before + 1
+    assert got[3]["name"] == "new"
+    assert len(got) == 2500
+
+
+async def test_after_a_crash_rows_are_delivered_again_and_none_is_missing(warehouse: Path, tmp_path: Path) -> None:
+    delivered: list[int] = []
+    calls = 0
+
+    async def write(rows: list[dict[str, Any]]) -> None:
+        nonlocal calls
+        calls += 1
+        delivered.extend(row["id"] for row in rows)
+        if calls == 7:
+            raise RuntimeError("the service went away")
+
+    def again() -> retl.Pipeline:
+        state = tmp_path / "state.db"
+        return sync(DuckDB(str(warehouse)), write, state, rows=True, batch_rows=200, slice_rows=500)
+
+    with pytest.raises(retl.TargetError, match="RuntimeError: the service went away") as caught:
+        await again().run_once()
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    status = (await again().status()).tables[0]
+    assert status.watermark is not None
+    before = len(delivered)
+    await again().run_once()
+    assert set(delivered) == set(range(1, 2501))
+    assert 0 < len(delivered) - 2500 <= 500  # of the slice that was under way, at most
+    assert before < len(delivered)
+
+
+async def test_a_transient_error_is_tried_again_by_itself(tmp_path: Path) -> None:
+    got: set[int] = set()
+    failures = 1
+
+    async def write(rows: list[dict[str, Any]]) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise retl.TransientError("429: too many requests")
+        got.update(row["id"] for row in rows)
+
+    source = Api(orders(range(1, 301))).source()
+    report = (await sync(source, write, tmp_path / "state.db", rows=True).run_once()).scans[0]
+    assert report.attempts == 2
+    assert got == set(range(1, 301))
+
+
+async def test_refused_rows_are_put_aside_with_their_reason(tmp_path: Path) -> None:
+    taken: set[int] = set()
+
+    async def write(rows: list[dict[str, Any]]) -> Any:
+        taken.update(row["id"] for row in rows if row["id"] % 100)
+        return ((number, "no hundreds") for number, row in enumerate(rows) if row["id"] % 100 == 0)
+
+    source = Api(orders(range(1, 301))).source()
+    strict = sync(source, write, tmp_path / "strict.db", rows=True)
+    with pytest.raises(retl.RowsRejected, match="no hundreds"):
+        await strict.run_once()
+    assert (await strict.status()).tables[0].watermark is None
+    pipeline = sync(source, write, tmp_path / "state.db", rows=True, max_rejects=3)
+    report = (await pipeline.run_once()).scans[0]
+    assert (report.rejects, report.rows) == (3, 300)
+    rejects = await pipeline.rejects()
+    assert {reject.key for reject in rejects} == {'{"id":100}', '{"id":200}', '{"id":300}'}
+    assert {reject.reason for reject in rejects} == {"no hundreds"}
+    assert all('"name":"order ' in reject.content for reject in rejects)
+    assert taken == {number for number in range(1, 301) if number % 100}
+    await pipeline.aclose()
+
+
+@pytest.mark.parametrize("returned", [17, "ok", [1, 2], [(0, "reason"), (5000, "no such row")], {"status": 200}])
+async def test_an_answer_that_means_nothing_is_an_error(tmp_path: Path, returned: Any) -> None:
+    async def write(batch: pa.RecordBatch) -> Any:
+        return returned
+
+    with pytest.raises(retl.TargetError, match="return None, or the rows that were refused"):
+        await sync(Api(orders([1, 2])).source(), write, tmp_path / "state.db").run_once()
+
+
+async def _ignore(batch: pa.RecordBatch) -> None:
+    return None
+
+
+@pytest.mark.parametrize("pre_action", ["truncate", "rename_and_create", "swap"])
+async def test_a_table_cannot_be_replaced(tmp_path: Path, pre_action: str) -> None:
+    pipeline = sync(Api(orders([1])).source(), _ignore, tmp_path / "state.db", cursor=False, pre_action=pre_action)
+    with pytest.raises(retl.UnsupportedError, match="a function has none"):
+        await pipeline.run_once()
+
+
+async def test_what_the_blacklist_forbids_cannot_be_promised(tmp_path: Path) -> None:
+    pipeline = retl.Pipeline(
+        "push",
+        source=Api(orders([1])).source(),
+        target=FunctionTarget(_ignore),
+        tables=["orders"],
+        blacklist=["DELETE", "DROP"],
+        state=retl.SqliteStore(str(tmp_path / "state.db")),
+    )
+    with pytest.raises(retl.UnsupportedError, match="DELETE"):
+        await pipeline.run_once()
+
+
+def test_a_pipeline_without_a_place_for_checkpoints_is_refused() -> None:
+    with pytest.raises(retl.ConfigError, match=r"no state store.*state=retl.SqliteStore"):
+        retl.Pipeline("push", source=Api().source(), target=FunctionTarget(_ignore), tables=["orders"])
+
+
+@pytest.mark.parametrize("batch_rows", [0, -1, True, 2.5])
+def test_a_batch_size_that_is_none_is_refused(batch_rows: Any) -> None:
+    with pytest.raises(retl.ConfigError, match="batch_rows"):
+        FunctionTarget(_ignore, batch_rows=batch_rows)
+
+
+async def test_text_that_is_no_value_of_its_type_is_put_aside(tmp_path: Path) -> None:
+    """A source may send any column as text; what cannot be read as its type is never delivered as another value."""
+    got: list[dict[str, Any]] = []
+
+    async def write(rows: list[dict[str, Any]]) -> None:
+        got.extend(rows)
+
+    path = tmp_path / "legacy.db"
+    _make_legacy(path)
+    pipeline = sync(SQLite(str(path)), write, tmp_path / "state.db", rows=True, cursor=False, max_rejects=1, key="id")
+    report = (await pipeline.run_once()).scans[0]
+    assert report.rejects == 1
+    assert got == [{"id": 1, "price": Decimal("1.50")}]
+    (reject,) = await pipeline.rejects()
+    assert (reject.column, reject.key) == ("price", '{"id":2}')
+    await pipeline.aclose()
+
+
+def _make_legacy(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE customers (id INTEGER PRIMARY KEY, price DECIMAL(10, 2))")
+        connection.execute("INSERT INTO customers VALUES (1, '1.50'), (2, 'free')")
