@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,22 +88,29 @@ class DuckDBFile:
             return await self._worker.run(self._guarded, keep, cursor, call, *arguments)
         finally:
             self._calls -= 1
+            self._end_idle_thread()
+
+    def _end_idle_thread(self) -> None:
+        worker = self._worker
+        if worker is not None and not self._calls and self._connection is None:
+            self._worker = None
+            worker.close()
 
     def _guarded(
         self, keep: bool, cursor: duckdb.DuckDBPyConnection | None, call: Callable[..., T], *arguments: Any
     ) -> T:
         duckdb = _driver()
         try:
-            if self._connection is None:
-                self._connection = self._open()
-            self._kept = self._kept or keep
+            if cursor is None:
+                if self._connection is None:
+                    self._connection = self._open()
+                self._kept = self._kept or keep
             self._running = cursor or self._connection
             return call(self._running, *arguments)
-        except duckdb.FatalException as error:
-            # The instance is of no use any more; the next call opens the file anew.
-            self._close()
-            raise self.map_error(error) from error
         except duckdb.Error as error:
+            if isinstance(error, duckdb.FatalException):
+                # The instance is of no use any more; the next call opens the file anew.
+                self._close()
             raise self.map_error(error) from error
         finally:
             self._running = None
@@ -182,14 +190,10 @@ class DuckDBFile:
 
     async def close(self) -> None:
         """Close the database, and end the thread if nobody waits for it. May be called more than once."""
-        worker = self._worker
-        if worker is None:
-            return
-        # Through the thread: calls of other tasks are never cut short.
-        await worker.run(self._close)
-        if self._worker is worker and not self._calls:
-            self._worker = None
-            worker.close()
+        if self._worker is not None:
+            # Through the thread: calls of other tasks are never cut short.
+            await self._worker.run(self._close)
+            self._end_idle_thread()
 
     def _close(self) -> None:
         self._kept = False
@@ -197,7 +201,8 @@ class DuckDBFile:
         connection, self._connection = self._connection, None
         for opened in (*cursors, connection):
             if opened is not None:
-                opened.close()
+                with suppress(_driver().Error):  # of an instance that has failed
+                    opened.close()
 
     # Errors -----------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DIALECT = sql.StateDialect(key_type="VARCHAR", text_type="VARCHAR", real_type="DOUBLE")
+
+_creating = threading.Lock()
+"""Pipelines of one process that share a file must not create its tables at the same moment."""
 
 
 def run_step(connection: duckdb.DuckDBPyConnection, step: Generator[sql.Statement, Any, T]) -> T:
@@ -51,7 +55,8 @@ class DuckDBStore(StateStore):
 
         try:
             if not self._ready:
-                in_transaction(connection, _ensure_tables)
+                with _creating:
+                    in_transaction(connection, _ensure_tables)
                 self._ready = True
             result: T = in_transaction(connection, run_step, make())
             return result

@@ -61,8 +61,8 @@ class DuckDBTarget(Target):
         return describe_refresh(load, existing, fit(load, existing, DIALECT, TYPES), DIALECT)
 
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
-        table, columns = await self._file.run(in_transaction, _prepare, load, mark)
-        writer = DuckDBWriter(self._file, load, table=table, columns=columns)
+        table, columns, spelled = await self._file.run(in_transaction, _prepare, load, mark)
+        writer = DuckDBWriter(self._file, load, table=table, columns=columns, spelled=spelled)
         try:
             await writer.open()
         except BaseException:
@@ -86,8 +86,13 @@ def _look(connection: duckdb.DuckDBPyConnection, load: Load) -> Existing | None:
     return inspect(connection, load.table.to, load.schema.names)
 
 
-def _prepare(connection: duckdb.DuckDBPyConnection, load: Load, mark: Mark | None) -> tuple[str, list[pa.Field]]:
-    """Everything that must happen before the first row, in one transaction."""
+def _prepare(
+    connection: duckdb.DuckDBPyConnection, load: Load, mark: Mark | None
+) -> tuple[str, list[pa.Field], dict[str, str]]:
+    """Everything that must happen before the first row, in one transaction.
+
+    Returns the table to load, the columns to write, and how the table itself spells them.
+    """
     if mark is not None:
         run_step(connection, state.save(mark))
     elif load.fence is not None and load.state_in_target:
@@ -98,9 +103,11 @@ def _prepare(connection: duckdb.DuckDBPyConnection, load: Load, mark: Mark | Non
     table = schema.begin_refresh(connection, load, existed=existing is not None)
     for statement in change.statements(DIALECT, table):
         connection.execute(statement)
-    ready = inspect(connection, table, load.schema.names)
+    ready = inspect(connection, table)
     assert ready is not None
-    return table, [ready.columns.field(name) for name in change.columns]
+    stored = {column.name.lower(): column for column in ready.columns}
+    columns = [stored[name.lower()].with_name(name) for name in change.columns]
+    return table, columns, {name: stored[name.lower()].name for name in change.columns}
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

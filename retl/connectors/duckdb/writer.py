@@ -8,8 +8,9 @@ temporary table; then the whole is done again, data and checkpoint together.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,10 +46,15 @@ _FAILED_COLUMN = re.compile(r'Duplicate key "([^":]+): |NOT NULL constraint fail
 class DuckDBWriter(TableWriter):
     """Writes one scan of one table. Made by ``DuckDBTarget.prepare``."""
 
-    def __init__(self, file: DuckDBFile, load: Load, *, table: str, columns: Sequence[pa.Field]) -> None:
+    def __init__(
+        self, file: DuckDBFile, load: Load, *, table: str, columns: Sequence[pa.Field], spelled: Mapping[str, str]
+    ) -> None:
         self._file = file
         self._load = load
         self._table = table
+        # ON CONFLICT of DuckDB 1.4 finds a column only in the table's own spelling, and takes another one for absent.
+        self._spelled = [spelled[column.name] for column in columns]
+        self._spelled_load = replace(load, key=tuple(spelled[name] for name in load.key if name in spelled))
         self._columns = [column.name for column in columns]
         self._natives = [native_type(column) for column in columns]
         self._strict = {column.name for column in columns if not column.nullable}
@@ -196,8 +202,8 @@ class DuckDBWriter(TableWriter):
     def _statements(self, condition: str) -> Merge:
         return merge(
             DIALECT,
-            self._load,
-            self._columns,
+            self._spelled_load,
+            self._spelled,
             table=self._table,
             stage=_STAGE,
             staged=self._names,
