@@ -183,8 +183,9 @@ class Pipeline:
                 specs = await self._specs(errors)
             except RetlError as error:
                 return [*findings, Finding("error", "tables", str(error.located(pipeline=self.name)))]
-            for unresolved in errors:
-                findings.append(Finding("error", getattr(unresolved, "table", "") or "tables", str(unresolved)))
+            findings.extend(
+                Finding("error", getattr(unresolved, "table", "") or "tables", str(unresolved)) for unresolved in errors
+            )
             for spec in specs:
                 findings.extend(await self._check_spec(spec))
             return findings
@@ -778,7 +779,7 @@ def _word(kind: Any, value: Any, what: str) -> Any:
 def _owner(owner: str | None) -> str:
     if not owner:
         return "another process"
-    host, pid = (owner.split("/") + [""])[:2]
+    host, pid = [*owner.split("/"), ""][:2]
     return f"process {pid} on {host}" if pid else owner
 
 

@@ -73,7 +73,7 @@ class Recorder:
 
     def __init__(self, pipeline: retl.Pipeline) -> None:
         self.events: list[events.Event] = []
-        self._actions: list[tuple[type[events.Event], Callable[[Any], None]]] = []
+        self._actions: list[tuple[type[events.Event], Callable[[Any], object]]] = []
         pipeline.subscribe(self._hear)
 
     def _hear(self, event: events.Event) -> None:
@@ -82,7 +82,7 @@ class Recorder:
             if isinstance(event, kind):
                 action(event)
 
-    def when(self, kind: type[events.Event], action: Callable[[Any], None], *, once: bool = True) -> None:
+    def when(self, kind: type[events.Event], action: Callable[[Any], object], *, once: bool = True) -> None:
         """Call ``action`` with the next event of a kind, or with every one."""
         entry = (kind, action)
         if once:

@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from retl.model.plan import BatchSize
 
-
 Sized = tuple[pa.RecordBatch, int]
 """A batch and its bytes. Asking a batch for its bytes is dear, so it is done once and passed on."""
 

@@ -35,7 +35,7 @@ from retl.engine.resize import Resizer
 from retl.engine.retry import backoff
 from retl.model import events
 from retl.model.actions import Action, PreAction
-from retl.model.checkpoint import Checkpoint, Fence, Mark, Refresh, Reject
+from retl.model.checkpoint import Checkpoint, Fence, Mark, Refresh, Reject, check_cursor_type
 from retl.model.cursor import compare, cursor_family
 from retl.model.errors import (
     ConfigError,
@@ -265,16 +265,11 @@ class Scan:
         null_warning = guard.check_null_cursor(plan)
         if null_warning:
             self._warn(null_warning)
+        if self._table.cursor is not None and plan.cursor_type is not None:
+            check_cursor_type(self._table.name, self._table.cursor, self._checkpoint, plan.cursor_type)
         before, after = self._checkpoint.columns, columns_of(plan)
         if before is None:
             return
-        if self._checkpoint.cursor_type and plan.cursor_type and self._checkpoint.watermark is not None:
-            old, new = self._checkpoint.cursor_type, plan.cursor_type
-            if old != new:
-                raise SchemaDrift(
-                    f"the cursor column {self._table.cursor!r} was of type {old} and is now {new}, so the watermark no longer compares.",
-                    remedy=f"run `retl reset` for table {self._table.name!r}: its next scan then reads everything once.",
-                )
         gone = [name for name in before if name not in after]
         if gone and self._checkpoint.selection == selection(self._table):
             text = f"the source no longer has the column{'s' if len(gone) > 1 else ''} {', '.join(gone)}"

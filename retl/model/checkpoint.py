@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from retl.model.errors import SchemaDrift
 from retl.model.window import Position
 
 CHECKPOINT_VERSION = 1
@@ -43,6 +44,17 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was chosen of the source (columns, filter, expressions), to notice that it changed."""
     detail: dict[str, Any] = {}
     """The source's own: a manifest of files, versions of partitions."""
+
+
+def check_cursor_type(table: str, cursor: str, checkpoint: Checkpoint, native: str) -> None:
+    """Refuse a watermark of another type: its text would no longer compare as it did. Raises ``SchemaDrift``."""
+    if checkpoint.watermark is None or checkpoint.cursor_type in (None, native):
+        return
+    raise SchemaDrift(
+        f"the cursor column {cursor!r} was of type {checkpoint.cursor_type} and is now {native}, "
+        "so the watermark no longer compares.",
+        remedy=f"run `retl reset` for table {table!r}: its next scan then reads everything once.",
+    )
 
 
 class Fence(msgspec.Struct, frozen=True):

@@ -220,7 +220,11 @@ def add_rejects(pipeline: str, rejects: Sequence[Reject]) -> Step[None]:
 
 def rejects(pipeline: str, table: str | None, limit: int) -> Step[list[Reject]]:
     rows = yield _narrowed(
-        "SELECT body FROM retl_rejects", pipeline, table, f" ORDER BY rejected_at DESC, row_key LIMIT {int(limit)}", rows=True
+        "SELECT body FROM retl_rejects",
+        pipeline,
+        table,
+        f" ORDER BY rejected_at DESC, row_key LIMIT {int(limit)}",
+        rows=True,
     )
     return [_decode(body, Reject, "a reject") for (body,) in rows]
 

@@ -81,9 +81,7 @@ async def test_rows_that_arrive_during_a_scan_wait_for_the_next_one(tmp_path: Pa
     live.run("INSERT INTO orders VALUES (1, 'a', '2024-01-01 00:00:01'), (2, 'b', '2024-01-01 00:00:02')")
     job = pipeline(live, app)
     heard = Recorder(job)
-    heard.when(
-        events.ScanPlanned, lambda _: live.run("INSERT INTO orders VALUES (3, 'c', '2024-01-01 00:00:03')") and None
-    )
+    heard.when(events.ScanPlanned, lambda _: live.run("INSERT INTO orders VALUES (3, 'c', '2024-01-01 00:00:03')"))
 
     first = await job.run_once()
     assert first.scans[0].upper == "2024-01-01 00:00:02"
@@ -415,3 +413,18 @@ async def test_a_cancelled_scan_leaves_nothing_half_committed(warehouse: Warehou
     await pipeline(warehouse, app).run_once()
     assert app.rows("orders") == expected(0, 9)
     assert app.tables() == ["orders"]
+
+
+# A look writes nothing -------------------------------------------------------
+
+
+async def test_check_and_plan_write_nothing(warehouse: Warehouse, app: Database) -> None:
+    job = pipeline(warehouse, app)
+    assert {finding.level for finding in await job.check()} == {"ok"}
+    plans = await job.plan()
+    assert "CREATE TABLE" in plans[0].target.statements[0]
+    assert [path.name for path in sorted(app.path.parent.iterdir())] == ["warehouse.duckdb"]
+    assert await job.history() == []
+    assert (await job.status()).tables[0].last is None
+    await job.aclose()
+    assert not app.exists()

@@ -27,7 +27,7 @@ RICH = Checkpoint(
     cursor_type="timestamp(6)",
     watermark="2024-02-29 23:59:59.123456789+05:30",
     position=Position("1", "2", 7, 3, "2"),
-    refresh=Refresh("s1", "rename_and_create", "orders_arc_1"),
+    refresh=Refresh("s1", "rename_and_create", archives=False),
     scan_id="s1",
     columns={"id": "bigint", "naïve": "text"},
     detail={"files": {"a/😀.csv": ["etag", 12]}},

@@ -71,9 +71,13 @@ class DuckDBSource(SqlSource):
                 for batch in batches:
                     yield batch
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._file.run_on(cursor, result.close)
-                await self._file.close_cursor(cursor)
+            await to_the_end(self._end(cursor, result))
+
+    async def _end(self, cursor: duckdb.DuckDBPyConnection, result: _Result) -> None:
+        try:
+            await self._file.run_on(cursor, result.close)
+        finally:
+            await self._file.close_cursor(cursor)
 
     async def release(self) -> None:
         await self._file.close()

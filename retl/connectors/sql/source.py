@@ -17,7 +17,7 @@ import pyarrow as pa
 from retl.connectors.base import Source
 from retl.connectors.sql.dialect import Dialect
 from retl.connectors.sql.select import Relation, Selection, choose, cursor_column
-from retl.model.checkpoint import Checkpoint
+from retl.model.checkpoint import Checkpoint, check_cursor_type
 from retl.model.cursor import is_ahead
 from retl.model.errors import ConfigError
 from retl.model.plan import SourcePlan
@@ -110,6 +110,7 @@ class SqlSource(Source):
         self, table: TableSpec, checkpoint: Checkpoint, chosen: Selection, schema: pa.Schema, key: tuple[str, ...]
     ) -> SourcePlan:
         cursor, family = cursor_column(self.dialect, chosen.relation, table)
+        check_cursor_type(table.name, cursor.name, checkpoint, native_type(cursor))
         asked = chosen.bounds(cursor)
         low, high, null, now = (await self.query(asked))[0]
         bounds = Bounds(low, high, int(null or 0), str(now))
@@ -202,7 +203,8 @@ def _future_warning(table: TableSpec, window: Window | None, bounds: Bounds) -> 
     """A cursor value far in the future would hide every later change below it."""
     if window is None or not is_ahead(window.upper, bounds.now, window.family, _FUTURE):
         return ()
-    return (
-        f"the highest value of the cursor {table.cursor!r} is {window.upper}, which lies in the future by the source's clock: "
-        'changes with lower values will be missed until then. settle = "0s" keeps such rows waiting for their time.',
+    text = (
+        f"the highest value of the cursor {table.cursor!r} is {window.upper}, which lies in the future by the source's "
+        'clock: changes with lower values will be missed until then. settle = "0s" keeps such rows waiting for their time.'
     )
+    return (text,)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,9 +15,9 @@ import anyio
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.sqlite.dialect import logical_field
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import Existing
+from retl.connectors.sqlite.dialect import logical_field
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetBusy, TargetError
 from retl.threads import Worker
 
@@ -39,12 +41,19 @@ class SQLiteFile:
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """``call(connection, *arguments)`` in the thread; a lock of another connection is waited for."""
+        return await self._run(self._used, call, *arguments)
+
+    async def look(self, call: Callable[..., T], *arguments: Any) -> T:
+        """The same for a question: a file that does not exist is not made, but answers as an empty one."""
+        return await self._run(self._looked_at, call, *arguments)
+
+    async def _run(self, way: Callable[..., T], *arguments: Any) -> T:
         if self._worker is None:
             self._worker = Worker("sqlite", self._interrupt)
         began = time.monotonic()
         while True:
             try:
-                return await self._worker.run(self._guarded, call, *arguments)
+                return await self._worker.run(way, *arguments)
             except TargetBusy:
                 # Waited for here and not in SQLite, so that a cancellation is heard.
                 if time.monotonic() - began >= self._busy_timeout:
@@ -55,15 +64,23 @@ class SQLiteFile:
         """The same inside BEGIN IMMEDIATE ... COMMIT; any error rolls everything back."""
         return await self.run(_in_transaction, call, *arguments)
 
-    def _guarded(self, call: Callable[..., T], *arguments: Any) -> T:
+    def _used(self, call: Callable[..., T], *arguments: Any) -> T:
         try:
             if self._connection is None:
+                self._check_folder()
                 self._connection = self._open()
             return call(self._connection, *arguments)
         except sqlite3.Error as error:
             raise self.map_error(error) from error
 
-    def _open(self) -> sqlite3.Connection:
+    def _looked_at(self, call: Callable[..., T], *arguments: Any) -> T:
+        if self._connection is not None or self._read_only or Path(self.path).exists():
+            return self._used(call, *arguments)
+        self._check_folder()
+        with closing(sqlite3.connect(":memory:")) as nothing:
+            return call(nothing, *arguments)
+
+    def _check_folder(self) -> None:
         path = Path(self.path)
         if self._read_only and not path.exists():
             raise ConfigError(f"there is no SQLite file {self.path!r}.", remedy="check the path.", system="sqlite")
@@ -71,17 +88,23 @@ class SQLiteFile:
             raise ConfigError(
                 f"the folder of {self.path!r} does not exist.", remedy="create it, or check the path.", system="sqlite"
             )
+        if not self._read_only and not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ConfigError(
+                f"the SQLite file {self.path} cannot be written.",
+                remedy="check the permissions of the file and its folder.",
+                system="sqlite",
+            )
+
+    def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=_LOCK_POLL, isolation_level=None, check_same_thread=False)
         try:
             if self._read_only:
                 connection.execute("PRAGMA query_only = ON")
                 connection.create_function("retl_hash", -1, _hash, deterministic=True)
             else:
-                connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
-                connection.execute(
-                    "PRAGMA legacy_alter_table = ON"
-                )  # a rename leaves views and foreign keys as they are
+                # A rename must leave views and foreign keys of other tables as they are.
+                connection.execute("PRAGMA legacy_alter_table = ON")
                 connection.execute("PRAGMA foreign_keys = OFF")  # a swap must not cascade
             connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
         except BaseException:
@@ -133,7 +156,7 @@ class SQLiteFile:
         return (SourceError if self._read_only else TargetError)(f"{error}.", system="sqlite")
 
     async def ping(self) -> SystemInfo:
-        await self.run(lambda connection: connection.execute("SELECT 1").fetchone())
+        await self.look(lambda connection: connection.execute("SELECT 1").fetchone())
         return SystemInfo("SQLite", sqlite3.sqlite_version, self.path)
 
     async def close(self) -> None:
@@ -150,6 +173,11 @@ class SQLiteFile:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def use_wal(connection: sqlite3.Connection) -> None:
+    """Let readers go on while rows are written. A property of the file, so it is set once and stays."""
+    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _in_transaction(connection: sqlite3.Connection, call: Callable[..., T], *arguments: Any) -> T:

@@ -10,7 +10,7 @@ from retl.connectors.base import SystemInfo, TableWriter, Target
 from retl.connectors.sql.tables import TableChange, describe_refresh, fit
 from retl.connectors.sqlite import schema
 from retl.connectors.sqlite.dialect import DIALECT, TYPES
-from retl.connectors.sqlite.file import SQLiteFile, inspect, real_key
+from retl.connectors.sqlite.file import SQLiteFile, inspect, real_key, use_wal
 from retl.connectors.sqlite.writer import SQLiteWriter
 from retl.model.checkpoint import Mark
 from retl.model.errors import ConfigError, RetlError
@@ -38,20 +38,21 @@ class SQLiteTarget(Target):
         return await self._file.ping()
 
     async def describe(self, table: str) -> TableSchema | None:
-        existing = await self._file.run(inspect, table)
+        existing = await self._file.look(inspect, table)
         return TableSchema(table, existing.columns, real_key(existing)) if existing else None
 
     async def count(self, table: str) -> int:
-        return await self._file.run(_count, table)
+        return await self._file.look(_count, table)
 
     async def preview(self, load: Load) -> TargetPlan:
         _check_name(load.table.to)
-        existing = await self._file.run(inspect, load.table.to)
+        existing = await self._file.look(inspect, load.table.to)
         if existing is not None and load.table.replaces:
-            await self._file.run(schema.check_plain_table, load.table.to)
+            await self._file.look(schema.check_plain_table, load.table.to)
         return describe_refresh(load, existing, fit(load, existing, DIALECT, TYPES), DIALECT)
 
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+        await self._file.run(use_wal)
         table, columns = await self._file.transaction(_prepare, load, mark)
         writer = SQLiteWriter(self._file, load, table=table, columns=columns)
         try:
