@@ -63,6 +63,8 @@ class MemorySource(SqlSource):
         """The highest cursor value that a plan has seen."""
         self.shown: list[list[Row]] = []
         """The table at each moment when a result was made of it."""
+        self.cut = 0
+        """Plans in which rows of one cursor value are more than one slice."""
 
     def close(self) -> None:
         self._connection.close()
@@ -100,6 +102,7 @@ class MemorySource(SqlSource):
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         plan = await super().plan(table, checkpoint)
         self.shown.append(self.content())
+        self.cut += any(part.parts > 1 for part in plan.slices)
         seen = [row.at for row in self.content() if row.at is not None]
         self.upper = max(seen, default=-1) if self.upper is None else max(self.upper, *seen, -1)
         return plan
@@ -195,8 +198,21 @@ class History:
 class Disk:
     """The files of a target, and what is left of them by a crash."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *names: str) -> None:
         self.folder = folder
+        self._names = names
+        self._held: list[sqlite3.Connection] = []
+        self._hold()
+
+    def _hold(self) -> None:
+        """Keep the files open: making and removing a WAL with every connection would take most of the time."""
+        self._held = [sqlite3.connect(self.folder / name) for name in self._names]
+        for connection in self._held:
+            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+
+    def close(self) -> None:
+        for connection in self._held:
+            connection.close()
 
     def snapshot(self) -> dict[str, bytes]:
         """What the files hold at this instant; the shared memory beside a WAL does not outlive a crash."""
@@ -204,6 +220,7 @@ class Disk:
 
     def crash(self, left: dict[str, bytes]) -> None:
         """Go back to a snapshot, its owner dead."""
+        self.close()
         for path in self.folder.iterdir():
             path.unlink()
         for name, content in left.items():
@@ -212,6 +229,7 @@ class Disk:
             with closing(sqlite3.connect(path)) as connection, connection:
                 if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retl_leases'").fetchone():
                     connection.execute("UPDATE retl_leases SET owner = ? WHERE owner IS NOT NULL", (dead_owner(),))
+        self._hold()
 
 
 def dead_owner() -> str:
