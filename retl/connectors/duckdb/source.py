@@ -51,8 +51,7 @@ class DuckDBSource(SqlSource):
             "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal AND database_name = current_database() "
             "UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal AND database_name = current_database()"
         )
-        names = (name if schema == "main" else f"{schema}.{name}" for schema, name in rows if not _is_ours(name))
-        return sorted(names)
+        return sorted(_spelled(schema, name) for schema, name in rows if not _is_ours(name))
 
     def from_clause(self, name: str) -> str:
         return self.dialect.string(name) if _is_file(name) else self.dialect.table(name)
@@ -88,6 +87,12 @@ class DuckDBSource(SqlSource):
 
 def _is_ours(name: str) -> bool:
     return name in STATE_TABLES or name.startswith("_retl_")
+
+
+def _spelled(schema: str, name: str) -> str:
+    """The name by which a table can be read: parts in which a dot or a quote stands are quoted."""
+    parts = (name,) if schema == "main" else (schema, name)
+    return ".".join(DIALECT.identifier(part) if set(part) & set('."`') else part for part in parts)
 
 
 def _is_file(name: str) -> bool:

@@ -206,7 +206,7 @@ def unfit(column: pa.Array, native: str) -> list[tuple[pa.Array, str]]:
     reason = ""
     if native == "VARCHAR":
         found = unprintable_times(column)
-        reason = "the time lies outside the years 1 to 9999"
+        reason = "the time lies outside the years 1 to 9999, or outside a day"
     elif pa.types.is_timestamp(kind):
         low, high = _REACH_NS if native == "TIMESTAMP_NS" else _REACH
         per = 10 ** (9 - _UNIT_DIGITS[kind.unit])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from retl.model.actions import Write
 from retl.model.errors import RepeatedKey
 from retl.model.plan import Load
 
@@ -14,13 +15,14 @@ from retl.model.plan import Load
 class KeyWatch:
     """Notices a key that repeats among the rows staged for one commit.
 
-    Where the source guarantees its key nothing is looked at. The check is by value;
+    Where the source guarantees its key, or every row is taken as new, nothing is looked at. The check is by value;
     no Python object is made per row.
     """
 
     def __init__(self, load: Load) -> None:
         self._key = list(load.key)
-        self._watch = bool(load.key) and not load.unique_key and not load.table.replaces
+        keyed = load.table.write is Write.UPSERT and not load.table.replaces
+        self._watch = bool(load.key) and keyed and not load.unique_key
         self._held: list[pa.RecordBatch] = []
 
     def add(self, batch: pa.RecordBatch) -> None:

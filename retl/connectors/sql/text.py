@@ -40,6 +40,8 @@ def to_text(column: pa.Array) -> pa.Array:
         return pa.array([None if value is None else json_text(value) for value in column.to_pylist()], pa.string())
     if pa.types.is_null(kind):
         return pa.nulls(len(column), pa.string())
+    if pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC"):
+        return column.cast(pa.timestamp(kind.unit, "UTC")).cast(pa.string())
     return column.cast(pa.string())
 
 
@@ -63,7 +65,7 @@ def json_text(value: Any) -> str:
 
 
 def unprintable_times(column: pa.Array) -> pa.Array | None:
-    """Which values lie outside the years 1 to 9999, which text cannot show; ``None`` where all can."""
+    """Which values lie outside the years 1 to 9999, or outside a day, which text cannot show; ``None`` where all can."""
     kind = column.type
     if pa.types.is_timestamp(kind):
         low, high = (edge * _PER_SECOND[kind.unit] for edge in (_SECONDS_YEAR_1, _SECONDS_YEAR_10000))
@@ -71,9 +73,12 @@ def unprintable_times(column: pa.Array) -> pa.Array | None:
     elif pa.types.is_date32(kind):
         low, high = _SECONDS_YEAR_1 // 86_400, _SECONDS_YEAR_10000 // 86_400
         numbers = column.view(pa.int32())
+    elif pa.types.is_time(kind):
+        low, high = 0, 86_400 * _PER_SECOND[kind.unit]
+        numbers = column.view(pa.int64() if pa.types.is_time64(kind) else pa.int32())
     else:
         return None
-    if kind != pa.date32() and kind.unit == "ns":
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return None  # 64 bits of nanoseconds end in the year 2262
     bad = pc.or_(pc.less(numbers, low), pc.greater_equal(numbers, high))
     return bad if pc.any(bad).as_py() else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,19 @@ class Scene(Warehouse):
         """The tables but those of the state store."""
         found = self.run("SELECT table_name FROM duckdb_tables() ORDER BY table_name")
         return [name for (name,) in found if not name.startswith("retl_")]
+
+
+@contextmanager
+def another_process(path: Path, *, read_only: bool = False) -> Iterator[None]:
+    """Another process that has the file open."""
+    code = f"import duckdb, sys; c = duckdb.connect({str(path)!r}, read_only={read_only}); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        try:
+            yield
+        finally:
+            other.kill()
 
 
 def people(*rows: tuple[Any, ...], schema: pa.Schema = PEOPLE) -> pa.RecordBatch:

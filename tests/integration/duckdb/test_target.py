@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +27,17 @@ from retl.model.errors import (
 )
 from retl.model.window import Scope, Slice
 from retl.testing.target_base import with_refresh
-from tests.integration.duckdb.scenes import PEOPLE, Scene, commit, loading, old_mark, people, scan, spec
+from tests.integration.duckdb.scenes import (
+    PEOPLE,
+    Scene,
+    another_process,
+    commit,
+    loading,
+    old_mark,
+    people,
+    scan,
+    spec,
+)
 
 THREE = people((1, "a"), (2, "b"), (3, None))
 LATER = people((2, "B"), (4, "d"))
@@ -40,19 +46,6 @@ LATER = people((2, "B"), (4, "d"))
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path / "target.duckdb")
-
-
-@contextmanager
-def another_process(path: Path, *, read_only: bool = False) -> Iterator[None]:
-    """Another process that has the file open."""
-    code = f"import duckdb, sys; c = duckdb.connect({str(path)!r}, read_only={read_only}); print('open', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"open\n"
-        try:
-            yield
-        finally:
-            other.kill()
 
 
 # Tables ---------------------------------------------------------------------

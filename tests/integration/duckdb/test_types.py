@@ -1,10 +1,14 @@
+# ruff: noqa: DTZ001  # times without a zone are what is tested
 """Every type at its extremes, typed and as text: what arrives is what was sent, or the row is refused."""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
+import sqlite3
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,9 @@ from retl.connectors import DuckDB, SQLite
 from retl.connectors.duckdb.types import TYPES
 from retl.connectors.sql.text import to_text
 from retl.model.errors import RowsRejected, SchemaDrift, UnsupportedError
+from retl.model.plan import Load
 from retl.model.schema import field
+from retl.model.window import Slice
 from tests.integration.duckdb.scenes import Scene, scan, spec
 
 M = 2**63 - 1
@@ -82,7 +88,7 @@ CASES: dict[str, tuple[pa.Array, str]] = {
     "date64": (pa.array([0, -86_400_000, 253402214400000], pa.date64()), "DATE"),
     "time32[s]": (pa.array([0, DAY - 1], pa.time32("s")), "TIME"),
     "time32[ms]": (pa.array([0, DAY * 1000 - 1], pa.time32("ms")), "TIME"),
-    "time64[us]": (pa.array([0, DAY * 10**6 - 1, DAY * 10**6], pa.time64("us")), "TIME"),
+    "time64[us]": (raw([0, DAY * 10**6 - 1, DAY * 10**6], pa.time64("us")), "TIME"),
     "time64[ns]": (pa.array([0, 1, DAY * 10**9 - 1], pa.time64("ns")), "TIME_NS"),
     "timestamp[s]": (raw([-9_223_372_022_400, -1, 0, 9_223_372_036_854], pa.timestamp("s")), "TIMESTAMP_S"),
     "timestamp[ms]": (raw([-9_223_372_022_400_000, -1, 0, 9_223_372_036_854_775], pa.timestamp("ms")), "TIMESTAMP_MS"),
@@ -114,13 +120,9 @@ def as_text(column: pa.Array) -> pa.Array:
 
 
 def with_null(column: pa.Array) -> pa.Array:
-    return (
-        pa.concat_arrays(
-            [column.dictionary_decode() if pa.types.is_dictionary(column.type) else column, pa.nulls(1, column.type)]
-        )
-        if not pa.types.is_dictionary(column.type)
-        else pa.array([*column.to_pylist(), None], pa.string()).dictionary_encode()
-    )
+    if pa.types.is_dictionary(column.type):
+        return pa.array([*column.to_pylist(), None], column.type.value_type).dictionary_encode()
+    return pa.concat_arrays([column, pa.nulls(1, column.type)])
 
 
 def numbered(column: pa.Array, logical: pa.Field) -> tuple[pa.RecordBatch, pa.Schema]:
@@ -182,22 +184,9 @@ async def test_a_type_keeps_its_extremes(scene: Scene, name: str) -> None:
     assert stored(scene, types=True) == native
 
 
-TEXTS = [
-    name
-    for name in CASES
-    if "binary" not in name
-    and name
-    not in (
-        "date",
-        "timestamp[s]",
-        "timestamp[ms]",
-        "timestamp[us]",
-        "timestamp[ns]",
-        "timestamp[s, tz]",
-        "timestamp[us, tz]",
-        "float16",
-    )
-]
+# Arrow cannot write bytes as text, nor years beyond 9999, nor the end of a day.
+WITHOUT_TEXT = re.compile(r".*binary.*|date|timestamp\[[a-z]+\]|timestamp\[u?s, tz\]|time64\[us\]|float16")
+TEXTS = [name for name in CASES if not WITHOUT_TEXT.fullmatch(name)]
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -313,7 +302,7 @@ async def test_text_in_another_form_means_the_same(scene: Scene, native: str) ->
 async def test_a_column_that_holds_the_type_is_written(scene: Scene, kind: pa.DataType, native: str) -> None:
     scene.run(f"CREATE TABLE people (id INTEGER PRIMARY KEY, v {native})")
     values: dict[str, Any] = {"UUID": str(uuid.UUID(int=7)), "JSON": "[1]"}
-    value: Any = values.get(native, "1") if pa.types.is_string(kind) else 1
+    value: Any = values.get(native, "1") if pa.types.is_string(kind) else True if pa.types.is_boolean(kind) else 1
     if pa.types.is_null(kind):
         column = pa.nulls(1)
     elif kind == pa.uuid():
@@ -440,24 +429,16 @@ def test_any_values_arrive_typed_and_as_text(
 
 EVERYTHING = """
 CREATE TABLE everything AS SELECT * FROM (VALUES
-  (1, true, -128::TINYINT, 32767::SMALLINT, -2147483648::INTEGER, 9223372036854775807::BIGINT,
+  (1, true, (-128)::TINYINT, 32767::SMALLINT, (-2147483648)::INTEGER, 9223372036854775807::BIGINT,
    255::UTINYINT, 65535::USMALLINT, 4294967295::UINTEGER, 9223372036854775807::UBIGINT,
    170141183460469231731687303715884105727::HUGEINT, 340282366920938463463374607431768211455::UHUGEINT,
-   -12345678901234567890123456789.0123456789::DECIMAL(38,9), 1.5::FLOAT, 0.1::DOUBLE, 'ünï😀 ''"\n', '\\x00\\xFF'::BLOB,
+   '-12345678901234567890123456789.012345678'::DECIMAL(38,9), 1.5::FLOAT, 0.1::DOUBLE, 'ünï😀 ''"\n', '\\x00\\xFF'::BLOB,
    DATE '9999-12-31', TIME '23:59:59.999999', TIMESTAMP '0001-01-01 00:00:00.000001', TIMESTAMP_S '2024-02-29 23:59:59',
    TIMESTAMP_MS '2024-02-29 23:59:59.999', TIMESTAMPTZ '9999-12-31 23:59:59.999999+00',
    'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::UUID, '{"a":  [1, null]}'::JSON, [1, 2, NULL], {'a': 1, 'b': 'x'}, MAP {'k': 1.5},
    INTERVAL '1 year 2 days 00:00:03.5', '0101'::BIT, 'a'::ENUM('a', 'b'), TIMETZ '10:00:00+02')
 ) v(id, bo, ti, si, it, bi, ut, us, ui, ub, hu, uh, de, fl, db, va, bl, da, tm, ts, t0, t3, tz, uu, js, li, su, ma, iv, bt, en, tt)
 """
-
-
-def texts(scene: Scene) -> list[Any]:
-    return scene.run(
-        "SET TimeZone = 'UTC'",
-        "SELECT COLUMNS(*)::VARCHAR FROM (SELECT * REPLACE (CASE WHEN true THEN to_json(li) END AS li, to_json(su) AS su, "
-        "to_json(ma) AS ma) FROM everything) ORDER BY id",
-    )
 
 
 def make_everything(scene: Scene) -> list[str]:
@@ -484,7 +465,7 @@ async def test_duckdb_to_duckdb_keeps_every_type(scene: Scene, tmp_path: Path) -
     make_everything(origin)
     await copy(DuckDB(str(origin.path)), DuckDB(str(scene.path)))
     assert shown(scene) == shown(origin)
-    changed = dict(
+    changed: dict[str, str] = dict(
         scene.run(
             "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'everything' "
             "AND column_name IN ('hu', 'uh', 'de', 't0', 'tz', 'uu', 'js', 'li', 'iv', 'en')"
@@ -526,7 +507,7 @@ async def test_sqlite_to_duckdb(scene: Scene, tmp_path: Path) -> None:
         for name, (values, native) in CASES.items()
         if native in ("BOOLEAN", "INTEGER", "BIGINT", "VARCHAR", "BLOB", "JSON", "DECIMAL(38,10)")
         and not pa.types.is_nested(values.type)
-        and name not in ("timestamp[ns, tz]", "decimal256")
+        and name not in ("timestamp[ns, tz]", "decimal256", "string_view", "binary_view")
     ]
     for number, (name, values, native) in enumerate(logical):
         column = with_null(values)
@@ -535,9 +516,10 @@ async def test_sqlite_to_duckdb(scene: Scene, tmp_path: Path) -> None:
         )
         batch = pa.RecordBatch.from_arrays([pa.array(range(len(column)), pa.int32()), column], schema=promised)
         target = SQLite(middle).target()
-        writer = await target.prepare(_plain_load(spec(f"t{number}"), promised), None)
+        load = Load(pipeline="p", table=spec(f"t{number}"), schema=promised, key=("id",), scan_id="s", unique_key=True)
+        writer = await target.prepare(load, None)
         await writer.write(batch)
-        await writer.commit(None, retl_slice(), 0)
+        await writer.commit(None, Slice(index=0), 0)
         await writer.finish(None)
         await target.aclose()
         pipeline = retl.Pipeline(
@@ -548,9 +530,6 @@ async def test_sqlite_to_duckdb(scene: Scene, tmp_path: Path) -> None:
 
 
 async def test_text_of_sqlite_that_is_not_what_its_type_promises_is_refused(scene: Scene, tmp_path: Path) -> None:
-    import sqlite3
-    from contextlib import closing
-
     path = tmp_path / "loose.db"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, price DECIMAL TEXT(10,2), at TIMESTAMP)")
@@ -561,15 +540,3 @@ async def test_text_of_sqlite_that_is_not_what_its_type_promises_is_refused(scen
     with pytest.raises(RowsRejected, match="2 rows"):
         await pipeline.run_once()
     assert scene.rows("t") == []
-
-
-def _plain_load(table: Any, schema: pa.Schema) -> Any:
-    from retl.model.plan import Load
-
-    return Load(pipeline="p", table=table, schema=schema, key=("id",), scan_id="s", unique_key=True)
-
-
-def retl_slice() -> Any:
-    from retl.model.window import Slice
-
-    return Slice(index=0)

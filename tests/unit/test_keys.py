@@ -1,0 +1,30 @@
+"""Keys that repeat within one slice, and where that is nobody's business."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from retl.connectors.sql.keys import KeyWatch
+from retl.model.plan import Load
+from retl.testing import table_spec
+
+ROWS = pa.record_batch({"id": [1, 2, 1], "name": ["a", "b", "c"]})
+
+
+def watched(*, unique_key: bool = False, **words: Any) -> bool:
+    table = table_spec("people", key="id", **words)
+    keys = KeyWatch(Load("p", table, ROWS.schema, ("id",), "s", unique_key=unique_key))
+    keys.add(ROWS)
+    return keys.repeats()
+
+
+def test_an_upsert_hears_of_a_repeated_key() -> None:
+    assert watched()
+
+
+@pytest.mark.parametrize("words", [{"write": "append"}, {"pre_action": "swap"}, {"unique_key": True}], ids=str)
+def test_where_rows_are_taken_as_they_are_nothing_is_watched(words: dict[str, Any]) -> None:
+    assert not watched(**words)
