@@ -15,9 +15,10 @@ import structlog
 
 from retl.connectors.base import Connector, Source, SystemInfo, Target
 from retl.engine import guard
+from retl.engine.context import Limits, StopSignal, now_text
 from retl.engine.lease import DEFAULT_TTL, Lease
 from retl.engine.retry import backoff
-from retl.engine.scan import Limits, Scan, StopSignal, now_text
+from retl.engine.scan import Scan
 from retl.engine.schedule import Schedule, Timer, make_schedule
 from retl.model import events as event_types
 from retl.model.actions import Action, PreAction, Write, parse_actions

@@ -91,6 +91,9 @@ class Source(ABC):
         query at the source is stopped.
         """
 
+    async def finish(self, plan: SourcePlan) -> None:  # noqa: B027  # not abstract: most sources hold nothing for a scan
+        """The scan that ``plan`` began is over, well or not: a snapshot or a point in time may be given back."""
+
     async def release(self) -> None:  # noqa: B027  # not abstract: most sources have nothing to let go
         """Let go of what should not be held between two runs: a file lock, a transaction."""
 
@@ -119,7 +122,9 @@ class TableWriter(ABC):
 
         Where ``mark`` is given (the target holds the checkpoints), the rows, the
         checkpoint and the proof that the fence still holds are *one* transaction; an
-        old fence raises ``LeaseLost`` and changes nothing. ``part.scope``, where set, is
+        old fence raises ``LeaseLost`` and changes nothing. Where it is ``None`` the engine
+        has proved the fence just before and saves the checkpoint just after, so a crash in
+        between repeats the slice: writes must then be idempotent. ``part.scope``, where set, is
         deleted in the same transaction before the rows are added.
 
         A row that the target refuses is left out and returned as a ``Reject``, never

@@ -22,6 +22,7 @@ class SourcePlan:
     """
 
     table: TableSpec
+    """The table as it will be scanned: as declared, unless the source has a narrower meaning for a word of it."""
     schema: pa.Schema
     key: tuple[str, ...]
     slices: tuple[Slice, ...]

@@ -81,6 +81,10 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     detail: dict[str, Any] = {}
     """The source's own: a file, a partition."""
 
+    def __post_init__(self) -> None:
+        if self.divisible and self.scope is not None:
+            raise ValueError("a slice that replaces a scope must be committed as a whole, so it cannot be divisible")
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:

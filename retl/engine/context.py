@@ -1,0 +1,110 @@
+"""What the parts of one scan share: who takes part, how far it is, and whom to tell."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from retl.connectors.base import Source, Target
+from retl.model import events
+from retl.model.actions import Action
+from retl.model.checkpoint import Checkpoint, Fence, Mark
+from retl.model.plan import SourcePlan
+from retl.model.report import Progress
+from retl.model.table import TableSpec
+from retl.state.base import StateStore
+
+Emit = Callable[[events.Event], None]
+
+
+class StopSignal:
+    """A request to stop between two slices."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is in flight between reader and writer."""
+
+    channel_bytes: int = 8 * 1024 * 1024
+    channel_batches: int = 16
+
+
+@dataclass
+class Counters:
+    """What has been done so far. ``changed`` is ``None`` once a target could not tell."""
+
+    rows: int = 0
+    changed: int | None = 0
+    bytes: int = 0
+    rejects: int = 0
+    slices: int = 0
+    null_cursor_rows: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def new_scan_id() -> str:
+    """An identifier whose order is that of time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}"
+
+
+def now_text() -> str:
+    """The time of day for people: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass
+class ScanContext:
+    """One scan of one table. ``table``, ``checkpoint`` and ``plan`` change as it goes on; the rest stays."""
+
+    pipeline: str
+    table: TableSpec
+    source: Source
+    target: Target
+    store: StateStore
+    state_in_target: bool
+    fence: Fence
+    blacklist: frozenset[Action]
+    emit: Emit
+    stop: StopSignal
+    scan_id: str = field(default_factory=new_scan_id)
+    checkpoint: Checkpoint = Checkpoint()  # noqa: RUF009  # frozen
+    plan: SourcePlan | None = None
+    counters: Counters = field(default_factory=Counters)
+    stopped: bool = False
+    began: float = field(default_factory=time.monotonic)
+
+    def mark(self, checkpoint: Checkpoint) -> Mark:
+        """A checkpoint on its way into the store, with the proof of ownership."""
+        return Mark(self.fence, self.table.name, checkpoint)
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        plan = self.plan
+        return Progress(
+            rows=self.counters.rows,
+            rows_planned=plan.rows if plan else None,
+            bytes=self.counters.bytes,
+            slices=self.counters.slices,
+            slices_planned=len(plan.slices) if plan else 0,
+            seconds=time.monotonic() - self.began,
+        )
+
+    def tell(self, kind: Callable[..., events.Event], **facts: Any) -> None:
+        """Emit an event of this table's."""
+        self.emit(kind(pipeline=self.pipeline, at=now_text(), table=self.table.name, **facts))
+
+    def tell_scan(self, kind: Callable[..., events.Event], **facts: Any) -> None:
+        """Emit an event of this very scan."""
+        self.tell(kind, scan_id=self.scan_id, **facts)
+
+    def warn(self, message: str) -> None:
+        """Something that people should know, and that stops nothing: kept in the report too."""
+        self.counters.warnings.append(message)
+        self.tell(events.Warned, message=message)

@@ -1,0 +1,131 @@
+"""The reading half of a scan: slices from the source into the channel."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Literal, NamedTuple
+
+import anyio
+import pyarrow as pa
+
+from retl.engine import guard
+from retl.engine.channel import Channel
+from retl.engine.context import ScanContext
+from retl.engine.resize import Resizer
+from retl.engine.retry import backoff
+from retl.model import events
+from retl.model.errors import SourceError, TransientError
+from retl.model.plan import SourcePlan
+from retl.model.window import Slice
+
+_ATTEMPTS = 3
+
+
+class Item(NamedTuple):
+    """What travels through the channel. A ``begin`` forgets what was staged of its slice before."""
+
+    kind: Literal["begin", "batch", "end"]
+    part: Slice
+    batch: pa.RecordBatch | None = None
+    size: int = 0
+
+
+class Reader:
+    """Reads the slices of a plan, in order, into the channel, and closes it."""
+
+    def __init__(self, context: ScanContext, plan: SourcePlan, channel: Channel[Item]) -> None:
+        self._context = context
+        self._plan = plan
+        self._channel = channel
+
+    async def run(self) -> None:
+        """Read everything. An error goes to the writer through the channel, so that it reaches the user plain."""
+        error: Exception | None = None
+        try:
+            for part in self._plan.slices:
+                await self._read(part)
+        except Exception as failure:
+            error = failure
+        self._channel.close(error)
+
+    async def _read(self, part: Slice) -> None:
+        """Read one slice; after a transient error read it again, unless some of it may be committed already."""
+        resizer = self._resizer(part)
+        attempt = 0
+        while True:
+            attempt += 1
+            await self._channel.send(Item("begin", part))
+            try:
+                without_cursor = await self._pass_on(part, resizer)
+            except TransientError as error:
+                if attempt >= _ATTEMPTS or part.divisible:
+                    raise
+                resizer.clear()
+                await self._pause(error, attempt)
+            else:
+                for ready, size in resizer.flush():
+                    await self._channel.send(Item("batch", part, ready, size), size)
+                self._note_null_cursor(without_cursor)
+                await self._channel.send(Item("end", part))
+                return
+
+    def _resizer(self, part: Slice) -> Resizer:
+        liked = self._context.target.batch_size
+        if part.divisible:
+            # Nothing is held back that could be committed: a slow stream, too, gets on slice by slice.
+            liked = dataclasses.replace(liked, rows=min(liked.rows, self._context.table.slice_rows))
+        return Resizer(liked)
+
+    async def _pass_on(self, part: Slice, resizer: Resizer) -> int:
+        """The slice's batches, resized; returns how many rows had no cursor value, where only the stream tells."""
+        without_cursor = 0
+        async with aclosing(_closable(self._context.source.read(self._plan, part))) as batches:
+            async for batch in batches:
+                _check_batch(batch, self._plan)
+                if part.ordered_by is not None:
+                    batch, found = guard.apply_null_cursor(self._context.table, batch, part.ordered_by)
+                    without_cursor += found
+                for ready, size in resizer.push(batch):
+                    await self._channel.send(Item("batch", part, ready, size), size)
+        return without_cursor
+
+    def _note_null_cursor(self, rows: int) -> None:
+        self._context.counters.null_cursor_rows += rows
+        warning = guard.null_cursor_warning(self._context.table, rows)
+        if warning:
+            self._context.warn(warning)
+
+    async def _pause(self, error: TransientError, attempt: int) -> None:
+        delay = backoff(attempt, most=5.0)
+        self._context.tell(events.RetryScheduled, error=str(error), attempt=attempt, delay=delay)
+        await anyio.sleep(delay)
+
+
+def _check_batch(batch: pa.RecordBatch, plan: SourcePlan) -> None:
+    """A batch must be what the plan promised: the same columns, each typed so or as text."""
+    if batch.schema.equals(plan.schema):
+        return
+    if batch.schema.names != plan.schema.names:
+        raise SourceError(
+            f"the source sent the columns {', '.join(batch.schema.names)}, but had promised {', '.join(plan.schema.names)}.",
+            remedy="the source may have changed during the scan; the next scan reads its new shape.",
+        )
+    for sent, promised in zip(batch.schema, plan.schema, strict=True):
+        if sent.type != promised.type and not pa.types.is_string(sent.type):
+            raise SourceError(
+                f"the source sent column {sent.name!r} as {sent.type}, but had promised {promised.type}.",
+                remedy="the source may have changed during the scan; the next scan reads its new shape.",
+            )
+
+
+async def _closable(batches: AsyncIterator[pa.RecordBatch]) -> Any:
+    """Any async iterator as a generator, so that it can be closed early; one with ``aclose`` is closed too."""
+    try:
+        async for batch in batches:
+            yield batch
+    finally:
+        close = getattr(batches, "aclose", None)
+        if close is not None:
+            await close()

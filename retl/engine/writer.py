@@ -1,0 +1,215 @@
+"""The writing half of a scan: from the channel into the target, commit by commit."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from retl.connectors.base import Commit, TableWriter
+from retl.engine import guard
+from retl.engine.channel import Channel, ChannelClosed
+from retl.engine.checkpoints import after_scan, after_slice, higher
+from retl.engine.context import ScanContext
+from retl.engine.reader import Item
+from retl.model import events
+from retl.model.actions import PreAction
+from retl.model.checkpoint import Mark, Refresh, Reject
+from retl.model.errors import LeaseLost, RowsRejected
+from retl.model.plan import Load, SourcePlan
+from retl.model.window import Slice
+from retl.threads import to_the_end
+
+_PROGRESS_SECONDS = 0.1
+
+
+class Writer:
+    """Prepares the target once the source has proved itself, then writes, commits and finishes."""
+
+    def __init__(self, context: ScanContext, plan: SourcePlan, load: Load, channel: Channel[Item]) -> None:
+        self._context = context
+        self._plan = plan
+        self._load = load
+        self._channel = channel
+        self._shown = 0.0
+
+    async def run(self) -> None:
+        """Everything from the first batch to the finish. On any error the target's writer is aborted."""
+        context = self._context
+        first, empty = await self._first_items()
+        before = await self._check_shrink(empty=empty)
+        writer = await self._prepare()
+        try:
+            await self._write_slices(writer, first)
+            if context.stopped:
+                await writer.abort()
+                return
+            if context.table.pre_action is PreAction.SWAP:
+                guard.check_shrink(before, await writer.count(), context.table.max_shrink, table=context.table.to)
+            await self._finish(writer)
+        except BaseException:
+            await to_the_end(writer.abort())
+            raise
+
+    async def _first_items(self) -> tuple[list[Item], bool]:
+        """What comes up to the first batch, and whether the source has proved that there is none."""
+        items: list[Item] = []
+        while not (items and items[-1].kind == "batch"):
+            try:
+                items.append(await self._channel.receive())
+            except ChannelClosed:
+                return items, True
+        return items, False
+
+    async def _check_shrink(self, *, empty: bool) -> int:
+        """Rows in the target before a replacing scan; stops one that would empty it by mistake."""
+        context, plan = self._context, self._plan
+        if not context.table.replaces:
+            return 0
+        before = await context.target.count(context.table.to)
+        if context.checkpoint.refresh is None and context.table.pre_action is not PreAction.SWAP:
+            guard.check_countable(plan)
+            if plan.rows is not None or empty:
+                after = 0 if empty else plan.rows or 0
+                guard.check_shrink(before, after, context.table.max_shrink, table=context.table.to)
+        return before
+
+    async def _prepare(self) -> TableWriter:
+        context = self._context
+        mark = await self._begin_refresh()
+        load = dataclasses.replace(self._load, refresh=context.checkpoint.refresh)
+        if mark is not None and not context.state_in_target:
+            await context.store.save(mark)
+        return await context.target.prepare(load, mark if context.state_in_target else None)
+
+    async def _begin_refresh(self) -> Mark | None:
+        """For a pre-action that readers see: the note that it has begun, so a crash cannot repeat it."""
+        context = self._context
+        pre_action = context.table.pre_action
+        if pre_action not in (PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE):
+            return None
+        refresh = context.checkpoint.refresh
+        if refresh is None or refresh.pre_action != str(pre_action):
+            # What another refresh has left half-loaded is no archive, nor is a table that is not there.
+            half_loaded = refresh is not None and context.state_in_target
+            archives = (
+                pre_action is PreAction.RENAME_AND_CREATE
+                and not half_loaded
+                and await context.target.describe(context.table.to) is not None
+            )
+            refresh = Refresh(context.scan_id, str(pre_action), archives)
+        context.checkpoint = msgspec.structs.replace(context.checkpoint, refresh=refresh)
+        return context.mark(context.checkpoint)
+
+    async def _write_slices(self, writer: TableWriter, first: list[Item]) -> None:
+        context = self._context
+        staged = 0
+        highest: Any = None
+        async with aclosing(self._items(first)) as items:
+            async for item in items:
+                part = item.part
+                if item.kind == "begin":
+                    if staged:
+                        await writer.discard()
+                        context.counters.rows -= staged
+                    staged, highest = 0, None
+                    continue
+                if item.batch is not None:
+                    await writer.write(item.batch)
+                    staged += item.batch.num_rows
+                    self._count(item.batch.num_rows, item.size)
+                    if part.ordered_by is not None:
+                        highest = higher(highest, item.batch, part.ordered_by)
+                complete = item.kind == "end"
+                if complete or (part.divisible and staged >= context.table.slice_rows):
+                    await self._commit(writer, part, highest, complete=complete)
+                    staged = 0
+                    if context.stop.requested and not (complete and part.index == self._plan.slices[-1].index):
+                        context.stopped = True
+                        return
+
+    async def _items(self, first: list[Item]) -> AsyncGenerator[Item, None]:
+        while first:
+            yield first.pop(0)
+        while True:
+            try:
+                item = await self._channel.receive()
+            except ChannelClosed:
+                return
+            yield item
+
+    def _count(self, rows: int, size: int) -> None:
+        context = self._context
+        context.counters.rows += rows
+        context.counters.bytes += size
+        now = time.monotonic()
+        if now - self._shown >= _PROGRESS_SECONDS:
+            self._shown = now
+            context.tell_scan(events.RowsMoved, progress=context.progress())
+
+    async def _commit(self, writer: TableWriter, part: Slice, highest: Any, *, complete: bool) -> None:
+        context = self._context
+        # In cursor order, what has come so far is all there is below the highest value.
+        moves_on = complete or part.ordered_by is not None
+        checkpoint = context.checkpoint
+        if moves_on:
+            checkpoint = after_slice(checkpoint, self._plan, part, context.scan_id, highest)
+        mark = context.mark(checkpoint)
+        left = context.table.max_rejects - context.counters.rejects
+        if not context.state_in_target:
+            await self._prove()
+        try:
+            done = await writer.commit(mark if context.state_in_target else None, part, left)
+        except RowsRejected as error:
+            await self._keep_rejects(error.rejects)
+            raise
+        if not context.state_in_target:
+            if done.rejects:
+                await context.store.add_rejects(context.pipeline, done.rejects)
+            await context.store.save(mark)
+        context.checkpoint = checkpoint
+        self._note(done, complete=complete)
+        # Arrow's allocator keeps freed memory for itself; a host service wants it back.
+        pa.default_memory_pool().release_unused()
+
+    def _note(self, done: Commit, *, complete: bool) -> None:
+        context, counters = self._context, self._context.counters
+        counters.slices += complete
+        counters.changed = None if done.changed is None or counters.changed is None else counters.changed + done.changed
+        self._note_rejects(list(done.rejects))
+        context.tell_scan(events.SliceCommitted, watermark=context.checkpoint.watermark, progress=context.progress())
+
+    async def _keep_rejects(self, rejects: Any) -> None:
+        """Of a commit that was refused because of them: people want to see why."""
+        found: list[Reject] = list(rejects)
+        if found:
+            await self._context.store.add_rejects(self._context.pipeline, found)
+        self._note_rejects(found)
+
+    def _note_rejects(self, rejects: list[Reject]) -> None:
+        self._context.counters.rejects += len(rejects)
+        if rejects:
+            self._context.tell_scan(events.RowsPutAside, rejects=len(rejects), first_reason=rejects[0].reason)
+
+    async def _prove(self) -> None:
+        """Where the store is not in the target: the last look before a commit."""
+        if not await self._context.store.beat(self._context.fence):
+            raise LeaseLost(
+                "another process has taken this pipeline over; nothing more was written.",
+                remedy="none is needed if a second copy of the service runs.",
+            )
+
+    async def _finish(self, writer: TableWriter) -> None:
+        context = self._context
+        final = context.mark(after_scan(context.checkpoint, self._plan, context.scan_id))
+        if not context.state_in_target:
+            await self._prove()
+        await writer.finish(final if context.state_in_target else None)
+        if not context.state_in_target:
+            await context.store.save(final)
+        context.checkpoint = final.checkpoint
