@@ -2,69 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import Any
 
-import anyio
-import structlog
-
-from retl.connectors.base import Connector, Source, SystemInfo, Target
-from retl.engine import guard
-from retl.engine.context import Limits, StopSignal, now_text
-from retl.engine.lease import DEFAULT_TTL, Lease
-from retl.engine.retry import backoff
-from retl.engine.scan import Scan
-from retl.engine.schedule import Schedule, Timer, make_schedule
+from retl.connectors.base import Connector, Source, Target
+from retl.engine.bus import EventBus
+from retl.engine.context import Limits, now_text
+from retl.engine.lease import DEFAULT_TTL
+from retl.engine.preflight import Finding, Preflight, TablePlan
+from retl.engine.runner import Parts, Runner, owner_in_words
+from retl.engine.schedule import make_schedule
+from retl.engine.tables import Tables
 from retl.model import events as event_types
-from retl.model.actions import Action, PreAction, Write, parse_actions
-from retl.model.checkpoint import Checkpoint, Fence, Reject
-from retl.model.cursor import CursorFamily, age
+from retl.model.actions import PreAction, Write, parse_actions
+from retl.model.checkpoint import Checkpoint, Reject
+from retl.model.cursor import age, family_of_text
 from retl.model.duration import Duration
-from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy, TransientError
-from retl.model.plan import Load, SourcePlan, TargetPlan
+from retl.model.errors import ConfigError, RetlError
 from retl.model.report import RunReport, ScanReport
-from retl.model.status import PipelineState, PipelineStatus, TableStatus
-from retl.model.table import (
-    NewColumns,
-    NullCursor,
-    Table,
-    TableOptions,
-    TableSpec,
-    check_declaration,
-    is_pattern,
-    matching,
-    resolve,
-)
+from retl.model.status import PipelineStatus, TableStatus
+from retl.model.table import NewColumns, NullCursor, Table, TableOptions
 from retl.state.base import StateStore
 from retl.threads import to_the_end
 
-_log = structlog.get_logger("retl")
-
-_KEPT_EVENTS = 1000
-
-
-@dataclass(frozen=True)
-class TablePlan:
-    """What a scan of one table would do. Nothing was written to find it out."""
-
-    table: TableSpec
-    source: SourcePlan
-    target: TargetPlan
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of a ``check``: what was looked at, and what was found."""
-
-    level: Literal["ok", "warning", "error"]
-    subject: str
-    message: str
+__all__ = ["Finding", "Pipeline", "TablePlan"]
 
 
 class Pipeline:
@@ -111,11 +74,11 @@ class Pipeline:
         channel_bytes: int = Limits.channel_bytes,
     ) -> None:
         self.name = name
-        try:
+        with self._named():
             if not name or not name.strip():
                 raise ConfigError("a pipeline needs a name.", remedy='give it one, such as "orders".')
-            self.schedule: Schedule = make_schedule(interval, cron, timezone)
-            self._defaults = TableOptions(
+            self.schedule = make_schedule(interval, cron, timezone)
+            defaults = TableOptions(
                 cursor=cursor,
                 lookback=lookback,
                 settle=settle,
@@ -128,141 +91,69 @@ class Pipeline:
                 new_columns=new_columns,
                 slice_rows=slice_rows,
             )
-            self._blacklist: frozenset[Action] = parse_actions(blacklist)
-            self._tables = [Table(table) if isinstance(table, str) else table for table in tables]
-            if not self._tables:
-                raise ConfigError("the pipeline has no tables.", remedy="name at least one.")
-            for table in self._tables:
-                self._check_table(table)
+            actions = parse_actions(blacklist)
+            declared = [Table(table) if isinstance(table, str) else table for table in tables]
+            self._tables = Tables(name, declared, defaults, actions)
             self._source = source.source() if isinstance(source, Connector) else source
             self._target = target.target() if isinstance(target, Connector) else target
-        except RetlError as error:
-            error.located(pipeline=name)
-            raise
-        inside = self._target.state_store() if state is None else None
-        self._store: StateStore = state or inside or _no_store(name, self._target)
-        self._state_in_target = inside is not None
-        self._limits = Limits(channel_bytes=channel_bytes)
-        self._lease_ttl = lease_ttl
-        self._lease = Lease(self._store, name, ttl=lease_ttl)
-        self._resolved: dict[int, TableSpec] = {}
-        self._listeners: list[Callable[[event_types.Event], None]] = []
-        self._stop = StopSignal()
-        self._scope: anyio.CancelScope | None = None
-        self._run_scope: anyio.CancelScope | None = None
-        self._wake = anyio.Event()
-        self._triggered = False
-        self._paused = False
+            inside = self._target.state_store() if state is None else None
+            self._store: StateStore = state or inside or _no_store(self._target)
+        self._parts = Parts(
+            name=name,
+            source=self._source,
+            target=self._target,
+            tables=self._tables,
+            schedule=self.schedule,
+            store=self._store,
+            state_in_target=inside is not None,
+            blacklist=actions,
+            limits=Limits(channel_bytes=channel_bytes),
+            lease_ttl=lease_ttl,
+        )
+        self._bus = EventBus()
+        self._runner = Runner(self._parts, self._bus)
         self._busy = False
-        self._state: PipelineState = "stopped"
-        self._last: dict[str, ScanReport] = {}
-        self._scans: dict[str, Scan] = {}
-        self._last_run: str | None = None
-        self._next_run: str | None = None
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r} {self._source.system} -> {self._target.system}, {self.schedule.describe()}>"
 
-    def _check_table(self, table: Table) -> None:
-        check_declaration(table)
-        if not is_pattern(table):
-            # A table that inherits its cursor is checked again when its columns are known.
-            assert table.name is not None
-            resolve(table, table.name, self._defaults, self._blacklist, inherited_cursor=None)
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors on their way out name the pipeline."""
+        try:
+            yield
+        except RetlError as error:
+            error.located(pipeline=self.name)
+            raise
 
     # Before a run -----------------------------------------------------------
 
     async def check(self) -> list[Finding]:
         """Test both connections and look at every table, as a preflight. Writes nothing and never raises ``RetlError``."""
-        findings: list[Finding] = []
         try:
-            reachable = [await self._try_ping(findings, role, system) for role, system in self._systems()]
-            if not all(reachable):
-                return findings
-            errors: list[Exception] = []
-            try:
-                specs = await self._specs(errors)
-            except RetlError as error:
-                return [*findings, Finding("error", "tables", str(error.located(pipeline=self.name)))]
-            findings.extend(
-                Finding("error", getattr(unresolved, "table", "") or "tables", str(unresolved)) for unresolved in errors
-            )
-            for spec in specs:
-                findings.extend(await self._check_spec(spec))
-            return findings
+            return await Preflight(self._parts).check()
         finally:
-            await self._release()
-
-    def _systems(self) -> tuple[tuple[str, Source | Target], ...]:
-        return (("source", self._source), ("target", self._target))
-
-    async def _try_ping(self, findings: list[Finding], role: str, system: Source | Target) -> bool:
-        try:
-            info: SystemInfo = await system.ping()
-        except RetlError as error:
-            findings.append(Finding("error", role, str(error.located(pipeline=self.name, system=system.system))))
-            return False
-        text = " ".join(part for part in (info.product, info.version, info.detail) if part)
-        findings.append(Finding("ok", role, text))
-        return True
-
-    async def _check_spec(self, spec: TableSpec) -> list[Finding]:
-        try:
-            plan = await self._plan_table(spec)
-        except RetlError as error:
-            return [Finding("error", spec.name, str(error))]
-        rows = "" if plan.source.rows is None else f", {plan.source.rows:,} rows to read"
-        mode = "full scan" if spec.full else f"incremental by {spec.cursor}"
-        ok = Finding("ok", spec.name, f"-> {spec.to}: {mode}{rows}")
-        return [ok, *(Finding("warning", spec.name, warning) for warning in plan.warnings)]
+            await self._runner.release()
 
     async def plan(self) -> list[TablePlan]:
         """What the next scan of every table would do: windows, SQL, DDL, casts. Writes nothing.
 
         Raises the ``RetlError`` that the scan itself would end in, where it can be known.
         """
+        look = Preflight(self._parts)
         try:
-            return [await self._plan_table(spec) for spec in await self._specs()]
-        except RetlError as error:
-            error.located(pipeline=self.name)
-            raise
+            with self._named():
+                return [await look.plan(spec) for spec in await self._tables.specs(self._source)]
         finally:
-            await self._release()
-
-    async def _plan_table(self, spec: TableSpec) -> TablePlan:
-        try:
-            checkpoint = (await self._peek_checkpoints()).get(spec.name, Checkpoint())
-            source = await self._source.plan(spec, checkpoint)
-            null_warning = guard.check_null_cursor(source)
-            load = Load(
-                pipeline=self.name,
-                table=spec,
-                schema=source.schema,
-                key=source.key,
-                scan_id="plan",
-                blacklist=self._blacklist,
-                checkpoint=checkpoint,
-                unique_key=source.unique_key,
-            )
-            target = await self._target.preview(load)
-        except RetlError as error:
-            error.located(pipeline=self.name, table=spec.name)
-            raise
-        warnings = (*source.warnings, *((null_warning,) if null_warning else ()), *target.warnings)
-        return TablePlan(spec, source, target, warnings)
-
-    async def _peek_checkpoints(self) -> dict[str, Checkpoint]:
-        return await self._store.load(self.name)
+            await self._runner.release()
 
     async def tables(self) -> list[str]:
         """The tables that the source offers, sorted."""
         try:
-            return await self._source.list_tables()
-        except RetlError as error:
-            error.located(pipeline=self.name)
-            raise
+            with self._named():
+                return await self._source.list_tables()
         finally:
-            await self._release()
+            await self._runner.release()
 
     # Runs -------------------------------------------------------------------
 
@@ -273,22 +164,9 @@ class Pipeline:
         runs this pipeline. A table that fails does not stop the others; afterwards the
         first error is raised, unless ``check`` is false and the reports alone should tell.
         """
-        with self._running():
-            self._state = "scanning"
+        with self._running(), self._named():
             try:
-                fence = await self._lease.take_unless_alive()
-                if fence is None:
-                    raise TargetBusy(
-                        f"the pipeline is being run by {_owner(self._lease.holder)}.",
-                        remedy="stop it there first, or wait: when it stops, this one can run.",
-                        pipeline=self.name,
-                    )
-                self._emit(event_types.LeaseAcquired(pipeline=self.name, at=now_text(), epoch=fence.epoch))
-                async with self._heartbeat():
-                    report, errors = await self._run_tables(fence, deadline=None)
-            except RetlError as error:
-                error.located(pipeline=self.name)
-                raise
+                report, errors = await self._runner.once()
             finally:
                 await self._let_go()
         if errors and check:
@@ -305,245 +183,29 @@ class Pipeline:
         never work.
         """
         with self._running():
-            self._emit(
-                event_types.PipelineStarted(pipeline=self.name, at=now_text(), schedule=self.schedule.describe())
-            )
+            started = event_types.PipelineStarted(pipeline=self.name, at=now_text(), schedule=self.schedule.describe())
+            self._bus.emit(started)
             try:
-                with anyio.CancelScope() as self._scope:
-                    await self._run_schedule()
+                await self._runner.forever()
             finally:
-                self._scope = None
                 try:
                     await self._let_go()
                 finally:
-                    self._emit(event_types.PipelineStopped(pipeline=self.name, at=now_text()))
-
-    async def _run_schedule(self) -> None:
-        timer = self.schedule.timer()
-        failures = 0
-        while not self._stop.requested:
-            try:
-                if not await self._hold_lease():
-                    return
-                failures = 0
-                async with self._heartbeat() as lost:
-                    await self._run_ticks(timer, lost)
-            except LeaseLost as error:
-                self._lease.fence = None
-                self._emit(event_types.LeaseGone(pipeline=self.name, at=now_text(), reason=error.message))
-            except Exception as error:
-                if isinstance(error, ConfigError):
-                    raise error.located(pipeline=self.name) from None
-                failures += 1
-                self._report_failed_run(error)
-                await self._sleep(backoff(failures, most=min(30.0, self.schedule.period or 30.0)))
-
-    def _report_failed_run(self, error: Exception) -> None:
-        if isinstance(error, RetlError):
-            error.located(pipeline=self.name)
-        else:
-            _log.error("unexpected error in a run", pipeline=self.name, exc_info=error)
-        self._emit(
-            event_types.RunFailed(pipeline=self.name, at=now_text(), error=str(error), error_type=type(error).__name__)
-        )
-
-    async def _hold_lease(self) -> bool:
-        """Own the pipeline, or stand by until it can be owned; ``False`` when stopped meanwhile."""
-        announced = None
-        while not self._stop.requested:
-            fence = self._lease.fence or await self._lease.try_take()
-            if fence is not None:
-                self._emit(event_types.LeaseAcquired(pipeline=self.name, at=now_text(), epoch=fence.epoch))
-                return True
-            self._state = "standby"
-            if self._lease.holder != announced:
-                announced = self._lease.holder
-                self._emit(event_types.LeaseHeld(pipeline=self.name, at=now_text(), owner=_owner(announced)))
-            await self._release()
-            await self._sleep(min(1.0, self._lease_ttl / 5))
-        return False
-
-    @asynccontextmanager
-    async def _heartbeat(self) -> AsyncIterator[list[str]]:
-        """Keep the lease alive meanwhile; the list gets the reason when it is lost."""
-        lost: list[str] = []
-
-        def on_lost(reason: str) -> None:
-            lost.append(reason)
-            self._wake.set()
-
-        failure: BaseException | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._lease.keep, on_lost)
-            try:
-                yield lost
-            except Exception as error:  # raised again outside the group, so that it stays plain
-                failure = error
-            finally:
-                tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-
-    async def _run_ticks(self, timer: Timer, lost: list[str]) -> None:
-        while not self._stop.requested:
-            if lost:
-                raise LeaseLost(lost[0], pipeline=self.name)
-            tick = timer.next()
-            due = tick is not None and tick.final and tick.delay <= 0
-            if (due and not self._paused) or self._triggered:
-                if due:
-                    assert tick is not None
-                    self._coalesce(timer, tick.missed)
-                self._triggered = False
-                assert self._lease.fence is not None
-                self._next_run = None
-                period = self.schedule.period
-                deadline = time.monotonic() + period if period is not None else None
-                await self._run_tables(self._lease.fence, deadline=deadline)
-                await self._release()
-                continue
-            self._state = "paused" if self._paused else "idle"
-            self._next_run = _from_now(tick.delay) if tick is not None and not self._paused else None
-            await self._sleep(None if tick is None or self._paused else tick.delay)
-
-    def _coalesce(self, timer: Timer, missed: int) -> None:
-        timer.consume()
-        if missed:
-            self._emit(event_types.TicksMissed(pipeline=self.name, at=now_text(), missed=missed))
-
-    async def _run_tables(self, fence: Fence, *, deadline: float | None) -> tuple[RunReport, list[Exception]]:
-        """Every table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends them all."""
-        self._state, self._last_run = "scanning", now_text()
-        reports: list[ScanReport] = []
-        errors: list[Exception] = []
-        try:
-            with anyio.CancelScope() as self._run_scope:
-                specs = await self._specs(errors)
-                for unresolved in errors:
-                    if isinstance(unresolved, RetlError):
-                        self._report_failed_run(unresolved)
-                for spec in specs:
-                    if self._stop.requested:
-                        break
-                    report, error = await self._scan(spec, fence, deadline)
-                    reports.append(report)
-                    if error is not None:
-                        errors.append(error)
-                    if isinstance(error, LeaseLost):
-                        raise error
-        finally:
-            self._run_scope = None
-            self._scans.clear()
-        return RunReport(self.name, tuple(reports)), errors
-
-    async def _scan(self, spec: TableSpec, fence: Fence, deadline: float | None) -> tuple[ScanReport, Exception | None]:
-        """Scan one table; after a transient error again, until the next tick is due."""
-        attempt = 0
-        while True:
-            attempt += 1
-            scan = self._scans[spec.name] = Scan(
-                pipeline=self.name,
-                table=spec,
-                source=self._source,
-                target=self._target,
-                store=self._store,
-                state_in_target=self._state_in_target,
-                fence=fence,
-                blacklist=self._blacklist,
-                emit=self._emit,
-                stop=self._stop,
-                limits=self._limits,
-            )
-            error: Exception | None = None
-            try:
-                await scan.run()
-            except TransientError as failure:
-                error = failure
-                delay = backoff(attempt)
-                patience = deadline - time.monotonic() if deadline is not None else 30.0 - delay * 2
-                if delay < patience and not self._stop.requested:
-                    self._emit(
-                        event_types.RetryScheduled(
-                            pipeline=self.name,
-                            at=now_text(),
-                            table=spec.name,
-                            error=str(error),
-                            attempt=attempt,
-                            delay=delay,
-                        )
-                    )
-                    await self._sleep(delay)
-                    continue
-            except Exception as failure:
-                error = failure
-            return await self._close_scan(scan, error, attempt), error
-
-    async def _close_scan(self, scan: Scan, error: Exception | None, attempts: int) -> ScanReport:
-        period = self.schedule.period
-        report = scan.report(error, attempts=attempts, next_run=_from_now(period) if period else None)
-        self._last[report.table] = report
-        with suppress(RetlError):  # the history is for people; the checkpoint is safe already
-            await self._store.add_report(report)
-        kind = event_types.ScanFailed if error else event_types.ScanFinished
-        self._emit(kind(pipeline=self.name, at=now_text(), report=report))
-        if error is not None and not isinstance(error, RetlError):
-            _log.error("unexpected error in a scan", pipeline=self.name, table=report.table, exc_info=error)
-        return report
-
-    async def _specs(self, errors: list[Exception] | None = None) -> list[TableSpec]:
-        """The concrete tables, as of now. With ``errors`` a table that cannot be resolved does not hide the others."""
-        specs: list[TableSpec] = []
-        offered: list[str] | None = None
-        for number, table in enumerate(self._tables):
-            try:
-                if table.match is None:
-                    if number not in self._resolved:
-                        assert table.name is not None
-                        self._resolved[number] = await self._resolve(table, table.name)
-                    specs.append(self._resolved[number])
-                    continue
-                if offered is None:
-                    offered = await self._source.list_tables()
-                named = {other.name for other in self._tables if other.match is None} | {spec.name for spec in specs}
-                found = [name for name in matching(table.match, offered) if name not in named]
-                if not found and not any(spec.name in matching(table.match, offered) for spec in specs):
-                    raise ConfigError(
-                        f"no table of the source matches {table.match!r}.",
-                        remedy="see `retl tables` for what there is.",
-                    )
-                specs.extend([await self._resolve(table, name) for name in found])
-            except RetlError as error:
-                error.located(pipeline=self.name, table=table.name or table.match or "")
-                if errors is None:
-                    raise
-                errors.append(error)
-        _check_targets(specs)
-        return specs
-
-    async def _resolve(self, table: Table, name: str) -> TableSpec:
-        inherited = self._defaults.cursor or None
-        if table.cursor is None and inherited is not None and table.query is None:
-            schema = await self._source.describe(name)
-            if schema is not None and not schema.has(inherited):
-                inherited = None
-        return resolve(table, name, self._defaults, self._blacklist, inherited_cursor=inherited)
+                    self._bus.emit(event_types.PipelineStopped(pipeline=self.name, at=now_text()))
 
     # While it runs ----------------------------------------------------------
 
     def trigger(self) -> None:
         """Run now, also while paused. During a run: once more after it; several triggers are one."""
-        self._triggered = True
-        self._wake.set()
+        self._runner.trigger()
 
     def pause(self) -> None:
         """Start no further run on schedule. A run that is under way is finished."""
-        self._paused = True
-        self._wake.set()
+        self._runner.pause()
 
     def resume(self) -> None:
         """Go on with the schedule; ticks missed meanwhile are one."""
-        self._paused = False
-        self._wake.set()
+        self._runner.resume()
 
     def stop(self, *, finish_slice: bool = True) -> None:
         """End ``run_forever`` or ``run_once`` soon.
@@ -551,51 +213,25 @@ class Pipeline:
         With ``finish_slice`` the slice under way is committed first; without, it is
         abandoned and read again by the next run. Nothing is lost either way.
         """
-        self._stop.requested = True
-        if not finish_slice and self._run_scope is not None:
-            self._run_scope.cancel()
-        self._wake.set()
+        self._runner.stop(finish_slice=finish_slice)
 
     def subscribe(self, listener: Callable[[event_types.Event], None]) -> Callable[[], None]:
         """Call ``listener`` with every event, in the event loop; it must not block. Returns what ends it."""
-        self._listeners.append(listener)
+        return self._bus.subscribe(listener)
 
-        def unsubscribe() -> None:
-            with suppress(ValueError):
-                self._listeners.remove(listener)
-
-        return unsubscribe
-
-    async def events(self) -> AsyncIterator[event_types.Event]:
+    def events(self) -> AsyncIterator[event_types.Event]:
         """The events from now on, until the pipeline stops. A slow reader misses the oldest beyond 1,000."""
-        queue: deque[event_types.Event] = deque(maxlen=_KEPT_EVENTS)
-        arrived = anyio.Event()
-
-        def listen(event: event_types.Event) -> None:
-            queue.append(event)
-            arrived.set()
-
-        unsubscribe = self.subscribe(listen)
-        try:
-            while True:
-                while queue:
-                    event = queue.popleft()
-                    yield event
-                    if isinstance(event, event_types.PipelineStopped):
-                        return
-                arrived = anyio.Event()
-                await arrived.wait()
-        finally:
-            unsubscribe()
+        return self._bus.stream()
 
     async def status(self) -> PipelineStatus:
         """The pipeline as it stands, with what the state store knows of earlier runs and other processes."""
+        runner = self._runner
         checkpoints = await self._store.load(self.name)
         rejects = await self._store.count_rejects(self.name)
         lease = await self._store.read_lease(self.name)
         last = {report.table: report for report in reversed(await self._store.reports(self.name, limit=200))}
-        last.update(self._last)
-        known = list(dict.fromkeys([*(table.name for table in self._tables if table.name), *last, *checkpoints]))
+        last.update(runner.last)
+        known = list(dict.fromkeys([*self._tables.names, *last, *checkpoints]))
         now = datetime.now(UTC)
         tables = [
             self._table_status(name, checkpoints.get(name), last.get(name), rejects.get(name, 0), now) for name in known
@@ -603,11 +239,11 @@ class Pipeline:
         latest = max(last.values(), key=lambda report: report.started_at, default=None)
         return PipelineStatus(
             pipeline=self.name,
-            state=self._state,
+            state=runner.state,
             schedule=self.schedule.describe(),
-            owner=_owner(lease.owner) if lease.owner else None,
-            last_run=self._last_run or (latest.started_at if latest else None),
-            next_run=self._next_run or (latest.next_run if latest and lease.owner else None),
+            owner=owner_in_words(lease.owner) if lease.owner else None,
+            last_run=runner.last_run or (latest.started_at if latest else None),
+            next_run=runner.next_run or (latest.next_run if latest and lease.owner else None),
             tables=tuple(tables),
         )
 
@@ -615,20 +251,16 @@ class Pipeline:
         self, name: str, checkpoint: Checkpoint | None, last: ScanReport | None, rejects: int, now: datetime
     ) -> TableStatus:
         watermark = checkpoint.watermark if checkpoint else None
-        family: CursorFamily | None = None
-        if watermark is not None:
-            family = "date" if len(watermark) == 10 and watermark[4:5] == "-" else "time" if ":" in watermark else None
-        lag = age(watermark, family, now) if watermark is not None and family is not None else None
-        scan = self._scans.get(name)
-        spec = next((spec for spec in self._resolved.values() if spec.name == name), None)
+        lag = age(watermark, family_of_text(watermark), now) if watermark is not None else None
+        scan = self._runner.scans.get(name)
         return TableStatus(
             table=name,
-            to=spec.to if spec else last.to if last else name,
+            to=self._tables.target_of(name) or (last.to if last else name),
             watermark=watermark,
             lag=lag.total_seconds() if lag is not None else None,
             rejects=rejects,
             last=last,
-            progress=scan.progress() if scan is not None and self._state == "scanning" else None,
+            progress=scan.progress() if scan is not None and self._runner.state == "scanning" else None,
         )
 
     # What is remembered -----------------------------------------------------
@@ -652,12 +284,7 @@ class Pipeline:
         """
         with self._running():
             try:
-                if await self._lease.take_unless_alive() is None:
-                    raise TargetBusy(
-                        f"the pipeline is being run by {_owner(self._lease.holder)}.",
-                        remedy="stop it there first.",
-                        pipeline=self.name,
-                    )
+                await self._runner.take_lease()
                 return await self._store.forget(self.name, table)
             finally:
                 await self._let_go()
@@ -680,91 +307,36 @@ class Pipeline:
 
     # Inside -----------------------------------------------------------------
 
-    def _running(self) -> Any:
-        return _Busy(self)
-
-    async def _release(self) -> None:
-        await to_the_end(self._let_rest())
-
-    async def _let_rest(self) -> None:
-        await self._source.release()
-        await self._target.release()
-
-    async def _let_go(self) -> None:
-        """After a run: nothing stays open, and the next owner need not wait."""
-        self._state = "stopped"
-        self._next_run = None
-        await to_the_end(self._give_up())
-
-    async def _give_up(self) -> None:
-        await self._lease.give_up()
-        await self._close()
-
-    async def _sleep(self, seconds: float | None) -> None:
-        """Sleep until something wants attention, at most so long."""
-        if self._stop.requested:
-            return
-        with anyio.move_on_after(seconds):
-            await self._wake.wait()
-        if self._wake.is_set():
-            self._wake = anyio.Event()
-
-    def _emit(self, event: event_types.Event) -> None:
-        if not self._listeners:
-            _log_failure(event)
-        for listener in tuple(self._listeners):
-            try:
-                listener(event)
-            except Exception as error:
-                _log.error("a listener of a pipeline's events failed", pipeline=self.name, exc_info=error)
-
-
-class _Busy:
-    """Holds a pipeline for one run at a time."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-
-    def __enter__(self) -> None:
-        if self._pipeline._busy:
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Holds the pipeline for one run at a time."""
+        if self._busy:
             raise ConfigError(
                 "the pipeline is running already.",
                 remedy="use trigger() to run now, or another Pipeline object under another name.",
-                pipeline=self._pipeline.name,
+                pipeline=self.name,
             )
-        self._pipeline._busy = True
-        self._pipeline._stop.requested = False
+        self._busy = True
+        self._runner.clear_stop()
+        try:
+            yield
+        finally:
+            self._busy = False
 
-    def __exit__(self, *exception: object) -> None:
-        self._pipeline._busy = False
+    async def _let_go(self) -> None:
+        """After a run: nothing stays open, and the next owner need not wait."""
+        self._runner.rest()
+        await to_the_end(self._give_up())
 
-
-def _log_failure(event: event_types.Event) -> None:
-    """Where nobody listens, failures are still logged: an error must never pass in silence."""
-    if isinstance(event, event_types.ScanFailed):
-        _log.error("scan failed", pipeline=event.pipeline, table=event.report.table, error=event.report.error)
-    elif isinstance(event, event_types.RunFailed):
-        _log.error("run failed", pipeline=event.pipeline, error=event.error)
-    elif isinstance(event, event_types.Warned):
-        _log.warning(event.message, pipeline=event.pipeline, table=event.table)
-
-
-def _check_targets(specs: Sequence[TableSpec]) -> None:
-    seen: dict[str, str] = {}
-    for spec in specs:
-        other = seen.setdefault(spec.to, spec.name)
-        if other is not spec.name:
-            raise ConfigError(
-                f"the tables {other!r} and {spec.name!r} would both be written to {spec.to!r}.",
-                remedy="give one of them another name with to.",
-            )
+    async def _give_up(self) -> None:
+        await self._runner.lease.give_up()
+        await self._close()
 
 
-def _no_store(name: str, target: Target) -> StateStore:
+def _no_store(target: Target) -> StateStore:
     raise ConfigError(
         f"the target ({target.system}) has no place for checkpoints, and the pipeline has no state store.",
         remedy='give it state=retl.SqliteStore("retl-state.db"), or retl.MemoryStore() where starting over with each process is right.',
-        pipeline=name,
     )
 
 
@@ -775,14 +347,3 @@ def _word(kind: Any, value: Any, what: str) -> Any:
         return kind(value)
     except ValueError:
         raise ConfigError(f"{what} is {value!r}.", remedy="use one of " + ", ".join(kind) + ".") from None
-
-
-def _owner(owner: str | None) -> str:
-    if not owner:
-        return "another process"
-    host, pid = [*owner.split("/"), ""][:2]
-    return f"process {pid} on {host}" if pid else owner
-
-
-def _from_now(seconds: float) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")

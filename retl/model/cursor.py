@@ -174,7 +174,14 @@ def is_ahead(value: str, now: str, family: CursorFamily, tolerance: timedelta) -
     return _Instant.parse(text).nanos > _Instant.parse(now).nanos + nanoseconds(tolerance)
 
 
-def age(value: str, family: CursorFamily, now: datetime) -> timedelta | None:
+def family_of_text(value: str) -> CursorFamily | None:
+    """What a watermark's own text looks like: a time, a day, or neither."""
+    if _DAY.fullmatch(value):
+        return "date"
+    return "time" if _TIME.fullmatch(value) else None
+
+
+def age(value: str, family: CursorFamily | None, now: datetime) -> timedelta | None:
     """How old a watermark is, for people; ``None`` where it is no time."""
     if family not in ("time", "date"):
         return None

@@ -107,7 +107,7 @@ def test_a_file_says_what_the_library_says(declarations: list[dict[str, Any]], i
             text += "[[pipelines.shop.tables]]\n"
             text += "".join(f"{toml_text(word)} = {toml(value)}\n" for word, value in words.items())
     pipeline = load(text).pipelines["shop"]
-    assert pipeline._tables == [declared(words) for words in declarations]
+    assert pipeline._parts.tables.declared == [declared(words) for words in declarations]
 
 
 @given(st.dictionaries(texts.filter(str.strip), st.integers(1, 10**6), min_size=1, max_size=4))

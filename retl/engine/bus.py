@@ -1,0 +1,77 @@
+"""A pipeline's events: one seam where they are emitted, any number of listeners."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+import anyio
+import structlog
+
+from retl.model import events
+
+_log = structlog.get_logger("retl")
+
+_KEPT = 1000
+
+Listener = Callable[[events.Event], None]
+
+
+class EventBus:
+    """Hands every event to every listener. A listener that fails is logged and harms nobody."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def emit(self, event: events.Event) -> None:
+        """Hand an event out, now."""
+        if not self._listeners:
+            _log_failure(event)
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception as error:
+                _log.error("a listener of a pipeline's events failed", pipeline=event.pipeline, exc_info=error)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Add a listener; returns what removes it."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    async def stream(self) -> AsyncIterator[events.Event]:
+        """The events from now on, up to ``PipelineStopped``. A slow reader misses the oldest beyond 1,000."""
+        queue: deque[events.Event] = deque(maxlen=_KEPT)
+        arrived = anyio.Event()
+
+        def listen(event: events.Event) -> None:
+            queue.append(event)
+            arrived.set()
+
+        unsubscribe = self.subscribe(listen)
+        try:
+            while True:
+                while queue:
+                    event = queue.popleft()
+                    yield event
+                    if isinstance(event, events.PipelineStopped):
+                        return
+                arrived = anyio.Event()
+                await arrived.wait()
+        finally:
+            unsubscribe()
+
+
+def _log_failure(event: events.Event) -> None:
+    """Where nobody listens, failures are still logged: an error must never pass in silence."""
+    if isinstance(event, events.ScanFailed):
+        _log.error("scan failed", pipeline=event.pipeline, table=event.report.table, error=event.report.error)
+    elif isinstance(event, events.RunFailed):
+        _log.error("run failed", pipeline=event.pipeline, error=event.error)
+    elif isinstance(event, events.Warned):
+        _log.warning(event.message, pipeline=event.pipeline, table=event.table)

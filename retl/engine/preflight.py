@@ -1,0 +1,104 @@
+"""Looks before a run: are both systems there, and what would a scan of each table do. Nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from retl.connectors.base import Source, SystemInfo, Target
+from retl.engine import guard
+from retl.engine.runner import Parts
+from retl.model.checkpoint import Checkpoint
+from retl.model.errors import RetlError
+from retl.model.plan import Load, SourcePlan, TargetPlan
+from retl.model.table import TableSpec
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What a scan of one table would do. Nothing was written to find it out."""
+
+    table: TableSpec
+    source: SourcePlan
+    target: TargetPlan
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a ``check``: what was looked at, and what was found."""
+
+    level: Literal["ok", "warning", "error"]
+    subject: str
+    message: str
+
+
+class Preflight:
+    """The looks that ``check`` and ``plan`` take."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def check(self) -> list[Finding]:
+        """A finding for each system and each table. Never raises ``RetlError``."""
+        parts = self._parts
+        findings: list[Finding] = []
+        systems: tuple[tuple[str, Source | Target], ...] = (("source", parts.source), ("target", parts.target))
+        reachable = [await self._ping(findings, role, system) for role, system in systems]
+        if not all(reachable):
+            return findings
+        errors: list[Exception] = []
+        try:
+            specs = await parts.tables.specs(parts.source, errors)
+        except RetlError as error:
+            return [*findings, Finding("error", "tables", str(error.located(pipeline=parts.name)))]
+        findings.extend(
+            Finding("error", getattr(unresolved, "table", "") or "tables", str(unresolved)) for unresolved in errors
+        )
+        for spec in specs:
+            findings.extend(await self._check_spec(spec))
+        return findings
+
+    async def _ping(self, findings: list[Finding], role: str, system: Source | Target) -> bool:
+        try:
+            info: SystemInfo = await system.ping()
+        except RetlError as error:
+            findings.append(Finding("error", role, str(error.located(pipeline=self._parts.name, system=system.system))))
+            return False
+        text = " ".join(part for part in (info.product, info.version, info.detail) if part)
+        findings.append(Finding("ok", role, text))
+        return True
+
+    async def _check_spec(self, spec: TableSpec) -> list[Finding]:
+        try:
+            plan = await self.plan(spec)
+        except RetlError as error:
+            return [Finding("error", spec.name, str(error))]
+        rows = "" if plan.source.rows is None else f", {plan.source.rows:,} rows to read"
+        mode = "full scan" if spec.full else f"incremental by {spec.cursor}"
+        ok = Finding("ok", spec.name, f"-> {spec.to}: {mode}{rows}")
+        return [ok, *(Finding("warning", spec.name, warning) for warning in plan.warnings)]
+
+    async def plan(self, spec: TableSpec) -> TablePlan:
+        """What a scan of one table would do. Raises the ``RetlError`` that it would end in."""
+        parts = self._parts
+        try:
+            checkpoint = (await parts.store.load(parts.name)).get(spec.name, Checkpoint())
+            source = await parts.source.plan(spec, checkpoint)
+            null_warning = guard.check_null_cursor(source)
+            load = Load(
+                pipeline=parts.name,
+                table=spec,
+                schema=source.schema,
+                key=source.key,
+                scan_id="plan",
+                blacklist=parts.blacklist,
+                checkpoint=checkpoint,
+                unique_key=source.unique_key,
+            )
+            target = await parts.target.preview(load)
+        except RetlError as error:
+            error.located(pipeline=parts.name, table=spec.name)
+            raise
+        warnings = (*source.warnings, *((null_warning,) if null_warning else ()), *target.warnings)
+        return TablePlan(spec, source, target, warnings)

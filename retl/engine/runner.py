@@ -1,0 +1,331 @@
+"""Runs of a pipeline: on schedule or once, by the one process that owns it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import structlog
+
+from retl.connectors.base import Source, Target
+from retl.engine.bus import EventBus
+from retl.engine.context import Limits, StopSignal, now_text
+from retl.engine.lease import Lease
+from retl.engine.retry import backoff
+from retl.engine.scan import Scan
+from retl.engine.schedule import Schedule, Timer
+from retl.engine.tables import Tables
+from retl.model import events
+from retl.model.actions import Action
+from retl.model.checkpoint import Fence
+from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy, TransientError
+from retl.model.report import RunReport, ScanReport
+from retl.model.status import PipelineState
+from retl.model.table import TableSpec
+from retl.state.base import StateStore
+from retl.threads import to_the_end
+
+_log = structlog.get_logger("retl")
+
+_PATIENCE = 30.0
+"""Seconds for which ``run_once`` tries again after transient errors."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a pipeline is made of."""
+
+    name: str
+    source: Source
+    target: Target
+    tables: Tables
+    schedule: Schedule
+    store: StateStore
+    state_in_target: bool
+    blacklist: frozenset[Action]
+    limits: Limits
+    lease_ttl: float
+
+
+class Runner:
+    """Runs one pipeline, one run at a time, and does what it is told meanwhile: trigger, pause, resume, stop."""
+
+    def __init__(self, parts: Parts, bus: EventBus) -> None:
+        self._parts = parts
+        self._bus = bus
+        self.name = parts.name
+        self.schedule = parts.schedule
+        self._store = parts.store
+        self.lease = Lease(parts.store, parts.name, ttl=parts.lease_ttl)
+        self._stop = StopSignal()
+        self._run_scope: anyio.CancelScope | None = None
+        self._wake = anyio.Event()
+        self._triggered = False
+        self._paused = False
+        self.state: PipelineState = "stopped"
+        self.last: dict[str, ScanReport] = {}
+        self.scans: dict[str, Scan] = {}
+        self.last_run: str | None = None
+        self.next_run: str | None = None
+
+    def clear_stop(self) -> None:
+        """Forget a request to stop, for a new run."""
+        self._stop.requested = False
+
+    async def take_lease(self) -> Fence:
+        """Own the pipeline; raises ``TargetBusy`` where another process does and lives."""
+        fence = await self.lease.take_unless_alive()
+        if fence is None:
+            raise TargetBusy(
+                f"the pipeline is being run by {owner_in_words(self.lease.holder)}.",
+                remedy="stop it there first, or wait: when it stops, this one can run.",
+                pipeline=self.name,
+            )
+        return fence
+
+    async def once(self) -> tuple[RunReport, list[Exception]]:
+        """Every table once, now."""
+        self.state = "scanning"
+        fence = await self.take_lease()
+        self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now_text(), epoch=fence.epoch))
+        async with self._heartbeat():
+            return await self._run_tables(fence, deadline=None)
+
+    async def forever(self) -> None:
+        """On schedule, until stopped."""
+        timer = self.schedule.timer()
+        failures = 0
+        while not self._stop.requested:
+            try:
+                if not await self._hold_lease():
+                    return
+                failures = 0
+                async with self._heartbeat() as lost:
+                    await self._run_ticks(timer, lost)
+            except LeaseLost as error:
+                self.lease.fence = None
+                self._bus.emit(events.LeaseGone(pipeline=self.name, at=now_text(), reason=error.message))
+            except Exception as error:
+                if isinstance(error, ConfigError):
+                    raise error.located(pipeline=self.name) from None
+                failures += 1
+                self._report_failed_run(error)
+                await self._sleep(backoff(failures, most=min(30.0, self.schedule.period or 30.0)))
+
+    def _report_failed_run(self, error: Exception) -> None:
+        if isinstance(error, RetlError):
+            error.located(pipeline=self.name)
+        else:
+            _log.error("unexpected error in a run", pipeline=self.name, exc_info=error)
+        self._bus.emit(
+            events.RunFailed(pipeline=self.name, at=now_text(), error=str(error), error_type=type(error).__name__)
+        )
+
+    async def _hold_lease(self) -> bool:
+        """Own the pipeline, or stand by until it can be owned; ``False`` when stopped meanwhile."""
+        announced = None
+        while not self._stop.requested:
+            fence = self.lease.fence or await self.lease.try_take()
+            if fence is not None:
+                self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now_text(), epoch=fence.epoch))
+                return True
+            self.state = "standby"
+            if self.lease.holder != announced:
+                announced = self.lease.holder
+                self._bus.emit(events.LeaseHeld(pipeline=self.name, at=now_text(), owner=owner_in_words(announced)))
+            await self.release()
+            await self._sleep(min(1.0, self._parts.lease_ttl / 5))
+        return False
+
+    @asynccontextmanager
+    async def _heartbeat(self) -> AsyncIterator[list[str]]:
+        """Keep the lease alive meanwhile; the list gets the reason when it is lost."""
+        lost: list[str] = []
+
+        def on_lost(reason: str) -> None:
+            lost.append(reason)
+            self._wake.set()
+
+        failure: BaseException | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.lease.keep, on_lost)
+            try:
+                yield lost
+            except Exception as error:  # raised again outside the group, so that it stays plain
+                failure = error
+            finally:
+                tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _run_ticks(self, timer: Timer, lost: list[str]) -> None:
+        while not self._stop.requested:
+            if lost:
+                raise LeaseLost(lost[0], pipeline=self.name)
+            tick = timer.next()
+            due = tick is not None and tick.final and tick.delay <= 0
+            if (due and not self._paused) or self._triggered:
+                if due:
+                    assert tick is not None
+                    self._coalesce(timer, tick.missed)
+                self._triggered = False
+                assert self.lease.fence is not None
+                self.next_run = None
+                period = self.schedule.period
+                deadline = time.monotonic() + period if period is not None else None
+                await self._run_tables(self.lease.fence, deadline=deadline)
+                await self.release()
+                continue
+            self.state = "paused" if self._paused else "idle"
+            self.next_run = _from_now(tick.delay) if tick is not None and not self._paused else None
+            await self._sleep(None if tick is None or self._paused else tick.delay)
+
+    def _coalesce(self, timer: Timer, missed: int) -> None:
+        timer.consume()
+        if missed:
+            self._bus.emit(events.TicksMissed(pipeline=self.name, at=now_text(), missed=missed))
+
+    async def _run_tables(self, fence: Fence, *, deadline: float | None) -> tuple[RunReport, list[Exception]]:
+        """Every table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends them all."""
+        self.state, self.last_run = "scanning", now_text()
+        reports: list[ScanReport] = []
+        errors: list[Exception] = []
+        try:
+            with anyio.CancelScope() as self._run_scope:
+                specs = await self._parts.tables.specs(self._parts.source, errors)
+                for unresolved in errors:
+                    if isinstance(unresolved, RetlError):
+                        self._report_failed_run(unresolved)
+                for spec in specs:
+                    if self._stop.requested:
+                        break
+                    report, error = await self._scan(spec, fence, deadline)
+                    reports.append(report)
+                    if error is not None:
+                        errors.append(error)
+                    if isinstance(error, LeaseLost):
+                        raise error
+        finally:
+            self._run_scope = None
+            self.scans.clear()
+        return RunReport(self.name, tuple(reports)), errors
+
+    async def _scan(self, spec: TableSpec, fence: Fence, deadline: float | None) -> tuple[ScanReport, Exception | None]:
+        """Scan one table; after a transient error again, until the next tick is due."""
+        attempt = 0
+        while True:
+            attempt += 1
+            scan = self.scans[spec.name] = Scan(
+                pipeline=self.name,
+                table=spec,
+                source=self._parts.source,
+                target=self._parts.target,
+                store=self._store,
+                state_in_target=self._parts.state_in_target,
+                fence=fence,
+                blacklist=self._parts.blacklist,
+                emit=self._bus.emit,
+                stop=self._stop,
+                limits=self._parts.limits,
+            )
+            error: Exception | None = None
+            try:
+                await scan.run()
+            except TransientError as failure:
+                error = failure
+                delay = backoff(attempt)
+                patience = deadline - time.monotonic() if deadline is not None else _PATIENCE - delay * 2
+                if delay < patience and not self._stop.requested:
+                    self._bus.emit(
+                        events.RetryScheduled(
+                            pipeline=self.name,
+                            at=now_text(),
+                            table=spec.name,
+                            error=str(error),
+                            attempt=attempt,
+                            delay=delay,
+                        )
+                    )
+                    await self._sleep(delay)
+                    continue
+            except Exception as failure:
+                error = failure
+            return await self._close_scan(scan, error, attempt), error
+
+    async def _close_scan(self, scan: Scan, error: Exception | None, attempts: int) -> ScanReport:
+        period = self.schedule.period
+        report = scan.report(error, attempts=attempts, next_run=_from_now(period) if period else None)
+        self.last[report.table] = report
+        with suppress(RetlError):  # the history is for people; the checkpoint is safe already
+            await self._store.add_report(report)
+        kind = events.ScanFailed if error else events.ScanFinished
+        self._bus.emit(kind(pipeline=self.name, at=now_text(), report=report))
+        if error is not None and not isinstance(error, RetlError):
+            _log.error("unexpected error in a scan", pipeline=self.name, table=report.table, exc_info=error)
+        return report
+
+    # What it is told ----------------------------------------
+
+    def trigger(self) -> None:
+        """Run now, also while paused. During a run: once more after it; several triggers are one."""
+        self._triggered = True
+        self._wake.set()
+
+    def pause(self) -> None:
+        """Start no further run on schedule. A run that is under way is finished."""
+        self._paused = True
+        self._wake.set()
+
+    def resume(self) -> None:
+        """Go on with the schedule; ticks missed meanwhile are one."""
+        self._paused = False
+        self._wake.set()
+
+    def stop(self, *, finish_slice: bool = True) -> None:
+        """End ``run_forever`` or ``run_once`` soon.
+
+        With ``finish_slice`` the slice under way is committed first; without, it is
+        abandoned and read again by the next run. Nothing is lost either way.
+        """
+        self._stop.requested = True
+        if not finish_slice and self._run_scope is not None:
+            self._run_scope.cancel()
+        self._wake.set()
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Sleep until something wants attention, at most so long."""
+        if self._stop.requested:
+            return
+        with anyio.move_on_after(seconds):
+            await self._wake.wait()
+        if self._wake.is_set():
+            self._wake = anyio.Event()
+
+    async def release(self) -> None:
+        """Let go of what should not be held between two runs."""
+        await to_the_end(self._let_rest())
+
+    async def _let_rest(self) -> None:
+        await self._parts.source.release()
+        await self._parts.target.release()
+
+    def rest(self) -> None:
+        """The run is over."""
+        self.state = "stopped"
+        self.next_run = None
+
+
+def owner_in_words(owner: str | None) -> str:
+    """A lease's owner for people."""
+    if not owner:
+        return "another process"
+    host, pid = [*owner.split("/"), ""][:2]
+    return f"process {pid} on {host}" if pid else owner
+
+
+def _from_now(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")

@@ -1,0 +1,98 @@
+"""The declared tables, made concrete against what the source has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from retl.connectors.base import Source
+from retl.model.actions import Action
+from retl.model.errors import ConfigError, RetlError
+from retl.model.table import (
+    Table,
+    TableOptions,
+    TableSpec,
+    check_declaration,
+    matching,
+    resolve,
+)
+
+
+class Tables:
+    """The tables of one pipeline. Raises ``ConfigError`` for words that cannot be right whatever the source has."""
+
+    def __init__(
+        self, pipeline: str, declared: Sequence[Table], defaults: TableOptions, blacklist: frozenset[Action]
+    ) -> None:
+        if not declared:
+            raise ConfigError("the pipeline has no tables.", remedy="name at least one.")
+        self._pipeline = pipeline
+        self.declared = list(declared)
+        self.defaults = defaults
+        self._blacklist = blacklist
+        self._resolved: dict[int, TableSpec] = {}
+        for table in declared:
+            check_declaration(table)
+            if table.name is not None:
+                # A table that inherits its cursor is checked again when its columns are known.
+                resolve(table, table.name, defaults, blacklist, inherited_cursor=None)
+
+    @property
+    def names(self) -> list[str]:
+        """The tables that are declared by name."""
+        return [table.name for table in self.declared if table.name is not None]
+
+    def target_of(self, name: str) -> str | None:
+        """The target's name of a table, where it is known by now."""
+        return next((spec.to for spec in self._resolved.values() if spec.name == name), None)
+
+    async def specs(self, source: Source, errors: list[Exception] | None = None) -> list[TableSpec]:
+        """The concrete tables, as of now. With ``errors`` a table that cannot be resolved does not hide the others."""
+        specs: list[TableSpec] = []
+        offered: list[str] | None = None
+        for number, table in enumerate(self.declared):
+            try:
+                if table.match is None:
+                    specs.append(await self._named(source, number, table))
+                    continue
+                if offered is None:
+                    offered = await source.list_tables()
+                taken = {*self.names, *(spec.name for spec in specs)}
+                found = matching(table.match, offered)
+                if not found:
+                    raise ConfigError(
+                        f"no table of the source matches {table.match!r}.",
+                        remedy="see `retl tables` for what there is.",
+                    )
+                specs.extend([await self._resolve(source, table, name) for name in found if name not in taken])
+            except RetlError as error:
+                error.located(pipeline=self._pipeline, table=table.name or table.match or "")
+                if errors is None:
+                    raise
+                errors.append(error)
+        _check_targets(specs)
+        return specs
+
+    async def _named(self, source: Source, number: int, table: Table) -> TableSpec:
+        if number not in self._resolved:
+            assert table.name is not None
+            self._resolved[number] = await self._resolve(source, table, table.name)
+        return self._resolved[number]
+
+    async def _resolve(self, source: Source, table: Table, name: str) -> TableSpec:
+        inherited = self.defaults.cursor or None
+        if table.cursor is None and inherited is not None and table.query is None:
+            schema = await source.describe(name)
+            if schema is not None and not schema.has(inherited):
+                inherited = None
+        return resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited)
+
+
+def _check_targets(specs: Sequence[TableSpec]) -> None:
+    seen: dict[str, str] = {}
+    for spec in specs:
+        if spec.to in seen:
+            raise ConfigError(
+                f"the tables {seen[spec.to]!r} and {spec.name!r} would both be written to {spec.to!r}.",
+                remedy="give one of them another name with to.",
+            )
+        seen[spec.to] = spec.name
