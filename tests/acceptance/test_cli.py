@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import duckdb
 import msgspec
 import pytest
+import structlog
 
 from retl.cli import main
 from retl.config import registry
@@ -589,6 +590,7 @@ def test_a_bug_shows_its_traceback_beside_the_output(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("a bug")
 
+    structlog.reset_defaults()  # another test may have configured it, and the command line leaves that alone
     monkeypatch.setattr("retl.connectors.duckdb.source.DuckDBSource.plan", broken)
     assert main(["run", "--once", "--log-format", "json"]) == 1
     out, err = capsys.readouterr()
