@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -34,6 +35,10 @@ def process_identity() -> str:
 def new_owner() -> str:
     """An owner's name, unique to one ``Pipeline`` object of this process."""
     return f"{process_identity()}/{secrets.token_hex(4)}"
+
+
+def _process(owner: str) -> str:
+    return owner.rsplit("/", 1)[0]
 
 
 def _kernel() -> str:
@@ -71,6 +76,10 @@ def is_dead(owner: str) -> bool:
     return True
 
 
+_of_this_process: WeakValueDictionary[str, Lease] = WeakValueDictionary()
+"""Who took a lease here, by the owner's name."""
+
+
 class Lease:
     """A pipeline's lease as one process sees it."""
 
@@ -103,7 +112,7 @@ class Lease:
         row = await self._store.read_lease(self._pipeline)
         if row.owner is not None and row.owner != owner and not await self._is_free(row.owner, row):
             self.holder = row.owner
-            if row.owner.rsplit("/", 1)[0] == owner.rsplit("/", 1)[0]:
+            if _process(row.owner) == _process(owner):
                 raise ConfigError(
                     f"another pipeline named {self._pipeline!r} runs in this process on the same state store.",
                     remedy="give every pipeline a name of its own.",
@@ -117,6 +126,7 @@ class Lease:
 
     async def _take(self, row: LeaseRow, owner: str) -> None:
         self.fence = await self._store.take_lease(row, owner, self._ttl)
+        _of_this_process[owner] = self
 
     async def _me(self) -> str:
         """This owner's name. Asked of the system in a thread, since it reads files."""
@@ -126,7 +136,13 @@ class Lease:
 
     async def _is_free(self, owner: str, row: LeaseRow) -> bool:
         """Whether the owner no longer lives, as far as can be told."""
-        return self._silent(row) or await anyio.to_thread.run_sync(is_dead, owner)
+        if self._silent(row):
+            return True
+        if _process(owner) == _process(await self._me()):
+            # It could not give its lease up (the disk was full), or was thrown away while it ran.
+            lease = _of_this_process.get(owner)
+            return lease is None or lease.fence is None
+        return await anyio.to_thread.run_sync(is_dead, owner)
 
     def _silent(self, row: LeaseRow) -> bool:
         if self._seen is None or (row.epoch, row.beat) != (self._seen.epoch, self._seen.beat):
