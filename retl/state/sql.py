@@ -8,7 +8,8 @@ carries data.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +19,7 @@ import msgspec
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark, Reject
 from retl.model.errors import StateError
 from retl.model.report import ScanReport
-from retl.state.base import STATE_VERSION, LeaseRow
+from retl.state.base import STATE_VERSION, LeaseRow, StateStore
 from retl.state.memory import lease_lost
 
 T = TypeVar("T")
@@ -267,6 +268,53 @@ def reports(pipeline: str | None, table: str | None, limit: int) -> Step[list[Sc
         rows=True,
     )
     return [_decode(body, ScanReport, "a scan report") for (body,) in rows]
+
+
+class SqlStore(StateStore):
+    """A store whose steps run on some SQL system; what is left to it is how to run one."""
+
+    @abstractmethod
+    async def _step(self, make: Callable[[], Step[T]], *, write: bool = True) -> T:
+        """Run a step in a transaction of its own. ``make`` may be called again where it is tried again."""
+
+    async def load(self, pipeline: str) -> dict[str, Checkpoint]:
+        return await self._step(lambda: load(pipeline), write=False)
+
+    async def save(self, mark: Mark) -> None:
+        await self._step(lambda: save(mark))
+
+    async def forget(self, pipeline: str, table: str | None = None) -> int:
+        return await self._step(lambda: forget(pipeline, table))
+
+    async def read_lease(self, pipeline: str) -> LeaseRow:
+        return await self._step(lambda: read_lease(pipeline), write=False)
+
+    async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
+        return await self._step(lambda: take_lease(seen, owner, ttl))
+
+    async def beat(self, fence: Fence) -> bool:
+        return await self._step(lambda: beat(fence))
+
+    async def give_up_lease(self, fence: Fence) -> None:
+        await self._step(lambda: give_up_lease(fence))
+
+    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
+        await self._step(lambda: add_rejects(pipeline, rejects))
+
+    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
+        return await self._step(lambda: rejects(pipeline, table, limit), write=False)
+
+    async def count_rejects(self, pipeline: str) -> dict[str, int]:
+        return await self._step(lambda: count_rejects(pipeline), write=False)
+
+    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
+        return await self._step(lambda: clear_rejects(pipeline, table))
+
+    async def add_report(self, report: ScanReport) -> None:
+        await self._step(lambda: add_report(report))
+
+    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
+        return await self._step(lambda: reports(pipeline, table, limit), write=False)
 
 
 def _now() -> str:

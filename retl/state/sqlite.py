@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
+import anyio
+
 from retl.model.errors import ConnectionFailed, RetlError, StateError, TargetBusy
-from retl.model.report import ScanReport
 from retl.state import sql
-from retl.state.base import LeaseRow, StateStore
 from retl.threads import Worker
 
 T = TypeVar("T")
+
+_LOCK_POLL = 0.05
 
 DIALECT = sql.StateDialect(real_type="REAL", integer_type="INTEGER", table_suffix=" WITHOUT ROWID")
 
@@ -46,17 +47,9 @@ def ensure_tables(connection: sqlite3.Connection) -> None:
     run_step(connection, sql.check_version())
 
 
-def _use_wal(connection: sqlite3.Connection, patience: float) -> None:
-    """Let readers and a writer work side by side. SQLite itself does not wait for a lock here."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
-                raise
-        time.sleep(0.01)
+def _use_wal(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def map_error(error: sqlite3.Error, path: str) -> RetlError:
@@ -86,7 +79,7 @@ def map_error(error: sqlite3.Error, path: str) -> RetlError:
     )
 
 
-class SqliteStore(StateStore):
+class SqliteStore(sql.SqlStore):
     """Checkpoints in tables of a SQLite file, alone or beside a target's data.
 
     A connection is opened for each step, so an idle pipeline holds no file open.
@@ -98,18 +91,26 @@ class SqliteStore(StateStore):
         self._ready = False
         self._worker: Worker | None = None
 
-    async def _step(self, make: Callable[[], Generator[sql.Statement, Any, T]], *, write: bool = True) -> T:
+    async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True) -> T:
         if self._worker is None:
             self._worker = Worker("state")
-        return await self._worker.run(self._run, make, write)
+        began = time.monotonic()
+        while True:
+            try:
+                return await self._worker.run(self._run, make, write)
+            except TargetBusy:
+                # Waited for here and not in SQLite, so that a cancellation is heard.
+                if time.monotonic() - began >= self._busy_timeout:
+                    raise
+                await anyio.sleep(_LOCK_POLL)
 
     def _run(self, make: Callable[[], Generator[sql.Statement, Any, T]], write: bool) -> T:
         try:
             if not write and not self._ready:
                 return self._peek(make)
-            with closing(sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)) as connection:
+            with closing(sqlite3.connect(self.path, timeout=_LOCK_POLL, isolation_level=None)) as connection:
                 if not self._ready:
-                    _use_wal(connection, self._busy_timeout)
+                    _use_wal(connection)
                     connection.execute("BEGIN IMMEDIATE")
                     ensure_tables(connection)
                     connection.execute("COMMIT")
@@ -127,7 +128,7 @@ class SqliteStore(StateStore):
         """A read before the first write: a file or tables that are not there are not made by asking for them."""
         path = Path(self.path)
         if path.exists() or not path.parent.is_dir():  # the latter cannot be opened, and says so
-            with closing(sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)) as connection:
+            with closing(sqlite3.connect(self.path, timeout=_LOCK_POLL, isolation_level=None)) as connection:
                 connection.execute("BEGIN")
                 if has_tables(connection):
                     run_step(connection, sql.check_version())
@@ -135,45 +136,6 @@ class SqliteStore(StateStore):
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
             ensure_tables(connection)
             return run_step(connection, make())
-
-    async def load(self, pipeline: str) -> dict[str, Checkpoint]:
-        return await self._step(lambda: sql.load(pipeline), write=False)
-
-    async def save(self, mark: Mark) -> None:
-        await self._step(lambda: sql.save(mark))
-
-    async def forget(self, pipeline: str, table: str | None = None) -> int:
-        return await self._step(lambda: sql.forget(pipeline, table))
-
-    async def read_lease(self, pipeline: str) -> LeaseRow:
-        return await self._step(lambda: sql.read_lease(pipeline), write=False)
-
-    async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
-        return await self._step(lambda: sql.take_lease(seen, owner, ttl))
-
-    async def beat(self, fence: Fence) -> bool:
-        return await self._step(lambda: sql.beat(fence))
-
-    async def give_up_lease(self, fence: Fence) -> None:
-        await self._step(lambda: sql.give_up_lease(fence))
-
-    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
-        await self._step(lambda: sql.add_rejects(pipeline, rejects))
-
-    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
-        return await self._step(lambda: sql.rejects(pipeline, table, limit), write=False)
-
-    async def count_rejects(self, pipeline: str) -> dict[str, int]:
-        return await self._step(lambda: sql.count_rejects(pipeline), write=False)
-
-    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
-        return await self._step(lambda: sql.clear_rejects(pipeline, table))
-
-    async def add_report(self, report: ScanReport) -> None:
-        await self._step(lambda: sql.add_report(report))
-
-    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
-        return await self._step(lambda: sql.reports(pipeline, table, limit), write=False)
 
     async def aclose(self) -> None:
         if self._worker is not None:

@@ -32,7 +32,8 @@ T = TypeVar("T")
 
 _written: WeakSet[DuckDBFile] = WeakSet()
 """The files of this process's targets: DuckDB refuses a second, read-only handle in the process that writes."""
-_written_lock = threading.Lock()
+_opening = threading.RLock()
+"""Handles of one process must not open and close a file at the same moment: DuckDB would find it open and gone at once."""
 
 
 class DuckDBFile:
@@ -48,7 +49,7 @@ class DuckDBFile:
         self._running: duckdb.DuckDBPyConnection | None = None
         self._kept = False
         if not read_only:
-            with _written_lock:
+            with _opening:
                 _written.add(self)
 
     @property
@@ -103,7 +104,8 @@ class DuckDBFile:
         try:
             if cursor is None:
                 if self._connection is None:
-                    self._connection = self._open()
+                    with _opening:
+                        self._connection = self._open()
                 self._kept = self._kept or keep
             self._running = cursor or self._connection
             return call(self._running, *arguments)
@@ -152,7 +154,7 @@ class DuckDBFile:
         path = self._options.path
         if not self._read_only or path is None:
             return False
-        with _written_lock:
+        with _opening:
             others = [file._options.path for file in _written]
         own = Path(path).resolve()
         return all(Path(other).resolve() != own for other in others if other is not None)
@@ -199,10 +201,11 @@ class DuckDBFile:
         self._kept = False
         cursors, self._cursors = self._cursors, []
         connection, self._connection = self._connection, None
-        for opened in (*cursors, connection):
-            if opened is not None:
-                with suppress(_driver().Error):  # of an instance that has failed
-                    opened.close()
+        with _opening:
+            for opened in (*cursors, connection):
+                if opened is not None:
+                    with suppress(_driver().Error):  # of an instance that has failed
+                        opened.close()
 
     # Errors -----------------------------------------------------------------
 
@@ -210,6 +213,12 @@ class DuckDBFile:
         """The error of ours that one of DuckDB's means."""
         duckdb = _driver()
         text = first_line(error)
+        if "Unique file handle conflict" in text:
+            return TargetBusy(
+                f"the DuckDB file {self.name} is just being closed in this process.",
+                remedy="none is needed: it is tried again.",
+                system="duckdb",
+            )
         if isinstance(error, duckdb.IOException):
             return self._map_io_error(text)
         if isinstance(error, duckdb.OutOfMemoryException):

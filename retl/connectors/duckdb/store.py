@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retl.connectors.duckdb.file import DuckDBFile, first_line, in_transaction
-from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
 from retl.model.errors import StateError, TargetBusy
-from retl.model.report import ScanReport
 from retl.state import sql
-from retl.state.base import LeaseRow, StateStore
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,7 +33,7 @@ def run_step(connection: duckdb.DuckDBPyConnection, step: Generator[sql.Statemen
         answer = rows if statement.rows else rows[0][0]
 
 
-class DuckDBStore(StateStore):
+class DuckDBStore(sql.SqlStore):
     """Checkpoints in tables of the file that the target writes, through the target's own connection.
 
     So a heartbeat never meets a commit half-way. Between two runs the file is opened for
@@ -47,7 +44,7 @@ class DuckDBStore(StateStore):
         self._file = file
         self._ready = False
 
-    async def _step(self, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
+    async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True) -> T:
         return await self._file.visit(self._run, make)
 
     def _run(self, connection: duckdb.DuckDBPyConnection, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
@@ -73,45 +70,6 @@ class DuckDBStore(StateStore):
         except BaseException:
             self._ready = False
             raise
-
-    async def load(self, pipeline: str) -> dict[str, Checkpoint]:
-        return await self._step(lambda: sql.load(pipeline))
-
-    async def save(self, mark: Mark) -> None:
-        await self._step(lambda: sql.save(mark))
-
-    async def forget(self, pipeline: str, table: str | None = None) -> int:
-        return await self._step(lambda: sql.forget(pipeline, table))
-
-    async def read_lease(self, pipeline: str) -> LeaseRow:
-        return await self._step(lambda: sql.read_lease(pipeline))
-
-    async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
-        return await self._step(lambda: sql.take_lease(seen, owner, ttl))
-
-    async def beat(self, fence: Fence) -> bool:
-        return await self._step(lambda: sql.beat(fence))
-
-    async def give_up_lease(self, fence: Fence) -> None:
-        await self._step(lambda: sql.give_up_lease(fence))
-
-    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
-        await self._step(lambda: sql.add_rejects(pipeline, rejects))
-
-    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
-        return await self._step(lambda: sql.rejects(pipeline, table, limit))
-
-    async def count_rejects(self, pipeline: str) -> dict[str, int]:
-        return await self._step(lambda: sql.count_rejects(pipeline))
-
-    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
-        return await self._step(lambda: sql.clear_rejects(pipeline, table))
-
-    async def add_report(self, report: ScanReport) -> None:
-        await self._step(lambda: sql.add_report(report))
-
-    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
-        return await self._step(lambda: sql.reports(pipeline, table, limit))
 
     async def aclose(self) -> None:
         await self._file.close()

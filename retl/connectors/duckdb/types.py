@@ -186,8 +186,10 @@ def wire(column: pa.Array, native: str) -> pa.Array:
         return column if kind == pa.uuid() else wire(column.storage, native)
     if _is_string(kind) or _is_bytes(kind):
         return column
-    if pa.types.is_nested(kind) or native == "VARCHAR" or kind == pa.time64("ns"):
+    if pa.types.is_nested(kind) or native == "VARCHAR":
         return to_text(column)
+    if pa.types.is_time(kind) and native == "TIME_NS":
+        return to_text(column)  # DuckDB reads nanoseconds of Arrow's as microseconds, and 1.4 casts no TIME to it
     if pa.types.is_decimal(kind) and (pa.types.is_decimal256(kind) or not 0 <= kind.scale <= kind.precision):
         return to_text(column)
     if pa.types.is_float16(kind):
@@ -222,7 +224,8 @@ def unfit(column: pa.Array, native: str) -> list[tuple[pa.Array, str]]:
         reason = "the date lies outside what DuckDB can hold"
     elif pa.types.is_time(kind):
         numbers = column.view(pa.int64() if pa.types.is_time64(kind) else pa.int32())
-        found = _outside(numbers, 0, 86_400 * 10 ** _UNIT_DIGITS[kind.unit], None)
+        day = 86_400 * 10 ** _UNIT_DIGITS[kind.unit]
+        found = _outside(numbers, 0, day if native == "TIME" else day - 1, None)
         reason = "the time is no time of day"
     return [] if found is None else [(found, reason)]
 

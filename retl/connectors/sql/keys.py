@@ -47,6 +47,22 @@ class KeyWatch:
         return bool(table.group_by(self._key, use_threads=False).aggregate([]).num_rows < rows)
 
 
+def keep_newest(load: Load, columns: Sequence[str], staged: Sequence[str], stage: str) -> tuple[str, str]:
+    """For staged rows with one key: what finds a key whose newest row is in doubt, and what deletes all but the newest.
+
+    The newest is the row with the highest cursor; rows that are equal in everything are one.
+    """
+    by_name = dict(zip(columns, staged, strict=True))
+    key = ", ".join(by_name[name] for name in load.key)
+    order = f"ORDER BY {by_name[load.cursor]} DESC NULLS LAST" if load.cursor else ""
+    newest = f"(SELECT rowid AS r, *, RANK() OVER (PARTITION BY {key} {order}) AS place FROM {stage}) AS ranked WHERE place = 1"
+    doubtful = (
+        f"SELECT {key} FROM (SELECT DISTINCT {', '.join(staged)} FROM {newest}) AS distinct_rows "
+        f"GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1"
+    )
+    return doubtful, f"DELETE FROM {stage} WHERE rowid NOT IN (SELECT MIN(r) FROM {newest} GROUP BY {key})"
+
+
 def repeated_key(key: Sequence[str], example: str) -> RepeatedKey:
     """The error of a key that repeats where nothing tells which row is newer."""
     return RepeatedKey(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.base import Commit, TableWriter
-from retl.connectors.sql.keys import KeyWatch, repeated_key
+from retl.connectors.sql.keys import KeyWatch, keep_newest, repeated_key
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect
 from retl.connectors.sql.tables import Merge, merge
 from retl.connectors.sql.text import json_text, keep_mask, not_a_number, to_text, unprintable_times
@@ -210,19 +210,11 @@ class SQLiteWriter(TableWriter):
 
     def _keep_newest(self, connection: sqlite3.Connection) -> None:
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
-        by_name = dict(zip(self._columns, self._names, strict=True))
-        key = ", ".join(by_name[name] for name in self._load.key)
-        order = f"ORDER BY {by_name[self._load.cursor]} DESC" if self._load.cursor else ""
-        ranked = f"SELECT rowid AS r, *, RANK() OVER (PARTITION BY {key} {order}) AS place FROM {self._stage_name}"
-        doubtful = connection.execute(
-            f"SELECT {key} FROM (SELECT DISTINCT {', '.join(self._names)} FROM ({ranked}) WHERE place = 1) "
-            f"GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1"
-        ).fetchone()
-        if doubtful is not None:
-            raise repeated_key(self._load.key, json_text(dict(zip(self._load.key, doubtful, strict=True))))
-        connection.execute(
-            f"DELETE FROM {self._stage_name} WHERE rowid NOT IN (SELECT MIN(r) FROM ({ranked}) WHERE place = 1 GROUP BY {key})"
-        )
+        doubtful, all_but_newest = keep_newest(self._load, self._columns, self._names, self._stage_name)
+        found = connection.execute(doubtful).fetchone()
+        if found is not None:
+            raise repeated_key(self._load.key, json_text(dict(zip(self._load.key, found, strict=True))))
+        connection.execute(all_but_newest)
 
     async def count(self) -> int:
         return await self._file.run(_count, self._table)
