@@ -17,10 +17,10 @@ from retl.connectors.base import SystemInfo
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sqlite.dialect import DIALECT
 from retl.connectors.sqlite.file import inspect, real_key
+from retl.engine.lease import process_identity
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConnectionFailed, SourceError
 from retl.model.plan import SourcePlan
-from retl.engine.lease import process_identity
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 

@@ -17,7 +17,7 @@ class Steps:
     await at which something really waits.
     """
 
-    def __init__(self, at: int | None = None, act: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, at: int | None = None, act: Callable[[], object] = lambda: None) -> None:
         self.count = 0
         self._at = at
         self._act = act
@@ -36,7 +36,8 @@ class Steps:
         return asyncio.Task(self._counted(work), loop=loop, **options)
 
     async def _counted(self, work: Awaitable[T]) -> T:
-        return await self._drive(work)
+        result: T = await self._drive(work)
+        return result
 
     @types.coroutine
     def _drive(self, work: Any) -> Generator[Any, Any, Any]:

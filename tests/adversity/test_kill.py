@@ -23,7 +23,7 @@ KILLS = int(os.environ.get("RETL_KILLS", "200"))
 FIRST_ROWS = 240
 SLICE_ROWS = 12
 KEPT_ARCHIVES = 2
-BEGINNING = datetime(2024, 1, 31, 23, 59, 59, 999_990)
+BEGINNING = datetime(2024, 1, 31, 23, 59, 59, 999_990)  # noqa: DTZ001  # as the column has none
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,9 @@ class World:
         return self._now
 
     def _new(self, id: int) -> Row:
-        row = Row(id, self._tick(self._changing), self.random.choice((None, "", "ä'\"\n", "x" * self.random.randrange(40))))
+        row = Row(
+            id, self._tick(self._changing), self.random.choice((None, "", "ä'\"\n", "x" * self.random.randrange(40)))
+        )
         self._rows[id] = row
         self._history[id].add(row)
         return row
@@ -190,7 +192,9 @@ class World:
     def _update(self, ids: list[int]) -> None:
         self._now += timedelta(microseconds=1)
         new = [self._new(id) for id in ids]
-        self._source.write(('UPDATE t SET "at" = ?, "text" = ? WHERE id = ?', [(row.at, row.text, row.id) for row in new]))
+        self._source.write(
+            ('UPDATE t SET "at" = ?, "text" = ? WHERE id = ?', [(row.at, row.text, row.id) for row in new])
+        )
 
     def _delete(self, ids: list[int]) -> None:
         for id in ids:

@@ -104,9 +104,7 @@ class Life:
             outside=mode != "append" and random.random() < 0.25,
         )
         self.source = MemorySource(times=mode == "append" or random.random() < 0.5)
-        self._history = History(
-            random, self.source, lookback=self._promise.lookback, only_new=mode == "append"
-        )
+        self._history = History(random, self.source, lookback=self._promise.lookback, only_new=mode == "append")
         self._target = folder / "target.db"
         self._store = folder / "state.db" if self._promise.outside else self._target
         self._disk = Disk(folder, *{self._target.name, self._store.name})
@@ -177,9 +175,9 @@ class Life:
         self._happened["slice"] += isinstance(event, events.SliceCommitted)
 
     def _change_meanwhile(self, event: events.Event) -> None:
-        if isinstance(event, (events.ScanPlanned, events.SliceCommitted, events.RetryScheduled)):
-            if self._random.random() < 0.3:
-                self._history.change()
+        moments = (events.ScanPlanned, events.SliceCommitted, events.RetryScheduled)
+        if isinstance(event, moments) and self._random.random() < 0.3:
+            self._history.change()
 
     async def _finish(self, pipeline: retl.Pipeline) -> None:
         assert (await pipeline.run_once()).ok

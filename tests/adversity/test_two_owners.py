@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -54,7 +55,7 @@ class Scene:
         return [name for name in self.target.tables() if name != "copy" and not name.startswith("retl_")]
 
 
-OPTIONS: dict[str, dict[str, object]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "incremental": {"cursor": "at", "lookback": ROWS},
     "none": {},
     "truncate": {"pre_action": "truncate"},
