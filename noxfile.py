@@ -79,4 +79,9 @@ def benchmarks(session: nox.Session) -> None:
 def adversity(session: nox.Session) -> None:
     """A thousand kills, ten thousand lives and every step, where the ordinary tests make do with fewer."""
     install(session, "test")
-    session.run("pytest", "tests/adversity", *session.posargs, env={"RETL_KILLS": "1000", "RETL_MODEL_SEQUENCES": "10000", "RETL_EVERY_STEP": "1"})
+    session.run(
+        "pytest",
+        "tests/adversity",
+        *session.posargs,
+        env={"RETL_KILLS": "1000", "RETL_MODEL_SEQUENCES": "10000", "RETL_EVERY_STEP": "1"},
+    )
