@@ -1,0 +1,194 @@
+"""A service author's hand on a running pipeline: trigger, pause, resume, stop, events, status."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import retl
+from retl import events
+from tests.support import Database, Recorder, Warehouse
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    warehouse = Warehouse(tmp_path / "warehouse.duckdb")
+    warehouse.run("CREATE TABLE t (id INTEGER PRIMARY KEY, ts TIMESTAMP)", "INSERT INTO t VALUES (1, '2024-01-01')")
+    return warehouse
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Database:
+    return Database(tmp_path / "app.db")
+
+
+def pipeline(warehouse: Warehouse, app: Database, **words: Any) -> retl.Pipeline:
+    words.setdefault("interval", "manual")
+    return retl.Pipeline(
+        "control", source=warehouse.source(), target=app.target(), tables=[retl.Table("t", cursor="ts")], **words
+    )
+
+
+@asynccontextmanager
+async def running(job: retl.Pipeline) -> AsyncIterator[Callable[..., Any]]:
+    """The pipeline beside the test, with a way to wait for its next event of a kind."""
+    heard = Recorder(job)
+
+    async def after(kind: type[events.Event], act: Callable[[], object] = lambda: None) -> events.Event:
+        arrived = anyio.Event()
+        found: list[events.Event] = []
+
+        def note(event: events.Event) -> None:
+            found.append(event)
+            arrived.set()
+
+        heard.when(kind, note)
+        act()
+        with anyio.fail_after(20):
+            await arrived.wait()
+        return found[0]
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(job.run_forever)
+            yield after
+            job.stop()
+
+
+async def state_is(job: retl.Pipeline, state: str) -> None:
+    """Wait for a state; only ``idle`` and ``paused`` pipelines have let go of the source's file."""
+    with anyio.fail_after(20):
+        while (await job.status()).state != state:  # noqa: ASYNC110  # a state is not an event
+            await anyio.sleep(0.01)
+
+
+async def test_a_manual_pipeline_runs_when_triggered(warehouse: Warehouse, app: Database) -> None:
+    job = pipeline(warehouse, app)
+    async with running(job) as after:
+        await after(events.LeaseAcquired)
+        await anyio.wait_all_tasks_blocked()
+        assert app.tables() == []
+        await after(events.ScanFinished, job.trigger)
+        assert app.rows("t", "id") == [(1,)]
+        await state_is(job, "idle")
+        warehouse.run("INSERT INTO t VALUES (2, '2024-01-02')")
+        await after(events.ScanFinished, job.trigger)
+        assert app.rows("t", "id") == [(1,), (2,)]
+
+
+async def test_a_paused_pipeline_runs_only_when_triggered_and_goes_on_when_resumed(
+    warehouse: Warehouse, app: Database
+) -> None:
+    job = pipeline(warehouse, app, interval="20ms")
+    heard = Recorder(job)
+    async with running(job) as after:
+        await after(events.ScanFinished)
+        job.pause()
+        await state_is(job, "paused")
+        scans = len(heard.of(events.ScanFinished))
+        await anyio.sleep(0.1)  # five ticks
+        assert len(heard.of(events.ScanFinished)) == scans
+        await after(events.ScanFinished, job.trigger)
+        assert len(heard.of(events.ScanFinished)) == scans + 1
+        await after(events.ScanFinished, job.resume)
+
+
+async def test_events_stream_from_start_to_stop(warehouse: Warehouse, app: Database) -> None:
+    job = pipeline(warehouse, app)
+    names: list[str] = []
+
+    async def listen() -> None:
+        async for event in job.events():
+            names.append(type(event).__name__)
+            if isinstance(event, events.LeaseAcquired):
+                job.trigger()
+            if isinstance(event, events.ScanFinished):
+                job.stop()
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await anyio.wait_all_tasks_blocked()
+            await job.run_forever()
+    wanted = [
+        "PipelineStarted",
+        "LeaseAcquired",
+        "ScanStarted",
+        "ScanPlanned",
+        "SliceCommitted",
+        "ScanFinished",
+        "PipelineStopped",
+    ]
+    assert [name for name in names if name in wanted] == wanted
+
+
+async def test_errors_do_not_end_the_schedule_and_neighbours_go_on(
+    warehouse: Warehouse, app: Database, tmp_path: Path
+) -> None:
+    other, empty = Database(tmp_path / "other.db"), Database(tmp_path / "empty.db")
+    empty.run("PRAGMA journal_mode = WAL")
+    bad = retl.Pipeline(
+        "bad", source=empty.source(), target=other.target(), tables=[retl.Table("missing", key="id")], interval="20ms"
+    )
+    good = pipeline(warehouse, app, interval="20ms")
+    failures: list[Any] = []
+
+    def count(event: events.ScanFailed) -> None:
+        failures.append(event.report)
+        if len(failures) == 3:
+            empty.run("CREATE TABLE missing (id INTEGER PRIMARY KEY)", "INSERT INTO missing VALUES (7)")
+
+    Recorder(bad).when(events.ScanFailed, count, once=False)
+    async with running(good) as good_after:
+        async with running(bad) as bad_after:
+            finished = await bad_after(events.ScanFinished)
+        await good_after(events.ScanFinished)
+    assert finished.report.rows == 1
+    assert len(failures) >= 3
+    assert {(report.status, report.error_type) for report in failures} == {("failed", "ConfigError")}
+    assert "the source has no table 'missing'" in failures[0].error
+    assert other.rows("missing") == [(7,)]
+    assert app.rows("t", "id") == [(1,)]
+
+
+async def test_status_tells_of_scans_lag_and_next_run(warehouse: Warehouse, app: Database) -> None:
+    job = pipeline(warehouse, app, interval="1h")
+    async with running(job) as after:
+        await after(events.ScanFinished)
+        await state_is(job, "idle")
+        status = await job.status()
+    assert status.schedule == "every 1h"
+    assert status.owner is not None
+    assert status.next_run is not None
+    assert status.last_run is not None
+    assert status.next_run > status.last_run
+    (table,) = status.tables
+    assert (table.table, table.to, table.watermark, table.scheduled_scan) == ("t", "t", "2024-01-01 00:00:00", True)
+    assert table.lag is not None
+    assert table.lag > 300 * 86_400
+    assert table.last is not None
+    assert (table.last.rows, table.last.status) == (1, "done")
+
+
+async def test_a_pipeline_runs_once_at_a_time(warehouse: Warehouse, app: Database) -> None:
+    job = pipeline(warehouse, app)
+    async with running(job) as after:
+        await after(events.LeaseAcquired)
+        with pytest.raises(retl.ConfigError, match="running already"):
+            await job.run_once()
+    assert (await job.run_once()).ok
+
+
+async def test_two_tables_with_one_target_are_refused(warehouse: Warehouse, app: Database) -> None:
+    warehouse.run("CREATE TABLE u AS SELECT * FROM t")
+    job = retl.Pipeline(
+        "control", source=warehouse.source(), target=app.target(), tables=["t", retl.Table("u", to="t", key="id")]
+    )
+    with pytest.raises(retl.ConfigError, match=r"'t' and 'u' would both be written to 't'"):
+        await job.run_once()
+    assert app.tables() == []
