@@ -270,9 +270,7 @@ def _driver() -> ModuleType:
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> str:
-    row = connection.execute("SELECT version()").fetchone()
-    assert row is not None
-    return str(row[0])
+    return str(connection.execute("SELECT version()").fetchall()[0][0])
 
 
 def in_transaction(connection: duckdb.DuckDBPyConnection, call: Callable[..., T], *arguments: Any) -> T:

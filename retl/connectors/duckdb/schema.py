@@ -42,12 +42,12 @@ def check_table(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
     schema, name = locate(load.table.to)
     if name.lower().startswith(("retl_", "_retl_")):
         raise ConfigError(f"{name!r} is a reserved name.", remedy="choose another name with to.")
-    if not connection.execute(f"SELECT 1 FROM duckdb_schemas() WHERE {_HERE}", [schema]).fetchone():
+    if not connection.execute(f"SELECT 1 FROM duckdb_schemas() WHERE {_HERE}", [schema]).fetchall():
         raise ConfigError(f"the target has no schema {schema!r}.", remedy=f"create it there: CREATE SCHEMA {schema}.")
     known = [schema, name]
     if connection.execute(
         f"SELECT 1 FROM duckdb_views() WHERE {_HERE} AND lower(view_name) = lower(?)", known
-    ).fetchone():
+    ).fetchall():
         raise UnsupportedError(f"{load.table.to!r} is a view, which cannot be written.", remedy="name a table with to.")
     if load.table.pre_action not in (PreAction.RENAME_AND_CREATE, PreAction.SWAP):
         return
@@ -55,10 +55,10 @@ def check_table(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
         f"SELECT table_name FROM duckdb_constraints() WHERE {_HERE} AND lower(referenced_table) = lower(?) "
         "AND constraint_type = 'FOREIGN KEY'",
         known,
-    ).fetchone()
-    if referring is not None:
+    ).fetchall()
+    if referring:
         raise UnsupportedError(
-            f"a foreign key of {referring[0]!r} refers to {load.table.to!r}, so DuckDB will not let it be replaced.",
+            f"a foreign key of {referring[0][0]!r} refers to {load.table.to!r}, so DuckDB will not let it be replaced.",
             remedy='drop the foreign key, or use pre_action = "none".',
         )
 
@@ -98,10 +98,10 @@ def inspect(connection: duckdb.DuckDBPyConnection, table: str, spelling: Iterabl
 
 def _definition(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> str | None:
     """The CREATE TABLE of a table as DuckDB writes it; ``None`` for a view."""
-    row = connection.execute(
+    rows = connection.execute(
         f"SELECT sql FROM duckdb_tables() WHERE {_HERE} AND lower(table_name) = lower(?)", [schema, name]
-    ).fetchone()
-    return str(row[0]) if row else None
+    ).fetchall()
+    return str(rows[0][0]) if rows else None
 
 
 def _is_generated(column: str, native: str, definition: str) -> bool:

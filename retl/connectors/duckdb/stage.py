@@ -105,11 +105,16 @@ class Stage:
         shown = ", ".join(
             f"{DIALECT.wire(field, name)} AS {name}" for field, name in zip(self._fields, self.names, strict=True)
         )
-        # Through Arrow: for times with a zone a row of Python objects would need one more package.
-        answer: Any = connection.execute(f"SELECT {shown} FROM {STAGE} WHERE {condition}")
-        found = (getattr(answer, "to_arrow_table", None) or answer.fetch_arrow_table)()
-        batches = found.rename_columns(self.columns).to_batches()
-        return [row for batch in batches for row in plain_rows(batch)]
+        found = fetch_plain(connection, f"SELECT {shown} FROM {STAGE} WHERE {condition}")
+        return [dict(zip(self.columns, row.values(), strict=True)) for row in found]
+
+
+def fetch_plain(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
+    """The rows of a small result, as people are shown them."""
+    # Through Arrow: DuckDB's own Python objects for times with a zone need one more package.
+    relation: Any = connection.sql(sql)
+    table = (getattr(relation, "to_arrow_table", None) or relation.fetch_arrow_table)()
+    return [row for batch in table.to_batches() for row in plain_rows(batch)]
 
 
 def _refuse(batch: pa.RecordBatch, found: list[tuple[pa.Array, str, str]], refusals: Refusals) -> pa.RecordBatch:

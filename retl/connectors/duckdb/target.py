@@ -113,6 +113,4 @@ def _prepare(
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     if inspect(connection, table) is None:
         return 0
-    row = connection.execute(f"SELECT COUNT(*) FROM {DIALECT.table(table)}").fetchone()
-    assert row is not None
-    return int(row[0])
+    return int(connection.execute(f"SELECT COUNT(*) FROM {DIALECT.table(table)}").fetchall()[0][0])

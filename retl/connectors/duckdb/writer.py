@@ -19,9 +19,9 @@ from retl.connectors.base import Commit, TableWriter
 from retl.connectors.duckdb import schema
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.file import DuckDBFile, first_line, in_transaction, roll_back
-from retl.connectors.duckdb.stage import ROWID, STAGE, Stage
+from retl.connectors.duckdb.stage import ROWID, STAGE, Stage, fetch_plain
 from retl.connectors.duckdb.store import run_step
-from retl.connectors.sql.keys import repeated_key
+from retl.connectors.sql.keys import keep_newest, repeated_key
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect
 from retl.connectors.sql.tables import merge
 from retl.connectors.sql.text import json_text
@@ -129,20 +129,12 @@ class DuckDBWriter(TableWriter):
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
         by_name = dict(zip(self._stage.columns, self._stage.names, strict=True))
         key = ", ".join(by_name[name] for name in self._load.key)
-        if not connection.execute(f"SELECT 1 FROM {STAGE} GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1").fetchone():
+        if not connection.execute(f"SELECT 1 FROM {STAGE} GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1").fetchall():
             return
-        order = f"ORDER BY {by_name[self._load.cursor]} DESC NULLS LAST" if self._load.cursor else ""
-        ranked = f"SELECT rowid AS r, *, RANK() OVER (PARTITION BY {key} {order}) AS place FROM {STAGE}"
-        doubtful = connection.execute(
-            f"SELECT MIN(r) FROM (SELECT MIN(r) AS r, {key} FROM ({ranked}) WHERE place = 1 "
-            f"GROUP BY {', '.join(self._stage.names)}) GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1"
-        ).fetchone()
-        if doubtful is not None:
-            example = self._stage.rows(connection, f"rowid = {doubtful[0]}")[0]
-            raise repeated_key(self._load.key, json_text({name: example[name] for name in self._load.key}))
-        connection.execute(
-            f"DELETE FROM {STAGE} WHERE rowid NOT IN (SELECT MIN(r) FROM ({ranked}) WHERE place = 1 GROUP BY {key})"
-        )
+        doubtful, all_but_newest = keep_newest(self._load, self._stage.columns, self._stage.names, STAGE)
+        for found in fetch_plain(connection, doubtful):
+            raise repeated_key(self._load.key, json_text(dict(zip(self._load.key, found.values(), strict=True))))
+        connection.execute(all_but_newest)
 
     # Refused rows -----------------------------------------------------------
 
@@ -217,8 +209,8 @@ class DuckDBWriter(TableWriter):
 
 
 def _number(answer: duckdb.DuckDBPyConnection) -> int:
-    row = answer.fetchone()
-    return int(row[0]) if row else 0
+    # All of it: a result that is not read to its end bars the connection.
+    return int(answer.fetchall()[0][0])
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:

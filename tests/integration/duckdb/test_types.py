@@ -142,6 +142,11 @@ def stored(scene: Scene, table: str = "people", *, types: bool = False) -> Any:
         return table_.column(0).combine_chunks()
 
 
+def _numbers(column: pa.Array) -> str:
+    # To the last bit, but for the sign of zero: DuckDB's storage takes the two zeros for one.
+    return repr([0.0 if value == 0 else value and float(value) for value in column.to_pylist()])
+
+
 def same(sent: pa.Array, found: pa.Array) -> bool:
     """Whether both hold the same values, to the last bit."""
     if isinstance(found.type, pa.BaseExtensionType):
@@ -152,7 +157,7 @@ def same(sent: pa.Array, found: pa.Array) -> bool:
     if pa.types.is_nested(sent.type) or (pa.types.is_string(found.type) and sent.type != found.type):
         sent = as_text(sent)
     if pa.types.is_floating(sent.type):
-        return repr([float(v) if v is not None else v for v in sent.to_pylist()]) == repr(found.to_pylist())
+        return _numbers(sent) == _numbers(found)
     if pa.types.is_timestamp(sent.type) and sent.type.unit != found.type.unit:
         return bool(sent.cast(found.type).equals(found))
     if (
@@ -485,7 +490,7 @@ async def test_duckdb_to_duckdb_into_columns_of_its_own_types(scene: Scene, tmp_
         each.run("CREATE UNIQUE INDEX by_id ON everything (id)")
     scene.run("DELETE FROM everything")
     await copy(DuckDB(str(origin.path)), DuckDB(str(scene.path)))
-    every = ("SET TimeZone = 'UTC'", "SELECT * REPLACE (js::VARCHAR AS js) FROM everything ORDER BY id")
+    every = ("SET TimeZone = 'UTC'", "SELECT COLUMNS(*)::VARCHAR FROM everything ORDER BY id")
     assert scene.run(*every) == origin.run(*every)
 
 
