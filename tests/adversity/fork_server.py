@@ -7,6 +7,8 @@ of its input and writes an ``Outcome`` for it.
 from __future__ import annotations
 
 import os
+import random
+import resource
 import select
 import signal
 import subprocess
@@ -38,6 +40,8 @@ class Round(msgspec.Struct, kw_only=True, frozen=True):
 
     job: Job
     kill: Kill | None = None
+    file_limit: int | None = None
+    """Bytes that no file may grow beyond."""
 
 
 class Outcome(msgspec.Struct, kw_only=True, frozen=True):
@@ -57,12 +61,19 @@ class ForkServer:
 
     def run(self, job: Job, kill: Kill | None = None) -> Outcome:
         """One scan. An error of the scan itself fails the test."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(msgspec.json.encode(Round(job=job, kill=kill)) + b"\n")
-        self._process.stdin.flush()
-        outcome = msgspec.json.decode(self._process.stdout.readline(), type=Outcome)
+        outcome = self._play(Round(job=job, kill=kill))
         assert not outcome.error, outcome.error
         return outcome
+
+    def try_run(self, job: Job, *, file_limit: int) -> Outcome:
+        """One scan that may fail."""
+        return self._play(Round(job=job, file_limit=file_limit))
+
+    def _play(self, turn: Round) -> Outcome:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(msgspec.json.encode(turn) + b"\n")
+        self._process.stdin.flush()
+        return msgspec.json.decode(self._process.stdout.readline(), type=Outcome)
 
 
 @contextmanager
@@ -100,6 +111,11 @@ def play(turn: Round) -> Outcome:
     child = os.fork()
     if not child:
         os.close(reading)
+        if turn.file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (turn.file_limit, turn.file_limit))
+            random.uniform = lambda low, high: (
+                1_000.0
+            )  # the pause before another try: longer than there is patience for
         act(turn.job, writing)
     os.close(writing)
     told = Told(reading)

@@ -24,6 +24,7 @@ from retl.model import events
 from retl.model.checkpoint import Checkpoint
 from retl.threads import Worker
 from tests.adversity.oracle import Disk, Fault, History, MemorySource, Row, read, tables
+from tests.adversity.patches import patch_backoff
 from tests.adversity.steps import Steps
 
 pytestmark = pytest.mark.adversity
@@ -51,8 +52,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Worker, "run", run)
     monkeypatch.setattr("anyio.to_thread.run_sync", run_sync)
-    monkeypatch.setattr("retl.engine.scan.backoff", lambda *_, **__: 0.0)
-    monkeypatch.setattr("retl.pipeline.backoff", lambda *_, **__: 0.0)
+    patch_backoff(monkeypatch, 0.0)
 
 
 @pytest.mark.parametrize("mode", MODES)
