@@ -21,6 +21,7 @@ from retl.threads import to_the_end
 
 DEFAULT_TTL = 30.0
 """Seconds without a sign of life after which another process may take a pipeline over."""
+_GIVE_UP_SECONDS = 2.0
 
 
 def process_identity() -> str:
@@ -176,8 +177,8 @@ class Lease:
                 return
 
     async def give_up(self) -> None:
-        """End the ownership, where there is one. Never fails: the lease runs out by itself."""
+        """End the ownership, where there is one. Never fails, nor waits for long: the lease runs out by itself."""
         fence, self.fence = self.fence, None
         if fence is not None:
-            with suppress(Exception):
+            with suppress(Exception), anyio.move_on_after(_GIVE_UP_SECONDS):
                 await self._store.give_up_lease(fence)

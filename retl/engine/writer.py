@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 import msgspec
 import pyarrow as pa
 
@@ -26,6 +27,7 @@ from retl.model.window import Slice
 from retl.threads import to_the_end
 
 _PROGRESS_SECONDS = 0.1
+_ABORT_SECONDS = 5.0
 
 
 class Writer:
@@ -53,7 +55,7 @@ class Writer:
                 guard.check_shrink(before, await writer.count(), context.table.max_shrink, table=context.table.to)
             await self._finish(writer)
         except BaseException:
-            await to_the_end(writer.abort())
+            await to_the_end(_abort(writer))
             raise
 
     async def _first_items(self) -> tuple[list[Item], bool]:
@@ -213,3 +215,9 @@ class Writer:
         if not context.state_in_target:
             await context.store.save(final)
         context.checkpoint = final.checkpoint
+
+
+async def _abort(writer: TableWriter) -> None:
+    """Whoever cancels a scan does not wait for a lock: what is left then, the next scan removes."""
+    with anyio.move_on_after(_ABORT_SECONDS):
+        await writer.abort()

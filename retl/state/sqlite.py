@@ -92,10 +92,10 @@ class SqliteStore(sql.SqlStore):
         self._worker: Worker | None = None
 
     async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True) -> T:
-        if self._worker is None:
-            self._worker = Worker("state")
         began = time.monotonic()
         while True:
+            if self._worker is None:  # again, where the store was closed while this waited
+                self._worker = Worker("state")
             try:
                 return await self._worker.run(self._run, make, write)
             except TargetBusy:

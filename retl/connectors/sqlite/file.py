@@ -48,10 +48,10 @@ class SQLiteFile:
         return await self._run(self._looked_at, call, *arguments)
 
     async def _run(self, way: Callable[..., T], *arguments: Any) -> T:
-        if self._worker is None:
-            self._worker = Worker("sqlite", self._interrupt)
         began = time.monotonic()
         while True:
+            if self._worker is None:  # again, where the file was closed while this waited
+                self._worker = Worker("sqlite", self._interrupt)
             try:
                 return await self._worker.run(way, *arguments)
             except TargetBusy:
