@@ -113,9 +113,8 @@ def play(turn: Round) -> Outcome:
         os.close(reading)
         if turn.file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (turn.file_limit, turn.file_limit))
-            random.uniform = lambda low, high: (
-                1_000.0
-            )  # the pause before another try: longer than there is patience for
+            # The pause before another try: longer than there is patience for.
+            random.uniform = lambda a, b: 1_000.0
         act(turn.job, writing)
     os.close(writing)
     told = Told(reading)
