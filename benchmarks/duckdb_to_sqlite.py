@@ -40,7 +40,7 @@ def fill(path: str, rows: int) -> dict[str, Any]:
     with closing(duckdb.connect(path)) as connection:
         connection.execute("SET preserve_insertion_order = false")
         connection.execute(CREATE.replace("PRIMARY KEY", "NOT NULL"))
-        connection.execute(FILL.format(rows=rows))
+        connection.execute(FILL.replace("{rows}", str(rows)))
     return {"bytes": Path(path).stat().st_size}
 
 
