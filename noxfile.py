@@ -71,7 +71,8 @@ def docs(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """The measurements, as a table."""
     install(session)
-    session.install("psutil")
+    # The newest DuckDB whose sqlite extension comes as a package, so that all contenders have the same one.
+    session.install("psutil", "duckdb==1.5.5", "duckdb-extensions==1.5.5", "duckdb-extension-sqlite-scanner==1.5.5")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 

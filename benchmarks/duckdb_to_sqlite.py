@@ -76,19 +76,22 @@ def by_extension(source: str, target: str, _: str) -> dict[str, Any]:
     with closing(sqlite3.connect(target)) as made:
         made.execute("PRAGMA journal_mode = WAL")
         made.execute(SQLITE_TABLE)
-    with closing(duckdb.connect(source, read_only=True)) as connection:
+    with closing(duckdb.connect()) as connection:
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         connection.execute("SET threads = 1")
         try:
-            connection.execute("LOAD sqlite")
+            connection.execute("LOAD sqlite_scanner")
         except duckdb.Error:
             from duckdb_extensions import import_extension  # type: ignore[import-not-found]
 
-            import_extension("sqlite")
-            connection.execute("LOAD sqlite")
+            import_extension("sqlite_scanner")
+            connection.execute("LOAD sqlite_scanner")
+        connection.execute(f"ATTACH '{source}' AS warehouse (READ_ONLY)")
         connection.execute(f"ATTACH '{target}' AS app (TYPE sqlite)")
         began = time.perf_counter()
-        connection.execute(f"INSERT INTO app.orders SELECT {COLUMNS.replace('amount', 'amount::VARCHAR')} FROM orders")
+        connection.execute(
+            f"INSERT INTO app.orders SELECT {COLUMNS.replace('amount', 'amount::VARCHAR')} FROM warehouse.orders"
+        )
         seconds = time.perf_counter() - began
     return {"seconds": seconds, **_content(target)}
 

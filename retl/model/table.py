@@ -18,7 +18,7 @@ from retl.model.errors import ConfigError
 NullCursor = Literal["warn", "include", "fail"]
 NewColumns = Literal["add", "ignore", "fail"]
 
-DEFAULT_SLICE_ROWS = 100_000
+DEFAULT_SLICE_ROWS = 50_000
 
 
 class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -48,7 +48,7 @@ class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     new_columns: NewColumns | None = None
     """A source column that the target lacks: ``add`` it, ``ignore`` it or ``fail``."""
     slice_rows: int | None = None
-    """How many rows are read, committed and retried as one unit; 100,000 when unset."""
+    """How many rows are read, committed and retried as one unit; 50,000 when unset."""
 
 
 class _Mapping(TableOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -40,7 +40,7 @@ def refused(table: Table, **more: Any) -> str:
 def test_a_bare_name_gets_every_default() -> None:
     spec = made(Table("dw.orders"))
     assert spec == TableSpec("dw.orders", "orders", write=Write.UPSERT, pre_action=PreAction.NONE)
-    assert (spec.full, spec.replaces, spec.slice_rows, spec.max_rejects) == (True, False, 100_000, 0)
+    assert (spec.full, spec.replaces, spec.slice_rows, spec.max_rejects) == (True, False, 50_000, 0)
     assert (spec.null_cursor, spec.new_columns, spec.max_shrink, spec.keep_archives) == ("warn", "add", None, None)
 
 

@@ -32,7 +32,7 @@ from retl.state.sqlite import run_step
 
 _DISK = "temp.retl_stage"
 _MEMORY = "retl_memory"
-_MEMORY_BYTES = 24 * 1024 * 1024
+_MEMORY_BYTES = 16 * 1024 * 1024
 """How much of a slice is held in memory; Python, the image and SQLite each hold it once while it is handed over."""
 _LARGEST_INTEGER = 2**63 - 1
 _FAILED_COLUMN = re.compile(r"constraint failed: (?:\S+\.)?(\w+)$")
