@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import duckdb
 import msgspec
@@ -22,60 +24,81 @@ class Row(NamedTuple):
     text: str | None
 
 
-class File(Protocol):
+class File(ABC):
     """A database file."""
-
-    path: Path
-
-    def tables(self) -> list[str]:
-        """The names of all tables."""
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT."""
-
-    def write(self, *statements: tuple[str, list[tuple[Any, ...]]]) -> None:
-        """Run statements with their many values in one transaction."""
-
-
-class SQLiteLook:
-    """A SQLite file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._open: Any = None
+
+    @abstractmethod
+    def _connect(self) -> Any:
+        """A connection of the driver's own."""
+
+    @abstractmethod
+    def tables(self) -> list[str]:
+        """The names of all tables."""
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keep the file open for several looks."""
+        if self._open is not None or not self.path.exists():
+            yield
+            return
+        with closing(self._connect()) as self._open:
+            yield
+        self._open = None
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.path)) as connection:
-            return connection.execute(sql).fetchall()
+        """The rows of a SELECT."""
+        if self._open is not None:
+            return self._open.execute(sql).fetchall()  # type: ignore[no-any-return]
+        with closing(self._connect()) as connection:
+            return connection.execute(sql).fetchall()  # type: ignore[no-any-return]
+
+    def write(self, *statements: tuple[str, list[tuple[Any, ...]]]) -> None:
+        """Run statements, each with its many values, in one transaction."""
+        with closing(self._connect()) as connection:
+            connection.execute("BEGIN")
+            for sql, values in statements:
+                self._execute_many(connection, sql, values)
+            connection.execute("COMMIT")
+
+    @abstractmethod
+    def _execute_many(self, connection: Any, sql: str, values: list[tuple[Any, ...]]) -> None:
+        """One statement with its many values."""
+
+
+class SQLiteLook(File):
+    """A SQLite file."""
+
+    def _connect(self) -> Any:
+        return sqlite3.connect(self.path, isolation_level=None)
 
     def tables(self) -> list[str]:
         return [name for (name,) in self.query("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
 
-    def write(self, *statements: tuple[str, list[tuple[Any, ...]]]) -> None:
-        with closing(sqlite3.connect(self.path)) as connection, connection:
-            for sql, values in statements:
-                connection.executemany(sql, [tuple(map(plain, row)) for row in values])
+    def _execute_many(self, connection: Any, sql: str, values: list[tuple[Any, ...]]) -> None:
+        connection.executemany(sql, [tuple(map(plain, row)) for row in values])
 
 
-class DuckDBLook:
+class DuckDBLook(File):
     """A DuckDB file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        with duckdb.connect(str(self.path), config={"threads": 1}) as connection:
-            return connection.execute(sql).fetchall()
+    def _connect(self) -> Any:
+        return duckdb.connect(str(self.path), config={"threads": 1})
 
     def tables(self) -> list[str]:
         return [name for (name,) in self.query("SELECT table_name FROM duckdb_tables() ORDER BY table_name")]
 
-    def write(self, *statements: tuple[str, list[tuple[Any, ...]]]) -> None:
-        with duckdb.connect(str(self.path), config={"threads": 1}) as connection:
-            connection.execute("BEGIN")
-            for sql, values in statements:
-                for row in values:
-                    connection.execute(sql, list(row))
-            connection.execute("COMMIT")
+    def _execute_many(self, connection: Any, sql: str, values: list[tuple[Any, ...]]) -> None:
+        start, found, row = sql.partition("VALUES ")
+        if found:  # all at once: DuckDB would take a millisecond for each row
+            connection.execute(
+                start + found + ", ".join([row] * len(values)), [value for row in values for value in row]
+            )
+        else:
+            connection.executemany(sql, values)
 
 
 def look_at(path: Path) -> File:

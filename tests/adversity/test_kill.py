@@ -20,8 +20,8 @@ from tests.adversity.looks import File, Row, checkpoint, look_at, rows
 pytestmark = pytest.mark.adversity
 
 KILLS = int(os.environ.get("RETL_KILLS", "200"))
-FIRST_ROWS = 240
-SLICE_ROWS = 12
+FIRST_ROWS = 100
+SLICE_ROWS = 10
 KEPT_ARCHIVES = 2
 BEGINNING = datetime(2024, 1, 31, 23, 59, 59, 999_990)  # noqa: DTZ001  # as the column has none
 
@@ -73,15 +73,12 @@ def test_nothing_is_lost_or_doubled_by_a_kill(case: Case, server: ForkServer, fo
         assert turns < 50 + 20 * KILLS, "hardly any scan lives long enough to be killed"
         outcome = server.run(world.job, killer.next())
         killer.learn(outcome)
-        if outcome.killed:
-            kills += 1
-            world.check_after_kill()
-        else:
-            world.check_after_end()
+        kills += outcome.killed
+        world.check(ended=not outcome.killed)
         world.go_on(ended=not outcome.killed)
     for _ in range(2):
         assert not server.run(world.job).killed
-        world.check_after_end()
+        world.check(ended=True)
         world.change()
     print(f"{case.name}: {kills} kills in {turns} scans; {killer.tally()}")
 
@@ -167,9 +164,9 @@ class World:
 
     def change(self) -> None:
         """New rows, changed rows, rows that are gone; many of them share a cursor value."""
-        self._insert(self.random.randint(1, 60))
-        self._update(self.random.sample(sorted(self._rows), self.random.randint(1, 40)))
-        self._delete(self.random.sample(sorted(self._rows), self.random.randint(0, 12)))
+        self._insert(self.random.randint(1, 25))
+        self._update(self.random.sample(sorted(self._rows), self.random.randint(1, 15)))
+        self._delete(self.random.sample(sorted(self._rows), self.random.randint(0, 6)))
 
     def _tick(self, chance: float = 0.5) -> datetime:
         if self.random.random() < chance:
@@ -219,7 +216,15 @@ class World:
 
     # What must hold ---------------------------------------------------------
 
-    def check_after_end(self) -> None:
+    def check(self, *, ended: bool) -> None:
+        """After a scan, killed or not."""
+        with self._target.opened(), self._store.opened():
+            if ended:
+                self._check_after_end()
+            else:
+                self._check_after_kill()
+
+    def _check_after_end(self) -> None:
         """The scan is complete: everything is there, and nothing but that."""
         self._check_rest(after_kill=False)
         found, saved = rows(self._target, "copy"), self._checkpoint()
@@ -227,7 +232,7 @@ class World:
         self._check_complete(found, saved)
         self._settle(found, saved)
 
-    def check_after_kill(self) -> None:
+    def _check_after_kill(self) -> None:
         """Whatever was committed is right, and the checkpoint does not claim more."""
         self._check_rest(after_kill=True)
         saved = self._checkpoint()
