@@ -8,9 +8,11 @@ import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,15 +32,22 @@ from tests.adversity.steps import Steps
 pytestmark = pytest.mark.adversity
 
 SEQUENCES = int(os.environ.get("RETL_MODEL_SEQUENCES", "2000"))
+WORKERS = min(4, os.cpu_count() or 1)
 MODES = ("incremental", "append", "none", "truncate", "rename_and_create", "swap", "full-mixed")
 FULL = ("none", "truncate", "rename_and_create", "swap")
 KEPT_ARCHIVES = 2
 T = TypeVar("T")
 
 
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocking calls are made where they stand: so a seed always gives the same life, and thousands fit into a minute."""
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ProcessPoolExecutor]:
+    """A process for each of a few cores."""
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn"), initializer=without_threads) as pool:
+        yield pool
+
+
+def without_threads() -> None:
+    """Make blocking calls where they stand: so a seed always gives the same life, and thousands fit into a minute."""
 
     async def run(self: Worker, call: Callable[..., T], *arguments: Any) -> T:
         await asyncio.sleep(0)
@@ -50,28 +59,40 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(0)
         return call(*arguments)
 
-    monkeypatch.setattr(Worker, "run", run)
-    monkeypatch.setattr("anyio.to_thread.run_sync", run_sync)
-    patch_backoff(monkeypatch, 0.0)
+    patch = pytest.MonkeyPatch()  # never undone: the process has nothing else to do
+    patch.setattr(Worker, "run", run)
+    patch.setattr("anyio.to_thread.run_sync", run_sync)
+    patch_backoff(patch, 0.0)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_last_scan_is_right_whatever_came_before(mode: str, folder: Path) -> None:
+def test_the_last_scan_is_right_whatever_came_before(mode: str, folder: Path, workers: ProcessPoolExecutor) -> None:
+    """``RETL_MODEL_SEED`` and ``RETL_MODEL_SEQUENCES=7`` play one life of each mode again."""
     start = int(os.environ.get("RETL_MODEL_SEED") or random.randrange(2**32))
-    happened: Counter[str] = Counter()
-    for seed in range(start, start + -(-SEQUENCES // len(MODES))):
-        shutil.rmtree(folder)
-        folder.mkdir()
-        try:
-            anyio.run(live, mode, seed, folder, happened)
-        except BaseException:
-            print(f"{mode}: seed {seed}")
-            raise
-    print(f"{mode}: seeds {start} to {seed}; {dict(happened)}")
+    count = -(-SEQUENCES // len(MODES))
+    print(f"{mode}: {count} seeds from {start}")
+    shares = [range(start + number, start + count, WORKERS) for number in range(WORKERS)]
+    parts = workers.map(lives, [mode] * WORKERS, shares, [folder / str(number) for number in range(WORKERS)])
+    happened = sum(parts, Counter[str]())
+    print(dict(happened))
     if SEQUENCES >= 1000:
         assert {"done", "crash", "cancel", "stop", "fault"} <= {*happened}
         if mode in ("incremental", "append"):
             assert happened["parts"]  # slices of rows that share one cursor value
+
+
+def lives(mode: str, seeds: range, folder: Path) -> Counter[str]:
+    """Some lives, one after another; what happened in them."""
+    happened: Counter[str] = Counter()
+    for seed in seeds:
+        folder.mkdir()
+        try:
+            anyio.run(live, mode, seed, folder, happened)
+        except BaseException as error:
+            error.add_note(f"mode {mode}, seed {seed}")
+            raise
+        shutil.rmtree(folder)
+    return happened
 
 
 async def live(mode: str, seed: int, folder: Path, happened: Counter[str]) -> None:
