@@ -1,0 +1,270 @@
+"""One connection to a server that speaks MySQL's protocol, as the rest of the room uses it.
+
+Values come as canonical text, batches as Arrow columns of it. Errors are those of
+``retl.model.errors``: no exception of the driver leaves this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pyarrow as pa
+from pymysql.constants import FIELD_TYPE
+from pymysql.err import MySQLError
+
+from retl.connectors.mysql.errors import Role, server_error
+from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder
+from retl.connectors.mysql.wire import Done, TextWire, WireField
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError
+from retl.threads import to_the_end
+
+_BINARY_CHARSET = 63
+_BYTES = frozenset(
+    {
+        FIELD_TYPE.TINY_BLOB,
+        FIELD_TYPE.MEDIUM_BLOB,
+        FIELD_TYPE.LONG_BLOB,
+        FIELD_TYPE.BLOB,
+        FIELD_TYPE.VAR_STRING,
+        FIELD_TYPE.STRING,
+        FIELD_TYPE.VARCHAR,
+        FIELD_TYPE.GEOMETRY,
+        FIELD_TYPE.BIT,
+    }
+)
+_KILL_SECONDS = 5.0
+_VERSION = re.compile(r"(?:5\.5\.5-)?(\d+)\.(\d+)(?:\.(\d+))?")
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where to and as whom. ``session`` are statements that make the session ready."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    database: str | None = None
+    tls: ssl.SSLContext | None = None
+    connect_timeout: float = 10.0
+    session: tuple[str, ...] = ()
+    role: Role = "source"
+
+    @property
+    def place(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What answered, by its handshake: ``5.5.5-10.11.6-MariaDB`` is version (10, 11, 6) of MariaDB."""
+
+    text: str
+
+    @property
+    def mariadb(self) -> bool:
+        return "mariadb" in self.text.lower()
+
+    @property
+    def version(self) -> tuple[int, int, int]:
+        found = _VERSION.match(self.text)
+        return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else (0, 0, 0)
+
+
+class MySQLConnection:
+    """An open connection. Used by one task at a time; ``abort`` may be called by any."""
+
+    def __init__(self, login: Login, wire: TextWire) -> None:
+        self._login = login
+        self._wire = wire
+        self.server = Server(str(wire.server_version))
+        self.thread_id = int(wire.thread_id())
+
+    @classmethod
+    async def open(cls, login: Login) -> MySQLConnection:
+        """Connect and make the session ready. Raises ``ConnectionFailed`` or ``ConfigError``."""
+        # The driver turns a password into bytes as Latin-1; a server expects UTF-8.
+        wire = TextWire(
+            host=login.host,
+            port=login.port,
+            user=login.user,
+            password=login.password.encode().decode("latin-1"),
+            db=login.database,
+            charset="utf8mb4",
+            ssl=login.tls,
+            connect_timeout=login.connect_timeout,
+            autocommit=None,
+            program_name="retl",
+            tls_required=login.tls is not None,
+        )
+        try:
+            with _mapped(login):
+                async with asyncio.timeout(login.connect_timeout):
+                    await wire.open()
+            connection = cls(login, wire)
+            for statement in login.session:
+                await connection.execute(statement)
+        except BaseException:
+            wire.abort()
+            raise
+        return connection
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._wire.closed)
+
+    async def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a small result; each value is ``str``, ``bytes`` for binary columns, or ``None``."""
+        return (await self._run(sql))[1]
+
+    async def execute(self, sql: str) -> Done:
+        """A statement that gives no rows."""
+        return (await self._run(sql))[0]
+
+    async def _run(self, sql: str) -> tuple[Done, list[tuple[Any, ...]]]:
+        with self._guarded():
+            return await self._wire.run(sql)
+
+    async def load(self, sql: str, chunks: Iterable[bytes | memoryview]) -> Done:
+        """``LOAD DATA LOCAL INFILE`` with the rows that ``chunks`` gives; the file's name in ``sql`` means nothing.
+
+        The count of warnings must be looked at: LOCAL turns every error of a row into one.
+        """
+        with self._guarded():
+            return await self._wire.load(sql, chunks)
+
+    async def stream(self, sql: str, kinds: Sequence[Kind | None] | None = None) -> AsyncIterator[pa.RecordBatch]:
+        """The rows of a large result, in batches of about a megabyte.
+
+        Each column is canonical text, ``binary`` where the server sends bytes, or what
+        ``kinds`` asks for. Closed early, it ends the query by ``KILL QUERY`` from a second
+        connection, and this connection with it.
+        """
+        finished = False
+        try:
+            with self._guarded():
+                fields = await self._wire.begin_result(sql)
+            wanted = kinds or [None] * len(fields)
+            decoder = RowDecoder(
+                [column.name for column in fields],
+                [kind or _kind(column) for kind, column in zip(wanted, fields, strict=True)],
+                self._wire.next_sequence,
+            )
+            async for batch in self._batches(decoder):
+                yield batch
+            finished = True
+        finally:
+            if not finished:
+                await to_the_end(self._give_up())
+
+    async def _batches(self, decoder: RowDecoder) -> AsyncGenerator[pa.RecordBatch, None]:
+        while not decoder.finished:
+            with self._guarded():
+                decoder.feed(await self._wire.raw_result())
+                batches = decoder.take()
+            for batch in batches:
+                yield batch
+        if decoder.error is not None:
+            raise self._refusal(decoder.error)
+
+    def _refusal(self, payload: bytes) -> RetlError:
+        code = int.from_bytes(payload[1:3], "little")
+        text = payload[3:].decode(errors="replace")
+        return server_error(code, text[6:] if text.startswith("#") else text, self._login.role, self._login.place)
+
+    async def _give_up(self) -> None:
+        """End a query whose result nobody reads. The line is cut: the driver would read the result to its end."""
+        if self.closed:
+            return
+        self.abort()
+        with suppress(RetlError), anyio.move_on_after(_KILL_SECONDS, shield=True):
+            await kill_query(self._login, self.thread_id)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Map errors; whatever ends a call halfway, a cancellation too, leaves no connection that could be used again."""
+        try:
+            with _mapped(self._login):
+                yield
+        except RetlError as error:
+            if isinstance(error, ConnectionFailed) and not self._alive(error):
+                self.abort()
+            raise
+        except BaseException:
+            self.abort()
+            raise
+
+    def _alive(self, error: ConnectionFailed) -> bool:
+        """Whether the line is as it was: the server refused a statement, and that was all."""
+        return not self.closed and isinstance(error.__cause__, MySQLError) and int(error.__cause__.args[0]) < 2000
+
+    def abort(self) -> None:
+        """Cut the line at once: the server rolls back what was open. Safe at any time."""
+        self._wire.abort()
+
+    async def close(self) -> None:
+        """Close politely. Safe to call again."""
+        with suppress(OSError):
+            await self._wire.quit()
+
+
+async def kill_query(login: Login, thread_id: int) -> None:
+    """End the running statement of another connection of the same user."""
+    connection = await MySQLConnection.open(login)
+    try:
+        await connection.execute(f"KILL QUERY {thread_id}")
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def connected(login: Login) -> AsyncIterator[MySQLConnection]:
+    """A connection for the length of a block; after an error it is cut, not closed politely."""
+    connection = await MySQLConnection.open(login)
+    try:
+        yield connection
+    except BaseException:
+        connection.abort()
+        raise
+    await connection.close()
+
+
+@contextmanager
+def _mapped(login: Login) -> Iterator[None]:
+    try:
+        yield
+    except MySQLError as error:
+        code, text = _code_and_text(error)
+        raise server_error(code, text, login.role, login.place) from error
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigError(
+            f"the certificate of {login.place} cannot be verified: {error.verify_message}.",
+            remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
+        ) from error
+    except (OSError, TimeoutError, EOFError) as error:
+        raise ConnectionFailed(
+            f"the connection to {login.place} failed: {str(error) or 'no answer in time'}.",
+            remedy="check address, network and server; the scan is tried again.",
+        ) from error
+    except (ProtocolError, RuntimeError, AssertionError) as error:
+        raise ConnectionFailed(
+            f"{login.place} does not speak MySQL's protocol as expected: {error}.",
+            remedy="check that the address is that of the server's SQL port.",
+        ) from error
+
+
+def _code_and_text(error: MySQLError) -> tuple[int, str]:
+    if len(error.args) >= 2 and isinstance(error.args[0], int):
+        return error.args[0], str(error.args[1]).rstrip(".")
+    return 2000, str(error).rstrip(".")
+
+
+def _kind(column: WireField) -> Kind:
+    return "binary" if column.charset == _BINARY_CHARSET and column.type_code in _BYTES else "text"

@@ -1,0 +1,222 @@
+"""From the packets of a MySQL text result to Arrow columns, without a Python object per value. No I/O.
+
+A row is a packet: 3 bytes of length, 1 of sequence number, then for each column its length
+and its text (https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_com_query_response_text_resultset_row.html).
+All rows of a chunk are decoded column by column: numpy reads the lengths at one position of
+every row at once and moves all positions on.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.lib.stride_tricks import sliding_window_view
+
+Kind = Literal["text", "binary", "bool"]
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+_HEADER = 4
+_CONTINUED = 0xFFFFFF
+_NULL, _TWO_BYTES, _THREE_BYTES, _EIGHT_BYTES = 0xFB, 0xFC, 0xFD, 0xFE
+_ERROR, _END = 0xFF, 0xFE
+_INLINE = 12  # so many bytes stand in a view of Arrow itself
+_SAME_LENGTH = 64
+_PADDING = bytes(_SAME_LENGTH)
+_ZERO = ord("0")
+_word = struct.Struct("<I").unpack_from
+
+# For each length up to 12: which bytes of a view belong to the value.
+_MASKS = (np.arange(_INLINE) < np.arange(_INLINE + 1)[:, None]).astype(np.uint8) * 0xFF
+
+
+class ProtocolError(Exception):
+    """What came is no text result: the connection cannot be used any further."""
+
+
+class RowDecoder:
+    """Takes the bytes of a result as they arrive and gives record batches.
+
+    ``feed`` takes what came, ``take`` decodes it. After the last row ``finished`` is true;
+    an error packet of the server is in ``error`` then.
+    """
+
+    def __init__(self, names: Sequence[str], kinds: Sequence[Kind], sequence: int) -> None:
+        self._kinds = list(kinds)
+        self._types = [{"text": pa.string(), "binary": pa.binary(), "bool": pa.bool_()}[kind] for kind in kinds]
+        self.schema = pa.schema(zip(names, self._types, strict=True))
+        self._sequence = sequence
+        self._pending = bytearray()
+        self.finished = False
+        self.error: bytes | None = None
+        """The payload of the error packet that ended the result."""
+
+    def feed(self, data: bytes) -> None:
+        self._pending += data
+
+    def take(self) -> list[pa.RecordBatch]:
+        """Decode every whole row that has come."""
+        batches: list[pa.RecordBatch] = []
+        while not self.finished:
+            starts, end, continued = _walk(self._pending)
+            if starts:
+                batch = self._decode_rows(starts, end)
+                if batch is not None:
+                    batches.append(batch)
+            if not continued or self.finished:
+                break
+            payload = self._take_continued()
+            if payload is None:
+                break
+            batches.append(
+                self._decode(np.frombuffer(payload + _PADDING, np.uint8), np.zeros(1, np.int64), len(payload))
+            )
+        return batches
+
+    def _decode_rows(self, starts: list[int], end: int) -> pa.RecordBatch | None:
+        chunk = bytes(self._pending[:end]) + _PADDING
+        del self._pending[:end]
+        data = np.frombuffer(chunk, np.uint8)
+        rows = np.array(starts, np.int64)
+        self._check_sequence(data, rows)
+        stops = np.empty_like(rows)
+        stops[:-1] = rows[1:] - _HEADER
+        stops[-1] = end
+        first = np.flatnonzero(data[rows] >= _END)
+        for row in first:
+            length = int(stops[row] - rows[row])
+            kind = data[rows[row]]
+            if kind == _END and length >= 9:
+                continue  # a row whose first value is longer than 16 MB
+            if row != len(rows) - 1 or self._pending:
+                raise ProtocolError("the server sent more after the end of the result")
+            self.finished = True
+            if kind == _ERROR:
+                self.error = bytes(data[rows[row] : stops[row]])
+            rows, stops = rows[:row], stops[:row]
+        if not len(rows):
+            return None
+        return self._decode(data, rows, stops)
+
+    def _check_sequence(self, data: Bytes, rows: Numbers) -> None:
+        came = data[rows - 1]
+        if not np.array_equal(came, (self._sequence + np.arange(len(rows))).astype(np.uint8)):
+            raise ProtocolError("packets are missing or out of order")
+        self._sequence = (self._sequence + len(rows)) & 0xFF
+
+    def _take_continued(self) -> bytes | None:
+        """The payload of a row of 16 MB or more, which comes in several packets; ``None`` until it is whole."""
+        pieces: list[bytes] = []
+        position = 0
+        while len(self._pending) - position >= _HEADER:
+            word = _word(self._pending, position)[0]
+            length = word & _CONTINUED
+            if len(self._pending) - position - _HEADER < length:
+                return None
+            if word >> 24 != (self._sequence + len(pieces)) & 0xFF:
+                raise ProtocolError("packets are missing or out of order")
+            position += _HEADER
+            pieces.append(bytes(self._pending[position : position + length]))
+            position += length
+            if length < _CONTINUED:
+                del self._pending[:position]
+                self._sequence = (self._sequence + len(pieces)) & 0xFF
+                return b"".join(pieces)
+        return None
+
+    def _decode(self, data: Bytes, position: Numbers, stops: Numbers | int) -> pa.RecordBatch:
+        last = len(data) - len(_PADDING)
+        columns: list[pa.Array] = []
+        for kind in self._kinds:
+            if int(position.max()) >= last:
+                raise ProtocolError("a row has fewer columns than the result")
+            start, length, null = _lengths(data, position)
+            position = start + length
+            if int(position.max()) > last or int(length.min()) < 0:
+                raise ProtocolError("a row ends within a value")
+            columns.append(_column(data, start, length, null, kind))
+        if not np.array_equal(position, np.broadcast_to(stops, position.shape)):
+            raise ProtocolError("a row has other columns than the result")
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def _walk(pending: bytearray) -> tuple[list[int], int, bool]:
+    """Where the payloads of whole packets start, where the last one ends, and whether a continued packet comes next."""
+    starts: list[int] = []
+    add = starts.append
+    position, size = 0, len(pending)
+    while size - position >= _HEADER:
+        length = _word(pending, position)[0] & _CONTINUED
+        after = position + _HEADER + length
+        if length == _CONTINUED:
+            return starts, position, True
+        if after > size:
+            break
+        add(position + _HEADER)
+        position = after
+    return starts, position, False
+
+
+def _lengths(data: Bytes, position: Numbers) -> tuple[Numbers, Numbers, Mask | None]:
+    """Start and length of one column's value in every row, and which ones are NULL."""
+    mark = data[position]
+    length = mark.astype(np.int64)
+    start = position + 1
+    if int(mark.max()) < _NULL:
+        return start, length, None
+    for size_mark, size in ((_TWO_BYTES, 2), (_THREE_BYTES, 3), (_EIGHT_BYTES, 8)):
+        rows = np.flatnonzero(mark == size_mark)
+        if len(rows):
+            at = start[rows]
+            value = np.zeros(len(rows), np.int64)
+            for byte in range(size):
+                value |= data[at + byte].astype(np.int64) << (8 * byte)
+            length[rows] = value
+            start[rows] += size
+    null = mark == _NULL
+    if not null.any():
+        return start, length, None
+    length[null] = 0
+    return start, length, null
+
+
+def _column(data: Bytes, start: Numbers, length: Numbers, null: Mask | None, kind: Kind) -> pa.Array:
+    rows = len(start)
+    valid = None if null is None else pa.py_buffer(np.packbits(~null, bitorder="little"))
+    if kind == "bool":
+        bits = np.packbits(data[start] != _ZERO, bitorder="little")
+        return pa.Array.from_buffers(pa.bool_(), rows, [valid, pa.py_buffer(bits)])
+    longest, shortest = int(length.max()), int(length.min())
+    if longest == shortest and longest <= _SAME_LENGTH and rows:
+        return _same_length(data, start, longest, valid, kind)
+    views = np.zeros((rows, 16), np.uint8)
+    views.view(np.int32)[:, 0] = length
+    head = sliding_window_view(data, _INLINE)[start]
+    if longest <= _INLINE:
+        views[:, 4:] = head & _MASKS[length]
+    else:
+        views[:, 4:] = head & _MASKS[np.minimum(length, _INLINE)]
+        far = np.flatnonzero(length > _INLINE)
+        # Prefix, number of the buffer, offset: https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-view-layout
+        words = views.view(np.int32)
+        words[far, 2] = 0
+        words[far, 3] = start[far]
+    view_type, plain = (pa.string_view(), pa.string()) if kind == "text" else (pa.binary_view(), pa.binary())
+    viewed = pa.Array.from_buffers(view_type, rows, [valid, pa.py_buffer(views), pa.py_buffer(data)])
+    return viewed.cast(plain)
+
+
+def _same_length(data: Bytes, start: Numbers, length: int, valid: pa.Buffer | None, kind: Kind) -> pa.Array:
+    """Dates and such: every value has as many bytes as the others, so they are copied as they stand."""
+    rows = len(start)
+    values = sliding_window_view(data, length)[start] if length else np.zeros(0, np.uint8)
+    offsets = np.arange(rows + 1, dtype=np.int32) * length
+    plain = pa.string() if kind == "text" else pa.binary()
+    return pa.Array.from_buffers(
+        plain, rows, [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(values))]
+    )
