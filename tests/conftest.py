@@ -16,6 +16,8 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 settings.register_profile("default", derandomize=False, print_blob=True, deadline=None)
 settings.register_profile("ci", settings.get_profile("default"), max_examples=30)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

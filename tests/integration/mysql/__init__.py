@@ -1,0 +1,1 @@
+"""Against a real MySQL and a real MariaDB."""

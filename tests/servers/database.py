@@ -1,0 +1,207 @@
+"""A running MySQL or MariaDB, as tests see it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import anyio.to_thread
+import pymysql
+import pytest
+
+from tests.servers.cache import made_once
+from tests.servers.process import Process, free_port, give, short_folder
+
+START_SECONDS = 60.0
+USER = "retl"
+
+# Both products know these.
+COMMON_FLAGS = (
+    "--character-set-server=utf8mb4",
+    "--local-infile=ON",
+    "--performance-schema=OFF",
+    "--skip-log-bin",
+    "--skip-name-resolve",
+    "--innodb-buffer-pool-size=128M",
+    # A commit reaches the system, so that a killed server keeps it; it need not reach the disk.
+    "--innodb-flush-log-at-trx-commit=2",
+    "--innodb-flush-method=nosync",
+)
+
+# What a data folder is made with can't be changed afterwards.
+LASTING_FLAGS = ("--lower-case-table-names",)
+
+Row = tuple[Any, ...]
+
+
+class Server:
+    """A server and a user on it who may do everything. Its SQL goes through PyMySQL, never through retl.
+
+    All methods block but ``run``; a test whose scan has to go on meanwhile calls them in a thread.
+    """
+
+    def __init__(
+        self, product: str, host: str, port: int, user: str, password: str, process: Process | None = None
+    ) -> None:
+        self.product = product
+        self.host = host
+        self.port = port
+        self.user = user
+        self.password = password
+        self.version = ""
+        self._process = process
+
+    def __repr__(self) -> str:
+        return f"<{self.product} {self.version} on {self.host}:{self.port}>"
+
+    def url(self, database: str = "") -> str:
+        """With the password."""
+        user, password = quote(self.user, safe=""), quote(self.password, safe="")
+        return f"mysql://{user}:{password}@{self.host}:{self.port}/{database}"
+
+    def connect(self, database: str | None = None, **options: Any) -> pymysql.Connection:
+        """A connection of the test's own, in autocommit unless told otherwise; the test closes it."""
+        words = {"autocommit": True, "charset": "utf8mb4", "connect_timeout": 10, **options}
+        return pymysql.connect(
+            host=self.host, port=self.port, user=self.user, password=self.password, database=database, **words
+        )
+
+    def query(self, sql: str, *args: Any, database: str | None = None) -> list[Row]:
+        """One statement in a connection of its own; its rows."""
+        with closing(self.connect(database)) as connection, connection.cursor() as cursor:
+            cursor.execute(sql, args or None)
+            return list(cursor.fetchall())
+
+    async def run(self, sql: str, *args: Any, database: str | None = None) -> list[Row]:
+        """``query`` in a thread: scans go on meanwhile."""
+        return await anyio.to_thread.run_sync(lambda: self.query(sql, *args, database=database))
+
+    @contextmanager
+    def fresh_database(self) -> Iterator[str]:
+        """The name of an empty database, which is dropped afterwards."""
+        name = f"retl_{secrets.token_hex(6)}"
+        self.query(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4")
+        try:
+            yield name
+        finally:
+            self.query(f"DROP DATABASE IF EXISTS `{name}`")
+
+    def start(self) -> None:
+        """Start the server and wait until it lets its user in."""
+        process = self._own()
+        process.start()
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.look()
+            except pymysql.Error as error:
+                if not process.running or time.monotonic() > deadline:
+                    process.kill()
+                    raise RuntimeError(f"{self.product} does not start: {error}\n{process.log()}") from error
+                time.sleep(0.02)
+            else:
+                return
+
+    def look(self) -> None:
+        """Ask for the version: the server is up."""
+        ((self.version,),) = self.query("SELECT VERSION()")
+
+    def stop(self) -> None:
+        """End the server in order."""
+        self._own().stop()
+
+    def kill(self) -> None:
+        """End the server without a warning. What it has committed is kept."""
+        self._own().kill()
+
+    def restart(self) -> None:
+        """Start the server again, on its port and with its data, whether it runs or not."""
+        self.stop()
+        self.start()
+
+    def log(self) -> str:
+        return self._own().log()
+
+    def _own(self) -> Process:
+        if self._process is None:
+            pytest.skip(f"the tests may not stop the {self.product} that a variable names")
+        return self._process
+
+
+def given(product: str, variable: str) -> Server | None:
+    """The server that an environment variable names instead of one of our own."""
+    url = os.environ.get(variable)
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme != "mysql" or not parts.hostname or not parts.username:
+        raise ValueError(f"{variable} is not of the form mysql://user:password@host:port")
+    server = Server(product, parts.hostname, parts.port or 3306, unquote(parts.username), unquote(parts.password or ""))
+    server.look()
+    return server
+
+
+Initialise = Callable[[Path, Sequence[str]], None]
+
+
+@contextmanager
+def running(
+    product: str, root: Path, command: Sequence[str], flags: Sequence[str], folder: Path | None, initialise: Initialise
+) -> Iterator[Server]:
+    """A server with data of its own, in ``folder`` if one is given; both are gone afterwards.
+
+    ``command`` runs the server that lies below ``root``, where the data that ``initialise`` makes are kept for the
+    next time. Later ``flags`` win over earlier ones. Everybody must be able to enter ``folder``.
+    """
+    with ExitStack() as stack:
+        own = stack.enter_context(short_folder(product.lower()))
+        data = (folder or own) / "data"
+        if folder:
+            stack.callback(shutil.rmtree, data, ignore_errors=True)
+        shutil.copytree(_fresh_data(root, flags, initialise), data)
+        port, password = free_port(), secrets.token_hex(8)
+        (own / "init.sql").write_text(
+            f"CREATE USER IF NOT EXISTS {USER}@'%' IDENTIFIED BY '{password}';\n"
+            f"GRANT ALL ON *.* TO {USER}@'%' WITH GRANT OPTION;\n"
+            # MariaDB makes these, without a password; others may be on this machine.
+            "DROP USER IF EXISTS root@'127.0.0.1', root@'::1';\n"
+        )
+        give(own)
+        give(data)
+        process = Process(
+            [
+                *command,
+                f"--datadir={data}",
+                f"--port={port}",
+                "--bind-address=127.0.0.1",
+                f"--socket={own}/socket",
+                f"--pid-file={own}/pid",
+                f"--init-file={own}/init.sql",
+                *COMMON_FLAGS,
+                *flags,
+            ],
+            own,
+        )
+        # Its data are thrown away: nothing would be gained by an end in order.
+        stack.callback(process.kill)
+        server = Server(product, "127.0.0.1", port, USER, password, process)
+        server.start()
+        yield server
+
+
+def _fresh_data(root: Path, flags: Sequence[str], initialise: Initialise) -> Path:
+    """A data folder that no server has run on yet; kept for each set of flags that it depends on."""
+    lasting = [flag for flag in flags if flag.startswith(LASTING_FLAGS)]
+
+    def make(folder: Path) -> None:
+        give(folder)
+        initialise(folder, lasting)
+
+    return made_once(root / "".join(["data", *lasting]), make)

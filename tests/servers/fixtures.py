@@ -1,0 +1,58 @@
+"""Servers as fixtures, for all tests: each is started once, when the first test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+
+import pytest
+
+from tests.servers import mariadb, mysql
+from tests.servers.database import Server
+from tests.servers.debian import Unavailable
+
+SERVERS = ("mysql", "mariadb")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs one of these servers."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        asked = set(getattr(item, "fixturenames", ()))
+        if params.get("server") in SERVERS or not asked.isdisjoint(f"{name}_server" for name in SERVERS):
+            item.add_marker("integration")
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[Server]:
+    """A MySQL 9 for all tests; one that kills it starts it again."""
+    yield from _shared(mysql.any_server(), mysql.VARIABLE)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[Server]:
+    """A MariaDB 10.11 for all tests; one that kills it starts it again."""
+    yield from _shared(mariadb.any_server(), mariadb.VARIABLE)
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Server:
+    """The test runs twice: against MySQL and against MariaDB."""
+    found: Server = request.getfixturevalue(f"{request.param}_server")
+    return found
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """The name of a database on ``server`` that is the test's own."""
+    with server.fresh_database() as name:
+        yield name
+
+
+def _shared(opening: AbstractContextManager[Server], variable: str) -> Iterator[Server]:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(opening)
+        except Unavailable as error:
+            pytest.skip(f"{error}: set {variable} to mysql://user:password@host:port of a server that tests may use")
+        yield server

@@ -1,0 +1,133 @@
+"""The process of a server: where it listens, whom it runs as, and that it never outlives the tests."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+STOP_SECONDS = 30.0
+ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
+
+# Waits for the end of its input, which is the end of the tests, whatever ended them.
+_GUARD = 'read -r _; kill -KILL "$1"; rm -rf "$2" || { sleep 1; rm -rf "$2"; }'
+
+
+def free_port() -> int:
+    """A free port of the loopback interface, none that the system gives to those who connect.
+
+    It stays free while its server is down: a client that tries to connect meanwhile can't be given it as its own
+    port, which on one machine would connect it with itself.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("a hundred ports are taken")
+
+
+@contextmanager
+def short_folder(name: str) -> Iterator[Path]:
+    """A folder of the server's own, whose path leaves room for that of a socket (108 bytes)."""
+    folder = Path(tempfile.mkdtemp(prefix=f"retl-{name}-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def give(folder: Path) -> None:
+    """Hand a folder over to the user whom servers run as."""
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
+
+
+def as_nobody() -> dict[str, Any]:
+    """Arguments of ``subprocess``: the superuser becomes nobody, since database servers refuse to run as root."""
+    if os.geteuid():
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def run_as_nobody(command: Sequence[str], text: str = "") -> None:
+    """Run a program to its end, with ``text`` as its input."""
+    done = subprocess.run(
+        command, input=text, cwd="/", env=ENVIRONMENT, capture_output=True, text=True, check=False, **as_nobody()
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+class Process:
+    """A server that writes its log into ``folder / "log"``; the folder goes with it if the tests are killed."""
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self._command = list(command)
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def log(self) -> str:
+        return (self._folder / "log").read_text(errors="replace")
+
+    def start(self) -> None:
+        assert not self.running
+        # Sessions of their own: who presses Ctrl-C stops the tests, and those stop the server.
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=ENVIRONMENT,
+                start_new_session=True,
+                **as_nobody(),
+            )
+        self._guard = subprocess.Popen(
+            ["sh", "-c", _GUARD, "guard", str(self._process.pid), str(self._folder)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def stop(self) -> None:
+        """End the server in order, or by force where that takes too long."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the server as a power cut would, but for what the system still writes."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._guard is not None:
+            # First, so that it never kills a stranger who was given the number of the process.
+            with self._guard:
+                self._guard.kill()
+            self._guard = None
+        if self._process is not None:
+            self._process.send_signal(how)
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
