@@ -16,8 +16,8 @@ from typing import Any
 
 import anyio
 import pyarrow as pa
-from pymysql.constants import FIELD_TYPE
-from pymysql.err import MySQLError
+from pymysql.constants import CR, FIELD_TYPE
+from pymysql.err import InterfaceError, MySQLError
 
 from retl.connectors.mysql.errors import Role, server_error
 from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder
@@ -56,6 +56,7 @@ class Login:
     connect_timeout: float = 10.0
     session: tuple[str, ...] = ()
     role: Role = "source"
+    system: str = "mysql"
 
     @property
     def place(self) -> str:
@@ -121,8 +122,13 @@ class MySQLConnection:
         return bool(self._wire.closed)
 
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of a small result; each value is ``str``, ``bytes`` for binary columns, or ``None``."""
+        """The rows of a small result: ``int`` for whole numbers, ``bytes`` for binary columns, else ``str``, or ``None``."""
         return (await self._run(sql))[1]
+
+    async def describe(self, sql: str) -> list[WireField]:
+        """The columns of a result that is empty, or nearly so."""
+        with self._guarded():
+            return await self._wire.describe(sql)
 
     async def execute(self, sql: str) -> Done:
         """A statement that gives no rows."""
@@ -147,10 +153,10 @@ class MySQLConnection:
         ``kinds`` asks for. Closed early, it ends the query by ``KILL QUERY`` from a second
         connection, and this connection with it.
         """
-        finished = False
+        with self._guarded():
+            fields = await self._wire.begin_result(sql)
+        decoder: RowDecoder | None = None
         try:
-            with self._guarded():
-                fields = await self._wire.begin_result(sql)
             wanted = kinds or [None] * len(fields)
             decoder = RowDecoder(
                 [column.name for column in fields],
@@ -159,9 +165,8 @@ class MySQLConnection:
             )
             async for batch in self._batches(decoder):
                 yield batch
-            finished = True
         finally:
-            if not finished:
+            if decoder is None or not decoder.finished:
                 await to_the_end(self._give_up())
 
     async def _batches(self, decoder: RowDecoder) -> AsyncGenerator[pa.RecordBatch, None]:
@@ -261,9 +266,11 @@ def _mapped(login: Login) -> Iterator[None]:
 
 
 def _code_and_text(error: MySQLError) -> tuple[int, str]:
-    if len(error.args) >= 2 and isinstance(error.args[0], int):
+    if len(error.args) >= 2 and isinstance(error.args[0], int) and error.args[0]:
         return error.args[0], str(error.args[1]).rstrip(".")
-    return 2000, str(error).rstrip(".")
+    return (CR.CR_SERVER_GONE_ERROR if isinstance(error, InterfaceError) else CR.CR_UNKNOWN_ERROR), str(error).rstrip(
+        "."
+    )
 
 
 def _kind(column: WireField) -> Kind:

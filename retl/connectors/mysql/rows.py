@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.lib.stride_tricks import sliding_window_view
 
-Kind = Literal["text", "binary", "bool"]
+Kind = Literal["text", "binary", "bool", "utc"]
+"""How a column is taken: as it stands, as bytes, ``0`` and ``1`` as truth values, or as a time in UTC, which text marks by ``Z``."""
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -28,6 +30,7 @@ _ERROR, _END = 0xFF, 0xFE
 _INLINE = 12  # so many bytes stand in a view of Arrow itself
 _SAME_LENGTH = 64
 _PADDING = bytes(_SAME_LENGTH)
+_TYPES = {"text": pa.string(), "utc": pa.string(), "binary": pa.binary(), "bool": pa.bool_()}
 _ZERO = ord("0")
 _word = struct.Struct("<I").unpack_from
 
@@ -48,7 +51,7 @@ class RowDecoder:
 
     def __init__(self, names: Sequence[str], kinds: Sequence[Kind], sequence: int) -> None:
         self._kinds = list(kinds)
-        self._types = [{"text": pa.string(), "binary": pa.binary(), "bool": pa.bool_()}[kind] for kind in kinds]
+        self._types = [_TYPES[kind] for kind in kinds]
         self.schema = pa.schema(zip(names, self._types, strict=True))
         self._sequence = sequence
         self._pending = bytearray()
@@ -139,7 +142,8 @@ class RowDecoder:
             position = start + length
             if int(position.max()) > last or int(length.min()) < 0:
                 raise ProtocolError("a row ends within a value")
-            columns.append(_column(data, start, length, null, kind))
+            column = _column(data, start, length, null, kind)
+            columns.append(pc.binary_join_element_wise(column, "Z", "") if kind == "utc" else column)
         if not np.array_equal(position, np.broadcast_to(stops, position.shape)):
             raise ProtocolError("a row has other columns than the result")
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
@@ -206,7 +210,7 @@ def _column(data: Bytes, start: Numbers, length: Numbers, null: Mask | None, kin
         words = views.view(np.int32)
         words[far, 2] = 0
         words[far, 3] = start[far]
-    view_type, plain = (pa.string_view(), pa.string()) if kind == "text" else (pa.binary_view(), pa.binary())
+    view_type, plain = (pa.string_view(), pa.string()) if kind != "binary" else (pa.binary_view(), pa.binary())
     viewed = pa.Array.from_buffers(view_type, rows, [valid, pa.py_buffer(views), pa.py_buffer(data)])
     return viewed.cast(plain)
 
@@ -216,7 +220,7 @@ def _same_length(data: Bytes, start: Numbers, length: int, valid: pa.Buffer | No
     rows = len(start)
     values = sliding_window_view(data, length)[start] if length else np.zeros(0, np.uint8)
     offsets = np.arange(rows + 1, dtype=np.int32) * length
-    plain = pa.string() if kind == "text" else pa.binary()
+    plain = pa.string() if kind != "binary" else pa.binary()
     return pa.Array.from_buffers(
         plain, rows, [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(values))]
     )

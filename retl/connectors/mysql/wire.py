@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiomysql.connection import Connection, MySQLResult
-from pymysql.constants import CLIENT, COMMAND, CR
+from pymysql.constants import CLIENT, COMMAND, CR, FIELD_TYPE
 from pymysql.err import InternalError, OperationalError
 
 READ_BYTES = 1024 * 1024
 """How much of a result is taken at once, and how much may wait in the stream."""
 _PACKET = 256 * 1024
 _WRITE_BUFFER = 1024 * 1024
+_NUMBERS = dict.fromkeys(
+    (FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG), int
+)
 _LOST = "Lost connection to MySQL server during query"
 
 
@@ -54,7 +57,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
     """
 
     def __init__(self, *, tls_required: bool, **words: Any) -> None:
-        super().__init__(**words, client_flag=CLIENT.LOCAL_FILES, local_infile=False, conv={}, use_unicode=True)
+        super().__init__(**words, client_flag=CLIENT.LOCAL_FILES, local_infile=False, conv=_NUMBERS, use_unicode=True)
         self._tls_required = tls_required
 
     async def open(self) -> None:
@@ -81,7 +84,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         return bool(self._secure)
 
     async def run(self, sql: str) -> tuple[Done, list[tuple[Any, ...]]]:
-        """A statement, and its rows where it has some: each value ``str``, ``bytes`` or ``None``."""
+        """A statement, and its rows where it has some: each value ``int``, ``str``, ``bytes`` or ``None``."""
         await self.query(sql)
         result = self._result
         return Done(result.affected_rows or 0, result.warning_count, _text(result.message)), list(result.rows or ())
@@ -96,10 +99,12 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         described = MySQLResult(self)
         described.field_count = first.read_length_encoded_integer()
         await described._get_descriptions()
-        return [
-            WireField(field.name, field.type_code, field.charsetnr, field.length, field.flags, field.scale)
-            for field in described.fields
-        ]
+        return _fields(described)
+
+    async def describe(self, sql: str) -> list[WireField]:
+        """The columns of a small result; its rows are dropped."""
+        await self.query(sql)
+        return _fields(self._result)
 
     async def raw_result(self) -> bytes:
         """The next bytes of the rows' packets, up to a megabyte; whoever reads them knows where they end."""
@@ -180,5 +185,15 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
             raise
 
 
-def _text(message: bytes | str | None) -> str:
-    return message.decode(errors="replace") if isinstance(message, bytes) else message or ""
+def _fields(result: MySQLResult) -> list[WireField]:
+    return [
+        WireField(field.name, field.type_code, field.charsetnr, field.length, field.flags, field.scale)
+        for field in result.fields
+    ]
+
+
+def _text(message: bytes | None) -> str:
+    """The words of an OK packet. The driver leaves the byte that tells their length before them."""
+    if not message:
+        return ""
+    return (message[1:] if message[0] == len(message) - 1 else message).decode(errors="replace")

@@ -74,7 +74,7 @@ class SqlSource(Source):
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         relation = await self.relation(table)
         chosen = choose(self.dialect, relation, table)
-        schema = self._nullable(await self.columns(chosen.raw()), chosen)
+        schema = await self.chosen_schema(chosen)
         key = tuple(table.target_name(name) for name in table.key or relation.schema.key)
         if not table.key and any(name not in schema.names for name in key):
             key = ()  # a key that is not read in full identifies nothing
@@ -82,10 +82,10 @@ class SqlSource(Source):
             return await self._plan_full(table, chosen, schema, key)
         return await self._plan_window(table, checkpoint, chosen, schema, key)
 
-    def _nullable(self, schema: pa.Schema, chosen: Selection) -> pa.Schema:
-        """Columns that the source table declares NOT NULL are so in the target too."""
+    async def chosen_schema(self, chosen: Selection) -> pa.Schema:
+        """The columns of a scan under the target's names; what the source table declares NOT NULL is so in the target too."""
         fields = []
-        for name, column in zip(chosen.names, schema, strict=True):
+        for name, column in zip(chosen.names, await self.columns(chosen.raw()), strict=True):
             strict = name not in chosen.table.expressions and not chosen.relation.schema.columns.field(name).nullable
             fields.append(column.with_nullable(not strict))
         return pa.schema(fields)

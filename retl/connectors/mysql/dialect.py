@@ -1,0 +1,162 @@
+"""The SQL of MySQL and MariaDB, and what their types are in Arrow. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pyarrow as pa
+from pymysql.constants import FIELD_TYPE, FLAG
+
+from retl.connectors.mysql.rows import Kind
+from retl.connectors.mysql.wire import WireField
+from retl.connectors.sql.dialect import Dialect
+from retl.model.errors import ConfigError
+from retl.model.schema import field, native_type
+
+_DECIMAL = re.compile(r"(?:decimal|numeric)\((\d+),(\d+)\)")
+_WHOLE = re.compile(r"(tinyint|smallint|mediumint|int|integer|bigint)\b")
+_BITS = {"tinyint": 8, "smallint": 16, "mediumint": 32, "int": 32, "integer": 32, "bigint": 64}
+_SIGNED = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
+_UNSIGNED = {8: pa.uint8(), 16: pa.uint16(), 32: pa.uint32(), 64: pa.uint64()}
+_PLAIN: dict[str, pa.DataType] = {
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "date": pa.date32(),
+    "datetime": pa.timestamp("us"),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "time": pa.time64("us"),
+    "year": pa.int16(),
+    "bit": pa.uint64(),
+}
+_BYTES = ("binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "vector")
+_GEOMETRY = ("geometry", "point", "linestring", "polygon", "multi", "geom")
+_WIRE_WHOLE = {
+    FIELD_TYPE.TINY: 8,
+    FIELD_TYPE.SHORT: 16,
+    FIELD_TYPE.INT24: 32,
+    FIELD_TYPE.LONG: 32,
+    FIELD_TYPE.LONGLONG: 64,
+}
+_WIRE_NATIVE = {
+    FIELD_TYPE.FLOAT: "float",
+    FIELD_TYPE.DOUBLE: "double",
+    FIELD_TYPE.DATE: "date",
+    FIELD_TYPE.NEWDATE: "date",
+    FIELD_TYPE.YEAR: "year",
+    FIELD_TYPE.JSON: "json",
+    FIELD_TYPE.GEOMETRY: "geometry",
+}
+_WIRE_TIMES = {FIELD_TYPE.DATETIME: "datetime", FIELD_TYPE.TIMESTAMP: "timestamp", FIELD_TYPE.TIME: "time"}
+_BINARY_CHARSET = 63
+_MOST_DIGITS = 76
+_VECTOR = 242
+
+
+class MySQLDialect(Dialect):
+    """MySQL and MariaDB, in a session whose sql_mode and zone are ours."""
+
+    name: ClassVar[str] = "mysql"
+    quote: ClassVar[str] = "`"
+
+    def __init__(self, timezone: str | None = None) -> None:
+        self._timezone = timezone
+
+    def string(self, text: str) -> str:
+        return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+    def literal(self, text: str, column: pa.Field) -> str:
+        if pa.types.is_integer(column.type):
+            return str(int(text))
+        if pa.types.is_decimal(column.type):
+            return f"CAST({self.string(text)} AS DECIMAL(65,{min(30, column.type.scale)}))"
+        return self.string(text)
+
+    def as_text(self, expression: str) -> str:
+        return f"CAST({expression} AS CHAR)"
+
+    def wire(self, column: pa.Field, expression: str) -> str:
+        native = native_type(column)
+        if native.startswith("bit"):
+            return f"CAST({expression} AS UNSIGNED)"
+        if pa.types.is_float32(column.type):
+            # As FLOAT the server shows six digits only.
+            return f"CAST({expression} AS DOUBLE)"
+        return expression
+
+    def bucket(self, column: pa.Field, expression: str) -> str | None:
+        if pa.types.is_integer(column.type):
+            return expression
+        if pa.types.is_date(column.type):
+            return f"TO_DAYS({expression})"
+        if pa.types.is_timestamp(column.type):
+            return f"TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {expression})"
+        return None
+
+    def divide(self, dividend: str, divisor: int) -> str:
+        return f"({dividend} DIV {divisor})"
+
+    def part(self, columns: Sequence[str], part: int, parts: int) -> str:
+        texts = ", ".join(f"IFNULL(CAST({self.identifier(name)} AS BINARY), '')" for name in columns)
+        return f"CRC32(CONCAT_WS('\\0', {texts})) % {parts} = {part}"
+
+    def now(self, column: pa.Field) -> str:
+        if self._timezone is None or (pa.types.is_timestamp(column.type) and column.type.tz):
+            return "CAST(UTC_TIMESTAMP(6) AS CHAR)"
+        return f"CAST(CONVERT_TZ(UTC_TIMESTAMP(6), '+00:00', {self.string(self._timezone)}) AS CHAR)"
+
+
+def logical_field(name: str, native: str, nullable: bool = True, *, json: bool = False) -> pa.Field:
+    """The Arrow field of a column by its type as ``information_schema`` spells it."""
+    word = native.lower()
+    return field(name, _logical(word, name), native=native, nullable=nullable, json=json or word == "json")
+
+
+def _logical(native: str, name: str) -> pa.DataType:
+    decimal = _DECIMAL.match(native)
+    if decimal:
+        digits, scale = int(decimal[1]), int(decimal[2])
+        if digits > _MOST_DIGITS:
+            raise ConfigError(f"column {name!r} is {native}: Arrow's decimals have {_MOST_DIGITS} digits at most.")
+        return pa.decimal128(digits, scale) if digits <= 38 else pa.decimal256(digits, scale)
+    whole = _WHOLE.match(native)
+    if whole:
+        return (_UNSIGNED if "unsigned" in native else _SIGNED)[_BITS[whole[1]]]
+    word = re.split(r"[\s(]", native, maxsplit=1)[0]
+    if word in _PLAIN:
+        return _PLAIN[word]
+    return pa.binary() if word in _BYTES or word.startswith(_GEOMETRY) else pa.string()
+
+
+def described_field(column: WireField) -> pa.Field:
+    """The Arrow field of a result's column, of which only the wire's description is known."""
+    code, unsigned = column.type_code, bool(column.flags & FLAG.UNSIGNED)
+    nullable = not column.flags & FLAG.NOT_NULL
+    if code in _WIRE_WHOLE:
+        bits = _WIRE_WHOLE[code]
+        word = {8: "tinyint", 16: "smallint", 32: "int", 64: "bigint"}[bits]
+        return logical_field(column.name, f"{word}{' unsigned' if unsigned else ''}", nullable)
+    if code in (FIELD_TYPE.NEWDECIMAL, FIELD_TYPE.DECIMAL):
+        digits = max(1, column.length - (not unsigned) - (column.decimals > 0))
+        return logical_field(column.name, f"decimal({max(digits, column.decimals)},{column.decimals})", nullable)
+    if code in _WIRE_TIMES:
+        # 31: the server leaves open how many digits there are.
+        digits = 6 if column.decimals > 6 else column.decimals
+        return logical_field(column.name, f"{_WIRE_TIMES[code]}({digits})", nullable)
+    if code in _WIRE_NATIVE:
+        return logical_field(column.name, _WIRE_NATIVE[code], nullable)
+    if code == FIELD_TYPE.BIT:
+        return logical_field(column.name, f"bit({column.length})", nullable)
+    if column.charset == _BINARY_CHARSET or code == _VECTOR:
+        return logical_field(column.name, "longblob", nullable)
+    return logical_field(column.name, "longtext", nullable)
+
+
+def wire_kind(column: pa.Field) -> Kind:
+    """How the reader is to take a column of a result."""
+    if pa.types.is_binary(column.type):
+        return "binary"
+    if pa.types.is_boolean(column.type):
+        return "bool"
+    return "utc" if pa.types.is_timestamp(column.type) and column.type.tz else "text"

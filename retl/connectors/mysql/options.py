@@ -1,0 +1,115 @@
+"""The words by which people name a server that speaks MySQL's protocol, and the login they make."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import Annotated, ClassVar, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import msgspec
+
+from retl.connectors.base import Connector
+from retl.connectors.mysql.connection import Login
+from retl.connectors.mysql.errors import Role
+from retl.model.duration import parse_duration
+from retl.model.errors import ConfigError
+from retl.model.secret import Secret, reveal
+
+Tls = Literal["verify", "insecure"]
+_IN_URL = re.compile(r"(?<=:)[^:@/]*(?=@)")
+
+
+class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
+    """Address and login; what is given by itself counts for more than what stands in ``url``."""
+
+    schemes: ClassVar[tuple[str, ...]] = ()
+    default_port: ClassVar[int] = 3306
+
+    url: Annotated[str | None, msgspec.Meta(description="`mysql://user@host:3306/database`.")] = None
+    password: Annotated[
+        Secret | str | None, msgspec.Meta(description="Better than in the URL: `${NAME}` or `retl.env(...)`.")
+    ] = None
+    host: Annotated[str | None, msgspec.Meta(description="In place of the URL's.")] = None
+    port: Annotated[int | None, msgspec.Meta(description="In place of the URL's.", ge=1, le=65535)] = None
+    user: Annotated[str | None, msgspec.Meta(description="In place of the URL's.")] = None
+    database: Annotated[str | None, msgspec.Meta(description="In place of the URL's.")] = None
+    tls: Annotated[
+        Tls | None,
+        msgspec.Meta(
+            description="`verify` encrypts and checks the server's certificate, `insecure` encrypts only; unset: no TLS."
+        ),
+    ] = None
+    tls_ca: Annotated[
+        str | None,
+        msgspec.Meta(
+            description='A PEM file with the authorities to trust; those of the system when unset. Means `tls = "verify"`.',
+            extra={"path": True},
+        ),
+    ] = None
+    tls_check_hostname: Annotated[
+        bool, msgspec.Meta(description="Whether the certificate must carry the host's name.")
+    ] = True
+    connect_timeout: Annotated[
+        float | str, msgspec.Meta(description="How long connecting and logging in may take.")
+    ] = 10
+
+    def __repr__(self) -> str:
+        shown = _IN_URL.sub("***", self.url or "")
+        return f"{type(self).__name__}({shown!r})"
+
+    def login(self, role: Role, session: tuple[str, ...]) -> Login:
+        """Where to and as whom. Raises ``ConfigError`` for what is missing or makes no sense."""
+        url = self._split()
+        host = self.host or url.hostname
+        if not host:
+            raise ConfigError(
+                f"{self.type_name} needs an address.",
+                remedy=f'name it: url = "{self.schemes[0]}://user@host:{self.default_port}/database".',
+                system=self.type_name,
+            )
+        given = reveal(self.password) if self.password is not None else unquote(url.password or "")
+        timeout = parse_duration(self.connect_timeout, what="connect_timeout").total_seconds()
+        return Login(
+            host=host,
+            port=self.port or url.port or self.default_port,
+            user=self.user or unquote(url.username or "") or "root",
+            password=given,
+            database=self.database or unquote(url.path.lstrip("/")) or None,
+            tls=self._tls_context(),
+            connect_timeout=timeout,
+            session=session,
+            role=role,
+            system=self.type_name,
+        )
+
+    def _split(self) -> SplitResult:
+        try:
+            url = urlsplit(self.url or "")
+            _ = url.port
+        except ValueError:
+            raise ConfigError(f"the url of {self.type_name} is no address.", remedy=self._how()) from None
+        if self.url is not None and (url.scheme not in self.schemes or url.query or url.fragment):
+            raise ConfigError(
+                f"the url {_IN_URL.sub('***', self.url)!r} is not one of {self.type_name}.", remedy=self._how()
+            )
+        return url
+
+    def _how(self) -> str:
+        return f"write {self.schemes[0]}://user@host:{self.default_port}/database; signs such as @ and / in a name as %40 and %2F."
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if self.tls is None and self.tls_ca is None:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"the authorities in {self.tls_ca!r} cannot be read ({error.strerror or error}).",
+                remedy="name a PEM file in tls_ca.",
+            ) from None
+        if self.tls == "insecure" or not self.tls_check_hostname:
+            context.check_hostname = False
+        if self.tls == "insecure":
+            context.verify_mode = ssl.CERT_NONE
+        return context

@@ -1,0 +1,195 @@
+"""MySQL and MariaDB as a source, and what every source of their protocol shares."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pyarrow as pa
+
+from retl.connectors.base import SystemInfo
+from retl.connectors.mysql.connection import Login, MySQLConnection, connected
+from retl.connectors.mysql.dialect import MySQLDialect, described_field, logical_field, wire_kind
+from retl.connectors.sql.dialect import split_name
+from retl.connectors.sql.select import Selection
+from retl.connectors.sql.source import SqlSource
+from retl.model.errors import ConfigError
+from retl.model.plan import SourcePlan
+from retl.model.schema import TableSchema
+from retl.model.window import Slice
+from retl.state.sql import STATE_TABLES
+
+if TYPE_CHECKING:
+    from retl.connectors.mysql import MySQL
+
+SYSTEM_DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
+_SESSION = (
+    # Backslashes escape, quotes are texts; a reader that waits is no reason to give up; whole results.
+    "SET SESSION time_zone = '+00:00', sql_mode = 'NO_ENGINE_SUBSTITUTION', net_write_timeout = 3600, sql_select_limit = DEFAULT",
+)
+
+
+class WireSource(SqlSource):
+    """A source that speaks MySQL's protocol. It keeps one connection for questions, and has one more for each stream."""
+
+    dialect: MySQLDialect
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._asking: MySQLConnection | None = None
+
+    async def asking(self) -> MySQLConnection:
+        """The connection for questions."""
+        if self._asking is None or self._asking.closed:
+            self._asking = await MySQLConnection.open(self._login)
+        return self._asking
+
+    async def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return await (await self.asking()).query(sql)
+
+    async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
+        async with connected(self._login) as connection, aclosing(connection.stream(sql)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                yield batch
+
+    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+        chosen = plan.detail["chosen"]
+        assert isinstance(chosen, Selection)
+        kinds = [wire_kind(column) for column in plan.schema]
+        async with (
+            connected(self._login) as connection,
+            aclosing(connection.stream(chosen.rows(plan.schema, part), kinds)) as batches,  # type: ignore[type-var]
+        ):
+            async for batch in batches:
+                yield batch
+
+    async def columns(self, sql: str) -> pa.Schema:
+        described = await (await self.asking()).describe(f"{sql} LIMIT 0")
+        return pa.schema([self.described_field(column) for column in described])
+
+    def described_field(self, column: Any) -> pa.Field:
+        """The Arrow field of a result's column."""
+        return described_field(column)
+
+    async def chosen_schema(self, chosen: Selection) -> pa.Schema:
+        """What the catalog says counts for more than what a result says of itself: lengths, enumerations, JSON."""
+        known = chosen.relation.schema.columns
+        computed = [name for name in chosen.names if name in chosen.table.expressions]
+        if not computed:
+            fields = [known.field(name).with_name(chosen.table.target_name(name)) for name in chosen.names]
+            return pa.schema(fields)
+        described = await self.columns(chosen.raw())
+        return pa.schema(
+            [
+                found if name in computed else known.field(name).with_name(found.name)
+                for name, found in zip(chosen.names, described, strict=True)
+            ]
+        )
+
+    def _locate(self, table: str) -> tuple[str, str]:
+        """Database and name of a table."""
+        parts = split_name(table)
+        if len(parts) > 2:
+            raise ConfigError(f"{table!r} has too many parts.", remedy="write table or database.table.")
+        database = parts[0] if len(parts) > 1 else self._login.database
+        if database is None:
+            raise ConfigError(
+                f"it is not said in which database {table!r} is.",
+                remedy="name the database in url, or write database.table.",
+            )
+        return database, parts[-1]
+
+    async def release(self) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        connection, self._asking = self._asking, None
+        if connection is not None:
+            await connection.close()
+
+
+class MySQLSource(WireSource):
+    """Reads MySQL or MariaDB. See ``retl.connectors.MySQL``."""
+
+    system: ClassVar[str] = "mysql"
+
+    def __init__(self, options: MySQL) -> None:
+        super().__init__(options.login("source", _SESSION))
+        self.dialect = MySQLDialect(options.timezone)
+
+    async def ping(self) -> SystemInfo:
+        async with connected(self._login) as connection:
+            await connection.query("SELECT 1")
+            server = connection.server
+            return SystemInfo("MariaDB" if server.mariadb else "MySQL", ".".join(map(str, server.version)))
+
+    async def list_tables(self) -> list[str]:
+        mine = self._login.database
+        where = (
+            f"table_schema = {self.dialect.string(mine)}"
+            if mine
+            else f"table_schema NOT IN ({', '.join(map(self.dialect.string, SYSTEM_DATABASES))})"
+        )
+        rows = await self.query(f"SELECT table_schema, table_name FROM information_schema.tables WHERE {where}")
+        return sorted(
+            self.spelled(name) if mine else f"{self.spelled(schema)}.{self.spelled(name)}"
+            for schema, name in rows
+            if name not in STATE_TABLES and not name.startswith("_retl_")
+        )
+
+    def spelled(self, name: str) -> str:
+        """A name as it must be written to be read as one part."""
+        return self.dialect.identifier(name) if set(name) & set('."`') else name
+
+    async def describe(self, table: str) -> TableSchema | None:
+        database, name = self._locate(table)
+        here = f"table_schema = {self.dialect.string(database)} AND table_name = {self.dialect.string(name)}"
+        columns = await self.query(
+            "SELECT column_name, column_type, is_nullable, extra FROM information_schema.columns "
+            f"WHERE {here} ORDER BY ordinal_position"
+        )
+        if not columns:
+            return None
+        json = await self._json_columns(database, name)
+        fields = [
+            logical_field(column, native, nullable == "YES", json=column in json)
+            for column, native, nullable, extra in columns
+            if "INVISIBLE" not in str(extra).upper()
+        ]
+        return TableSchema(table, pa.schema(fields), await self._key(here, pa.schema(fields)))
+
+    async def _json_columns(self, database: str, name: str) -> set[str]:
+        """MariaDB's JSON is LONGTEXT with a check."""
+        if not (await self.asking()).server.mariadb:
+            return set()
+        rows = await self.query(
+            "SELECT check_clause FROM information_schema.check_constraints "
+            f"WHERE constraint_schema = {self.dialect.string(database)} AND table_name = {self.dialect.string(name)}"
+        )
+        clauses = (str(clause) for (clause,) in rows)
+        return {
+            clause[len("json_valid(`") : -len("`)")].replace("``", "`")
+            for clause in clauses
+            if clause.startswith("json_valid(`") and clause.endswith("`)")
+        }
+
+    async def _key(self, here: str, columns: pa.Schema) -> tuple[str, ...]:
+        """The primary key, else the shortest unique one without NULLs; of whole columns."""
+        rows = await self.query(
+            "SELECT index_name, column_name, sub_part FROM information_schema.statistics "
+            f"WHERE {here} AND non_unique = 0 ORDER BY index_name, seq_in_index"
+        )
+        keys: dict[str, list[str]] = {}
+        partial = {index for index, column, prefix in rows if prefix is not None or column is None}
+        for index, column, _ in rows:
+            keys.setdefault(index, []).append(column)
+        usable = {
+            index: names
+            for index, names in keys.items()
+            if index not in partial
+            and all(name in columns.names and not columns.field(name).nullable for name in names)
+        }
+        if "PRIMARY" in usable:
+            return tuple(usable["PRIMARY"])
+        return tuple(min(usable.values(), key=lambda names: len(names), default=[]))
