@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 import shutil
@@ -60,6 +61,12 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<{self.product} {self.version} on {self.host}:{self.port}>"
+
+    def at(self, host: str, port: int) -> Server:
+        """The same server, reached by another way: through a proxy."""
+        other = copy.copy(self)
+        other.host, other.port = host, port
+        return other
 
     def url(self, database: str = "") -> str:
         """With the password."""

@@ -77,7 +77,7 @@ def _configuration(apt: Path) -> str:
 def _mirror() -> str:
     """The mirror of Debian that this machine uses itself."""
     if not all(shutil.which(program) for program in ("apt-get", "apt-config", "dpkg")) or not KEYRING.exists():
-        raise Unavailable("this is no Debian")
+        raise Unavailable("this machine has no apt, or does not know the keys of Debian")
     sources = Path("/etc/apt")
     for file in (*sorted(sources.glob("sources.list.d/*")), sources / "sources.list"):
         if file.is_file() and (found := re.search(r"^(?!#).*?(https?://\S+/debian)/?(?=\s|$)", file.read_text(), re.M)):

@@ -229,13 +229,11 @@ async def test_without_a_server_the_client_is_reset() -> None:
 
 
 def test_a_test_that_blocks_has_a_proxy_in_a_thread(server: Server) -> None:
-    def through(proxy: Proxy) -> pymysql.Connection:
-        return pymysql.connect(host=proxy.host, port=proxy.port, user=server.user, password=server.password)
-
     rows = [(number, "x" * 1000) for number in range(1, 1001)]
     sql = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i, REPEAT('x', 1000) FROM n"
     with in_thread(server.host, server.port) as (proxy, call):
-        with closing(through(proxy)) as connection, connection.cursor() as cursor:
+        through = server.at(proxy.host, proxy.port)
+        with closing(through.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(sql)
             assert list(cursor.fetchall()) == rows
             call(proxy.break_after, 500_000, "to_client")
@@ -243,6 +241,5 @@ def test_a_test_that_blocks_has_a_proxy_in_a_thread(server: Server) -> None:
                 cursor.execute(sql)
             assert failed.value.args[0] == 2013
         assert proxy.broken == 1
-        with closing(through(proxy)) as connection, connection.cursor() as cursor:
-            cursor.execute(sql)
-            assert list(cursor.fetchall()) == rows
+        assert through.query(sql) == rows
+        assert proxy.connections == 2
