@@ -12,18 +12,29 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from tests.servers.cache import cache_folder, made_once
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
-class Unavailable(Exception):
-    """What is asked for cannot be had on this machine; the message says why."""
+def unpacked(suite: str, package: str, *, instead: str) -> Path:
+    """The root folder of a package and all that it depends on. The first call downloads them.
 
+    Where this machine is no Debian the test is skipped, and told of the variable ``instead``.
+    """
 
-def unpacked(suite: str, package: str) -> Path:
-    """The root folder of a package and all that it depends on. The first call downloads them."""
-    return made_once(cache_folder() / f"{suite}-{package}", lambda root: _unpack(suite, package, root))
+    def make(root: Path) -> None:
+        mirror = _mirror()
+        if mirror is None:
+            pytest.skip(
+                f"Debian's {package} can't be had: this machine has no apt that knows a mirror of Debian. "
+                f"For most tests {instead} may name a server to use instead, as mysql://user:password@host:port."
+            )
+        _unpack(mirror, suite, package, root)
+
+    return made_once(cache_folder() / f"{suite}-{package}", make)
 
 
 def command(root: Path, program: str) -> list[str]:
@@ -34,8 +45,7 @@ def command(root: Path, program: str) -> list[str]:
     return [str(loader), "--library-path", ":".join(map(str, libraries)), str(root / program)]
 
 
-def _unpack(suite: str, package: str, root: Path) -> None:
-    mirror = _mirror()
+def _unpack(mirror: str, suite: str, package: str, root: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="retl-apt-") as made:
         apt = Path(made)
         # An apt that believes that nothing is installed yet: it brings the dependencies too, down to the C library.
@@ -74,15 +84,15 @@ def _configuration(apt: Path) -> str:
     )
 
 
-def _mirror() -> str:
-    """The mirror of Debian that this machine uses itself."""
+def _mirror() -> str | None:
+    """The mirror of Debian that this machine uses itself, if it does."""
     if not all(shutil.which(program) for program in ("apt-get", "apt-config", "dpkg")) or not KEYRING.exists():
-        raise Unavailable("this machine has no apt, or does not know the keys of Debian")
+        return None
     sources = Path("/etc/apt")
     for file in (*sorted(sources.glob("sources.list.d/*")), sources / "sources.list"):
         if file.is_file() and (found := re.search(r"^(?!#).*?(https?://\S+/debian)/?(?=\s|$)", file.read_text(), re.M)):
             return found[1]
-    raise Unavailable("no mirror of Debian is named in /etc/apt")
+    return None
 
 
 def _run(*arguments: str, environment: dict[str, str] | None = None) -> str:

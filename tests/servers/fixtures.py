@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 
 from tests.servers import mariadb, mysql
 from tests.servers.database import Server
-from tests.servers.debian import Unavailable
 
 SERVERS = ("mysql", "mariadb")
 
@@ -26,13 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def mysql_server() -> Iterator[Server]:
     """A MySQL 9 for all tests; one that kills it starts it again."""
-    yield from _shared(mysql.any_server(), mysql.VARIABLE)
+    with mysql.any_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[Server]:
     """A MariaDB 10.11 for all tests; one that kills it starts it again."""
-    yield from _shared(mariadb.any_server(), mariadb.VARIABLE)
+    with mariadb.any_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", params=SERVERS)
@@ -47,12 +47,3 @@ def database(server: Server) -> Iterator[str]:
     """The name of a database on ``server`` that is the test's own."""
     with server.fresh_database() as name:
         yield name
-
-
-def _shared(opening: AbstractContextManager[Server], variable: str) -> Iterator[Server]:
-    with ExitStack() as stack:
-        try:
-            server = stack.enter_context(opening)
-        except Unavailable as error:
-            pytest.skip(f"{error}: set {variable} to mysql://user:password@host:port of a server that tests may use")
-        yield server

@@ -22,10 +22,15 @@ SCRIPTS = (
 )
 
 
+def unpack() -> Path:
+    """The folder that the server lies in. The test is skipped where it can't be had."""
+    return unpacked("bookworm", "mariadb-server-core", instead=VARIABLE)
+
+
 @contextmanager
 def started(*flags: str, folder: Path | None = None) -> Iterator[Server]:
     """A MariaDB of the test's own, with more ``flags`` for mariadbd; its data are in ``folder`` if one is given."""
-    root = unpacked("bookworm", "mariadb-server-core")
+    root = unpack()
     share = root / "usr/share/mysql"
     mariadbd = [
         *command(root, "usr/sbin/mariadbd"),

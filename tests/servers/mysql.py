@@ -13,10 +13,15 @@ from tests.servers.process import run_as_nobody
 VARIABLE = "RETL_TEST_MYSQL_URL"
 
 
+def unpack() -> Path:
+    """The folder that the server lies in. The test is skipped where it can't be had."""
+    return unpacked("sid", "mysql-server-core", instead=VARIABLE)
+
+
 @contextmanager
 def started(*flags: str, folder: Path | None = None) -> Iterator[Server]:
     """A MySQL of the test's own, with more ``flags`` for mysqld; its data are in ``folder`` if one is given."""
-    root = unpacked("sid", "mysql-server-core")
+    root = unpack()
     mysqld = [
         *command(root, "usr/sbin/mysqld"),
         "--no-defaults",
