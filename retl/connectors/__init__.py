@@ -5,18 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retl.connectors.doris import Doris
     from retl.connectors.duckdb import DuckDB
     from retl.connectors.function import FunctionTarget, IteratorSource
+    from retl.connectors.mysql import MySQL
     from retl.connectors.sqlite import SQLite
+    from retl.connectors.starrocks import StarRocks
 
 _ROOMS = {
+    "Doris": "doris",
     "DuckDB": "duckdb",
     "FunctionTarget": "function",
     "IteratorSource": "function",
+    "MySQL": "mysql",
     "SQLite": "sqlite",
+    "StarRocks": "starrocks",
 }
 
-__all__ = ["DuckDB", "FunctionTarget", "IteratorSource", "SQLite"]
+__all__ = ["Doris", "DuckDB", "FunctionTarget", "IteratorSource", "MySQL", "SQLite", "StarRocks"]
 
 
 def __getattr__(name: str) -> Any:

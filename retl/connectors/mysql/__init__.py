@@ -24,6 +24,7 @@ class MySQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
     )
     schemes: ClassVar[tuple[str, ...]] = ("mysql", "mariadb")
 
+    url: Annotated[str | None, msgspec.Meta(description="`mysql://user@host:3306/database`.")] = None
     timezone: Annotated[
         str | None,
         msgspec.Meta(

@@ -125,6 +125,12 @@ class MySQLConnection:
         """The rows of a small result: ``int`` for whole numbers, ``bytes`` for binary columns, else ``str``, or ``None``."""
         return (await self._run(sql))[1]
 
+    async def table(self, sql: str) -> list[dict[str, Any]]:
+        """The rows of a small result by the names of its columns, for statements such as SHOW."""
+        with self._guarded():
+            fields, rows = await self._wire.table(sql)
+        return [dict(zip(fields, row, strict=True)) for row in rows]
+
     async def describe(self, sql: str) -> list[WireField]:
         """The columns of a result that is empty, or nearly so."""
         with self._guarded():

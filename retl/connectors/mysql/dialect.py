@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import ClassVar
 
 import pyarrow as pa
@@ -70,7 +71,7 @@ class MySQLDialect(Dialect):
         if pa.types.is_integer(column.type):
             return str(int(text))
         if pa.types.is_decimal(column.type):
-            return f"CAST({self.string(text)} AS DECIMAL(65,{min(30, column.type.scale)}))"
+            return format(Decimal(text), "f")
         return self.string(text)
 
     def as_text(self, expression: str) -> str:

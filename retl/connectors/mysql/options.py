@@ -26,7 +26,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     schemes: ClassVar[tuple[str, ...]] = ()
     default_port: ClassVar[int] = 3306
 
-    url: Annotated[str | None, msgspec.Meta(description="`mysql://user@host:3306/database`.")] = None
+    # Each system declares ``url`` itself, so that it may be given without its name.
     password: Annotated[
         Secret | str | None, msgspec.Meta(description="Better than in the URL: `${NAME}` or `retl.env(...)`.")
     ] = None
@@ -55,8 +55,13 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     ] = 10
 
     def __repr__(self) -> str:
-        shown = _IN_URL.sub("***", self.url or "")
+        shown = _IN_URL.sub("***", self.address() or "")
         return f"{type(self).__name__}({shown!r})"
+
+    def address(self) -> str | None:
+        """The URL as it was given."""
+        found = getattr(self, "url", None)
+        return None if found is None else str(found)
 
     def login(self, role: Role, session: tuple[str, ...]) -> Login:
         """Where to and as whom. Raises ``ConfigError`` for what is missing or makes no sense."""
@@ -84,14 +89,15 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         )
 
     def _split(self) -> SplitResult:
+        address = self.address() or ""
         try:
-            url = urlsplit(self.url or "")
+            url = urlsplit(address)
             _ = url.port
         except ValueError:
             raise ConfigError(f"the url of {self.type_name} is no address.", remedy=self._how()) from None
-        if self.url is not None and (url.scheme not in self.schemes or url.query or url.fragment):
+        if address and (url.scheme not in self.schemes or url.query or url.fragment):
             raise ConfigError(
-                f"the url {_IN_URL.sub('***', self.url)!r} is not one of {self.type_name}.", remedy=self._how()
+                f"the url {_IN_URL.sub('***', address)!r} is not one of {self.type_name}.", remedy=self._how()
             )
         return url
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected
 from retl.connectors.mysql.dialect import MySQLDialect, described_field, logical_field, wire_kind
+from retl.connectors.mysql.wire import WireField
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.select import Selection
 from retl.connectors.sql.source import SqlSource
@@ -54,12 +55,11 @@ class WireSource(SqlSource):
                 yield batch
 
     async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
-        chosen = plan.detail["chosen"]
-        assert isinstance(chosen, Selection)
+        sql = self.selection(plan, part).rows(plan.schema, part)
         kinds = [wire_kind(column) for column in plan.schema]
         async with (
             connected(self._login) as connection,
-            aclosing(connection.stream(chosen.rows(plan.schema, part), kinds)) as batches,  # type: ignore[type-var]
+            aclosing(connection.stream(sql, kinds)) as batches,  # type: ignore[type-var]
         ):
             async for batch in batches:
                 yield batch
@@ -68,7 +68,7 @@ class WireSource(SqlSource):
         described = await (await self.asking()).describe(f"{sql} LIMIT 0")
         return pa.schema([self.described_field(column) for column in described])
 
-    def described_field(self, column: Any) -> pa.Field:
+    def described_field(self, column: WireField) -> pa.Field:
         """The Arrow field of a result's column."""
         return described_field(column)
 
@@ -86,6 +86,10 @@ class WireSource(SqlSource):
                 for name, found in zip(chosen.names, described, strict=True)
             ]
         )
+
+    def spelled(self, name: str) -> str:
+        """A name as it must be written to be read as one part."""
+        return self.dialect.identifier(name) if set(name) & set('."`') else name
 
     def _locate(self, table: str) -> tuple[str, str]:
         """Database and name of a table."""
@@ -138,10 +142,6 @@ class MySQLSource(WireSource):
             if name not in STATE_TABLES and not name.startswith("_retl_")
         )
 
-    def spelled(self, name: str) -> str:
-        """A name as it must be written to be read as one part."""
-        return self.dialect.identifier(name) if set(name) & set('."`') else name
-
     async def describe(self, table: str) -> TableSchema | None:
         database, name = self._locate(table)
         here = f"table_schema = {self.dialect.string(database)} AND table_name = {self.dialect.string(name)}"
@@ -192,4 +192,5 @@ class MySQLSource(WireSource):
         }
         if "PRIMARY" in usable:
             return tuple(usable["PRIMARY"])
-        return tuple(min(usable.values(), key=lambda names: len(names), default=[]))
+        shortest = sorted(usable.values(), key=len)
+        return tuple(shortest[0]) if shortest else ()

@@ -101,6 +101,11 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         await described._get_descriptions()
         return _fields(described)
 
+    async def table(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The names of a small result's columns, and its rows."""
+        await self.query(sql)
+        return [field.name for field in self._result.fields], list(self._result.rows or ())
+
     async def describe(self, sql: str) -> list[WireField]:
         """The columns of a small result; its rows are dropped."""
         await self.query(sql)

@@ -79,7 +79,7 @@ class SqlSource(Source):
         if not table.key and any(name not in schema.names for name in key):
             key = ()  # a key that is not read in full identifies nothing
         if table.cursor is None:
-            return await self._plan_full(table, chosen, schema, key)
+            return await self._plan_full(table, checkpoint, chosen, schema, key)
         return await self._plan_window(table, checkpoint, chosen, schema, key)
 
     async def chosen_schema(self, chosen: Selection) -> pa.Schema:
@@ -91,7 +91,7 @@ class SqlSource(Source):
         return pa.schema(fields)
 
     async def _plan_full(
-        self, table: TableSpec, chosen: Selection, schema: pa.Schema, key: tuple[str, ...]
+        self, table: TableSpec, checkpoint: Checkpoint, chosen: Selection, schema: pa.Schema, key: tuple[str, ...]
     ) -> SourcePlan:
         rows = int((await self.query(chosen.count()))[0][0])
         everything = Slice(index=0, rows=rows, divisible=True)
@@ -177,10 +177,14 @@ class SqlSource(Source):
                 counts.append((str(value), int(rows)))
         return counts
 
-    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+    def selection(self, plan: SourcePlan, part: Slice) -> Selection:
+        """What is read for one slice, but for the slice's own bounds."""
         chosen = plan.detail["chosen"]
         assert isinstance(chosen, Selection)
-        batches = self.stream(chosen.rows(plan.schema, part))
+        return chosen
+
+    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+        batches = self.stream(self.selection(plan, part).rows(plan.schema, part))
         try:
             async for batch in batches:
                 yield batch

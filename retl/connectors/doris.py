@@ -1,0 +1,66 @@
+"""Apache Doris as a source, over its MySQL protocol."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar
+
+import msgspec
+import pyarrow as pa
+
+from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.olap.dialect import OlapDialect
+from retl.connectors.olap.options import OlapOptions
+from retl.connectors.olap.source import OlapSource
+
+_VERSION = re.compile(r"\d+\.\d+(\.\d+)?\S*")
+
+
+class DorisDialect(OlapDialect):
+    """Doris. DATETIME has no fraction unless it is ``DATETIME(p)``."""
+
+    name: ClassVar[str] = "doris"
+    datetime_digits: ClassVar[int] = 0
+
+    def time_literal(self, text: str, column: pa.Field) -> str:
+        if pa.types.is_date(column.type):
+            return self.string(text)
+        # A literal that is cut to the digits of the column would be rounded up.
+        return f"CAST({self.string(text.removesuffix('Z'))} AS DATETIME(6))"
+
+
+class Doris(OlapOptions, kw_only=False, forbid_unknown_fields=True):
+    """A Doris cluster as a source: the address is that of an FE."""
+
+    type_name: ClassVar[str] = "doris"
+    summary: ClassVar[str] = "Apache Doris, read over its MySQL protocol."
+    example: ClassVar[str] = (
+        'source = { type = "doris", url = "doris://etl@fe:9030/dw", password = "${DORIS_PASSWORD}" }'
+    )
+    schemes: ClassVar[tuple[str, ...]] = ("doris", "mysql")
+
+    url: Annotated[str | None, msgspec.Meta(description="`doris://user@host:9030/database`.")] = None
+
+    def source(self) -> DorisSource:
+        return DorisSource(self)
+
+
+class DorisSource(OlapSource):
+    """Reads Doris. See ``retl.connectors.Doris``."""
+
+    system: ClassVar[str] = "doris"
+    product: ClassVar[str] = "Doris"
+
+    def __init__(self, options: Doris) -> None:
+        super().__init__(options, DorisDialect(options.timezone))
+
+    async def _version(self, connection: MySQLConnection) -> str:
+        ((comment,),) = await connection.query("SELECT @@version_comment")
+        found = _VERSION.search(str(comment))
+        return found[0] if found else str(comment)
+
+    async def partitions(self, table: str) -> dict[str, str]:
+        database, name = self._locate(table)
+        full = f"{self.dialect.identifier(database)}.{self.dialect.identifier(name)}"
+        rows = await (await self.asking()).table(f"SHOW PARTITIONS FROM {full}")
+        return {str(row["PartitionName"]): str(row["VisibleVersion"]) for row in rows}

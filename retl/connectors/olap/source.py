@@ -1,0 +1,190 @@
+"""Reading StarRocks and Doris: catalog, partitions, and streams that end on the server when they end here."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from hashlib import sha256
+from typing import ClassVar
+
+import pyarrow as pa
+
+from retl.connectors.base import SystemInfo
+from retl.connectors.mysql.connection import MySQLConnection, connected
+from retl.connectors.mysql.dialect import described_field
+from retl.connectors.mysql.source import WireSource
+from retl.connectors.mysql.wire import WireField
+from retl.connectors.olap.dialect import OlapDialect, is_nested, is_sketch
+from retl.connectors.olap.options import OlapOptions
+from retl.connectors.sql.select import Relation, Selection
+from retl.model.actions import PreAction, Write
+from retl.model.checkpoint import Checkpoint
+from retl.model.errors import ConfigError, UnsupportedError
+from retl.model.plan import SourcePlan
+from retl.model.schema import TableSchema, native_type
+from retl.model.table import TableSpec
+from retl.model.window import Slice
+
+_SYSTEM_DATABASES = ("information_schema", "sys", "_statistics_", "__internal_schema", "mysql")
+_PARTITION = "partition:"
+
+
+class OlapSource(WireSource):
+    """What both systems share. Results are read without a sort: it would materialise everything before the first row."""
+
+    product: ClassVar[str]
+    dialect: OlapDialect
+
+    def __init__(self, options: OlapOptions, dialect: OlapDialect) -> None:
+        session = (f"SET query_timeout = {options.query_timeout}", "SET time_zone = '+00:00'")
+        super().__init__(options.login("source", session))
+        self.dialect = dialect
+        self._skip_unchanged = options.skip_unchanged_partitions
+
+    async def asking(self) -> MySQLConnection:
+        if self._asking is None or self._asking.closed:
+            connection = await super().asking()
+            await self._check_product(connection)
+        assert self._asking is not None
+        return self._asking
+
+    async def _check_product(self, connection: MySQLConnection) -> str:
+        ((comment,),) = await connection.query("SELECT @@version_comment")
+        if self.product.lower() not in str(comment).lower():
+            raise ConfigError(
+                f"the server at {self._login.place} is no {self.product}: it calls itself {comment!r}.",
+                remedy="name its own type (mysql, starrocks, doris), or the port of the FE (9030).",
+                system=self.system,
+            )
+        return str(comment)
+
+    async def ping(self) -> SystemInfo:
+        async with connected(self._login) as connection:
+            comment = await self._check_product(connection)
+            return SystemInfo(self.product, await self._version(connection), comment)
+
+    @abstractmethod
+    async def _version(self, connection: MySQLConnection) -> str:
+        """The product's own version; that of the handshake can be set to anything."""
+
+    async def list_tables(self) -> list[str]:
+        mine = self._login.database
+        where = (
+            f"TABLE_SCHEMA = {self.dialect.string(mine)}"
+            if mine
+            else f"TABLE_SCHEMA NOT IN ({', '.join(map(self.dialect.string, _SYSTEM_DATABASES))})"
+        )
+        rows = await self.query(f"SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.tables WHERE {where}")
+        return sorted(
+            self.spelled(str(name)) if mine else f"{self.spelled(str(schema))}.{self.spelled(str(name))}"
+            for schema, name in rows
+        )
+
+    async def describe(self, table: str) -> TableSchema | None:
+        database, name = self._locate(table)
+        rows = await self.query(
+            "SELECT COLUMN_NAME, COLUMN_TYPE, IS_NULLABLE, COLUMN_KEY FROM information_schema.columns "
+            f"WHERE {self._here(database, name)} ORDER BY ORDINAL_POSITION"
+        )
+        if not rows:
+            return None
+        fields = [
+            self.dialect.logical_field(str(column), str(native), null == "YES") for column, native, null, _ in rows
+        ]
+        # DUP and AGG name columns that sort or group the rows; they do not tell rows apart.
+        key = [str(column) for column, _, _, kind in rows if kind in ("PRI", "UNI")]
+        if key and not await self._has_real_key(database, name):
+            key = []
+        # A key column is never NULL in a primary key table, whatever the catalog says.
+        return TableSchema(table, pa.schema(fields), tuple(key))
+
+    def _here(self, database: str, name: str) -> str:
+        return f"TABLE_SCHEMA = {self.dialect.string(database)} AND TABLE_NAME = {self.dialect.string(name)}"
+
+    async def _has_real_key(self, database: str, name: str) -> bool:
+        """Whether the columns that the catalog marks as keys are unique together."""
+        return True
+
+    def described_field(self, column: WireField) -> pa.Field:
+        found = described_field(column)
+        native = native_type(found)
+        if native == "longblob":
+            return found
+        return self.dialect.logical_field(column.name, "string" if native == "longtext" else native, found.nullable)
+
+    async def chosen_schema(self, chosen: Selection) -> pa.Schema:
+        known = chosen.relation.schema.columns
+        for name in chosen.names:
+            if name not in chosen.table.expressions and chosen.table.query is None:
+                _check_readable(known.field(name))
+        return await super().chosen_schema(chosen)
+
+    async def _plan_full(
+        self, table: TableSpec, checkpoint: Checkpoint, chosen: Selection, schema: pa.Schema, key: tuple[str, ...]
+    ) -> SourcePlan:
+        plan = await super()._plan_full(table, checkpoint, chosen, schema, key)
+        if table.query is not None or not plan.slices:
+            return _warned(plan, schema)
+        versions = await self.partitions(table.name)
+        skip = self._skip_unchanged and table.pre_action is PreAction.NONE and table.write is Write.UPSERT
+        same = skip and checkpoint.detail.get("selection") == _fingerprint(chosen, schema)
+        wanted = [
+            name for name in versions if not (same and checkpoint.detail.get(_PARTITION + name) == versions[name])
+        ]
+        if len(versions) < 2 and len(wanted) == len(versions):
+            return _warned(plan, schema)
+        remembered = {"selection": _fingerprint(chosen, schema)} if skip else {}
+        slices = tuple(
+            Slice(
+                index=index,
+                divisible=True,
+                detail={**remembered, _PARTITION + name: versions[name]} if skip else {},
+            )
+            for index, name in enumerate(wanted)
+        )
+        detail = {**plan.detail, "partitions": wanted}
+        rows = plan.rows if len(wanted) == len(versions) else None
+        return _warned(dataclasses.replace(plan, slices=slices, rows=rows, detail=detail), schema)
+
+    @abstractmethod
+    async def partitions(self, table: str) -> dict[str, str]:
+        """The partitions of a table and the version of each that readers see."""
+
+    def selection(self, plan: SourcePlan, part: Slice) -> Selection:
+        chosen = super().selection(plan, part)
+        partitions = plan.detail.get("partitions")
+        if not isinstance(partitions, list):
+            return chosen
+        name = self.dialect.identifier(partitions[part.index])
+        relation = Relation(f"{chosen.relation.sql} PARTITION ({name})", chosen.relation.schema)
+        return dataclasses.replace(chosen, relation=relation)
+
+
+def _fingerprint(chosen: Selection, schema: pa.Schema) -> str:
+    return sha256(f"{chosen.raw()} {schema}".encode()).hexdigest()[:16]
+
+
+def _check_readable(column: pa.Field) -> None:
+    if is_sketch(column):
+        raise UnsupportedError(
+            f"column {column.name!r} is of type {native_type(column)}, whose values the server does not show.",
+            remedy=f'compute what you need of it, such as expressions = {{ {column.name} = "bitmap_to_string({column.name})" }}, '
+            "or leave it out with columns.",
+        )
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        raise UnsupportedError(
+            f"column {column.name!r} has nanoseconds, which few targets keep.",
+            remedy=f'say how it is to be cut, such as expressions = {{ {column.name} = "CAST({column.name} AS DATETIME(6))" }}.',
+        )
+
+
+def _warned(plan: SourcePlan, schema: pa.Schema) -> SourcePlan:
+    """Say of nested columns what arrives."""
+    nested = [column.name for column in schema if is_nested(column)]
+    if not nested:
+        return plan
+    warning = (
+        f"{', '.join(nested)}: arrays, maps and structs arrive as the server writes them, which is not always JSON; "
+        f'for JSON use expressions = {{ {nested[0]} = "to_json({nested[0]})" }}.'
+    )
+    return dataclasses.replace(plan, warnings=(*plan.warnings, warning))

@@ -1,0 +1,64 @@
+"""StarRocks as a source, over its MySQL protocol."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.olap.dialect import OlapDialect
+from retl.connectors.olap.options import OlapOptions
+from retl.connectors.olap.source import OlapSource
+
+
+class StarRocksDialect(OlapDialect):
+    """StarRocks. DATETIME has microseconds."""
+
+    name: ClassVar[str] = "starrocks"
+    datetime_digits: ClassVar[int] = 6
+
+
+class StarRocks(OlapOptions, kw_only=False, forbid_unknown_fields=True):
+    """A StarRocks cluster as a source: the address is that of an FE."""
+
+    type_name: ClassVar[str] = "starrocks"
+    summary: ClassVar[str] = "StarRocks, read over its MySQL protocol."
+    example: ClassVar[str] = (
+        'source = { type = "starrocks", url = "starrocks://etl@fe:9030/dw", password = "${SR_PASSWORD}" }'
+    )
+    schemes: ClassVar[tuple[str, ...]] = ("starrocks", "mysql")
+
+    url: Annotated[str | None, msgspec.Meta(description="`starrocks://user@host:9030/database`.")] = None
+
+    def source(self) -> StarRocksSource:
+        return StarRocksSource(self)
+
+
+class StarRocksSource(OlapSource):
+    """Reads StarRocks. See ``retl.connectors.StarRocks``."""
+
+    system: ClassVar[str] = "starrocks"
+    product: ClassVar[str] = "StarRocks"
+
+    def __init__(self, options: StarRocks) -> None:
+        super().__init__(options, StarRocksDialect(options.timezone))
+
+    async def _version(self, connection: MySQLConnection) -> str:
+        ((version,),) = await connection.query("SELECT current_version()")
+        return str(version)
+
+    async def _has_real_key(self, database: str, name: str) -> bool:
+        rows = await self.query(
+            f"SELECT TABLE_MODEL FROM information_schema.tables_config WHERE {self._here(database, name)}"
+        )
+        # A table of another catalog has no entry there, and no key either.
+        return bool(rows) and rows[0][0] in ("PRI_KEYS", "UNQ_KEYS")
+
+    async def partitions(self, table: str) -> dict[str, str]:
+        database, name = self._locate(table)
+        rows = await self.query(
+            "SELECT PARTITION_NAME, VISIBLE_VERSION FROM information_schema.partitions_meta "
+            f"WHERE DB_NAME = {self.dialect.string(database)} AND TABLE_NAME = {self.dialect.string(name)} AND IS_TEMP = 0"
+        )
+        return {str(partition): str(version) for partition, version in sorted(rows)}
