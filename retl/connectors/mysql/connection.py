@@ -252,13 +252,16 @@ def _mapped(login: Login) -> Iterator[None]:
     try:
         yield
     except MySQLError as error:
+        # The driver hides why a connection could not be made.
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise _not_verified(cause, login) from error
         code, text = _code_and_text(error)
+        if isinstance(cause, OSError) and str(cause):
+            text = f"{text}: {cause.strerror or cause}"
         raise server_error(code, text, login.role, login.place) from error
     except ssl.SSLCertVerificationError as error:
-        raise ConfigError(
-            f"the certificate of {login.place} cannot be verified: {error.verify_message}.",
-            remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
-        ) from error
+        raise _not_verified(error, login) from error
     except (OSError, TimeoutError, EOFError) as error:
         raise ConnectionFailed(
             f"the connection to {login.place} failed: {str(error) or 'no answer in time'}.",
@@ -269,6 +272,13 @@ def _mapped(login: Login) -> Iterator[None]:
             f"{login.place} does not speak MySQL's protocol as expected: {error}.",
             remedy="check that the address is that of the server's SQL port.",
         ) from error
+
+
+def _not_verified(error: ssl.SSLCertVerificationError, login: Login) -> ConfigError:
+    return ConfigError(
+        f"the certificate of {login.place} cannot be verified: {error.verify_message}.",
+        remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
+    )
 
 
 def _code_and_text(error: MySQLError) -> tuple[int, str]:
