@@ -1,0 +1,10 @@
+"""Stand-ins for StarRocks and Doris, which no test machine can run.
+
+``FakeStarRocks`` and ``FakeDoris`` (``server``) know the dialect, the types and the catalog; ``volume`` puts the words of
+both systems before a real MariaDB, for results of any size at full speed. Each module says what it is faithful to, and
+what it can't show.
+"""
+
+from tests.servers.fake_olap.server import FakeDoris, FakeOlap, FakeStarRocks, Fault, fresh_database, insert
+
+__all__ = ["FakeDoris", "FakeOlap", "FakeStarRocks", "Fault", "fresh_database", "insert"]
