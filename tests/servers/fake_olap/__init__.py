@@ -6,5 +6,6 @@ what it can't show.
 """
 
 from tests.servers.fake_olap.server import FakeDoris, FakeOlap, FakeStarRocks, Fault, fresh_database, insert
+from tests.servers.fake_olap.volume import VolumeServer
 
-__all__ = ["FakeDoris", "FakeOlap", "FakeStarRocks", "Fault", "fresh_database", "insert"]
+__all__ = ["FakeDoris", "FakeOlap", "FakeStarRocks", "Fault", "VolumeServer", "fresh_database", "insert"]

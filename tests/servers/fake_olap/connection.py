@@ -64,8 +64,6 @@ class FakeConnection:
         self._session = Session(server.engine, server.flavour, self.number)
         self._session.sees(self._processes)
         self._running: asyncio.Task[None] | None = None
-        # That of the whole connection.
-        self.task = asyncio.current_task()
         self._sql = ""
         self._killed = False
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, Self
 
+import pymysql
 from mysql_mimic.auth import (
     AbstractClearPasswordAuthPlugin,
     AuthPlugin,
@@ -32,13 +34,14 @@ from mysql_mimic.auth import (
 )
 
 from tests.servers.database import Server
-from tests.servers.fake_olap import connection, flavour
+from tests.servers.fake_olap import flavour
+from tests.servers.fake_olap.connection import FakeConnection
 from tests.servers.fake_olap.engine import Engine
 from tests.servers.fake_olap.errors import Errors, Refusal
 from tests.servers.fake_olap.flavour import Flavour
+from tests.servers.fake_olap.listener import Listener
 
 ADMIN = "root"
-START_SECONDS = 10.0
 
 
 @dataclass
@@ -83,10 +86,8 @@ class FakeOlap(Server):
         self._faults: deque[Fault] = deque()
         self._statements: list[str] = []
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._over: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
-        self.connections: dict[int, connection.FakeConnection] = {}
+        self._listener = Listener(f"the stand-in for {kind.name}", self._connected)
+        self.connections: dict[int, FakeConnection] = {}
 
     @property
     def errors(self) -> Errors:
@@ -104,30 +105,27 @@ class FakeOlap(Server):
 
     def start(self) -> None:
         """Listen, on the port of the time before if there was one."""
-        ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), name=f"fake-{self.product}")
-        self._thread.start()
-        if not ready.wait(START_SECONDS) or not self.port:
-            raise RuntimeError(f"the stand-in for {self.product} does not start")
+        self._listener.start()
+        self.port = self._listener.port
         self.look()
 
     def stop(self) -> None:
         """Close all connections and listen no more; the tables stay."""
-        if self._thread and self._loop and self._over:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._over.set)
-            self._thread.join()
-            self._thread = None
+        self._listener.stop()
 
     kill = stop
 
     def log(self) -> str:
         return "\n".join(self._statements)
 
-    def connect(self, database: str | None = None, **options: Any) -> Any:
+    def url(self, database: str = "") -> str:
+        """The user's, with the password: ``starrocks://`` or ``doris://``."""
+        return super().url(database).replace("mysql", self.product.lower(), 1)
+
+    def connect(self, database: str | None = None, **options: Any) -> pymysql.Connection:
         """A connection of the administrator."""
-        words = {"user": ADMIN, "password": "", **options}
-        return _connect(self.host, self.port, database, words)
+        words = {"user": ADMIN, "autocommit": True, "charset": "utf8mb4", "connect_timeout": 10, **options}
+        return pymysql.connect(host=self.host, port=self.port, database=database, **words)
 
     @contextlib.contextmanager
     def fresh_database(self) -> Iterator[str]:
@@ -175,23 +173,8 @@ class FakeOlap(Server):
                     return fault
         return None
 
-    async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        try:
-            listening = await asyncio.start_server(self._connected, self.host, self.port)
-        except OSError:
-            ready.set()
-            raise
-        self.port = listening.sockets[0].getsockname()[1]
-        ready.set()
-        await self._over.wait()
-        listening.close()
-        for open_ in list(self.connections.values()):
-            open_.abort()
-        await asyncio.gather(*(open_.task for open_ in self.connections.values() if open_.task))
-
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        client = connection.FakeConnection(self, reader, writer)
+        client = FakeConnection(self, reader, writer)
         self.connections[client.number] = client
         try:
             await client.serve()
@@ -286,18 +269,9 @@ def written(value: Any, *, doris: bool) -> str:
 @contextlib.contextmanager
 def fresh_database(server: Server) -> Iterator[str]:
     """An empty database on a stand-in or on a real system, dropped afterwards."""
-    import secrets
-
     name = f"retl_{secrets.token_hex(6)}"
     server.query(f"CREATE DATABASE {name}")
     try:
         yield name
     finally:
         server.query(f"DROP DATABASE IF EXISTS {name} FORCE")
-
-
-def _connect(host: str, port: int, database: str | None, words: dict[str, Any]) -> Any:
-    import pymysql
-
-    given = {"autocommit": True, "charset": "utf8mb4", "connect_timeout": 10, **words}
-    return pymysql.connect(host=host, port=port, database=database, **given)
