@@ -190,6 +190,8 @@ class Engine:
         source = tree.expression
         if any(len(row.expressions) != len(named) for row in source.expressions if isinstance(source, exp.Values)):
             raise Refusal(5604, "42601", "Inserted target column count doesn't match select/value column count")
+        if isinstance(source, exp.Values):
+            _keep_digits(source, [table.column(name) for name in named])
         rows = translator.render(source)
         with self._lock, self._refusals():
             self._write(table, named, rows, session)
@@ -346,3 +348,14 @@ class Engine:
 
 def _where(table: Table) -> str:
     return f"{quoted(table.database)}.{quoted(table.name)}"
+
+
+def _keep_digits(values: exp.Values, columns: Sequence[Column | None]) -> None:
+    """Exact numbers as text: DuckDB would make DOUBLE of those that have no DECIMAL in common."""
+    exact = [at for at, column in enumerate(columns) if column and column.type.name in {"DECIMAL", "LARGEINT"}]
+    for row in values.expressions:
+        for at in exact:
+            number = row.expressions[at]
+            if isinstance(number.this if isinstance(number, exp.Neg) else number, exp.Literal):
+                text = f"-{number.this.name}" if isinstance(number, exp.Neg) else number.name
+                number.replace(exp.Literal.string(text))

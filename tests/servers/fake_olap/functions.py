@@ -29,20 +29,11 @@ STARROCKS = frozenset(_COMMON.split()) | {
 }
 DORIS = frozenset(_COMMON.split()) | {"MAP", "MICROSECOND", "MICROSECONDS_DIFF", "NUMBERS", "STRUCT", "TO_JSON"}
 
-# Renamed before they are parsed: sqlglot takes some of them for the same, and knows MAP with two arguments only. All but
-# MAP are answered by the session.
+# Renamed before they are parsed: sqlglot takes some of them for the same, knows MAP with two arguments only, and counts
+# TO_DAYS from a year 0 that DuckDB has otherwise. The others are answered by the session.
 MARKED = frozenset(
-    [
-        "CONNECTION_ID",
-        "CURRENT_USER",
-        "CURRENT_VERSION",
-        "DATABASE",
-        "LAST_QUERY_ID",
-        "MAP",
-        "SCHEMA",
-        "USER",
-        "VERSION",
-    ]
+    {"CONNECTION_ID", "CURRENT_USER", "CURRENT_VERSION", "DATABASE", "LAST_QUERY_ID"}
+    | {"MAP", "SCHEMA", "TO_DAYS", "USER", "VERSION"}
 )
 CLOCK = frozenset({"NOW", "CURRENT_TIMESTAMP", "UTC_TIMESTAMP", "CURDATE", "CURRENT_DATE"})
 MARK = "RETL_"

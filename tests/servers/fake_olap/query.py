@@ -424,8 +424,6 @@ class Translator:
             case exp.TimestampDiff():
                 unit = exp.Literal.string(str(node.unit))
                 return _anonymous("date_sub", unit, _stamp(node.expression), _stamp(node.this))
-            case exp.ToDays():
-                return exp.func("retl_to_days", node.this)
             case exp.Length() if node.args.get("binary"):
                 return exp.func("retl_length", node.this)
             case exp.UnixToTime():
@@ -433,7 +431,9 @@ class Translator:
             case exp.ParseJSON():
                 text: exp.Expr = node.this
                 return text
-            case exp.Struct() if not any(isinstance(item, exp.PropertyEQ) for item in node.expressions):
+            case exp.Struct() if node.expressions and not any(
+                isinstance(item, exp.PropertyEQ) for item in node.expressions
+            ):
                 return _anonymous("row", *node.expressions)
         return node
 
@@ -441,6 +441,8 @@ class Translator:
         name = node.name.upper()
         if name == f"{functions.MARK}MAP":
             return _anonymous("map", exp.array(*node.expressions[::2]), exp.array(*node.expressions[1::2]))
+        if name == f"{functions.MARK}TO_DAYS":
+            return _anonymous("retl_to_days", *node.expressions)
         if name.startswith(functions.MARK):
             return exp.Literal.string(self._session.answer(name.removeprefix(functions.MARK)))
         if name in functions.CLOCK:

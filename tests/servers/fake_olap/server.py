@@ -148,7 +148,7 @@ class FakeOlap(Server):
             self._statements.clear()
 
     def inject(self, fault: Fault) -> Fault:
-        """Let a fault happen to the next query whose text contains ``fault.on``; never to the administrator."""
+        """Let a fault happen to the next statement that contains ``fault.on``, or to the next SELECT; never to the administrator."""
         with self._lock:
             self._faults.append(fault)
         return fault
@@ -168,7 +168,8 @@ class FakeOlap(Server):
     def fault_for(self, user: str, sql: str) -> Fault | None:
         with self._lock:
             for fault in self._faults:
-                if user != ADMIN and fault.on in sql:
+                asks = fault.on in sql if fault.on else sql.lstrip()[:6].upper() == "SELECT"
+                if user != ADMIN and asks:
                     self._faults.remove(fault)
                     return fault
         return None

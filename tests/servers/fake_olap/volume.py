@@ -128,7 +128,9 @@ class _Relay:
     def __init__(self, server: VolumeServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._server = server
         self._flavour = server.flavour
-        self._variables = {**server.flavour.variables, "version_comment": server.flavour.version_comment}
+        theirs = {name: value for name, value in server.flavour.variables.items() if name in _ONLY_THEIRS}
+        own = {"version": server.flavour.handshake_version, "version_comment": server.flavour.version_comment}
+        self._variables = {**theirs, **own}
         self._reader = reader
         self._writer = writer
         self._thread = 0
@@ -229,7 +231,21 @@ class _Relay:
 
 
 _ONLY_THEIRS = frozenset(
-    ["custom_query_id", "enable_profile", "enable_query_queue", "exec_mem_limit", "parallel_fragment_exec_instance_num", "parallel_pipeline_task_num", "pipeline_dop", "query_mem_limit", "query_queue_pending_timeout_second", "query_timeout", "return_object_data_as_binary", "session_context", "show_hidden_columns"]
+    [
+        "custom_query_id",
+        "enable_profile",
+        "enable_query_queue",
+        "exec_mem_limit",
+        "parallel_fragment_exec_instance_num",
+        "parallel_pipeline_task_num",
+        "pipeline_dop",
+        "query_mem_limit",
+        "query_queue_pending_timeout_second",
+        "query_timeout",
+        "return_object_data_as_binary",
+        "session_context",
+        "show_hidden_columns",
+    ]
 )
 
 
