@@ -8,6 +8,7 @@ carries data.
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from retl.state.memory import lease_lost
 
 T = TypeVar("T")
 _KEPT_REPORTS = 1000
+_LONGEST_KEY = 255
 
 
 class Statement(NamedTuple):
@@ -136,11 +138,14 @@ def save(mark: Mark) -> Step[None]:
     yield from prove(mark.fence)
     values = (mark.checkpoint.watermark, _encode(mark.checkpoint), mark.fence.epoch, _now())
     identity = (mark.fence.pipeline, mark.table)
-    changed = yield Statement(
-        "UPDATE retl_checkpoints SET watermark = ?, body = ?, epoch = ?, updated_at = ? WHERE pipeline = ? AND table_name = ?",
-        (*values, *identity),
-    )
-    if not changed:
+    # Asked for, and not seen by what an UPDATE counts: some systems count only rows that it made different.
+    known = yield Statement("SELECT 1 FROM retl_checkpoints WHERE pipeline = ? AND table_name = ?", identity, rows=True)
+    if known:
+        yield Statement(
+            "UPDATE retl_checkpoints SET watermark = ?, body = ?, epoch = ?, updated_at = ? WHERE pipeline = ? AND table_name = ?",
+            (*values, *identity),
+        )
+    else:
         yield Statement(
             "INSERT INTO retl_checkpoints (watermark, body, epoch, updated_at, pipeline, table_name) VALUES (?, ?, ?, ?, ?, ?)",
             (*values, *identity),
@@ -209,14 +214,20 @@ def give_up_lease(fence: Fence) -> Step[None]:
 
 def add_rejects(pipeline: str, rejects: Sequence[Reject]) -> Step[None]:
     for reject in rejects:
-        yield Statement(
-            "DELETE FROM retl_rejects WHERE pipeline = ? AND table_name = ? AND row_key = ?",
-            (pipeline, reject.table, reject.key),
-        )
+        identity = (pipeline, reject.table, _row_key(reject.key))
+        yield Statement("DELETE FROM retl_rejects WHERE pipeline = ? AND table_name = ? AND row_key = ?", identity)
         yield Statement(
             "INSERT INTO retl_rejects (pipeline, table_name, row_key, rejected_at, reason, body) VALUES (?, ?, ?, ?, ?, ?)",
-            (pipeline, reject.table, reject.key, reject.at, reject.reason, _encode(reject)),
+            (*identity, reject.at, reject.reason, _encode(reject)),
         )
+
+
+def _row_key(key: str) -> str:
+    """A reject's key at a length that every system takes into an index; the reject itself has it whole."""
+    if len(key) <= _LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return f"{key[: _LONGEST_KEY - len(digest) - 1]}#{digest}"
 
 
 def rejects(pipeline: str, table: str | None, limit: int) -> Step[list[Reject]]:

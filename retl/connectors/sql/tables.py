@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import ConfigError, SchemaDrift
 from retl.model.plan import Load, TargetPlan
 from retl.model.schema import native_type
+
+_ARCHIVE_DIGITS = 20
+_EPOCH_DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -205,26 +209,46 @@ def describe_refresh(load: Load, existing: Existing | None, change: TableChange,
     return TargetPlan((*statements, insert), change.casts, change.warnings)
 
 
-def shadow_name(table: str, epoch: int) -> str:
-    """The table that a swap loads before it is switched in; the epoch keeps two owners apart."""
-    return f"_retl_new_{table}_{epoch}"
+def shadow_name(table: str, epoch: int, *, longest: int | None = None) -> str:
+    """The table that a swap loads before it is switched in; the epoch keeps two owners apart.
+
+    Where names have a length, ``longest``, the table's own is shortened to fit, and told apart by a hash.
+    """
+    return f"{_shadow_start(table, longest)}{epoch}"
 
 
-def is_shadow(name: str, table: str) -> bool:
+def is_shadow(name: str, table: str, *, longest: int | None = None) -> bool:
     """Whether a table is a shadow that some scan of ``table`` left behind."""
-    start = f"_retl_new_{table}_"
+    start = _shadow_start(table, longest)
     return name.startswith(start) and name[len(start) :].isdigit()
 
 
-def archive_name(table: str, scan_id: str) -> str:
+def _shadow_start(table: str, longest: int | None) -> str:
+    return f"_retl_new_{_short(table, longest, len('_retl_new__') + _EPOCH_DIGITS)}_"
+
+
+def archive_name(table: str, scan_id: str, *, longest: int | None = None) -> str:
     """``A_arc_<timestamp>``: the time (UTC, microseconds) at which the refresh began."""
-    return f"{table}_arc_{''.join(character for character in scan_id.split('-')[0] if character.isdigit())}"
+    digits = "".join(character for character in scan_id.split("-")[0] if character.isdigit())
+    return f"{_archive_start(table, longest)}{digits}"
 
 
-def is_archive(name: str, table: str) -> bool:
+def is_archive(name: str, table: str, *, longest: int | None = None) -> bool:
     """Whether a table is an archive of ``table``, made by ``rename_and_create``."""
-    start = f"{table}_arc_"
-    return name.startswith(start) and len(name) == len(start) + 20 and name[len(start) :].isdigit()
+    start = _archive_start(table, longest)
+    return name.startswith(start) and len(name) == len(start) + _ARCHIVE_DIGITS and name[len(start) :].isdigit()
+
+
+def _archive_start(table: str, longest: int | None) -> str:
+    return f"{_short(table, longest, len('_arc_') + _ARCHIVE_DIGITS)}_arc_"
+
+
+def _short(table: str, longest: int | None, taken: int) -> str:
+    """A table's name, so short that ``taken`` more characters make no more than ``longest``."""
+    if longest is None or len(table) + taken <= longest:
+        return table
+    digest = hashlib.sha256(table.encode()).hexdigest()[:8]
+    return f"{table[: longest - taken - len(digest) - 1]}_{digest}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,225 @@
+"""Arrow batches as what a server of MySQL's protocol loads: CSV, or where it takes no files, INSERT statements.
+
+The server is generous where this is not: it rounds a time, drops the spaces at the end of a
+CHAR and reads ``'2'`` as the second member of an ENUM, all without a warning. Such rows are
+found here. What it warns of, it is left to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retl.connectors.mysql.dialect import MySQLDialect
+from retl.connectors.mysql.types import Stored
+from retl.connectors.sql.csv import csv_bytes, hex_text, plain
+from retl.connectors.sql.text import keep_mask, unprintable_times
+from retl.model.plan import Load
+
+DIALECT = MySQLDialect()
+_UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6}
+_SECONDS = len("2024-05-01 12:00:00.")
+_TIME_SECONDS = r"^-?\d+:\d\d:\d\d\.\d{%d}\d*[1-9]"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Rows of a batch that cannot be stored as they are."""
+
+    rows: pa.RecordBatch
+    reason: str
+    column: str
+
+
+class Encoder:
+    """Turns the batches of one load into what its table takes. Pure, so that a thread may do it."""
+
+    def __init__(self, load: Load, columns: dict[str, Stored]) -> None:
+        self.columns = columns
+        self._key = frozenset(load.key)
+        self._logical = {column.name: column.type for column in load.schema}
+
+    def sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Refused]]:
+        """The rows that may be sent, and those that the server would change without a word."""
+        refused: list[Refused] = []
+        bad: list[pa.Array] = []
+        for name, there in self.columns.items():
+            column = batch.column(name)
+            if pa.types.is_dictionary(column.type):
+                column = column.dictionary_decode()
+            found = unfit(column, there)
+            if name in self._key and column.null_count:
+                found.append((column.is_null(), "the key is NULL"))
+            for mask, reason in found:
+                refused.append(Refused(batch.filter(mask), reason, name))
+                bad.append(mask)
+        return (batch.filter(pa.array(keep_mask(bad))) if bad else batch), refused
+
+    def csv(self, batch: pa.RecordBatch) -> pa.Buffer:
+        """The rows for ``load``."""
+        return csv_bytes([self._plain(name, batch.column(name)) for name in self.columns])
+
+    def load(self, table: str) -> str:
+        """The statement that takes the rows of ``csv``."""
+        taken, sets = [], []
+        for number, (name, there) in enumerate(self.columns.items()):
+            quoted = DIALECT.identifier(name)
+            convert = _conversion(there)
+            if convert is None:
+                taken.append(quoted)
+            else:
+                taken.append(f"@retl_{number}")
+                sets.append(f"{quoted} = {convert.format(f'@retl_{number}')}")
+        return (
+            f"LOAD DATA LOCAL INFILE 'retl' INTO TABLE {table} CHARACTER SET utf8mb4 "
+            "FIELDS TERMINATED BY ',' ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '\\n' "
+            f"({', '.join(taken)})" + (f" SET {', '.join(sets)}" if sets else "")
+        )
+
+    def inserts(self, batch: pa.RecordBatch, table: str, most_bytes: int) -> Iterator[tuple[int, str]]:
+        """INSERT statements of about ``most_bytes``, each with the number of its first row."""
+        literals = []
+        for name, there in self.columns.items():
+            text = _quoted(self._plain(name, batch.column(name)).cast(pa.large_string()))
+            convert = _conversion(there)
+            if convert is not None:
+                text = _around(convert, text)
+            literals.append(text)
+        rows = pc.binary_join_element_wise(
+            *literals, pa.scalar(",", pa.large_string()), null_handling="replace", null_replacement="NULL"
+        )
+        rows = _around("({})", rows)
+        head = f"INSERT INTO {table} ({DIALECT.identifiers(list(self.columns))}) VALUES "
+        ends = np.cumsum(pc.binary_length(rows).to_numpy(zero_copy_only=False) + 1)
+        first = 0
+        while first < len(rows):
+            sent = int(ends[first - 1]) if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, sent + most_bytes - len(head), side="right")))
+            yield first, head + _joined(rows.slice(first, last - first))
+            first = last
+
+    def _plain(self, name: str, column: pa.Array) -> pa.Array:
+        there = self.columns[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if not _is_text(column.type):
+            text = plain(column)
+            return hex_text(text.cast(pa.string())) if there.is_bytes and not _is_bytes(column.type) else text
+        if there.is_bytes:
+            return hex_text(column.cast(pa.string()))
+        logical = self._logical[name]
+        if pa.types.is_timestamp(logical) and logical.tz:
+            return pc.utf8_rtrim(column, "Z")
+        return _digits(column) if pa.types.is_boolean(logical) else column.cast(pa.string())
+
+
+def _conversion(there: Stored) -> str | None:
+    """The SQL that makes a value of what was sent for it, where the server needs one."""
+    if there.is_bytes:
+        return "UNHEX({})"
+    return "CAST({} AS UNSIGNED)" if there.word == "bit" else None
+
+
+def _digits(column: pa.Array) -> pa.Array:
+    """Truth values in words as 1 and 0; what is no such word is left to the server."""
+    lower = pc.utf8_lower(column.cast(pa.string()))
+    return pc.if_else(pc.equal(lower, "true"), "1", pc.if_else(pc.equal(lower, "false"), "0", lower))
+
+
+def _quoted(text: pa.Array) -> pa.Array:
+    """Text literals, as the session's sql_mode reads them."""
+    for found, written in (("\\", "\\\\"), ("'", "''"), ("\x00", "\\0")):
+        text = pc.replace_substring(text, found, written)
+    return _around("'{}'", text)
+
+
+def _around(form: str, text: pa.Array) -> pa.Array:
+    start, end = (pa.scalar(part, pa.large_string()) for part in form.split("{}"))
+    return pc.binary_join_element_wise(start, text, end, pa.scalar("", pa.large_string()))
+
+
+def _joined(rows: pa.Array) -> str:
+    every = pa.LargeListArray.from_arrays(pa.array([0, len(rows)], pa.int64()), rows)
+    joined: str = pc.binary_join(every, pa.scalar(",", pa.large_string()))[0].as_py()
+    return joined
+
+
+# What the server would change without a warning ----------------------------------
+
+
+def unfit(column: pa.Array, there: Stored) -> list[tuple[pa.Array, str]]:
+    """Which values cannot be stored as they are, and why."""
+    found: list[tuple[pa.Array | None, str]] = []
+    if pa.types.is_floating(column.type):
+        found.append((_not_finite(column), "MySQL has no NaN and no infinity"))
+    if pa.types.is_temporal(column.type):
+        found.append((unprintable_times(column), "the time lies outside the years 1 to 9999, or outside a day"))
+    if there.word in ("datetime", "timestamp", "time") and there.fraction < 6:
+        reason = f"the column keeps only {there.fraction} digits of a second"
+        found.append((_finer(column, there), reason))
+    elif there.word == "char" and _is_text(column.type):
+        found.append((_some(pc.ends_with(column, " ")), "the column is CHAR, which drops the spaces at the end"))
+    elif there.word == "binary" and _is_bytes(column.type):
+        other = pc.not_equal(pc.binary_length(column), int(there.inner or 1))
+        found.append((_some(other), f"the column is BINARY({there.inner or 1}), which fills up what is shorter"))
+    elif there.word == "enum" and _is_text(column.type):
+        known = pa.array(there.members, column.type)
+        found.append((_some(pc.and_(column.is_valid(), pc.invert(pc.is_in(column, known)))), "it is no member"))
+    elif there.word == "set" and _is_text(column.type):
+        found.append((_no_subset(column, there.members), "it is no set of members in their order"))
+    return [(mask, reason) for mask, reason in found if mask is not None]
+
+
+def _some(mask: pa.Array) -> pa.Array | None:
+    mask = mask.fill_null(False)
+    return mask if pc.any(mask).as_py() else None
+
+
+def _not_finite(column: pa.Array) -> pa.Array | None:
+    wide = column.cast(pa.float64()) if pa.types.is_float16(column.type) else column
+    return _some(pc.invert(pc.is_finite(wide)))
+
+
+def _finer(column: pa.Array, there: Stored) -> pa.Array | None:
+    """Which times have digits that the column does not keep."""
+    kind = column.type
+    if _is_text(kind):
+        lengths = pc.max(pc.binary_length(column)).as_py()
+        if there.word != "time" and (lengths is None or lengths < _SECONDS + there.fraction):
+            return None
+        if there.word == "time":
+            return _some(pc.match_substring_regex(column, _TIME_SECONDS % there.fraction))
+        return _some(pc.match_substring_regex(pc.utf8_slice_codeunits(column, _SECONDS + there.fraction), "[1-9]"))
+    if not (pa.types.is_timestamp(kind) or pa.types.is_time(kind)) or _UNIT_DIGITS[kind.unit] <= there.fraction:
+        return None
+    step = 10 ** (_UNIT_DIGITS[kind.unit] - there.fraction)
+    numbers = column.view(pa.int64() if kind.bit_width == 64 else pa.int32()).cast(pa.int64())
+    return _some(pc.not_equal(pc.multiply(pc.divide(numbers, step), step), numbers))
+
+
+def _no_subset(column: pa.Array, members: Sequence[str]) -> pa.Array | None:
+    order = {name: number for number, name in enumerate(members)}
+
+    def fits(text: str) -> bool:
+        places = [order.get(part, -1) for part in text.split(",")] if text else []
+        return -1 not in places and places == sorted(set(places))
+
+    bad = [text for text in pc.unique(column).to_pylist() if text is not None and not fits(text)]
+    return pc.is_in(column, pa.array(bad, column.type)) if bad else None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )

@@ -1,0 +1,163 @@
+"""The state store inside a MySQL or MariaDB database, beside the data that its checkpoints speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anyio
+
+from retl.connectors.mysql.connection import Login, MySQLConnection
+from retl.connectors.mysql.dialect import MySQLDialect
+from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.types import exact_collation
+from retl.model.checkpoint import Fence
+from retl.model.errors import ConnectionFailed, StateError
+from retl.state import sql
+from retl.state.base import LeaseRow
+
+T = TypeVar("T")
+
+_DIALECT = MySQLDialect()
+_DUPLICATE = 1062
+
+
+def literal(value: Any) -> str:
+    """A value as SQL, where backslashes escape, as our sessions have it."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return _DIALECT.string(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} has no literal")
+    return repr(value)
+
+
+def filled_in(statement: sql.Statement) -> str:
+    """A statement of ``state.sql`` with its values in place of the question marks."""
+    pieces = statement.sql.split("?")
+    assert len(pieces) == len(statement.values) + 1
+    return "".join(piece + after for piece, after in zip(pieces, [*map(literal, statement.values), ""], strict=True))
+
+
+async def run_step(connection: MySQLConnection, step: sql.Step[T]) -> T:
+    """Run one step of ``state.sql`` on a connection, inside whatever transaction it is in."""
+    answer: Any = None
+    while True:
+        try:
+            statement = step.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        written = filled_in(statement)
+        answer = await connection.query(written) if statement.rows else (await connection.execute(written)).affected
+
+
+class MySQLStore(sql.SqlStore):
+    """Checkpoints in tables of the database that the target writes.
+
+    It has a connection of its own, so that a heartbeat waits for no load; that is opened
+    when something is asked for, and closed by ``close`` between two runs.
+    """
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._connection: MySQLConnection | None = None
+        self._ready = False
+        self._lock = anyio.Lock()
+
+    async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True) -> T:
+        async with self._lock:
+            connection = await self._begin()
+            try:
+                result = await self._run(connection, make, write=write)
+                await connection.execute("COMMIT")
+            except TargetRefused as error:
+                await connection.execute("ROLLBACK")
+                if error.code == _DUPLICATE:
+                    raise
+                self._ready = False
+                raise StateError(
+                    f"the state tables in {self._login.database!r} cannot be used ({error.message}).",
+                    remedy="restore them from a backup, or drop the tables retl_* to start over.",
+                ) from error
+            except BaseException:
+                if not connection.closed:
+                    connection.abort()
+                raise
+            return result
+
+    async def _begin(self) -> MySQLConnection:
+        """A connection in a new transaction. One that was lost since the last step is replaced."""
+        if self._connection is not None and not self._connection.closed:
+            try:
+                await self._connection.execute("START TRANSACTION")
+            except ConnectionFailed:
+                self._connection.abort()
+            else:
+                return self._connection
+        self._connection = await MySQLConnection.open(self._login)
+        await self._connection.execute("START TRANSACTION")
+        return self._connection
+
+    async def _run(self, connection: MySQLConnection, make: Callable[[], sql.Step[T]], *, write: bool) -> T:
+        if not self._ready:
+            if await self._has_tables(connection):
+                await run_step(connection, sql.check_version())
+            elif not write:
+                return _of_nothing(make())
+            else:
+                await self._create(connection)
+            self._ready = True
+        return await run_step(connection, make())
+
+    async def _has_tables(self, connection: MySQLConnection) -> bool:
+        found = await connection.query(
+            "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'retl_scans'"
+        )
+        return bool(found)
+
+    async def _create(self, connection: MySQLConnection) -> None:
+        """Each statement commits by itself; ``retl_scans`` comes last, so where it is, all are."""
+        exact = exact_collation(connection.server.mariadb, connection.server.version)
+        dialect = sql.StateDialect(
+            key_type=f"VARCHAR(255) {exact}",
+            text_type="LONGTEXT",
+            real_type="DOUBLE",
+            table_suffix=" ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4",
+        )
+        for statement in dialect.create():
+            await connection.execute(statement)
+        await connection.execute("START TRANSACTION")
+        try:
+            await run_step(connection, sql.check_version())
+        except TargetRefused as error:
+            if error.code != _DUPLICATE:  # somebody else has stamped it a moment ago
+                raise
+
+    async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
+        try:
+            return await super().take_lease(seen, owner, ttl)
+        except TargetRefused as error:
+            if error.code == _DUPLICATE:
+                return None  # somebody else was first
+            raise
+
+    async def close(self) -> None:
+        """Let go of the connection until the next step."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def aclose(self) -> None:
+        await self.close()
+
+
+def _of_nothing(step: sql.Step[T]) -> T:
+    """What a step that reads finds where there are no tables."""
+    answer: Any = None
+    while True:
+        try:
+            step.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        answer = []

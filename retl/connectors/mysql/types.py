@@ -1,0 +1,364 @@
+"""Arrow's types in MySQL and MariaDB: how a column is declared, and what fits into what. No I/O.
+
+What comes from a server of the same kind is declared as it was there: its spelling of the
+type travels in the field's metadata.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from retl.connectors.mysql.dialect import logical_field
+from retl.connectors.sql.tables import TypeMap
+from retl.model.errors import ConfigError, UnsupportedError
+from retl.model.schema import is_json, native_type
+
+_WHOLE: dict[pa.DataType, str] = {
+    pa.int8(): "tinyint",
+    pa.int16(): "smallint",
+    pa.int32(): "int",
+    pa.int64(): "bigint",
+    pa.uint8(): "tinyint unsigned",
+    pa.uint16(): "smallint unsigned",
+    pa.uint32(): "int unsigned",
+    pa.uint64(): "bigint unsigned",
+}
+_BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
+_DIGITS_OF_BITS = {8: 3, 16: 5, 24: 8, 32: 10, 64: 20}
+_UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+_TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext"})
+_CHOICES = frozenset({"enum", "set"})
+_ADDRESSES = {"uuid": 36, "inet4": 15, "inet6": 45}
+_BYTES = frozenset({"binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"})
+_SHAPES = frozenset(
+    {
+        "geometry",
+        "point",
+        "linestring",
+        "polygon",
+        "multipoint",
+        "multilinestring",
+        "multipolygon",
+        "geomcollection",
+        "geometrycollection",
+    }
+)
+_TIMES = frozenset({"datetime", "timestamp", "time"})
+_UNICODE = frozenset({"utf8mb4", "utf8mb3", "utf8", "utf16", "utf16le", "utf32", "ucs2", "gb18030"})
+_TYPE = re.compile(r"([a-z0-9]+)(?:\((.*)\))?((?: unsigned| zerofill)*)(?: character set (\w+))?.*", re.DOTALL)
+# Taken over as they are where the Arrow type is the one that belongs to them.
+_KEPT = re.compile(
+    r"(?:tinyint|smallint|mediumint|int|bigint)(?:\(\d+\))?(?: unsigned)?(?: zerofill)?|year(?:\(4\))?|bit\(\d+\)|"
+    r"(?:float|double|decimal)(?:\(\d+,\d+\))?(?: unsigned)?(?: zerofill)?|date|(?:datetime|timestamp|time)(?:\(\d\))?|"
+    rf"(?:enum|set)\(.*\)|binary\(\d+\)|tinyblob|blob|mediumblob|longblob|vector\(\d+\)|{'|'.join(_SHAPES)}",
+    re.DOTALL,
+)
+_LENGTH = re.compile(r"(?:var)?(?:char|binary)\((\d+)\)", re.IGNORECASE)
+
+_INDEX_BYTES = 3072
+_KEY_BYTES = 16
+"""Room in an index for a key column that is neither text nor bytes: more than any takes."""
+_ROW_BYTES = 65_535 - 4_096
+_CHARACTER_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A column's type, taken apart: ``decimal(10,2) unsigned`` is ``decimal``, ``10,2``, unsigned."""
+
+    word: str
+    inner: str = ""
+    unsigned: bool = False
+    charset: str = ""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        return tuple(int(number) for number in self.inner.split(",")) if self.inner else ()
+
+    @property
+    def fraction(self) -> int:
+        """Digits of a second that it keeps."""
+        return int(self.inner or 0)
+
+    @property
+    def members(self) -> list[str]:
+        """The texts that an ENUM or SET knows."""
+        return [text.replace("''", "'") for text in re.findall(r"'((?:[^']|'')*)'", self.inner)]
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether its values are bytes, which travel as hexadecimal digits."""
+        return self.word in _BYTES or self.word in _SHAPES or self.word == "vector"
+
+
+def stored(native: str) -> Stored:
+    """Take a type apart, as ``information_schema`` or ``declare`` spells it."""
+    # The members of an ENUM keep their case.
+    found = _TYPE.fullmatch(native) or _TYPE.fullmatch(native.lower())
+    if found is None or not found[1]:
+        return Stored(native.lower())
+    word = {"integer": "int", "numeric": "decimal"}.get(found[1], found[1])
+    return Stored(word, found[2] or "", "unsigned" in found[3] or "zerofill" in found[3], found[4] or "")
+
+
+class MySQLTypes(TypeMap):
+    """Arrow's types in one table, whose key must fit into an index and whose columns must fit into a row."""
+
+    def __init__(self, schema: pa.Schema, key: Sequence[str], *, mariadb: bool, version: tuple[int, ...] = ()) -> None:
+        self._exact = exact_collation(mariadb, version)
+        wide = [column for column in schema if column.name in key and _is_wide(column.type)]
+        room = _INDEX_BYTES - _KEY_BYTES * (len(key) - len(wide))
+        self._key_bytes = room // max(1, len(wide))
+        self._long = self._too_long(schema, key)
+
+    def _too_long(self, schema: pa.Schema, key: Sequence[str]) -> set[str]:
+        """Columns that together would make a row too long; the longest ones are kept outside of it."""
+        lengths = {column.name: _row_bytes(column) for column in schema if column.name not in key}
+        total = sum(lengths.values()) + (_INDEX_BYTES if key else 0)
+        chosen: set[str] = set()
+        for name in sorted(lengths, key=lambda name: -lengths[name]):
+            if total <= _ROW_BYTES:
+                break
+            total -= lengths[name]
+            chosen.add(name)
+        return chosen
+
+    def declare(self, column: pa.Field, *, in_key: bool) -> str:
+        kind = _plain(column.type)
+        json = is_json(column) or pa.types.is_nested(kind) or kind == pa.json_()
+        if json:
+            if in_key:
+                raise ConfigError(f"column {column.name!r} holds JSON, which cannot be part of a key.")
+            return "json"
+        kept = _kept(column, kind)
+        if kept is not None:
+            return self._in_key(kept, in_key) + (" null" if kept.startswith("timestamp") and column.nullable else "")
+        if _is_text(kind) or kind == pa.uuid():
+            return self._declare_text(column, kind, in_key)
+        if _is_bytes(kind):
+            return self._declare_bytes(column, kind, in_key)
+        declared = _declare_value(column.name, kind)
+        if declared is None:
+            raise UnsupportedError(
+                f"column {column.name!r} is of type {column.type}, which has no lossless form in MySQL.",
+                remedy="convert it with expressions (fewer digits, or text), or leave it out with columns.",
+            )
+        return declared
+
+    def _in_key(self, declared: str, in_key: bool) -> str:
+        if not in_key:
+            return declared
+        if declared.startswith(("enum", "set")):
+            return f"{declared} {self._exact}"
+        if stored(declared).word in _BYTES - {"binary"}:
+            return f"varbinary({self._key_bytes})"
+        return declared
+
+    def _declare_text(self, column: pa.Field, kind: pa.DataType, in_key: bool) -> str:
+        length = _text_length(column, kind)
+        if in_key:
+            most = self._key_bytes // _CHARACTER_BYTES
+            return f"varchar({min(length or most, most)}) {self._exact}"
+        if length is None or column.name in self._long:
+            return "longtext"
+        return f"varchar({length})"
+
+    def _declare_bytes(self, column: pa.Field, kind: pa.DataType, in_key: bool) -> str:
+        length = _bytes_length(column, kind)
+        if in_key:
+            return f"varbinary({min(length or self._key_bytes, self._key_bytes)})"
+        if length is None or column.name in self._long:
+            return "longblob"
+        return f"varbinary({length})"
+
+    def misfit(self, column: pa.Field, existing: pa.Field) -> str | None:
+        kind, there = _plain(column.type), stored(native_type(existing))
+        if there.charset and there.charset not in _UNICODE:
+            return f"its character set {there.charset} does not hold every character"
+        if pa.types.is_null(kind):
+            return None
+        kept = _kept(column, kind)
+        if kept is not None and stored(kept) == there:
+            return None
+        if is_json(column) or pa.types.is_nested(kind) or kind == pa.json_():
+            return None if there.word == "json" or there.word in _TEXTS else "it takes no JSON"
+        if _is_text(kind) or kind == pa.uuid():
+            takes = there.word in _TEXTS or there.word in _CHOICES or there.word in ("json", *_ADDRESSES)
+            return None if takes or there.word in _BYTES else "text can be read in more than one way"
+        if _is_bytes(kind):
+            return None if there.word in _BYTES else "bytes are no text" if there.word in _TEXTS else _OTHER
+        if pa.types.is_boolean(kind):
+            return None if there.word in (*_BITS, "bit", "decimal") else _OTHER
+        if pa.types.is_integer(kind):
+            return _misfit_whole(kind, there)
+        if pa.types.is_decimal(kind):
+            return _misfit_decimal(kind, there)
+        if pa.types.is_floating(kind):
+            if there.word not in ("float", "double"):
+                return "it would be rounded" if there.word in ("decimal", *_BITS) else _OTHER
+            narrow = there.word == "float" and not kind.bit_width <= 32
+            return "it would be rounded" if narrow or there.inner else None
+        return _misfit_time(column, kind, there)
+
+
+_OTHER = "it is of another kind"
+
+
+def exact_collation(mariadb: bool, version: tuple[int, ...] = ()) -> str:
+    """Text under which keys that differ in case, accents or trailing spaces stay different."""
+    if mariadb:
+        return "character set utf8mb4 collate utf8mb4_nopad_bin"
+    known = not version or version >= (8, 0, 17)
+    return f"character set utf8mb4 collate {'utf8mb4_0900_bin' if known else 'utf8mb4_bin'}"
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """What a dictionary or an extension holds; UUID and JSON stay what they are."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType) and kind not in (pa.uuid(), pa.json_()):
+        return _plain(kind.storage_type)
+    return kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _is_wide(kind: pa.DataType) -> bool:
+    kind = _plain(kind)
+    return _is_text(kind) or _is_bytes(kind) or kind == pa.uuid()
+
+
+def _kept(column: pa.Field, kind: pa.DataType) -> str | None:
+    """The type that the column had at a MySQL or MariaDB source, where it is to have that here too."""
+    native = native_type(column)
+    if not _KEPT.fullmatch(native) or (native.startswith("decimal") and not _fits_decimal(kind)):
+        return None
+    return native if logical_field(column.name, native).type == kind else None
+
+
+def _text_length(column: pa.Field, kind: pa.DataType) -> int | None:
+    if kind == pa.uuid():
+        return 36
+    native = native_type(column)
+    if native.lower() in _ADDRESSES:
+        return _ADDRESSES[native.lower()]
+    found = _LENGTH.fullmatch(native)
+    length = int(found[1]) if found else 0
+    return length if 0 < length <= _ROW_BYTES // _CHARACTER_BYTES else None
+
+
+def _bytes_length(column: pa.Field, kind: pa.DataType) -> int | None:
+    if pa.types.is_fixed_size_binary(kind):
+        return int(kind.byte_width) or 1
+    found = _LENGTH.fullmatch(native_type(column))
+    length = int(found[1]) if found else 0
+    return length if 0 < length <= _ROW_BYTES else None
+
+
+def _row_bytes(column: pa.Field) -> int:
+    """The room that a column takes in a row, where it is one whose length is declared."""
+    kind = _plain(column.type)
+    if is_json(column) or _kept(column, kind) is not None:
+        return 16
+    if _is_text(kind) or kind == pa.uuid():
+        return (_text_length(column, kind) or 3) * _CHARACTER_BYTES
+    return (_bytes_length(column, kind) or 12) if _is_bytes(kind) else 16
+
+
+def _fits_decimal(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal(kind) and kind.precision <= 65 and 0 <= kind.scale <= 30)
+
+
+def _declare_value(name: str, kind: pa.DataType) -> str | None:
+    """The type of a column that holds numbers or times; ``None`` where there is no lossless one."""
+    if kind in _WHOLE:
+        return _WHOLE[kind]
+    if pa.types.is_boolean(kind):
+        return "tinyint(1)"
+    if pa.types.is_decimal(kind):
+        scale = max(kind.scale, 0)
+        precision = max(kind.precision - min(kind.scale, 0), scale)
+        return f"decimal({precision},{scale})" if precision <= 65 and scale <= 30 else None
+    if pa.types.is_floating(kind):
+        return "double" if kind.bit_width == 64 else "float"
+    if pa.types.is_date(kind):
+        return "date"
+    if pa.types.is_timestamp(kind) and kind.unit != "ns":
+        digits = 6 if kind.tz else _UNIT_DIGITS[kind.unit]
+        return f"datetime({digits})" if digits else "datetime"
+    if pa.types.is_time(kind) and kind.unit != "ns":
+        return "time(6)"
+    return "longtext" if pa.types.is_null(kind) else None
+
+
+def _misfit_whole(kind: pa.DataType, there: Stored) -> str | None:
+    signed, bits = pa.types.is_signed_integer(kind), int(kind.bit_width)
+    if there.word in _BITS:
+        room = _BITS[there.word]
+        if signed:
+            return None if not there.unsigned and bits <= room else "it does not hold all of these numbers"
+        return None if bits < room + there.unsigned else "it does not hold all of these numbers"
+    if there.word == "decimal":
+        digits, scale = there.numbers
+        return None if digits - scale >= _DIGITS_OF_BITS[bits] else "it has too few digits"
+    if there.word == "bit":
+        return None if not signed and there.numbers[0] >= bits else "it does not hold all of these numbers"
+    if there.word in ("float", "double"):
+        kept = 24 if there.word == "float" else 53
+        return None if bits <= kept and not there.inner else f"it keeps only {kept} bits of a whole number"
+    return _OTHER
+
+
+def _misfit_decimal(kind: pa.DataType, there: Stored) -> str | None:
+    scale = max(kind.scale, 0)
+    digits = kind.precision - kind.scale
+    if there.word == "decimal":
+        room, fraction = there.numbers
+        if scale > fraction:
+            return f"it keeps only {fraction} digits after the point"
+        return None if digits <= room - fraction else f"it keeps only {room - fraction} digits before the point"
+    if there.word in _BITS:
+        enough = scale == 0 and digits < _DIGITS_OF_BITS[_BITS[there.word]]
+        return None if enough else "it keeps no digits after the point" if scale else "it has too few digits"
+    if there.word in ("float", "double"):
+        return None if there.word == "double" and kind.precision <= 15 and not there.inner else "it would be rounded"
+    return _OTHER
+
+
+def _misfit_time(column: pa.Field, kind: pa.DataType, there: Stored) -> str | None:
+    if pa.types.is_date(kind):
+        return None if there.word in ("date", "datetime") else _OTHER
+    word = "time" if pa.types.is_time(kind) else "datetime"
+    if word == "time" and there.word != "time":
+        return _OTHER
+    if word == "datetime":
+        if there.word == "date":
+            return "it keeps no time of day"
+        if there.word == "timestamp" and not kind.tz:
+            return "one has a time zone and the other has none"
+        if there.word not in ("datetime", "timestamp"):
+            return _OTHER
+    digits = _fraction(column, kind)
+    return None if digits <= there.fraction else f"it keeps only {there.fraction} digits of a second"
+
+
+def _fraction(column: pa.Field, kind: Any) -> int:
+    """How many digits of a second a column of times may have."""
+    kept = _kept(column, kind)
+    return stored(kept).fraction if kept is not None else _UNIT_DIGITS[kind.unit]
