@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
+from uuid import uuid4
 
 import msgspec
 
 from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.errors import SourceRefused
 from retl.connectors.olap.dialect import OlapDialect
 from retl.connectors.olap.options import OlapOptions
 from retl.connectors.olap.source import OlapSource
@@ -47,6 +49,15 @@ class StarRocksSource(OlapSource):
     async def _version(self, connection: MySQLConnection) -> str:
         ((version,),) = await connection.query("SELECT current_version()")
         return str(version)
+
+    async def before_stream(self, connection: MySQLConnection) -> None:
+        """Name the query: behind a balancer the connection that ends it may reach another FE, which knows no such thread."""
+        name = self.dialect.string(f"retl-{uuid4()}")
+        try:
+            await connection.execute(f"SET custom_query_id = {name}")
+        except SourceRefused:
+            return  # before 3.4
+        connection.query_name = name
 
     async def _has_real_key(self, database: str, name: str) -> bool:
         rows = await self.query(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import anyio
 import pyarrow as pa
@@ -21,9 +21,11 @@ from pymysql.err import InterfaceError, MySQLError
 
 from retl.connectors.mysql.errors import Role, server_error
 from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder
-from retl.connectors.mysql.wire import Done, TextWire, WireField
+from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
 from retl.threads import to_the_end
+
+T = TypeVar("T")
 
 _BINARY_CHARSET = 63
 _BYTES = frozenset(
@@ -37,6 +39,7 @@ _BYTES = frozenset(
         FIELD_TYPE.VARCHAR,
         FIELD_TYPE.GEOMETRY,
         FIELD_TYPE.BIT,
+        VECTOR,
     }
 )
 _KILL_SECONDS = 5.0
@@ -57,6 +60,8 @@ class Login:
     session: tuple[str, ...] = ()
     role: Role = "source"
     system: str = "mysql"
+    explain: Callable[[int, str, Role, str], RetlError] = server_error
+    """What an error of this server means."""
 
     @property
     def place(self) -> str:
@@ -87,6 +92,8 @@ class MySQLConnection:
         self._wire = wire
         self.server = Server(str(wire.server_version))
         self.thread_id = int(wire.thread_id())
+        self.query_name = str(self.thread_id)
+        """By what KILL QUERY finds a running statement of this connection."""
 
     @classmethod
     async def open(cls, login: Login) -> MySQLConnection:
@@ -109,9 +116,9 @@ class MySQLConnection:
             with _mapped(login):
                 async with asyncio.timeout(login.connect_timeout):
                     await wire.open()
+                    for statement in login.session:
+                        await wire.run(statement)
             connection = cls(login, wire)
-            for statement in login.session:
-                await connection.execute(statement)
         except BaseException:
             wire.abort()
             raise
@@ -123,26 +130,29 @@ class MySQLConnection:
 
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a small result: ``int`` for whole numbers, ``bytes`` for binary columns, else ``str``, or ``None``."""
-        return (await self._run(sql))[1]
+        return (await self._ask(self._wire.run(sql)))[1]
 
     async def table(self, sql: str) -> list[dict[str, Any]]:
         """The rows of a small result by the names of its columns, for statements such as SHOW."""
-        with self._guarded():
-            fields, rows = await self._wire.table(sql)
+        fields, rows = await self._ask(self._wire.table(sql))
         return [dict(zip(fields, row, strict=True)) for row in rows]
 
     async def describe(self, sql: str) -> list[WireField]:
         """The columns of a result that is empty, or nearly so."""
-        with self._guarded():
-            return await self._wire.describe(sql)
+        return await self._ask(self._wire.describe(sql))
 
     async def execute(self, sql: str) -> Done:
         """A statement that gives no rows."""
-        return (await self._run(sql))[0]
+        return (await self._ask(self._wire.run(sql)))[0]
 
-    async def _run(self, sql: str) -> tuple[Done, list[tuple[Any, ...]]]:
-        with self._guarded():
-            return await self._wire.run(sql)
+    async def _ask(self, statement: Coroutine[Any, Any, T]) -> T:
+        """A statement; one that is cancelled ends on the server too."""
+        try:
+            with self._guarded():
+                return await statement
+        except asyncio.CancelledError:
+            await to_the_end(self._give_up())
+            raise
 
     async def load(self, sql: str, chunks: Iterable[bytes | memoryview]) -> Done:
         """``LOAD DATA LOCAL INFILE`` with the rows that ``chunks`` gives; the file's name in ``sql`` means nothing.
@@ -152,27 +162,35 @@ class MySQLConnection:
         with self._guarded():
             return await self._wire.load(sql, chunks)
 
-    async def stream(self, sql: str, kinds: Sequence[Kind | None] | None = None) -> AsyncIterator[pa.RecordBatch]:
+    async def stream(
+        self, sql: str, kinds: Sequence[Kind | None] | None = None, names: Sequence[str] | None = None
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
         """The rows of a large result, in batches of about a megabyte.
 
         Each column is canonical text, ``binary`` where the server sends bytes, or what
-        ``kinds`` asks for. Closed early, it ends the query by ``KILL QUERY`` from a second
+        ``kinds`` asks for, under the server's names or ``names``. Closed early, it ends the query by ``KILL QUERY`` from a second
         connection, and this connection with it.
         """
-        with self._guarded():
-            fields = await self._wire.begin_result(sql)
         decoder: RowDecoder | None = None
+        over = False
         try:
+            with self._guarded():
+                fields = await self._wire.begin_result(sql)
             wanted = kinds or [None] * len(fields)
             decoder = RowDecoder(
-                [column.name for column in fields],
+                names or [column.name for column in fields],
                 [kind or _kind(column) for kind, column in zip(wanted, fields, strict=True)],
                 self._wire.next_sequence,
             )
             async for batch in self._batches(decoder):
                 yield batch
+        except RetlError:
+            # The server has ended the query, or the line to it is lost. What runs there under this number after a
+            # restart may be somebody else's.
+            over = True
+            raise
         finally:
-            if decoder is None or not decoder.finished:
+            if not over and (decoder is None or not decoder.finished):
                 await to_the_end(self._give_up())
 
     async def _batches(self, decoder: RowDecoder) -> AsyncGenerator[pa.RecordBatch, None]:
@@ -188,15 +206,14 @@ class MySQLConnection:
     def _refusal(self, payload: bytes) -> RetlError:
         code = int.from_bytes(payload[1:3], "little")
         text = payload[3:].decode(errors="replace")
-        return server_error(code, text[6:] if text.startswith("#") else text, self._login.role, self._login.place)
+        login = self._login
+        return login.explain(code, text[6:] if text.startswith("#") else text, login.role, login.place)
 
     async def _give_up(self) -> None:
         """End a query whose result nobody reads. The line is cut: the driver would read the result to its end."""
-        if self.closed:
-            return
         self.abort()
         with suppress(RetlError), anyio.move_on_after(_KILL_SECONDS, shield=True):
-            await kill_query(self._login, self.thread_id)
+            await kill_query(self._login, self.query_name)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -214,7 +231,8 @@ class MySQLConnection:
 
     def _alive(self, error: ConnectionFailed) -> bool:
         """Whether the line is as it was: the server refused a statement, and that was all."""
-        return not self.closed and isinstance(error.__cause__, MySQLError) and int(error.__cause__.args[0]) < 2000
+        cause = error.__cause__
+        return not self.closed and isinstance(cause, MySQLError) and _code_and_text(cause)[0] < 2000
 
     def abort(self) -> None:
         """Cut the line at once: the server rolls back what was open. Safe at any time."""
@@ -226,13 +244,10 @@ class MySQLConnection:
             await self._wire.quit()
 
 
-async def kill_query(login: Login, thread_id: int) -> None:
+async def kill_query(login: Login, name: str) -> None:
     """End the running statement of another connection of the same user."""
-    connection = await MySQLConnection.open(login)
-    try:
-        await connection.execute(f"KILL QUERY {thread_id}")
-    finally:
-        await connection.close()
+    killing = replace(login, session=(*login.session, f"KILL QUERY {name}"))
+    await (await MySQLConnection.open(killing)).close()
 
 
 @asynccontextmanager
@@ -259,7 +274,7 @@ def _mapped(login: Login) -> Iterator[None]:
         code, text = _code_and_text(error)
         if isinstance(cause, OSError) and str(cause):
             text = f"{text}: {cause.strerror or cause}"
-        raise server_error(code, text, login.role, login.place) from error
+        raise login.explain(code, text, login.role, login.place) from error
     except ssl.SSLCertVerificationError as error:
         raise _not_verified(error, login) from error
     except (OSError, TimeoutError, EOFError) as error:
@@ -267,11 +282,8 @@ def _mapped(login: Login) -> Iterator[None]:
             f"the connection to {login.place} failed: {str(error) or 'no answer in time'}.",
             remedy="check address, network and server; the scan is tried again.",
         ) from error
-    except (ProtocolError, RuntimeError, AssertionError) as error:
-        raise ConnectionFailed(
-            f"{login.place} does not speak MySQL's protocol as expected: {error}.",
-            remedy="check that the address is that of the server's SQL port.",
-        ) from error
+    except ProtocolError as error:
+        raise login.explain(CR.CR_MALFORMED_PACKET, str(error), login.role, login.place) from error
 
 
 def _not_verified(error: ssl.SSLCertVerificationError, login: Login) -> ConfigError:
@@ -284,9 +296,8 @@ def _not_verified(error: ssl.SSLCertVerificationError, login: Login) -> ConfigEr
 def _code_and_text(error: MySQLError) -> tuple[int, str]:
     if len(error.args) >= 2 and isinstance(error.args[0], int) and error.args[0]:
         return error.args[0], str(error.args[1]).rstrip(".")
-    return (CR.CR_SERVER_GONE_ERROR if isinstance(error, InterfaceError) else CR.CR_UNKNOWN_ERROR), str(error).rstrip(
-        "."
-    )
+    code = CR.CR_SERVER_GONE_ERROR if isinstance(error, InterfaceError) else CR.CR_MALFORMED_PACKET
+    return code, str(error).rstrip(".")
 
 
 def _kind(column: WireField) -> Kind:

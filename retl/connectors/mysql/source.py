@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING, Any, ClassVar
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
@@ -26,8 +29,9 @@ if TYPE_CHECKING:
 
 SYSTEM_DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
 _SESSION = (
-    # Backslashes escape, quotes are texts; a reader that waits is no reason to give up; whole results.
-    "SET SESSION time_zone = '+00:00', sql_mode = 'NO_ENGINE_SUBSTITUTION', net_write_timeout = 3600, sql_select_limit = DEFAULT",
+    # Whatever the server makes of a new session: backslashes escape, quotes are texts; a reader that waits is no reason
+    # to give up; whole results.
+    "SET NAMES utf8mb4, SESSION time_zone = '+00:00', sql_mode = 'NO_ENGINE_SUBSTITUTION', net_write_timeout = 3600, sql_select_limit = DEFAULT",
 )
 
 
@@ -50,19 +54,27 @@ class WireSource(SqlSource):
         return await (await self.asking()).query(sql)
 
     async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
-        async with connected(self._login) as connection, aclosing(connection.stream(sql)) as batches:  # type: ignore[type-var]
+        async with aclosing(self._rows(sql, None)) as batches:
             async for batch in batches:
                 yield batch
 
     async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
         sql = self.selection(plan, part).rows(plan.schema, part)
-        kinds = [wire_kind(column) for column in plan.schema]
-        async with (
-            connected(self._login) as connection,
-            aclosing(connection.stream(sql, kinds)) as batches,  # type: ignore[type-var]
-        ):
+        async with aclosing(self._rows(sql, plan.schema)) as batches:
             async for batch in batches:
                 yield batch
+
+    async def _rows(self, sql: str, schema: pa.Schema | None) -> AsyncGenerator[pa.RecordBatch, None]:
+        kinds = None if schema is None else [wire_kind(column) for column in schema]
+        names = None if schema is None else schema.names
+        async with connected(self._login) as connection:
+            await self.before_stream(connection)
+            async with aclosing(connection.stream(sql, kinds, names)) as batches:
+                async for batch in batches:
+                    yield batch
+
+    async def before_stream(self, connection: MySQLConnection) -> None:
+        """What makes a connection ready for a large result."""
 
     async def columns(self, sql: str) -> pa.Schema:
         described = await (await self.asking()).describe(f"{sql} LIMIT 0")
@@ -76,14 +88,11 @@ class WireSource(SqlSource):
         """What the catalog says counts for more than what a result says of itself: lengths, enumerations, JSON."""
         known = chosen.relation.schema.columns
         computed = [name for name in chosen.names if name in chosen.table.expressions]
-        if not computed:
-            fields = [known.field(name).with_name(chosen.table.target_name(name)) for name in chosen.names]
-            return pa.schema(fields)
-        described = await self.columns(chosen.raw())
+        described = dict(zip(chosen.names, await self.columns(chosen.raw()), strict=True)) if computed else {}
         return pa.schema(
             [
-                found if name in computed else known.field(name).with_name(found.name)
-                for name, found in zip(chosen.names, described, strict=True)
+                (described[name] if name in computed else known.field(name)).with_name(chosen.table.target_name(name))
+                for name in chosen.names
             ]
         )
 
@@ -120,7 +129,14 @@ class MySQLSource(WireSource):
 
     def __init__(self, options: MySQL) -> None:
         super().__init__(options.login("source", _SESSION))
-        self.dialect = MySQLDialect(options.timezone)
+        self.dialect = MySQLDialect()
+        self._zone = None if options.timezone is None else _zone(options.timezone)
+
+    def clock(self, now: str, cursor: pa.Field) -> str:
+        if self._zone is None or not pa.types.is_timestamp(cursor.type) or cursor.type.tz:
+            return now
+        there = datetime.fromisoformat(now).replace(tzinfo=UTC).astimezone(self._zone)
+        return there.replace(tzinfo=None).isoformat(" ")
 
     async def ping(self) -> SystemInfo:
         async with connected(self._login) as connection:
@@ -194,3 +210,19 @@ class MySQLSource(WireSource):
             return tuple(usable["PRIMARY"])
         shortest = sorted(usable.values(), key=len)
         return tuple(shortest[0]) if shortest else ()
+
+
+def _zone(name: str) -> tzinfo:
+    """A zone by its name, or by its distance from UTC as servers write it: ``+08:00``."""
+    offset = re.fullmatch(r"([+-])(\d\d):(\d\d)", name)
+    try:
+        if offset:
+            away = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
+            return timezone(away if offset[1] == "+" else -away)
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        raise ConfigError(
+            f"timezone is {name!r}, which is no zone that is known here.",
+            remedy="write a name such as Asia/Shanghai, or +08:00.",
+            system="mysql",
+        ) from None

@@ -57,6 +57,8 @@ class OlapDialect(MySQLDialect):
         return expression
 
     def bucket(self, column: pa.Field, expression: str) -> str | None:
+        if pa.types.is_integer(column.type):
+            return expression
         if not pa.types.is_timestamp(column.type):
             return super().bucket(column, expression)
         # By the calendar alone: functions of an epoch look at the session's zone.

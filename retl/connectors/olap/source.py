@@ -15,6 +15,7 @@ from retl.connectors.mysql.dialect import described_field
 from retl.connectors.mysql.source import WireSource
 from retl.connectors.mysql.wire import WireField
 from retl.connectors.olap.dialect import OlapDialect, is_nested, is_sketch
+from retl.connectors.olap.errors import olap_error
 from retl.connectors.olap.options import OlapOptions
 from retl.connectors.sql.select import Relation, Selection
 from retl.model.actions import PreAction, Write
@@ -37,7 +38,7 @@ class OlapSource(WireSource):
 
     def __init__(self, options: OlapOptions, dialect: OlapDialect) -> None:
         session = (f"SET query_timeout = {options.query_timeout}", "SET time_zone = '+00:00'")
-        super().__init__(options.login("source", session))
+        super().__init__(dataclasses.replace(options.login("source", session), explain=olap_error))
         self.dialect = dialect
         self._skip_unchanged = options.skip_unchanged_partitions
 
