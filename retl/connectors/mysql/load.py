@@ -1,0 +1,209 @@
+"""Batches into one table through one connection, and the rows that the server refuses found and put aside.
+
+``LOAD DATA LOCAL`` makes a warning of every error and stores something else instead. So a
+load counts only where there was no warning at all and every row arrived; otherwise it is
+undone, and done again without the rows to blame: those that the warnings name, else those
+that are found by trying parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio.to_thread
+import pyarrow as pa
+
+from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.encode import Encoder
+from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect, plain_rows
+from retl.model.errors import ConfigError
+from retl.model.plan import Load
+
+_AT_ROW = re.compile(r" at row (\d+)$")
+_OF_COLUMN = re.compile(r"\b[Cc]olumn [`']?(?:[^`']*`\.`)*([^`']+)[`']")
+_NO_FILES = frozenset({1148, 3948, 4166})
+_NOT_OF_ROWS = frozenset({1054, 1064, 1136, 1146, 1305, 1665, 1785, 3024})
+"""Errors of a statement as a whole, for which no row is to blame."""
+_TOO_LARGE = "the row is larger than the server's max_allowed_packet"
+_SMALL = 64 * 1024
+"""Up to so many bytes a batch is turned into CSV faster than a thread is asked to do it."""
+
+
+def of_rows(error: TargetRefused) -> bool:
+    """Whether an error may be due to some rows alone."""
+    return error.code not in _NOT_OF_ROWS
+
+
+def words(error: TargetRefused) -> str:
+    """What the server itself said."""
+    cause = error.__cause__
+    return str(cause.args[1]) if cause is not None and len(cause.args) > 1 else error.message
+
+
+def column_of(reason: str, columns: Encoder) -> str:
+    """The column that the server's words name, where it is one of ours."""
+    found = _OF_COLUMN.search(reason)
+    return found[1] if found and found[1] in columns.columns else ""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a load did not count. ``rows`` are those to blame, by their place in the batch, where they are known."""
+
+    reason: str
+    rows: dict[int, str]
+
+
+class Loader:
+    """Loads batches into one table. Whoever calls it has begun a transaction."""
+
+    def __init__(
+        self,
+        connection: MySQLConnection,
+        load: Load,
+        encoder: Encoder,
+        refusals: Refusals,
+        table: str,
+        *,
+        local: bool,
+        packet: int,
+    ) -> None:
+        self._connection = connection
+        self._encoder = encoder
+        self._refusals = refusals
+        self._table = table
+        self._local = local
+        self._packet = packet
+        self._most = load.table.max_rejects + MOST_SHOWN
+
+    async def take(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> int:
+        """Load what is left of a batch without the refused rows; returns how many rows that are."""
+        trouble = await self._attempt(batch, data)
+        while trouble is not None and trouble.rows and len(self._refusals.rows) <= self._most:
+            batch = self._put_aside(batch, trouble.rows)
+            trouble = await self._attempt(batch, None)
+        if trouble is not None and len(self._refusals.rows) <= self._most:
+            return await self._search(batch)
+        return int(batch.num_rows) if trouble is None else 0
+
+    def _put_aside(self, batch: pa.RecordBatch, rows: dict[int, str]) -> pa.RecordBatch:
+        """The batch without some rows, which become refusals."""
+        blamed = sorted(rows)[: self._most + 1]
+        for number, row in zip(blamed, plain_rows(batch.take(pa.array(blamed))), strict=True):
+            self._refusals.add(row, rows[number], column_of(rows[number], self._encoder))
+        keep = [number not in rows for number in range(batch.num_rows)]
+        return batch.filter(pa.array(keep, pa.bool_()))
+
+    async def _search(self, batch: pa.RecordBatch) -> int:
+        """Load a batch in parts, down to the single rows that are refused; returns how many rows were taken."""
+        refused: dict[int, str] = {}
+        search = bisect(0, batch.num_rows - 1, self._most - len(self._refusals.rows))
+        low, high = next(search)
+        with suppress(StopIteration):
+            while True:
+                trouble = await self._attempt(batch.slice(low, high - low + 1), None)
+                if trouble is not None and low == high:
+                    refused[low] = trouble.reason
+                low, high = search.send(None if trouble is None else trouble.reason)
+        if refused:
+            batch = self._put_aside(batch, refused)
+        return int(batch.num_rows)
+
+    async def _attempt(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
+        """Load some rows as a whole or not at all; what was wrong where they were not."""
+        if not batch.num_rows:
+            return None
+        await self._connection.execute("SAVEPOINT retl_load")
+        try:
+            trouble = await (self._load(batch, data) if self._local else self._insert(batch))
+        except TargetRefused as error:
+            if error.code in _NO_FILES:
+                raise _no_files() from error
+            if not of_rows(error):
+                raise
+            trouble = Trouble(words(error), {})
+        if trouble is not None:
+            await self._connection.execute("ROLLBACK TO SAVEPOINT retl_load")
+        return trouble
+
+    async def _load(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
+        if data is None:
+            data = await in_thread(self._encoder, batch)
+        done = await self._connection.load(self._encoder.load(self._table), [memoryview(data)])
+        if not done.warnings and done.affected == batch.num_rows:
+            return None
+        return await self._warnings(0, f"{done.affected} of {batch.num_rows} rows arrived")
+
+    async def _insert(self, batch: pa.RecordBatch) -> Trouble | None:
+        for first, statement in self._encoder.inserts(batch, self._table, self._packet // 4):
+            if len(statement) * 4 > self._packet and len(statement.encode()) >= self._packet:
+                return Trouble(_TOO_LARGE, {first: _TOO_LARGE})
+            done = await self._connection.execute(statement)
+            if done.warnings:
+                return await self._warnings(first, "the server warned of something")
+        return None
+
+    async def _warnings(self, first: int, otherwise: str) -> Trouble:
+        """What the last statement warned of, its rows counted from ``first``."""
+        rows: dict[int, str] = {}
+        reason = otherwise
+        for _, _, message in await self._connection.query("SHOW WARNINGS"):
+            text = str(message)
+            found = _AT_ROW.search(text)
+            if found is None:
+                reason = text
+            elif int(found[1]):
+                rows.setdefault(first + int(found[1]) - 1, text)
+        return Trouble(reason if not rows else next(iter(rows.values())), rows)
+
+
+def _no_files() -> ConfigError:
+    return ConfigError(
+        "the server does not take LOAD DATA LOCAL: local_infile is off there.",
+        remedy="SET GLOBAL local_infile = ON at the server, or leave local_infile out of the options: rows are then sent by INSERT.",
+    )
+
+
+async def in_thread(encoder: Encoder, batch: pa.RecordBatch) -> pa.Buffer:
+    """A batch as CSV, made in a worker thread where it is large."""
+    if batch.nbytes <= _SMALL:
+        return encoder.csv(batch)
+    return await anyio.to_thread.run_sync(encoder.csv, batch)
+
+
+class Lane:
+    """A connection and the one load that runs on it while the next batch is made ready."""
+
+    def __init__(self, connection: MySQLConnection) -> None:
+        self.connection = connection
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self, work: Coroutine[object, object, None]) -> None:
+        """Begin ``work``; what it raises is raised by the next ``settle``."""
+        assert self._running is None
+        self._running = asyncio.get_running_loop().create_task(work)
+
+    async def settle(self) -> None:
+        """Wait for what runs."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running
+
+    async def stop(self) -> None:
+        """End what runs, and the connection with it: the server then rolls back. Safe at any time."""
+        running, self._running = self._running, None
+        if running is not None and not running.done():
+            running.cancel()
+        if running is not None:
+            await asyncio.wait([running])
+            if not running.cancelled():
+                running.exception()  # seen
+        if self.connection.closed or running is not None:
+            self.connection.abort()
+        else:
+            await self.connection.close()

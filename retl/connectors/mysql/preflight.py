@@ -1,0 +1,75 @@
+"""What is wrong with a target table, or worth knowing, before anything is written to it."""
+
+from __future__ import annotations
+
+from retl.connectors.mysql.schema import LONGEST_NAME, Known, Place
+from retl.model.actions import PreAction, Write
+from retl.model.errors import ConfigError, UnsupportedError
+from retl.model.plan import Load
+
+SLOW_INSERTS = (
+    "the server does not take LOAD DATA LOCAL (local_infile is off), so rows are sent by INSERT, which is 2 to 3 times slower; "
+    "SET GLOBAL local_infile = ON there makes it faster."
+)
+_TABLES = ("BASE TABLE", "SYSTEM VERSIONED")
+
+
+def check_place(place: Place) -> None:
+    """Refuse names that cannot be, or that are ours."""
+    if place.name.lower().startswith(("retl_", "_retl_")):
+        raise ConfigError(f"{place.name!r} is a reserved name.", remedy="choose another name with to.")
+    if len(place.name) > LONGEST_NAME:
+        raise ConfigError(
+            f"{place.name!r} has more than {LONGEST_NAME} characters.", remedy="choose a shorter name with to."
+        )
+
+
+def check(load: Load, known: Known) -> list[str]:
+    """Warnings about a table. Raises ``UnsupportedError`` where it cannot be written, or not in the way that is asked for."""
+    shown, pre_action = load.table.to, load.table.pre_action
+    if known.kind not in _TABLES:
+        raise UnsupportedError(
+            f"{shown!r} is a {known.kind.lower()}, which cannot be written.", remedy="name a table with to."
+        )
+    if known.engine.lower() != "innodb":
+        raise UnsupportedError(
+            f"{shown!r} is kept by {known.engine}, which has no transactions: a crash would leave half a slice.",
+            remedy=f"ALTER TABLE {shown} ENGINE=InnoDB, or name another table with to.",
+        )
+    if load.table.replaces and known.children:
+        raise UnsupportedError(
+            f"{known.children[0]!r} has a foreign key to {shown!r}, so it can be neither emptied nor exchanged: "
+            "the key would stop it, or follow the table that is renamed away.",
+            remedy='drop the foreign key, or use pre_action = "none".',
+        )
+    warnings: list[str] = []
+    if pre_action in (PreAction.RENAME_AND_CREATE, PreAction.SWAP):
+        if known.parents:
+            raise UnsupportedError(
+                f"{shown!r} has a foreign key to {known.parents[0]!r}, which a table made like it would lack.",
+                remedy='drop the foreign key, or use pre_action = "truncate" or "none".',
+            )
+        if known.triggers:
+            raise UnsupportedError(
+                f"{shown!r} has the trigger {known.triggers[0]!r}, which would follow the table that is renamed away.",
+                remedy='drop the trigger, or use pre_action = "truncate" or "none".',
+            )
+    elif known.triggers:
+        warnings.append(
+            f"{shown!r} has triggers ({', '.join(known.triggers)}), which fire for every row that is written."
+        )
+    loose = _loose_key(load, known)
+    if loose:
+        warnings.append(
+            f"the key column {loose[0]!r} of the target has the collation {known.column(loose[0]).collation}, to which texts that "
+            "differ in case, accents or spaces at the end may be the same: such keys would be one row."
+        )
+    return warnings
+
+
+def _loose_key(load: Load, known: Known) -> list[str]:
+    """Key columns of which different values may be the same to the target."""
+    if load.table.write is Write.APPEND:
+        return []
+    names = {column.name.lower() for column in known.columns if not column.exact}
+    return [name for name in load.key if name.lower() in names]

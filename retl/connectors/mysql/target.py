@@ -1,0 +1,226 @@
+"""MySQL and MariaDB as a target: staged slices, one transaction for data and checkpoint."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import ClassVar
+
+from retl.connectors.base import SystemInfo, TableWriter, Target
+from retl.connectors.mysql import preflight, schema
+from retl.connectors.mysql.connection import Login, MySQLConnection, connected
+from retl.connectors.mysql.schema import DIALECT, Known, Place
+from retl.connectors.mysql.session import fenced, holding_fence, writing
+from retl.connectors.mysql.store import MySQLStore, run_step
+from retl.connectors.mysql.types import MySQLTypes
+from retl.connectors.mysql.writer import DirectWriter, Job, MySQLWriter, StagedWriter
+from retl.connectors.sql.tables import TableChange, fit
+from retl.model.actions import PreAction, Write
+from retl.model.checkpoint import Mark
+from retl.model.errors import ConfigError, RetlError
+from retl.model.plan import BatchSize, Load, TargetPlan
+from retl.model.schema import TableSchema
+from retl.state import sql as state
+from retl.state.base import StateStore
+from retl.threads import to_the_end
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was found before anything is written."""
+
+    place: Place
+    known: Known | None
+    change: TableChange
+    names: tuple[str, ...]
+    local: bool
+    warnings: tuple[str, ...]
+
+    def preparation(self, load: Load) -> schema.Preparation:
+        return schema.prepare(self.place, load, self.change, existed=self.known is not None, names=self.names)
+
+
+class MySQLTarget(Target):
+    """Writes MySQL or MariaDB. See ``retl.connectors.MySQL``."""
+
+    system: ClassVar[str] = "mysql"
+    batch_size = BatchSize(rows=32_768, bytes=8 * 1024 * 1024)
+
+    def __init__(
+        self, login: Login, *, lock_timeout: float = 30.0, writers: int = 2, local_infile: bool | None = None
+    ) -> None:
+        self._login = writing(login, lock_timeout)
+        self._lock_timeout = lock_timeout
+        self._writers = writers
+        self._local_infile = local_infile
+        self._store = MySQLStore(holding_fence(self._login))
+        self._asking: MySQLConnection | None = None
+        self._writing: MySQLWriter | None = None
+
+    async def ping(self) -> SystemInfo:
+        async with connected(self._login) as connection:
+            ((version,),) = await connection.query("SELECT VERSION()")
+            return SystemInfo("MariaDB" if connection.server.mariadb else "MySQL", str(version))
+
+    async def _ask(self) -> MySQLConnection:
+        """The connection for questions."""
+        if self._asking is None or self._asking.closed:
+            self._asking = await MySQLConnection.open(self._login)
+        return self._asking
+
+    async def _locate(self, connection: MySQLConnection, table: str) -> Place:
+        ((lower,),) = await connection.query("SELECT @@lower_case_table_names")
+        return schema.locate(table, self._login.database, lower=str(lower) != "0")
+
+    async def _known(self, table: str) -> tuple[MySQLConnection, Known | None]:
+        connection = await self._ask()
+        return connection, await schema.inspect(connection, await self._locate(connection, table))
+
+    async def describe(self, table: str) -> TableSchema | None:
+        _, known = await self._known(table)
+        return TableSchema(table, known.existing().columns, known.key()) if known else None
+
+    async def count(self, table: str) -> int:
+        connection, known = await self._known(table)
+        if known is None:
+            return 0
+        ((rows,),) = await connection.query(f"SELECT COUNT(*) FROM {known.place.sql}")
+        return int(rows)
+
+    async def preview(self, load: Load) -> TargetPlan:
+        look = await self._look(await self._ask(), load)
+        preparation = look.preparation(load)
+        statements = [*preparation.statements, *_shown(look, load, preparation.table)]
+        return TargetPlan(tuple(statements), look.change.casts, look.warnings)
+
+    async def _look(self, connection: MySQLConnection, load: Load) -> _Look:
+        place = await self._locate(connection, load.table.to)
+        preflight.check_place(place)
+        await self._check_database(connection, place)
+        known = await schema.inspect(connection, place)
+        warnings = preflight.check(load, known) if known else []
+        server = connection.server
+        types = MySQLTypes(load.schema, load.key, mariadb=server.mariadb, version=server.version)
+        change = fit(load, known.existing(load.schema.names) if known else None, DIALECT, types)
+        local = await self._takes_files(connection)
+        if not local and self._local_infile is None:
+            warnings.append(preflight.SLOW_INSERTS)
+        names = tuple(await schema.table_names(connection, place.database))
+        return _Look(place, known, change, names, local, (*change.warnings, *warnings))
+
+    async def _check_database(self, connection: MySQLConnection, place: Place) -> None:
+        found = await connection.query(
+            f"SELECT 1 FROM information_schema.schemata WHERE schema_name = {DIALECT.string(place.database)}"
+        )
+        if not found:
+            raise ConfigError(
+                f"the target has no database {place.database!r}.",
+                remedy=f"create it there: CREATE DATABASE {place.database} CHARACTER SET utf8mb4.",
+            )
+
+    async def _takes_files(self, connection: MySQLConnection) -> bool:
+        """Whether rows are sent by LOAD DATA LOCAL."""
+        if self._local_infile is not None:
+            return self._local_infile
+        ((allowed,),) = await connection.query("SELECT @@GLOBAL.local_infile")
+        return str(allowed) == "1"
+
+    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+        connection = await MySQLConnection.open(self._login)
+        try:
+            self._writing = await self._prepare(connection, load, mark)
+            return self._writing
+        except BaseException:
+            connection.abort()
+            raise
+
+    async def _prepare(self, connection: MySQLConnection, load: Load, mark: Mark | None) -> MySQLWriter:
+        look = await self._look(connection, load)
+        # The journal first: from here on a crash is seen by the next scan.
+        await _note(connection, load, mark)
+        preparation = look.preparation(load)
+        if preparation.statements:
+            async with fenced(self._login, load, connection) as execute:
+                for statement in preparation.statements:
+                    await execute(statement)
+        loaded = Place(look.place.database, preparation.table)
+        known = await schema.inspect(connection, loaded)
+        if known is None:
+            raise ConfigError(f"the table {load.table.to!r} has vanished while it was made ready.")
+        ((packet,),) = await connection.query("SELECT @@max_allowed_packet")
+        job = Job(
+            login=self._login,
+            load=load,
+            known=known,
+            place=look.place,
+            existed=look.known is not None,
+            columns=look.change.columns,
+            local=look.local,
+            packet=int(packet),
+            lock_timeout=self._lock_timeout,
+        )
+        return await self._writer(job, connection)
+
+    async def _writer(self, job: Job, connection: MySQLConnection) -> MySQLWriter:
+        if not job.load.table.replaces:
+            staged = StagedWriter(job, [connection])
+            await staged.open()
+            return staged
+        connections = [connection]
+        try:
+            while job.parallel and len(connections) < self._writers:
+                connections.append(await MySQLConnection.open(self._login))
+        except BaseException:
+            for opened in connections:
+                opened.abort()
+            raise
+        return DirectWriter(job, connections)
+
+    def state_store(self) -> StateStore:
+        if self._login.database is None:
+            raise ConfigError(
+                "the target's url names no database, so there is no place for the checkpoints.",
+                remedy="name one: mysql://user@host:3306/database.",
+                system="mysql",
+            )
+        return self._store
+
+    async def release(self) -> None:
+        connection, self._asking = self._asking, None
+        if connection is not None:
+            with suppress(RetlError):
+                await to_the_end(connection.close())
+        await self._store.close()
+
+    async def aclose(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await to_the_end(writing.close())
+        await self.release()
+
+
+async def _note(connection: MySQLConnection, load: Load, mark: Mark | None) -> None:
+    """Save the checkpoint that says a refresh has begun; where there is none, prove the fence."""
+    if mark is None and (load.fence is None or not load.state_in_target):
+        return
+    await connection.execute("START TRANSACTION")
+    if mark is not None:
+        await run_step(connection, state.save(mark))
+    elif load.fence is not None:
+        await run_step(connection, state.prove(load.fence))
+    await connection.execute("COMMIT")
+
+
+def _shown(look: _Look, load: Load, table: str) -> list[str]:
+    """The statements that follow the preparation, for people."""
+    names = DIALECT.identifiers(look.change.columns)
+    loaded = look.place.beside(table)
+    how = "LOAD DATA LOCAL INFILE ... INTO TABLE" if look.local else "INSERT INTO"
+    if not load.table.replaces:
+        upsert = " ON DUPLICATE KEY UPDATE ..." if load.table.write is Write.UPSERT else ""
+        return [f"{how} a temporary table", f"INSERT INTO {loaded} ({names}) SELECT ...{upsert}"]
+    statements = [f"{how} {loaded} ({names})"]
+    if load.table.pre_action is PreAction.SWAP:
+        away = f"{look.place.sql} TO ..., " if look.known else ""
+        statements.append(f"RENAME TABLE {away}{loaded} TO {look.place.sql}")
+    return statements

@@ -1,0 +1,398 @@
+"""Rows into MySQL: slices of an upsert by way of a temporary table, replaced tables directly.
+
+While the server loads one batch, the next one is made ready.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+import pyarrow as pa
+
+from retl.connectors.base import Commit, TableWriter
+from retl.connectors.mysql import schema
+from retl.connectors.mysql.connection import Login, MySQLConnection, connected
+from retl.connectors.mysql.encode import Encoder, Refused
+from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.load import Lane, Loader, column_of, in_thread, of_rows, words
+from retl.connectors.mysql.merge import ROW, Merge, Stage
+from retl.connectors.mysql.schema import DIALECT, Known, Place
+from retl.connectors.mysql.session import FENCE_SECONDS, fenced, roll_back
+from retl.connectors.mysql.store import run_step
+from retl.connectors.sql.keys import KeyWatch, repeated_key
+from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect
+from retl.connectors.sql.text import json_text
+from retl.model.actions import Action, PreAction, Write
+from retl.model.checkpoint import Mark
+from retl.model.errors import RepeatedKey, RetlError, TargetBusy
+from retl.model.plan import Load
+from retl.model.window import Slice
+from retl.state import sql as state
+from retl.threads import to_the_end
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan of one table, as it was prepared."""
+
+    login: Login
+    load: Load
+    known: Known
+    """The table to load, as it is now."""
+    place: Place
+    """The table that the user named."""
+    existed: bool
+    columns: tuple[str, ...]
+    local: bool
+    packet: int
+    lock_timeout: float
+
+    @property
+    def encoder(self) -> Encoder:
+        return Encoder(self.load, {name: self.known.column(name).stored for name in self.columns})
+
+    @property
+    def loose_key(self) -> bool:
+        """Whether different keys may be one to the target."""
+        return not all(self.known.column(name).exact for name in self.load.key)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether no row of one connection can be the duplicate of another's: they would wait for each other for ever."""
+        if not self.known.unique:
+            return True
+        only = len(self.known.unique) == 1 and set(self.known.unique[0].columns) == set(self.load.key)
+        return only and self.load.unique_key and not self.loose_key
+
+
+class MySQLWriter(TableWriter):
+    """What both ways of writing share. Made by ``MySQLTarget.prepare``."""
+
+    def __init__(self, job: Job, connections: Sequence[MySQLConnection]) -> None:
+        self._job = job
+        self._load = job.load
+        self._encoder = job.encoder
+        self._refusals = Refusals(job.load)
+        self._lanes = [Lane(connection) for connection in connections]
+        self._turn = 0
+        self._rows = 0
+
+    @property
+    def _main(self) -> MySQLConnection:
+        return self._lanes[0].connection
+
+    async def write(self, batch: pa.RecordBatch) -> None:
+        sifted, refused = await self._sift(batch)
+        data = await in_thread(self._encoder, sifted) if self._job.local and sifted.num_rows else None
+        lane = self._lanes[self._turn]
+        self._turn = (self._turn + 1) % len(self._lanes)
+        await lane.settle()
+        for rows in refused:
+            everything = pa.array([True] * rows.rows.num_rows)
+            self._refusals.add_masked(rows.rows, everything, rows.reason, rows.column)
+        if sifted.num_rows and len(self._refusals.rows) <= self._load.table.max_rejects + MOST_SHOWN:
+            self._note(sifted)
+            lane.start(self._take(lane.connection, sifted, data))
+
+    async def _sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Refused]]:
+        return await anyio.to_thread.run_sync(self._encoder.sift, batch)
+
+    def _note(self, batch: pa.RecordBatch) -> None:
+        """Hook: rows are about to be loaded."""
+
+    async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
+        raise NotImplementedError
+
+    def _loader(self, connection: MySQLConnection, table: str) -> Loader:
+        job = self._job
+        return Loader(connection, job.load, self._encoder, self._refusals, table, local=job.local, packet=job.packet)
+
+    async def _settle(self) -> None:
+        for lane in self._lanes:
+            await lane.settle()
+
+    def _forget(self) -> None:
+        self._rows = 0
+        self._refusals = Refusals(self._load)
+
+    async def _save(self, mark: Mark | None) -> None:
+        """The last of a transaction: fence, checkpoint, rejects, COMMIT. The lease's row is locked no longer than that takes."""
+        if mark is None:
+            await to_the_end(self._end())
+            return
+        await self._main.execute(f"SET SESSION wait_timeout = {FENCE_SECONDS}")
+        await run_step(self._main, state.save(mark))
+        if self._refusals.rows:
+            await run_step(self._main, state.add_rejects(mark.fence.pipeline, self._refusals.rows))
+        await to_the_end(self._end())
+        with suppress(RetlError):  # what is committed does not fail any more
+            await self._main.execute("SET SESSION wait_timeout = DEFAULT")
+
+    async def _end(self) -> None:
+        await self._main.execute("COMMIT")
+
+    async def count(self) -> int:
+        rows = await self._main.query(f"SELECT COUNT(*) FROM {self._job.known.place.sql}")
+        return int(rows[0][0])
+
+    async def finish(self, mark: Mark | None) -> None:
+        await self._settle()
+        await self._finish(mark)
+        await self.close()
+
+    async def close(self) -> None:
+        """End every connection; what is not committed is rolled back by the server."""
+        for lane in self._lanes:
+            await lane.stop()
+
+    async def _finish(self, mark: Mark | None) -> None:
+        job, table = self._job, self._load.table
+        swaps = table.pre_action is PreAction.SWAP
+        archives: list[str] = []
+        if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._load.blacklist:
+            names = await schema.table_names(self._main, job.place.database)
+            archives = schema.archives_to_drop(job.place, self._load, names)
+        if not swaps and not archives:
+            await self._main.execute("START TRANSACTION")
+            await self._save(mark)
+            return
+        async with fenced(job.login, self._load, self._main, mark) as execute:
+            if swaps:
+                await schema.switch(execute, job.place, self._load, existed=job.existed)
+            for name in archives:
+                await execute(f"DROP TABLE {job.place.beside(name)}")
+        if swaps and job.existed:
+            # No longer under the fence, since it may take long: nobody else has a table of this name.
+            await self._main.execute(f"DROP TABLE {job.place.beside(job.place.replaced(self._load.epoch))}")
+
+    async def abort(self) -> None:
+        self._forget()
+        await self.close()
+        loaded = self._job.known.place
+        if loaded != self._job.place:
+            with suppress(RetlError):  # the next scan drops it too
+                async with connected(self._job.login) as connection:
+                    await connection.execute(f"DROP TABLE IF EXISTS {loaded.sql}")
+
+
+class DirectWriter(MySQLWriter):
+    """Loads a table that is replaced as a whole, over several connections.
+
+    Each has a transaction of its own. All but one are committed before the one that carries
+    the checkpoint: a crash in between leaves rows of a refresh that is not finished, which the
+    next scan begins again with an empty table.
+    """
+
+    def __init__(self, job: Job, connections: Sequence[MySQLConnection]) -> None:
+        super().__init__(job, connections)
+        self._begun: set[MySQLConnection] = set()
+        self._committed = 0
+
+    async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
+        if connection not in self._begun:
+            await connection.execute("START TRANSACTION")
+            self._begun.add(connection)
+        loader = self._loader(connection, self._job.known.place.sql)
+        self._rows += await loader.take(batch, data)
+
+    async def discard(self) -> None:
+        await self._settle()
+        for connection in self._begun:
+            await connection.execute("ROLLBACK")
+        self._begun.clear()
+        self._forget()
+
+    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+        assert part.scope is None, "a table that is replaced as a whole has no scopes"
+        await self._settle()
+        self._refusals.check(rejects_left)
+        if self._main not in self._begun:
+            await self._main.execute("START TRANSACTION")
+        for connection in self._begun - {self._main}:
+            if mark is not None:
+                await run_step(connection, state.prove(mark.fence))
+            await connection.execute("COMMIT")
+        await self._save(mark)
+        self._begun.clear()
+        self._committed += self._rows
+        done = Commit(rows=self._rows, changed=self._rows, rejects=self._refusals.rows)
+        self._forget()
+        return done
+
+    async def count(self) -> int:
+        if self._job.known.place != self._job.place:
+            return self._committed  # nobody else knows the shadow
+        return await super().count()
+
+
+class StagedWriter(MySQLWriter):
+    """Upserts and appends: a slice piles up in a temporary table and is merged in one transaction."""
+
+    def __init__(self, job: Job, connections: Sequence[MySQLConnection]) -> None:
+        super().__init__(job, connections)
+        place = job.known.place
+        columns = tuple(job.known.column(name) for name in job.columns)
+        self._stage = Stage(place.beside("retl_stage"), place.beside("retl_kept"), columns)
+        self._merge_sql = Merge(job.load, job.known, self._stage, job.columns)
+        self._keys = KeyWatch(job.load)
+        self._dirty = False
+
+    async def open(self) -> None:
+        for statement in self._stage.create():
+            await self._main.execute(statement)
+
+    def _note(self, batch: pa.RecordBatch) -> None:
+        self._keys.add(batch)
+
+    async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
+        await self._clean()
+        await connection.execute("START TRANSACTION")
+        loader = self._loader(connection, self._stage.table)
+        self._rows += await loader.take(batch, data)
+        await connection.execute("COMMIT")
+
+    async def _clean(self) -> None:
+        """Remove the rows of the last commit: only now, so that what was committed cannot fail any more."""
+        if self._dirty:
+            await self._main.execute(f"TRUNCATE TABLE {self._stage.table}")
+            self._dirty = False
+
+    async def discard(self) -> None:
+        await self._settle()
+        self._forget()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._keys.clear()
+        self._dirty = True
+
+    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+        await self._settle()
+        await self._clean()
+        self._refusals.check(rejects_left)
+        if self._rows:
+            await self._settle_repeats()
+        found, staged = len(self._refusals.rows), self._rows
+
+        async def attempt() -> int:
+            del self._refusals.rows[found:]
+            self._rows = staged
+            return await self._transaction(mark, part, rejects_left)
+
+        changed = await self._again_while_busy(attempt)
+        done = Commit(rows=self._rows, changed=changed, rejects=self._refusals.rows)
+        self._forget()
+        return done
+
+    async def _again_while_busy(self, attempt: Callable[[], Awaitable[int]]) -> int:
+        """A transaction that fell to a deadlock is done again as a whole; no longer than a lock is waited for."""
+        deadline = time.monotonic() + self._job.lock_timeout
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                return await attempt()
+            except TargetBusy:
+                if self._main.closed or time.monotonic() + wait >= deadline:
+                    raise
+            await anyio.sleep(random.uniform(wait / 2, wait))
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _transaction(self, mark: Mark | None, part: Slice, rejects_left: int) -> int:
+        """Rows first, fence and checkpoint last."""
+        await self._main.execute("START TRANSACTION")
+        try:
+            if part.scope is not None:
+                column = DIALECT.identifier(part.scope.column)
+                value = DIALECT.string(part.scope.value)
+                await self._main.execute(f"DELETE FROM {self._job.known.place.sql} WHERE {column} = {value}")
+            changed = await self._merge(rejects_left) if self._rows else 0
+            self._refusals.check(rejects_left)
+            await self._save(mark)
+        except BaseException:
+            await roll_back(self._main)
+            raise
+        return changed
+
+    async def _merge(self, rejects_left: int) -> int:
+        """All staged rows at once; where the table refuses one, find out which."""
+        changed, reason = await self._attempt("TRUE")
+        if reason is None:
+            return changed
+        changed = 0
+        ((first, last),) = await self._main.query(f"SELECT MIN({ROW}), MAX({ROW}) FROM {self._stage.table}")
+        search = bisect(int(first), int(last), rejects_left + MOST_SHOWN)
+        low, high = next(search)
+        with suppress(StopIteration):
+            while True:
+                more, reason = await self._attempt(f"s.{ROW} BETWEEN {low} AND {high}")
+                changed += more
+                if reason is not None and low == high:
+                    await self._note_refused(low, reason)
+                low, high = search.send(reason)
+        return changed
+
+    async def _attempt(self, condition: str) -> tuple[int, str | None]:
+        """Merge some rows as a whole or not at all: how many were changed, or why none were."""
+        await self._main.execute("SAVEPOINT retl_merge")
+        changed = 0
+        try:
+            for statement in self._merge_sql.statements(condition):
+                done = await self._main.execute(statement)
+                changed += done.affected - _duplicates(done.info)
+        except TargetRefused as error:
+            if not of_rows(error):
+                raise
+            await self._main.execute("ROLLBACK TO SAVEPOINT retl_merge")
+            return 0, words(error)
+        return changed, None
+
+    async def _note_refused(self, number: int, reason: str) -> None:
+        names = self._job.columns
+        rows = await self._main.query(
+            f"SELECT {DIALECT.identifiers(names)} FROM {self._stage.table} WHERE {ROW} = {number}"
+        )
+        for row in rows:
+            self._refusals.add(dict(zip(names, row, strict=True)), reason, column_of(reason, self._encoder))
+        self._rows -= len(rows)
+
+    async def _settle_repeats(self) -> None:
+        """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
+        load, sql = self._load, self._merge_sql
+        if load.table.write is not Write.UPSERT:
+            return
+        loose = self._job.loose_key
+        if not (loose or self._keys.repeats()) or not await self._main.query(sql.repeated()):
+            return
+        if loose:
+            for key in await self._main.query(sql.same_to_the_target()):
+                raise _same_to_the_target(load.key, self._shown(key))
+        for key in await self._main.query(sql.doubtful()):
+            raise repeated_key(load.key, self._shown(key))
+        for statement in sql.keep_newest():
+            await self._main.execute(statement)
+        ((rows,),) = await self._main.query(f"SELECT COUNT(*) FROM {self._stage.table}")
+        self._rows = int(rows)
+
+    def _shown(self, key: Sequence[object]) -> str:
+        return json_text(dict(zip(self._load.key, key, strict=True)))
+
+
+def _same_to_the_target(key: Sequence[str], example: str) -> RepeatedKey:
+    return RepeatedKey(
+        f"different keys ({', '.join(key)}) are one to the target: {example} and another that differs only in case, accents or spaces.",
+        remedy="give the key columns of the target a binary collation, such as utf8mb4_bin, or correct the keys at the source.",
+    )
+
+
+def _duplicates(info: str) -> int:
+    """Rows that were there and were changed, which an upsert counts twice: ``Records: 3  Duplicates: 1  Warnings: 0``."""
+    _, found, rest = info.partition("Duplicates: ")
+    return int(rest.split()[0]) if found else 0
