@@ -12,8 +12,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 from sqlglot import exp
 
 from tests.servers.fake_olap import catalog, functions
@@ -196,6 +198,16 @@ class Engine:
         with self._lock, self._refusals():
             self._write(table, named, rows, session)
             return int(self._one("SELECT count(*) FROM incoming"))
+
+    def load(self, table: Table, rows: Sequence[Sequence[Any]], session: Session) -> None:
+        """INSERT of many rows of plain values, without the SQL in which a client would say them."""
+        named = [column.name for column in table.columns if not column.generated]
+        texts = [[None if value is None else str(value) for value in column] for column in zip(*rows, strict=True)]
+        loaded = pa.table([pa.array(column, pa.string()) for column in texts], names=named)
+        with self._lock, self._refusals():
+            self._duckdb.register("loaded", loaded)
+            self._write(table, named, "SELECT * FROM loaded", session)
+            self._duckdb.unregister("loaded")
 
     def _write(self, table: Table, named: list[str], rows: str, session: Session) -> None:
         given = {name.lower() for name in named}

@@ -40,8 +40,11 @@ from tests.servers.fake_olap.engine import Engine
 from tests.servers.fake_olap.errors import Errors, Refusal
 from tests.servers.fake_olap.flavour import Flavour
 from tests.servers.fake_olap.listener import Listener
+from tests.servers.fake_olap.session import Session
 
 ADMIN = "root"
+# Rows of one INSERT ... VALUES.
+AT_ONCE = 500
 
 
 @dataclass
@@ -133,7 +136,14 @@ class FakeOlap(Server):
             yield name
 
     def insert(self, table: str, rows: Sequence[Sequence[Any]], database: str | None = None) -> None:
-        """Insert rows of Python's values, by INSERT ... VALUES."""
+        """Insert rows of Python's values: by INSERT ... VALUES, many plain ones by a shorter way to the same."""
+        if len(rows) > AT_ONCE and not any(
+            isinstance(value, (bytes, list, tuple, dict)) for row in rows for value in row
+        ):
+            left, _, name = table.rpartition(".")
+            known = self.engine.table(left or database or "", name)
+            self.engine.load(known, rows, Session(self.engine, self.flavour, 0))
+            return
         insert(self, table, rows, database, doris=self.flavour.doris)
 
     @property
@@ -230,13 +240,11 @@ class _Identities(IdentityProvider):  # type: ignore[misc]
         return User(username, auth_string=secret, auth_plugin=NativePasswordAuthPlugin.name)
 
 
-def insert(
-    server: Server, table: str, rows: Sequence[Sequence[Any]], database: str | None, *, doris: bool, at_once: int = 500
-) -> None:
+def insert(server: Server, table: str, rows: Sequence[Sequence[Any]], database: str | None, *, doris: bool) -> None:
     """INSERT rows of Python's values by SQL that the real systems take: lists, dicts and tuples too."""
-    for first in range(0, len(rows), at_once):
+    for first in range(0, len(rows), AT_ONCE):
         values = (
-            f"({', '.join(written(value, doris=doris) for value in row)})" for row in rows[first : first + at_once]
+            f"({', '.join(written(value, doris=doris) for value in row)})" for row in rows[first : first + AT_ONCE]
         )
         server.query(f"INSERT INTO {table} VALUES {', '.join(values)}", database=database)
 
