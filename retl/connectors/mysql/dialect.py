@@ -11,7 +11,7 @@ import pyarrow as pa
 from pymysql.constants import FIELD_TYPE, FLAG
 
 from retl.connectors.mysql.rows import Kind
-from retl.connectors.mysql.wire import WireField
+from retl.connectors.mysql.wire import VECTOR, WireField
 from retl.connectors.sql.dialect import Dialect
 from retl.model.errors import ConfigError
 from retl.model.schema import field, native_type
@@ -52,7 +52,6 @@ _WIRE_NATIVE = {
 _WIRE_TIMES = {FIELD_TYPE.DATETIME: "datetime", FIELD_TYPE.TIMESTAMP: "timestamp", FIELD_TYPE.TIME: "time"}
 _BINARY_CHARSET = 63
 _MOST_DIGITS = 76
-_VECTOR = 242
 
 
 class MySQLDialect(Dialect):
@@ -79,16 +78,25 @@ class MySQLDialect(Dialect):
 
     def wire(self, column: pa.Field, expression: str) -> str:
         native = native_type(column)
-        if native.startswith("bit"):
+        filled = "zerofill" in native  # zeros in front are no part of the value
+        if native.startswith("bit") or (filled and pa.types.is_integer(column.type)):
             return f"CAST({expression} AS UNSIGNED)"
-        if pa.types.is_float32(column.type):
+        if filled and pa.types.is_decimal(column.type):
+            return f"CAST({expression} AS DECIMAL({column.type.precision},{column.type.scale}))"
+        if filled or pa.types.is_float32(column.type):
             # As FLOAT the server shows six digits only.
             return f"CAST({expression} AS DOUBLE)"
         return expression
 
+    def named(self, name: str) -> str:
+        # The server keeps neither signs beyond U+FFFF nor spaces at the start; by their order the columns are known too.
+        kept = name == name.strip() and max(name) <= "\uffff"
+        return super().named(name) if kept else ""
+
     def bucket(self, column: pa.Field, expression: str) -> str | None:
         if pa.types.is_integer(column.type):
-            return expression
+            # The distance between two whole numbers may be too long for one.
+            return f"CAST({expression} AS DECIMAL(20,0))"
         if pa.types.is_date(column.type):
             return f"TO_DAYS({expression})"
         if pa.types.is_timestamp(column.type):
@@ -100,12 +108,12 @@ class MySQLDialect(Dialect):
 
     def part(self, columns: Sequence[str], part: int, parts: int) -> str:
         texts = ", ".join(f"IFNULL(CAST({self.identifier(name)} AS BINARY), '')" for name in columns)
-        return f"CRC32(CONCAT_WS('\\0', {texts})) % {parts} = {part}"
+        # What is too long for a packet is NULL, and the row would be in no part.
+        return f"IFNULL(CRC32(CONCAT_WS('\\0', {texts})), 0) % {parts} = {part}"
 
     def now(self, column: pa.Field) -> str:
-        if self._timezone is None or (pa.types.is_timestamp(column.type) and column.type.tz):
-            return "CAST(UTC_TIMESTAMP(6) AS CHAR)"
-        return f"CAST(CONVERT_TZ(UTC_TIMESTAMP(6), '+00:00', {self.string(self._timezone)}) AS CHAR)"
+        # In UTC: many servers know no zones by name, so a cursor's own is applied to the answer.
+        return "CAST(UTC_TIMESTAMP(6) AS CHAR)"
 
 
 def logical_field(name: str, native: str, nullable: bool = True, *, json: bool = False) -> pa.Field:
@@ -149,7 +157,7 @@ def described_field(column: WireField) -> pa.Field:
         return logical_field(column.name, _WIRE_NATIVE[code], nullable)
     if code == FIELD_TYPE.BIT:
         return logical_field(column.name, f"bit({column.length})", nullable)
-    if column.charset == _BINARY_CHARSET or code == _VECTOR:
+    if code != FIELD_TYPE.NULL and (column.charset == _BINARY_CHARSET or code == VECTOR):
         return logical_field(column.name, "longblob", nullable)
     return logical_field(column.name, "longtext", nullable)
 

@@ -13,6 +13,8 @@ _LOST = frozenset(
         1040,
         1053,
         1077,
+        1129,
+        1135,
         1152,
         1153,
         1158,
@@ -21,6 +23,7 @@ _LOST = frozenset(
         1161,
         1184,
         1203,
+        1226,
         1317,
         1927,
         2002,
@@ -34,7 +37,10 @@ _LOST = frozenset(
 )
 _LOCKED = frozenset({1205, 1206, 1213, 1614, 3572})
 _READ_ONLY = frozenset({1290, 1792, 1836, 3989})
-_DENIED = frozenset({1044, 1045, 1130, 1142, 1143, 1227, 1251, 1370, 1410, 1698, 2026, 2059, 2061})
+_DENIED = frozenset(
+    {1044, 1045, 1130, 1142, 1143, 1227, 1251, 1370, 1410, 1698, 1820, 1862, 2026, 2059, 2061, 3118, 4151}
+)
+_UNUSUAL = frozenset({2000, 2007, 2012, 2014, 2027})
 _FULL = frozenset({1021, 1030, 1041, 1114, 3, 28})
 
 
@@ -82,6 +88,11 @@ def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
     if code in _FULL:
         return ConnectionFailed(
             f"the server at {place} has no room or memory left: {said}.", remedy="make room; the scan is tried again."
+        )
+    if code in _UNUSUAL:
+        return ConnectionFailed(
+            f"{place} does not speak MySQL's protocol as expected: {message}.",
+            remedy="check that the address is that of the server's SQL port.",
         )
     refused: SourceRefused | TargetRefused
     refused = (

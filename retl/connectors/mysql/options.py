@@ -17,7 +17,13 @@ from retl.model.errors import ConfigError
 from retl.model.secret import Secret, reveal
 
 Tls = Literal["verify", "insecure"]
-_IN_URL = re.compile(r"(?<=:)[^:@/]*(?=@)")
+# The password may hold any sign, also those that should have been written as %40 and the like.
+_IN_URL = re.compile(r"(?<=//)([^:@]*):.*(?=@)", re.DOTALL)
+
+
+def _hidden(url: str) -> str:
+    """A URL without its password."""
+    return _IN_URL.sub(r"\1:***", url)
 
 
 class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +61,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     ] = 10
 
     def __repr__(self) -> str:
-        shown = _IN_URL.sub("***", self.address() or "")
+        shown = _hidden(self.address() or "")
         return f"{type(self).__name__}({shown!r})"
 
     def address(self) -> str | None:
@@ -96,9 +102,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         except ValueError:
             raise ConfigError(f"the url of {self.type_name} is no address.", remedy=self._how()) from None
         if address and (url.scheme not in self.schemes or url.query or url.fragment):
-            raise ConfigError(
-                f"the url {_IN_URL.sub('***', address)!r} is not one of {self.type_name}.", remedy=self._how()
-            )
+            raise ConfigError(f"the url {_hidden(address)!r} is not one of {self.type_name}.", remedy=self._how())
         return url
 
     def _how(self) -> str:

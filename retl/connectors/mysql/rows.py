@@ -114,22 +114,23 @@ class RowDecoder:
 
     def _take_continued(self) -> bytes | None:
         """The payload of a row of 16 MB or more, which comes in several packets; ``None`` until it is whole."""
-        pieces: list[bytes] = []
+        ends: list[tuple[int, int]] = []
         position = 0
         while len(self._pending) - position >= _HEADER:
             word = _word(self._pending, position)[0]
             length = word & _CONTINUED
-            if len(self._pending) - position - _HEADER < length:
-                return None
-            if word >> 24 != (self._sequence + len(pieces)) & 0xFF:
-                raise ProtocolError("packets are missing or out of order")
             position += _HEADER
-            pieces.append(bytes(self._pending[position : position + length]))
+            if len(self._pending) - position < length:
+                return None
+            if word >> 24 != (self._sequence + len(ends)) & 0xFF:
+                raise ProtocolError("packets are missing or out of order")
+            ends.append((position, position + length))
             position += length
             if length < _CONTINUED:
+                payload = b"".join(bytes(self._pending[start:end]) for start, end in ends)
                 del self._pending[:position]
-                self._sequence = (self._sequence + len(pieces)) & 0xFF
-                return b"".join(pieces)
+                self._sequence = (self._sequence + len(ends)) & 0xFF
+                return payload
         return None
 
     def _decode(self, data: Bytes, position: Numbers, stops: Numbers | int) -> pa.RecordBatch:

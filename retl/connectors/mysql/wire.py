@@ -8,7 +8,10 @@ for a version of aiomysql that changed one of these names.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,8 @@ from aiomysql.connection import Connection, MySQLResult
 from pymysql.constants import CLIENT, COMMAND, CR, FIELD_TYPE
 from pymysql.err import InternalError, OperationalError
 
+VECTOR = 242
+"""The type of MySQL 9 that PyMySQL has no name for."""
 READ_BYTES = 1024 * 1024
 """How much of a result is taken at once, and how much may wait in the stream."""
 _PACKET = 256 * 1024
@@ -24,6 +29,9 @@ _NUMBERS = dict.fromkeys(
     (FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG), int
 )
 _LOST = "Lost connection to MySQL server during query"
+_PLUGINS = (b"mysql_native_password", b"caching_sha2_password", b"sha256_password", b"mysql_clear_password")
+# A peer that is gone without a word is noticed after two minutes; the system's own limit is two hours.
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +61,68 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
 
     It never opens a file: ``local_infile`` of the driver stays off, and a request of the
     server for one is answered only by ``load``, which does not look at the file's name.
-    Errors are the driver's.
+    Errors are the driver's; what makes no sense is an ``InternalError`` with the number of a malformed packet.
     """
 
     def __init__(self, *, tls_required: bool, **words: Any) -> None:
         super().__init__(**words, client_flag=CLIENT.LOCAL_FILES, local_infile=False, conv=_NUMBERS, use_unicode=True)
+        # One statement at a time: a name or a value that ends one cannot begin another.
+        self.client_flag &= ~CLIENT.MULTI_STATEMENTS
         self._tls_required = tls_required
 
     async def open(self) -> None:
-        await self._connect()
+        with self._understood():
+            await self._connect()
         self._reader._limit = READ_BYTES
-        self._writer.transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        transport = self._writer.transport
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        line = transport.get_extra_info("socket")
+        for option, value in _KEEP_ALIVE.items():
+            if hasattr(socket, option):
+                with suppress(OSError):
+                    line.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     async def _request_authentication(self) -> None:
         # The driver goes on without TLS where the server offers none: the password would be sent in the open.
         if self._tls_required and not self.server_capabilities & CLIENT.SSL:
             raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not offer TLS")
+        self._check_plugin(self._server_auth_plugin.encode("latin-1"), secure=self._tls_required)
         await super()._request_authentication()
 
     async def _process_auth(self, plugin_name: bytes, auth_packet: Any) -> Any:
-        if plugin_name == b"mysql_clear_password" and not self._secure:
+        self._check_plugin(plugin_name, secure=self._secure)
+        return await super()._process_auth(plugin_name, auth_packet)
+
+    def _check_plugin(self, name: bytes, *, secure: bool) -> None:
+        """The server names the way to log in, at first and again: none that shows the password to the line."""
+        if name == b"mysql_clear_password" and not secure:
             raise OperationalError(
                 CR.CR_AUTH_PLUGIN_CANNOT_LOAD, "the server asks for the password in clear text, and there is no TLS"
             )
-        return await super()._process_auth(plugin_name, auth_packet)
+        if name and name not in _PLUGINS:
+            raise OperationalError(
+                CR.CR_AUTH_PLUGIN_CANNOT_LOAD,
+                f"the server asks for a login by {name.decode('latin-1')}, which is not supported",
+            )
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """The driver trips over what is no packet of the protocol in many ways."""
+        try:
+            yield
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            AssertionError,
+            RuntimeError,
+            struct.error,
+        ) as error:
+            if isinstance(error, OSError):  # an error of a certificate is a ValueError too
+                raise
+            self.abort()
+            raise InternalError(CR.CR_MALFORMED_PACKET, str(error) or type(error).__name__) from error
 
     @property
     def secure(self) -> bool:
@@ -85,31 +131,34 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
 
     async def run(self, sql: str) -> tuple[Done, list[tuple[Any, ...]]]:
         """A statement, and its rows where it has some: each value ``int``, ``str``, ``bytes`` or ``None``."""
-        await self.query(sql)
-        result = self._result
+        result = await self._ask(sql)
         return Done(result.affected_rows or 0, result.warning_count, _text(result.message)), list(result.rows or ())
+
+    async def _ask(self, sql: str) -> MySQLResult:
+        with self._understood():
+            await self.query(sql)
+        return self._result
 
     async def begin_result(self, sql: str) -> list[WireField]:
         """Run a SELECT up to its first row. ``raw_result`` must be read to its end, or the connection aborted."""
-        await self._execute_command(COMMAND.COM_QUERY, sql)
-        first = await self._read_packet()
-        if first.is_ok_packet() or first.is_load_local_packet():
-            self.abort()
-            raise InternalError(CR.CR_MALFORMED_PACKET, "the server sent no rows for a SELECT")
-        described = MySQLResult(self)
-        described.field_count = first.read_length_encoded_integer()
-        await described._get_descriptions()
-        return _fields(described)
+        with self._understood():
+            await self._execute_command(COMMAND.COM_QUERY, sql)
+            first = await self._read_packet()
+            if first.is_ok_packet() or first.is_load_local_packet():
+                raise ValueError("the server sent no rows for a SELECT")
+            described = MySQLResult(self)
+            described.field_count = first.read_length_encoded_integer()
+            await described._get_descriptions()
+            return _fields(described)
 
     async def table(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """The names of a small result's columns, and its rows."""
-        await self.query(sql)
-        return [field.name for field in self._result.fields], list(self._result.rows or ())
+        result = await self._ask(sql)
+        return [column.name for column in _fields(result)], list(result.rows or ())
 
     async def describe(self, sql: str) -> list[WireField]:
         """The columns of a small result; its rows are dropped."""
-        await self.query(sql)
-        return _fields(self._result)
+        return _fields(await self._ask(sql))
 
     async def raw_result(self) -> bytes:
         """The next bytes of the rows' packets, up to a megabyte; whoever reads them knows where they end."""
@@ -125,6 +174,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         return b"".join(pieces)
 
     async def _read(self, most: int) -> bytes:
+        self._ensure_alive()
         try:
             data: bytes = await self._reader.read(most)
         except OSError as error:
@@ -142,28 +192,30 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
 
     async def load(self, sql: str, chunks: Iterable[bytes | memoryview]) -> Done:
         """LOAD DATA LOCAL from memory. An error of ``chunks`` closes the connection: half a file is never taken for a whole."""
-        await self._execute_command(COMMAND.COM_QUERY, sql)
-        first = await self._read_packet()
-        if not first.is_load_local_packet():
-            self.abort()
-            raise InternalError(CR.CR_MALFORMED_PACKET, "the server did not ask for the rows of LOAD DATA LOCAL")
+        with self._understood():
+            await self._execute_command(COMMAND.COM_QUERY, sql)
+            first = await self._read_packet()
+            if not first.is_load_local_packet():
+                raise ValueError("the server did not ask for the rows of LOAD DATA LOCAL")
         try:
             for chunk in chunks:
                 view = memoryview(chunk)
                 for start in range(0, len(view), _PACKET):
+                    self._ensure_alive()
                     self.write_packet(bytes(view[start : start + _PACKET]))
                     await self._drain()
+            self._ensure_alive()
             self.write_packet(b"")
             await self._drain()
         except BaseException:
             self.abort()
             raise
-        result = MySQLResult(self)
-        packet = await self._read_packet()
-        if not packet.is_ok_packet():
-            self.abort()
-            raise InternalError(CR.CR_MALFORMED_PACKET, "the server did not confirm LOAD DATA LOCAL")
-        result._read_ok_packet(packet)
+        with self._understood():
+            result = MySQLResult(self)
+            packet = await self._read_packet()
+            if not packet.is_ok_packet():
+                raise ValueError("the server did not confirm LOAD DATA LOCAL")
+            result._read_ok_packet(packet)
         self.server_status = result.server_status
         return Done(result.affected_rows, result.warning_count, _text(result.message))
 
@@ -193,7 +245,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
 def _fields(result: MySQLResult) -> list[WireField]:
     return [
         WireField(field.name, field.type_code, field.charsetnr, field.length, field.flags, field.scale)
-        for field in result.fields
+        for field in getattr(result, "fields", ())
     ]
 
 

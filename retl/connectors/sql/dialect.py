@@ -32,6 +32,10 @@ class Dialect(ABC):
     def identifiers(self, names: Sequence[str]) -> str:
         return ", ".join(self.identifier(name) for name in names)
 
+    def named(self, name: str) -> str:
+        """What gives a column of a result its name; nothing where the system cannot keep it."""
+        return f" AS {self.identifier(name)}"
+
     def table(self, name: str) -> str:
         """A table name, ``schema.table`` where it is qualified, each part quoted."""
         return ".".join(self.identifier(part) for part in split_name(name))

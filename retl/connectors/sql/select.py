@@ -42,9 +42,7 @@ class Selection:
         return f"SELECT {self._list(self.expression)} FROM {self.relation.sql}{self._where()}"
 
     def _list(self, expression: Callable[[str], str]) -> str:
-        return ", ".join(
-            f"{expression(name)} AS {self.dialect.identifier(self.table.target_name(name))}" for name in self.names
-        )
+        return ", ".join(f"{expression(name)}{self.dialect.named(self.table.target_name(name))}" for name in self.names)
 
     def _where(self, *conditions: str) -> str:
         every = [f"({self.table.where})"] if self.table.where else []
@@ -78,7 +76,8 @@ class Selection:
 
     def hashed(self) -> list[str]:
         """The columns that tell rows apart when a range has to be cut by a hash."""
-        return list(self.table.key or self.relation.schema.key or self.relation.schema.names)
+        stored = [name for name in self.table.key if self.relation.schema.has(name)]
+        return stored or list(self.relation.schema.key or self.relation.schema.names)
 
     def bounds(self, cursor: pa.Field) -> str:
         """Lowest and highest cursor value, rows without one, and the source's clock, in one statement."""

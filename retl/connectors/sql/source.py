@@ -50,7 +50,8 @@ class SqlSource(Source):
     async def relation(self, table: TableSpec) -> Relation:
         """What a table's name or query means here. Raises ``ConfigError`` where there is no such thing."""
         if table.query is not None:
-            sql = f"({table.query.strip().rstrip(';')}) AS {self.dialect.identifier('q')}"
+            # On a line of its own: the query may end in a comment.
+            sql = f"({table.query.strip().rstrip(';')}\n) AS {self.dialect.identifier('q')}"
             return Relation(sql, TableSchema(table.name, await self.columns(f"SELECT * FROM {sql}")))
         schema = await self.describe(table.name)
         if schema is None:
@@ -113,7 +114,7 @@ class SqlSource(Source):
         check_cursor_type(table.name, cursor.name, checkpoint, native_type(cursor))
         asked = chosen.bounds(cursor)
         low, high, null, now = (await self.query(asked))[0]
-        bounds = Bounds(low, high, int(null or 0), str(now))
+        bounds = Bounds(low, high, int(null or 0), self.clock(str(now), cursor))
         window = make_window(table, family, checkpoint.watermark, bounds)
         slices: list[Slice] = []
         if window is not None:
@@ -176,6 +177,10 @@ class SqlSource(Source):
             else:
                 counts.append((str(value), int(rows)))
         return counts
+
+    def clock(self, now: str, cursor: pa.Field) -> str:
+        """The source's clock as the dialect asks for it, in the frame of a cursor column."""
+        return now
 
     def selection(self, plan: SourcePlan, part: Slice) -> Selection:
         """What is read for one slice, but for the slice's own bounds."""
