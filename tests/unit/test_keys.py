@@ -25,6 +25,15 @@ def test_an_upsert_hears_of_a_repeated_key() -> None:
     assert watched()
 
 
+def test_batches_of_text_and_typed_ones_are_held_against_each_other() -> None:
+    keys = KeyWatch(Load("p", table_spec("people", key="id"), ROWS.schema, ("id",), "s"))
+    keys.add(ROWS.slice(0, 2))
+    keys.add(pa.record_batch({"id": ["3", "4"], "name": ["c", "d"]}))
+    assert not keys.repeats()
+    keys.add(pa.record_batch({"id": ["2"], "name": ["b"]}))
+    assert keys.repeats()
+
+
 @pytest.mark.parametrize("words", [{"write": "append"}, {"pre_action": "swap"}, {"unique_key": True}], ids=str)
 def test_where_rows_are_taken_as_they_are_nothing_is_watched(words: dict[str, Any]) -> None:
     assert not watched(**words)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from retl.connectors.sql.text import to_text
 from retl.model.actions import Write
 from retl.model.errors import RepeatedKey
 from retl.model.plan import Load
@@ -37,7 +38,7 @@ class KeyWatch:
         rows = sum(batch.num_rows for batch in self._held)
         if rows < 2:
             return False
-        table = pa.Table.from_batches(self._held)
+        table = pa.Table.from_batches(_alike(self._held))
         if len(self._key) == 1 and pa.types.is_integer(table.column(0).type):
             values = table.column(0).to_numpy()
             steps = np.diff(values)
@@ -45,6 +46,13 @@ class KeyWatch:
                 return False
             return bool(len(np.unique(values)) < rows)
         return bool(table.group_by(self._key, use_threads=False).aggregate([]).num_rows < rows)
+
+
+def _alike(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Batches of one schema: a column that is typed in some and text in others is text in all."""
+    if all(batch.schema.equals(batches[0].schema) for batch in batches):
+        return batches
+    return [pa.RecordBatch.from_arrays(list(map(to_text, batch.columns)), batch.schema.names) for batch in batches]
 
 
 def keep_newest(load: Load, columns: Sequence[str], staged: Sequence[str], stage: str) -> tuple[str, str]:
