@@ -80,6 +80,7 @@ class Loader:
         self._local = local
         self._packet = packet
         self._most = load.table.max_rejects + MOST_SHOWN
+        self._lists_all = False
 
     async def take(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> int:
         """Load what is left of a batch without the refused rows; returns how many rows that are."""
@@ -159,7 +160,15 @@ class Loader:
                 reason = text
             elif int(found[1]):
                 rows.setdefault(first + int(found[1]) - 1, text)
+        await self._list_all()
         return Trouble(reason if not rows else next(iter(rows.values())), rows)
+
+    async def _list_all(self) -> None:
+        """From the first trouble on have every warning listed, not just the first 64 or 1,024; not every user may."""
+        if not self._lists_all:
+            self._lists_all = True
+            with suppress(ConfigError):
+                await self._connection.execute("SET SESSION max_error_count = 65535")
 
 
 def _no_files() -> ConfigError:

@@ -24,7 +24,7 @@ def writing(login: Login, lock_timeout: float) -> Login:
     """The login with a session that changes no value in silence and waits for no lock for long."""
     seconds = max(1, round(lock_timeout))
     settings = (
-        f"SET SESSION sql_mode = '{_STRICT}', time_zone = '+00:00', autocommit = 1, max_error_count = 65535, "
+        f"SET SESSION sql_mode = '{_STRICT}', time_zone = '+00:00', autocommit = 1, "
         f"lock_wait_timeout = {seconds}, innodb_lock_wait_timeout = {seconds}, foreign_key_checks = 1, "
         "unique_checks = 1, sql_notes = 1, sql_safe_updates = 0"
     )

@@ -126,6 +126,7 @@ class MySQLTarget(Target):
         return str(allowed) == "1"
 
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+        await self._end_writing()
         connection = await MySQLConnection.open(self._login)
         try:
             self._writing = await self._prepare(connection, load, mark)
@@ -192,10 +193,14 @@ class MySQLTarget(Target):
                 await to_the_end(connection.close())
         await self._store.close()
 
-    async def aclose(self) -> None:
+    async def _end_writing(self) -> None:
+        """Close a writer that was neither finished nor aborted."""
         writing, self._writing = self._writing, None
         if writing is not None:
             await to_the_end(writing.close())
+
+    async def aclose(self) -> None:
+        await self._end_writing()
         await self.release()
 
 

@@ -30,7 +30,7 @@ from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect
 from retl.connectors.sql.text import json_text
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import Mark
-from retl.model.errors import RepeatedKey, RetlError, TargetBusy
+from retl.model.errors import ConfigError, RepeatedKey, RetlError, TargetBusy
 from retl.model.plan import Load
 from retl.model.window import Slice
 from retl.state import sql as state
@@ -246,8 +246,13 @@ class StagedWriter(MySQLWriter):
         self._dirty = False
 
     async def open(self) -> None:
-        for statement in self._stage.create():
-            await self._main.execute(statement)
+        try:
+            for statement in self._stage.create():
+                await self._main.execute(statement)
+        except ConfigError as error:
+            database = self._job.known.place.database
+            error.remedy = f"GRANT CREATE TEMPORARY TABLES ON `{database}`.* to the user: slices are staged in one."
+            raise
 
     def _note(self, batch: pa.RecordBatch) -> None:
         self._keys.add(batch)

@@ -1,0 +1,501 @@
+"""Tables that are made, changed, exchanged and refused; what a crash between two statements of DDL leaves is carried on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+import pymysql
+import pytest
+
+from retl.connectors.mysql.connection import MySQLConnection
+from retl.model.actions import Action
+from retl.model.checkpoint import Refresh
+from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, SchemaDrift, TargetBusy, UnsupportedError
+from retl.model.schema import field
+from retl.testing.target_base import FIRST, Session, with_refresh
+from tests.integration.mysql.targets import PEOPLE, Scene, commit, people, scan, spec
+from tests.servers.database import Server
+
+THREE = people((1, "a"), (2, "b"), (3, None))
+LATER = people((2, "B"), (4, "d"))
+OLD, NEW = [(1, "a"), (2, "b"), (3, None)], [(2, "B"), (4, "d")]
+LONG = "t" * 64
+REFRESHES = ["truncate", "rename_and_create", "swap"]
+
+
+@pytest.fixture
+def scene(server: Server, database: str) -> Scene:
+    return Scene(server, database)
+
+
+# Making and changing ---------------------------------------------------------
+
+
+async def test_a_table_is_made_with_its_key_and_its_not_null_columns(scene: Scene) -> None:
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        found = await session.target.describe("people")
+    assert found is not None
+    assert found.key == ("id",)
+    assert [column.nullable for column in found.columns] == [False, True]
+    assert scene.rows("people") == OLD
+    ((engine, collation),) = scene.run(
+        "SELECT engine, table_collation FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'people'"
+    )
+    assert engine == "InnoDB" and collation.startswith("utf8mb4")
+
+
+async def test_keys_that_differ_in_case_accents_or_spaces_stay_two_rows(scene: Scene) -> None:
+    schema = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("n", pa.int64())])
+    keys = ["a", "A", "á", "a ", "a\t", "ß", "ss", ""]
+    batch = people(*((key, number) for number, key in enumerate(keys)), schema=schema)
+    async with scene.session() as session:
+        await scan(session, [batch])
+        done = await scan(session, [batch])
+    assert done.changed == 0
+    assert scene.rows("people") == sorted(zip(keys, range(len(keys)), strict=True), key=repr)
+
+
+async def test_a_key_of_several_texts_fits_into_an_index(scene: Scene) -> None:
+    names = ["a", "b", "c", "d"]
+    schema = pa.schema(
+        [*(pa.field(name, pa.string(), nullable=False) for name in names), pa.field("n", pa.int64(), nullable=False)]
+    )
+    async with scene.session() as session:
+        await scan(session, [people(("1", "2", "3", "4", 5), schema=schema)], spec(key=[*names, "n"]))
+    assert scene.rows("people") == [("1", "2", "3", "4", 5)]
+
+
+async def test_columns_that_are_too_wide_together_are_kept_outside_of_the_row(scene: Scene) -> None:
+    wide = [field(f"c{number}", pa.string(), native="varchar(5000)") for number in range(5)]
+    schema = pa.schema([pa.field("id", pa.int64()), *wide])
+    value = "ü" * 5000
+    async with scene.session() as session:
+        await scan(session, [people((1, *[value] * 5), schema=schema)])
+    assert scene.rows("people") == [(1, *[value] * 5)]
+    assert sorted(scene.types("people").values()) == [
+        "bigint" if not scene.mariadb else "bigint(20)",
+        *["longtext"] * 3,
+        *["varchar(5000)"] * 2,
+    ]
+
+
+async def test_new_columns_are_added(scene: Scene) -> None:
+    wider = PEOPLE.append(pa.field("amount", pa.decimal128(12, 3), nullable=False))
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        await scan(
+            session, [people((2, "b", None), (4, "d", 5), schema=wider.set(2, wider.field(2).with_nullable(True)))]
+        )
+    assert scene.rows("people") == [(1, "a", None), (2, "b", None), (3, None, None), (4, "d", 5)]
+
+
+@pytest.mark.parametrize("pre_action", REFRESHES)
+async def test_a_refresh_adds_columns_and_keeps_indexes_and_defaults(scene: Scene, pre_action: str) -> None:
+    scene.run(
+        "CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), extra INT NOT NULL DEFAULT 7, KEY by_name (name))",
+        "INSERT INTO people VALUES (9, 'old', 1)",
+    )
+    wider = PEOPLE.append(pa.field("note", pa.string()))
+    async with scene.session() as session:
+        await scan(session, [people((1, "a", "x"), schema=wider)], spec(pre_action=pre_action))
+    assert scene.rows("people") == [(1, "a", 7, "x")]
+    assert {row[2] for row in scene.run("SHOW INDEX FROM people")} == {"PRIMARY", "by_name"}
+
+
+async def test_a_table_of_another_database_with_odd_names(scene: Scene) -> None:
+    other = f"{scene.database}_x y"
+    odd = pa.schema([pa.field("i`d", pa.int64(), nullable=False), pa.field("select", pa.string())])
+    scene.run(f"CREATE DATABASE `{other}`")
+    try:
+        for pre_action in ("none", *REFRESHES):
+            table = spec(f'"{other}"."my.ta`ble"', key="i`d", pre_action=pre_action)
+            async with scene.session() as session:
+                await scan(session, [people((1, "x"), schema=odd)], table)
+                assert await session.target.count(f'"{other}"."my.ta`ble"') == 1
+        assert scene.run(f"SELECT * FROM `{other}`.`my.ta``ble`") == [(1, "x")]
+        names = [name for (name,) in scene.run(f"SHOW TABLES FROM `{other}`")]
+        assert sorted(re.sub(r"\d{20}$", "", name) for name in names) == ["my.ta`ble", "my.ta`ble_arc_"]
+    finally:
+        scene.run(f"DROP DATABASE `{other}`")
+
+
+async def test_the_case_of_a_columns_name_means_nothing(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (ID BIGINT PRIMARY KEY, Name VARCHAR(20))", "INSERT INTO people VALUES (1, 'old')")
+    async with scene.session() as session:
+        await scan(session, [THREE])
+    assert scene.rows("people") == OLD
+
+
+@pytest.mark.parametrize("pre_action", REFRESHES)
+async def test_a_name_of_64_characters_has_a_shadow_and_archives(scene: Scene, pre_action: str) -> None:
+    table = spec(LONG, pre_action=pre_action, keep_archives=1 if pre_action == "rename_and_create" else None)
+    async with scene.session() as session:
+        await scan(session, [THREE], table)
+        for number in range(3):
+            await scan(session, [LATER], table, scan_id=f"20240501T12000{number}.000001-aaaaaa")
+    assert scene.rows(LONG) == NEW
+    archives = [name for name in scene.tables() if name != LONG]
+    assert len(archives) == (pre_action == "rename_and_create")
+    for name in archives:
+        assert len(name) <= 64 and name.endswith("_arc_20240501120002000001")
+        assert scene.rows(name) == NEW
+
+
+async def test_a_generated_column_is_left_to_the_target(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), loud VARCHAR(20) AS (UPPER(name)) STORED)")
+    with_loud = PEOPLE.append(pa.field("loud", pa.string()))
+    async with scene.session() as session:
+        plan = await session.target.preview(session.load(spec(), schema=with_loud))
+        assert any("computed" in warning for warning in plan.warnings)
+        await scan(session, [people((1, "a", "x"), schema=with_loud)])
+    assert scene.rows("people") == [(1, "a", "A")]
+
+
+# Refused beforehand -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "words", "error", "says"),
+    [
+        (["CREATE VIEW people AS SELECT 1 AS id, 'x' AS name"], {}, UnsupportedError, "is a view"),
+        (
+            ["CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT) ENGINE=MyISAM"],
+            {},
+            UnsupportedError,
+            "no transactions",
+        ),
+        (["CREATE TABLE people (id BIGINT, name TEXT)"], {}, ConfigError, "no primary key or unique index"),
+        (["CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT CHARACTER SET latin1)"], {}, SchemaDrift, "latin1"),
+        (["CREATE TABLE people (id INT PRIMARY KEY, name TEXT)"], {}, SchemaDrift, "does not hold all"),
+        (["CREATE TABLE people (id BIGINT PRIMARY KEY, name INT)"], {}, SchemaDrift, "more than one way"),
+    ],
+)
+async def test_what_cannot_be_written_is_refused(
+    scene: Scene, made: list[str], words: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    scene.run(*made)
+    async with scene.session() as session:
+        for call in (session.target.preview, lambda load: session.target.prepare(load, session.mark("x"))):
+            with pytest.raises(error, match=says):
+                await call(session.load(spec(**words), schema=PEOPLE))
+        assert await session.checkpoint() is None
+
+
+@pytest.mark.parametrize("pre_action", REFRESHES)
+async def test_a_table_that_others_refer_to_is_not_replaced(scene: Scene, pre_action: str) -> None:
+    scene.run(
+        "CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20))",
+        "CREATE TABLE pets (id INT PRIMARY KEY, owner BIGINT, FOREIGN KEY (owner) REFERENCES people (id))",
+    )
+    async with scene.session() as session:
+        with pytest.raises(UnsupportedError, match="foreign key"):
+            await session.target.preview(session.load(spec(pre_action=pre_action), schema=PEOPLE))
+        await scan(session, [THREE])
+    assert scene.rows("people") == OLD
+
+
+@pytest.mark.parametrize("pre_action", ["rename_and_create", "swap"])
+async def test_a_table_with_triggers_or_foreign_keys_is_not_exchanged(scene: Scene, pre_action: str) -> None:
+    scene.run(
+        "CREATE TABLE homes (id BIGINT PRIMARY KEY)",
+        "CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), FOREIGN KEY (id) REFERENCES homes (id))",
+        "CREATE TABLE others (id BIGINT PRIMARY KEY, name VARCHAR(20))",
+        "CREATE TRIGGER loud BEFORE INSERT ON others FOR EACH ROW SET NEW.name = UPPER(NEW.name)",
+    )
+    async with scene.session() as session:
+        with pytest.raises(UnsupportedError, match="foreign key"):
+            await session.target.preview(session.load(spec(pre_action=pre_action), schema=PEOPLE))
+        with pytest.raises(UnsupportedError, match="trigger"):
+            await session.target.preview(session.load(spec("others", pre_action=pre_action), schema=PEOPLE))
+        plan = await session.target.preview(session.load(spec("others"), schema=PEOPLE))
+        assert any("loud" in warning for warning in plan.warnings)
+
+
+@pytest.mark.parametrize("name", ["retl_leases", "_retl_new_people_1", "x" * 65, "nowhere.people"])
+async def test_names_that_cannot_be_are_refused(scene: Scene, name: str) -> None:
+    async with scene.session() as session:
+        with pytest.raises(ConfigError, match=r"reserved|more than 64|no database"):
+            await session.target.preview(session.load(spec(name), schema=PEOPLE))
+
+
+async def test_rights_that_are_missing_are_told(scene: Scene) -> None:
+    user = f"poor_{scene.database[-8:]}"
+    scene.run(
+        f"CREATE USER {user}@'%' IDENTIFIED BY 'secret'",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER ON `{scene.database}`.* TO {user}@'%'",
+    )
+    options = scene.options(user=user, password="secret")
+    target = options.target()
+    try:
+        session = await Session.begin(target)
+        with pytest.raises(ConfigError, match="CREATE TEMPORARY TABLES"):
+            await scan(session, [THREE])
+        await scan(session, [THREE], spec("direct", pre_action="truncate"))
+    finally:
+        await target.aclose()
+        scene.run(f"DROP USER {user}@'%'")
+    assert scene.rows("direct") == OLD
+
+
+async def test_a_plan_names_what_will_be_done(scene: Scene) -> None:
+    async with scene.session() as session:
+        plan = await session.target.preview(session.load(spec(), schema=PEOPLE))
+        assert plan.statements[0].startswith(
+            f"CREATE TABLE `{scene.database}`.`people` (`id` bigint NOT NULL, `name` longtext, PRIMARY KEY (`id`))"
+        )
+        assert plan.casts == ("id: int64 -> bigint", "name: string -> longtext")
+        await scan(session, [THREE])
+        plan = await session.target.preview(session.load(spec(pre_action="swap"), schema=PEOPLE))
+        assert [statement.split("`")[0].strip() for statement in plan.statements] == [
+            "CREATE TABLE",
+            "LOAD DATA LOCAL INFILE ... INTO TABLE",
+            "RENAME TABLE",
+        ]
+
+
+async def test_a_server_that_takes_no_files_is_written_by_insert(scene: Scene) -> None:
+    scene.run("SET GLOBAL local_infile = OFF")
+    try:
+        async with scene.session() as session:
+            plan = await session.target.preview(session.load(spec(), schema=PEOPLE))
+            assert any("local_infile" in warning for warning in plan.warnings)
+            await scan(session, [THREE])
+            assert scene.rows("people") == OLD
+        async with scene.session(local_infile=True) as session:
+            with pytest.raises(ConfigError, match="local_infile"):
+                await scan(session, [LATER])
+    finally:
+        scene.run("SET GLOBAL local_infile = ON")
+    assert scene.rows("people") == OLD
+
+
+# Crashes between two statements -----------------------------------------------
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+def dying(monkeypatch: pytest.MonkeyPatch, dies: Callable[[str], bool], *, before: bool) -> None:
+    """Make the process die just before, or just after, a statement; whatever it would tidy up then is not done."""
+    real = MySQLConnection.execute
+    dead = False
+
+    async def execute(self: MySQLConnection, sql: str) -> Any:
+        nonlocal dead
+        if dead:
+            self.abort()
+            raise Crash
+        if not dies(sql):
+            return await real(self, sql)
+        if not before:
+            await real(self, sql)
+        dead = True
+        self.abort()
+        raise Crash
+
+    monkeypatch.setattr(MySQLConnection, "execute", execute)
+
+
+KILLS = {
+    "rename_and_create": ["CREATE TABLE", "RENAME TABLE"],
+    "truncate": ["TRUNCATE TABLE"],
+    "swap": ["CREATE TABLE", "RENAME TABLE", "DROP TABLE"],
+}
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("pre_action", "statement"), [(key, found) for key, all_of in KILLS.items() for found in all_of]
+)
+async def test_a_crash_at_any_statement_of_a_refresh_is_carried_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, pre_action: str, statement: str, before: bool
+) -> None:
+    table = spec(pre_action=pre_action)
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        with monkeypatch.context() as patch:
+            dying(patch, lambda sql: sql.startswith(statement) and "retl_leases" not in sql, before=before)
+            with pytest.raises(Crash):
+                await scan(session, [LATER], table)
+    if pre_action == "swap":
+        assert scene.rows("people") in (OLD, NEW)
+    async with scene.session() as session:
+        checkpoint = await session.checkpoint()
+        begun = checkpoint.refresh if checkpoint else None
+        assert (begun is None) == (pre_action == "swap")
+        load = session.load(table, schema=PEOPLE, scan_id="20240501T130000.000002-bbbbbb")
+        if begun is not None:
+            load = with_refresh(load, begun)
+        writer = await session.prepare(load)
+        await commit(session, writer, [LATER])
+        await session.finish(writer)
+    assert scene.rows("people") == NEW
+    archives = [name for name in scene.tables() if name != "people"]
+    assert archives == (["people_arc_20240501120000000001"] if pre_action == "rename_and_create" else [])
+    for archive in archives:
+        assert scene.rows(archive) == OLD
+
+
+async def test_an_archive_that_is_there_is_not_made_again(scene: Scene) -> None:
+    table = spec(pre_action="rename_and_create")
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        load = with_refresh(session.load(table, schema=PEOPLE), Refresh(FIRST, "rename_and_create"))
+        for _ in range(2):
+            writer = await session.prepare(load)
+            await commit(session, writer, [people((7, "half"))])
+            await writer.abort()
+        writer = await session.prepare(load)
+        await commit(session, writer, [LATER])
+        await session.finish(writer)
+    assert scene.rows("people") == NEW
+    assert scene.rows("people_arc_20240501120000000001") == OLD
+
+
+@pytest.mark.parametrize("pre_action", REFRESHES)
+async def test_an_owner_that_lost_the_lease_runs_no_ddl(scene: Scene, pre_action: str) -> None:
+    async with scene.session() as old:
+        await scan(old, [THREE])
+        async with scene.session():
+            with pytest.raises(LeaseLost):
+                await scan(old, [LATER], spec(pre_action=pre_action))
+    assert scene.tables() == ["people"]
+    assert scene.rows("people") == OLD
+
+
+async def test_the_lease_cannot_be_taken_while_ddl_runs(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = MySQLConnection.execute
+    async with scene.session() as session, scene.session(lock_timeout=1) as other:
+        assert other.store is not None
+
+        async def execute(self: MySQLConnection, sql: str) -> Any:
+            if sql.startswith("CREATE TABLE") and "people" in sql:
+                monkeypatch.setattr(MySQLConnection, "execute", real)
+                assert other.store is not None
+                row = await other.store.read_lease("contract")
+                with pytest.raises(TargetBusy):
+                    await other.store.take_lease(row, "second", 1.0)
+                seen.append(sql)
+            return await real(self, sql)
+
+        fence = await other.store.take_lease(await other.store.read_lease("contract"), "first", 1.0)
+        assert fence is not None
+        session.fence = fence
+        monkeypatch.setattr(MySQLConnection, "execute", execute)
+        await scan(session, [THREE])
+    assert len(seen) == 1
+
+
+# Locks of others --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pre_action", ["none", *REFRESHES])
+async def test_a_table_that_somebody_holds_is_busy_and_left_as_it_was(scene: Scene, pre_action: str) -> None:
+    async with scene.session(lock_timeout=1) as session:
+        await scan(session, [THREE])
+        holder = scene.server.connect(scene.database, autocommit=False)
+        try:
+            holder.cursor().execute("SELECT * FROM people FOR UPDATE")
+            with pytest.raises(TargetBusy):
+                await scan(session, [LATER], spec(pre_action=pre_action))
+        finally:
+            holder.close()
+        assert [name for name in scene.tables() if "_retl_" not in name] == ["people"]
+        assert scene.rows("people") == OLD
+        await scan(session, [LATER], spec(pre_action=pre_action))
+    assert scene.rows("people") == (sorted([*OLD[::2], *NEW], key=repr) if pre_action == "none" else NEW)
+
+
+# Actions that are forbidden ----------------------------------------------------
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one_index", "two_indexes"])
+@pytest.mark.parametrize(
+    ("forbidden", "expected"),
+    [
+        (Action.UPDATE, [*OLD, (4, "d")]),
+        (Action.INSERT, [(1, "a"), (2, "B"), (3, None)]),
+        (None, [(1, "a"), (2, "B"), (3, None), (4, "d")]),
+    ],
+)
+async def test_forbidden_actions_are_not_done(
+    scene: Scene, several: bool, forbidden: Action | None, expected: list[Any]
+) -> None:
+    unique = ", UNIQUE KEY (name)" if several else ""
+    scene.run(f"CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20) {unique})")
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        done = await scan(session, [LATER], blacklist=frozenset({forbidden}) if forbidden else frozenset())
+    assert done.changed == len(set(expected) - set(OLD))
+    assert scene.rows("people") == sorted(expected, key=repr)
+
+
+async def test_truncate_that_is_forbidden_is_not_done_when_a_rename_is_carried_on(scene: Scene) -> None:
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        for scan_rows in (people((7, "half")), LATER):
+            load = session.load(
+                spec(pre_action="rename_and_create"),
+                schema=PEOPLE,
+                blacklist=frozenset({Action.TRUNCATE, Action.DELETE}),
+            )
+            writer = await session.prepare(with_refresh(load, Refresh(FIRST, "rename_and_create")))
+            await commit(session, writer, [scan_rows])
+        await session.finish(writer)
+    assert scene.rows("people") == NEW
+    assert scene.tables() == ["people", "people_arc_20240501120000000001"]
+
+
+# Constraints of the target -----------------------------------------------------
+
+
+async def test_a_clash_in_another_unique_index_is_a_reject_and_not_another_row(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), UNIQUE KEY by_name (name))")
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        done = await scan(session, [people((5, "a"), (6, "e"), (2, "c"))], rejects_left=1)
+    assert [reject.key for reject in done.rejects] == ['{"id":5}']
+    assert "Duplicate entry" in done.rejects[0].reason
+    assert (done.rows, done.changed) == (2, 2)
+    assert scene.rows("people") == [(1, "a"), (2, "c"), (3, None), (6, "e")]
+
+
+async def test_rows_that_a_constraint_refuses_are_found(scene: Scene) -> None:
+    scene.run(
+        "CREATE TABLE homes (id BIGINT PRIMARY KEY)",
+        "INSERT INTO homes VALUES (1), (2), (3), (4), (5)",
+        "CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), CHECK (name <> 'no'), FOREIGN KEY (id) REFERENCES homes (id))",
+        "CREATE TRIGGER guard BEFORE INSERT ON people FOR EACH ROW "
+        "IF NEW.name = 'stop' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'; END IF",
+    )
+    batch = people((1, "a"), (2, "no"), (3, "stop"), (4, "d"), (9, "homeless"))
+    async with scene.session() as session:
+        done = await scan(session, [batch], spec(max_rejects=3), rejects_left=3)
+    assert [reject.key for reject in done.rejects] == ['{"id":2}', '{"id":3}', '{"id":9}']
+    assert "not this one" in done.rejects[1].reason
+    assert done.rows == 2
+    assert scene.rows("people") == [(1, "a"), (4, "d")]
+
+
+async def test_the_server_may_go_away(scene: Scene) -> None:
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        writer = await session.prepare(session.load(spec(), schema=PEOPLE))
+        await writer.write(LATER)
+        for number, *rest in scene.run("SHOW PROCESSLIST"):
+            if rest[2] == scene.database:
+                with suppress(pymysql.Error):  # one that ends by itself
+                    scene.run(f"KILL {number}")
+        with pytest.raises(ConnectionFailed):
+            await session.commit(writer, "x")
+        await writer.abort()
+        assert scene.rows("people") == OLD
+        await scan(session, [LATER])
+    assert scene.rows("people") == [(1, "a"), (2, "B"), (3, None), (4, "d")]
