@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -34,3 +34,13 @@ class OlapOptions(ServerOptions, kw_only=True, forbid_unknown_fields=True):
             description='Full scans with `pre_action = "none"`: leave out partitions whose visible version is that of the last scan.'
         ),
     ] = False
+    protocol: Annotated[
+        Literal["mysql", "flight"],
+        msgspec.Meta(
+            description="How rows are read: over MySQL's protocol, or over Arrow Flight SQL (`pip install 'retl[flight]'`)."
+        ),
+    ] = "mysql"
+    flight_port: Annotated[
+        int | None,
+        msgspec.Meta(description="The FE's port of Arrow Flight SQL, as its configuration names it.", ge=1, le=65535),
+    ] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from retl.connectors.mysql.source import WireSource
 from retl.connectors.mysql.wire import WireField
 from retl.connectors.olap.dialect import OlapDialect, is_nested, is_sketch
 from retl.connectors.olap.errors import olap_error
+from retl.connectors.olap.flight import FlightStream
 from retl.connectors.olap.options import OlapOptions
 from retl.connectors.sql.select import Relation, Selection
 from retl.model.actions import PreAction, Write
@@ -41,6 +43,14 @@ class OlapSource(WireSource):
         super().__init__(dataclasses.replace(options.login("source", session), explain=olap_error))
         self.dialect = dialect
         self._skip_unchanged = options.skip_unchanged_partitions
+        self._query_timeout = options.query_timeout
+        self._flight_port = options.flight_port if options.protocol == "flight" else None
+        if options.protocol == "flight" and options.flight_port is None:
+            raise ConfigError(
+                'protocol = "flight" needs the port on which the FE speaks it.',
+                remedy="name it in flight_port; it stands in fe.conf (StarRocks: arrow_flight_port, Doris: arrow_flight_sql_port).",
+                system=self.system,
+            )
 
     async def asking(self) -> MySQLConnection:
         if self._asking is None or self._asking.closed:
@@ -146,6 +156,12 @@ class OlapSource(WireSource):
         detail = {**plan.detail, "partitions": wanted}
         rows = plan.rows if len(wanted) == len(versions) else None
         return _warned(dataclasses.replace(plan, slices=slices, rows=rows, detail=detail), schema)
+
+    def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+        if self._flight_port is None:
+            return super().read(plan, part)
+        stream = FlightStream(self._login, self._flight_port, self._query_timeout)
+        return stream.batches(self.selection(plan, part).rows(plan.schema, part), plan.schema)
 
     @abstractmethod
     async def partitions(self, table: str) -> dict[str, str]:

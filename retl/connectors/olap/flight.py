@@ -1,0 +1,136 @@
+"""Reading slices over Arrow Flight SQL instead of MySQL's protocol: typed Arrow batches, by a blocking driver in a thread.
+
+StarRocks has it since 3.5.1 (``arrow_flight_port`` in fe.conf and be.conf), Doris since 2.1 (``arrow_flight_sql_port``).
+The nodes that hold the data answer by themselves, so they must be reachable. Planning goes on over MySQL's protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retl.connectors.mysql.connection import Login
+from retl.connectors.sql.text import to_text
+from retl.model.errors import ConfigError, ConnectionFailed, SourceError
+from retl.threads import Worker, to_the_end
+
+
+class FlightStream:
+    """One query. Its connection is its own."""
+
+    def __init__(self, login: Login, port: int, query_timeout: int) -> None:
+        self._login = login
+        self._place = f"{login.host}:{port}"
+        self._uri = f"grpc{'+tls' if login.tls else ''}://{self._place}"
+        self._query_timeout = query_timeout
+        self._worker = Worker("flight", self._interrupt)
+        self._connection: Any = None
+        self._cursor: Any = None
+        self._reader: pa.RecordBatchReader | None = None
+
+    async def batches(self, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
+        """The rows, each column of its logical type in ``schema``, or canonical text. Closed early, it cancels the query."""
+        try:
+            await self._worker.run(self._open, sql)
+            while (batch := await self._worker.run(self._next)) is not None:
+                yield fitted(batch, schema)
+        finally:
+            await to_the_end(self._worker.run(self._close))
+            self._worker.close()
+
+    def _open(self, sql: str) -> None:
+        dbapi = _driver()
+        login = self._login
+        with self._mapped():
+            words = {"username": login.user, "password": login.password}
+            self._connection = dbapi.connect(self._uri, db_kwargs=words, autocommit=True)
+            self._cursor = self._connection.cursor()
+            with suppress(dbapi.Error):  # not every version takes it; the cluster's own limit holds then
+                self._cursor.execute(f"SET query_timeout = {self._query_timeout}")
+            self._cursor.execute(sql)
+            self._reader = self._cursor.fetch_record_batch()
+
+    def _next(self) -> pa.RecordBatch | None:
+        assert self._reader is not None
+        with self._mapped():
+            try:
+                batch: pa.RecordBatch = self._reader.read_next_batch()
+            except StopIteration:
+                return None
+        return batch
+
+    def _interrupt(self) -> None:
+        cursor = self._cursor
+        if cursor is not None:
+            with suppress(Exception):  # there may be nothing to cancel any more
+                cursor.adbc_cancel()
+
+    def _close(self) -> None:
+        for part in (self._reader, self._cursor, self._connection):
+            if part is not None:
+                with suppress(Exception):  # a stream that was cut cannot be closed in order
+                    part.close()
+        self._reader = self._cursor = self._connection = None
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        dbapi = _driver()
+        try:
+            yield
+        except dbapi.Error as error:
+            said = " ".join(str(error).split())
+            if "UNAUTHENTICATED" in said or "UNAUTHORIZED" in said:
+                raise ConfigError(
+                    f"the source at {self._place} refused the login over Flight SQL: {said}.",
+                    remedy="check user and password.",
+                ) from error
+            if said.startswith(("IO", "CANCELLED", "TIMEOUT", "INTERNAL")):
+                raise ConnectionFailed(
+                    f"reading over Flight SQL from {self._place} failed: {said}.",
+                    remedy='nothing, if it passes: the scan is tried again. Otherwise check flight_port, or use protocol = "mysql".',
+                ) from error
+            raise SourceError(f"the source refused a statement over Flight SQL: {said}.") from error
+        except (pa.ArrowException, OSError) as error:
+            raise ConnectionFailed(
+                f"reading over Flight SQL from {self._place} failed: {error}.",
+                remedy="nothing, if it passes: the scan is tried again.",
+            ) from error
+
+
+def _driver() -> Any:
+    try:
+        from adbc_driver_flightsql import dbapi
+    except ImportError:
+        raise ConfigError(
+            'protocol = "flight" needs the Python package adbc-driver-flightsql.',
+            remedy="pip install 'retl[flight]'",
+        ) from None
+    return dbapi
+
+
+def fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch under the names and with the types that the plan promised. Raises ``SourceError`` for a value that has no place there."""
+    columns = [_fitted(column, wanted) for column, wanted in zip(batch.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema.names)
+
+
+def _fitted(column: pa.Array, wanted: pa.Field) -> pa.Array:
+    kind = column.type
+    if kind == wanted.type:
+        return column
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if text or pa.types.is_string(wanted.type):
+        found = to_text(column)
+        return found.cast(pa.binary()) if pa.types.is_binary(wanted.type) else found
+    try:
+        if pa.types.is_timestamp(kind) and kind.tz and pa.types.is_timestamp(wanted.type) and not wanted.type.tz:
+            column = pc.local_timestamp(column)  # what the clock on the wall shows, as DATETIME means it
+        return column.cast(wanted.type)
+    except pa.ArrowInvalid as error:
+        raise SourceError(
+            f"column {wanted.name!r} came as {kind}, and not every value of it is a {wanted.type}: {error}."
+        ) from error
