@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.lib.stride_tricks import sliding_window_view
 
 Kind = Literal["text", "binary", "bool", "utc"]
 """How a column is taken: as it stands, as bytes, ``0`` and ``1`` as truth values, or as a time in UTC, which text marks by ``Z``."""
@@ -35,7 +34,7 @@ _ZERO = ord("0")
 _word = struct.Struct("<I").unpack_from
 
 # For each length up to 12: which bytes of a view belong to the value.
-_MASKS = (np.arange(_INLINE) < np.arange(_INLINE + 1)[:, None]).astype(np.uint8) * 0xFF
+_MASKS = ((np.arange(_INLINE) < np.arange(_INLINE + 1)[:, None]).astype(np.uint8) * 0xFF).view(np.int32)
 
 
 class ProtocolError(Exception):
@@ -199,18 +198,17 @@ def _column(data: Bytes, start: Numbers, length: Numbers, null: Mask | None, kin
     longest, shortest = int(length.max()), int(length.min())
     if longest == shortest and longest <= _SAME_LENGTH and rows:
         return _same_length(data, start, longest, valid, kind)
-    views = np.zeros((rows, 16), np.uint8)
-    views.view(np.int32)[:, 0] = length
-    head = sliding_window_view(data, _INLINE)[start]
+    views = np.empty((rows, 4), np.int32)
+    views[:, 0] = length
+    head = _cut_out(data, start, _INLINE).view(np.int32).reshape(rows, 3)
     if longest <= _INLINE:
-        views[:, 4:] = head & _MASKS[length]
+        np.bitwise_and(head, _MASKS[length], out=views[:, 1:])
     else:
-        views[:, 4:] = head & _MASKS[np.minimum(length, _INLINE)]
+        np.bitwise_and(head, _MASKS[np.minimum(length, _INLINE)], out=views[:, 1:])
         far = np.flatnonzero(length > _INLINE)
         # Prefix, number of the buffer, offset: https://arrow.apache.org/docs/format/Columnar.html#variable-size-binary-view-layout
-        words = views.view(np.int32)
-        words[far, 2] = 0
-        words[far, 3] = start[far]
+        views[far, 2] = 0
+        views[far, 3] = start[far]
     view_type, plain = (pa.string_view(), pa.string()) if kind != "binary" else (pa.binary_view(), pa.binary())
     viewed = pa.Array.from_buffers(view_type, rows, [valid, pa.py_buffer(views), pa.py_buffer(data)])
     return viewed.cast(plain)
@@ -219,9 +217,13 @@ def _column(data: Bytes, start: Numbers, length: Numbers, null: Mask | None, kin
 def _same_length(data: Bytes, start: Numbers, length: int, valid: pa.Buffer | None, kind: Kind) -> pa.Array:
     """Dates and such: every value has as many bytes as the others, so they are copied as they stand."""
     rows = len(start)
-    values = sliding_window_view(data, length)[start] if length else np.zeros(0, np.uint8)
+    values = _cut_out(data, start, length) if length else np.zeros(0, np.uint8)
     offsets = np.arange(rows + 1, dtype=np.int32) * length
     plain = pa.string() if kind != "binary" else pa.binary()
-    return pa.Array.from_buffers(
-        plain, rows, [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(values))]
-    )
+    return pa.Array.from_buffers(plain, rows, [valid, pa.py_buffer(offsets), pa.py_buffer(values)])
+
+
+def _cut_out(data: Bytes, start: Numbers, size: int) -> np.ndarray[Any, Any]:
+    """``size`` bytes from each start. As one opaque value each, numpy copies them several times faster than byte by byte."""
+    everywhere = np.ndarray((len(data) - size + 1,), f"V{size}", data.data, 0, (1,))
+    return everywhere[start]
