@@ -7,6 +7,7 @@ Values come as canonical text, batches as Arrow columns of it. Errors are those 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
@@ -273,7 +274,7 @@ def _mapped(login: Login) -> Iterator[None]:
             raise _not_verified(cause, login) from error
         code, text = _code_and_text(error)
         if isinstance(cause, OSError) and str(cause):
-            text = f"{text}: {cause.strerror or cause}"
+            text = f"{text}: {_reason(cause)}"
         raise login.explain(code, text, login.role, login.place) from error
     except ssl.SSLCertVerificationError as error:
         raise _not_verified(error, login) from error
@@ -284,6 +285,13 @@ def _mapped(login: Login) -> Iterator[None]:
         ) from error
     except ProtocolError as error:
         raise login.explain(CR.CR_MALFORMED_PACKET, str(error), login.role, login.place) from error
+
+
+def _reason(error: OSError) -> str:
+    """The system's own words; asyncio puts others in their place."""
+    if not error.errno or error.errno < 0 or isinstance(error, ssl.SSLError):
+        return str(error.strerror or error)
+    return os.strerror(error.errno)
 
 
 def _not_verified(error: ssl.SSLCertVerificationError, login: Login) -> ConfigError:

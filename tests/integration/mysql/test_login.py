@@ -1,0 +1,187 @@
+"""Logging in to real servers: every usual way, and the words that people see when it fails."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retl.connectors import MySQL
+from retl.connectors.mysql.connection import MySQLConnection
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError
+from tests.servers import mariadb, mysql
+from tests.servers.database import Server
+
+PASSWORDS = ["plain", "pässwörd-漢字-🗼", "quo'te\"back\\slash %40@:/"]
+
+
+@contextmanager
+def user(server: Server, password: str, *, host: str = "%", how: str = "IDENTIFIED BY '{}'") -> Iterator[str]:
+    """A user of the test's own."""
+    name = f"u_{secrets.token_hex(4)}"
+    escaped = password.replace("\\", "\\\\").replace("'", "''")
+    server.query(f"CREATE USER {name}@'{host}' {how.format(escaped)}")
+    try:
+        yield name
+    finally:
+        server.query(f"DROP USER {name}@'{host}'")
+
+
+def options(server: Server, name: str, password: str, **words: Any) -> MySQL:
+    return MySQL(host=server.host, port=server.port, user=name, password=password, **words)
+
+
+async def who(options: MySQL) -> tuple[str, bool]:
+    """Who the server takes us for, and whether the line is encrypted by its own account."""
+    connection = await MySQLConnection.open(options.login("source", ()))
+    try:
+        ((found,),) = await connection.query("SELECT CURRENT_USER()")
+        ((_, cipher),) = await connection.query("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+        return str(found).split("@")[0], bool(cipher)
+    finally:
+        await connection.close()
+
+
+async def refused(options: MySQL, password: str) -> RetlError:
+    with pytest.raises(RetlError) as failed:
+        await options.source().ping()
+    assert password not in str(failed.value) and password not in repr(failed.value)
+    assert failed.value.remedy
+    return failed.value
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+async def test_without_tls_at_first_and_again(server: Server, password: str) -> None:
+    """On MySQL the first login sends the password under the server's RSA key, the next ones take the fast path."""
+    with user(server, password) as name:
+        for _ in range(3):
+            assert await who(options(server, name, password)) == (name, False)
+    with user(server, "") as name:
+        assert await who(options(server, name, "")) == (name, False)
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+async def test_over_tls_at_first_and_again(mysql_server: Server, password: str) -> None:
+    with user(mysql_server, password) as name:
+        for _ in range(2):
+            assert await who(options(mysql_server, name, password, tls="insecure")) == (name, True)
+
+
+async def test_a_password_by_sha256_and_by_native(mysql_server: Server, mariadb_server: Server) -> None:
+    with user(mariadb_server, PASSWORDS[1], how="IDENTIFIED VIA mysql_native_password USING PASSWORD('{}')") as name:
+        assert await who(options(mariadb_server, name, PASSWORDS[1])) == (name, False)
+    with user(mysql_server, PASSWORDS[1], how="IDENTIFIED WITH sha256_password BY '{}'") as name:
+        assert await who(options(mysql_server, name, PASSWORDS[1])) == (name, False)
+        assert await who(options(mysql_server, name, PASSWORDS[1], tls="insecure")) == (name, True)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority, and a certificate that it gave to ``db.test``."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    name = ["-subj", "/CN=Test authority"]
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", *name)
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "db.key", "-out", "db.csr", "-subj", "/CN=db.test")
+    (folder / "names").write_text("subjectAltName = DNS:localhost")
+    openssl(
+        "x509", "-req", "-in", "db.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+        "-extfile", "names", "-out", "db.pem",
+    )  # fmt: skip
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755)
+    for parent in folder.parents:
+        if parent == Path("/tmp"):  # the server runs as nobody
+            break
+        parent.chmod(parent.stat().st_mode | 0o055)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[mysql, mariadb], ids=["mysql", "mariadb"])
+def encrypted(request: pytest.FixtureRequest, authority: Path) -> Iterator[Server]:
+    """A server with a certificate for ``localhost``."""
+    flags = [
+        f"--ssl-{word}={authority}/{file}" for word, file in (("ca", "ca.pem"), ("cert", "db.pem"), ("key", "db.key"))
+    ]
+    with request.param.started(*flags) as server:
+        yield server
+
+
+async def test_the_servers_certificate_is_checked(encrypted: Server, authority: Path) -> None:
+    known = {"tls_ca": str(authority / "ca.pem")}
+    with user(encrypted, PASSWORDS[1]) as name:
+
+        def at(host: str, **words: Any) -> MySQL:
+            return options(encrypted.at(host, encrypted.port), name, PASSWORDS[1], **words)
+
+        assert await who(at("localhost", **known)) == (name, True)
+        assert await who(at("localhost", tls="verify", **known)) == (name, True)
+        assert await who(at("127.0.0.1", tls_check_hostname=False, **known)) == (name, True)
+        assert await who(at("127.0.0.1", tls="insecure")) == (name, True)
+
+        mismatch = await refused(at("127.0.0.1", **known), PASSWORDS[1])
+        assert isinstance(mismatch, ConfigError)
+        assert f"127.0.0.1:{encrypted.port}" in str(mismatch) and "not valid for '127.0.0.1'" in str(mismatch)
+        unknown = await refused(at("localhost", tls="verify"), PASSWORDS[1])
+        assert isinstance(unknown, ConfigError) and "cannot be verified" in str(unknown) and "tls_ca" in str(unknown)
+
+
+async def test_a_server_without_tls_gets_no_password(mariadb_server: Server) -> None:
+    with user(mariadb_server, "secret-word") as name:
+        error = await refused(options(mariadb_server, name, "secret-word", tls="insecure"), "secret-word")
+    assert isinstance(error, ConfigError) and "does not offer TLS" in str(error)
+
+
+async def test_what_people_see_when_a_login_fails(server: Server) -> None:
+    place = f"{server.host}:{server.port}"
+    with user(server, "right-word") as name:
+        wrong = await refused(options(server, name, "wrong-word"), "wrong-word")
+        assert isinstance(wrong, ConfigError)
+        assert place in str(wrong) and name in str(wrong) and "check user, password" in str(wrong)
+
+        nobody = await refused(options(server, "nobody_at_all", "wrong-word"), "wrong-word")
+        assert isinstance(nobody, ConfigError) and "nobody_at_all" in str(nobody)
+
+        server.query(f"GRANT SELECT ON *.* TO {name}@'%'")
+        nowhere = await refused(options(server, name, "right-word", database="no_such_database"), "right-word")
+        assert isinstance(nowhere, ConfigError)
+        assert place in str(nowhere) and "no_such_database" in str(nowhere) and "create the database" in str(nowhere)
+
+        server.query(f"ALTER USER {name}@'%' ACCOUNT LOCK")
+        locked = await refused(options(server, name, "right-word"), "right-word")
+        assert isinstance(locked, ConfigError) and "locked" in str(locked)
+
+    away = await refused(MySQL(host="no-such-host.invalid", user="me", password="right-word"), "right-word")
+    assert isinstance(away, ConnectionFailed) and "no-such-host.invalid:3306" in str(away)
+    shut = await refused(MySQL(host="127.0.0.1", port=1, user="me", password="right-word"), "right-word")
+    assert isinstance(shut, ConnectionFailed) and "127.0.0.1:1" in str(shut) and "refused" in str(shut)
+
+
+async def test_what_a_server_makes_of_new_sessions_does_not_matter(server: Server, database: str) -> None:
+    """``init_connect`` may set anything; text still comes as it was written."""
+    server.query("CREATE TABLE t (id INT PRIMARY KEY, name VARCHAR(20))", database=database)
+    server.query("INSERT INTO t VALUES (1, '漢字🗼')", database=database)
+    ((before,),) = server.query("SELECT @@GLOBAL.init_connect")
+    with user(server, "word") as name:
+        server.query(f"GRANT SELECT ON {database}.* TO {name}@'%'")
+        hostile = "SET NAMES latin1, sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES', time_zone = '+05:00'"
+        server.query("SET GLOBAL init_connect = %s", hostile)
+        try:
+            source = options(server, name, "word", database=database).source()
+            rows = [
+                row
+                async for batch in source.stream("SELECT name, @@time_zone AS z FROM t")
+                for row in batch.to_pylist()
+            ]
+            assert rows == [{"name": "漢字🗼", "z": "+00:00"}]
+            await source.aclose()
+        finally:
+            server.query("SET GLOBAL init_connect = %s", before)
