@@ -30,9 +30,18 @@ class Tables:
         self.defaults = defaults
         self._blacklist = blacklist
         self._resolved: dict[int, TableSpec] = {}
+        seen: set[str] = set()
         for table in declared:
             check_declaration(table)
             if table.name is not None:
+                if table.name in seen:
+                    # Its checkpoint goes by this name: one of the two would take the other's watermark for its own.
+                    raise ConfigError(
+                        f"the table {table.name!r} is declared twice.",
+                        remedy="give the second one a pipeline of its own, or read it by a query with another name.",
+                        table=table.name,
+                    )
+                seen.add(table.name)
                 # A table that inherits its cursor is checked again when its columns are known.
                 resolve(table, table.name, defaults, blacklist, inherited_cursor=None)
 

@@ -186,3 +186,12 @@ async def test_a_source_that_vanishes_halfway_keeps_what_was_committed(tmp_path:
     live.run("ALTER TABLE gone RENAME TO t")
     await job.run_once()
     assert app.rows("t") == [(number, number) for number in range(6)]
+
+
+def test_a_table_declared_twice_would_share_its_watermark_and_is_refused(warehouse: Warehouse, app: Database) -> None:
+    tables = [
+        retl.Table("orders", cursor="updated_at"),
+        retl.Table("orders", to="report", pre_action=retl.PreAction.SWAP),
+    ]
+    with pytest.raises(retl.ConfigError, match=r"'orders' is declared twice.*a pipeline of its own"):
+        retl.Pipeline("shop", source=warehouse.source(), target=app.target(), tables=tables)

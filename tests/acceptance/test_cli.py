@@ -355,7 +355,7 @@ def test_check(shop: Path, retl: Retl) -> None:
 
 def test_check_finds_what_is_wrong(shop: Path, retl: Retl) -> None:
     tables = """tables = [
-        { name = "missing" }, { match = "zz*" }, { name = "orders", cursor = "nope" }, { name = "orders", cursor = "total", to = "b" },
+        { name = "missing" }, { match = "zz*" }, { name = "orders", cursor = "nope" },
         { query = "SELECT 1 AS a", name = "no_key" },
     ]\n"""
     Path("jobs.toml").write_text(DEPOT + JOBS[: JOBS.index("[[")] + " ".join(tables.split()) + "\n")
