@@ -417,7 +417,7 @@ to = "nothing"
     [
         (
             "duckdbb",
-            "there is no source of the type 'duckdbb'; did you mean 'duckdb'? Installed sources are absent, duckdb, ",
+            "there is no source of the type 'duckdbb'; did you mean 'duckdb'? Installed sources are absent, doris, duckdb, ",
         ),
         ("undriven", "undriven cannot be used: the Python package 'retl.connectors.not_there'"),
         ("strange", "the installed source 'strange' (pathlib:Path) is no retl.connectors.base.Connector."),
