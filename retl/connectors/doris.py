@@ -9,6 +9,7 @@ import msgspec
 import pyarrow as pa
 
 from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.errors import SourceRefused
 from retl.connectors.olap.dialect import OlapDialect
 from retl.connectors.olap.options import OlapOptions
 from retl.connectors.olap.source import OlapSource
@@ -25,8 +26,10 @@ class DorisDialect(OlapDialect):
     def time_literal(self, text: str, column: pa.Field) -> str:
         if pa.types.is_date(column.type):
             return self.string(text)
+        if column.type.tz:
+            return f"CAST({self.string(text)} AS TIMESTAMPTZ(6))"
         # A literal that is cut to the digits of the column would be rounded up.
-        return f"CAST({self.string(text.removesuffix('Z'))} AS DATETIME(6))"
+        return f"CAST({self.string(text)} AS DATETIME(6))"
 
 
 class Doris(OlapOptions, kw_only=False, forbid_unknown_fields=True):
@@ -52,7 +55,7 @@ class DorisSource(OlapSource):
     product: ClassVar[str] = "Doris"
 
     def __init__(self, options: Doris) -> None:
-        super().__init__(options, DorisDialect(options.timezone))
+        super().__init__(options, DorisDialect())
 
     async def _version(self, connection: MySQLConnection) -> str:
         ((comment,),) = await connection.query("SELECT @@version_comment")
@@ -62,5 +65,8 @@ class DorisSource(OlapSource):
     async def partitions(self, table: str) -> dict[str, str]:
         database, name = self._locate(table)
         full = f"{self.dialect.identifier(database)}.{self.dialect.identifier(name)}"
-        rows = await (await self.asking()).table(f"SHOW PARTITIONS FROM {full}")
-        return {str(row["PartitionName"]): str(row["VisibleVersion"]) for row in rows}
+        try:
+            rows = await (await self.asking()).table(f"SHOW PARTITIONS FROM {full}")
+        except SourceRefused:
+            return {}  # a view
+        return {str(row["PartitionName"]): f"{row['PartitionId']}:{row['VisibleVersion']}" for row in rows}

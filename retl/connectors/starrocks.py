@@ -6,12 +6,14 @@ from typing import Annotated, ClassVar
 from uuid import uuid4
 
 import msgspec
+import pyarrow as pa
 
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import SourceRefused
 from retl.connectors.olap.dialect import OlapDialect
 from retl.connectors.olap.options import OlapOptions
 from retl.connectors.olap.source import OlapSource
+from retl.model.schema import native_type
 
 
 class StarRocksDialect(OlapDialect):
@@ -19,6 +21,11 @@ class StarRocksDialect(OlapDialect):
 
     name: ClassVar[str] = "starrocks"
     datetime_digits: ClassVar[int] = 6
+
+    def to_json(self, column: pa.Field) -> str:
+        if native_type(column).startswith("array"):
+            return f"CAST({self.identifier(column.name)} AS JSON)"
+        return super().to_json(column)
 
 
 class StarRocks(OlapOptions, kw_only=False, forbid_unknown_fields=True):
@@ -44,7 +51,7 @@ class StarRocksSource(OlapSource):
     product: ClassVar[str] = "StarRocks"
 
     def __init__(self, options: StarRocks) -> None:
-        super().__init__(options, StarRocksDialect(options.timezone))
+        super().__init__(options, StarRocksDialect())
 
     async def _version(self, connection: MySQLConnection) -> str:
         ((version,),) = await connection.query("SELECT current_version()")
@@ -69,7 +76,11 @@ class StarRocksSource(OlapSource):
     async def partitions(self, table: str) -> dict[str, str]:
         database, name = self._locate(table)
         rows = await self.query(
-            "SELECT PARTITION_NAME, VISIBLE_VERSION FROM information_schema.partitions_meta "
+            "SELECT PARTITION_NAME, PARTITION_ID, VISIBLE_VERSION FROM information_schema.partitions_meta "
             f"WHERE DB_NAME = {self.dialect.string(database)} AND TABLE_NAME = {self.dialect.string(name)} AND IS_TEMP = 0"
         )
-        return {str(partition): str(version) for partition, version in sorted(rows)}
+        # One partition may be stored as several, each with a version of its own.
+        stored: dict[str, list[str]] = {}
+        for partition, number, version in sorted(rows):
+            stored.setdefault(str(partition), []).append(f"{number}:{version}")
+        return {partition: " ".join(versions) for partition, versions in stored.items()}

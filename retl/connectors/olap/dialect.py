@@ -43,6 +43,9 @@ class OlapDialect(MySQLDialect):
     def literal(self, text: str, column: pa.Field) -> str:
         if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
             return self.time_literal(text, column)
+        if native_type(column) == "largeint":
+            # As a plain number the lowest one is the negative of one too high.
+            return f"CAST({self.string(str(int(text)))} AS LARGEINT)"
         return super().literal(text, column)
 
     def time_literal(self, text: str, column: pa.Field) -> str:
@@ -54,13 +57,21 @@ class OlapDialect(MySQLDialect):
     def wire(self, column: pa.Field, expression: str) -> str:
         if pa.types.is_float32(column.type):
             return f"CAST({expression} AS DOUBLE)"
+        if pa.types.is_timestamp(column.type) and column.type.tz:
+            # With its zone a value would carry that of the session, which is UTC, as +00:00.
+            return f"CAST({expression} AS DATETIME(6))"
         return expression
+
+    def to_json(self, column: pa.Field) -> str:
+        """The expression that makes JSON of an array, a map or a struct."""
+        return f"to_json({self.identifier(column.name)})"
 
     def bucket(self, column: pa.Field, expression: str) -> str | None:
         if pa.types.is_integer(column.type):
             return expression
         if not pa.types.is_timestamp(column.type):
             return super().bucket(column, expression)
+        expression = self.wire(column, expression)
         # By the calendar alone: functions of an epoch look at the session's zone.
         seconds = f"TO_DAYS({expression}) * 86400 + HOUR({expression}) * 3600 + MINUTE({expression}) * 60 + SECOND({expression})"
         return f"(({seconds}) * 1000000 + CAST(DATE_FORMAT({expression}, '%f') AS BIGINT))"
@@ -71,9 +82,7 @@ class OlapDialect(MySQLDialect):
         return f"ABS(CAST(MURMUR_HASH3_32({texts}) AS BIGINT)) % {parts} = {part}"
 
     def now(self, column: pa.Field) -> str:
-        if self._timezone is None or (pa.types.is_timestamp(column.type) and column.type.tz):
-            return self.as_text("UTC_TIMESTAMP()")
-        return self.as_text(f"CONVERT_TZ(UTC_TIMESTAMP(), 'UTC', {self.string(self._timezone)})")
+        return self.as_text("UTC_TIMESTAMP()")
 
     def logical_field(self, name: str, native: str, nullable: bool = True) -> pa.Field:
         """The Arrow field of a column by its COLUMN_TYPE.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import ClassVar
 
@@ -39,10 +40,16 @@ class OlapSource(WireSource):
     dialect: OlapDialect
 
     def __init__(self, options: OlapOptions, dialect: OlapDialect) -> None:
-        session = (f"SET query_timeout = {options.query_timeout}", "SET time_zone = '+00:00'")
+        session = (
+            f"SET query_timeout = {options.query_timeout}",
+            "SET time_zone = '+00:00'",
+            # Whatever is set for the user: whole results.
+            f"SET sql_select_limit = {2**63 - 1}",
+        )
         super().__init__(dataclasses.replace(options.login("source", session), explain=olap_error))
         self.dialect = dialect
         self._skip_unchanged = options.skip_unchanged_partitions
+        self._zone = options.zone()
         self._query_timeout = options.query_timeout
         self._flight_port = options.flight_port if options.protocol == "flight" else None
         if options.protocol == "flight" and options.flight_port is None:
@@ -116,11 +123,19 @@ class OlapSource(WireSource):
         """Whether the columns that the catalog marks as keys are unique together."""
         return True
 
+    def clock(self, now: str, cursor: pa.Field) -> str:
+        if self._zone is None or (pa.types.is_timestamp(cursor.type) and cursor.type.tz):
+            return now
+        there = datetime.fromisoformat(now).replace(tzinfo=UTC).astimezone(self._zone)
+        return there.replace(tzinfo=None).isoformat(" ")
+
     def described_field(self, column: WireField) -> pa.Field:
         found = described_field(column)
         native = native_type(found)
         if native == "longblob":
             return found
+        if native == "tinyint" and column.length == 1:
+            native = "boolean"
         return self.dialect.logical_field(column.name, "string" if native == "longtext" else native, found.nullable)
 
     async def chosen_schema(self, chosen: Selection) -> pa.Schema:
@@ -135,27 +150,23 @@ class OlapSource(WireSource):
     ) -> SourcePlan:
         plan = await super()._plan_full(table, checkpoint, chosen, schema, key)
         if table.query is not None or not plan.slices:
-            return _warned(plan, schema)
-        versions = await self.partitions(table.name)
+            return self._warned(plan, schema)
         skip = self._skip_unchanged and table.pre_action is PreAction.NONE and table.write is Write.UPSERT
-        same = skip and checkpoint.detail.get("selection") == _fingerprint(chosen, schema)
-        wanted = [
-            name for name in versions if not (same and checkpoint.detail.get(_PARTITION + name) == versions[name])
-        ]
-        if len(versions) < 2 and len(wanted) == len(versions):
-            return _warned(plan, schema)
-        remembered = {"selection": _fingerprint(chosen, schema)} if skip else {}
+        versions = await self.partitions(table.name)
+        if not versions or (len(versions) == 1 and not skip):
+            return self._warned(plan, schema)
+        # What was chosen is remembered for each partition: a scan that ends halfway leaves the others as they were.
+        marks = {name: f"{version} {_fingerprint(chosen, schema)}" for name, version in versions.items()}
+        wanted = [name for name in marks if not (skip and checkpoint.detail.get(_PARTITION + name) == marks[name])]
         slices = tuple(
-            Slice(
-                index=index,
-                divisible=True,
-                detail={**remembered, _PARTITION + name: versions[name]} if skip else {},
-            )
+            Slice(index=index, divisible=True, detail={_PARTITION + name: marks[name]} if skip else {})
             for index, name in enumerate(wanted)
         )
         detail = {**plan.detail, "partitions": wanted}
-        rows = plan.rows if len(wanted) == len(versions) else None
-        return _warned(dataclasses.replace(plan, slices=slices, rows=rows, detail=detail), schema)
+        rows = plan.rows if len(wanted) == len(versions) else 0 if not wanted else None
+        plan = dataclasses.replace(plan, slices=slices, rows=rows, detail=detail)
+        statements = tuple(self.selection(plan, part).rows(schema, part) for part in slices[:1])
+        return self._warned(dataclasses.replace(plan, statements=statements), schema)
 
     def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
         if self._flight_port is None:
@@ -165,7 +176,10 @@ class OlapSource(WireSource):
 
     @abstractmethod
     async def partitions(self, table: str) -> dict[str, str]:
-        """The partitions of a table and the version of each that readers see."""
+        """The partitions of a table, and of each which one it is and the version that readers see.
+
+        A partition that is emptied or made again may reach the version that it had before, under another number.
+        """
 
     def selection(self, plan: SourcePlan, part: Slice) -> Selection:
         chosen = super().selection(plan, part)
@@ -175,6 +189,18 @@ class OlapSource(WireSource):
         name = self.dialect.identifier(partitions[part.index])
         relation = Relation(f"{chosen.relation.sql} PARTITION ({name})", chosen.relation.schema)
         return dataclasses.replace(chosen, relation=relation)
+
+    def _warned(self, plan: SourcePlan, schema: pa.Schema) -> SourcePlan:
+        """Say of nested columns what arrives."""
+        nested = [column for column in schema if is_nested(column)]
+        if not nested:
+            return plan
+        advice = ", ".join(f'{column.name} = "{self.dialect.to_json(column)}"' for column in nested)
+        warning = (
+            f"{', '.join(column.name for column in nested)}: arrays, maps and structs arrive as the server writes them, "
+            f"which is not always JSON; for JSON use expressions = {{ {advice} }}."
+        )
+        return dataclasses.replace(plan, warnings=(*plan.warnings, warning))
 
 
 def _fingerprint(chosen: Selection, schema: pa.Schema) -> str:
@@ -193,15 +219,3 @@ def _check_readable(column: pa.Field) -> None:
             f"column {column.name!r} has nanoseconds, which few targets keep.",
             remedy=f'say how it is to be cut, such as expressions = {{ {column.name} = "CAST({column.name} AS DATETIME(6))" }}.',
         )
-
-
-def _warned(plan: SourcePlan, schema: pa.Schema) -> SourcePlan:
-    """Say of nested columns what arrives."""
-    nested = [column.name for column in schema if is_nested(column)]
-    if not nested:
-        return plan
-    warning = (
-        f"{', '.join(nested)}: arrays, maps and structs arrive as the server writes them, which is not always JSON; "
-        f'for JSON use expressions = {{ {nested[0]} = "to_json({nested[0]})" }}.'
-    )
-    return dataclasses.replace(plan, warnings=(*plan.warnings, warning))

@@ -66,7 +66,8 @@ CREATE MACRO retl_text(x) AS CASE
     ELSE CAST(x AS VARCHAR) END;
 CREATE MACRO retl_text_scaled(x, n) AS
     left(strftime(x, '%Y-%m-%d %H:%M:%S.%f'), 19 + CASE n WHEN 0 THEN 0 ELSE 1 + n END);
-CREATE MACRO retl_rounded(x, unit) AS make_timestamp(CAST((epoch_us(x) + unit // 2) // unit * unit AS BIGINT));
+CREATE MACRO retl_below(n, unit) AS CAST(n - (n % unit + unit) % unit AS BIGINT);
+CREATE MACRO retl_rounded(x, unit) AS make_timestamp(retl_below(epoch_us(x) + unit // 2, unit));
 CREATE MACRO retl_length(x) AS strlen(CAST(x AS VARCHAR));
 CREATE MACRO retl_to_days(x) AS date_diff('day', DATE '1970-01-01', CAST(x AS DATE)) + 719528;
 CREATE MACRO retl_unix_timestamp(x, shift) AS CAST(floor(epoch_us(CAST(x AS TIMESTAMP)) / 1000000) AS BIGINT) - shift;

@@ -454,6 +454,13 @@ class Translator:
             pairs = zip(node.expressions[::2], node.expressions[1::2], strict=True)
             fields = [exp.PropertyEQ(this=exp.to_identifier(key.name), expression=value) for key, value in pairs]
             return exp.Struct(expressions=fields)
+        if name == "MURMUR_HASH3_32" and len(node.expressions) > 1:
+            # The hash of what went before is the seed of the next one.
+            value: exp.Expr = exp.func("retl_murmur_hash3_32", node.expressions[0])
+            for argument in node.expressions[1:]:
+                seed = exp.cast(value, "bigint")
+                value = _anonymous("retl_murmur_text", _anonymous("retl_text", argument), seed)
+            return value
         if renamed := functions.RENAMED.get(name):
             return exp.func(renamed, *node.expressions)
         return node
