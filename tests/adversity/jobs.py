@@ -7,18 +7,21 @@ from typing import Any
 import msgspec
 
 import retl
+from retl.connectors import MySQL
+from retl.connectors.base import Connector
 from retl.connectors.duckdb import DuckDB
 from retl.connectors.sqlite import SQLite
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """One pipeline of one table, from file to file."""
+    """One pipeline of one table, from database to database."""
 
     source: str
     target: str
     table: dict[str, Any]
     state: str | None = None
     """A state file beside the target; inside the target where unset."""
+    target_options: dict[str, Any] = msgspec.field(default_factory=dict)
     lease_ttl: float = 30.0
     interval: str = "manual"
 
@@ -27,7 +30,7 @@ class Job(msgspec.Struct, kw_only=True):
         return retl.Pipeline(
             "p",
             source=connector(self.source),
-            target=connector(self.target),
+            target=connector(self.target, **self.target_options),
             tables=[retl.Table(**self.table)],
             state=retl.SqliteStore(self.state) if self.state else None,
             lease_ttl=self.lease_ttl,
@@ -35,6 +38,8 @@ class Job(msgspec.Struct, kw_only=True):
         )
 
 
-def connector(path: str) -> DuckDB | SQLite:
-    """What reads or writes a file, by its ending."""
-    return DuckDB(path, threads=1) if path.endswith(".duckdb") else SQLite(path)
+def connector(address: str, **options: Any) -> Connector:
+    """What reads or writes a server's database, by its URL, or a file, by its ending."""
+    if address.startswith("mysql://"):
+        return MySQL(address, **options)
+    return DuckDB(address, threads=1) if address.endswith(".duckdb") else SQLite(address)
