@@ -200,8 +200,9 @@ class DirectWriter(MySQLWriter):
         if connection not in self._begun:
             await connection.execute("START TRANSACTION")
             self._begun.add(connection)
-        loader = self._loader(connection, self._job.known.place.sql)
-        self._rows += await loader.take(batch, data)
+        # Added only now: another connection's load counts its rows meanwhile.
+        taken = await self._loader(connection, self._job.known.place.sql).take(batch, data)
+        self._rows += taken
 
     async def discard(self) -> None:
         await self._settle()
@@ -260,8 +261,8 @@ class StagedWriter(MySQLWriter):
     async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
         await self._clean()
         await connection.execute("START TRANSACTION")
-        loader = self._loader(connection, self._stage.table)
-        self._rows += await loader.take(batch, data)
+        taken = await self._loader(connection, self._stage.table).take(batch, data)
+        self._rows += taken
         await connection.execute("COMMIT")
 
     async def _clean(self) -> None:
