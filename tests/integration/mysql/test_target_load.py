@@ -14,6 +14,7 @@ import pytest
 import retl
 from retl.connectors import DuckDB
 from retl.connectors.mysql.connection import MySQLConnection
+from retl.model.actions import PreAction
 from retl.model.errors import LeaseLost, RepeatedKey, RowsRejected, TargetBusy
 from retl.model.window import Scope, Slice
 from retl.testing import table_spec
@@ -263,7 +264,7 @@ async def test_a_pipeline_from_end_to_end(scene: Scene, tmp_path: Any) -> None:
         "p",
         source=DuckDB(str(warehouse.path)),
         target=scene.options(),
-        tables=[retl.Table("orders", cursor="moment", slice_rows=4000), retl.Table("daily", pre_action="swap")],
+        tables=[retl.Table("orders", cursor="moment", slice_rows=4000), retl.Table("daily", pre_action=PreAction.SWAP)],
     )
     async with pipeline:
         await pipeline.run_once()

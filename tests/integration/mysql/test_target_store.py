@@ -1,0 +1,196 @@
+"""The state store inside MySQL and MariaDB."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from retl.model.checkpoint import Checkpoint, Fence, Mark, Refresh, Reject
+from retl.model.errors import ConfigError, LeaseLost, StateError
+from retl.model.report import ScanReport
+from retl.state.base import LeaseRow, StateStore
+from tests.integration.mysql.targets import Scene
+from tests.servers.database import Server
+
+
+@pytest.fixture
+def scene(server: Server, database: str) -> Scene:
+    return Scene(server, database)
+
+
+def opened(scene: Scene) -> StateStore:
+    store = scene.options().target().state_store()
+    assert store is not None
+    return store
+
+
+def report(number: int) -> ScanReport:
+    return ScanReport(
+        pipeline="p",
+        table="t",
+        to="t",
+        scan_id=f"scan-{number:06d}",
+        status="done",
+        mode="full",
+        started_at=f"2024-01-01T00:00:00.{number:06d}",
+        seconds=0.5,
+    )
+
+
+async def test_reading_creates_nothing(scene: Scene) -> None:
+    store = opened(scene)
+    assert await store.load("p") == {}
+    assert await store.read_lease("p") == LeaseRow("p", None, 0, 0, 0.0)
+    assert await store.rejects("p") == []
+    assert await store.count_rejects("p") == {}
+    assert await store.reports() == []
+    await store.aclose()
+    assert scene.run("SHOW TABLES") == []
+
+
+async def test_every_step(scene: Scene) -> None:
+    store = opened(scene)
+    fence = await store.take_lease(await store.read_lease("p"), "it's \\me", 15.0)
+    assert fence == Fence("p", "it's \\me", 1)
+    assert await store.beat(fence)
+    assert await store.read_lease("p") == LeaseRow("p", "it's \\me", 1, 1, 15.0)
+
+    checkpoint = Checkpoint(
+        watermark="2024-02-29 23:59:59.123456789",
+        columns={"naïve": "text", "a'b\\": "😀?"},
+        refresh=Refresh("s1", "swap"),
+    )
+    mark = Mark(fence, "t", checkpoint)
+    for _ in range(2):  # the same values again are no news to an UPDATE
+        await store.save(mark)
+    await store.save(Mark(fence, "t ", Checkpoint(watermark="1")))
+    await store.save(Mark(fence, "T", Checkpoint(watermark="2")))
+    assert await store.load("p") == {"t": checkpoint, "t ": Checkpoint(watermark="1"), "T": Checkpoint(watermark="2")}
+
+    long = "k" * 300
+    refused = [
+        Reject(table="t", key=key, reason="r'\\", content='{"a": "\\n?"}', at=f"2024-0{number}")
+        for number, key in enumerate(("1", f"{long}1", f"{long}2"), 1)
+    ]
+    for _ in range(2):  # the same row again replaces what is known of it
+        await store.add_rejects("p", refused)
+    assert await store.rejects("p") == refused[::-1]
+    assert await store.count_rejects("p") == {"t": 3}
+    assert await store.clear_rejects("p") == 3
+
+    await store.give_up_lease(fence)
+    assert (await store.read_lease("p")).owner is None
+    assert not await store.beat(fence)
+    with pytest.raises(LeaseLost):
+        await store.save(mark)
+    assert await store.forget("p", "t") == 1
+    assert await store.forget("p") == 2
+    await store.aclose()
+
+
+async def test_the_history_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retl.state.sql._KEPT_REPORTS", 3)
+    store = opened(scene)
+    for number in range(8):
+        await store.add_report(report(number))
+    assert [found.scan_id for found in await store.reports("p", "t")] == ["scan-000007", "scan-000006", "scan-000005"]
+    await store.aclose()
+
+
+async def test_of_many_who_want_the_lease_one_gets_it(scene: Scene) -> None:
+    stores = [opened(scene) for _ in range(8)]
+    won: list[Fence] = []
+
+    async def take(store: StateStore, number: int) -> None:
+        fence = await store.take_lease(LeaseRow("p", None, 0, 0, 0.0), f"owner {number}", 15.0)
+        if fence is not None:
+            won.append(fence)
+
+    async with anyio.create_task_group() as tasks:
+        for number, store in enumerate(stores):
+            tasks.start_soon(take, store, number)
+    assert len(won) == 1
+    row = await stores[0].read_lease("p")
+    assert (row.owner, row.epoch) == (won[0].owner, 1)
+    seen, won[:] = row, []
+    async with anyio.create_task_group() as tasks:
+        for number, store in enumerate(stores):
+
+            async def take_over(store: StateStore = store, number: int = number) -> None:
+                fence = await store.take_lease(seen, f"next {number}", 15.0)
+                if fence is not None:
+                    won.append(fence)
+
+            tasks.start_soon(take_over)
+    assert [fence.epoch for fence in won] == [2]
+    for store in stores:
+        await store.aclose()
+
+
+async def test_two_owners_through_two_connections(scene: Scene) -> None:
+    mine, yours = opened(scene), opened(scene)
+    first = await mine.take_lease(await mine.read_lease("p"), "me", 15.0)
+    assert first is not None
+    await mine.save(Mark(first, "t", Checkpoint(watermark="1")))
+    second = await yours.take_lease(await yours.read_lease("p"), "you", 15.0)
+    assert second is not None
+    assert not await mine.beat(first)
+    with pytest.raises(LeaseLost):
+        await mine.save(Mark(first, "t", Checkpoint(watermark="2")))
+    assert await mine.load("p") == {"t": Checkpoint(watermark="1")}
+    await yours.save(Mark(second, "t", Checkpoint(watermark="3")))
+    assert await mine.load("p") == {"t": Checkpoint(watermark="3")}
+    await mine.aclose()
+    await yours.aclose()
+
+
+async def test_a_connection_that_was_lost_is_made_again(scene: Scene) -> None:
+    store = opened(scene)
+    fence = await store.take_lease(await store.read_lease("p"), "me", 15.0)
+    assert fence is not None
+    for number, _, _, database, command, *_ in scene.server.query("SHOW PROCESSLIST"):
+        if database == scene.database and command == "Sleep":
+            scene.server.query(f"KILL {number}")
+    assert await store.beat(fence)
+    await store.aclose()
+
+
+async def test_a_store_is_held_by_steps_that_are_cancelled(scene: Scene) -> None:
+    store = opened(scene)
+    fence = await store.take_lease(await store.read_lease("p"), "me", 15.0)
+    assert fence is not None
+    for delay in (0, 0.0005, 0.001, 0.002):
+        with anyio.move_on_after(delay):
+            await store.save(Mark(fence, "t", Checkpoint(watermark=str(delay))))
+        assert await store.beat(fence)
+    await store.save(Mark(fence, "t", Checkpoint(watermark="last")))
+    assert await store.load("p") == {"t": Checkpoint(watermark="last")}
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (["UPDATE retl_meta SET value = '99'"], "version 99"),
+        (["DROP TABLE retl_checkpoints", "CREATE TABLE retl_checkpoints (i INTEGER)"], "cannot be used"),
+        (["UPDATE retl_checkpoints SET body = '{'"], "cannot be read"),
+    ],
+)
+async def test_a_damaged_store_is_told(scene: Scene, damage: list[str], message: str) -> None:
+    store = opened(scene)
+    fence = await store.take_lease(await store.read_lease("p"), "me", 15.0)
+    assert fence is not None
+    await store.save(Mark(fence, "t", Checkpoint()))
+    await store.aclose()
+    scene.run(*damage)
+    store = opened(scene)
+    with pytest.raises(StateError, match=message):
+        await store.load("p")
+    await store.aclose()
+
+
+async def test_without_a_database_there_is_no_place_for_checkpoints(scene: Scene) -> None:
+    target = Scene(scene.server, "").options().target()
+    with pytest.raises(ConfigError, match="names no database"):
+        target.state_store()
+    await target.aclose()
