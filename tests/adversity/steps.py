@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
+
+import anyio
 
 T = TypeVar("T")
+Kind = Literal["task", "scope"]
 
 
 class Steps:
@@ -56,3 +60,21 @@ class Steps:
                 value = yield waiting
             except BaseException as thrown:
                 error = thrown
+
+
+async def cancelled_at(step: int, kind: Kind, work: Callable[[], Awaitable[object]]) -> bool:
+    """Do ``work``, cancelled before its ``step``-th step; ``False`` where it has fewer."""
+
+    async def whole() -> None:
+        await work()
+
+    if kind == "scope":
+        with anyio.CancelScope() as scope:
+            steps = Steps(step, scope.cancel)
+            await steps.run(whole())
+    else:
+        steps = Steps(step, lambda: task.cancel())
+        task = asyncio.create_task(steps.run(whole()))
+        with suppress(asyncio.CancelledError):
+            await task
+    return steps.count >= step

@@ -12,20 +12,18 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import anyio
 import pytest
 
 import retl
 from retl.model import events
 from tests.adversity.jobs import Job
 from tests.adversity.looks import SQLiteLook, look_at
-from tests.adversity.steps import Steps
+from tests.adversity.steps import Kind, Steps, cancelled_at
 
 pytestmark = pytest.mark.adversity
 
-Kind = Literal["task", "scope"]
 Content = list[tuple[Any, ...]]
 
 OLD: Content = [(0, 0, "old"), (1, 0, "old"), (2, 1, "old")]
@@ -160,24 +158,6 @@ def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 3
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.0005)
-
-
-async def cancelled_at(step: int, kind: Kind, work: Callable[[], Awaitable[object]]) -> bool:
-    """Do ``work``, cancelled before its ``step``-th step; ``False`` where it has fewer."""
-
-    async def whole() -> None:
-        await work()
-
-    if kind == "scope":
-        with anyio.CancelScope() as scope:
-            steps = Steps(step, scope.cancel)
-            await steps.run(whole())
-    else:
-        steps = Steps(step, lambda: task.cancel())
-        task = asyncio.create_task(steps.run(whole()))
-        with suppress(asyncio.CancelledError):
-            await task
-    return steps.count >= step
 
 
 @pytest.fixture
