@@ -62,7 +62,11 @@ class OlapSource(WireSource):
     async def asking(self) -> MySQLConnection:
         if self._asking is None or self._asking.closed:
             connection = await super().asking()
-            await self._check_product(connection)
+            try:
+                await self._check_product(connection)
+            except BaseException:
+                connection.abort()  # it must not pass for one that was looked at
+                raise
         assert self._asking is not None
         return self._asking
 
