@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import closing
 
 import pyarrow as pa
 import pytest
@@ -15,10 +15,9 @@ from tests.servers.database import Server
 
 class TestMySQLSource(SourceContract):
     @pytest.fixture(autouse=True)
-    def _server(self, server: Server, database: str) -> Iterator[None]:
+    def _server(self, server: Server, database: str) -> None:
         self.at = server
         self.database = database
-        yield
 
     def source(self) -> Source:
         return MySQL(self.at.url(self.database)).source()
@@ -31,9 +30,9 @@ class TestMySQLSource(SourceContract):
         await self.change(table, rows)
 
     async def change(self, table: str, rows: pa.Table) -> None:
-        values = zip(*(column.to_pylist() for column in rows.columns), strict=True)
-        for row in values:
-            await self.at.run(f"REPLACE INTO {table} VALUES (%s, %s, %s)", *row, database=self.database)
+        values = list(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+        with closing(self.at.connect(self.database)) as connection, connection.cursor() as cursor:
+            cursor.executemany(f"REPLACE INTO {table} VALUES (%s, %s, %s)", values)
 
     async def drop(self, table: str) -> None:
         await self.at.run(f"DROP TABLE {table}", database=self.database)
