@@ -21,7 +21,7 @@ from retl.engine.reader import Item
 from retl.model import events
 from retl.model.actions import PreAction
 from retl.model.checkpoint import Mark, Refresh, Reject
-from retl.model.errors import LeaseLost, RowsRejected
+from retl.model.errors import LeaseLost, RowsRejected, TargetError
 from retl.model.plan import Load, SourcePlan
 from retl.model.window import Slice
 from retl.threads import to_the_end
@@ -54,8 +54,10 @@ class Writer:
             if context.table.pre_action is PreAction.SWAP:
                 guard.check_shrink(before, await writer.count(), context.table.max_shrink, table=context.table.to)
             await self._finish(writer)
-        except BaseException:
+        except BaseException as error:
             await to_the_end(_abort(writer))
+            if isinstance(error, (TargetError, RowsRejected)):
+                await self._prove()  # what another owner does to the table is not the table's fault
             raise
 
     async def _first_items(self) -> tuple[list[Item], bool]:
@@ -168,6 +170,7 @@ class Writer:
         try:
             done = await writer.commit(mark if context.state_in_target else None, part, left)
         except RowsRejected as error:
+            await self._prove()  # they may clash with what another owner has written meanwhile
             await self._keep_rejects(error.rejects)
             raise
         if not context.state_in_target:
@@ -199,7 +202,7 @@ class Writer:
             self._context.tell_scan(events.RowsPutAside, rejects=len(rejects), first_reason=rejects[0].reason)
 
     async def _prove(self) -> None:
-        """Where the store is not in the target: the last look before a commit."""
+        """Still the owner? Where the store is not in the target, this is the last look before a commit."""
         if not await self._context.store.beat(self._context.fence):
             raise LeaseLost(
                 "another process has taken this pipeline over; nothing more was written.",
