@@ -36,7 +36,6 @@ class Feed:
         first: int = 40,
         slice_rows: int = 10,
         width: int = 20,
-        table: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         """``width`` is how long a row's text is, and ``options`` are those of the target."""
@@ -51,7 +50,7 @@ class Feed:
         self.job = Job(
             source=source.address,
             target=target.address,
-            table={"name": "t", "to": "copy", "slice_rows": slice_rows, **MODES[mode], **(table or {})},
+            table={"name": "t", "to": "copy", "slice_rows": slice_rows, **MODES[mode]},
             target_options=options,
         )
         columns = f'id BIGINT NOT NULL PRIMARY KEY, "at" {source.time_type}, "text" MEDIUMTEXT'

@@ -49,7 +49,7 @@ def only_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def feed_to(mode: str, source: Server, target: Server, **words: int) -> Iterator[Feed]:
     with ExitStack() as stack:
         looks = [stack.enter_context(look_at_new(server)) for server in (source, target)]
-        yield Feed(mode, *looks, table=None, **words)
+        yield Feed(mode, looks[0], looks[1], **words)
 
 
 # Locks --------------------------------------------------------------------------
