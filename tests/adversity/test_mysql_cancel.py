@@ -17,9 +17,8 @@ from tests.servers.database import Server
 
 pytestmark = pytest.mark.adversity
 
-EVERY_STEP = bool(os.environ.get("RETL_EVERY_STEP"))
-POINTS = 5
-"""At how many steps a scan is cancelled, unless at every one."""
+POINTS = 60 if os.environ.get("RETL_EVERY_STEP") else 5
+"""At how many of its steps, some hundreds, a scan is cancelled; which ones differs from run to run."""
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def no_blocking_call() -> None:
 
 @pytest.mark.parametrize("kind", ["task", "scope"])
 @pytest.mark.parametrize("mode", ["append", "truncate", "rename_and_create", "swap"])
-async def test_a_scan_can_be_cancelled_at_every_step(mode: str, kind: Kind, mysql_server: Server) -> None:
+async def test_a_scan_can_be_cancelled_at_any_step(mode: str, kind: Kind, mysql_server: Server) -> None:
     with look_at_new(mysql_server) as source, look_at_new(mysql_server) as target:
         feed = Feed(mode, source, target)
         await feed.pipeline().run_once()
@@ -38,12 +37,12 @@ async def test_a_scan_can_be_cancelled_at_every_step(mode: str, kind: Kind, mysq
         steps = Steps()
         assert (await steps.run(feed.pipeline().run_once())).ok
         feed.check()
-        stride = 1 if EVERY_STEP else steps.count // POINTS
+        stride = max(1, steps.count // POINTS)
         first = random.randint(1, stride)
         print(f"every {stride}th step from step {first} on")
         tasks = asyncio.all_tasks()
         for step in range(first, steps.count, stride):
-            feed.more(5 if EVERY_STEP else 20)
+            feed.more()
             await cancelled_at(step, kind, feed.pipeline().run_once)
             assert asyncio.all_tasks() == tasks
             for look in (source, target):
