@@ -94,7 +94,8 @@ class Loader:
 
     def _put_aside(self, batch: pa.RecordBatch, rows: dict[int, str]) -> pa.RecordBatch:
         """The batch without some rows, which become refusals."""
-        blamed = sorted(rows)[: self._most + 1]
+        # The server lists only so many warnings at once, so these may not be the first.
+        blamed = sorted(rows)[: self._most + 1 - len(self._refusals.rows)]
         for number, row in zip(blamed, plain_rows(batch.take(pa.array(blamed))), strict=True):
             self._refusals.add(row, rows[number], column_of(rows[number], self._encoder))
         keep = [number not in rows for number in range(batch.num_rows)]
