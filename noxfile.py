@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import nox
+from packaging.version import Version
 
 nox.options.sessions = ["lint", "types", "tests", "docs"]
 nox.options.error_on_missing_interpreters = False
@@ -56,8 +57,12 @@ def lowest_versions() -> list[str]:
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"].values()
     declared = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]
-    bounds = (re.match(r"([\w.-]+)>=([\w.]+)", requirement) for requirement in declared)
-    return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound]
+    lowest: dict[str, Version] = {}
+    for requirement in declared:
+        if bound := re.match(r"([\w.-]+)>=([\w.]+)", requirement):
+            # An extra may need more than the package itself.
+            lowest[bound[1]] = max(lowest.get(bound[1], Version("0")), Version(bound[2]))
+    return [f"{name}=={version}" for name, version in lowest.items()]
 
 
 @nox.session

@@ -44,7 +44,7 @@ class MySQLTarget(Target):
     """Writes MySQL or MariaDB. See ``retl.connectors.MySQL``."""
 
     system: ClassVar[str] = "mysql"
-    batch_size = BatchSize(rows=32_768, bytes=8 * 1024 * 1024)
+    batch_size = BatchSize(rows=32_768, bytes=4 * 1024 * 1024)
 
     def __init__(
         self, login: Login, *, lock_timeout: float = 30.0, writers: int = 2, local_infile: bool | None = None

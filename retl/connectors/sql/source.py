@@ -170,7 +170,7 @@ class SqlSource(Source):
         for value, rows, one_value, first, last in await self.query(
             chosen.histogram(window, cursor, bucket, low, high, width)
         ):
-            if rows > slice_rows and not one_value and first < last:
+            if rows > slice_rows and not one_value and int(first) < int(last):
                 counts.extend(
                     await self._refine(chosen, window, cursor, bucket, int(first), int(last), int(rows), slice_rows)
                 )
