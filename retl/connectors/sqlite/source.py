@@ -131,6 +131,8 @@ def _array(values: tuple[Any, ...], column: pa.Field) -> pa.Array:
     try:
         if pa.types.is_boolean(kind):
             return pa.array(values, pa.int64()).cast(pa.bool_()) if _all_bits(values) else _misfit(column, values)
+        if pa.types.is_integer(kind) and float in set(map(type, values)):
+            return _misfit(column, values)  # Arrow would cut it off
         if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_binary(kind):
             return pa.array(values, kind)
         if pa.types.is_decimal(kind):

@@ -46,6 +46,7 @@ class SQLiteWriter(TableWriter):
         self._load = load
         self._table = table
         self._columns = list(columns)
+        self._logical = {column.name: column.type for column in load.schema}
         self._refusals = Refusals(load)
         self._keys = KeyWatch(load)
         self._names = [f"c{number}" for number in range(len(self._columns))]
@@ -61,7 +62,7 @@ class SQLiteWriter(TableWriter):
         await self._file.run(_open_stage, self._names)
 
     async def write(self, batch: pa.RecordBatch) -> None:
-        kept = self._refuse(batch)
+        kept = self._refuse(self._with_numbers(batch))
         if kept.num_rows:
             self._keys.add(kept)
             await self._file.run(self._stage, kept.select(self._columns))
@@ -95,6 +96,14 @@ class SQLiteWriter(TableWriter):
     @property
     def _stage_name(self) -> str:
         return _DISK if self._on_disk else f"{_MEMORY}.b"
+
+    def _with_numbers(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch with numbers for what came as their text: SQLite would round what it reads from text itself."""
+        columns = [
+            _numbers(column, self._logical[name])
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
     def _refuse(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Put aside the rows that SQLite would take but change, or that have no key."""
@@ -247,6 +256,17 @@ def _open_stage(connection: sqlite3.Connection, names: list[str]) -> None:
         connection.execute("PRAGMA temp.cache_size = -16384")
     connection.execute(f"DROP TABLE IF EXISTS {_DISK}")
     connection.execute(f"CREATE TABLE {_DISK} ({', '.join(names)})")
+
+
+def _numbers(column: pa.Array, logical: pa.DataType) -> pa.Array:
+    """A column of numbers in canonical text as the numbers; as it is where it is no such column."""
+    number = pa.types.is_integer(logical) or pa.types.is_floating(logical)
+    if not number or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    try:
+        return column.cast(pa.float64() if pa.types.is_floating(logical) else logical)
+    except pa.ArrowInvalid:
+        return column
 
 
 def _storable(column: pa.Array) -> pa.Array:
