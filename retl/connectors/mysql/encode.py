@@ -7,8 +7,11 @@ found here. What it warns of, it is left to find.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +25,10 @@ from retl.model.plan import Load
 
 DIALECT = MySQLDialect()
 _UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6}
-_SECONDS = len("2024-05-01 12:00:00.")
+_LARGE_FLOAT = 3.4028234e38
+_SECONDS, _CLOCK = len("2024-05-01 12:00:00."), len("12:00:00.")
+_LONG_NUMBER = r"[0-9][0-9.]{15}|[0-9][eE][+-]?[0-9]{3}"
+"""A number that a DOUBLE may change: shorter ones come back as they were."""
 _TIME_SECONDS = r"^-?\d+:\d\d:\d\d\.\d{%d}\d*[1-9]"
 
 
@@ -107,7 +113,7 @@ class Encoder:
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if not _is_text(column.type):
-            text = plain(column)
+            text = plain(_with_largest(column))
             return hex_text(text.cast(pa.string())) if there.is_bytes and not _is_bytes(column.type) else text
         if there.is_bytes:
             return hex_text(column.cast(pa.string()))
@@ -115,6 +121,13 @@ class Encoder:
         if pa.types.is_timestamp(logical) and logical.tz:
             return pc.utf8_rtrim(column, "Z")
         return _digits(column) if pa.types.is_boolean(logical) else column.cast(pa.string())
+
+
+def _with_largest(column: pa.Array) -> pa.Array:
+    """FLOATs so near to the largest one that, written shortly, they would be beyond it, as DOUBLEs."""
+    if not pa.types.is_float32(column.type) or (pc.max(pc.abs(column)).as_py() or 0) < _LARGE_FLOAT:
+        return column
+    return column.cast(pa.float64())
 
 
 def _conversion(there: Stored) -> str | None:
@@ -158,7 +171,7 @@ def unfit(column: pa.Array, there: Stored) -> list[tuple[pa.Array, str]]:
         found.append((_not_finite(column), "MySQL has no NaN and no infinity"))
     if pa.types.is_temporal(column.type):
         found.append((unprintable_times(column), "the time lies outside the years 1 to 9999, or outside a day"))
-    if there.word in ("datetime", "timestamp", "time") and there.fraction < 6:
+    if there.word in ("datetime", "timestamp", "time"):
         reason = f"the column keeps only {there.fraction} digits of a second"
         found.append((_finer(column, there), reason))
     elif there.word == "char" and _is_text(column.type):
@@ -171,6 +184,10 @@ def unfit(column: pa.Array, there: Stored) -> list[tuple[pa.Array, str]]:
         found.append((_some(pc.and_(column.is_valid(), pc.invert(pc.is_in(column, known)))), "it is no member"))
     elif there.word == "set" and _is_text(column.type):
         found.append((_no_subset(column, there.members), "it is no set of members in their order"))
+    elif there.word == "json" and _is_text(column.type):
+        found.append(
+            (_rounded_json(column), "MySQL's JSON would round a number in it, since it has more digits than a DOUBLE")
+        )
     return [(mask, reason) for mask, reason in found if mask is not None]
 
 
@@ -188,8 +205,8 @@ def _finer(column: pa.Array, there: Stored) -> pa.Array | None:
     """Which times have digits that the column does not keep."""
     kind = column.type
     if _is_text(kind):
-        lengths = pc.max(pc.binary_length(column)).as_py()
-        if there.word != "time" and (lengths is None or lengths < _SECONDS + there.fraction):
+        longest = pc.max(pc.binary_length(column)).as_py()
+        if (longest or 0) <= (_CLOCK if there.word == "time" else _SECONDS) + there.fraction:
             return None
         if there.word == "time":
             return _some(pc.match_substring_regex(column, _TIME_SECONDS % there.fraction))
@@ -210,6 +227,29 @@ def _no_subset(column: pa.Array, members: Sequence[str]) -> pa.Array | None:
 
     bad = [text for text in pc.unique(column).to_pylist() if text is not None and not fits(text)]
     return pc.is_in(column, pa.array(bad, column.type)) if bad else None
+
+
+def _rounded_json(column: pa.Array) -> pa.Array | None:
+    """Which documents hold a number that neither 64 bits nor a DOUBLE keep. Few are worth a closer look."""
+    long = pc.match_substring_regex(column, _LONG_NUMBER)
+    bad = [text for text in pc.unique(column.filter(long.fill_null(False))).to_pylist() if _is_rounded(text)]
+    return pc.is_in(column, pa.array(bad, column.type)) if bad else None
+
+
+def _is_rounded(document: str) -> bool:
+    rounded = False
+
+    def whole(text: str) -> None:
+        nonlocal rounded
+        rounded |= not -(2**63) <= Decimal(text) < 2**64 and Decimal(text) != Decimal(repr(float(text)))
+
+    def fraction(text: str) -> None:
+        nonlocal rounded
+        rounded |= Decimal(text) != Decimal(repr(float(text)))
+
+    with suppress(ValueError, RecursionError):  # what is no JSON is left to the server
+        json.loads(document, parse_int=whole, parse_float=fraction)
+    return rounded
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -25,7 +25,7 @@ from retl.model.errors import ConfigError
 from retl.model.plan import Load
 
 _AT_ROW = re.compile(r" at row (\d+)$")
-_OF_COLUMN = re.compile(r"\b[Cc]olumn [`']?(?:[^`']*`\.`)*([^`']+)[`']")
+_OF_COLUMN = re.compile(r"\b(?:[Cc]olumn|CONSTRAINT) [`']?(?:[^`']*`\.`)*([^`']+)[`']")
 _NO_FILES = frozenset({1148, 3948, 4166})
 _NOT_OF_ROWS = frozenset({1054, 1064, 1136, 1146, 1305, 1665, 1785, 3024})
 """Errors of a statement as a whole, for which no row is to blame."""
@@ -48,7 +48,11 @@ def words(error: TargetRefused) -> str:
 def column_of(reason: str, columns: Encoder) -> str:
     """The column that the server's words name, where it is one of ours."""
     found = _OF_COLUMN.search(reason)
-    return found[1] if found and found[1] in columns.columns else ""
+    if found is None:
+        return ""
+    # Of JSON the servers say `table.column`.
+    _, _, last = found[1].partition(".")
+    return next((name for name in (found[1], last) if name in columns.columns), "")
 
 
 @dataclass(frozen=True)
