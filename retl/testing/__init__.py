@@ -7,6 +7,7 @@ They need pytest; ``collect``, ``CrashingSource`` and ``Oracle`` do not.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from retl.testing.crashing import CrashingSource
@@ -33,5 +34,6 @@ def __getattr__(name: str) -> Any:
     import pytest
 
     # A failed assertion of a suite should show its values, as those of one's own tests do.
-    pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _SUITES[name]))
+    names = (f"{__name__}.{module}" for module in _SUITES[name])
+    pytest.register_assert_rewrite(*(module for module in names if module not in sys.modules))
     return getattr(import_module(f"{__name__}.{_SUITES[name][0]}"), name)
