@@ -18,6 +18,9 @@ from hypothesis import settings
 
 pytest_plugins = ["tests.servers.fixtures"]
 
+# Its assertions show their values as those of the tests do, whoever imports it first.
+pytest.register_assert_rewrite("retl.testing")
+
 settings.register_profile("default", derandomize=False, print_blob=True, deadline=None)
 settings.register_profile("ci", settings.get_profile("default"), max_examples=30)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
