@@ -66,7 +66,8 @@ class DorisSource(OlapSource):
         database, name = self._locate(table)
         full = f"{self.dialect.identifier(database)}.{self.dialect.identifier(name)}"
         try:
-            rows = await (await self.asking()).table(f"SHOW PARTITIONS FROM {full}")
+            async with self.questions.turn() as connection:
+                rows = await connection.table(f"SHOW PARTITIONS FROM {full}")
         except SourceRefused:
             return {}  # a view
         return {str(row["PartitionName"]): f"{row['PartitionId']}:{row['VisibleVersion']}" for row in rows}

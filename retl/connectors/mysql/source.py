@@ -14,6 +14,7 @@ import pyarrow as pa
 from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected
 from retl.connectors.mysql.dialect import MySQLDialect, described_field, logical_field, wire_kind
+from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.wire import WireField
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.select import Selection
@@ -42,16 +43,15 @@ class WireSource(SqlSource):
 
     def __init__(self, login: Login) -> None:
         self._login = login
-        self._asking: MySQLConnection | None = None
+        self.questions = Questions(self.connect)
 
-    async def asking(self) -> MySQLConnection:
-        """The connection for questions."""
-        if self._asking is None or self._asking.closed:
-            self._asking = await MySQLConnection.open(self._login)
-        return self._asking
+    async def connect(self) -> MySQLConnection:
+        """A new connection for questions."""
+        return await MySQLConnection.open(self._login)
 
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
-        return await (await self.asking()).query(sql)
+        async with self.questions.turn() as connection:
+            return await connection.query(sql)
 
     async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
         async with aclosing(self._rows(sql, None)) as batches:
@@ -77,7 +77,8 @@ class WireSource(SqlSource):
         """What makes a connection ready for a large result."""
 
     async def columns(self, sql: str) -> pa.Schema:
-        described = await (await self.asking()).describe(f"{sql} LIMIT 0")
+        async with self.questions.turn() as connection:
+            described = await connection.describe(f"{sql} LIMIT 0")
         return pa.schema([self.described_field(column) for column in described])
 
     def described_field(self, column: WireField) -> pa.Field:
@@ -117,9 +118,7 @@ class WireSource(SqlSource):
         await self.aclose()
 
     async def aclose(self) -> None:
-        connection, self._asking = self._asking, None
-        if connection is not None:
-            await connection.close()
+        await self.questions.close()
 
 
 class MySQLSource(WireSource):
@@ -177,8 +176,9 @@ class MySQLSource(WireSource):
 
     async def _json_columns(self, database: str, name: str) -> set[str]:
         """MariaDB's JSON is LONGTEXT with a check."""
-        if not (await self.asking()).server.mariadb:
-            return set()
+        async with self.questions.turn() as connection:
+            if not connection.server.mariadb:
+                return set()
         rows = await self.query(
             "SELECT check_clause FROM information_schema.check_constraints "
             f"WHERE constraint_schema = {self.dialect.string(database)} AND table_name = {self.dialect.string(name)}"

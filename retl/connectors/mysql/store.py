@@ -15,6 +15,7 @@ from retl.model.checkpoint import Fence
 from retl.model.errors import ConnectionFailed, StateError
 from retl.state import sql
 from retl.state.base import LeaseRow
+from retl.threads import to_the_end
 
 T = TypeVar("T")
 
@@ -64,27 +65,35 @@ class MySQLStore(sql.SqlStore):
         self._connection: MySQLConnection | None = None
         self._ready = False
         self._lock = anyio.Lock()
+        self._leaving = False
 
     async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True) -> T:
         async with self._lock:
-            connection = await self._begin()
             try:
-                result = await self._run(connection, make, write=write)
-                await connection.execute("COMMIT")
-            except TargetRefused as error:
-                await connection.execute("ROLLBACK")
-                if error.code == _DUPLICATE:
-                    raise
-                self._ready = False
-                raise StateError(
-                    f"the state tables in {self._login.database!r} cannot be used ({error.message}).",
-                    remedy="restore them from a backup, or drop the tables retl_* to start over.",
-                ) from error
-            except BaseException:
-                if not connection.closed:
-                    connection.abort()
+                return await self._transaction(make, write=write)
+            finally:
+                if self._leaving:
+                    await to_the_end(self._leave())
+
+    async def _transaction(self, make: Callable[[], sql.Step[T]], *, write: bool) -> T:
+        connection = await self._begin()
+        try:
+            result = await self._run(connection, make, write=write)
+            await connection.execute("COMMIT")
+        except TargetRefused as error:
+            await connection.execute("ROLLBACK")
+            if error.code == _DUPLICATE:
                 raise
-            return result
+            self._ready = False
+            raise StateError(
+                f"the state tables in {self._login.database!r} cannot be used ({error.message}).",
+                remedy="restore them from a backup, or drop the tables retl_* to start over.",
+            ) from error
+        except BaseException:
+            if not connection.closed:
+                connection.abort()
+            raise
+        return result
 
     async def _begin(self) -> MySQLConnection:
         """A connection in a new transaction. One that was lost since the last step is replaced."""
@@ -143,7 +152,14 @@ class MySQLStore(sql.SqlStore):
             raise
 
     async def close(self) -> None:
-        """Let go of the connection until the next step."""
+        """Let go of the connection until the next step; one that is under way lets go of it at its end."""
+        if self._lock.locked():
+            self._leaving = True
+        else:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        self._leaving = False
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
 from retl.connectors.base import SystemInfo, TableWriter, Target
 from retl.connectors.mysql import preflight, schema
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected
+from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.schema import DIALECT, Known, Place
 from retl.connectors.mysql.session import fenced, holding_fence, writing
 from retl.connectors.mysql.store import MySQLStore, run_step
@@ -17,7 +17,7 @@ from retl.connectors.mysql.writer import DirectWriter, Job, MySQLWriter, StagedW
 from retl.connectors.sql.tables import TableChange, fit
 from retl.model.actions import PreAction, Write
 from retl.model.checkpoint import Mark
-from retl.model.errors import ConfigError, RetlError
+from retl.model.errors import ConfigError
 from retl.model.plan import BatchSize, Load, TargetPlan
 from retl.model.schema import TableSchema
 from retl.state import sql as state
@@ -54,7 +54,7 @@ class MySQLTarget(Target):
         self._writers = writers
         self._local_infile = local_infile
         self._store = MySQLStore(holding_fence(self._login))
-        self._asking: MySQLConnection | None = None
+        self._questions = Questions(lambda: MySQLConnection.open(self._login))
         self._writing: MySQLWriter | None = None
 
     async def ping(self) -> SystemInfo:
@@ -62,33 +62,29 @@ class MySQLTarget(Target):
             ((version,),) = await connection.query("SELECT VERSION()")
             return SystemInfo("MariaDB" if connection.server.mariadb else "MySQL", str(version))
 
-    async def _ask(self) -> MySQLConnection:
-        """The connection for questions."""
-        if self._asking is None or self._asking.closed:
-            self._asking = await MySQLConnection.open(self._login)
-        return self._asking
-
     async def _locate(self, connection: MySQLConnection, table: str) -> Place:
         ((lower,),) = await connection.query("SELECT @@lower_case_table_names")
         return schema.locate(table, self._login.database, lower=str(lower) != "0")
 
-    async def _known(self, table: str) -> tuple[MySQLConnection, Known | None]:
-        connection = await self._ask()
-        return connection, await schema.inspect(connection, await self._locate(connection, table))
+    async def _known(self, connection: MySQLConnection, table: str) -> Known | None:
+        return await schema.inspect(connection, await self._locate(connection, table))
 
     async def describe(self, table: str) -> TableSchema | None:
-        _, known = await self._known(table)
+        async with self._questions.turn() as connection:
+            known = await self._known(connection, table)
         return TableSchema(table, known.existing().columns, known.key()) if known else None
 
     async def count(self, table: str) -> int:
-        connection, known = await self._known(table)
-        if known is None:
-            return 0
-        ((rows,),) = await connection.query(f"SELECT COUNT(*) FROM {known.place.sql}")
+        async with self._questions.turn() as connection:
+            known = await self._known(connection, table)
+            if known is None:
+                return 0
+            ((rows,),) = await connection.query(f"SELECT COUNT(*) FROM {known.place.sql}")
         return int(rows)
 
     async def preview(self, load: Load) -> TargetPlan:
-        look = await self._look(await self._ask(), load)
+        async with self._questions.turn() as connection:
+            look = await self._look(connection, load)
         preparation = look.preparation(load)
         statements = [*preparation.statements, *_shown(look, load, preparation.table)]
         return TargetPlan(tuple(statements), look.change.casts, look.warnings)
@@ -187,10 +183,7 @@ class MySQLTarget(Target):
         return self._store
 
     async def release(self) -> None:
-        connection, self._asking = self._asking, None
-        if connection is not None:
-            with suppress(RetlError):
-                await to_the_end(connection.close())
+        await to_the_end(self._questions.close())
         await self._store.close()
 
     async def _end_writing(self) -> None:

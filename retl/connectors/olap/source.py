@@ -59,16 +59,14 @@ class OlapSource(WireSource):
                 system=self.system,
             )
 
-    async def asking(self) -> MySQLConnection:
-        if self._asking is None or self._asking.closed:
-            connection = await super().asking()
-            try:
-                await self._check_product(connection)
-            except BaseException:
-                connection.abort()  # it must not pass for one that was looked at
-                raise
-        assert self._asking is not None
-        return self._asking
+    async def connect(self) -> MySQLConnection:
+        connection = await super().connect()
+        try:
+            await self._check_product(connection)
+        except BaseException:
+            connection.abort()  # it must not pass for one that was looked at
+            raise
+        return connection
 
     async def _check_product(self, connection: MySQLConnection) -> str:
         ((comment,),) = await connection.query("SELECT @@version_comment")

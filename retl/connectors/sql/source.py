@@ -65,6 +65,11 @@ class SqlSource(Source):
 
     async def _no_such_table(self, name: str) -> None:
         offered = await self.list_tables()
+        if name in offered:
+            raise ConfigError(
+                f"the source does not show the columns of {name!r}.",
+                remedy="give the user the right to SELECT from it.",
+            )
         close = difflib.get_close_matches(name, offered, n=1)
         some = ", ".join(offered[:10]) + (" ..." if len(offered) > 10 else "")
         raise ConfigError(
