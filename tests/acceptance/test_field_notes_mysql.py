@@ -130,13 +130,12 @@ async def test_row_committed_late_with_an_older_cursor_is_rescued_by_lookback(sh
     assert (report.lower, report.watermark) == ("2024-01-01 09:50:00.000000", "2024-01-01 10:20:00.000000")
 
 
-@pytest.mark.parametrize("zone", ["+00:00", "+08:00"])
-async def test_row_committed_late_is_rescued_by_settle(shop: Scene, app: Scene, zone: str) -> None:
-    now = f"CONVERT_TZ(UTC_TIMESTAMP(6), '+00:00', '{zone}')"
+async def test_row_committed_late_is_rescued_by_settle(shop: Scene, app: Scene) -> None:
+    now = "CONVERT_TZ(UTC_TIMESTAMP(6), '+00:00', '+08:00')"
     shop.run(MADE, f"INSERT INTO events VALUES (1, 'old', {now} - INTERVAL 2 HOUR), (2, 'new', {now})")
     job = retl.Pipeline(
         "notes",
-        source=shop.options(timezone=zone),
+        source=shop.options(timezone="+08:00"),
         target=app.options(),
         tables=[retl.Table("events", cursor="ts", settle="2s")],
     )

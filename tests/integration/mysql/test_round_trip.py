@@ -33,7 +33,7 @@ Rows = dict[int, dict[str, Any]]
 """Rows by their key, every value in the form that ``same`` gives it."""
 
 FEW = settings(
-    max_examples=4, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=3, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )
 
 
