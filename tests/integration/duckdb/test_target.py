@@ -554,7 +554,9 @@ async def test_one_file_is_source_and_target_at_once(scene: Scene) -> None:
     path = str(scene.path)
     tables = [
         retl.Table("raw", key="id", to="people", slice_rows=10_000),
-        retl.Table("by_ten", query="SELECT id // 10 AS ten, COUNT(*) AS n FROM people GROUP BY ALL", key="ten", to="tens"),
+        retl.Table(
+            "by_ten", query="SELECT id // 10 AS ten, COUNT(*) AS n FROM people GROUP BY ALL", key="ten", to="tens"
+        ),
     ]
     pipeline = retl.Pipeline("one", source=DuckDB(path), target=DuckDB(path, threads=2), tables=tables)
     await pipeline.run_once()
