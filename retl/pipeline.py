@@ -93,9 +93,9 @@ class Pipeline:
             )
             actions = parse_actions(blacklist)
             declared = [Table(table) if isinstance(table, str) else table for table in tables]
-            self._tables = Tables(name, declared, defaults, actions)
             self._source = source.source() if isinstance(source, Connector) else source
             self._target = target.target() if isinstance(target, Connector) else target
+            self._tables = Tables(name, declared, defaults, actions, documents=self._target.documents)
             inside = self._target.state_store() if state is None else None
             self._store: StateStore = state or inside or _no_store(self._target)
         self._parts = Parts(

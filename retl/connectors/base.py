@@ -150,6 +150,8 @@ class Target(ABC):
 
     system: ClassVar[str]
     batch_size: BatchSize = BatchSize()
+    documents: ClassVar[bool] = False
+    """Whether a document may come whole, as its JSON, rather than as columns (``TableSpec.documents``)."""
 
     @abstractmethod
     async def ping(self) -> SystemInfo:

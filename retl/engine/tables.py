@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from retl.connectors.base import Source
 from retl.model.actions import Action
@@ -21,7 +22,13 @@ class Tables:
     """The tables of one pipeline. Raises ``ConfigError`` for words that cannot be right whatever the source has."""
 
     def __init__(
-        self, pipeline: str, declared: Sequence[Table], defaults: TableOptions, blacklist: frozenset[Action]
+        self,
+        pipeline: str,
+        declared: Sequence[Table],
+        defaults: TableOptions,
+        blacklist: frozenset[Action],
+        *,
+        documents: bool = False,
     ) -> None:
         if not declared:
             raise ConfigError("the pipeline has no tables.", remedy="name at least one.")
@@ -29,6 +36,7 @@ class Tables:
         self.declared = list(declared)
         self.defaults = defaults
         self._blacklist = blacklist
+        self._documents = documents
         self._resolved: dict[int, TableSpec] = {}
         seen: set[str] = set()
         for table in declared:
@@ -93,7 +101,8 @@ class Tables:
             schema = await source.describe(name)
             if schema is not None and not schema.has(inherited):
                 inherited = None
-        return resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited)
+        spec = resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited)
+        return replace(spec, documents=self._documents)
 
 
 def _check_targets(specs: Sequence[TableSpec]) -> None:

@@ -103,6 +103,8 @@ class TableSpec:
     new_columns: NewColumns = "add"
     slice_rows: int = DEFAULT_SLICE_ROWS
     format: Mapping[str, Any] = field(default_factory=dict)
+    documents: bool = False
+    """Whether the target takes documents whole: a source that has such need not take them apart into columns."""
 
     @property
     def full(self) -> bool:
