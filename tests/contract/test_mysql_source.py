@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
@@ -14,6 +15,8 @@ from tests.servers.database import Server
 
 
 class TestMySQLSource(SourceContract):
+    most_batch_rows: ClassVar[int] = 65_536  # a batch is what came in a megabyte, however small the rows are
+
     @pytest.fixture(autouse=True)
     def _server(self, server: Server, database: str) -> None:
         self.at = server
