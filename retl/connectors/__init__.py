@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retl.connectors.doris import Doris
     from retl.connectors.duckdb import DuckDB
+    from retl.connectors.elasticsearch import Elasticsearch
     from retl.connectors.function import FunctionTarget, IteratorSource
     from retl.connectors.mysql import MySQL
     from retl.connectors.sqlite import SQLite
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "Doris": "doris",
     "DuckDB": "duckdb",
+    "Elasticsearch": "elasticsearch",
     "FunctionTarget": "function",
     "IteratorSource": "function",
     "MySQL": "mysql",
@@ -22,7 +24,7 @@ _ROOMS = {
     "StarRocks": "starrocks",
 }
 
-__all__ = ["Doris", "DuckDB", "FunctionTarget", "IteratorSource", "MySQL", "SQLite", "StarRocks"]
+__all__ = ["Doris", "DuckDB", "Elasticsearch", "FunctionTarget", "IteratorSource", "MySQL", "SQLite", "StarRocks"]
 
 
 def __getattr__(name: str) -> Any:

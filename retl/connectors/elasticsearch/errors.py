@@ -1,0 +1,139 @@
+"""What an error of the server, or of the line to it, means to whoever runs a pipeline."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetBusy, TargetError
+
+Role = Literal["source", "target"]
+
+_LOST_CONTEXT = frozenset({"search_context_missing_exception", "search_context_exception"})
+_NOT_NOW = frozenset({408, 502, 503, 504})
+
+
+class SourceRefused(SourceError):
+    """A request that the source refused. ``status`` is that of HTTP, ``kind`` the server's own word."""
+
+    status: int = 0
+    kind: str = ""
+
+
+class TargetRefused(TargetError):
+    """A request that the target refused. ``status`` is that of HTTP, ``kind`` the server's own word."""
+
+    status: int = 0
+    kind: str = ""
+
+
+class Refusal(NamedTuple):
+    """What a server says of an error: its own words for it, the innermost last, and the reason."""
+
+    kinds: tuple[str, ...]
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        return self.kinds[-1] if self.kinds else ""
+
+    @property
+    def lost_context(self) -> bool:
+        """Whether a point in time (or a scroll) is no longer there."""
+        return bool(_LOST_CONTEXT.intersection(self.kinds))
+
+
+def refusal(body: bytes | Any) -> Refusal:
+    """The server's reason, from the body of an error or from an ``error`` object within an answer."""
+    found = body
+    if isinstance(body, bytes):
+        try:
+            found = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return Refusal((), body[:200].decode("utf-8", "replace").strip())
+    error = found.get("error", found) if isinstance(found, dict) else found
+    if not isinstance(error, dict):
+        return Refusal((), str(error))
+    kinds: list[str] = []
+    reasons: list[str] = []
+    _unfold(error, kinds, reasons, 0)
+    return Refusal(tuple(kinds), "; ".join(dict.fromkeys(reasons)))
+
+
+def _unfold(error: dict[str, Any], kinds: list[str], reasons: list[str], depth: int) -> None:
+    """Collect kinds and reasons on the way to the innermost cause."""
+    if isinstance(error.get("type"), str):
+        kinds.append(error["type"])
+    if isinstance(error.get("reason"), str) and error["reason"] != "all shards failed":
+        reasons.append(error["reason"])
+    inner = [*(error.get("root_cause") or ()), *(shard.get("reason") for shard in error.get("failed_shards") or ())]
+    for cause in (*inner[:1], error.get("caused_by")):
+        if isinstance(cause, dict) and depth < 5:
+            _unfold(cause, kinds, reasons, depth + 1)
+
+
+def server_error(status: int, body: bytes, role: Role, place: str) -> RetlError:
+    """The error of ours for an HTTP status and what the server said with it. ``place`` is host and port."""
+    found = refusal(body)
+    said = (
+        f"{found.reason or found.kind or 'no reason was given'} (HTTP {status}{', ' if found.kind else ''}{found.kind})"
+    )
+    again = "nothing, if it passes: the scan is tried again. Otherwise look at the health and the load of the cluster."
+    if found.lost_context:
+        return ConnectionFailed(
+            f"the point in time that was read at {place} is gone: {said}.", remedy="nothing: the scan is tried again."
+        )
+    if status == 401:
+        return ConfigError(
+            f"the {role} at {place} refused the login: {said}.", remedy="check api_key, or user and password."
+        )
+    if "cluster_block_exception" in found.kinds and status in (403, 429):
+        return ConnectionFailed(
+            f"{place} does not allow this now: {said}.",
+            remedy="make room on the disks, or remove the block from the index; the scan is tried again.",
+        )
+    if status == 403:
+        return ConfigError(
+            f"the {role} at {place} lacks a privilege: {said}.",
+            remedy="give the user's role, or the api_key, the privilege that is named.",
+        )
+    if "index_not_found_exception" in found.kinds:
+        return ConfigError(f"the {role} at {place} has no such index: {said}.", remedy="check the name, or create it.")
+    if status == 429:
+        busy = TargetBusy if role == "target" else ConnectionFailed
+        return busy(f"{place} is overloaded: {said}.", remedy=again)
+    if status in _NOT_NOW:
+        return ConnectionFailed(f"{place} cannot answer now: {said}.", remedy=again)
+    refused: SourceRefused | TargetRefused
+    refused = (
+        SourceRefused(f"the source refused a request: {said}.")
+        if role == "source"
+        else TargetRefused(f"the target refused a request: {said}.")
+    )
+    refused.status, refused.kind = status, found.kind
+    return refused
+
+
+def unreachable(reason: str, place: str) -> ConnectionFailed:
+    """The server did not answer, or the connection broke."""
+    return ConnectionFailed(
+        f"the connection to {place} failed: {reason}.",
+        remedy="nothing, if it passes: the scan is tried again. Otherwise check address, network and server.",
+    )
+
+
+def untrusted(reason: str, place: str) -> ConfigError:
+    """The certificate of the server was not accepted."""
+    return ConfigError(
+        f"{place} cannot be trusted: {reason}.",
+        remedy="name the authority in tls_ca, or the certificate's SHA-256 in tls_fingerprint; and check http or https in url.",
+    )
+
+
+def unexpected(body: bytes, place: str) -> ConnectionFailed:
+    """An answer that is none of Elasticsearch: a proxy's page, a login form."""
+    return ConnectionFailed(
+        f"{place} does not answer as Elasticsearch does: {body[:100].decode('utf-8', 'replace')!r}.",
+        remedy="check the address, and what stands between.",
+    )

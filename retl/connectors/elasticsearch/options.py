@@ -1,0 +1,174 @@
+"""The words by which people name a cluster, and the login they make."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from retl.connectors.base import Connector
+from retl.model.duration import parse_duration
+from retl.model.errors import ConfigError
+from retl.model.secret import Secret, reveal
+
+Tls = Literal["verify", "insecure"]
+# The password may hold any sign, also those that should have been written as %40 and the like.
+_IN_URL = re.compile(r"(?<=//)([^:@/]*):.*(?=@)", re.DOTALL)
+_BETWEEN = re.compile(r",\s*(?=\w+://)")
+_PORTS = {"http": 80, "https": 443}
+_HOW = "write https://host:9200, with commas between several; signs such as @ and / in a name as %40 and %2F."
+
+
+def _hidden(url: str) -> str:
+    """URLs without their passwords."""
+    return ",".join(_IN_URL.sub(r"\1:***", part) for part in _BETWEEN.split(url))
+
+
+@dataclass(frozen=True)
+class Node:
+    """One address of the cluster."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where to and as whom. Its repr shows no secret."""
+
+    nodes: tuple[Node, ...]
+    cloud_id: str | None
+    timeout: float
+    fingerprint: str | None = None
+    tls: ssl.SSLContext | None = None
+    basic: tuple[str, str] | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def place(self) -> str:
+        return ",".join(node.place for node in self.nodes) or "the cloud deployment"
+
+
+class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
+    """Address and login; what is given by itself counts for more than what stands in ``url``."""
+
+    # ``url`` is declared by the connector itself, so that it may be given without its name.
+    cloud_id: Annotated[
+        str | None, msgspec.Meta(description="Of a deployment in Elastic Cloud, in place of `url`.")
+    ] = None
+    api_key: Annotated[
+        Secret | str | None,
+        msgspec.Meta(description="In its encoded form, in place of user and password: `${NAME}` or `retl.env(...)`."),
+    ] = None
+    user: Annotated[str | None, msgspec.Meta(description="In place of the URL's.")] = None
+    password: Annotated[
+        Secret | str | None, msgspec.Meta(description="Better than in the URL: `${NAME}` or `retl.env(...)`.")
+    ] = None
+    tls: Annotated[
+        Tls,
+        msgspec.Meta(description="With https: `verify` checks the server's certificate, `insecure` encrypts only."),
+    ] = "verify"
+    tls_ca: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="A PEM file with the authorities to trust; those of the system when unset.",
+            extra={"path": True},
+        ),
+    ] = None
+    tls_fingerprint: Annotated[
+        str | None,
+        msgspec.Meta(description="The SHA-256 of the server's certificate, which then needs no authority."),
+    ] = None
+    request_timeout: Annotated[float | str, msgspec.Meta(description="How long one answer of the server may take.")] = (
+        60
+    )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({_hidden(self.cloud_id or self._url())!r})"
+
+    def login(self) -> Login:
+        """Where to and as whom. Raises ``ConfigError`` for what is missing or makes no sense."""
+        url = self._url()
+        if bool(url) == bool(self.cloud_id):
+            raise ConfigError(
+                "elasticsearch needs a url or a cloud_id, and one of them only.",
+                remedy='name the cluster: url = "https://host:9200".',
+                system=self.type_name,
+            )
+        parts = [part.strip() for part in _BETWEEN.split(url)] if url else []
+        users = [_user(part) for part in parts]
+        basic = self._basic(next((user for user in users if user), None))
+        if basic and self.api_key is not None:
+            raise ConfigError("elasticsearch has an api_key and a user.", remedy="keep one of them.")
+        fingerprint = None
+        if self.tls_fingerprint is not None:
+            fingerprint = self.tls_fingerprint.replace(":", "").strip().lower()
+            if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
+                raise ConfigError(
+                    "tls_fingerprint is no SHA-256 fingerprint.",
+                    remedy="it has 64 hexadecimal digits: openssl x509 -fingerprint -sha256 -noout -in http_ca.crt.",
+                )
+        nodes = tuple(_node(part) for part in parts)
+        encrypted = self.cloud_id is not None or any(node.scheme == "https" for node in nodes)
+        return Login(
+            nodes=nodes,
+            cloud_id=self.cloud_id,
+            timeout=parse_duration(self.request_timeout, what="request_timeout").total_seconds(),
+            fingerprint=fingerprint,
+            tls=self._tls_context() if encrypted else None,
+            basic=basic,
+            api_key=None if self.api_key is None else reveal(self.api_key),
+        )
+
+    def _url(self) -> str:
+        return str(getattr(self, "url", None) or "")
+
+    def _basic(self, in_url: tuple[str, str] | None) -> tuple[str, str] | None:
+        user = self.user or (in_url[0] if in_url else None)
+        if user is None:
+            if self.password is not None:
+                raise ConfigError("elasticsearch has a password and no user.", remedy='name it: user = "...".')
+            return None
+        return user, reveal(self.password) if self.password is not None else (in_url[1] if in_url else "")
+
+    def _tls_context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"the authorities in {self.tls_ca!r} cannot be read ({error.strerror or error}).",
+                remedy="name a PEM file in tls_ca.",
+            ) from None
+        if self.tls == "insecure" or self.tls_fingerprint is not None:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def _node(address: str) -> Node:
+    try:
+        url = urlsplit(address)
+        port = url.port
+    except ValueError:
+        raise ConfigError("the url of elasticsearch is no address.", remedy=_HOW) from None
+    if url.scheme not in _PORTS or not url.hostname or url.query or url.fragment:
+        raise ConfigError(f"the url {_hidden(address)!r} is not one of elasticsearch.", remedy=_HOW)
+    return Node(url.scheme, url.hostname, port or _PORTS[url.scheme], url.path.rstrip("/"))
+
+
+def _user(address: str) -> tuple[str, str] | None:
+    try:
+        url = urlsplit(address)
+    except ValueError:
+        return None  # said by _node
+    return (unquote(url.username), unquote(url.password or "")) if url.username else None

@@ -1,0 +1,80 @@
+"""What differs between Elasticsearch and OpenSearch, and between their versions. All of it is here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from retl.model.errors import UnsupportedError
+
+_OLDEST = {"Elasticsearch": (8, 0), "OpenSearch": (2, 0)}
+
+
+@dataclass(frozen=True)
+class Product:
+    """Who answers, and how it likes to be asked."""
+
+    name: str
+    version: tuple[int, ...]
+    number: str
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Product:
+        """From the answer to ``GET /``. Raises ``UnsupportedError`` for what is too old."""
+        version = answer["version"]
+        number = str(version["number"])
+        opensearch = version.get("distribution") == "opensearch"
+        name = "OpenSearch" if opensearch else "Elasticsearch"
+        parts = tuple(int(part) for part in re.findall(r"\d+", number)[:3])
+        if opensearch and parts[0] >= 7:
+            parts = (2, 0)  # it is told to call itself 7.10.2, for old clients
+        if parts < _OLDEST[name]:
+            raise UnsupportedError(
+                f"the server is {name} {number}.", remedy=f"{name} {_OLDEST[name][0]} or newer is needed."
+            )
+        return cls(name, parts, number)
+
+    @property
+    def opensearch(self) -> bool:
+        return self.name == "OpenSearch"
+
+    # Points in time ---------------------------------------------------------
+
+    def open_pit(self, index: str) -> str:
+        """The path that opens a point in time; ``keep_alive`` is a parameter."""
+        return f"/{index}/_search/point_in_time" if self.opensearch else f"/{index}/_pit"
+
+    def pit_id(self, answer: Mapping[str, Any]) -> str:
+        """The id in the answer to that."""
+        return str(answer["pit_id" if self.opensearch else "id"])
+
+    def close_pit(self, pit: str) -> tuple[str, dict[str, Any]]:
+        """Path and body of the DELETE that gives a point in time back."""
+        if self.opensearch:
+            return "/_search/point_in_time", {"pit_id": [pit]}
+        return "/_pit", {"id": pit}
+
+    @property
+    def shard_doc(self) -> bool:
+        """Whether a point in time can be read in the order in which the documents lie there."""
+        return not self.opensearch or self.version >= (3, 3)
+
+    @property
+    def tiebreak(self) -> list[dict[str, Any]]:
+        """The sort that tells documents of one point in time apart."""
+        # Without _shard_doc only the id does; OpenSearch, unlike Elasticsearch, can sort by it.
+        return [{"_shard_doc": "asc"}] if self.shard_doc else [{"_id": "asc"}, {"_index": "asc"}]
+
+    @property
+    def sort_format(self) -> bool:
+        """Whether a sort can say how its values are to be written."""
+        return not self.opensearch
+
+    # Mappings ---------------------------------------------------------------
+
+    @property
+    def flattened(self) -> str:
+        """The type of an object whose leaves are not mapped one by one."""
+        return "flat_object" if self.opensearch else "flattened"
