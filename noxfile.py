@@ -90,6 +90,7 @@ def adversity(session: nox.Session) -> None:
     session.run(
         "pytest",
         "tests/adversity",
+        "--timeout=7200",
         *session.posargs,
         env={"RETL_KILLS": "1000", "RETL_MODEL_SEQUENCES": "10000", "RETL_EVERY_STEP": "1"},
     )

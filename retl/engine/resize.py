@@ -58,10 +58,10 @@ class Resizer:
     def _cut(self, batch: pa.RecordBatch) -> Iterator[Sized]:
         size = batch.nbytes
         pieces = max(-(-batch.num_rows // self._size.rows), -(-size // self._size.bytes))
-        if pieces <= 1:
+        if pieces <= 1 or batch.num_rows == 1:
             yield batch, size
             return
-        step = max(1, -(-batch.num_rows // pieces))
+        step = max(1, batch.num_rows // pieces)
         for start in range(0, batch.num_rows, step):
-            piece = batch.slice(start, step)
-            yield piece, piece.nbytes
+            # Rows differ in size: a piece may still be too large.
+            yield from self._cut(batch.slice(start, step))

@@ -37,7 +37,10 @@ class Steps:
             loop.set_task_factory(before)
 
     def _make(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-        return asyncio.Task(self._counted(work), loop=loop, **options)
+        task = asyncio.Task(self._counted(work), loop=loop, **options)
+        # One that is cancelled before its first step never reaches its work.
+        task.add_done_callback(lambda _: work.close())
+        return task
 
     async def _counted(self, work: Awaitable[T]) -> T:
         result: T = await self._drive(work)
