@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import mariadb, mysql
+from tests.servers import elasticsearch, mariadb, mysql
 from tests.servers.database import Server
+from tests.servers.search import SearchServer
 
 SERVERS = ("mysql", "mariadb")
+SEARCH_SERVERS = ("elasticsearch",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,7 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         asked = set(getattr(item, "fixturenames", ()))
-        if params.get("server") in SERVERS or not asked.isdisjoint(f"{name}_server" for name in SERVERS):
+        named = {f"{name}_server" for name in (*SERVERS, *SEARCH_SERVERS)}
+        if params.get("server") in SERVERS or not asked.isdisjoint(named):
             item.add_marker("integration")
 
 
@@ -46,4 +49,18 @@ def server(request: pytest.FixtureRequest) -> Server:
 def database(server: Server) -> Iterator[str]:
     """The name of a database on ``server`` that is the test's own."""
     with server.fresh_database() as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_server() -> Iterator[SearchServer]:
+    """An Elasticsearch 8 for all tests; one that kills it starts it again."""
+    with elasticsearch.any_server() as server:
+        yield server
+
+
+@pytest.fixture
+def prefix(elasticsearch_server: SearchServer) -> Iterator[str]:
+    """What the names of the test's own indices, aliases and templates begin with."""
+    with elasticsearch_server.fresh_names() as name:
         yield name
