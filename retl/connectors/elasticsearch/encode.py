@@ -1,0 +1,209 @@
+"""Batches as the lines of a bulk request: for each row what is to be done, and the document.
+
+A row's ``_id`` is the text of its key; of a key of several columns it is the JSON array of
+their texts, such as ``["7","eu"]``. Where rows are appended each gets an ``_id`` of its own
+here, so that a request that is sent twice adds nothing twice. A document that comes whole
+goes into the request untouched.
+
+The version of a row is its cursor: whole nanoseconds, or the whole number that it is. With
+``external_gte`` the server then keeps whatever is newer.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE, holds_documents
+from retl.connectors.elasticsearch.values import data, json_strings, json_values, offsets, one_line, plain_text
+from retl.connectors.sql.text import keep_mask
+from retl.model.actions import Action, Write
+from retl.model.plan import Load
+
+LONGEST_ID = 512
+"""Bytes of an ``_id`` that the servers take."""
+
+Operation = Literal["index", "create"]
+_NOTHING = pa.scalar(b"", pa.binary())
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Rows of a batch that cannot be written as they are."""
+
+    rows: pa.RecordBatch
+    reason: str
+    column: str
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some rows, ready to be sent. All that is here has the same order and length."""
+
+    rows: pa.RecordBatch
+    """As they came, for those that are refused."""
+    ids: pa.Array
+    items: pa.Array
+    """For each row its lines of the request."""
+    versions: pa.Array
+    """Whole numbers; NULL for a row that has no version."""
+
+    def __len__(self) -> int:
+        return int(self.rows.num_rows)
+
+    def sizes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Bytes of each item."""
+        return np.diff(offsets(self.items))
+
+    def body(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> bytes:
+        """The request of some rows, by their ascending numbers."""
+        if rows[-1] - rows[0] + 1 == rows.size:
+            return bytes(data(self.items.slice(rows[0], rows.size)))
+        return bytes(data(self.items.take(pa.array(rows))))
+
+    def take(self, chosen: Any) -> Lines:
+        """Some of the rows, by their numbers."""
+        numbers = pa.array(chosen, pa.int64())
+        return Lines(
+            self.rows.take(numbers), self.ids.take(numbers), self.items.take(numbers), self.versions.take(numbers)
+        )
+
+
+class Encoder:
+    """Turns the batches of one load into lines. Pure, so that a thread may do it."""
+
+    def __init__(self, load: Load, columns: Sequence[str], *, operation: Operation, versions: bool) -> None:
+        self._schema = load.schema
+        self._operation = operation
+        self._whole = holds_documents(load.schema)
+        self._columns = [name for name in columns if name not in (ID, ROUTING)]
+        appends = load.table.write is Write.APPEND and not (self._whole and load.key)
+        self._key = () if appends else load.key
+        self._cursor = (
+            load.cursor if versions and operation == "index" and Action.INSERT not in load.blacklist else None
+        )
+        self._series = secrets.token_hex(8)
+        self._made = 0
+
+    def __call__(self, batch: pa.RecordBatch) -> tuple[Lines, list[Refused]]:
+        """The lines of the rows that can be written, and the rows that cannot."""
+        ids, unfit = self._ids(batch)
+        bodies, more = self._documents(batch)
+        refused = [Refused(batch.filter(mask), reason, column) for mask, reason, column in (*unfit, *more)]
+        versions = self._versions(batch)
+        items = self._items(batch, ids, versions, bodies)
+        lines = Lines(batch, ids, items, versions)
+        if not refused:
+            return lines, refused
+        keep = keep_mask([mask for mask, _, _ in (*unfit, *more)])
+        return lines.take(np.flatnonzero(keep)), refused
+
+    def _ids(self, batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[pa.Array, str, str]]]:
+        if not self._key:
+            numbers = pa.array(range(self._made, self._made + batch.num_rows), pa.int64()).cast(pa.string())
+            self._made += batch.num_rows
+            return pc.binary_join_element_wise(self._series, numbers, "-"), []
+        texts: list[pa.Array] = []
+        unfit: list[tuple[pa.Array, str, str]] = []
+        for name in self._key:
+            text, wrong = plain_text(batch.column(name), self._schema.field(name).type)
+            unfit += [(mask, reason, name) for mask, reason in wrong]
+            if batch.column(name).null_count:
+                unfit.append((batch.column(name).is_null(), "the key is NULL", name))
+            texts.append(text)
+        if len(texts) == 1:
+            ids = texts[0]
+        else:
+            ids = pc.binary_join_element_wise(*map(json_strings, texts), ",")
+            ids = pc.binary_join_element_wise("[", ids, "]", "")
+        length = pc.binary_length(ids)
+        for mask, reason in (
+            (pc.greater(length, LONGEST_ID), f"the _id is longer than {LONGEST_ID} bytes"),
+            (pc.equal(length, 0), "the _id is empty"),
+        ):
+            if pc.any(mask).as_py():
+                unfit.append((mask.fill_null(False), reason, self._key[0] if len(self._key) == 1 else ID))
+        return ids.fill_null(""), unfit
+
+    def _documents(self, batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[pa.Array, str, str]]]:
+        if self._whole:
+            source = batch.column(SOURCE)
+            missing = [(source.is_null(), "the document has no _source", SOURCE)] if source.null_count else []
+            return one_line(source.cast(pa.binary())), missing
+        unfit: list[tuple[pa.Array, str, str]] = []
+        parts: list[object] = []
+        for name in self._columns:
+            values, wrong = json_values(batch.column(name), self._schema.field(name))
+            unfit += [(mask, reason, name) for mask, reason in wrong]
+            parts += [_bytes(("," if parts else "{") + _json(name) + ":"), values]
+        if not parts:
+            return pa.array([b"{}"] * batch.num_rows, pa.binary()), unfit
+        return pc.binary_join_element_wise(*parts, _bytes("}"), _NOTHING), unfit
+
+    def _versions(self, batch: pa.RecordBatch) -> pa.Array:
+        none = pa.nulls(batch.num_rows, pa.int64())
+        if self._cursor is None:
+            return none
+        return version_numbers(batch.column(self._cursor), self._schema.field(self._cursor).type)
+
+    def _items(self, batch: pa.RecordBatch, ids: pa.Array, versions: pa.Array, bodies: pa.Array) -> pa.Array:
+        parts = [_bytes(f'{{"{self._operation}":{{"_id":'), json_strings(ids).cast(pa.binary())]
+        if self._whole and ROUTING in batch.schema.names and batch.column(ROUTING).null_count < batch.num_rows:
+            parts.append(_optional(',"routing":', json_strings(batch.column(ROUTING).cast(pa.string()))))
+        if versions.null_count < len(versions):
+            parts.append(_optional(',"version_type":"external_gte","version":', versions.cast(pa.string())))
+        parts += [_bytes("}}\n"), bodies, _bytes("\n")]
+        return pc.binary_join_element_wise(*parts, _NOTHING, null_handling="replace", null_replacement=b"")
+
+
+def gives_versions(logical: pa.DataType) -> bool:
+    """Whether a cursor of this type can be the version of a document."""
+    return bool(pa.types.is_timestamp(logical) or pa.types.is_date(logical) or pa.types.is_integer(logical))
+
+
+def version_numbers(cursor: pa.Array, logical: pa.DataType) -> pa.Array:
+    """Values of a cursor as versions; NULL for one that has none: it is NULL, negative or out of range."""
+    if not gives_versions(logical):
+        return pa.nulls(len(cursor), pa.int64())
+    try:
+        return _version_numbers(cursor, logical)
+    except pa.ArrowInvalid:
+        return pa.array([_version_of(cursor.slice(number, 1), logical) for number in range(len(cursor))], pa.int64())
+
+
+def _version_of(value: pa.Array, logical: pa.DataType) -> int | None:
+    with suppress(pa.ArrowInvalid):
+        version: int | None = _version_numbers(value, logical)[0].as_py()
+        return version
+    return None
+
+
+def _version_numbers(cursor: pa.Array, logical: pa.DataType) -> pa.Array:
+    if pa.types.is_integer(logical):
+        numbers = cursor.cast(pa.int64())
+    elif pa.types.is_date(logical):
+        numbers = cursor.cast(pa.date32()).cast(pa.timestamp("ns")).view(pa.int64())
+    else:
+        numbers = cursor.cast(pa.timestamp("ns", logical.tz)).view(pa.int64())
+    return pc.if_else(pc.greater_equal(numbers, 0), numbers, pa.scalar(None, pa.int64()))
+
+
+def _optional(name: str, values: pa.Array) -> pa.Array:
+    """A member of the action for the rows that have a value; NULL for the others."""
+    return pc.binary_join_element_wise(_bytes(name), values.cast(pa.binary()), _NOTHING)
+
+
+def _json(name: str) -> str:
+    return msgspec.json.encode(name).decode()
+
+
+def _bytes(text: str) -> pa.Scalar:
+    return pa.scalar(text.encode(), pa.binary())
