@@ -42,6 +42,13 @@ class Answer(NamedTuple):
     status: int
     body: bytes
 
+    def json(self) -> Any:
+        """The body, decoded. Raises ``ConnectionFailed`` where it is none of a search server."""
+        try:
+            return msgspec.json.decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise unexpected(self.body) from None
+
 
 class Client:
     """A cluster, reached. Opened by ``open``; ``close`` may be called more than once."""
@@ -64,7 +71,7 @@ class Client:
             try:
                 opened.product = Product.of(answer)
             except (KeyError, TypeError, IndexError):
-                raise unexpected(msgspec.json.encode(answer), login.place) from None
+                raise unexpected(msgspec.json.encode(answer)) from None
         except BaseException as error:
             await opened.close()
             if isinstance(error, ConfigError):
@@ -123,10 +130,7 @@ class Client:
     ) -> Any:
         """The decoded JSON of a small answer."""
         answer = await self.request(method, path, params=params, body=body, ndjson=ndjson, allow=allow, timeout=timeout)
-        try:
-            return msgspec.json.decode(answer.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise unexpected(answer.body, self.place) from None
+        return answer.json()
 
     async def close(self) -> None:
         self._closed = True

@@ -14,6 +14,10 @@ _LOST_CONTEXT = frozenset({"search_context_missing_exception", "search_context_e
 _NOT_NOW = frozenset({408, 502, 503, 504})
 
 
+class ContextLost(ConnectionFailed):
+    """A point in time is no longer there."""
+
+
 class SourceRefused(SourceError):
     """A request that the source refused. ``status`` is that of HTTP, ``kind`` the server's own word."""
 
@@ -81,7 +85,7 @@ def server_error(status: int, body: bytes, role: Role, place: str) -> RetlError:
     )
     again = "nothing, if it passes: the scan is tried again. Otherwise look at the health and the load of the cluster."
     if found.lost_context:
-        return ConnectionFailed(
+        return ContextLost(
             f"the point in time that was read at {place} is gone: {said}.", remedy="nothing: the scan is tried again."
         )
     if status == 401:
@@ -131,7 +135,7 @@ def untrusted(reason: str, place: str) -> ConfigError:
     )
 
 
-def unexpected(body: bytes, place: str) -> ConnectionFailed:
+def unexpected(body: bytes, place: str = "the server") -> ConnectionFailed:
     """An answer that is none of Elasticsearch: a proxy's page, a login form."""
     return ConnectionFailed(
         f"{place} does not answer as Elasticsearch does: {body[:100].decode('utf-8', 'replace')!r}.",

@@ -1,0 +1,99 @@
+"""The cursor as the server sorts, filters and writes it: to its last digit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from retl.connectors.elasticsearch import mapping
+from retl.connectors.elasticsearch.products import Product
+from retl.connectors.elasticsearch.shapes import TIME_FORMAT
+from retl.model.cursor import nanoseconds
+from retl.model.errors import ConfigError
+from retl.model.schema import field
+
+SETTLE = timedelta(seconds=5)
+"""What is shown by searches shows a refresh later than it was written: so much later at least a scan looks at it."""
+_FRACTION = re.compile(r"(\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
+_WHOLE = ("byte", "short", "integer", "long", "unsigned_long")
+
+
+@dataclass(frozen=True)
+class CursorField:
+    """The field that orders change."""
+
+    path: str
+    column: pa.Field
+    kind: str
+
+    @classmethod
+    def of(cls, path: str, spec: Mapping[str, Any]) -> CursorField:
+        """Raises ``ConfigError`` where the field has no order to go by."""
+        kind = mapping.kind(spec)
+        if kind == mapping.CONFLICT:
+            mapping.column(path, spec)
+        if kind not in ("date", "date_nanos", *_WHOLE):
+            raise ConfigError(
+                f"the cursor {path!r} is of type {kind}.",
+                remedy="choose a field of type date, date_nanos or a whole number.",
+                system="elasticsearch",
+            )
+        type_ = mapping.column(path, spec).type
+        if pa.types.is_integer(type_) and kind != "unsigned_long":
+            type_ = pa.int64()
+        return cls(path, field(path, type_, native=kind), kind)
+
+    @property
+    def is_time(self) -> bool:
+        return bool(pa.types.is_timestamp(self.column.type))
+
+    @property
+    def order(self) -> str:
+        """What two watermarks must have in common to compare: a field may become finer without harm."""
+        return "time" if self.is_time else "integer"
+
+    def sort(self, direction: str, product: Product) -> dict[str, Any]:
+        """Of several values in one document the lowest counts, so that none lies above a bound that it has passed."""
+        how: dict[str, Any] = {"order": direction, "mode": "min", "unmapped_type": self.kind}
+        if self.is_time:
+            how["numeric_type"] = self.kind
+            if product.sort_format:
+                how["format"] = TIME_FORMAT
+        return {self.path: how}
+
+    def range(self, lower: str | None, upper: str, *, lower_open: bool) -> dict[str, Any]:
+        bounds: dict[str, Any] = {"lte": self._bound(upper)}
+        if lower is not None:
+            bounds["gt" if lower_open else "gte"] = self._bound(lower)
+        return {"range": {self.path: {**bounds, **({"format": TIME_FORMAT} if self.is_time else {})}}}
+
+    def settled(self, settle: timedelta) -> dict[str, Any]:
+        """What is old enough by the server's own clock."""
+        seconds = -(-nanoseconds(settle) // 1_000_000_000)
+        return {"range": {self.path: {"lte": f"now-{seconds}s"}}}
+
+    def present(self) -> dict[str, Any]:
+        return {"exists": {"field": self.path}}
+
+    def absent(self) -> dict[str, Any]:
+        return {"bool": {"must_not": [self.present()]}}
+
+    def text(self, value: Any) -> str:
+        """A sort value as a bound: where the server wrote a number, that number is a time too."""
+        if not self.is_time or isinstance(value, str):
+            return str(value)
+        digits = 9 if self.kind == "date_nanos" else 3
+        seconds, rest = divmod(int(value), 10**digits)
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+        return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:0{digits}d}Z"
+
+    def _bound(self, text: str) -> Any:
+        """As a query takes it. The server rounds up what is not written to the last digit."""
+        if not self.is_time:
+            return int(text)
+        return _FRACTION.sub(lambda clock: f"{clock[1]}.{(clock[2] or '').ljust(9, '0')}", text.replace(" ", "T"))

@@ -1,0 +1,87 @@
+"""A point in time: one moment of one or many indices, read page by page."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import suppress
+from typing import Any
+
+from retl.connectors.elasticsearch.client import Client
+from retl.connectors.elasticsearch.errors import ContextLost
+from retl.model.errors import ConnectionFailed, RetlError
+
+_KEEP_ALIVE = "3m"
+_TOUCH_SECONDS = 45.0
+_ATTEMPTS = 5
+_MOST_PAUSE = 8.0
+
+
+class PointInTime:
+    """Opened by ``open``. Its id may change with every answer: the newest is always the one that is used."""
+
+    def __init__(self, client: Client, index: str) -> None:
+        self._client = client
+        self._index = index
+        self._id: str | None = None
+        self._used = 0.0
+
+    async def open(self) -> None:
+        """Take the moment. Raises ``ConfigError`` where there is no such index."""
+        product = self._client.product
+        params = {"keep_alive": _KEEP_ALIVE}
+        answer = await self._client.call("POST", product.open_pit(self._index), params=params)
+        self._id = product.pit_id(answer)
+        self._used = time.monotonic()
+
+    def note(self, newest: str | None) -> None:
+        """The id that came with an answer."""
+        if newest and self._id is not None:
+            self._id = newest
+
+    async def search(self, body: dict[str, Any]) -> bytes:
+        """The answer to one search, asked once. Raises ``ContextLost`` where the moment is no longer kept."""
+        if self._id is None:
+            raise ContextLost("the point in time was closed.")
+        answer = await self._client.request(
+            "POST",
+            "/_search",
+            params={"allow_partial_search_results": "false"},
+            body={**body, "pit": {"id": self._id, "keep_alive": _KEEP_ALIVE}},
+        )
+        self._used = time.monotonic()
+        return answer.body
+
+    async def stay(self) -> None:
+        """Keep the moment while nobody asks, until cancelled. What fails here, the next page finds out."""
+        while True:
+            await asyncio.sleep(_TOUCH_SECONDS / 3)
+            if time.monotonic() - self._used > _TOUCH_SECONDS:
+                with suppress(RetlError):
+                    await self.search({"size": 0, "track_total_hits": False, "query": {"match_none": {}}})
+
+    async def close(self) -> None:
+        """Give the moment back. Safe after any failure."""
+        pit, self._id = self._id, None
+        if pit is not None:
+            path, body = self._client.product.close_pit(pit)
+            with suppress(RetlError):
+                await self._client.request("DELETE", path, body=body, allow=range(400, 600))
+
+
+class Patience:
+    """How often a page may be asked for again, and how long to wait before."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def done(self) -> None:
+        self._failures = 0
+
+    async def wait(self, error: ConnectionFailed) -> None:
+        """Wait a while, or raise the error where it was tried often enough."""
+        self._failures += 1
+        if self._failures >= _ATTEMPTS:
+            raise error
+        await asyncio.sleep(min(_MOST_PAUSE, 0.25 * 2**self._failures) * random.uniform(0.5, 1.0))

@@ -1,0 +1,190 @@
+"""Reading a point in time: side by side where order does not matter, else in the order of the cursor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retl.connectors.elasticsearch.client import Client
+from retl.connectors.elasticsearch.cursor import CursorField
+from retl.connectors.elasticsearch.errors import ContextLost
+from retl.connectors.elasticsearch.feed import Feed, Put
+from retl.connectors.elasticsearch.pages import Page, PageSize, Shape, page
+from retl.connectors.elasticsearch.pit import Patience, PointInTime
+from retl.model.errors import ConnectionFailed
+from retl.threads import to_the_end
+
+# Decoding holds the interpreter, so a page that takes longer than a moment does not belong into the loop.
+_THREAD_BYTES = 1024 * 1024
+_RENEWALS = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is read of a point in time, and what becomes of it."""
+
+    path: str
+    filters: Sequence[dict[str, Any]]
+    asked: dict[str, Any]
+    shape: Shape
+    most_hits: int
+    document_bytes: float | None = None
+
+    def body(self, filters: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        return {"track_total_hits": False, "query": matching([*self.filters, *filters]), **self.asked}
+
+
+def matching(filters: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The query of what passes all filters."""
+    return {"bool": {"filter": list(filters)}} if filters else {"match_all": {}}
+
+
+async def read_all(client: Client, question: Question, slices: int) -> AsyncIterator[pa.RecordBatch]:
+    """Every document, in no order. It is one moment: where that is lost, ``ConnectionFailed`` says so."""
+    pit = PointInTime(client, question.path)
+    await pit.open()
+
+    def reader(number: int) -> Callable[[Put[pa.RecordBatch]], Coroutine[Any, Any, None]]:
+        body = {**question.body(), "sort": client.product.tiebreak}
+        if slices > 1:
+            body["slice"] = {"id": number, "max": slices}
+
+        async def run(put: Put[pa.RecordBatch]) -> None:
+            async with aclosing(_pages(pit, body, question, sorted_by_cursor=False)) as pages:  # type: ignore[type-var]
+                async for found in pages:
+                    await put(found.batch)
+
+        return run
+
+    feed = Feed([reader(number) for number in range(slices)], ahead=2)
+    async with aclosing(_kept(pit, feed)) as batches:  # type: ignore[type-var]
+        async for batch in batches:
+            yield batch
+
+
+async def read_window(
+    client: Client, question: Question, cursor: CursorField, lower: str | None, upper: str, *, lower_open: bool
+) -> AsyncIterator[pa.RecordBatch]:
+    """The documents of a window, in ascending order of the cursor; the next page is fetched while one is written.
+
+    A point in time that is lost is replaced: reading goes on at the last value that came, less the documents
+    that came with it.
+    """
+
+    async def run(put: Put[pa.RecordBatch]) -> None:
+        tail = _Tail()
+        start, is_open, renewals = lower, lower_open, 0
+        while True:
+            bounds = cursor.range(start, upper, lower_open=is_open)
+            body = {**question.body([bounds]), "sort": [cursor.sort("asc", client.product), *client.product.tiebreak]}
+            try:
+                await pit.open()
+                async with aclosing(_pages(pit, body, question, sorted_by_cursor=True)) as pages:  # type: ignore[type-var]
+                    async for found in pages:
+                        batch = tail.new_ones(found)
+                        renewals = 0
+                        if batch.num_rows:
+                            await put(batch)
+                return
+            except ContextLost:
+                renewals += 1
+                if renewals > _RENEWALS:
+                    raise
+                if tail.value is not None:
+                    start, is_open = cursor.text(tail.value), False
+                tail.resume()
+
+    pit = PointInTime(client, question.path)
+    async with aclosing(_kept(pit, Feed([run], ahead=1))) as batches:  # type: ignore[type-var]
+        async for batch in batches:
+            yield batch
+
+
+async def _kept(pit: PointInTime, feed: Feed[pa.RecordBatch]) -> AsyncIterator[pa.RecordBatch]:
+    """What a feed gives; meanwhile the point in time is kept, and given back in the end."""
+    staying = asyncio.create_task(pit.stay())
+    try:
+        async with aclosing(feed.items()) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                yield batch
+    finally:
+        staying.cancel()
+        await to_the_end(_end(feed, staying, pit))
+
+
+async def _end(feed: Feed[pa.RecordBatch], staying: asyncio.Task[None], pit: PointInTime) -> None:
+    await feed.close()
+    await asyncio.wait([staying])
+    await pit.close()
+
+
+async def _pages(
+    pit: PointInTime, body: dict[str, Any], question: Question, *, sorted_by_cursor: bool
+) -> AsyncIterator[Page]:
+    """The pages of one search, each beginning behind the last document of the one before."""
+    size = PageSize(question.most_hits, question.document_bytes)
+    patience = Patience()
+    after: dict[str, msgspec.Raw] = {}
+    while True:
+        asked = size.rows
+        try:
+            answer = await pit.search({**body, "size": asked, **after})
+            found = await _decoded(answer, question.shape, sorted_by_cursor=sorted_by_cursor)
+        except ContextLost:
+            raise
+        except ConnectionFailed as error:
+            size.shrink()
+            await patience.wait(error)
+            continue
+        patience.done()
+        pit.note(found.pit_id)
+        size.came(found.batch.num_rows, len(answer))
+        del answer
+        if found.batch.num_rows:
+            yield found
+        if found.batch.num_rows < asked or found.last is None:
+            return
+        after = {"search_after": found.last}
+
+
+async def _decoded(answer: bytes, shape: Shape, *, sorted_by_cursor: bool) -> Page:
+    if len(answer) <= _THREAD_BYTES:
+        return page(answer, shape, sorted_by_cursor=sorted_by_cursor)
+    return await anyio.to_thread.run_sync(lambda: page(answer, shape, sorted_by_cursor=sorted_by_cursor))
+
+
+class _Tail:
+    """The documents that came last with one and the same cursor value: after a fresh start they come again."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self._ids: list[pa.Array] = []
+        self._resumed: pa.Array | None = None
+
+    def resume(self) -> None:
+        self._resumed = pa.concat_arrays(self._ids) if self._ids else None
+
+    def new_ones(self, found: Page) -> pa.RecordBatch:
+        """The page's documents that have not come before."""
+        assert found.firsts is not None
+        ids = pa.array(found.ids, pa.string())
+        batch = found.batch
+        if self._resumed is not None:
+            again = pc.is_in(ids, value_set=self._resumed)
+            batch, ids = batch.filter(pc.invert(again)), ids.filter(pc.invert(again))
+            if found.firsts[-1] != self.value:
+                self._resumed = None
+        if found.firsts[-1] != self.value:
+            self.value, self._ids = found.firsts[-1], []
+            run = next((n for n, value in enumerate(reversed(found.firsts)) if value != self.value), len(found.firsts))
+            ids = pa.array(found.ids[len(found.ids) - run :], pa.string())
+        self._ids.append(ids)
+        return batch
