@@ -18,7 +18,7 @@ from tests.servers.cache import cache_folder, made_once
 from tests.servers.process import free_port, give, short_folder
 from tests.servers.search import SearchServer, given
 
-VARIABLE = "RETL_TEST_ELASTICSEARCH_URL"
+VARIABLES = {8: "RETL_TEST_ELASTICSEARCH_URL", 9: "RETL_TEST_ELASTICSEARCH9_URL"}
 
 # The releases of the application that Elasticsearch 8.19.13 and 9.4.3 come with.
 RELEASES = {8: "26.4.0.121862", 9: "26.9.0.129388"}
@@ -52,7 +52,7 @@ def unpack(version: int = 8) -> Path:
             f"-DmarkersDirectory={folder}/all/markers",
             "-Dmdep.unpack.includes=sonarqube-*/elasticsearch/**",
             folder=folder,
-            instead=VARIABLE,
+            instead=VARIABLES[version],
         )
         (found,) = folder.glob("all/sonarqube-*/elasticsearch")
         found.rename(folder / "home")
@@ -114,7 +114,7 @@ def started(
 @contextmanager
 def any_server(version: int = 8) -> Iterator[SearchServer]:
     """The server that the environment names, or one of the tests' own."""
-    if server := given("Elasticsearch", VARIABLE):
+    if server := given("Elasticsearch", VARIABLES[version]):
         yield server
     else:
         with started(version) as own:
@@ -124,7 +124,7 @@ def any_server(version: int = 8) -> Iterator[SearchServer]:
 def _java(version: int) -> Path:
     found = java.newest(17, 23) if version == 8 else java.newest(21)
     if found is None and version == 8:
-        return java.debian("maven", instead=VARIABLE)
+        return java.debian("maven", instead=VARIABLES[version])
     if found is None:
         pytest.skip(f"Elasticsearch {version} needs a JDK of 21 or newer, in JAVA_HOME or on PATH")
     return found

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import elasticsearch, mariadb, mysql
+from tests.servers import elasticsearch, mariadb, mysql, opensearch
 from tests.servers.database import Server
 from tests.servers.search import SearchServer
 
 SERVERS = ("mysql", "mariadb")
-SEARCH_SERVERS = ("elasticsearch",)
+SEARCH_SERVERS = ("elasticsearch", "elasticsearch9", "opensearch", "opensearch2")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         asked = set(getattr(item, "fixturenames", ()))
-        named = {f"{name}_server" for name in (*SERVERS, *SEARCH_SERVERS)}
+        named = {f"{name}_server" for name in (*SERVERS, *SEARCH_SERVERS, "search")}
         if params.get("server") in SERVERS or not asked.isdisjoint(named):
             item.add_marker("integration")
 
@@ -59,8 +59,43 @@ def elasticsearch_server() -> Iterator[SearchServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def elasticsearch9_server() -> Iterator[SearchServer]:
+    """An Elasticsearch 9, where there is a JDK of 21 or newer."""
+    with elasticsearch.any_server(9) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def opensearch_server() -> Iterator[SearchServer]:
+    """An OpenSearch 3, where there is a JDK of 21 or newer."""
+    with opensearch.any_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def opensearch2_server() -> Iterator[SearchServer]:
+    """An OpenSearch 2."""
+    with opensearch.any_server(2) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=SEARCH_SERVERS)
+def search_server(request: pytest.FixtureRequest) -> SearchServer:
+    """The test runs four times: against Elasticsearch 8 and 9 and OpenSearch 3 and 2."""
+    found: SearchServer = request.getfixturevalue(f"{request.param}_server")
+    return found
+
+
 @pytest.fixture
 def prefix(elasticsearch_server: SearchServer) -> Iterator[str]:
-    """What the names of the test's own indices, aliases and templates begin with."""
+    """What the names of the test's own indices, aliases and templates on ``elasticsearch_server`` begin with."""
     with elasticsearch_server.fresh_names() as name:
+        yield name
+
+
+@pytest.fixture
+def search_prefix(search_server: SearchServer) -> Iterator[str]:
+    """What the names of the test's own indices, aliases and templates on ``search_server`` begin with."""
+    with search_server.fresh_names() as name:
         yield name

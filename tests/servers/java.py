@@ -12,10 +12,12 @@ import ssl
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.servers.cache import made_once
@@ -41,11 +43,23 @@ class JavaProcess(Process):
         )
 
     def _end(self, how: signal.Signals) -> None:
-        if self._process is not None and how is signal.SIGKILL:
+        group = self._process.pid if self._process else 0
+        if group and how is signal.SIGKILL:
             # By itself the server would see its launcher go, and end in order. Both may have ended already.
             with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, how)
+                os.killpg(group, how)
         super()._end(how)
+        while group and _alive(group):
+            time.sleep(0.01)
+
+
+def _alive(group: int) -> bool:
+    """Whether a process of the group still holds its files and its port."""
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.Error):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def newest(at_least: int, at_most: int = 999) -> Path | None:

@@ -152,7 +152,7 @@ class SearchServer:
         found = self.ask("GET", f"/_resolve/index/{prefix}*,.{prefix}*?expand_wildcards=all")
         for stream in found["data_streams"]:
             # An Elasticsearch without the module for data streams has them, but lets nobody delete them.
-            self.ask("DELETE", f"/_data_stream/{quote(stream['name'])}", allow=(404, 405))
+            self.ask("DELETE", f"/_data_stream/{quote(stream['name'])}", allow=(400, 404, 405))
         for index in found["indices"]:
             if "data_stream" not in index:
                 self.ask("DELETE", f"/{quote(index['name'])}", allow=(404,))

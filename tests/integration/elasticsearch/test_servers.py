@@ -1,0 +1,174 @@
+"""The servers of these tests: they answer, keep what they acknowledged, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from tests.servers import elasticsearch, opensearch
+from tests.servers.search import Refused, SearchServer
+
+
+def processes(marker: str) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if marker in " ".join(_command_line(process))]
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        # Where nobody takes care of orphans they stay as zombies.
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def test_it_answers(search_server: SearchServer) -> None:
+    found = await search_server.run("GET", "/")
+    assert found["version"]["number"] == search_server.version
+    assert (found["version"].get("distribution") == "opensearch") == (search_server.product == "OpenSearch")
+    with pytest.raises(Refused, match="index_not_found_exception") as refused:
+        search_server.ask("GET", "/no-such-index/_search")
+    assert refused.value.status == 404
+    assert search_server.ask("GET", "/no-such-index/_search", allow=(404,))["status"] == 404
+
+
+def test_documents_come_back_to_the_byte(search_server: SearchServer, search_prefix: str) -> None:
+    text = '{ "größe": 1.10, "n": 12345678901234567890, "n2": {"a.b": [null, "\\u00e9"]} }'.encode()
+    search_server.ask("PUT", f"/{search_prefix}", {"mappings": {"dynamic": False}})
+    search_server.put(search_prefix, {"1": text, "2": {"b": 2}})
+    search_server.put(search_prefix, {"3": {}}, routing="somewhere")
+    assert search_server.texts(search_prefix) == {"1": text, "2": b'{"b": 2}', "3": b"{}"}
+    assert search_server.documents(search_prefix)["1"]["n"] == 12345678901234567890
+    assert {hit.id: hit.routing for hit in search_server.hits(search_prefix)} == {
+        "1": None,
+        "2": None,
+        "3": "somewhere",
+    }
+
+
+def test_more_documents_than_one_page_holds(search_server: SearchServer, search_prefix: str) -> None:
+    documents = {f"d{number}": {"n": number} for number in range(4500)}
+    search_server.put(search_prefix, documents)
+    assert search_server.documents(search_prefix) == documents
+
+
+def test_a_document_that_is_there_twice_is_noticed(search_server: SearchServer, search_prefix: str) -> None:
+    search_server.put(f"{search_prefix}-a", {"1": {}})
+    search_server.put(f"{search_prefix}-b", {"1": {}})
+    with pytest.raises(AssertionError, match="1 is twice"):
+        search_server.texts(f"{search_prefix}-*")
+
+
+def test_a_document_that_is_refused_is_noticed(search_server: SearchServer, search_prefix: str) -> None:
+    search_server.ask("PUT", f"/{search_prefix}", {"mappings": {"properties": {"n": {"type": "integer"}}}})
+    with pytest.raises(AssertionError, match="failed to parse field"):
+        search_server.put(search_prefix, {"1": {"n": "no number"}})
+
+
+def test_each_test_has_names_of_its_own(search_server: SearchServer) -> None:
+    server = search_server
+    with server.fresh_names() as one, server.fresh_names() as other:
+        assert one != other
+        for name in (one, other):
+            server.ask("PUT", f"/{name}-plain", {"aliases": {f"{name}-alias": {}}})
+            server.ask("PUT", f"/.{name}-hidden", {"settings": {"index.hidden": True}})
+            server.ask(
+                "PUT",
+                f"/_index_template/{name}",
+                {"index_patterns": [f"{name}-stream"], "data_stream": {}, "priority": 500},
+            )
+            server.put(f"{name}-stream", {"1": {"@timestamp": "2024-05-06T07:08:09.123456789Z"}}, op="create")
+            assert server.documents(f"{name}-stream") == {"1": {"@timestamp": "2024-05-06T07:08:09.123456789Z"}}
+    for name in (one, other):
+        left = server.ask("GET", f"/_resolve/index/{name}*,.{name}*?expand_wildcards=all")
+        # Our build of Elasticsearch has no way to delete a data stream: it goes with the server.
+        assert not [each["name"] for each in left["indices"] if "data_stream" not in each] and not left["aliases"]
+
+
+@pytest.fixture(params=[(elasticsearch, 8), (opensearch, 2)], ids=["elasticsearch", "opensearch"])
+def product(request: pytest.FixtureRequest) -> tuple[ModuleType, int]:
+    """A module that starts servers, and a version of which it can start one anywhere."""
+    module, version = request.param
+    module.unpack(version)
+    return module, version
+
+
+def test_a_killed_server_keeps_what_it_acknowledged(product: tuple[ModuleType, int]) -> None:
+    module, version = product
+    with module.started(version) as server:
+        own = processes(f"{_folder(server)}/")
+        # Of the one the launcher too.
+        assert len(own) == (2 if module is elasticsearch else 1), own
+        assert "root" not in {process.username() for process in own}
+        server.put("things", {"1": {"a": 1}, "2": {"a": 2}})
+        server.ask("PUT", "/things/_doc/3", {"a": 3})
+        server.kill()
+        assert all(map(_ended, own))
+        with pytest.raises(OSError):
+            server.ask("GET", "/")
+        server.restart()
+        assert server.documents("things") == {"1": {"a": 1}, "2": {"a": 2}, "3": {"a": 3}}
+        folder = _folder(server)
+    assert not folder.exists()
+    assert processes(str(folder)) == []
+
+
+def test_a_server_that_does_not_start_shows_its_log() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"unknown setting \[no.such.setting\]"),
+        elasticsearch.started(settings={"no.such.setting": 1}),
+    ):
+        pass
+
+
+@pytest.fixture
+def victim(product: tuple[ModuleType, int]) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has started a server and told where; it lasts until it is killed."""
+    module, version = product
+    code = (
+        f"from {module.__name__} import started\n"
+        "from tests.integration.elasticsearch.test_servers import _folder\n"
+        f"with started({version}) as server:\n"
+        "    print(_folder(server), flush=True)\n"
+        "    input()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
+        yield process
+        process.kill()
+
+
+def test_a_server_ends_with_tests_that_are_killed(victim: subprocess.Popen[str]) -> None:
+    assert victim.stdout is not None
+    folder = Path(victim.stdout.readline().strip())
+    own = processes(str(folder))
+    # The server, its launcher where it has one, and who guards them.
+    assert len(own) >= 2, own
+    os.kill(victim.pid, signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while not all(map(_ended, own)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert all(map(_ended, own))
+    assert not folder.exists()
+
+
+def _folder(server: SearchServer) -> Path:
+    """Everything that the server writes lies below it."""
+    (node,) = server.ask("GET", "/_nodes/settings")["nodes"].values()
+    (folder,) = [each for each in Path(node["settings"]["path"]["logs"]).parents if each.name.startswith("retl-")]
+    return folder
