@@ -21,7 +21,7 @@ import pytest
 
 from tests.servers.process import Process
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 ANSWER_SECONDS = 60.0
 
 
@@ -114,23 +114,25 @@ class SearchServer:
             failed = [item for item in answer["items"] for result in item.values() if "error" in result]
             assert not failed, failed[:3]
 
-    def hits(self, index: str, *, refresh: bool = True) -> list[Hit]:
+    def each(self, index: str, *, refresh: bool = True) -> Iterator[Hit]:
         """All documents of an index, an alias, a pattern or a data stream, in no order."""
         path = quote(index, safe=",*")
         if refresh:
             self.ask("POST", f"/{path}/_refresh")
-        found: list[Hit] = []
         page = self._page(f"/{path}/_search?scroll=1m", {"size": 2000, "sort": ["_doc"]})
         while page.hits.hits:
-            found += page.hits.hits
+            yield from page.hits.hits
             page = self._page("/_search/scroll", {"scroll": "1m", "scroll_id": page.scroll_id})
         self.ask("DELETE", "/_search/scroll", {"scroll_id": page.scroll_id})
-        return found
+
+    def hits(self, index: str, *, refresh: bool = True) -> list[Hit]:
+        """``each``, as a list."""
+        return list(self.each(index, refresh=refresh))
 
     def texts(self, index: str, *, refresh: bool = True) -> dict[str, bytes]:
         """The documents of an index by their ids, each to the byte. None is there twice."""
         found: dict[str, bytes] = {}
-        for hit in self.hits(index, refresh=refresh):
+        for hit in self.each(index, refresh=refresh):
             assert hit.id not in found, f"{hit.id} is twice in {index}"
             found[hit.id] = bytes(hit.source)
         return found
@@ -146,9 +148,10 @@ class SearchServer:
         try:
             yield prefix
         finally:
-            self._remove(prefix)
+            self.remove(prefix)
 
-    def _remove(self, prefix: str) -> None:
+    def remove(self, prefix: str) -> None:
+        """Delete everything whose name begins so, with a dot before it or not."""
         found = self.ask("GET", f"/_resolve/index/{prefix}*,.{prefix}*?expand_wildcards=all")
         for stream in found["data_streams"]:
             # An Elasticsearch without the module for data streams has them, but lets nobody delete them.
