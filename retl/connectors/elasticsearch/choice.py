@@ -97,7 +97,12 @@ def _documents(table: TableSpec, found: Found, known: Mapping[str, Any], cursor:
         _check_known("columns", [name for name in table.columns if not _within(name, known)], known)
     schema = document_schema(cursor.column if cursor else None, found.index)
     shape = Documents(schema, table.columns)
-    return Choice(schema, KEY, True, shape, shape.asked(), _filters(table), cursor, _several(found))
+    warnings = _several(found)
+    if table.columns is not None:
+        warnings += (
+            "columns makes the server write each document anew: whole documents keep every digit of a number, parts keep 17.",
+        )
+    return Choice(schema, KEY, True, shape, shape.asked(), _filters(table), cursor, warnings)
 
 
 def _within(wanted: str, known: Mapping[str, Any]) -> bool:

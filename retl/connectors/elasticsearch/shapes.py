@@ -91,8 +91,9 @@ class Columns:
             for leaf in self._leaves
             if leaf.listed
         ]
-        whole = [leaf.path for leaf in self._leaves if not leaf.listed and leaf.path != ID]
-        return {"_source": {"includes": whole} if whole else False, **({"fields": fields} if fields else {})}
+        # Whole documents, since the server writes a part of one anew, and numbers of many digits then lose some.
+        whole = any(not leaf.listed and leaf.path != ID for leaf in self._leaves)
+        return {"_source": whole, **({"fields": fields} if fields else {})}
 
     def arrays(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> list[pa.Array]:
         rows = decode_all([hit.fields for hit in hits], self._fields)
