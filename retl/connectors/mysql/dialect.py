@@ -58,6 +58,7 @@ class MySQLDialect(Dialect):
     """MySQL and MariaDB, in a session whose sql_mode and zone are ours."""
 
     name: ClassVar[str] = "mysql"
+    looks_up: ClassVar[bool] = True
     quote: ClassVar[str] = "`"
 
     def __init__(self, timezone: str | None = None) -> None:

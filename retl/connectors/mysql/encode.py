@@ -69,8 +69,8 @@ class Encoder:
         """The rows for ``load``."""
         return csv_bytes([self._plain(name, batch.column(name)) for name in self.columns])
 
-    def load(self, table: str) -> str:
-        """The statement that takes the rows of ``csv``."""
+    def load(self, table: str, *, replace: bool = False) -> str:
+        """The statement that takes the rows of ``csv``; with ``replace`` one that has a key takes the place of an earlier one."""
         taken, sets = [], []
         for number, (name, there) in enumerate(self.columns.items()):
             quoted = DIALECT.identifier(name)
@@ -81,7 +81,7 @@ class Encoder:
                 taken.append(f"@retl_{number}")
                 sets.append(f"{quoted} = {convert.format(f'@retl_{number}')}")
         return (
-            f"LOAD DATA LOCAL INFILE 'retl' INTO TABLE {table} CHARACTER SET utf8mb4 "
+            f"LOAD DATA LOCAL INFILE 'retl' {'REPLACE ' if replace else ''}INTO TABLE {table} CHARACTER SET utf8mb4 "
             "FIELDS TERMINATED BY ',' ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '\\n' "
             f"({', '.join(taken)})" + (f" SET {', '.join(sets)}" if sets else "")
         )

@@ -26,6 +26,7 @@ from retl.model.plan import Load
 
 _AT_ROW = re.compile(r" at row (\d+)$")
 _OF_COLUMN = re.compile(r"\b(?:[Cc]olumn|CONSTRAINT) [`']?(?:[^`']*`\.`)*([^`']+)[`']")
+_DELETED = re.compile(r"Deleted: (\d+)")
 _NO_FILES = frozenset({1148, 3948, 4166})
 _NOT_OF_ROWS = frozenset({1054, 1064, 1136, 1146, 1305, 1665, 1785, 3024})
 """Errors of a statement as a whole, for which no row is to blame."""
@@ -76,6 +77,7 @@ class Loader:
         *,
         local: bool,
         packet: int,
+        replace: bool = False,
     ) -> None:
         self._connection = connection
         self._encoder = encoder
@@ -83,6 +85,7 @@ class Loader:
         self._table = table
         self._local = local
         self._packet = packet
+        self._replace = replace
         self._most = load.table.max_rejects + MOST_SHOWN
         self._lists_all = False
 
@@ -140,10 +143,12 @@ class Loader:
     async def _load(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
         if data is None:
             data = await in_thread(self._encoder, batch)
-        done = await self._connection.load(self._encoder.load(self._table), [memoryview(data)])
-        if not done.warnings and done.affected == batch.num_rows:
+        statement = self._encoder.load(self._table, replace=self._replace)
+        done = await self._connection.load(statement, [memoryview(data)])
+        arrived = done.affected - (_deleted(done.info) if self._replace else 0)
+        if not done.warnings and arrived == batch.num_rows:
             return None
-        return await self._warnings(0, f"{done.affected} of {batch.num_rows} rows arrived")
+        return await self._warnings(0, f"{arrived} of {batch.num_rows} rows arrived")
 
     async def _insert(self, batch: pa.RecordBatch) -> Trouble | None:
         for first, statement in self._encoder.inserts(batch, self._table, self._packet // 4):
@@ -174,6 +179,12 @@ class Loader:
             self._lists_all = True
             with suppress(ConfigError):
                 await self._connection.execute("SET SESSION max_error_count = 65535")
+
+
+def _deleted(info: str) -> int:
+    """Rows that later ones have replaced: ``Records: 3  Deleted: 1  Skipped: 0  Warnings: 0``."""
+    found = _DELETED.search(info)
+    return int(found[1]) if found else 0
 
 
 def _no_files() -> ConfigError:

@@ -13,6 +13,7 @@ from retl.model.plan import Load
 DIALECT = MySQLDialect()
 ROW = "retl_row"
 """The number of a staged row, in the order in which rows came."""
+_NUMBER = f"{ROW} BIGINT UNSIGNED NOT NULL"
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,10 @@ class Stage:
     """A second one, for the numbers of the rows that stay where keys repeat: no statement may open a temporary table twice."""
     columns: tuple[Column, ...]
 
-    def create(self) -> list[str]:
+    def create(self) -> str:
         definitions = ", ".join(column.definition() for column in self.columns)
-        number = f"{ROW} BIGINT UNSIGNED NOT NULL"
-        columns = f"{number} AUTO_INCREMENT PRIMARY KEY, {definitions}"
-        return [
-            f"CREATE TEMPORARY TABLE {self.table} ({columns}) ENGINE=InnoDB ROW_FORMAT=DYNAMIC",
-            f"CREATE TEMPORARY TABLE {self.kept} ({number} PRIMARY KEY) ENGINE=InnoDB",
-        ]
+        columns = f"{_NUMBER} AUTO_INCREMENT PRIMARY KEY, {definitions}"
+        return f"CREATE TEMPORARY TABLE {self.table} ({columns}) ENGINE=InnoDB ROW_FORMAT=DYNAMIC"
 
 
 class Merge:
@@ -113,9 +110,10 @@ class Merge:
         """Leave one row for each key: one with the highest cursor."""
         table, kept = self._stage.table, self._stage.kept
         return [
+            f"CREATE TEMPORARY TABLE {kept} ({_NUMBER} PRIMARY KEY) ENGINE=InnoDB",
             f"INSERT INTO {kept} SELECT MIN({ROW}) FROM {self._ranked('')} GROUP BY {self._keys}",
             f"DELETE s FROM {table} AS s LEFT JOIN {kept} AS k ON k.{ROW} = s.{ROW} WHERE k.{ROW} IS NULL",
-            f"TRUNCATE TABLE {kept}",
+            f"DROP TEMPORARY TABLE {kept}",
         ]
 
     def _ranked(self, more: str) -> str:

@@ -37,6 +37,13 @@ class Questions:
                 if self._leaving:
                     await to_the_end(self._leave())
 
+    def take(self) -> MySQLConnection | None:
+        """The connection for good, where nobody is asking anything; the next question opens another."""
+        if self._lock.locked():
+            return None
+        connection, self._connection = self._connection, None
+        return connection
+
     async def close(self) -> None:
         if self._lock.locked():
             self._leaving = True

@@ -53,36 +53,45 @@ class RowDecoder:
         self._types = [_TYPES[kind] for kind in kinds]
         self.schema = pa.schema(zip(names, self._types, strict=True))
         self._sequence = sequence
-        self._pending = bytearray()
+        self._pending: list[bytes] = []
+        self._size = 0
+        self._needed = 0  # so many bytes must be there before there is anything to decode
         self.finished = False
         self.error: bytes | None = None
         """The payload of the error packet that ended the result."""
 
     def feed(self, data: bytes) -> None:
-        self._pending += data
+        self._pending.append(data)
+        self._size += len(data)
 
     def take(self) -> list[pa.RecordBatch]:
         """Decode every whole row that has come."""
+        if self._size < self._needed:
+            return []
+        # Joined once, with room behind the last value: everything else reads it where it lies.
+        chunk = b"".join((*self._pending, _PADDING))
+        position, size = 0, len(chunk) - len(_PADDING)
         batches: list[pa.RecordBatch] = []
         while not self.finished:
-            starts, end, continued = _walk(self._pending)
+            starts, end, continued = _walk(chunk, position, size)
             if starts:
-                batch = self._decode_rows(starts, end)
+                batch = self._decode_rows(chunk, starts, end, size)
                 if batch is not None:
                     batches.append(batch)
+            position = end
             if not continued or self.finished:
                 break
-            payload = self._take_continued()
+            payload, position = self._take_continued(chunk, position, size)
             if payload is None:
                 break
             batches.append(
                 self._decode(np.frombuffer(payload + _PADDING, np.uint8), np.zeros(1, np.int64), len(payload))
             )
+        self._pending, self._size = [chunk[position:size]], size - position
+        self._needed = _whole(chunk, position, size)
         return batches
 
-    def _decode_rows(self, starts: list[int], end: int) -> pa.RecordBatch | None:
-        chunk = bytes(self._pending[:end]) + _PADDING
-        del self._pending[:end]
+    def _decode_rows(self, chunk: bytes, starts: list[int], end: int, size: int) -> pa.RecordBatch | None:
         data = np.frombuffer(chunk, np.uint8)
         rows = np.array(starts, np.int64)
         self._check_sequence(data, rows)
@@ -95,7 +104,7 @@ class RowDecoder:
             kind = data[rows[row]]
             if kind == _END and length >= 9:
                 continue  # a row whose first value is longer than 16 MB
-            if row != len(rows) - 1 or self._pending:
+            if row != len(rows) - 1 or end != size:
                 raise ProtocolError("the server sent more after the end of the result")
             self.finished = True
             if kind == _ERROR:
@@ -111,29 +120,28 @@ class RowDecoder:
             raise ProtocolError("packets are missing or out of order")
         self._sequence = (self._sequence + len(rows)) & 0xFF
 
-    def _take_continued(self) -> bytes | None:
-        """The payload of a row of 16 MB or more, which comes in several packets; ``None`` until it is whole."""
+    def _take_continued(self, chunk: bytes, position: int, size: int) -> tuple[bytes | None, int]:
+        """The payload of a row of 16 MB or more, which comes in several packets, and where it ends; ``None`` until it is whole."""
+        start = position
         ends: list[tuple[int, int]] = []
-        position = 0
-        while len(self._pending) - position >= _HEADER:
-            word = _word(self._pending, position)[0]
+        while size - position >= _HEADER:
+            word = _word(chunk, position)[0]
             length = word & _CONTINUED
             position += _HEADER
-            if len(self._pending) - position < length:
-                return None
+            if size - position < length:
+                return None, start
             if word >> 24 != (self._sequence + len(ends)) & 0xFF:
                 raise ProtocolError("packets are missing or out of order")
             ends.append((position, position + length))
             position += length
             if length < _CONTINUED:
-                payload = b"".join(bytes(self._pending[start:end]) for start, end in ends)
-                del self._pending[:position]
+                payload = b"".join(chunk[first:last] for first, last in ends)
                 self._sequence = (self._sequence + len(ends)) & 0xFF
-                return payload
-        return None
+                return payload, position
+        return None, start
 
     def _decode(self, data: Bytes, position: Numbers, stops: Numbers | int) -> pa.RecordBatch:
-        last = len(data) - len(_PADDING)
+        last = len(data) - len(_PADDING)  # of the chunk: a value that goes beyond its row is found below
         columns: list[pa.Array] = []
         for kind in self._kinds:
             if int(position.max()) >= last:
@@ -149,13 +157,12 @@ class RowDecoder:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
 
-def _walk(pending: bytearray) -> tuple[list[int], int, bool]:
+def _walk(chunk: bytes, position: int, size: int) -> tuple[list[int], int, bool]:
     """Where the payloads of whole packets start, where the last one ends, and whether a continued packet comes next."""
     starts: list[int] = []
     add = starts.append
-    position, size = 0, len(pending)
     while size - position >= _HEADER:
-        length = _word(pending, position)[0] & _CONTINUED
+        length = _word(chunk, position)[0] & _CONTINUED
         after = position + _HEADER + length
         if length == _CONTINUED:
             return starts, position, True
@@ -164,6 +171,19 @@ def _walk(pending: bytearray) -> tuple[list[int], int, bool]:
         add(position + _HEADER)
         position = after
     return starts, position, False
+
+
+def _whole(chunk: bytes, position: int, size: int) -> int:
+    """How many bytes the packet has that begins here, with those that continue it, as far as is known."""
+    start = position
+    while size - position >= _HEADER:
+        length = _word(chunk, position)[0] & _CONTINUED
+        position += _HEADER + length
+        if length < _CONTINUED:
+            break
+    else:
+        position += _HEADER
+    return position - start
 
 
 def _lengths(data: Bytes, position: Numbers) -> tuple[Numbers, Numbers, Mask | None]:

@@ -70,43 +70,67 @@ class MySQLStore(sql.SqlStore):
     async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True) -> T:
         async with self._lock:
             try:
-                return await self._transaction(make, write=write)
+                return await (self._transaction(make) if write else self._look(make))
             finally:
                 if self._leaving:
                     await to_the_end(self._leave())
 
-    async def _transaction(self, make: Callable[[], sql.Step[T]], *, write: bool) -> T:
+    async def _look(self, make: Callable[[], sql.Step[T]]) -> T:
+        """A step that reads: one statement, which needs no transaction."""
+        kept = self._connection is not None and not self._connection.closed
+        connection = await self._open()
+        try:
+            return await self._run(connection, make, write=False)
+        except ConnectionFailed:
+            connection.abort()
+            if not kept:
+                raise
+            return await self._run(await self._open(), make, write=False)
+        except TargetRefused as error:
+            raise self._unusable(error) from error
+        except BaseException:
+            if not connection.closed:
+                connection.abort()
+            raise
+
+    async def _transaction(self, make: Callable[[], sql.Step[T]]) -> T:
         connection = await self._begin()
         try:
-            result = await self._run(connection, make, write=write)
+            result = await self._run(connection, make, write=True)
             await connection.execute("COMMIT")
         except TargetRefused as error:
             await connection.execute("ROLLBACK")
             if error.code == _DUPLICATE:
                 raise
-            self._ready = False
-            raise StateError(
-                f"the state tables in {self._login.database!r} cannot be used ({error.message}).",
-                remedy="restore them from a backup, or drop the tables retl_* to start over.",
-            ) from error
+            raise self._unusable(error) from error
         except BaseException:
             if not connection.closed:
                 connection.abort()
             raise
         return result
 
+    def _unusable(self, error: TargetRefused) -> StateError:
+        self._ready = False
+        return StateError(
+            f"the state tables in {self._login.database!r} cannot be used ({error.message}).",
+            remedy="restore them from a backup, or drop the tables retl_* to start over.",
+        )
+
+    async def _open(self) -> MySQLConnection:
+        if self._connection is None or self._connection.closed:
+            self._connection = await MySQLConnection.open(self._login)
+        return self._connection
+
     async def _begin(self) -> MySQLConnection:
         """A connection in a new transaction. One that was lost since the last step is replaced."""
-        if self._connection is not None and not self._connection.closed:
-            try:
-                await self._connection.execute("START TRANSACTION")
-            except ConnectionFailed:
-                self._connection.abort()
-            else:
-                return self._connection
-        self._connection = await MySQLConnection.open(self._login)
-        await self._connection.execute("START TRANSACTION")
-        return self._connection
+        connection = await self._open()
+        try:
+            await connection.execute("START TRANSACTION")
+        except ConnectionFailed:
+            connection.abort()
+            connection = await self._open()
+            await connection.execute("START TRANSACTION")
+        return connection
 
     async def _run(self, connection: MySQLConnection, make: Callable[[], sql.Step[T]], *, write: bool) -> T:
         if not self._ready:

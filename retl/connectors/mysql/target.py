@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from retl.connectors.base import SystemInfo, TableWriter, Target
@@ -26,6 +26,24 @@ from retl.threads import to_the_end
 
 
 @dataclass(frozen=True)
+class _Settings:
+    """What the server is set to."""
+
+    lower: bool
+    """Whether it knows tables in small letters alone."""
+    local_infile: bool
+    packet: int
+
+    @classmethod
+    async def of(cls, connection: MySQLConnection) -> _Settings:
+        (found,) = await connection.query(
+            "SELECT @@lower_case_table_names, @@GLOBAL.local_infile, @@max_allowed_packet"
+        )
+        lower, local_infile, packet = map(int, found)
+        return cls(lower != 0, local_infile == 1, packet)
+
+
+@dataclass(frozen=True)
 class _Look:
     """What was found before anything is written."""
 
@@ -33,11 +51,20 @@ class _Look:
     known: Known | None
     change: TableChange
     names: tuple[str, ...]
+    indexes: tuple[schema.Secondary, ...]
     local: bool
+    packet: int
     warnings: tuple[str, ...]
 
     def preparation(self, load: Load) -> schema.Preparation:
-        return schema.prepare(self.place, load, self.change, existed=self.known is not None, names=self.names)
+        return schema.prepare(
+            self.place,
+            load,
+            self.change,
+            existed=self.known is not None,
+            names=self.names,
+            indexes=self.indexes,
+        )
 
 
 class MySQLTarget(Target):
@@ -55,6 +82,7 @@ class MySQLTarget(Target):
         self._local_infile = local_infile
         self._store = MySQLStore(holding_fence(self._login))
         self._questions = Questions(lambda: MySQLConnection.open(self._login))
+        self._looked: tuple[Load, _Look] | None = None
         self._writing: MySQLWriter | None = None
 
     async def ping(self) -> SystemInfo:
@@ -62,12 +90,11 @@ class MySQLTarget(Target):
             ((version,),) = await connection.query("SELECT VERSION()")
             return SystemInfo("MariaDB" if connection.server.mariadb else "MySQL", str(version))
 
-    async def _locate(self, connection: MySQLConnection, table: str) -> Place:
-        ((lower,),) = await connection.query("SELECT @@lower_case_table_names")
-        return schema.locate(table, self._login.database, lower=str(lower) != "0")
+    def _locate(self, settings: _Settings, table: str) -> Place:
+        return schema.locate(table, self._login.database, lower=settings.lower)
 
     async def _known(self, connection: MySQLConnection, table: str) -> Known | None:
-        return await schema.inspect(connection, await self._locate(connection, table))
+        return await schema.inspect(connection, self._locate(await _Settings.of(connection), table))
 
     async def describe(self, table: str) -> TableSchema | None:
         async with self._questions.turn() as connection:
@@ -85,24 +112,38 @@ class MySQLTarget(Target):
     async def preview(self, load: Load) -> TargetPlan:
         async with self._questions.turn() as connection:
             look = await self._look(connection, load)
+        self._looked = load, look
         preparation = look.preparation(load)
-        statements = [*preparation.statements, *_shown(look, load, preparation.table)]
+        statements = [*preparation.statements, *_shown(look, load, preparation)]
         return TargetPlan(tuple(statements), look.change.casts, look.warnings)
 
     async def _look(self, connection: MySQLConnection, load: Load) -> _Look:
-        place = await self._locate(connection, load.table.to)
+        settings = await _Settings.of(connection)
+        place = self._locate(settings, load.table.to)
         preflight.check_place(place)
-        await self._check_database(connection, place)
         known = await schema.inspect(connection, place)
+        if known is None:
+            await self._check_database(connection, place)
         warnings = preflight.check(load, known) if known else []
         server = connection.server
         types = MySQLTypes(load.schema, load.key, mariadb=server.mariadb, version=server.version)
         change = fit(load, known.existing(load.schema.names) if known else None, DIALECT, types)
-        local = await self._takes_files(connection)
+        local = settings.local_infile if self._local_infile is None else self._local_infile
         if not local and self._local_infile is None:
             warnings.append(preflight.SLOW_INSERTS)
         names = tuple(await schema.table_names(connection, place.database))
-        return _Look(place, known, change, names, local, (*change.warnings, *warnings))
+        swaps = load.table.pre_action is PreAction.SWAP and known is not None
+        indexes = await schema.secondary_indexes(connection, place) if swaps else ()
+        return _Look(place, known, change, names, indexes, local, settings.packet, (*change.warnings, *warnings))
+
+    async def _look_again(self, connection: MySQLConnection, load: Load) -> _Look:
+        """What the preview of this scan has found counts where nothing is to be changed by it."""
+        looked, self._looked = self._looked, None
+        if looked is not None:
+            previewed, look = looked
+            if previewed == replace(load, refresh=previewed.refresh) and not look.preparation(load).statements:
+                return look
+        return await self._look(connection, load)
 
     async def _check_database(self, connection: MySQLConnection, place: Place) -> None:
         found = await connection.query(
@@ -114,16 +155,11 @@ class MySQLTarget(Target):
                 remedy=f"create it there: CREATE DATABASE {place.database} CHARACTER SET utf8mb4.",
             )
 
-    async def _takes_files(self, connection: MySQLConnection) -> bool:
-        """Whether rows are sent by LOAD DATA LOCAL."""
-        if self._local_infile is not None:
-            return self._local_infile
-        ((allowed,),) = await connection.query("SELECT @@GLOBAL.local_infile")
-        return str(allowed) == "1"
-
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
         await self._end_writing()
-        connection = await MySQLConnection.open(self._login)
+        connection = self._questions.take()
+        if connection is None or connection.closed:
+            connection = await MySQLConnection.open(self._login)
         try:
             self._writing = await self._prepare(connection, load, mark)
             return self._writing
@@ -132,7 +168,7 @@ class MySQLTarget(Target):
             raise
 
     async def _prepare(self, connection: MySQLConnection, load: Load, mark: Mark | None) -> MySQLWriter:
-        look = await self._look(connection, load)
+        look = await self._look_again(connection, load)
         # The journal first: from here on a crash is seen by the next scan.
         await _note(connection, load, mark)
         preparation = look.preparation(load)
@@ -141,10 +177,9 @@ class MySQLTarget(Target):
                 for statement in preparation.statements:
                     await execute(statement)
         loaded = Place(look.place.database, preparation.table)
-        known = await schema.inspect(connection, loaded)
+        known = await schema.inspect(connection, loaded) if preparation.statements else look.known
         if known is None:
             raise ConfigError(f"the table {load.table.to!r} has vanished while it was made ready.")
-        ((packet,),) = await connection.query("SELECT @@max_allowed_packet")
         job = Job(
             login=self._login,
             load=load,
@@ -152,14 +187,17 @@ class MySQLTarget(Target):
             place=look.place,
             existed=look.known is not None,
             columns=look.change.columns,
+            completion=preparation.completion,
             local=look.local,
-            packet=int(packet),
+            packet=look.packet,
             lock_timeout=self._lock_timeout,
         )
         return await self._writer(job, connection)
 
     async def _writer(self, job: Job, connection: MySQLConnection) -> MySQLWriter:
         if not job.load.table.replaces:
+            if job.loads_empty and not await connection.query(f"SELECT 1 FROM {job.known.place.sql} LIMIT 1"):
+                return DirectWriter(job, [connection])
             staged = StagedWriter(job, [connection])
             await staged.open()
             return staged
@@ -209,15 +247,15 @@ async def _note(connection: MySQLConnection, load: Load, mark: Mark | None) -> N
     await connection.execute("COMMIT")
 
 
-def _shown(look: _Look, load: Load, table: str) -> list[str]:
+def _shown(look: _Look, load: Load, preparation: schema.Preparation) -> list[str]:
     """The statements that follow the preparation, for people."""
     names = DIALECT.identifiers(look.change.columns)
-    loaded = look.place.beside(table)
+    loaded = look.place.beside(preparation.table)
     how = "LOAD DATA LOCAL INFILE ... INTO TABLE" if look.local else "INSERT INTO"
     if not load.table.replaces:
         upsert = " ON DUPLICATE KEY UPDATE ..." if load.table.write is Write.UPSERT else ""
         return [f"{how} a temporary table", f"INSERT INTO {loaded} ({names}) SELECT ...{upsert}"]
-    statements = [f"{how} {loaded} ({names})"]
+    statements = [f"{how} {loaded} ({names})", *preparation.completion]
     if load.table.pre_action is PreAction.SWAP:
         away = f"{look.place.sql} TO ..., " if look.known else ""
         statements.append(f"RENAME TABLE {away}{loaded} TO {look.place.sql}")

@@ -36,6 +36,7 @@ from retl.model.window import Slice
 from retl.state import sql as state
 from retl.threads import to_the_end
 
+_ROW_ACTIONS = frozenset({Action.INSERT, Action.UPDATE, Action.DELETE})
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 
 
@@ -51,6 +52,8 @@ class Job:
     """The table that the user named."""
     existed: bool
     columns: tuple[str, ...]
+    completion: tuple[str, ...]
+    """What has to be done after the last row, before the table is switched in."""
     local: bool
     packet: int
     lock_timeout: float
@@ -69,8 +72,24 @@ class Job:
         """Whether no row of one connection can be the duplicate of another's: they would wait for each other for ever."""
         if not self.known.unique:
             return True
-        only = len(self.known.unique) == 1 and set(self.known.unique[0].columns) == set(self.load.key)
-        return only and self.load.unique_key and not self.loose_key
+        return self._only_key and self.load.unique_key and not self.loose_key
+
+    @property
+    def _only_key(self) -> bool:
+        return len(self.known.unique) == 1 and set(self.known.unique[0].columns) == set(self.load.key)
+
+    @property
+    def loads_empty(self) -> bool:
+        """Whether the slices of an upsert could be loaded into the table itself, if it were empty.
+
+        A key may still come twice, where its row was changed while it was read: the later one then
+        replaces the earlier one, of which nothing but this load knows.
+        """
+        table, known = self.load.table, self.known
+        upserts = table.write is Write.UPSERT and not self.load.blacklist & _ROW_ACTIONS
+        watched = known.triggers or known.children
+        whole = len(self.columns) == sum(not column.generated for column in known.columns)
+        return upserts and whole and not watched and self.local and self._only_key and self.parallel
 
 
 class MySQLWriter(TableWriter):
@@ -111,9 +130,18 @@ class MySQLWriter(TableWriter):
     async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
         raise NotImplementedError
 
-    def _loader(self, connection: MySQLConnection, table: str) -> Loader:
+    def _loader(self, connection: MySQLConnection, table: str, *, replace: bool = False) -> Loader:
         job = self._job
-        return Loader(connection, job.load, self._encoder, self._refusals, table, local=job.local, packet=job.packet)
+        return Loader(
+            connection,
+            job.load,
+            self._encoder,
+            self._refusals,
+            table,
+            local=job.local,
+            packet=job.packet,
+            replace=replace,
+        )
 
     async def _settle(self) -> None:
         for lane in self._lanes:
@@ -164,13 +192,16 @@ class MySQLWriter(TableWriter):
             await self._main.execute("START TRANSACTION")
             await self._save(mark)
             return
+        for statement in job.completion:
+            # Not under the fence, since it may take long: nobody else has a table of this name.
+            await self._main.execute(statement)
         async with fenced(job.login, self._load, self._main, mark) as execute:
             if swaps:
                 await schema.switch(execute, job.place, self._load, existed=job.existed)
             for name in archives:
                 await execute(f"DROP TABLE {job.place.beside(name)}")
         if swaps and job.existed:
-            # No longer under the fence, since it may take long: nobody else has a table of this name.
+            # No longer under the fence either, for the same reason.
             await self._main.execute(f"DROP TABLE {job.place.beside(job.place.replaced(self._load.epoch))}")
 
     async def abort(self) -> None:
@@ -184,7 +215,7 @@ class MySQLWriter(TableWriter):
 
 
 class DirectWriter(MySQLWriter):
-    """Loads a table that is replaced as a whole, over several connections.
+    """Loads a table that is empty: one that is replaced as a whole, over several connections, or the first load of an upsert, over one.
 
     Each has a transaction of its own. All but one are committed before the one that carries
     the checkpoint: a crash in between leaves rows of a refresh that is not finished, which the
@@ -201,7 +232,8 @@ class DirectWriter(MySQLWriter):
             await connection.execute("START TRANSACTION")
             self._begun.add(connection)
         # Added only now: another connection's load counts its rows meanwhile.
-        taken = await self._loader(connection, self._job.known.place.sql).take(batch, data)
+        loader = self._loader(connection, self._job.known.place.sql, replace=not self._load.table.replaces)
+        taken = await loader.take(batch, data)
         self._rows += taken
 
     async def discard(self) -> None:
@@ -212,7 +244,7 @@ class DirectWriter(MySQLWriter):
         self._forget()
 
     async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
-        assert part.scope is None, "a table that is replaced as a whole has no scopes"
+        assert part.scope is None, "an empty table has no rows of a scope"
         await self._settle()
         self._refusals.check(rejects_left)
         if self._main not in self._begun:
@@ -248,8 +280,7 @@ class StagedWriter(MySQLWriter):
 
     async def open(self) -> None:
         try:
-            for statement in self._stage.create():
-                await self._main.execute(statement)
+            await self._main.execute(self._stage.create())
         except ConfigError as error:
             database = self._job.known.place.database
             error.remedy = f"GRANT CREATE TEMPORARY TABLES ON `{database}`.* to the user: slices are staged in one."

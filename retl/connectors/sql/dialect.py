@@ -23,6 +23,9 @@ class Dialect(ABC):
     text_cursor: ClassVar[bool] = False
     """Whether text may be a cursor: only where its order is that of its bytes."""
 
+    looks_up: ClassVar[bool] = False
+    """Whether an index finds a few rows quickly; otherwise one pass over a column is the best way to ask for anything."""
+
     def identifier(self, name: str) -> str:
         """A name, quoted so that nothing in it can be anything but a name."""
         if not name or "\x00" in name:

@@ -79,13 +79,17 @@ class Selection:
         stored = [name for name in self.table.key if self.relation.schema.has(name)]
         return stored or list(self.relation.schema.key or self.relation.schema.names)
 
-    def bounds(self, cursor: pa.Field) -> str:
-        """Lowest and highest cursor value, rows without one, and the source's clock, in one statement."""
+    def bounds(self, cursor: pa.Field, lower: str | None = None) -> str:
+        """Lowest and highest cursor value from ``lower`` on, rows without one, and the source's clock, in one statement."""
         name = self.dialect.identifier(cursor.name)
-        return (
-            f"SELECT {self.dialect.as_text(f'MIN({name})')}, {self.dialect.as_text(f'MAX({name})')}, "
-            f"COUNT(*) - COUNT({name}), {self.dialect.now(cursor)} FROM {self.relation.sql}{self._where()}"
-        )
+        ends = f"SELECT {self.dialect.as_text(f'MIN({name})')}, {self.dialect.as_text(f'MAX({name})')}"
+        now, relation = self.dialect.now(cursor), self.relation.sql
+        if not self.dialect.looks_up or self.table.query is not None:
+            return f"{ends}, COUNT(*) - COUNT({name}), {now} FROM {relation}{self._where()}"
+        # Each part by itself is a look into an index, where there is one.
+        without = f"(SELECT COUNT(*) FROM {relation}{self._where(f'{name} IS NULL')})" if cursor.nullable else "0"
+        above = [f"{name} >= {self.dialect.literal(lower, cursor)}"] if lower is not None else []
+        return f"{ends}, {without}, {now} FROM {relation}{self._where(*above)}"
 
     def count(self, window: Window | None = None, cursor: pa.Field | None = None, bucket: str | None = None) -> str:
         """Rows of a window, and the extremes of their bucket numbers."""

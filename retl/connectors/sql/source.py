@@ -23,7 +23,7 @@ from retl.model.errors import ConfigError
 from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema, native_type
 from retl.model.table import TableSpec
-from retl.model.window import Bounds, Slice, Window, cut, make_window
+from retl.model.window import Bounds, Slice, Window, cut, lower_bound, make_window
 
 _FEWEST_BUCKETS = 64
 _MOST_BUCKETS = 4096
@@ -117,7 +117,7 @@ class SqlSource(Source):
     ) -> SourcePlan:
         cursor, family = cursor_column(self.dialect, chosen.relation, table)
         check_cursor_type(table.name, cursor.name, checkpoint, native_type(cursor))
-        asked = chosen.bounds(cursor)
+        asked = chosen.bounds(cursor, lower_bound(table, family, checkpoint.watermark))
         low, high, null, now = (await self.query(asked))[0]
         bounds = Bounds(low, high, int(null or 0), self.clock(str(now), cursor))
         window = make_window(table, family, checkpoint.watermark, bounds)

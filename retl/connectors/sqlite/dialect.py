@@ -95,6 +95,7 @@ class SQLiteDialect(Dialect):
     """SQLite. Text may be a cursor: its order is that of its bytes, and dates are kept as text."""
 
     name: ClassVar[str] = "sqlite"
+    looks_up: ClassVar[bool] = True
     text_cursor: ClassVar[bool] = True
 
     def literal(self, text: str, column: pa.Field) -> str:

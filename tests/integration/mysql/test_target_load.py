@@ -132,14 +132,15 @@ async def test_a_refresh_that_is_given_up_leaves_no_connection_and_no_lock(scene
 
 async def test_a_load_runs_while_the_next_batch_is_made_ready(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most = 0, 0
-    began, go = asyncio.Event(), asyncio.Event()
+    both, go = asyncio.Event(), asyncio.Event()
     real = MySQLConnection.load
 
     async def load(self: MySQLConnection, sql: str, chunks: Any) -> Any:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        began.set()
+        if running == 2:
+            both.set()
         await go.wait()
         try:
             return await real(self, sql, chunks)
@@ -151,7 +152,8 @@ async def test_a_load_runs_while_the_next_batch_is_made_ready(scene: Scene, monk
         writer = await session.prepare(session.load(spec(pre_action="truncate"), schema=PEOPLE, unique_key=True))
         await writer.write(numbered(0, 10))
         await writer.write(numbered(10, 10))  # returns although no load has ended
-        await began.wait()
+        with anyio.fail_after(10):
+            await both.wait()
         go.set()
         await writer.write(numbered(20, 10))
         await session.commit(writer)
@@ -161,6 +163,89 @@ async def test_a_load_runs_while_the_next_batch_is_made_ready(scene: Scene, monk
 
 
 # Slices ------------------------------------------------------------------------
+
+
+# The first load of an upsert ----------------------------------------------------
+
+
+def staged(said: list[str]) -> bool:
+    return any("TEMPORARY" in statement for statement in said)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every statement that is executed from now on."""
+    found: list[str] = []
+    execute = MySQLConnection.execute
+
+    async def noted(self: MySQLConnection, sql: str) -> Any:
+        found.append(sql)
+        return await execute(self, sql)
+
+    monkeypatch.setattr(MySQLConnection, "execute", noted)
+    return found
+
+
+async def test_an_empty_table_is_loaded_itself_and_the_rest_by_way_of_staging(scene: Scene, said: list[str]) -> None:
+    async with scene.session() as session:
+        load = session.load(spec(), schema=PEOPLE, unique_key=True)
+        writer = await session.prepare(load)
+        done = await commit(session, writer, [numbered(0, 500), numbered(500, 500)])
+        assert done.rows == done.changed == 1000
+        # A row that was changed while it was read comes twice; the later one counts.
+        done = await commit(session, writer, [numbered(900, 200, name="newer")])
+        assert done.rows == 200
+        await session.finish(writer)
+        assert not staged(said)
+        await scan(session, [numbered(1050, 100, name="later")], unique_key=True)
+    assert staged(said)
+    assert await scene.many("people") == expected(
+        numbered(0, 900), numbered(900, 150, name="newer"), numbered(1050, 100, name="later")
+    )
+
+
+async def test_what_is_not_committed_of_a_first_load_is_not_there(scene: Scene, said: list[str]) -> None:
+    async with scene.session() as session:
+        load = session.load(spec(), schema=PEOPLE, unique_key=True)
+        writer = await session.prepare(load)
+        await commit(session, writer, [numbered(0, 10)])
+        await writer.write(numbered(10, 10))
+        await writer.discard()
+        await commit(session, writer, [numbered(20, 10)])
+        await writer.write(numbered(30, 10))
+        await writer.abort()
+    assert not staged(said)
+    assert await scene.many("people") == expected(numbered(0, 10), numbered(20, 10))
+
+
+async def test_a_bad_row_of_a_first_load_is_a_reject(scene: Scene, said: list[str]) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(10))")
+    async with scene.session() as session:
+        batch = people((1, "a"), (2, "b" * 11), (3, "c"))
+        done = await scan(session, [batch], spec(max_rejects=1), rejects_left=1, unique_key=True)
+    assert not staged(said)
+    assert [(reject.key, reject.column) for reject in done.rejects] == [('{"id":2}', "name")]
+    assert scene.rows("people") == [(1, "a"), (3, "c")]
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "id BIGINT PRIMARY KEY, name VARCHAR(20), extra INT DEFAULT 7",  # what is not loaded would be lost
+        "id BIGINT PRIMARY KEY, name VARCHAR(20) UNIQUE",  # another index would decide which row is replaced
+    ],
+)
+async def test_a_table_that_is_more_than_its_copy_is_never_replaced_by_row(
+    scene: Scene, said: list[str], definition: str
+) -> None:
+    scene.run(f"CREATE TABLE people ({definition})")
+    async with scene.session() as session:
+        await scan(session, [people((1, "a"), (2, "b"))], unique_key=True)
+    assert staged(said)
+    assert scene.rows("people", "id, name") == [(1, "a"), (2, "b")]
+
+
+# Slices of an upsert -------------------------------------------------------------
 
 
 async def test_a_bad_row_among_many_is_found_in_every_batch(scene: Scene) -> None:

@@ -107,6 +107,36 @@ async def test_a_refresh_adds_columns_and_keeps_indexes_and_defaults(scene: Scen
     assert {row[2] for row in scene.run("SHOW INDEX FROM people")} == {"PRIMARY", "by_name"}
 
 
+async def test_a_swap_builds_every_index_anew(scene: Scene) -> None:
+    definition = (
+        "CREATE TABLE people (id BIGINT NOT NULL, name VARCHAR(40) NOT NULL, n INT NOT NULL AUTO_INCREMENT, words TEXT, "
+        "`odd``, KEY (x` INT COMMENT 'a KEY `k` (n),', PRIMARY KEY (id), UNIQUE KEY one (name), KEY counted (n, name), "
+        "KEY `by``, name` (name(5), id DESC), KEY odd (`odd``, KEY (x`) COMMENT 'it''s (odd), KEY', FULLTEXT KEY f (words))"
+    )
+    scene.run(definition, "INSERT INTO people (id, name) VALUES (9, 'old')")
+    indexes = "SELECT index_name, seq_in_index, column_name, sub_part, collation, non_unique, index_type, index_comment"
+    asked = f"{indexes} FROM information_schema.statistics WHERE table_name = 'people' AND table_schema = DATABASE()"
+    before = sorted(scene.run(asked), key=repr)
+    assert {row[0] for row in before} == {"PRIMARY", "one", "counted", "by`, name", "odd", "f"}
+    async with scene.session() as session:
+        await scan(session, [people((1, "a"), (2, "b"))], spec(pre_action="swap"))
+    assert sorted(scene.run(asked), key=repr) == before
+    assert scene.rows("people", "id, name") == [(1, "a"), (2, "b")]
+    assert scene.tables() == ["people"]
+
+
+async def test_a_swap_alters_no_table_where_that_is_forbidden(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), KEY by_name (name))")
+    async with scene.session() as session:
+        words: dict[str, Any] = {"table": spec(pre_action="swap"), "schema": THREE.schema}
+        load = session.load(**words, blacklist=frozenset({Action.ALTER}))
+        assert not [text for text in (await session.target.preview(load)).statements if "ALTER" in text]
+        allowed = session.load(**words)
+        shown = [text for text in (await session.target.preview(allowed)).statements if "ALTER" in text]
+    endings = ["DROP INDEX `by_name`", "ADD KEY `by_name` (`name`)"]
+    assert [text.endswith(ending) for text, ending in zip(shown, endings, strict=True)] == [True, True]
+
+
 async def test_a_table_of_another_database_with_odd_names(scene: Scene) -> None:
     other = f"{scene.database}_x y"
     odd = pa.schema([pa.field("i`d", pa.int64(), nullable=False), pa.field("select", pa.string())])
