@@ -31,7 +31,9 @@ class TargetBase:
     pytestmark: ClassVar[Any] = [pytest.mark.anyio]
 
     transactional: ClassVar[bool] = True
-    """Whether staged rows are hidden and can be forgotten, and checkpoints live in the target."""
+    """Whether checkpoints live in the target, and a commit proves the fence with them."""
+    stages: ClassVar[bool] = True
+    """Whether staged rows are hidden and can be forgotten; otherwise they are written at once, by their key."""
     has_tables: ClassVar[bool] = True
     """Whether there are tables that can be described, counted, created and changed."""
     pre_actions: ClassVar[frozenset[PreAction]] = frozenset(PreAction)
@@ -83,6 +85,9 @@ class TargetBase:
 
     def needs_transactions(self) -> None:
         self.needs(self.transactional, "this target has no transactions")
+
+    def needs_staging(self) -> None:
+        self.needs(self.transactional and self.stages, "this target stages nothing")
 
     def needs_tables(self) -> None:
         self.needs(self.has_tables, "this target has no tables")

@@ -175,7 +175,9 @@ class Bulk:
                 self.written += 1
             elif item.status in self._forgiven:
                 self.unchanged += 1
-            elif item.status in (429, 409) or item.status >= 500:
+            elif item.status == 409:
+                raise self._busy(item.status, b"")
+            elif item.status == 429 or item.status >= 500:
                 again.append(number)
                 reason = reason or self._busy(item.status, msgspec.json.encode(item.error))
             else:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -68,6 +68,16 @@ class Lines:
         if rows[-1] - rows[0] + 1 == rows.size:
             return bytes(data(self.items.slice(rows[0], rows.size)))
         return bytes(data(self.items.take(pa.array(rows))))
+
+    def if_unchanged(self, sequences: list[int], terms: list[int]) -> Lines:
+        """The same, taken by the server only where the documents are still those that it has numbered so."""
+        head = _bytes('{"index":{"if_seq_no":')
+        rest = pc.binary_slice(self.items, len('{"index":{'))
+        given = [pa.array(numbers, pa.int64()).cast(pa.string()).cast(pa.binary()) for numbers in (sequences, terms)]
+        items = pc.binary_join_element_wise(
+            head, given[0], _bytes(',"if_primary_term":'), given[1], _bytes(","), rest, _NOTHING
+        )
+        return replace(self, items=items)
 
     def take(self, chosen: Any) -> Lines:
         """Some of the rows, by their numbers."""

@@ -1,0 +1,216 @@
+"""Indices of the target: found, created, emptied, and switched for others.
+
+A load of a whole new index goes into a shadow, ``<name>-retl-<epoch>-<time>``, which has
+no alias; whatever has such a name and no alias is what a scan has left behind.
+
+Emptying an index deletes and creates it. In between there is only a note of it, an empty
+hidden index ``<name>-retl-note`` that holds the definition: a crash loses nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import msgspec
+
+from retl.connectors.elasticsearch.client import Client, quoted
+from retl.connectors.elasticsearch.fitting import Definition, Known, restored
+from retl.model.errors import TargetError
+from retl.model.plan import Load
+
+_EVERYTHING = {"expand_wildcards": "all"}
+_POLL_SECONDS = 0.2
+
+
+async def look(client: Client, name: str) -> Known | None:
+    """What stands under a name, or ``None``."""
+    answer = await client.request("GET", f"/_resolve/index/{quoted(name)}", params=_EVERYTHING, allow=(404,))
+    if answer.status == 404:
+        return None
+    found = msgspec.json.decode(answer.body)
+    for stream in found.get("data_streams") or ():
+        if stream["name"] == name:
+            indices = tuple(stream["backing_indices"])
+            return Known(name, "data_stream", indices, indices[-1], await _definition(client, indices[-1]))
+    for alias in found.get("aliases") or ():
+        if alias["name"] == name:
+            indices = tuple(alias["indices"])
+            written = await _written(client, name, indices)
+            return Known(name, "alias", indices, written, await _definition(client, written or indices[0]))
+    if any(index["name"] == name for index in found.get("indices") or ()):
+        return Known(name, "index", (name,), name, await _definition(client, name))
+    return None
+
+
+async def _written(client: Client, alias: str, indices: tuple[str, ...]) -> str:
+    """The index that an alias writes to; empty where there is none."""
+    if len(indices) == 1:
+        return indices[0]
+    found = await client.call("GET", f"/_alias/{quoted(alias)}")
+    return next((name for name, about in found.items() if about["aliases"][alias].get("is_write_index")), "")
+
+
+async def _definition(client: Client, index: str) -> Definition:
+    (found,) = (await client.call("GET", f"/{quoted(index)}")).values()
+    return Definition(found["mappings"], found["settings"]["index"], found["aliases"])
+
+
+async def uuid(client: Client, index: str) -> str:
+    """What tells an index from another one of its name; empty where there is none."""
+    answer = await client.request("GET", f"/{quoted(index)}/_settings/index.uuid", allow=(404,))
+    if answer.status == 404:
+        return ""
+    (found,) = msgspec.json.decode(answer.body).values()
+    return str(found["settings"]["index"]["uuid"])
+
+
+async def count(client: Client, name: str) -> int:
+    """How many documents there are, the newest included."""
+    await refresh(client, name)
+    answer = await client.call("GET", f"/{quoted(name)}/_count")
+    return int(answer["count"])
+
+
+async def refresh(client: Client, name: str) -> None:
+    """Make everything visible, where that is allowed."""
+    await client.request("POST", f"/{quoted(name)}/_refresh", allow=(403, 405))
+
+
+async def create(client: Client, index: str, definition: Definition) -> None:
+    await client.request("PUT", f"/{quoted(index)}", body=definition.body())
+
+
+async def extend(client: Client, index: str, added: Mapping[str, Any]) -> None:
+    """Add to the mapping of an index."""
+    if added:
+        await client.request("PUT", f"/{quoted(index)}/_mapping", body=dict(added))
+
+
+async def drop(client: Client, index: str) -> None:
+    await client.request("DELETE", f"/{quoted(index)}", allow=(404,))
+
+
+# Shadows ------------------------------------------------------------------------
+
+
+def shadow_name(load: Load) -> str:
+    """The index that a swap loads: the epoch keeps two owners apart, the time two scans of one."""
+    time = re.sub(r"\D", "", load.scan_id.split("-")[0])
+    return f"{load.table.to}-retl-{load.epoch}-{time}"
+
+
+def replaced_alias(name: str) -> str:
+    """The alias by which the indices that were replaced, and kept, are found."""
+    return f"{name}-retl-replaced"
+
+
+async def drop_leftovers(client: Client, name: str) -> None:
+    """Drop the shadows that no scan has finished."""
+    answer = await client.call(
+        "GET", f"/{quoted(name)}-retl-*/_alias", params={**_EVERYTHING, "ignore_unavailable": "true"}
+    )
+    shadow = re.compile(re.escape(name) + r"-retl-\d+-\d+")
+    for index, about in answer.items():
+        if shadow.fullmatch(index) and not about["aliases"]:
+            await drop(client, index)
+
+
+async def drop_shadow(client: Client, shadow: str) -> None:
+    """Drop a shadow, unless it has been switched in, of which the answer may have been lost."""
+    answer = await client.request("GET", f"/{quoted(shadow)}/_alias", allow=(404,))
+    if answer.status == 200 and not msgspec.json.decode(answer.body)[shadow]["aliases"]:
+        await drop(client, shadow)
+
+
+async def settle(client: Client, shadow: str, definition: Definition) -> None:
+    """Give a shadow that is loaded the copies and refreshes that it is to have."""
+    await client.request("PUT", f"/{quoted(shadow)}/_settings", body={"index": restored(definition)})
+    await client.request("POST", f"/{quoted(shadow)}/_refresh")
+
+
+async def switch(client: Client, name: str, shadow: str, known: Known | None, *, keep: bool) -> None:
+    """Put a shadow in the place of what stands under a name, in one atomic step.
+
+    It takes over the aliases of the old index. One that stands in the way, since its name is the
+    alias's, is dropped in the same step; so is one behind the alias, unless it is to be kept. Where the
+    old index is no longer there, or the shadow, nothing is changed: somebody else was here.
+    """
+    actions: list[dict[str, Any]] = []
+    aliases: dict[str, Any] = {name: {}}
+    if known is not None:
+        aliases = {**known.definition.aliases, name: known.definition.aliases.get(name, {})}
+        if keep and known.kind == "alias":
+            actions += [{"remove": {"index": known.written, "alias": alias, "must_exist": True}} for alias in aliases]
+            actions.append({"add": {"index": known.written, "alias": replaced_alias(name), "is_hidden": True}})
+        else:
+            actions.append({"remove_index": {"index": known.written}})
+    actions += [{"add": {"index": shadow, "alias": alias, **_words(about)}} for alias, about in aliases.items()]
+    await client.request("POST", "/_aliases", body={"actions": actions})
+
+
+def _words(about: Mapping[str, Any]) -> dict[str, Any]:
+    known = ("filter", "routing", "index_routing", "search_routing", "is_write_index", "is_hidden")
+    return {word: about[word] for word in known if word in about}
+
+
+# Emptying -----------------------------------------------------------------------
+
+
+def _note_name(name: str) -> str:
+    return f"{name}-retl-note"
+
+
+async def recreate(client: Client, known: Known, definition: Definition) -> None:
+    """Delete an index and create it anew, as it was. What it was is noted first."""
+    note = _note_name(known.name)
+    await drop(client, note)
+    about = {"index": known.written, "body": msgspec.json.encode(definition.body()).decode()}
+    settings = {"index": {"number_of_shards": 1, "number_of_replicas": 0, "hidden": True}}
+    await client.request("PUT", f"/{quoted(note)}", body={"settings": settings, "mappings": {"_meta": {"retl": about}}})
+    await drop(client, known.written)
+    await client.request("PUT", f"/{quoted(known.written)}", body=definition.body())
+    await drop(client, note)
+
+
+async def recover(client: Client, name: str) -> None:
+    """Create what a crash has left deleted."""
+    note = _note_name(name)
+    answer = await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))
+    if answer.status == 404:
+        return
+    about = msgspec.json.decode(answer.body)[note]["mappings"]["_meta"]["retl"]
+    if not await uuid(client, about["index"]):
+        await client.request("PUT", f"/{quoted(about['index'])}", body=about["body"].encode())
+    await drop(client, note)
+
+
+async def delete_documents(client: Client, name: str) -> None:
+    """Delete every document, also those that somebody changes meanwhile."""
+    params = {"conflicts": "proceed", "wait_for_completion": "false", "slices": "auto"}
+    for _ in range(5):
+        if not await count(client, name):
+            return
+        task = await client.call(
+            "POST", f"/{quoted(name)}/_delete_by_query", params=params, body={"query": {"match_all": {}}}
+        )
+        await _finished(client, task["task"])
+    raise TargetError(
+        f"the documents of {name!r} could not all be deleted: somebody else writes it.",
+        remedy="let one writer write it.",
+    )
+
+
+async def _finished(client: Client, task: str) -> None:
+    while True:
+        answer = await client.call("GET", f"/_tasks/{quoted(task)}")
+        if answer["completed"]:
+            break
+        await anyio.sleep(_POLL_SECONDS)
+    failures = answer.get("error") or (answer.get("response") or {}).get("failures")
+    if failures:
+        raise TargetError(
+            f"the documents could not be deleted: {msgspec.json.encode(failures)[:300].decode('utf-8', 'replace')}."
+        )

@@ -1,0 +1,188 @@
+"""Elasticsearch and OpenSearch as a target: idempotent writes by ``_id``, the checkpoint after them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import pyarrow as pa
+
+from retl.connectors.base import SystemInfo, TableWriter, Target
+from retl.connectors.elasticsearch import fitting, index
+from retl.connectors.elasticsearch.client import Client
+from retl.connectors.elasticsearch.fitting import Fit, Known
+from retl.connectors.elasticsearch.line import Line
+from retl.connectors.elasticsearch.store import ElasticsearchStore
+from retl.connectors.elasticsearch.writer import ElasticsearchWriter, Job
+from retl.model.actions import Action, PreAction
+from retl.model.checkpoint import Mark
+from retl.model.plan import BatchSize, Load, TargetPlan
+from retl.model.schema import TableSchema
+from retl.state.base import StateStore
+from retl.state.memory import lease_lost
+from retl.threads import to_the_end
+
+if TYPE_CHECKING:
+    from retl.connectors.elasticsearch import Elasticsearch
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was found before anything is written."""
+
+    known: Known | None
+    fit: Fit
+    by_query: bool
+    """Whether truncating deletes the documents rather than the index."""
+
+
+class ElasticsearchTarget(Target):
+    """Writes Elasticsearch or OpenSearch. See ``retl.connectors.Elasticsearch``."""
+
+    system: ClassVar[str] = "elasticsearch"
+    batch_size = BatchSize(rows=65_536, bytes=6 * 1024 * 1024)
+    documents: ClassVar[bool] = True
+
+    def __init__(self, options: Elasticsearch) -> None:
+        self._options = options
+        self._line = Line(options, "target")
+        self._store = ElasticsearchStore(Line(options, "target"), options.state_index)
+        self._writing: ElasticsearchWriter | None = None
+
+    async def ping(self) -> SystemInfo:
+        async with self._line.use() as client:
+            return SystemInfo(client.product.name, client.product.number)
+
+    async def describe(self, table: str) -> TableSchema | None:
+        async with self._line.use() as client:
+            known = await index.look(client, table)
+        if known is None:
+            return None
+        return TableSchema(table, pa.schema(list(fitting.columns_of(known))), fitting.key_of(known))
+
+    async def count(self, table: str) -> int:
+        async with self._line.use() as client:
+            return await index.count(client, table) if await index.look(client, table) is not None else 0
+
+    async def preview(self, load: Load) -> TargetPlan:
+        async with self._line.use() as client:
+            look = await self._look(client, load)
+        return TargetPlan(
+            tuple(_shown(load, look)), look.fit.casts, (*look.fit.warnings, *_warnings(load, look, self._options))
+        )
+
+    async def _look(self, client: Client, load: Load) -> _Look:
+        known = None if "*" in load.table.to else await index.look(client, load.table.to)
+        by_query = (
+            self._options.truncate == "delete_by_query"
+            or (known is not None and known.kind == "data_stream")
+            or bool({Action.DROP, Action.CREATE} & load.blacklist)
+        )
+        truncates = load.table.pre_action is PreAction.TRUNCATE
+        fitting.check(load, known, by_query=truncates and by_query)
+        filled = known is not None and load.cursor is not None and await index.count(client, load.table.to) > 0
+        return _Look(known, fitting.fit(load, known, filled=filled), by_query)
+
+    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+        await self._end_writing()
+        client = await Client.open(self._options, "target")
+        try:
+            job = await self._prepare(client, load, mark)
+        except BaseException:
+            await to_the_end(client.close())
+            raise
+        self._writing = ElasticsearchWriter(job, client, self._store)
+        return self._writing
+
+    async def _prepare(self, client: Client, load: Load, mark: Mark | None) -> Job:
+        # The journal first, and with it the proof of the fence: from here on a crash is seen by the next scan.
+        if mark is not None:
+            await self._store.save(mark)
+        elif load.fence is not None and load.state_in_target and not await self._store.beat(load.fence):
+            raise lease_lost(load.fence)
+        await index.recover(client, load.table.to)
+        look = await self._look(client, load)
+        known, fit = look.known, look.fit
+        await index.drop_leftovers(client, load.table.to)
+        path, shadow = load.table.to, None
+        if load.table.pre_action is PreAction.SWAP:
+            path = shadow = index.shadow_name(load)
+            await index.create(client, shadow, fitting.unwatched(fit.definition))
+        elif known is None:
+            await index.create(client, path, fit.definition)
+        elif load.table.pre_action is PreAction.TRUNCATE and not look.by_query:
+            await index.recreate(client, known, fit.definition)
+        else:
+            await index.extend(client, known.name, fit.added)
+            if load.table.pre_action is PreAction.TRUNCATE:
+                await index.delete_documents(client, known.name)
+        leads = known is not None and known.kind != "index" and shadow is None
+        return Job(
+            load=load,
+            fit=fit,
+            path=path,
+            known=known,
+            shadow=shadow,
+            uuid="" if leads else await index.uuid(client, path),
+            writers=self._options.writers,
+            keep_replaced=self._options.keep_replaced,
+        )
+
+    def state_store(self) -> StateStore:
+        return self._store
+
+    async def release(self) -> None:
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        await self._line.close()
+        await self._store.aclose()
+
+    async def _end_writing(self) -> None:
+        """Close a writer that was neither finished nor aborted."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await to_the_end(writing.close())
+
+    async def aclose(self) -> None:
+        await self._end_writing()
+        await self.release()
+
+
+def _shown(load: Load, look: _Look) -> list[str]:
+    """The requests of a scan, for people."""
+    name, known = load.table.to, look.known
+    shadow = f"{name}-retl-<epoch>-<time>"
+    bulk = f"POST /{name}/_bulk"
+    if load.table.pre_action is PreAction.SWAP:
+        copies = f"PUT /{shadow} (mapping and settings of {known.written if known else 'the source'}; no replicas, no refresh)"
+        return [
+            copies,
+            f"POST /{shadow}/_bulk",
+            f"PUT /{shadow}/_settings (as they are to be)",
+            f"POST /_aliases ({name} -> {shadow})",
+        ]
+    if known is None:
+        return [f"PUT /{name}", bulk]
+    statements = [f"PUT /{name}/_mapping"] if look.fit.added else []
+    if load.table.pre_action is PreAction.TRUNCATE:
+        if not look.by_query:
+            return [f"DELETE /{known.written}", f"PUT /{known.written} (its own mapping, settings and aliases)", bulk]
+        statements.append(f"POST /{name}/_delete_by_query")
+    return [*statements, bulk]
+
+
+def _warnings(load: Load, look: _Look, options: Elasticsearch) -> list[str]:
+    known = look.known
+    if known is None:
+        return []
+    found = []
+    if known.kind == "data_stream" and Action.UPDATE not in load.blacklist:
+        found.append(
+            f"{known.name!r} is a data stream: it takes new documents, and leaves those that it has as they are."
+        )
+    if known.kind == "index" and load.table.pre_action is PreAction.SWAP and options.keep_replaced:
+        found.append(
+            f"{known.name!r} is an index, not an alias: it cannot be kept, since the alias takes its name. The next one will be."
+        )
+    return found

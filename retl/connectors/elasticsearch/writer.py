@@ -1,0 +1,229 @@
+"""Documents into an index: sent at once, since they are idempotent; the checkpoint follows their acknowledgement.
+
+What is written is visible before its commit. A slice that is read again is written over
+itself, so nothing has to be undone.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+import msgspec
+import pyarrow as pa
+
+from retl.connectors.base import Commit, TableWriter
+from retl.connectors.elasticsearch import index
+from retl.connectors.elasticsearch.bulk import Bulk
+from retl.connectors.elasticsearch.client import Client, quoted
+from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE, holds_documents
+from retl.connectors.elasticsearch.encode import Encoder, Lines, Operation
+from retl.connectors.elasticsearch.fitting import Fit, Known
+from retl.connectors.elasticsearch.repeats import Repeats
+from retl.connectors.elasticsearch.store import ElasticsearchStore
+from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows
+from retl.model.actions import Action, Write
+from retl.model.checkpoint import Mark
+from retl.model.errors import RetlError, TargetError, UnsupportedError
+from retl.model.plan import Load
+from retl.model.window import Slice
+from retl.state.memory import lease_lost
+from retl.threads import to_the_end
+
+_SMALL = 64 * 1024
+"""Up to so many bytes a batch is encoded faster than a thread is asked to do it."""
+_LOOKED_UP = 5_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan of one table, as it was prepared."""
+
+    load: Load
+    fit: Fit
+    path: str
+    """The name that is written: the index, or the alias or data stream that leads to it."""
+    known: Known | None
+    """What stood under the table's name before."""
+    shadow: str | None
+    uuid: str
+    """Of the index that is written; empty where an alias or a data stream may lead to another one any time."""
+    writers: int
+    keep_replaced: bool
+
+    @property
+    def operation(self) -> Operation:
+        """``create`` leaves what is there as it is."""
+        adds = self.load.table.write is Write.APPEND or Action.UPDATE in self.load.blacklist
+        stream = self.known is not None and self.known.kind == "data_stream"
+        return "create" if stream or (adds and not self.load.table.replaces) else "index"
+
+    @property
+    def only_existing(self) -> bool:
+        return Action.INSERT in self.load.blacklist
+
+    @property
+    def behind_alias(self) -> bool:
+        return self.known is not None and self.known.kind == "alias" and self.path == self.known.name
+
+
+class ElasticsearchWriter(TableWriter):
+    """Writes one scan of one table. Made by ``ElasticsearchTarget.prepare``."""
+
+    def __init__(self, job: Job, client: Client, store: ElasticsearchStore) -> None:
+        self._job = job
+        self._load = job.load
+        self._client = client
+        self._store = store
+        self._whole = holds_documents(job.load.schema)
+        self._encoder = Encoder(job.load, job.fit.columns, operation=job.operation, versions=job.fit.versions)
+        self._repeats = Repeats(job.load)
+        self._refusals = Refusals(job.load)
+        self._closed = False
+        compares = job.operation == "create" or job.fit.versions
+        self._bulk = Bulk(
+            client,
+            f"/{quoted(job.path)}/_bulk",
+            {"require_alias": "true"} if job.behind_alias else {},
+            self._refuse,
+            writers=job.writers,
+            forgiven=frozenset({409}) if compares and not job.only_existing else frozenset(),
+        )
+
+    async def write(self, batch: pa.RecordBatch) -> None:
+        if not batch.num_rows or len(self._refusals.rows) > self._load.table.max_rejects + MOST_SHOWN:
+            return  # with so many refused the commit will fail: no need to send the rest
+        if batch.nbytes < _SMALL:
+            lines = self._encode(batch)
+        else:
+            lines = await anyio.to_thread.run_sync(self._encode, batch)
+        if self._job.only_existing:
+            lines = await self._existing(lines)
+        await self._bulk.send(lines)
+
+    def _encode(self, batch: pa.RecordBatch) -> Lines:
+        lines, refused = self._encoder(batch)
+        for some in refused:
+            for row in self._shown(some.rows):
+                self._refusals.add(row, some.reason, some.column)
+        self._repeats.add(lines)
+        return lines
+
+    def _shown(self, rows: pa.RecordBatch) -> list[dict[str, Any]]:
+        """Rows for people; of whole documents the document."""
+        if not self._whole:
+            return plain_rows(rows)
+        shown = plain_rows(rows.select([ID, ROUTING]))
+        for row, source in zip(shown, rows.column(SOURCE).to_pylist(), strict=True):
+            row[SOURCE] = None if source is None else msgspec.Raw(source)
+        return shown
+
+    def _refuse(self, lines: Lines, number: int, reason: str, column: str) -> None:
+        (row,) = self._shown(lines.rows.slice(number, 1))
+        self._refusals.add(row, reason, column)
+
+    async def _existing(self, lines: Lines) -> Lines:
+        """Those whose document is there already, to be written only where it has not changed or gone since."""
+        routing = lines.rows.column(ROUTING).to_pylist() if self._whole else [None] * len(lines)
+        asked = [
+            {"_id": name, **({} if way is None else {"routing": way})}
+            for name, way in zip(lines.ids.to_pylist(), routing, strict=True)
+        ]
+        found: list[dict[str, Any]] = []
+        for first in range(0, len(asked), _LOOKED_UP):
+            answer = await self._client.call(
+                "POST",
+                f"/{quoted(self._job.path)}/_mget",
+                params={"_source": "false"},
+                body={"docs": asked[first : first + _LOOKED_UP]},
+            )
+            found += answer["docs"]
+        there = [number for number, document in enumerate(found) if document.get("found")]
+        self._bulk.unchanged += len(found) - len(there)
+        return lines.take(there).if_unchanged(
+            [found[number]["_seq_no"] for number in there], [found[number]["_primary_term"] for number in there]
+        )
+
+    async def discard(self) -> None:
+        with suppress(RetlError):  # what was sent is sent again
+            await self._bulk.settle()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._bulk.forget()
+        self._repeats.clear()
+        self._refusals = Refusals(self._load)
+
+    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+        if part.scope is not None:
+            raise UnsupportedError(
+                "this target cannot replace the documents of one file in one step.",
+                remedy='read all files with pre_action = "swap".',
+            )
+        await self._bulk.settle()
+        self._repeats.check()
+        self._refusals.check(rejects_left)
+        await self._check_index()
+        rejects = self._refusals.rows
+        if mark is not None:
+            await self._store.add_rejects(mark.fence.pipeline, rejects)
+            await to_the_end(self._store.save(mark))
+        done = Commit(rows=self._bulk.written + self._bulk.unchanged, rejects=rejects)
+        self._forget()
+        return done
+
+    async def _check_index(self) -> None:
+        """The index is still the one that was made ready. A write to one that is gone would create another."""
+        if self._job.uuid and await index.uuid(self._client, self._job.path) != self._job.uuid:
+            raise TargetError(
+                f"the index {self._job.path!r} was deleted while it was written; what came before may be missing.",
+                remedy=f"let nobody delete it; `retl reset` for table {self._load.table.name!r} reads everything again.",
+            )
+
+    async def count(self) -> int:
+        return await index.count(self._client, self._job.path)
+
+    async def finish(self, mark: Mark | None) -> None:
+        await self._bulk.settle()
+        await self._check_index()
+        if self._job.shadow is not None:
+            await self._switch(self._job.shadow, mark)
+        else:
+            await index.refresh(self._client, self._job.path)
+        if mark is not None:
+            await to_the_end(self._store.save(mark))
+        await self.close()
+
+    async def _switch(self, shadow: str, mark: Mark | None) -> None:
+        job = self._job
+        await index.settle(self._client, shadow, job.fit.definition)
+        known = await index.look(self._client, self._load.table.to)
+        before, now = (None if one is None else (one.written, one.uuid) for one in (job.known, known))
+        if before != now:
+            raise TargetError(
+                f"what stands under {self._load.table.to!r} was replaced by somebody else meanwhile.",
+                remedy="let one pipeline write it; the next scan loads it anew.",
+            )
+        # The last look before the step that cannot carry the fence itself. Should another owner come after it: whoever
+        # prepares a swap drops this shadow, and then the step fails as a whole.
+        if mark is not None and not await self._store.beat(mark.fence):
+            raise lease_lost(mark.fence)
+        await index.switch(self._client, self._load.table.to, shadow, known, keep=job.keep_replaced)
+
+    async def abort(self) -> None:
+        if self._closed:
+            return
+        await self._bulk.stop()
+        self._forget()
+        if self._job.shadow is not None:
+            with suppress(RetlError):  # the next scan drops it too
+                await index.drop_shadow(self._client, self._job.shadow)
+        await self.close()
+
+    async def close(self) -> None:
+        """End it without clearing up, as a crash would."""
+        self._closed = True
+        await self._bulk.stop()
+        await self._client.close()
