@@ -11,6 +11,7 @@ from tests.servers.database import Server
 from tests.servers.search import SearchServer
 
 SERVERS = ("mysql", "mariadb")
+DOWNLOAD_SECONDS = 1800
 SEARCH_SERVERS = ("elasticsearch", "elasticsearch9", "opensearch", "opensearch2")
 
 
@@ -19,9 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         asked = set(getattr(item, "fixturenames", ()))
-        named = {f"{name}_server" for name in (*SERVERS, *SEARCH_SERVERS, "search")}
-        if params.get("server") in SERVERS or not asked.isdisjoint(named):
+        search = not asked.isdisjoint(f"{name}_server" for name in (*SEARCH_SERVERS, "search"))
+        if params.get("server") in SERVERS or not asked.isdisjoint(f"{name}_server" for name in SERVERS) or search:
             item.add_marker("integration")
+        if search:
+            # The first of them may have to download a gigabyte.
+            item.add_marker(pytest.mark.timeout(DOWNLOAD_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,10 @@ import psutil
 import pytest
 
 from tests.servers import elasticsearch, opensearch
+from tests.servers.fixtures import DOWNLOAD_SECONDS
 from tests.servers.search import Refused, SearchServer
+
+pytestmark = pytest.mark.timeout(DOWNLOAD_SECONDS)
 
 
 def processes(marker: str) -> list[psutil.Process]:
