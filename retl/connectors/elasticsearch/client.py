@@ -186,15 +186,15 @@ def _build(options: ServerOptions) -> tuple[Login, AsyncElasticsearch]:
     media = (_JSON, _NDJSON, "application/vnd.elasticsearch+json", "application/vnd.elasticsearch+x-ndjson")
     client = AsyncElasticsearch(
         _nodes(login),
-        basic_auth=login.basic,
-        api_key=login.api_key,
         node_class=_PlainNode,
         serializers=dict.fromkeys(media, serializer),
         max_retries=0,
         retry_on_status=(),
         retry_on_timeout=False,
     )
-    return login, client.options(ignore_status=_EVERY_ERROR)
+    # Not by the client's own options, which take a password of ASCII only.
+    headers = {} if login.authorization is None else {"authorization": login.authorization}
+    return login, client.options(headers=headers, ignore_status=_EVERY_ERROR)
 
 
 def _nodes(login: Login) -> list[NodeConfig]:

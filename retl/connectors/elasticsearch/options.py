@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import ssl
 from dataclasses import dataclass, field
@@ -53,6 +54,14 @@ class Login:
     tls: ssl.SSLContext | None = None
     basic: tuple[str, str] | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def authorization(self) -> str | None:
+        """The header that says who asks."""
+        if self.api_key is not None:
+            # It is shown in two forms: as it is sent, and as id and key.
+            return f"ApiKey {_encoded(self.api_key) if ':' in self.api_key else self.api_key}"
+        return None if self.basic is None else f"Basic {_encoded(':'.join(self.basic))}"
 
     @property
     def place(self) -> str:
@@ -153,6 +162,10 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def _node(address: str) -> Node:
