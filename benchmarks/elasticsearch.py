@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import common
 from benchmarks.elasticsearch_data import content, create, fill
 from benchmarks.elasticsearch_runs import ROWS, SOURCE
-from tests.servers import elasticsearch
+from tests.servers import elasticsearch, java
 from tests.servers.search import Refused, SearchServer
 
 COPY = "bench-copy"
@@ -102,7 +102,8 @@ def measure(server: SearchServer, run: Callable[[], dict[str, Any]], want: tuple
 
 
 def main() -> None:
-    with elasticsearch.started(heap=HEAP) as server:
+    # ingestr talks to the 9 alone.
+    with elasticsearch.started(9 if java.newest(21) else 8, heap=HEAP) as server:
         fill(server, SOURCE, ROWS)
         want = content(server, SOURCE)
         peers = Peers(server)

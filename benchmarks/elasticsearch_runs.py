@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -46,14 +47,17 @@ def by_async_reindex(url: str, index: str) -> dict[str, Any]:
     from elasticsearch.helpers import async_reindex
 
     class PlainNode(AiohttpHttpNode):
-        """A client of any version may talk to a server of any version."""
+        """A client of any version talks to a server of any version, also to one without the module for data streams."""
 
         async def perform_request(
             self, method: str, target: str, body: Any = None, headers: Any = None, request_timeout: Any = 60
         ) -> Any:
             marks = r"vnd\.elasticsearch\+|; *compatible-with=\d+"
             plain = HttpHeaders({name: re.sub(marks, "", value) for name, value in (headers or {}).items()})
-            return await super().perform_request(method, target, body, plain, request_timeout)
+            answer = await super().perform_request(method, target, body, plain, request_timeout)
+            if target.startswith("/_data_stream/") and answer.meta.status in (400, 405):
+                return answer._replace(meta=replace(answer.meta, status=404))
+            return answer
 
     async def run() -> float:
         async with AsyncElasticsearch(url, node_class=PlainNode, request_timeout=60) as client:
