@@ -16,6 +16,7 @@ from retl.connectors.elasticsearch.catalog import Found
 from retl.connectors.elasticsearch.cursor import CursorField
 from retl.connectors.elasticsearch.documents import ID, KEY, document_schema
 from retl.connectors.elasticsearch.pages import Shape
+from retl.connectors.elasticsearch.products import Product
 from retl.connectors.elasticsearch.shapes import Columns, Documents, Leaf
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.schema import TableSchema, field, missing
@@ -48,7 +49,7 @@ def _agreed(spec: Mapping[str, Any]) -> bool:
     return mapping.kind(spec) != mapping.CONFLICT
 
 
-def choose(table: TableSpec, found: Found) -> Choice:
+def choose(table: TableSpec, found: Found, product: Product) -> Choice:
     """Raises ``ConfigError`` for what is not there, ``UnsupportedError`` for words that have no meaning here."""
     if table.query is not None:
         raise UnsupportedError(
@@ -69,7 +70,9 @@ def choose(table: TableSpec, found: Found) -> Choice:
     if table.cursor is not None:
         _check_known("cursor", [table.cursor], known)
         cursor = CursorField.of(table.cursor, known[table.cursor])
-    return (_documents if table.documents else _columns)(table, found, known, cursor)
+    if table.documents:
+        return _documents(table, found, known, cursor)
+    return _columns(table, found, known, cursor, product)
 
 
 def _check_known(word: str, wanted: Sequence[str], known: Mapping[str, Any]) -> None:
@@ -116,7 +119,9 @@ def _within(wanted: str, known: Mapping[str, Any]) -> bool:
     )
 
 
-def _columns(table: TableSpec, found: Found, known: Mapping[str, Any], cursor: CursorField | None) -> Choice:
+def _columns(
+    table: TableSpec, found: Found, known: Mapping[str, Any], cursor: CursorField | None, product: Product
+) -> Choice:
     arrays = _arrays(table)
     wanted = list(table.columns) if table.columns is not None else [ID, *known]
     for word, names in (("columns", wanted), ("rename", table.rename), ("key", table.key), ("format.arrays", arrays)):
@@ -132,7 +137,7 @@ def _columns(table: TableSpec, found: Found, known: Mapping[str, Any], cursor: C
     key = tuple(table.target_name(name) for name in chosen)
     if not table.key and ID not in wanted:
         key = ()  # a key that is not read identifies nothing
-    shape = Columns(leaves, schema)
+    shape = Columns(leaves, schema, tells_ignored=product.tells_ignored)
     by_id = key == (table.target_name(ID),)
     warnings = _several(found) if by_id else ()
     return Choice(schema, key, by_id, shape, shape.asked(), _filters(table), cursor, warnings)

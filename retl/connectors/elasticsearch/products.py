@@ -72,6 +72,11 @@ class Product:
         """Whether a sort can say how its values are to be written."""
         return not self.opensearch
 
+    @property
+    def tells_ignored(self) -> bool:
+        """Whether a hit shows text that was too long for its index; otherwise only the document does."""
+        return not self.opensearch
+
     # Mappings ---------------------------------------------------------------
 
     @property

@@ -61,7 +61,8 @@ class Leaf:
     @property
     def listed(self) -> bool:
         """Whether the server lists its values; otherwise it is JSON as it stands in the document."""
-        return mapping.is_value(self.spec)
+        # A list would lack the texts that were too long for the index.
+        return mapping.is_value(self.spec) and not (self.array and "ignore_above" in self.spec)
 
 
 class Columns:
@@ -72,9 +73,11 @@ class Columns:
     document's own bytes.
     """
 
-    def __init__(self, leaves: Sequence[Leaf], schema: pa.Schema) -> None:
+    def __init__(self, leaves: Sequence[Leaf], schema: pa.Schema, *, tells_ignored: bool) -> None:
         self.schema = schema
         self._leaves = leaves
+        # Whose values are looked for in the document where the server lists none.
+        self._hidden = {leaf.path for leaf in leaves if "ignore_above" in leaf.spec and not tells_ignored}
         listed = [leaf for leaf in leaves if leaf.listed]
         self._names = {leaf.path: f"f{number}" for number, leaf in enumerate(listed)}
         self._fields = msgspec.defstruct(
@@ -92,7 +95,7 @@ class Columns:
             if leaf.listed
         ]
         # Whole documents, since the server writes a part of one anew, and numbers of many digits then lose some.
-        whole = any(not leaf.listed and leaf.path != ID for leaf in self._leaves)
+        whole = bool(self._hidden) or any(not leaf.listed and leaf.path != ID for leaf in self._leaves)
         return {"_source": whole, **({"fields": fields} if fields else {})}
 
     def arrays(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> list[pa.Array]:
@@ -106,6 +109,9 @@ class Columns:
             return pa.array([_json_at(hit.source, leaf) for hit in hits], pa.string())
         name = self._names[leaf.path]
         if leaf.array:
+            for hit in hits:
+                if hit.ignored and leaf.path in hit.ignored:
+                    _not_indexed(leaf, hit)
             return pa.array([_text(getattr(row, name)) or None for row in rows], pa.string())
         lists = [getattr(row, name) for row in rows]
         values = [None if not found else found[0] for found in lists]
@@ -114,6 +120,8 @@ class Columns:
                 raise _several(leaf, hit)
             if hit.ignored and leaf.path in hit.ignored:
                 values[number] = _not_indexed(leaf, hit)
+            elif found is None and leaf.path in self._hidden:
+                values[number] = _too_long(leaf, hit)
         return _typed(values, leaf)
 
 
@@ -171,6 +179,18 @@ def _not_indexed(leaf: Leaf, hit: Hit) -> Any:
     )
 
 
+def _too_long(leaf: Leaf, hit: Hit) -> str | None:
+    """The text that stands in the document, where the index has left it out."""
+    found = _json_at(hit.source, leaf)
+    if found is None:
+        return None
+    decoded = msgspec.json.decode(found)
+    values = [value for value in (decoded if isinstance(decoded, list) else [decoded]) if value is not None]
+    if len(values) > 1:
+        raise _several(leaf, hit)
+    return None if not values else values[0] if isinstance(values[0], str) else _text(msgspec.json.encode(values[0]))
+
+
 def _json_at(source: msgspec.Raw, leaf: Leaf) -> str | None:
     """The JSON that stands at a path of a document, byte for byte; several places become an array."""
     if not source:
@@ -179,7 +199,10 @@ def _json_at(source: msgspec.Raw, leaf: Leaf) -> str | None:
     found = [raw for raw in _at(source, leaf.path.split("."), several) if bytes(raw) != b"null"]
     if not found:
         return None
-    return _text(found[0]) if len(found) == 1 and not several else f"[{','.join(map(_text, found))}]"
+    if len(found) == 1 and not several:
+        text = _text(found[0])
+        return f"[{text}]" if leaf.array and not text.startswith("[") else text
+    return f"[{','.join(map(_text, found))}]"
 
 
 def _at(value: msgspec.Raw, path: Sequence[str], several: list[bool]) -> Iterator[msgspec.Raw]:

@@ -72,7 +72,7 @@ class ElasticsearchSource(Source):
         found = await catalog.look(client, table.name)
         if found is None:
             await self._no_such_table(client, table.name)
-        choice = choose(table, found)
+        choice = choose(table, found, client.product)
         # What has been written is to be seen. Whoever may only read does without; settle is for that.
         await client.request("POST", f"/{found.path}/_refresh", allow=range(300, 600))
         if choice.cursor is None:

@@ -13,6 +13,7 @@ import pytest
 from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch import pages
 from retl.model.checkpoint import Checkpoint
+from retl.model.errors import SourceError
 from retl.testing import collect, table_spec
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.servers.search import SearchServer
@@ -97,6 +98,36 @@ async def test_columns(search_server: SearchServer, index: str) -> None:
     assert sorted((row["_id"], row["n"]) for row in rows) == sorted((str(n), n // 10) for n in range(100))
     times = found["at"].cast(pa.string()).to_pylist()
     assert times == [f"2024-05-01 12:00:00.{n // 10:09d}Z" for n in range(100)]
+
+
+async def test_text_that_is_too_long_for_its_index_is_not_lost(search_server: SearchServer, search_prefix: str) -> None:
+    short = {"type": "keyword", "ignore_above": 3}
+    mappings = {"properties": {"k": short, "tags": short, "deep": {"properties": {"k": short}}}}
+    search_server.ask("PUT", f"/{search_prefix}", {"settings": {"number_of_replicas": 0}, "mappings": mappings})
+    rows = {
+        "long": {"k": "longer", "tags": ["a", "longer"], "deep": {"k": "longer"}},
+        "short": {"k": "a", "tags": "a", "deep.k": ["a"]},
+        "none": {"k": None, "tags": None},
+    }
+    search_server.put(search_prefix, rows)
+    table = table_spec(search_prefix, format={"arrays": ["tags"]})
+    found = {row["_id"]: row for row in (await collect(Elasticsearch(search_server.url), table)).to_pylist()}
+    assert {key: (row["k"], row["deep.k"]) for key, row in found.items()} == {
+        "long": ("longer", "longer"),
+        "short": ("a", "a"),
+        "none": (None, None),
+    }
+    tags = {key: row["tags"] and json.loads(row["tags"]) for key, row in found.items()}
+    assert tags == {"long": ["a", "longer"], "short": ["a"], "none": None}
+
+
+async def test_a_value_that_is_malformed_is_an_error(search_server: SearchServer, search_prefix: str) -> None:
+    mappings = {"properties": {"n": {"type": "long", "ignore_malformed": True}}}
+    search_server.ask("PUT", f"/{search_prefix}", {"settings": {"number_of_replicas": 0}, "mappings": mappings})
+    search_server.put(search_prefix, {"good": {"n": 1}, "bad": {"n": "one"}})
+    for words in ({}, {"format": {"arrays": ["n"]}}):
+        with pytest.raises(SourceError, match="'n' of the document 'bad' holds what is no long"):
+            await collect(Elasticsearch(search_server.url), table_spec(search_prefix, **words))
 
 
 async def test_tables_are_listed(search_server: SearchServer, index: str) -> None:

@@ -95,7 +95,7 @@ async def test_every_type(elasticsearch_server: SearchServer, prefix: str) -> No
     elasticsearch_server.put(index, {"all": ALL, "none": {}, "nulls": dict.fromkeys(ALL)})
     rows = await read(elasticsearch_server, index)
     shown = {**rows["all"], "geo": json.loads(rows["all"]["geo"])}
-    assert shown == {**EXPECTED, "geo": json.loads(EXPECTED["geo"])}
+    assert shown == {**EXPECTED, "geo": json.loads(str(EXPECTED["geo"]))}
     for empty in ("none", "nulls"):
         assert rows[empty] == {"_id": empty, **dict.fromkeys(name for name in EXPECTED if name != "_id")}
 
