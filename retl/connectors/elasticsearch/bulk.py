@@ -23,8 +23,8 @@ from retl.connectors.elasticsearch.encode import Lines
 from retl.connectors.elasticsearch.errors import refusal, server_error, unexpected
 from retl.model.errors import ConnectionFailed, RetlError, TargetBusy, TargetError
 
-_MOST, _LEAST, _STEP = 10 * 1024 * 1024, 16 * 1024, 512 * 1024
-"""Bytes of one request, and by how much they grow with each that was taken as a whole."""
+_MOST, _LEAST = 10 * 1024 * 1024, 16 * 1024
+"""Bytes of one request."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
 _PATIENCE = 120.0
 """Seconds for which a server may have no room for anything before the scan gives up."""
@@ -184,8 +184,8 @@ class Bulk:
                 self._refused(lines, number, item)
         if again:
             self._shrink(size)
-        else:
-            self.size = min(self._most, self.size + _STEP)
+        elif 2 * size >= self.size:
+            self.size = min(self._most, self.size + self.size // 4)
         return np.array(again, np.int64), reason
 
     def _refused(self, lines: Lines, number: int, item: _Item) -> None:

@@ -72,7 +72,7 @@ class Lines:
     def if_unchanged(self, sequences: list[int], terms: list[int]) -> Lines:
         """The same, taken by the server only where the documents are still those that it has numbered so."""
         head = _bytes('{"index":{"if_seq_no":')
-        rest = pc.binary_slice(self.items, len('{"index":{'))
+        rest = pc.replace_substring(self.items, b'{"index":{', b"", max_replacements=1)
         given = [pa.array(numbers, pa.int64()).cast(pa.string()).cast(pa.binary()) for numbers in (sequences, terms)]
         items = pc.binary_join_element_wise(
             head, given[0], _bytes(',"if_primary_term":'), given[1], _bytes(","), rest, _NOTHING

@@ -1,0 +1,232 @@
+"""The bulk loop: storms, items judged one by one, lines that are cut. No document missing, none doubled."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from retl.connectors import Elasticsearch
+from retl.connectors.elasticsearch import bulk as bulk_module
+from retl.connectors.elasticsearch.bulk import Bulk
+from retl.connectors.elasticsearch.client import Client
+from retl.connectors.elasticsearch.documents import document_schema
+from retl.connectors.elasticsearch.encode import Encoder, Lines
+from retl.model.errors import ConfigError, ConnectionFailed, TargetBusy
+from retl.model.plan import Load
+from retl.testing import table_spec
+from tests.integration.elasticsearch.standin import (
+    StandIn,
+    cut_after,
+    cut_before,
+    cut_half_way,
+    judged,
+    refused,
+)
+from tests.servers.search import SearchServer
+
+
+@pytest.fixture
+async def standin() -> AsyncIterator[StandIn]:
+    async with StandIn().running() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_module, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(bulk_module, "_LONGEST_WAIT", 0.01)
+
+
+def documents(first: int, last: int, size: int = 10) -> Lines:
+    schema = document_schema()
+    names = [str(number) for number in range(first, last)]
+    sources = [b'{"n":%d,"x":"%s"}' % (number, b"x" * size) for number in range(first, last)]
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array(names, pa.string()), pa.nulls(len(names), pa.string()), pa.array(sources, pa.binary())], schema=schema
+    )
+    load = Load("p", table_spec("t"), schema, ("_id",), "scan", unique_key=True)
+    lines, _ = Encoder(load, schema.names, operation="index", versions=False)(batch)
+    return lines
+
+
+def wanted(first: int, last: int, size: int = 10) -> dict[str, bytes]:
+    return {str(number): b'{"n":%d,"x":"%s"}' % (number, b"x" * size) for number in range(first, last)}
+
+
+class Refusals(list[tuple[str, str, str]]):
+    def __call__(self, lines: Lines, number: int, reason: str, column: str) -> None:
+        self.append((lines.ids[number].as_py(), reason, column))
+
+
+@asynccontextmanager
+async def loop(url: str, refuse: Any = None, **words: Any) -> AsyncIterator[Bulk]:
+    client = await Client.open(Elasticsearch(url), "target")
+    made = Bulk(client, "/t/_bulk", {}, Refusals() if refuse is None else refuse, **{"writers": 3, **words})
+    try:
+        yield made
+    finally:
+        await made.stop()
+        await client.close()
+
+
+async def test_several_requests_are_under_way_and_no_more_than_allowed(standin: StandIn) -> None:
+    standin.crowd = 3
+    async with loop(standin.url, writers=3) as bulk:
+        bulk.size = 2_000
+        for first in range(0, 1000, 250):
+            await bulk.send(documents(first, first + 250))
+        await bulk.settle()
+        assert bulk.written == 1000
+    assert standin.documents == wanted(0, 1000)
+    assert standin.most_at_once == 3
+
+
+async def test_a_document_larger_than_a_request_goes_alone(standin: StandIn) -> None:
+    async with loop(standin.url) as bulk:
+        bulk.size = 20_000
+        await bulk.send(documents(0, 5, size=30_000))
+        await bulk.settle()
+    assert standin.documents == wanted(0, 5, size=30_000)
+    assert standin.items == [1] * 5
+
+
+async def test_a_storm_halves_the_requests_and_they_grow_again(standin: StandIn) -> None:
+    standin.scripts = [refused(429)] * 3
+    async with loop(standin.url, writers=1) as bulk:
+        await bulk.send(documents(0, 1000, size=1000))
+        await bulk.settle()
+        assert (bulk.written, bulk.unchanged) == (1000, 0)
+        storm = standin.sizes[:4]
+        assert all(after <= before / 2 + 2000 for before, after in pairwise(storm))
+        small = bulk.size
+        await bulk.send(documents(1000, 2000, size=1000))
+        await bulk.settle()
+        assert bulk.size > small
+    assert standin.documents == wanted(0, 2000, size=1000)
+
+
+async def test_a_storm_without_end_is_told(standin: StandIn) -> None:
+    standin.scripts = [refused(429)] * 1000
+    async with loop(standin.url, patience=0.2) as bulk:
+        with pytest.raises(TargetBusy, match="rejected execution"):
+            await bulk.send(documents(0, 100))
+            await bulk.settle()
+    assert standin.documents == {}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_items_that_found_no_room_are_sent_again_and_only_those(standin: StandIn, status: int) -> None:
+    some = random.Random(status)
+    times: dict[str, int] = {}
+
+    def judge(number: int, name: str) -> int:
+        times[name] = times.get(name, 0) + 1
+        return 200 if some.random() < 0.6 else status
+
+    standin.scripts = [judged(judge)] * 50
+    async with loop(standin.url) as bulk:
+        await bulk.send(documents(0, 500))
+        await bulk.settle()
+        assert bulk.written == 500
+    assert standin.documents == wanted(0, 500)
+    assert max(times.values()) > 1 and min(times.values()) == 1
+
+
+async def test_an_item_that_is_refused_is_told_and_the_others_are_taken(standin: StandIn) -> None:
+    standin.scripts = [judged(lambda number, name: 400 if name == "7" else 200)]
+    refuse = Refusals()
+    async with loop(standin.url, refuse) as bulk:
+        await bulk.send(documents(0, 20))
+        await bulk.settle()
+        assert bulk.written == 19
+    ((name, reason, column),) = refuse
+    assert (name, column) == ("7", "n")
+    assert reason.startswith("document_parsing_exception: [1:9] failed to parse field [n] of type [long]")
+    assert 'For input string: "x"' in reason
+    assert standin.documents == {name: text for name, text in wanted(0, 20).items() if name != "7"}
+
+
+async def test_what_is_there_already_counts_as_unchanged_where_that_is_meant(standin: StandIn) -> None:
+    standin.scripts = [judged(lambda number, name: 409 if number % 2 else 200)]
+    async with loop(standin.url, forgiven=frozenset({409})) as bulk:
+        await bulk.send(documents(0, 10))
+        await bulk.settle()
+        assert (bulk.written, bulk.unchanged) == (5, 5)
+    standin.scripts = [judged(lambda number, name: 409)]
+    async with loop(standin.url) as bulk:
+        with pytest.raises(TargetBusy, match="somebody else"):
+            await bulk.send(documents(0, 10))
+            await bulk.settle()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, ConnectionFailed), (404, ConfigError)])
+async def test_what_concerns_the_whole_index_is_an_error(standin: StandIn, status: int, kind: type[Exception]) -> None:
+    standin.scripts = [judged(lambda number, name: status)]
+    refuse = Refusals()
+    async with loop(standin.url, refuse) as bulk:
+        with pytest.raises(kind):
+            await bulk.send(documents(0, 10))
+            await bulk.settle()
+    assert refuse == []
+
+
+@pytest.mark.parametrize("cut", [cut_before, cut_after, cut_half_way])
+async def test_a_request_whose_answer_never_comes_is_sent_again(standin: StandIn, cut: Any) -> None:
+    standin.scripts = [cut, judged(lambda number, name: 200), cut]
+    async with loop(standin.url, writers=1) as bulk:
+        bulk.size = 10_000
+        await bulk.send(documents(0, 1000))
+        await bulk.settle()
+        assert bulk.written == 1000
+    assert standin.documents == wanted(0, 1000)
+
+
+async def test_a_line_that_is_always_cut_is_told(standin: StandIn) -> None:
+    standin.scripts = [cut_after] * 100
+    async with loop(standin.url) as bulk:
+        with pytest.raises(ConnectionFailed):
+            await bulk.send(documents(0, 10))
+            await bulk.settle()
+    assert len(standin.items) == 4
+
+
+async def test_requests_become_as_small_as_the_server_takes(standin: StandIn) -> None:
+    def small(server: StandIn, items: Any) -> Any:
+        if server.sizes[-1] > 50_000:
+            return refused(413)(server, items)
+        return judged(lambda number, name: 200)(server, items)
+
+    standin.scripts = [small] * 1000
+    refuse = Refusals()
+    async with loop(standin.url, refuse) as bulk:
+        await bulk.send(documents(0, 500, size=1000))
+        await bulk.send(documents(500, 501, size=100_000))
+        await bulk.settle()
+        assert bulk.written == 500
+    assert [name for name, _, _ in refuse] == ["500"]
+    assert standin.documents == wanted(0, 500, size=1000)
+
+
+async def test_stopping_waits_for_what_is_under_way(standin: StandIn) -> None:
+    async with loop(standin.url) as bulk:
+        await bulk.send(documents(0, 1000))
+        await bulk.stop()
+        assert bulk.written == 1000
+    assert standin.documents == wanted(0, 1000)
+
+
+async def test_a_real_server_takes_documents_to_the_byte(elasticsearch_server: SearchServer, prefix: str) -> None:
+    client = await Client.open(Elasticsearch(elasticsearch_server.url), "target")
+    bulk = Bulk(client, f"/{prefix}/_bulk", {}, Refusals(), writers=3)
+    bulk.size = 20_000
+    await bulk.send(documents(0, 3000))
+    await bulk.settle()
+    await bulk.stop()
+    await client.close()
+    assert elasticsearch_server.texts(prefix) == wanted(0, 3000)
