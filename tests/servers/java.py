@@ -57,7 +57,9 @@ def _alive(group: int) -> bool:
     """Whether a process of the group still holds its files and its port."""
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.Error):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+            # Of a process that dies the first thread may be gone before the others.
+            ended = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() == 1
+            if os.getpgid(process.pid) == group and not ended:
                 return True
     return False
 
