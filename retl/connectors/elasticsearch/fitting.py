@@ -1,77 +1,24 @@
-"""Making an index fit what is to be written: what to create, what to add to the mapping, what to refuse. No I/O."""
+"""Making an index fit what is to be written: what to create, and what to add to the mapping. No I/O."""
 
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from retl.connectors.elasticsearch import mapping
+from retl.connectors.elasticsearch.definition import Definition, Known, at
 from retl.connectors.elasticsearch.documents import ID, ROUTING, holds_documents, index_of
 from retl.connectors.elasticsearch.encode import gives_versions
-from retl.connectors.sql.tables import check_key
-from retl.model.actions import Action, PreAction
+from retl.connectors.elasticsearch.preflight import check_type
+from retl.model.actions import Action
 from retl.model.cursor import cursor_family
-from retl.model.errors import ConfigError, SchemaDrift, UnsupportedError
+from retl.model.errors import SchemaDrift
 from retl.model.plan import Load
-from retl.model.schema import is_json, native_type
-
-Kind = Literal["index", "alias", "data_stream"]
-
-_BAD_NAME = re.compile(r'[\\/*?"<>| ,#:]|^[-_+]|^\.{1,2}$')
-_OF_THE_SERVER = frozenset(
-    {*("_id", "_routing", "_source", "_index", "_field_names", "_ignored", "_doc_count", "_tier", "_nested_path")}
-)
-_NUMBERS = ("byte", "short", "integer", "long", "unsigned_long", "half_float", "float", "double", "scaled_float")
-_WHOLE = dict(zip(("byte", "short", "integer", "long", "unsigned_long"), (8, 16, 32, 64, 64), strict=True))
-_TEXTS = ("keyword", "constant_keyword", "wildcard", "text", "match_only_text", "search_as_you_type", "annotated_text")
-# What the server gives an index itself.
-_GIVEN = ("uuid", "creation_date", "creation_date_string", "provided_name", "version", "history_uuid", "resize")
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What an index is created with: its mapping, its settings (those below ``index``), its aliases."""
-
-    mappings: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    aliases: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def note(self) -> dict[str, Any]:
-        """What retl has written down in the mapping: ``key``, ``columns`` and the cursor that gives the ``versions``."""
-        found = (self.mappings.get("_meta") or {}).get("retl")
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def properties(self) -> dict[str, Any]:
-        return self.mappings.get("properties") or {}
-
-    def body(self) -> dict[str, Any]:
-        """Of the request that creates such an index."""
-        settings = {name: value for name, value in self.settings.items() if name not in _GIVEN}
-        settings.pop("verified_before_close", None)
-        return {"mappings": self.mappings, "settings": {"index": settings}, "aliases": self.aliases}
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a name of the target stands for."""
-
-    name: str
-    kind: Kind
-    indices: tuple[str, ...]
-    written: str
-    """The index that is written under that name."""
-    definition: Definition
-
-    @property
-    def uuid(self) -> str:
-        return str(self.definition.settings.get("uuid", ""))
+from retl.model.schema import native_type
 
 
 @dataclass(frozen=True)
@@ -87,59 +34,6 @@ class Fit:
     """Whether the cursor is the version of the documents."""
     casts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-def check(load: Load, known: Known | None, *, by_query: bool) -> None:
-    """Raise ``ConfigError`` for what this system, or this name, cannot do."""
-    name, table = load.table.to, load.table
-    if _BAD_NAME.search(name) or name != name.lower() or len(name.encode()) > 200:
-        raise ConfigError(
-            f"{name!r} cannot be the name of an index.",
-            remedy="choose another with to: small letters, no signs such as * / : , # and no _ or - in front.",
-        )
-    if table.pre_action is PreAction.RENAME_AND_CREATE:
-        raise UnsupportedError(
-            'pre_action = "rename_and_create" needs a table that can be renamed, and an index cannot be.',
-            remedy='use pre_action = "swap" with an alias; with keep_replaced the target keeps the index that was replaced.',
-        )
-    check_key(load)
-    own = sorted(_OF_THE_SERVER & set(load.schema.names) - (set(load.key) & {ID}))
-    if own and not holds_documents(load.schema):
-        raise ConfigError(
-            f"the server keeps the field name {', '.join(own)} for itself.",
-            remedy="give the column another name in rename.",
-        )
-    if known is None:
-        if Action.CREATE in load.blacklist:
-            raise ConfigError(
-                f"the target has no index {name!r}, and the blacklist forbids CREATE.",
-                remedy="create the index yourself, or take CREATE off the blacklist.",
-            )
-        return
-    if known.kind == "data_stream":
-        _check_data_stream(load)
-    if table.replaces and not by_query and len(known.indices) > 1:
-        raise ConfigError(
-            f"the alias {name!r} stands for {len(known.indices)} indices, so it cannot be replaced by one.",
-            remedy='name an alias of one index with to, or use truncate = "delete_by_query".',
-        )
-    if not known.written:
-        raise ConfigError(
-            f"the alias {name!r} stands for {len(known.indices)} indices, and none is the one to write.",
-            remedy="set is_write_index for one of them.",
-        )
-
-
-def _check_data_stream(load: Load) -> None:
-    if load.table.pre_action is PreAction.SWAP:
-        raise UnsupportedError(
-            f"{load.table.to!r} is a data stream, which cannot be switched for another.",
-            remedy='use pre_action = "truncate", which deletes its documents, or an index behind an alias.',
-        )
-    if Action.INSERT in load.blacklist:
-        raise UnsupportedError(
-            f"{load.table.to!r} is a data stream, which only takes new documents, and the blacklist forbids INSERT."
-        )
 
 
 def fit(load: Load, known: Known | None, *, filled: bool = True) -> Fit:
@@ -270,23 +164,13 @@ def _more_columns(
     for name in names:
         spec = at(there.properties, name)
         if spec is not None:
-            _check_type(load, load.schema.field(name), spec)
+            check_type(load, load.schema.field(name), spec)
         elif name not in noted:
             new.append(name)
     if new and not _takes_new(load, new, warnings, whole=False):
         return tuple(name for name in names if name not in new), {}
     added = {name: wanted.properties[name] for name in new if name in wanted.properties}
     return tuple(names), {"properties": added} if added else {}
-
-
-def at(properties: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
-    """The mapping of a field, by its dotted path."""
-    if path in properties:
-        found: Mapping[str, Any] = properties[path]
-        return found
-    head, dot, rest = path.partition(".")
-    inner = (properties.get(head) or {}).get("properties")
-    return at(inner, rest) if dot and inner else None
 
 
 def _takes_new(load: Load, names: list[str], warnings: list[str], *, whole: bool) -> bool:
@@ -304,59 +188,3 @@ def _takes_new(load: Load, names: list[str], warnings: list[str], *, whole: bool
     what = "its mapping stays as it is, though documents that hold it come whole" if whole else "it is left out"
     warnings.append(f"the target's mapping lacks {shown}; {what}, since {reason}.")
     return False
-
-
-def _check_type(load: Load, column: pa.Field, spec: Mapping[str, Any]) -> None:
-    if not _holds(column, mapping.kind(spec)):
-        raise SchemaDrift(
-            f"column {column.name!r} of the source is {native_type(column)}, but the target has mapped it as {mapping.kind(spec)}.",
-            remedy='map it otherwise in a new index (pre_action = "swap" with another name), leave it out with columns, or convert it with expressions.',
-        )
-
-
-def _holds(column: pa.Field, there: str) -> bool:
-    """Whether a field of some type takes all values of a column."""
-    kind = column.type
-    if is_json(column) or there in _TEXTS:
-        return True  # what JSON holds is known by its values alone
-    if pa.types.is_integer(kind):
-        return there in _NUMBERS and (there not in _WHOLE or kind.bit_width <= _WHOLE[there])
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return there in _NUMBERS and there not in _WHOLE
-    if pa.types.is_boolean(kind):
-        return there == "boolean"
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return there in ("date", "date_nanos")
-    # Text may be what an address, a place or a range is written as; a number is a number.
-    return there not in (*_NUMBERS, "boolean", "date", "date_nanos", "object", "nested")
-
-
-def unwatched(definition: Definition) -> Definition:
-    """The definition of an index that is loaded while nobody looks: no copies, no refresh, hidden from patterns."""
-    settings = {name: value for name, value in definition.settings.items() if name != "auto_expand_replicas"}
-    return Definition(
-        definition.mappings, {**settings, "number_of_replicas": 0, "refresh_interval": "-1", "hidden": True}
-    )
-
-
-def restored(definition: Definition) -> dict[str, Any]:
-    """The settings that such an index is to have in the end; ``None`` is the server's own default."""
-    names = ("number_of_replicas", "refresh_interval", "hidden", "auto_expand_replicas")
-    return {name: definition.settings.get(name) for name in names}
-
-
-def key_of(known: Known) -> tuple[str, ...]:
-    return tuple(known.definition.note.get("key") or (ID,))
-
-
-def columns_of(known: Known) -> Iterator[pa.Field]:
-    """The fields as columns, in the order in which they were created where that is known."""
-    found = dict(mapping.leaves(known.definition.properties))
-    noted = [name for name in known.definition.note.get("columns") or () if name not in (ID, ROUTING, "_source")]
-    for name in [*noted, *(path for path in found if not any(_within(path, one) for one in noted))]:
-        spec = at(known.definition.properties, name)
-        yield mapping.column(name, spec if spec is not None else {"type": "object"})
-
-
-def _within(path: str, name: str) -> bool:
-    return path == name or path.startswith(f"{name}.")

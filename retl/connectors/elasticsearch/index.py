@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from retl.connectors.elasticsearch.client import Client, quoted
-from retl.connectors.elasticsearch.fitting import Definition, Known, restored
+from retl.connectors.elasticsearch.definition import Definition, Known, restored
 from retl.model.errors import TargetError
 from retl.model.plan import Load
 

@@ -8,38 +8,21 @@ fence and the save. Rejects and reports are documents of their own.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
-from retl.connectors.elasticsearch.client import Client, quoted
-from retl.connectors.elasticsearch.line import Line
-from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark, Reject
+from retl.connectors.elasticsearch.client import Client
+from retl.connectors.elasticsearch.history import CORRUPT, History, identity, text
+from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark
 from retl.model.errors import StateError, TargetBusy
-from retl.model.report import ScanReport
-from retl.state.base import STATE_VERSION, LeaseRow, StateStore
+from retl.state.base import STATE_VERSION, LeaseRow
 from retl.state.memory import lease_lost
 
 T = TypeVar("T")
-_KEPT_REPORTS = 1000
-_MOST_FOUND = 10_000
-"""Hits that the server gives at once."""
 _TRIES = 50
 """How often a document is tried to be set while somebody else sets it too."""
-_CORRUPT = (
-    "restore it from a snapshot, or run `retl reset` to start over: incremental tables are then read in full once, "
-    "which an upsert absorbs."
-)
-_KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at")
-_INDEX = {
-    "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
-    "mappings": {
-        "dynamic": False,
-        "properties": {name: {"type": "keyword", "ignore_above": 8191} for name in _KEYWORDS},
-    },
-}
 
 
 class _Saved(msgspec.Struct):
@@ -75,16 +58,8 @@ class _Found(msgspec.Struct, rename={"seq_no": "_seq_no", "term": "_primary_term
     source: msgspec.Raw = msgspec.Raw(b"")
 
 
-class ElasticsearchStore(StateStore):
+class ElasticsearchStore(History):
     """Checkpoints in a hidden index of the cluster that the target writes. It is created by the first who writes it."""
-
-    def __init__(self, line: Line, index: str) -> None:
-        self._line = line
-        self._index = index
-        self._path = f"/{quoted(index)}"
-        self._ready = False
-
-    # Checkpoints and the lease ------------------------------------------------
 
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
         async with self._line.use() as client:
@@ -96,7 +71,7 @@ class ElasticsearchStore(StateStore):
             if not state.holds(mark.fence):
                 raise lease_lost(mark.fence)
             others = [saved for saved in state.checkpoints if saved.table != mark.table]
-            state.checkpoints = [*others, _Saved(mark.table, _text(mark.checkpoint))]
+            state.checkpoints = [*others, _Saved(mark.table, text(mark.checkpoint))]
             return True
 
         await self._change(mark.fence.pipeline, change, lambda state: None)
@@ -162,7 +137,7 @@ class ElasticsearchStore(StateStore):
                     {"if_seq_no": there.seq_no, "if_primary_term": there.term} if there.found else {"op_type": "create"}
                 )
                 body = msgspec.json.encode(state)
-                path = f"{self._path}/_doc/{_identity('pipeline', pipeline)}"
+                path = f"{self._path}/_doc/{identity('pipeline', pipeline)}"
                 answer = await client.request("PUT", path, params=params, body=body, allow=(409,))
                 if answer.status != 409:
                     return result(state)
@@ -173,7 +148,7 @@ class ElasticsearchStore(StateStore):
 
     async def _read(self, client: Client, pipeline: str) -> tuple[_State, _Found]:
         """The document of a pipeline, as of this moment, and what it must still be when it is set."""
-        answer = await client.request("GET", f"{self._path}/_doc/{_identity('pipeline', pipeline)}", allow=(404,))
+        answer = await client.request("GET", f"{self._path}/_doc/{identity('pipeline', pipeline)}", allow=(404,))
         there = _Found() if answer.status == 404 else self._decode(answer.body, _Found, "the answer")
         if not there.found:
             return _State(pipeline=pipeline), there
@@ -186,143 +161,13 @@ class ElasticsearchStore(StateStore):
             )
         return state, there
 
-    async def _create(self, client: Client) -> None:
-        if self._ready:
-            return
-        # Asked first: whoever may not create indices may still use one that is there.
-        if (await client.request("HEAD", self._path, allow=(404,))).status == 404:
-            answer = await client.request("PUT", self._path, body=_INDEX, allow=(400,))
-            if answer.status == 400 and b"resource_already_exists_exception" not in answer.body:
-                raise StateError(
-                    f"the state index {self._index!r} cannot be created: {answer.body[:300].decode('utf-8', 'replace')}.",
-                    remedy="name another one with state_index.",
-                )
-        self._ready = True
-
-    # Rejects and reports ------------------------------------------------------
-
-    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
-        if not rejects:
-            return
-        lines = [
-            part
-            for reject in rejects
-            for part in (
-                {"index": {"_id": _identity("reject", pipeline, reject.table, reject.key)}},
-                {"kind": "reject", "pipeline": pipeline, "table": reject.table, "at": reject.at, "body": _text(reject)},
-            )
-        ]
-        async with self._line.use() as client:
-            await self._create(client)
-            body = msgspec.json.Encoder().encode_lines(lines)
-            path = f"{self._path}/_bulk"
-            answer = await client.call("POST", path, params={"refresh": "true"}, body=body, ndjson=True)
-        if answer["errors"]:
-            first = next(item["index"] for item in answer["items"] if "error" in item["index"])
-            raise TargetBusy(f"the state index {self._index!r} does not take the refused rows: {first['error']}.")
-
-    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
-        found = await self._search("reject", pipeline, table, limit, [{"at": "desc"}])
-        return [self._decode(body.encode(), Reject, "a reject") for body in found]
-
-    async def count_rejects(self, pipeline: str) -> dict[str, int]:
-        body = {
-            "size": 0,
-            "query": _query("reject", pipeline, None),
-            "aggs": {"t": {"terms": {"field": "table", "size": 10_000}}},
-        }
-        async with self._line.use() as client:
-            answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=body)
-        buckets = answer.get("aggregations", {}).get("t", {}).get("buckets", ())
-        return {bucket["key"]: int(bucket["doc_count"]) for bucket in buckets}
-
-    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
-        return await self._delete(_query("reject", pipeline, table))
-
-    async def add_report(self, report: ScanReport) -> None:
-        document = {
-            "kind": "report",
-            "pipeline": report.pipeline,
-            "table": report.table,
-            "scan_id": report.scan_id,
-            "body": _text(report),
-        }
-        path = f"{self._path}/_doc/{_identity('report', report.pipeline, report.table, report.scan_id)}"
-        async with self._line.use() as client:
-            await self._create(client)
-            await client.request("PUT", path, params={"refresh": "true"}, body=document)
-        query = _query("report", report.pipeline, report.table)
-        oldest = await self._search(
-            "report", report.pipeline, report.table, 1, _NEWEST, skip=_KEPT_REPORTS, what="scan_id"
-        )
-        if oldest:
-            await self._delete({"bool": {"filter": [query, {"range": {"scan_id": {"lte": oldest[0]}}}]}})
-
-    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
-        found = await self._search("report", pipeline, table, limit, _NEWEST)
-        return [self._decode(body.encode(), ScanReport, "a scan report") for body in found]
-
-    async def _search(
-        self,
-        kind: str,
-        pipeline: str | None,
-        table: str | None,
-        limit: int,
-        sort: list[Any],
-        *,
-        skip: int = 0,
-        what: str = "body",
-    ) -> list[str]:
-        body = {
-            "query": _query(kind, pipeline, table),
-            "sort": sort,
-            "size": min(limit, _MOST_FOUND - skip),
-            "from": skip,
-        }
-        async with self._line.use() as client:
-            answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=body)
-        return [str(hit["_source"][what]) for hit in answer["hits"]["hits"]]
-
-    async def _delete(self, query: dict[str, Any]) -> int:
-        params = {**_IF_THERE, "refresh": "true", "conflicts": "proceed"}
-        async with self._line.use() as client:
-            answer = await client.call("POST", f"{self._path}/_delete_by_query", params=params, body={"query": query})
-        return int(answer["deleted"])
-
-    async def aclose(self) -> None:
-        await self._line.close()
-
-    def _decode(self, body: bytes, kind: type[T], what: str) -> T:
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise StateError(f"{what} in {self._index!r} cannot be read ({error}).", remedy=_CORRUPT) from None
-
-
-_IF_THERE = {"ignore_unavailable": "true"}
-_NEWEST = [{"scan_id": "desc"}]
-
-
-def _query(kind: str, pipeline: str | None, table: str | None) -> dict[str, Any]:
-    wanted = {"kind": kind, "pipeline": pipeline, "table": table}
-    return {"bool": {"filter": [{"term": {name: value}} for name, value in wanted.items() if value is not None]}}
-
-
-def _identity(kind: str, *names: str) -> str:
-    """The ``_id`` of a document: the same names, the same document, however long they are."""
-    return f"{kind}-{hashlib.sha256(msgspec.json.encode(names)).hexdigest()}"
-
-
-def _text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
 
 def _checkpoint(saved: _Saved, pipeline: str) -> Checkpoint:
     try:
         checkpoint = msgspec.json.decode(saved.body, type=Checkpoint)
     except msgspec.MsgspecError as error:
         raise StateError(
-            f"the checkpoint of table {saved.table!r} in the state store cannot be read ({error}).", remedy=_CORRUPT
+            f"the checkpoint of table {saved.table!r} in the state store cannot be read ({error}).", remedy=CORRUPT
         ) from None
     if checkpoint.version > CHECKPOINT_VERSION:
         raise StateError(

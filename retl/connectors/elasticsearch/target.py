@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo, TableWriter, Target
-from retl.connectors.elasticsearch import fitting, index
+from retl.connectors.elasticsearch import definition, index, preflight
 from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.fitting import Fit, Known
+from retl.connectors.elasticsearch.definition import Known
+from retl.connectors.elasticsearch.fitting import Fit, fit
 from retl.connectors.elasticsearch.line import Line
 from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.connectors.elasticsearch.writer import ElasticsearchWriter, Job
@@ -58,7 +59,7 @@ class ElasticsearchTarget(Target):
             known = await index.look(client, table)
         if known is None:
             return None
-        return TableSchema(table, pa.schema(list(fitting.columns_of(known))), fitting.key_of(known))
+        return TableSchema(table, pa.schema(list(definition.columns_of(known))), definition.key_of(known))
 
     async def count(self, table: str) -> int:
         async with self._line.use() as client:
@@ -79,9 +80,9 @@ class ElasticsearchTarget(Target):
             or bool({Action.DROP, Action.CREATE} & load.blacklist)
         )
         truncates = load.table.pre_action is PreAction.TRUNCATE
-        fitting.check(load, known, by_query=truncates and by_query)
+        preflight.check(load, known, by_query=truncates and by_query)
         filled = known is not None and load.cursor is not None and await index.count(client, load.table.to) > 0
-        return _Look(known, fitting.fit(load, known, filled=filled), by_query)
+        return _Look(known, fit(load, known, filled=filled), by_query)
 
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
         await self._end_writing()
@@ -102,24 +103,24 @@ class ElasticsearchTarget(Target):
             raise lease_lost(load.fence)
         await index.recover(client, load.table.to)
         look = await self._look(client, load)
-        known, fit = look.known, look.fit
+        known = look.known
         await index.drop_leftovers(client, load.table.to)
         path, shadow = load.table.to, None
         if load.table.pre_action is PreAction.SWAP:
             path = shadow = index.shadow_name(load)
-            await index.create(client, shadow, fitting.unwatched(fit.definition))
+            await index.create(client, shadow, definition.unwatched(look.fit.definition))
         elif known is None:
-            await index.create(client, path, fit.definition)
+            await index.create(client, path, look.fit.definition)
         elif load.table.pre_action is PreAction.TRUNCATE and not look.by_query:
-            await index.recreate(client, known, fit.definition)
+            await index.recreate(client, known, look.fit.definition)
         else:
-            await index.extend(client, known.name, fit.added)
+            await index.extend(client, known.name, look.fit.added)
             if load.table.pre_action is PreAction.TRUNCATE:
                 await index.delete_documents(client, known.name)
         leads = known is not None and known.kind != "index" and shadow is None
         return Job(
             load=load,
-            fit=fit,
+            fit=look.fit,
             path=path,
             known=known,
             shadow=shadow,

@@ -18,9 +18,10 @@ from retl.connectors.base import Commit, TableWriter
 from retl.connectors.elasticsearch import index
 from retl.connectors.elasticsearch.bulk import Bulk
 from retl.connectors.elasticsearch.client import Client, quoted
+from retl.connectors.elasticsearch.definition import Known
 from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE, holds_documents
 from retl.connectors.elasticsearch.encode import Encoder, Lines, Operation
-from retl.connectors.elasticsearch.fitting import Fit, Known
+from retl.connectors.elasticsearch.fitting import Fit
 from retl.connectors.elasticsearch.repeats import Repeats
 from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows

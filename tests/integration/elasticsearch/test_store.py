@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch import store as store_module
+from retl.connectors.elasticsearch import history
 from retl.connectors.elasticsearch.line import Line
 from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark
@@ -148,8 +148,8 @@ async def test_between_the_proof_of_the_fence_and_the_save_nobody_can_take_over(
 
 
 async def test_the_history_of_a_table_is_bounded(store: ElasticsearchStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store_module._KEPT_REPORTS == 1000
-    monkeypatch.setattr(store_module, "_KEPT_REPORTS", 4)
+    assert history._KEPT_REPORTS == 1000
+    monkeypatch.setattr(history, "_KEPT_REPORTS", 4)
     await store.add_report(report(0, table="quiet"))
     await store.add_report(report(0, pipeline="q"))
     for number in range(1, 8):

@@ -1,0 +1,169 @@
+"""What the state store keeps of the past: rejects and reports, each a document of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from retl.connectors.elasticsearch.client import Client, quoted
+from retl.connectors.elasticsearch.line import Line
+from retl.model.checkpoint import Reject
+from retl.model.errors import StateError, TargetBusy
+from retl.model.report import ScanReport
+from retl.state.base import StateStore
+
+T = TypeVar("T")
+_KEPT_REPORTS = 1000
+_MOST_FOUND = 10_000
+"""Hits that the server gives at once."""
+CORRUPT = (
+    "restore it from a snapshot, or run `retl reset` to start over: incremental tables are then read in full once, "
+    "which an upsert absorbs."
+)
+_KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at")
+_INDEX = {
+    "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
+    "mappings": {
+        "dynamic": False,
+        "properties": {name: {"type": "keyword", "ignore_above": 8191} for name in _KEYWORDS},
+    },
+}
+_IF_THERE = {"ignore_unavailable": "true"}
+_NEWEST = [{"scan_id": "desc"}]
+
+
+class History(StateStore):
+    """The index, created by the first who writes it, and what is appended to it."""
+
+    def __init__(self, line: Line, index: str) -> None:
+        self._line = line
+        self._index = index
+        self._path = f"/{quoted(index)}"
+        self._ready = False
+
+    async def _create(self, client: Client) -> None:
+        if self._ready:
+            return
+        # Asked first: whoever may not create indices may still use one that is there.
+        if (await client.request("HEAD", self._path, allow=(404,))).status == 404:
+            answer = await client.request("PUT", self._path, body=_INDEX, allow=(400,))
+            if answer.status == 400 and b"resource_already_exists_exception" not in answer.body:
+                raise StateError(
+                    f"the state index {self._index!r} cannot be created: {answer.body[:300].decode('utf-8', 'replace')}.",
+                    remedy="name another one with state_index.",
+                )
+        self._ready = True
+
+    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
+        if not rejects:
+            return
+        lines = [
+            part
+            for reject in rejects
+            for part in (
+                {"index": {"_id": identity("reject", pipeline, reject.table, reject.key)}},
+                {"kind": "reject", "pipeline": pipeline, "table": reject.table, "at": reject.at, "body": text(reject)},
+            )
+        ]
+        async with self._line.use() as client:
+            await self._create(client)
+            body = msgspec.json.Encoder().encode_lines(lines)
+            path = f"{self._path}/_bulk"
+            answer = await client.call("POST", path, params={"refresh": "true"}, body=body, ndjson=True)
+        if answer["errors"]:
+            first = next(item["index"] for item in answer["items"] if "error" in item["index"])
+            raise TargetBusy(f"the state index {self._index!r} does not take the refused rows: {first['error']}.")
+
+    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
+        found = await self._search("reject", pipeline, table, limit, [{"at": "desc"}])
+        return [self._decode(body.encode(), Reject, "a reject") for body in found]
+
+    async def count_rejects(self, pipeline: str) -> dict[str, int]:
+        body = {
+            "size": 0,
+            "query": _query("reject", pipeline, None),
+            "aggs": {"t": {"terms": {"field": "table", "size": 10_000}}},
+        }
+        async with self._line.use() as client:
+            answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=body)
+        buckets = answer.get("aggregations", {}).get("t", {}).get("buckets", ())
+        return {bucket["key"]: int(bucket["doc_count"]) for bucket in buckets}
+
+    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
+        return await self._delete(_query("reject", pipeline, table))
+
+    async def add_report(self, report: ScanReport) -> None:
+        document = {
+            "kind": "report",
+            "pipeline": report.pipeline,
+            "table": report.table,
+            "scan_id": report.scan_id,
+            "body": text(report),
+        }
+        path = f"{self._path}/_doc/{identity('report', report.pipeline, report.table, report.scan_id)}"
+        async with self._line.use() as client:
+            await self._create(client)
+            await client.request("PUT", path, params={"refresh": "true"}, body=document)
+        query = _query("report", report.pipeline, report.table)
+        oldest = await self._search(
+            "report", report.pipeline, report.table, 1, _NEWEST, skip=_KEPT_REPORTS, what="scan_id"
+        )
+        if oldest:
+            await self._delete({"bool": {"filter": [query, {"range": {"scan_id": {"lte": oldest[0]}}}]}})
+
+    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
+        found = await self._search("report", pipeline, table, limit, _NEWEST)
+        return [self._decode(body.encode(), ScanReport, "a scan report") for body in found]
+
+    async def _search(
+        self,
+        kind: str,
+        pipeline: str | None,
+        table: str | None,
+        limit: int,
+        sort: list[Any],
+        *,
+        skip: int = 0,
+        what: str = "body",
+    ) -> list[str]:
+        body = {
+            "query": _query(kind, pipeline, table),
+            "sort": sort,
+            "size": min(limit, _MOST_FOUND - skip),
+            "from": skip,
+        }
+        async with self._line.use() as client:
+            answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=body)
+        return [str(hit["_source"][what]) for hit in answer["hits"]["hits"]]
+
+    async def _delete(self, query: dict[str, Any]) -> int:
+        params = {**_IF_THERE, "refresh": "true", "conflicts": "proceed"}
+        async with self._line.use() as client:
+            answer = await client.call("POST", f"{self._path}/_delete_by_query", params=params, body={"query": query})
+        return int(answer["deleted"])
+
+    async def aclose(self) -> None:
+        await self._line.close()
+
+    def _decode(self, body: bytes, kind: type[T], what: str) -> T:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise StateError(f"{what} in {self._index!r} cannot be read ({error}).", remedy=CORRUPT) from None
+
+
+def _query(kind: str, pipeline: str | None, table: str | None) -> dict[str, Any]:
+    wanted = {"kind": kind, "pipeline": pipeline, "table": table}
+    return {"bool": {"filter": [{"term": {name: value}} for name, value in wanted.items() if value is not None]}}
+
+
+def identity(kind: str, *names: str) -> str:
+    """The ``_id`` of a document: the same names, the same document, however long they are."""
+    return f"{kind}-{hashlib.sha256(msgspec.json.encode(names)).hexdigest()}"
+
+
+def text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

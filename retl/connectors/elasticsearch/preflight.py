@@ -1,0 +1,104 @@
+"""What an index, a name or this system cannot do, said before anything is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from retl.connectors.elasticsearch import mapping
+from retl.connectors.elasticsearch.definition import Known
+from retl.connectors.elasticsearch.documents import ID, holds_documents
+from retl.connectors.sql.tables import check_key
+from retl.model.actions import Action, PreAction
+from retl.model.errors import ConfigError, SchemaDrift, UnsupportedError
+from retl.model.plan import Load
+from retl.model.schema import is_json, native_type
+
+_BAD_NAME = re.compile(r'[\\/*?"<>| ,#:]|^[-_+]|^\.{1,2}$')
+_OF_THE_SERVER = frozenset(
+    {*("_id", "_routing", "_source", "_index", "_field_names", "_ignored", "_doc_count", "_tier", "_nested_path")}
+)
+_NUMBERS = ("byte", "short", "integer", "long", "unsigned_long", "half_float", "float", "double", "scaled_float")
+_WHOLE = dict(zip(("byte", "short", "integer", "long", "unsigned_long"), (8, 16, 32, 64, 64), strict=True))
+_TEXTS = ("keyword", "constant_keyword", "wildcard", "text", "match_only_text", "search_as_you_type", "annotated_text")
+
+
+def check(load: Load, known: Known | None, *, by_query: bool) -> None:
+    """Raise ``ConfigError`` for what this system, or this name, cannot do."""
+    name, table = load.table.to, load.table
+    if _BAD_NAME.search(name) or name != name.lower() or len(name.encode()) > 200:
+        raise ConfigError(
+            f"{name!r} cannot be the name of an index.",
+            remedy="choose another with to: small letters, no signs such as * / : , # and no _ or - in front.",
+        )
+    if table.pre_action is PreAction.RENAME_AND_CREATE:
+        raise UnsupportedError(
+            'pre_action = "rename_and_create" needs a table that can be renamed, and an index cannot be.',
+            remedy='use pre_action = "swap" with an alias; with keep_replaced the target keeps the index that was replaced.',
+        )
+    check_key(load)
+    own = sorted(_OF_THE_SERVER & set(load.schema.names) - (set(load.key) & {ID}))
+    if own and not holds_documents(load.schema):
+        raise ConfigError(
+            f"the server keeps the field name {', '.join(own)} for itself.",
+            remedy="give the column another name in rename.",
+        )
+    if known is None:
+        if Action.CREATE in load.blacklist:
+            raise ConfigError(
+                f"the target has no index {name!r}, and the blacklist forbids CREATE.",
+                remedy="create the index yourself, or take CREATE off the blacklist.",
+            )
+        return
+    if known.kind == "data_stream":
+        _check_data_stream(load)
+    if table.replaces and not by_query and len(known.indices) > 1:
+        raise ConfigError(
+            f"the alias {name!r} stands for {len(known.indices)} indices, so it cannot be replaced by one.",
+            remedy='name an alias of one index with to, or use truncate = "delete_by_query".',
+        )
+    if not known.written:
+        raise ConfigError(
+            f"the alias {name!r} stands for {len(known.indices)} indices, and none is the one to write.",
+            remedy="set is_write_index for one of them.",
+        )
+
+
+def _check_data_stream(load: Load) -> None:
+    if load.table.pre_action is PreAction.SWAP:
+        raise UnsupportedError(
+            f"{load.table.to!r} is a data stream, which cannot be switched for another.",
+            remedy='use pre_action = "truncate", which deletes its documents, or an index behind an alias.',
+        )
+    if Action.INSERT in load.blacklist:
+        raise UnsupportedError(
+            f"{load.table.to!r} is a data stream, which only takes new documents, and the blacklist forbids INSERT."
+        )
+
+
+def check_type(load: Load, column: pa.Field, spec: Mapping[str, Any]) -> None:
+    if not _holds(column, mapping.kind(spec)):
+        raise SchemaDrift(
+            f"column {column.name!r} of the source is {native_type(column)}, but the target has mapped it as {mapping.kind(spec)}.",
+            remedy='map it otherwise in a new index (pre_action = "swap" with another name), leave it out with columns, or convert it with expressions.',
+        )
+
+
+def _holds(column: pa.Field, there: str) -> bool:
+    """Whether a field of some type takes all values of a column."""
+    kind = column.type
+    if is_json(column) or there in _TEXTS:
+        return True  # what JSON holds is known by its values alone
+    if pa.types.is_integer(kind):
+        return there in _NUMBERS and (there not in _WHOLE or kind.bit_width <= _WHOLE[there])
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return there in _NUMBERS and there not in _WHOLE
+    if pa.types.is_boolean(kind):
+        return there == "boolean"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return there in ("date", "date_nanos")
+    # Text may be what an address, a place or a range is written as; a number is a number.
+    return there not in (*_NUMBERS, "boolean", "date", "date_nanos", "object", "nested")
