@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,43 +56,60 @@ def by_retl(source: str, target: str, table: str, mode: str) -> dict[str, Any]:
 
 
 def idle_scan(source: str, target: str, table: str) -> dict[str, Any]:
-    """How long a scan takes that finds nothing new, and how much of that the process does not wait for an answer; the best of ten."""
+    """How long a scan takes that finds nothing new, and how long its bare round trips take; the best of twenty each.
+
+    The bare ones: as many connections, and the same statements on them, by aiomysql alone.
+    """
+    from pymysql.err import MySQLError
+
+    from retl.connectors.mysql.wire import TextWire
+
     pipeline = retl.Pipeline(
         f"bench_{table}",
         source=MySQL(source),
         target=MySQL(target),
         tables=[retl.Table(SOURCE, to=table, cursor="updated_at")],
     )
+    said: dict[TextWire, list[str]] = {}
+    execute = TextWire._execute_command
+
+    async def noted(self: TextWire, command: int, sql: str | bytes) -> None:
+        said.setdefault(self, []).append(sql if isinstance(sql, str) else sql.decode())
+        await execute(self, command, sql)
+
+    async def bare() -> None:
+        for wire, statements in said.items():
+            connection = await _plain(source if str(wire._port) in source else target)
+            cursor = await connection.cursor()
+            for sql in statements:
+                # What is refused the second time, such as the same report again, is a round trip as well.
+                if not sql.startswith("LOAD"):
+                    with suppress(MySQLError):
+                        await cursor.execute(sql)
+            connection.close()
+
+    async def best(run: Callable[[], Awaitable[object]]) -> float:
+        found = []
+        for _ in range(20):
+            began = time.perf_counter()
+            await run()
+            found.append(time.perf_counter() - began)
+        return min(found)
 
     async def run() -> dict[str, Any]:
-        waits = _Waits(asyncio.get_running_loop()._selector)  # type: ignore[attr-defined]
-        found = []
-        for _ in range(10):
-            waits.seconds = 0.0
-            began = time.perf_counter()
-            await pipeline.run_once()
-            seconds = time.perf_counter() - began
-            found.append((seconds, seconds - waits.seconds))
+        seconds = await best(pipeline.run_once)
+        TextWire._execute_command = noted  # type: ignore[method-assign]
+        await pipeline.run_once()
+        TextWire._execute_command = execute  # type: ignore[method-assign]
         await pipeline.aclose()
-        return {"seconds": min(seconds for seconds, _ in found), "own": min(own for _, own in found)}
+        return {
+            "seconds": seconds,
+            "bare": await best(bare),
+            "statements": sum(map(len, said.values())),
+            "connections": len(said),
+        }
 
     return anyio.run(run)
-
-
-class _Waits:
-    """For how long a loop had nothing to do."""
-
-    def __init__(self, selector: Any) -> None:
-        self.seconds = 0.0
-        self._select = selector.select
-        selector.select = self.select
-
-    def select(self, timeout: float | None = None) -> Any:
-        began = time.perf_counter()
-        try:
-            return self._select(timeout)
-        finally:
-            self.seconds += time.perf_counter() - began
 
 
 def reading(source: str) -> dict[str, Any]:

@@ -138,7 +138,11 @@ class TableWriter(ABC):
 
     @abstractmethod
     async def finish(self, mark: Mark | None) -> None:
-        """After the last commit: switch the shadow in, prune archives, save the checkpoint, in one step where possible."""
+        """After the last commit: switch the shadow in, prune archives, save the checkpoint, in one step where possible.
+
+        ``mark`` is ``None`` where the last commit has saved the final checkpoint already, as it does
+        for a table that is not replaced, and where the target does not hold the checkpoints.
+        """
 
     @abstractmethod
     async def abort(self) -> None:

@@ -27,6 +27,7 @@ from retl.model.window import Slice
 from retl.threads import to_the_end
 
 _PROGRESS_SECONDS = 0.1
+_MEMORY_SECONDS = 5.0
 _ABORT_SECONDS = 5.0
 
 
@@ -38,7 +39,9 @@ class Writer:
         self._plan = plan
         self._load = load
         self._channel = channel
+        self._over = False
         self._shown = 0.0
+        self._given_back = 0.0
 
     async def run(self) -> None:
         """Everything from the first batch to the finish. On any error the target's writer is aborted."""
@@ -163,6 +166,10 @@ class Writer:
         checkpoint = context.checkpoint
         if moves_on:
             checkpoint = after_slice(checkpoint, self._plan, part, context.scan_id, highest)
+        if complete and part.index == self._plan.slices[-1].index and not context.table.replaces:
+            # Nothing is left to be done but to remember that the scan is over: that is done at once.
+            checkpoint = after_scan(checkpoint, self._plan, context.scan_id)
+            self._over = True
         mark = context.mark(checkpoint)
         left = context.table.max_rejects - context.counters.rejects
         if not context.state_in_target:
@@ -179,8 +186,14 @@ class Writer:
             await context.store.save(mark)
         context.checkpoint = checkpoint
         self._note(done, complete=complete)
-        # Arrow's allocator keeps freed memory for itself; a host service wants it back.
-        pa.default_memory_pool().release_unused()
+        self._give_memory_back()
+
+    def _give_memory_back(self) -> None:
+        """Arrow's allocator keeps freed memory for itself; a host service wants it back, but not so often that it costs time."""
+        now = time.monotonic()
+        if now - self._given_back >= _MEMORY_SECONDS:
+            self._given_back = now
+            pa.default_memory_pool().release_unused()
 
     def _note(self, done: Commit, *, complete: bool) -> None:
         context, counters = self._context, self._context.counters
@@ -211,6 +224,9 @@ class Writer:
 
     async def _finish(self, writer: TableWriter) -> None:
         context = self._context
+        if self._over:
+            await writer.finish(None)
+            return
         final = context.mark(after_scan(context.checkpoint, self._plan, context.scan_id))
         if not context.state_in_target:
             await self._prove()

@@ -285,8 +285,11 @@ class SqlStore(StateStore):
     """A store whose steps run on some SQL system; what is left to it is how to run one."""
 
     @abstractmethod
-    async def _step(self, make: Callable[[], Step[T]], *, write: bool = True) -> T:
-        """Run a step in a transaction of its own. ``make`` may be called again where it is tried again."""
+    async def _step(self, make: Callable[[], Step[T]], *, write: bool = True, single: bool = False) -> T:
+        """Run a step in a transaction of its own. ``make`` may be called again where it is tried again.
+
+        ``single``: no more than one of its statements writes, and that may be done twice, so it needs no transaction.
+        """
 
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
         return await self._step(lambda: load(pipeline), write=False)
@@ -301,13 +304,13 @@ class SqlStore(StateStore):
         return await self._step(lambda: read_lease(pipeline), write=False)
 
     async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
-        return await self._step(lambda: take_lease(seen, owner, ttl))
+        return await self._step(lambda: take_lease(seen, owner, ttl), single=True)
 
     async def beat(self, fence: Fence) -> bool:
-        return await self._step(lambda: beat(fence))
+        return await self._step(lambda: beat(fence), single=True)
 
     async def give_up_lease(self, fence: Fence) -> None:
-        await self._step(lambda: give_up_lease(fence))
+        await self._step(lambda: give_up_lease(fence), single=True)
 
     async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
         await self._step(lambda: add_rejects(pipeline, rejects))

@@ -91,7 +91,7 @@ class SqliteStore(sql.SqlStore):
         self._ready = False
         self._worker: Worker | None = None
 
-    async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True) -> T:
+    async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True, single: bool = False) -> T:
         began = time.monotonic()
         while True:
             if self._worker is None:  # again, where the store was closed while this waited

@@ -15,7 +15,7 @@ from tests.servers.database import Server
 
 
 class TestMySQLSource(SourceContract):
-    most_batch_rows: ClassVar[int] = 65_536  # a batch is what came in a megabyte, however small the rows are
+    most_batch_rows: ClassVar[int] = 65_536  # a batch is what came in two megabytes, however small the rows are
 
     @pytest.fixture(autouse=True)
     def _server(self, server: Server, database: str) -> None:

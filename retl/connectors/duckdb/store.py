@@ -44,7 +44,7 @@ class DuckDBStore(sql.SqlStore):
         self._file = file
         self._ready = False
 
-    async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True) -> T:
+    async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True, single: bool = False) -> T:
         return await self._file.visit(self._run, make)
 
     def _run(self, connection: duckdb.DuckDBPyConnection, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:

@@ -67,26 +67,30 @@ class MySQLStore(sql.SqlStore):
         self._lock = anyio.Lock()
         self._leaving = False
 
-    async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True) -> T:
+    async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True, single: bool = False) -> T:
         async with self._lock:
             try:
-                return await (self._transaction(make) if write else self._look(make))
+                if write and not single:
+                    return await self._transaction(make)
+                return await self._single(make, write=write)
             finally:
                 if self._leaving:
                     await to_the_end(self._leave())
 
-    async def _look(self, make: Callable[[], sql.Step[T]]) -> T:
-        """A step that reads: one statement, which needs no transaction."""
+    async def _single(self, make: Callable[[], sql.Step[T]], *, write: bool) -> T:
+        """A step that needs no transaction. It is done again where the connection was lost since the last one."""
         kept = self._connection is not None and not self._connection.closed
         connection = await self._open()
         try:
-            return await self._run(connection, make, write=False)
+            return await self._run(connection, make, write=write, single=True)
         except ConnectionFailed:
             connection.abort()
             if not kept:
                 raise
-            return await self._run(await self._open(), make, write=False)
+            return await self._run(await self._open(), make, write=write, single=True)
         except TargetRefused as error:
+            if error.code == _DUPLICATE:
+                raise
             raise self._unusable(error) from error
         except BaseException:
             if not connection.closed:
@@ -96,7 +100,7 @@ class MySQLStore(sql.SqlStore):
     async def _transaction(self, make: Callable[[], sql.Step[T]]) -> T:
         connection = await self._begin()
         try:
-            result = await self._run(connection, make, write=True)
+            result = await self._run(connection, make, write=True, single=False)
             await connection.execute("COMMIT")
         except TargetRefused as error:
             await connection.execute("ROLLBACK")
@@ -132,7 +136,9 @@ class MySQLStore(sql.SqlStore):
             await connection.execute("START TRANSACTION")
         return connection
 
-    async def _run(self, connection: MySQLConnection, make: Callable[[], sql.Step[T]], *, write: bool) -> T:
+    async def _run(
+        self, connection: MySQLConnection, make: Callable[[], sql.Step[T]], *, write: bool, single: bool
+    ) -> T:
         if not self._ready:
             if await self._has_tables(connection):
                 await run_step(connection, sql.check_version())
@@ -140,6 +146,8 @@ class MySQLStore(sql.SqlStore):
                 return _of_nothing(make())
             else:
                 await self._create(connection)
+                if not single:
+                    await connection.execute("START TRANSACTION")
             self._ready = True
         return await run_step(connection, make())
 
@@ -166,6 +174,7 @@ class MySQLStore(sql.SqlStore):
         except TargetRefused as error:
             if error.code != _DUPLICATE:  # somebody else has stamped it a moment ago
                 raise
+        await connection.execute("COMMIT")
 
     async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
         try:

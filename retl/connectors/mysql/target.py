@@ -169,9 +169,10 @@ class MySQLTarget(Target):
 
     async def _prepare(self, connection: MySQLConnection, load: Load, mark: Mark | None) -> MySQLWriter:
         look = await self._look_again(connection, load)
-        # The journal first: from here on a crash is seen by the next scan.
-        await _note(connection, load, mark)
         preparation = look.preparation(load)
+        if mark is not None or preparation.statements:
+            # The journal first: from here on a crash is seen by the next scan.
+            await _note(connection, load, mark)
         if preparation.statements:
             async with fenced(self._login, load, connection) as execute:
                 for statement in preparation.statements:

@@ -37,6 +37,7 @@ from retl.state import sql as state
 from retl.threads import to_the_end
 
 _ROW_ACTIONS = frozenset({Action.INSERT, Action.UPDATE, Action.DELETE})
+_INDEX_BYTES = 64 * 1024 * 1024
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 
 
@@ -189,9 +190,14 @@ class MySQLWriter(TableWriter):
             names = await schema.table_names(self._main, job.place.database)
             archives = schema.archives_to_drop(job.place, self._load, names)
         if not swaps and not archives:
-            await self._main.execute("START TRANSACTION")
-            await self._save(mark)
+            if mark is not None:
+                await self._main.execute("START TRANSACTION")
+                await self._save(mark)
             return
+        if job.completion:
+            # MySQL builds indexes by sorting, in rather little memory; MariaDB has no such setting.
+            with suppress(RetlError):
+                await self._main.execute(f"SET SESSION innodb_ddl_buffer_size = {_INDEX_BYTES}")
         for statement in job.completion:
             # Not under the fence, since it may take long: nobody else has a table of this name.
             await self._main.execute(statement)
