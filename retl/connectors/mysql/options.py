@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import ssl
+from datetime import timedelta, timezone, tzinfo
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -24,6 +26,26 @@ _IN_URL = re.compile(r"(?<=//)([^:@]*):.*(?=@)", re.DOTALL)
 def _hidden(url: str) -> str:
     """A URL without its password."""
     return _IN_URL.sub(r"\1:***", url)
+
+
+_OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
+
+
+def zone(name: str | None, system: str) -> tzinfo | None:
+    """A zone by its name, or by its distance from UTC as servers write it: ``+08:00``. Raises ``ConfigError`` for what is neither."""
+    if name is None:
+        return None
+    try:
+        if found := _OFFSET.fullmatch(name):
+            away = timedelta(hours=int(found[2]), minutes=int(found[3]))
+            return timezone(away if found[1] == "+" else -away)
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError):
+        raise ConfigError(
+            f"timezone is {name!r}, which is no zone that is known here.",
+            remedy="write a name such as Asia/Shanghai, or +08:00.",
+            system=system,
+        ) from None
 
 
 class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):

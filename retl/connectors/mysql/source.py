@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected
 from retl.connectors.mysql.dialect import MySQLDialect, described_field, logical_field, wire_kind
+from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.wire import WireField
 from retl.connectors.sql.dialect import split_name
@@ -129,7 +128,7 @@ class MySQLSource(WireSource):
     def __init__(self, options: MySQL) -> None:
         super().__init__(options.login("source", _SESSION))
         self.dialect = MySQLDialect()
-        self._zone = None if options.timezone is None else _zone(options.timezone)
+        self._zone = zone(options.timezone, self.system)
 
     def clock(self, now: str, cursor: pa.Field) -> str:
         if self._zone is None or not pa.types.is_timestamp(cursor.type) or cursor.type.tz:
@@ -210,19 +209,3 @@ class MySQLSource(WireSource):
             return tuple(usable["PRIMARY"])
         shortest = sorted(usable.values(), key=len)
         return tuple(shortest[0]) if shortest else ()
-
-
-def _zone(name: str) -> tzinfo:
-    """A zone by its name, or by its distance from UTC as servers write it: ``+08:00``."""
-    offset = re.fullmatch(r"([+-])(\d\d):(\d\d)", name)
-    try:
-        if offset:
-            away = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
-            return timezone(away if offset[1] == "+" else -away)
-        return ZoneInfo(name)
-    except (LookupError, ValueError, OSError):
-        raise ConfigError(
-            f"timezone is {name!r}, which is no zone that is known here.",
-            remedy="write a name such as Asia/Shanghai, or +08:00.",
-            system="mysql",
-        ) from None

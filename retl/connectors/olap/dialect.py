@@ -69,7 +69,8 @@ class OlapDialect(MySQLDialect):
 
     def bucket(self, column: pa.Field, expression: str) -> str | None:
         if pa.types.is_integer(column.type):
-            return expression
+            # The distance between two whole numbers may be too long for one.
+            return f"CAST({expression} AS LARGEINT)" if column.type.bit_width == 64 else expression
         if not pa.types.is_timestamp(column.type):
             return super().bucket(column, expression)
         expression = self.wire(column, expression)

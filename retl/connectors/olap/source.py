@@ -14,6 +14,7 @@ import pyarrow as pa
 from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import MySQLConnection, connected
 from retl.connectors.mysql.dialect import described_field
+from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.source import WireSource
 from retl.connectors.mysql.wire import WireField
 from retl.connectors.olap.dialect import OlapDialect, is_nested, is_sketch
@@ -49,7 +50,7 @@ class OlapSource(WireSource):
         super().__init__(dataclasses.replace(options.login("source", session), explain=olap_error))
         self.dialect = dialect
         self._skip_unchanged = options.skip_unchanged_partitions
-        self._zone = options.zone()
+        self._zone = zone(options.timezone, self.system)
         self._query_timeout = options.query_timeout
         self._flight_port = options.flight_port if options.protocol == "flight" else None
         if options.protocol == "flight" and options.flight_port is None:

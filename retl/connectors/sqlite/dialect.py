@@ -123,12 +123,16 @@ class SQLiteDialect(Dialect):
 
 
 def logical_field(name: str, declared: str, nullable: bool = True) -> pa.Field:
-    """The Arrow field that a declared type promises. SQLite itself holds nobody to it."""
+    """The Arrow field that a declared type promises. SQLite itself holds nobody to it.
+
+    Its native type is in capitals, whatever was declared: what others write small, such as
+    MySQL's ``varchar(20)``, binds them, and here it binds nobody.
+    """
     upper = declared.upper()
     decimal = _DECIMAL.search(upper)
     kind: pa.DataType
     if "JSON" in upper:
-        return field(name, pa.string(), native=declared, nullable=nullable, json=True)
+        return field(name, pa.string(), native=upper, nullable=nullable, json=True)
     if decimal and int(decimal[1]) <= 76:
         digits, scale = int(decimal[1]), int(decimal[2])
         kind = pa.decimal128(digits, scale) if digits <= 38 else pa.decimal256(digits, scale)
@@ -144,7 +148,7 @@ def logical_field(name: str, declared: str, nullable: bool = True) -> pa.Field:
         kind = pa.time64("us")
     else:
         kind = {"INTEGER": pa.int64(), "REAL": pa.float64(), "BLOB": pa.binary()}.get(affinity(declared), pa.string())
-    return field(name, kind, native=declared, nullable=nullable)
+    return field(name, kind, native=upper, nullable=nullable)
 
 
 DIALECT = SQLiteDialect()
