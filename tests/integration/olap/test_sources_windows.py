@@ -79,6 +79,16 @@ async def test_slices_cut_between_neighbours(scene: Scene, native: str, values: 
     assert len({part.watermark for part in plan.slices}) == 3
 
 
+async def test_a_range_of_whole_numbers_that_no_whole_number_can_hold(scene: Scene) -> None:
+    values = [-(2**63), -(2**62), -1, 0, 1, 2**62, 2**63 - 1]
+    scene.create("orders", "id INT NOT NULL, c BIGINT")
+    scene.insert("orders", *[[number, value] for number, value in enumerate(values)])
+    async with scene.source() as source:
+        plan = await source.plan(table_spec("orders", cursor="c", slice_rows=1), Checkpoint())
+        found = [ids(await read_slice(source, plan, part)) for part in plan.slices]
+    assert [numbers for numbers in found if numbers] == [[number] for number in range(len(values))]
+
+
 @DORIS
 async def test_a_bound_with_more_digits_than_the_column_is_not_rounded_up(scene: Scene) -> None:
     """``settle`` and ``lookback`` make bounds of microseconds, and Doris rounds a text to the digits of the column."""
