@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 import retl
+from retl.model.actions import PreAction
 from tests.integration.mysql.targets import Scene
 from tests.servers import mariadb, mysql
 
@@ -27,12 +29,12 @@ async def test_a_name_in_capitals_is_the_same_table(small: Scene, pre_action: st
         "CREATE TABLE Orders (id INT PRIMARY KEY, v VARCHAR(9), KEY (v))",
         "INSERT INTO ORDERS VALUES (1, 'a'), (2, 'b')",
     )
-    words = {"keep_archives": 1} if pre_action == "rename_and_create" else {}
+    words: dict[str, Any] = {"keep_archives": 1} if pre_action == "rename_and_create" else {}
     pipeline = retl.Pipeline(
         f"small_{pre_action}",
         source=small.options(),
         target=small.options(),
-        tables=[retl.Table("Orders", to="BILLS", pre_action=pre_action, **words)],
+        tables=[retl.Table("Orders", to="BILLS", pre_action=PreAction(pre_action), **words)],
     )
     for value in ("b", "c"):
         small.run(f"UPDATE orders SET v = '{value}' WHERE id = 2")
