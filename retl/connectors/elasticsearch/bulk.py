@@ -11,7 +11,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -36,6 +36,8 @@ _OF_FIELD = re.compile(r"(?:failed to parse field|dynamic introduction of|object
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Refuse = Callable[[Lines, int, str, str], None]
 """Told of an item that will never be taken: lines, its number, reason and field."""
+Prove = Callable[[], Awaitable[None]]
+"""Asked before each request, also before one that is sent again: raises where nothing may be sent any more."""
 
 
 class _Item(msgspec.Struct):
@@ -64,11 +66,13 @@ class Bulk:
         writers: int,
         forgiven: frozenset[int] = frozenset(),
         patience: float = _PATIENCE,
+        prove: Prove | None = None,
     ) -> None:
         self._client = client
         self._path = path
         self._params = {**params, "filter_path": "items.*.status,items.*.error"}
         self._refuse = refuse
+        self._prove = prove
         self._writers = writers
         self._forgiven = forgiven
         self._patience = patience
@@ -137,6 +141,8 @@ class Bulk:
 
     async def _attempt(self, lines: Lines, rows: Rows) -> tuple[Rows, RetlError | None]:
         """Send some rows; those that are to be sent again, and why."""
+        if self._prove is not None:
+            await self._prove()
         body = lines.body(rows)
         try:
             answer = await self._client.request(

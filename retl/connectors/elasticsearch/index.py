@@ -1,7 +1,8 @@
 """Indices of the target: found, created, emptied, and switched for others.
 
-A load of a whole new index goes into a shadow, ``<name>-retl-<epoch>-<time>``, which has
-no alias; whatever has such a name and no alias is what a scan has left behind.
+A load of a whole new index goes into a shadow, ``<name>-retl-<epoch>-<time>``, whose only
+alias says that it is being loaded. Documents are sent to that alias, and the switch takes it
+off: so does whoever drops what a scan has left behind, and of the two only one can.
 
 Emptying an index deletes and creates it. In between there is only a note of it, an empty
 hidden index ``<name>-retl-note`` that holds the definition: a crash loses nothing.
@@ -102,6 +103,11 @@ def shadow_name(load: Load) -> str:
     return f"{load.table.to}-retl-{load.epoch}-{time}"
 
 
+def loading_alias(shadow: str) -> str:
+    """The alias of a shadow that is being loaded. What is sent to it late, or switched late, finds it gone and fails."""
+    return f"{shadow}-loading"
+
+
 def replaced_alias(name: str) -> str:
     """The alias by which the indices that were replaced, and kept, are found."""
     return f"{name}-retl-replaced"
@@ -114,12 +120,20 @@ async def drop_leftovers(client: Client, name: str) -> None:
     )
     shadow = re.compile(re.escape(name) + r"-retl-\d+-\d+")
     for index, about in answer.items():
-        if shadow.fullmatch(index) and not about["aliases"]:
-            await drop(client, index)
+        if shadow.fullmatch(index) and set(about["aliases"]) <= {loading_alias(index)}:
+            await drop_shadow(client, index)
+
+
+async def create_shadow(client: Client, shadow: str, definition: Definition) -> None:
+    aliases = {loading_alias(shadow): {"is_hidden": True}}
+    await create(client, shadow, Definition(definition.mappings, definition.settings, aliases))
 
 
 async def drop_shadow(client: Client, shadow: str) -> None:
     """Drop a shadow, unless it has been switched in, of which the answer may have been lost."""
+    # First what a switch needs: one that is on its way can no longer succeed, or has done so already.
+    actions = [{"remove": {"index": shadow, "alias": loading_alias(shadow)}}]
+    await client.request("POST", "/_aliases", body={"actions": actions}, allow=(404,))
     answer = await client.request("GET", f"/{quoted(shadow)}/_alias", allow=(404,))
     if answer.status == 200 and not msgspec.json.decode(answer.body)[shadow]["aliases"]:
         await drop(client, shadow)
@@ -138,7 +152,8 @@ async def switch(client: Client, name: str, shadow: str, known: Known | None, *,
     alias's, is dropped in the same step; so is one behind the alias, unless it is to be kept. Where the
     old index is no longer there, or the shadow, nothing is changed: somebody else was here.
     """
-    actions: list[dict[str, Any]] = []
+    loading = {"index": shadow, "alias": loading_alias(shadow), "must_exist": True}
+    actions: list[dict[str, Any]] = [{"remove": loading}]
     aliases: dict[str, Any] = {name: {}}
     if known is not None:
         aliases = {**known.definition.aliases, name: known.definition.aliases.get(name, {})}

@@ -107,6 +107,12 @@ class ElasticsearchStore(History):
 
         return await self._change(seen.pipeline, change, lambda state: fence)
 
+    async def holds(self, fence: Fence) -> bool:
+        """Whether an owner still is the owner."""
+        async with self._line.use() as client:
+            state, _ = await self._read(client, fence.pipeline)
+        return state.holds(fence)
+
     async def beat(self, fence: Fence) -> bool:
         def change(state: _State) -> bool:
             state.beat += 1

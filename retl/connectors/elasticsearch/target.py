@@ -102,13 +102,14 @@ class ElasticsearchTarget(Target):
         elif load.fence is not None and load.state_in_target and not await self._store.beat(load.fence):
             raise lease_lost(load.fence)
         await index.recover(client, load.table.to)
+        # What a former owner has not switched in by now it never will: what is looked at then stays so.
+        await index.drop_leftovers(client, load.table.to)
         look = await self._look(client, load)
         known = look.known
-        await index.drop_leftovers(client, load.table.to)
         path, shadow = load.table.to, None
         if load.table.pre_action is PreAction.SWAP:
             path = shadow = index.shadow_name(load)
-            await index.create(client, shadow, definition.unwatched(look.fit.definition))
+            await index.create_shadow(client, shadow, definition.unwatched(look.fit.definition))
         elif known is None:
             await index.create(client, path, look.fit.definition)
         elif load.table.pre_action is PreAction.TRUNCATE and not look.by_query:
@@ -181,6 +182,11 @@ def _warnings(load: Load, look: _Look, options: Elasticsearch) -> list[str]:
     if known.kind == "data_stream" and Action.UPDATE not in load.blacklist:
         found.append(
             f"{known.name!r} is a data stream: it takes new documents, and leaves those that it has as they are."
+        )
+    if known.kind == "alias" and len(known.indices) > 1 and not load.table.replaces:
+        found.append(
+            f"{known.name!r} is an alias of {len(known.indices)} indices and {known.written!r} is written: "
+            "a document that is in another one will be there twice."
         )
     if known.kind == "index" and load.table.pre_action is PreAction.SWAP and options.keep_replaced:
         found.append(

@@ -6,6 +6,7 @@ itself, so nothing has to be undone.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ from retl.threads import to_the_end
 _SMALL = 64 * 1024
 """Up to so many bytes a batch is encoded faster than a thread is asked to do it."""
 _LOOKED_UP = 5_000
+_PROOF_SECONDS = 1.0  # so old the proof of the fence may be when documents are sent
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,14 @@ class Job:
         return Action.INSERT in self.load.blacklist
 
     @property
+    def address(self) -> str:
+        """The name that documents are sent to."""
+        return self.path if self.shadow is None else index.loading_alias(self.shadow)
+
+    @property
     def behind_alias(self) -> bool:
-        return self.known is not None and self.known.kind == "alias" and self.path == self.known.name
+        """Whether that is an alias: what is sent when it is gone is refused, and creates no index."""
+        return self.shadow is not None or (self.known is not None and self.known.kind == "alias")
 
 
 class ElasticsearchWriter(TableWriter):
@@ -83,13 +91,15 @@ class ElasticsearchWriter(TableWriter):
         self._repeats = Repeats(job.load)
         self._refusals = Refusals(job.load)
         self._closed = False
+        self._proved = time.monotonic()
         compares = job.operation == "create" or job.fit.versions
         self._bulk = Bulk(
             client,
-            f"/{quoted(job.path)}/_bulk",
+            f"/{quoted(job.address)}/_bulk",
             {"require_alias": "true"} if job.behind_alias else {},
             self._refuse,
             writers=job.writers,
+            prove=self._prove,
             forgiven=frozenset({409}) if compares and not job.only_existing else frozenset(),
         )
 
@@ -146,6 +156,15 @@ class ElasticsearchWriter(TableWriter):
         return lines.take(there).if_unchanged(
             [found[number]["_seq_no"] for number in there], [found[number]["_primary_term"] for number in there]
         )
+
+    async def _prove(self) -> None:
+        """That the fence still holds, unless it was seen just now: whoever was frozen may have a successor."""
+        fence, now = self._load.fence, time.monotonic()
+        if fence is None or not self._load.state_in_target or now - self._proved < _PROOF_SECONDS:
+            return
+        if not await self._store.holds(fence):
+            raise lease_lost(fence)
+        self._proved = now
 
     async def discard(self) -> None:
         with suppress(RetlError):  # what was sent is sent again
