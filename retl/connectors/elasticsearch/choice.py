@@ -122,12 +122,13 @@ def _within(wanted: str, known: Mapping[str, Any]) -> bool:
 def _columns(
     table: TableSpec, found: Found, known: Mapping[str, Any], cursor: CursorField | None, product: Product
 ) -> Choice:
-    arrays = _arrays(table)
+    arrays, cuts = _formats(table)
     wanted = list(table.columns) if table.columns is not None else [ID, *known]
     for word, names in (("columns", wanted), ("rename", table.rename), ("key", table.key), ("format.arrays", arrays)):
         _check_known(word, list(names), known)
     leaves = [
-        Leaf(path, {}, _ID_COLUMN) if path == ID else _leaf(path, known[path], array=path in arrays) for path in wanted
+        Leaf(path, {}, _ID_COLUMN) if path == ID else _leaf(path, known[path], array=path in arrays, cuts=cuts)
+        for path in wanted
     ]
     schema = pa.schema([leaf.column.with_name(table.target_name(leaf.path)) for leaf in leaves])
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
@@ -143,18 +144,28 @@ def _columns(
     return Choice(schema, key, by_id, shape, shape.asked(), _filters(table), cursor, warnings)
 
 
-def _leaf(path: str, spec: Mapping[str, Any], *, array: bool) -> Leaf:
-    return Leaf(path, spec, mapping.column(path, spec, array=array), array)
+def _leaf(path: str, spec: Mapping[str, Any], *, array: bool, cuts: bool) -> Leaf:
+    column = mapping.column(path, spec, array=array)
+    if cuts and column.type == pa.timestamp("ns", "UTC"):
+        column = column.with_type(pa.timestamp("us", "UTC"))
+    return Leaf(path, spec, column, array)
 
 
-def _arrays(table: TableSpec) -> tuple[str, ...]:
-    unknown = [word for word in table.format if word != "arrays"]
+def _formats(table: TableSpec) -> tuple[tuple[str, ...], bool]:
+    """The fields that may hold several values, and whether nanoseconds are cut to microseconds."""
+    unknown = [word for word in table.format if word not in ("arrays", "nanoseconds")]
     if unknown:
-        raise ConfigError(f"format has no {unknown[0]!r} for Elasticsearch.", remedy='it has arrays = ["field", ...].')
+        raise ConfigError(
+            f"format has no {unknown[0]!r} for Elasticsearch.",
+            remedy='it has arrays = ["field", ...] and nanoseconds = "cut".',
+        )
+    nanoseconds = table.format.get("nanoseconds", "keep")
+    if nanoseconds not in ("keep", "cut"):
+        raise ConfigError(f"format.nanoseconds is {nanoseconds!r}.", remedy='write "cut", or "keep".')
     arrays = table.format.get("arrays", ())
     if isinstance(arrays, str) or not all(isinstance(name, str) for name in arrays):
         raise ConfigError("format.arrays is no list of fields.", remedy='write arrays = ["tags"].')
-    return tuple(arrays)
+    return tuple(arrays), nanoseconds == "cut"
 
 
 def _filters(table: TableSpec) -> list[dict[str, Any]]:

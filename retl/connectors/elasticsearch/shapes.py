@@ -146,7 +146,10 @@ def _typed(values: Sequence[Any], leaf: Leaf) -> pa.Array:
     if is_json(leaf.column):
         return pa.array([None if value is None else _text(value) for value in values], pa.string())
     if pa.types.is_timestamp(type_):
-        return pa.array(values, pa.string()).cast(type_)
+        texts = pa.array(values, pa.string())
+        if type_.unit == "us":  # what has nanoseconds, and is to be cut
+            return texts.cast(pa.timestamp("ns", type_.tz)).cast(type_, safe=False)
+        return texts.cast(type_)
     if pa.types.is_binary(type_):
         return pa.array([None if value is None else base64.b64decode(value) for value in values], type_)
     return pa.array(values, type_)
