@@ -129,7 +129,7 @@ def test_bounds_are_written_to_the_last_digit_since_the_server_rounds_up() -> No
 
 
 def test_pages_grow_and_shrink_with_what_came() -> None:
-    size = PageSize(10_000)
+    size = PageSize(10_000, 100)
     assert size.rows == 500
     size.came(500, 500 * 100)
     assert size.rows == 4000
@@ -139,9 +139,11 @@ def test_pages_grow_and_shrink_with_what_came() -> None:
     assert size.rows == PAGE_BYTES // 4096
     size.came(1024, 50_000_000 * 1024)
     assert size.rows == 1
+    # A document may be sixty times what it takes on disk; of one that nothing is known of little is asked.
     assert PageSize(10_000, 20_000_000).rows == 1
-    assert PageSize(100).rows == 100
-    size = PageSize(10_000)
+    assert PageSize(10_000, 10_000).rows == 6
+    assert (PageSize(100, 100).rows, PageSize(10_000).rows) == (100, 50)
+    size = PageSize(10_000, 100)
     for rows in (125, 31, 7, 1, 1):
         size.shrink()
         assert size.rows == rows

@@ -18,10 +18,11 @@ from retl.model.errors import ConnectionFailed, SourceError
 
 PAGE_BYTES = 4 * 1024 * 1024
 _FIRST_ROWS = 500
+_FIRST_ROWS_UNKNOWN = 50
 _GROWTH = 8
 _SHRINK = 4
-# What an index needs on disk for a document is less than what it sends.
-_PACKED = 4
+# What an index needs on disk for a document may be so many times less than what it sends.
+_PACKED = 60
 _NOTHING = msgspec.Raw(b"")
 
 
@@ -144,7 +145,7 @@ class PageSize:
 
     def __init__(self, most: int, document_bytes: float | None = None) -> None:
         self._most = most
-        expected = PAGE_BYTES / (document_bytes * _PACKED) if document_bytes else _FIRST_ROWS
+        expected = PAGE_BYTES / (document_bytes * _PACKED) if document_bytes else _FIRST_ROWS_UNKNOWN
         self.rows = max(1, min(most, _FIRST_ROWS, int(expected)))
 
     def came(self, rows: int, size: int) -> None:
