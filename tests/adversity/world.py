@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime, timedelta
 from random import Random
+from typing import Protocol
 
 from retl.model.checkpoint import Checkpoint
 from tests.adversity.fork_server import ForkServer, Kill, Outcome
@@ -17,7 +18,29 @@ KEPT_ARCHIVES = 2
 BEGINNING = datetime(2024, 1, 31, 23, 59, 59, 999_990)  # noqa: DTZ001  # as the column has none
 
 
-def survive(world: World, server: ForkServer, kills: int, *, spread: float = 0.0015) -> str:
+class Survivor(Protocol):
+    """Two systems, of which one follows the other, and what must hold of them."""
+
+    random: Random
+
+    @property
+    def job(self) -> Job:
+        """What is run, and killed."""
+
+    def hurries(self) -> bool:
+        """Whether the next scan comes at once, before anything is looked at."""
+
+    def check(self, *, ended: bool) -> None:
+        """Look at everything after a scan, killed or not."""
+
+    def change(self) -> None:
+        """Something happens at the source."""
+
+    def go_on(self, *, ended: bool) -> None:
+        """What happens between two scans."""
+
+
+def survive(world: Survivor, server: ForkServer, kills: int, *, spread: float = 0.0015) -> str:
     """Kill scans until so many have died; what is committed is looked at after each of them. Returns a summary."""
     killer = Killer(world.random, spread)
     killed = turns = 0
