@@ -208,12 +208,12 @@ class SearchWorld:
         self._check_known(found or {})
         if self.mode == "incremental" and saved.watermark is not None:
             assert found is not None
-            missing = [
-                name
+            missing = {
+                name: (self._documents[name], found.get(name))
                 for name, at in self._times.items()
                 if moment(at).replace("T", " ") <= saved.watermark and found.get(name) != self._documents[name]
-            ]
-            assert not missing, f"not in the target, although the watermark is {saved.watermark}: {missing}"
+            }
+            assert not missing, f"not as in the source, although the watermark is {saved.watermark}: {missing}"
         if self.mode == "none":
             assert set(found or {}) >= set(self._good or {})
 
