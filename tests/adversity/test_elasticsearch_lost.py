@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from retl.model.errors import ConnectionFailed
 from tests.adversity.feed import Heard
 from tests.adversity.patches import patch_backoff
 from tests.adversity.search_world import BEGINNING, Documents, SearchLook, moment
+from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.servers.proxy import Direction, Proxy
 from tests.servers.search import SearchServer
 from tests.support import Database
@@ -134,6 +136,25 @@ async def test_rows_without_a_key_are_not_doubled_by_a_line_that_is_cut(look: Se
         assert proxy.broken == 1
     found = look.server.documents(look.copy)
     assert Counter(document["n"] for document in found.values()) == dict.fromkeys(range(7), 200)
+
+
+async def test_a_state_index_that_was_created_a_moment_ago_is_waited_for(look: SearchLook) -> None:
+    """As after a kill: its shard has not started yet, and the server says so."""
+    look.write(documents(30))
+    refused = 0
+
+    async def not_yet(asked: Asked, forward: Callable[[], Awaitable[Answer]]) -> Answer:
+        nonlocal refused
+        if asked.method == "GET" and f"{look.state}/_doc" in asked.path and refused < 2:
+            refused += 1
+            return 503, b'{"error":{"type":"no_shard_available_action_exception","reason":"No shard"},"status":503}'
+        return await forward()
+
+    async with between(look.server) as line:
+        line.hook = not_yet
+        assert (await pipeline(look, "incremental", target=line.url).run_once()).ok
+    assert refused == 2
+    assert look.documents() == documents(30)
 
 
 # Indices -----------------------------------------------------------------------------

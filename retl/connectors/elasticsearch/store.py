@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+import anyio
 import msgspec
 
 from retl.connectors.elasticsearch.client import Client
@@ -23,6 +24,7 @@ from retl.state.memory import lease_lost
 T = TypeVar("T")
 _TRIES = 50
 """How often a document is tried to be set while somebody else sets it too."""
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 class _Saved(msgspec.Struct):
@@ -154,7 +156,15 @@ class ElasticsearchStore(History):
 
     async def _read(self, client: Client, pipeline: str) -> tuple[_State, _Found]:
         """The document of a pipeline, as of this moment, and what it must still be when it is set."""
-        answer = await client.request("GET", f"{self._path}/_doc/{identity('pipeline', pipeline)}", allow=(404,))
+        path = f"{self._path}/_doc/{identity('pipeline', pipeline)}"
+        # An index that somebody has created a moment ago cannot answer at once.
+        for pause in _PAUSES:
+            answer = await client.request("GET", path, allow=(404, 503))
+            if answer.status != 503:
+                break
+            await anyio.sleep(pause)
+        else:
+            answer = await client.request("GET", path, allow=(404,))
         there = _Found() if answer.status == 404 else self._decode(answer.body, _Found, "the answer")
         if not there.found:
             return _State(pipeline=pipeline), there
