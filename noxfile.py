@@ -91,6 +91,7 @@ def adversity(session: nox.Session) -> None:
         "pytest",
         "tests/adversity",
         "--timeout=7200",
+        "--override-ini=faulthandler_timeout=0",
         *session.posargs,
         env={"RETL_KILLS": "1000", "RETL_MODEL_SEQUENCES": "10000", "RETL_EVERY_STEP": "1"},
     )

@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+# The longest that one download may take.
+DOWNLOAD_SECONDS = 600
+
 
 def cache_folder() -> Path:
     """The folder of ``RETL_TEST_CACHE``, or one where caches are kept. Everybody may read it: servers run as nobody."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.cache import cache_folder, made_once
+from tests.servers.cache import DOWNLOAD_SECONDS, cache_folder, made_once
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -30,7 +30,7 @@ def unpacked(suite: str, package: str, *, instead: str) -> Path:
         if mirror is None:
             pytest.skip(
                 f"Debian's {package} can't be had: this machine has no apt that knows a mirror of Debian. "
-                f"For most tests {instead} may name a server to use instead, as mysql://user:password@host:port."
+                f"For most tests {instead} may name a server to use instead."
             )
         _unpack(mirror, suite, package, root)
 
@@ -96,9 +96,18 @@ def _mirror() -> str | None:
 
 
 def _run(*arguments: str, environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        arguments, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            arguments,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=DOWNLOAD_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{' '.join(arguments)} did not end within {DOWNLOAD_SECONDS} s") from error
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout

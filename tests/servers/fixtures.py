@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import elasticsearch, mariadb, mysql, opensearch
+from tests.servers.cache import DOWNLOAD_SECONDS
 from tests.servers.database import Server
 from tests.servers.search import SearchServer
 
 SERVERS = ("mysql", "mariadb")
-DOWNLOAD_SECONDS = 1800
 SEARCH_SERVERS = ("elasticsearch", "elasticsearch9", "opensearch", "opensearch2")
 
 
@@ -24,8 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if params.get("server") in SERVERS or not asked.isdisjoint(f"{name}_server" for name in SERVERS) or search:
             item.add_marker("integration")
         if search:
-            # The first of them may have to download a gigabyte.
-            item.add_marker(pytest.mark.timeout(DOWNLOAD_SECONDS))
+            # The first of them may have to download a gigabyte, and starts the server.
+            item.add_marker(pytest.mark.timeout(DOWNLOAD_SECONDS + 300))
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.servers.cache import made_once
+from tests.servers.cache import DOWNLOAD_SECONDS, made_once
 from tests.servers.debian import unpacked
 from tests.servers.process import Process
 
@@ -87,20 +87,25 @@ def debian(package: str, *, instead: str) -> Path:
 def maven(*arguments: str, folder: Path, instead: str) -> None:
     """Run Maven in ``folder``, by the machine's own configuration where it has one, which may name a mirror.
 
-    What it downloads is not kept: archives would stay beside what is taken out of them.
+    What it downloads is not kept: archives would stay beside what is taken out of them. ``RuntimeError`` where it
+    fails, or takes more than ten minutes.
     """
     words = ["-q", "-B", *shlex.split(os.environ.get("MAVEN_ARGS", "")), *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "MAVEN_ARGS"}
     with tempfile.TemporaryDirectory(prefix="maven.", dir=folder) as repository:
-        done = subprocess.run(
-            [*_maven_command(Path(repository), instead), f"-Dmaven.repo.local={repository}", *words],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [*_maven_command(Path(repository), instead), f"-Dmaven.repo.local={repository}", *words],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=DOWNLOAD_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"Maven did not end within {DOWNLOAD_SECONDS} s: {' '.join(words)}") from error
     if done.returncode:
         raise RuntimeError(f"Maven failed: {' '.join(words)}\n{done.stdout}{done.stderr}")
 

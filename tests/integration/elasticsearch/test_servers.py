@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from tests.servers import elasticsearch, opensearch
-from tests.servers.fixtures import DOWNLOAD_SECONDS
+from tests.servers.cache import DOWNLOAD_SECONDS
 from tests.servers.search import Refused, SearchServer
 
-pytestmark = pytest.mark.timeout(DOWNLOAD_SECONDS)
+pytestmark = pytest.mark.timeout(DOWNLOAD_SECONDS + 300)
 
 
 def processes(marker: str) -> list[psutil.Process]:

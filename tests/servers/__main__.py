@@ -1,0 +1,43 @@
+"""``python -m tests.servers``: downloads what the tests' servers are made of, so that no test has to wait for it.
+
+What can't be had is named and left to the tests that need it: they skip or fail with the reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.servers import elasticsearch, mariadb, mysql, opensearch
+
+SERVERS: dict[str, Callable[[], Path]] = {
+    "Elasticsearch 8": elasticsearch.unpack,
+    "Elasticsearch 9": lambda: elasticsearch.unpack(9),
+    "OpenSearch 3": opensearch.unpack,
+    "MySQL": mysql.unpack,
+    "MariaDB": mariadb.unpack,
+}
+
+
+def fetch(name: str) -> str:
+    """What became of one of ``SERVERS``, for people."""
+    began = time.monotonic()
+    try:
+        SERVERS[name]()
+    except (pytest.skip.Exception, RuntimeError, OSError) as error:
+        return f"{name}: {error}"
+    return f"{name}: there after {time.monotonic() - began:.0f} s"
+
+
+def main() -> None:
+    with ThreadPoolExecutor(len(SERVERS)) as threads:
+        for told in threads.map(fetch, SERVERS):
+            print(told, flush=True)
+
+
+if __name__ == "__main__":
+    main()
