@@ -6,12 +6,17 @@ Some modules are not in it: the percolator, search templates, ``unsigned_long``,
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import trustme
 
 from tests.servers import java
 from tests.servers.cache import cache_folder, made_once
@@ -23,6 +28,9 @@ VARIABLES = {8: "RETL_TEST_ELASTICSEARCH_URL", 9: "RETL_TEST_ELASTICSEARCH9_URL"
 # The releases of the application that Elasticsearch 8.19.13 and 9.4.3 come with.
 RELEASES = {8: "26.4.0.121862", 9: "26.9.0.129388"}
 UNPACK = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:unpack"
+
+# The superuser of a server that asks for a login.
+USER, PASSWORD = "tests", "t3sts:ü/@"
 
 # Without the others it starts sooner.
 MODULES = {
@@ -71,8 +79,9 @@ def started(
     *,
     settings: Mapping[str, object] | None = None,
     heap: str = "512m",
+    secured: bool = False,
 ) -> Iterator[SearchServer]:
-    """An Elasticsearch of the test's own, with more ``settings``."""
+    """An Elasticsearch of the test's own, with more ``settings``; ``secured`` by https and logins."""
     jdk, home = _java(version), unpack(version)
     port = free_port()
     with short_folder("elasticsearch") as folder:
@@ -94,7 +103,8 @@ def started(
             "discovery.type": "single-node",
             "path.data": folder / "data",
             "path.logs": folder / "logs",
-            "xpack.security.enabled": "false",
+            "xpack.security.enabled": str(secured).lower(),
+            **(_secure(config) if secured else {}),
             "cluster.routing.allocation.disk.threshold_enabled": "false",
             "action.destructive_requires_name": "false",
             **(settings or {}),
@@ -103,6 +113,9 @@ def started(
         give(folder)
         process = java.JavaProcess(_command(version, jdk, home, folder, heap), folder)
         server = SearchServer("Elasticsearch", f"http://127.0.0.1:{port}", process)
+        if secured:
+            server.url = f"https://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}"
+            server.ca = str(config / "ca.pem")
         try:
             server.start()
             yield server
@@ -119,6 +132,27 @@ def any_server(version: int = 8) -> Iterator[SearchServer]:
     else:
         with started(version) as own:
             yield own
+
+
+def _secure(config: Path) -> dict[str, object]:
+    """The settings of a server with https and logins, after the files that they name and those of the superuser."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    authority.cert_pem.write_to_path(config / "ca.pem")
+    certificate.private_key_pem.write_to_path(config / "key.pem")
+    # As a server does that has made its certificates itself, it shows the authority too.
+    for part in (*certificate.cert_chain_pems, authority.cert_pem):
+        part.write_to_path(config / "certificate.pem", append=True)
+    salt = os.urandom(32)
+    key = hashlib.pbkdf2_hmac("sha512", PASSWORD.encode(), salt, 1000, 32)
+    hashed = "{PBKDF2}1000$" + "$".join(base64.b64encode(part).decode() for part in (salt, key))
+    (config / "users").write_text(f"{USER}:{hashed}\n")
+    (config / "users_roles").write_text(f"superuser:{USER}\n")
+    return {
+        "xpack.security.http.ssl.enabled": "true",
+        "xpack.security.http.ssl.key": "key.pem",
+        "xpack.security.http.ssl.certificate": "certificate.pem",
+    }
 
 
 def _java(version: int) -> Path:

@@ -19,9 +19,10 @@ from elastic_transport import AiohttpHttpNode, HttpHeaders, NodeConfig, Serializ
 from elastic_transport.client_utils import DEFAULT, parse_cloud_id
 from elasticsearch import AsyncElasticsearch
 
-from retl.connectors.elasticsearch.errors import Role, server_error, unexpected, unreachable, untrusted
-from retl.connectors.elasticsearch.options import Login, ServerOptions
+from retl.connectors.elasticsearch.errors import Role, server_error, unexpected, unreachable, untrusted, was_cut
+from retl.connectors.elasticsearch.options import Login, Node, ServerOptions
 from retl.connectors.elasticsearch.products import Product
+from retl.connectors.elasticsearch.trust import trusting
 from retl.model.errors import ConfigError
 
 _JSON = "application/json"
@@ -53,29 +54,33 @@ class Answer(NamedTuple):
 class Client:
     """A cluster, reached. Opened by ``open``; ``close`` may be called more than once."""
 
-    def __init__(self, client: AsyncElasticsearch, product: Product, role: Role, place: str) -> None:
+    def __init__(self, client: AsyncElasticsearch, product: Product, role: Role, place: str, timeout: float) -> None:
         self._client = client
         self.product = product
         self.role: Role = role
         self.place = place
+        self.timeout = timeout
+        """How many seconds an answer may take."""
         self._closed = False
 
     @classmethod
     async def open(cls, options: ServerOptions, role: Role) -> Client:
         """Reach the cluster and ask who it is. Raises ``ConnectionFailed`` or ``ConfigError``."""
-        # Certificates are read from files.
-        login, client = await anyio.to_thread.run_sync(_build, options)
-        opened = cls(client, Product("", (), ""), role, login.place)
         try:
-            answer = await opened.call("GET", "/")
+            login = await _login(options)
+            client = await anyio.to_thread.run_sync(_build, login)
+            opened = cls(client, Product("", (), ""), role, login.place, login.timeout)
             try:
-                opened.product = Product.of(answer)
-            except (KeyError, TypeError, IndexError):
-                raise unexpected(msgspec.json.encode(answer)) from None
-        except BaseException as error:
-            await opened.close()
-            if isinstance(error, ConfigError):
-                error.located(system=options.type_name)
+                answer = await opened.call("GET", "/")
+                try:
+                    opened.product = Product.of(answer)
+                except (KeyError, TypeError, IndexError):
+                    raise unexpected(msgspec.json.encode(answer)) from None
+            except BaseException:
+                await opened.close()
+                raise
+        except ConfigError as error:
+            error.located(system=options.type_name)
             raise
         return opened
 
@@ -166,9 +171,9 @@ class _PlainNode(AiohttpHttpNode):
         data: Any = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
         try:
             answer = await super().perform_request(method, target, data, sent, request_timeout)
-        except elastic_transport.ConnectionError as error:
-            if any(type(cause).__name__ == "ServerFingerprintMismatch" for cause in error.errors):
-                raise elastic_transport.TlsError("its certificate has another fingerprint") from None
+        except elastic_transport.TlsError as error:
+            if any(was_cut(getattr(cause, "os_error", cause)) for cause in error.errors):
+                raise elastic_transport.ConnectionError(error.message) from None
             raise
         received = HttpHeaders(answer.meta.headers)
         received["x-elastic-product"] = "Elasticsearch"
@@ -180,12 +185,34 @@ class _PlainNode(AiohttpHttpNode):
         """Nothing: it would decode whole bodies, and documents have no place in a log."""
 
 
-def _build(options: ServerOptions) -> tuple[Login, AsyncElasticsearch]:
-    login = options.login()
+async def _login(options: ServerOptions) -> Login:
+    """The login with every address, and with the certificates that are to be trusted."""
+    # Files are read.
+    login = await anyio.to_thread.run_sync(options.login)
+    if login.cloud_id is not None:
+        login = dataclasses.replace(login, nodes=(_cloud(login.cloud_id),))
+    secured = [node for node in login.nodes if node.scheme == "https"]
+    if login.fingerprint is not None and secured:
+        login = dataclasses.replace(login, tls=await trusting(secured, login.fingerprint, login.timeout))
+    return login
+
+
+def _cloud(cloud_id: str) -> Node:
+    """The address that a cloud id stands for."""
+    try:
+        host, port = parse_cloud_id(cloud_id).es_address or ("", 0)
+    except ValueError:
+        host, port = "", 0
+    if not host:
+        raise ConfigError("cloud_id is none.", remedy="copy it from the deployment's page.")
+    return Node("https", host, port)
+
+
+def _build(login: Login) -> AsyncElasticsearch:
     serializer = _Bytes()
     media = (_JSON, _NDJSON, "application/vnd.elasticsearch+json", "application/vnd.elasticsearch+x-ndjson")
     client = AsyncElasticsearch(
-        _nodes(login),
+        [_node(node, login) for node in login.nodes],
         node_class=_PlainNode,
         serializers=dict.fromkeys(media, serializer),
         max_retries=0,
@@ -194,27 +221,18 @@ def _build(options: ServerOptions) -> tuple[Login, AsyncElasticsearch]:
     )
     # Not by the client's own options, which take a password of ASCII only.
     headers = {} if login.authorization is None else {"authorization": login.authorization}
-    return login, client.options(headers=headers, ignore_status=_EVERY_ERROR)
+    return client.options(headers=headers, ignore_status=_EVERY_ERROR)
 
 
-def _nodes(login: Login) -> list[NodeConfig]:
-    """Every address; a body is never compressed, which would hold the loop for as long as it takes."""
-    addresses = [(node.scheme, node.host, node.port, node.path) for node in login.nodes]
-    if login.cloud_id is not None:
-        try:
-            host, port = parse_cloud_id(login.cloud_id).es_address or (None, None)
-        except ValueError:
-            host = port = None
-        if host is None or port is None:
-            raise ConfigError("cloud_id is none.", remedy="copy it from the deployment's page.", system="elasticsearch")
-        addresses = [("https", host, port, "")]
-    common: dict[str, Any] = {"request_timeout": login.timeout, "connections_per_node": _CONNECTIONS}
-    secured: dict[str, Any] = {
-        "ssl_context": login.tls,
-        "ssl_assert_fingerprint": login.fingerprint,
-        "ssl_show_warn": False,
-    }
-    return [
-        NodeConfig(scheme, host, port, path_prefix=path, **common, **(secured if scheme == "https" else {}))
-        for scheme, host, port, path in addresses
-    ]
+def _node(node: Node, login: Login) -> NodeConfig:
+    """One address; a body is never compressed, which would hold the loop for as long as it takes."""
+    secured: dict[str, Any] = {"ssl_context": login.tls, "ssl_show_warn": False} if node.scheme == "https" else {}
+    return NodeConfig(
+        node.scheme,
+        node.host,
+        node.port,
+        path_prefix=node.path,
+        request_timeout=login.timeout,
+        connections_per_node=_CONNECTIONS,
+        **secured,
+    )

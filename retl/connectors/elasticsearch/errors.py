@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -125,6 +126,11 @@ def unreachable(reason: str, place: str) -> ConnectionFailed:
         f"the connection to {place} failed: {reason}.",
         remedy="nothing, if it passes: the scan is tried again. Otherwise check address, network and server.",
     )
+
+
+def was_cut(error: BaseException) -> bool:
+    """Whether a line ended while TLS began, which says nothing of whom to trust."""
+    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
 def untrusted(reason: str, place: str) -> ConfigError:

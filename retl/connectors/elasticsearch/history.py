@@ -47,8 +47,8 @@ class History(StateStore):
     async def _create(self, client: Client) -> None:
         if self._ready:
             return
-        # Asked first: whoever may not create indices may still use one that is there.
-        if (await client.request("HEAD", self._path, allow=(404,))).status == 404:
+        # Asked first: whoever may not create indices may still use one that is there. By GET: to HEAD no reason is given.
+        if (await client.request("GET", self._path, allow=(404,))).status == 404:
             answer = await client.request("PUT", self._path, body=_INDEX, allow=(400,))
             if answer.status == 400 and b"resource_already_exists_exception" not in answer.body:
                 raise StateError(

@@ -52,6 +52,7 @@ class Login:
     timeout: float
     fingerprint: str | None = None
     tls: ssl.SSLContext | None = None
+    """Whom to trust; ``None`` where a fingerprint says it, and without https."""
     basic: tuple[str, str] | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
 
@@ -96,7 +97,9 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     ] = None
     tls_fingerprint: Annotated[
         str | None,
-        msgspec.Meta(description="The SHA-256 of the server's certificate, which then needs no authority."),
+        msgspec.Meta(
+            description="The SHA-256 of the server's certificate, or of its authority's where it shows that: no other is trusted."
+        ),
     ] = None
     request_timeout: Annotated[float | str, msgspec.Meta(description="How long one answer of the server may take.")] = (
         60
@@ -134,7 +137,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             cloud_id=self.cloud_id,
             timeout=parse_duration(self.request_timeout, what="request_timeout").total_seconds(),
             fingerprint=fingerprint,
-            tls=self._tls_context() if encrypted else None,
+            tls=self._tls_context() if encrypted and fingerprint is None else None,
             basic=basic,
             api_key=None if self.api_key is None else reveal(self.api_key),
         )
@@ -158,7 +161,10 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
                 f"the authorities in {self.tls_ca!r} cannot be read ({error.strerror or error}).",
                 remedy="name a PEM file in tls_ca.",
             ) from None
-        if self.tls == "insecure" or self.tls_fingerprint is not None:
+        if self.tls_ca is not None:
+            # Since 3.13 Python refuses an authority that does not say what its key is for. Elasticsearch made such ones.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if self.tls == "insecure":
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
