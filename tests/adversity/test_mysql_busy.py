@@ -134,8 +134,7 @@ async def test_a_transaction_that_falls_to_a_deadlock_is_run_again(
             cursor.execute("SELECT * FROM copy WHERE id = 57 FOR UPDATE")
 
             def cross() -> None:
-                while not look.query("SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"):
-                    time.sleep(0.12)  # asked more often it tells again what it has told
+                look.server.wait_for_a_lock_wait()
                 cursor.execute("SELECT * FROM copy WHERE id = 0 FOR UPDATE")
                 other.rollback()
 

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -21,6 +21,7 @@ from tests.servers.cache import made_once
 from tests.servers.process import Process, free_port, give, short_folder
 
 START_SECONDS = 60.0
+LOCK_WAIT_SECONDS = 30.0
 USER = "retl"
 
 # Both products know these.
@@ -75,7 +76,8 @@ class Server:
 
     def connect(self, database: str | None = None, **options: Any) -> pymysql.Connection:
         """A connection of the test's own, in autocommit unless told otherwise; the test closes it."""
-        words = {"autocommit": True, "charset": "utf8mb4", "connect_timeout": 10, **options}
+        limits = {"connect_timeout": 10, "read_timeout": 120, "write_timeout": 120}
+        words = {"autocommit": True, "charset": "utf8mb4", **limits, **options}
         return pymysql.connect(
             host=self.host, port=self.port, user=self.user, password=self.password, database=database, **words
         )
@@ -90,6 +92,14 @@ class Server:
         """``query`` in a thread: scans go on meanwhile."""
         return await anyio.to_thread.run_sync(lambda: self.query(sql, *args, database=database))
 
+    def wait_for_a_lock_wait(self) -> None:
+        """Return when a transaction waits for the lock of another one."""
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while not self.query("SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"):
+            assert time.monotonic() < deadline, "nobody waits for a lock"
+            # A server that is asked every tenth of a second tells again and again what it has told.
+            time.sleep(0.15)
+
     @contextmanager
     def fresh_database(self) -> Iterator[str]:
         """The name of an empty database, which is dropped afterwards."""
@@ -98,6 +108,10 @@ class Server:
         try:
             yield name
         finally:
+            # A test that failed may have left a connection that holds a lock: nobody waits a year for it.
+            for (number,) in self.query("SELECT id FROM information_schema.processlist WHERE db = %s", name):
+                with suppress(pymysql.Error):  # it has ended meanwhile
+                    self.query(f"KILL {number}")
             self.query(f"DROP DATABASE IF EXISTS `{name}`")
 
     def start(self) -> None:
@@ -118,7 +132,9 @@ class Server:
 
     def look(self) -> None:
         """Ask for the version: the server is up."""
-        ((self.version,),) = self.query("SELECT VERSION()")
+        with closing(self.connect(read_timeout=10)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT VERSION()")
+            ((self.version,),) = cursor.fetchall()
 
     def stop(self) -> None:
         """End the server in order."""

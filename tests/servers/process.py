@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 STOP_SECONDS = 30.0
 ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
@@ -56,18 +55,21 @@ def give(folder: Path) -> None:
             os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
 
 
-def as_nobody() -> dict[str, Any]:
-    """Arguments of ``subprocess``: the superuser becomes nobody, since database servers refuse to run as root."""
+def as_nobody(command: Sequence[str]) -> list[str]:
+    """The command as it is run: the superuser becomes nobody, since database servers refuse to run as root.
+
+    By a program, not by ``subprocess``, which would have to fork this process with all its threads for it.
+    """
     if os.geteuid():
-        return {}
+        return list(command)
     nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    return ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--", *command]
 
 
 def run_as_nobody(command: Sequence[str], text: str = "") -> None:
     """Run a program to its end, with ``text`` as its input."""
     done = subprocess.run(
-        command, input=text, cwd="/", env=ENVIRONMENT, capture_output=True, text=True, check=False, **as_nobody()
+        as_nobody(command), input=text, cwd="/", env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
@@ -94,14 +96,13 @@ class Process:
         # Sessions of their own: who presses Ctrl-C stops the tests, and those stop the server.
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._command,
+                as_nobody(self._command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 env=ENVIRONMENT,
                 start_new_session=True,
-                **as_nobody(),
             )
         self._guard = subprocess.Popen(
             ["sh", "-c", _GUARD, "guard", str(self._process.pid), str(self._folder)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import anyio
@@ -302,18 +303,16 @@ async def test_a_deadlock_is_tried_again(scene: Scene) -> None:
         await scan(session, [people((1, "a"), (2, "b"))])
         writer = await session.prepare(session.load(spec(), schema=PEOPLE))
         await writer.write(people((1, "A"), (2, "B")))
-        other = scene.server.connect(scene.database, autocommit=False)
-        cursor = other.cursor()
-        # Heavier than the merge, so that it is the merge that is rolled back.
-        cursor.execute("CREATE TABLE ballast (n INT PRIMARY KEY)")
-        cursor.execute("INSERT INTO ballast VALUES " + ", ".join(f"({number})" for number in range(500)))
-        cursor.execute("UPDATE people SET name = 'theirs' WHERE id = 2")
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(session.commit, writer)
-            await _until(lambda: scene.run("SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"))
-            await anyio.to_thread.run_sync(cursor.execute, "UPDATE people SET name = 'theirs' WHERE id = 1")
-            other.commit()
-        other.close()
+        with closing(scene.server.connect(scene.database, autocommit=False)) as other, other.cursor() as cursor:
+            # Heavier than the merge, so that it is the merge that is rolled back.
+            cursor.execute("CREATE TABLE ballast (n INT PRIMARY KEY)")
+            cursor.execute("INSERT INTO ballast VALUES " + ", ".join(f"({number})" for number in range(500)))
+            cursor.execute("UPDATE people SET name = 'theirs' WHERE id = 2")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(session.commit, writer)
+                await anyio.to_thread.run_sync(scene.server.wait_for_a_lock_wait)
+                await anyio.to_thread.run_sync(cursor.execute, "UPDATE people SET name = 'theirs' WHERE id = 1")
+                other.commit()
         await session.finish(writer)
     assert scene.rows("people") == [(1, "A"), (2, "B")]
 
@@ -323,14 +322,12 @@ async def test_a_lock_of_somebody_elses_is_waited_for_no_longer_than_allowed(sce
         await scan(session, [people((1, "a"))])
         writer = await session.prepare(session.load(spec(), schema=PEOPLE))
         await writer.write(people((1, "A"), (2, "B")))
-        other = scene.server.connect(scene.database, autocommit=False)
-        other.cursor().execute("UPDATE people SET name = 'theirs' WHERE id = 1")
-        with anyio.fail_after(10), pytest.raises(TargetBusy):
-            await session.commit(writer, "x")
-        other.rollback()
+        with closing(scene.server.connect(scene.database, autocommit=False)) as other, other.cursor() as cursor:
+            cursor.execute("UPDATE people SET name = 'theirs' WHERE id = 1")
+            with anyio.fail_after(10), pytest.raises(TargetBusy):
+                await session.commit(writer, "x")
         assert scene.rows("people") == [(1, "a")]
         await session.commit(writer, "x")  # the staged rows are still there
-        other.close()
         await session.finish(writer, "x")
     assert scene.rows("people") == [(1, "A"), (2, "B")]
 
