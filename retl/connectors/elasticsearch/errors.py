@@ -124,7 +124,7 @@ def unreachable(reason: str, place: str) -> ConnectionFailed:
     """The server did not answer, or the connection broke."""
     return ConnectionFailed(
         f"the connection to {place} failed: {reason}.",
-        remedy="nothing, if it passes: the scan is tried again. Otherwise check address, network and server.",
+        remedy="nothing, if it passes: the scan is tried again. Otherwise check address, http or https, network and server.",
     )
 
 

@@ -70,12 +70,7 @@ class History(StateStore):
         ]
         async with self._line.use() as client:
             await self._create(client)
-            body = msgspec.json.Encoder().encode_lines(lines)
-            path = f"{self._path}/_bulk"
-            answer = await client.call("POST", path, params={"refresh": "true"}, body=body, ndjson=True)
-        if answer["errors"]:
-            first = next(item["index"] for item in answer["items"] if "error" in item["index"])
-            raise TargetBusy(f"the state index {self._index!r} does not take the refused rows: {first['error']}.")
+            await self._bulk(client, lines)
 
     async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
         found = await self._search("reject", pipeline, table, limit, [{"at": "desc"}])
@@ -140,10 +135,24 @@ class History(StateStore):
         return [str(hit["_source"][what]) for hit in answer["hits"]["hits"]]
 
     async def _delete(self, query: dict[str, Any]) -> int:
-        params = {**_IF_THERE, "refresh": "true", "conflicts": "proceed"}
+        """Delete what is found, by ids: ``_delete_by_query`` could not show that it is gone without a privilege more."""
+        gone, search = 0, {"query": query, "size": _MOST_FOUND, "_source": False}
         async with self._line.use() as client:
-            answer = await client.call("POST", f"{self._path}/_delete_by_query", params=params, body={"query": query})
-        return int(answer["deleted"])
+            while True:
+                answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=search)
+                if not answer["hits"]["hits"]:
+                    return gone
+                lines = [{"delete": {"_id": hit["_id"]}} for hit in answer["hits"]["hits"]]
+                gone += sum(item["delete"]["status"] == 200 for item in await self._bulk(client, lines))
+
+    async def _bulk(self, client: Client, lines: list[Any]) -> list[Any]:
+        """What has become of each action. All of them are visible."""
+        body, params = msgspec.json.Encoder().encode_lines(lines), {"refresh": "true"}
+        answer = await client.call("POST", f"{self._path}/_bulk", params=params, body=body, ndjson=True)
+        if answer["errors"]:
+            first = next(about for item in answer["items"] for about in item.values() if "error" in about)
+            raise TargetBusy(f"the state index {self._index!r} does not take what is written: {first['error']}.")
+        return list(answer["items"])
 
     async def aclose(self) -> None:
         await self._line.close()

@@ -19,6 +19,7 @@ import msgspec
 
 from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, Known, restored
+from retl.connectors.elasticsearch.errors import refusal, server_error
 from retl.model.errors import TargetError
 from retl.model.plan import Load
 
@@ -181,6 +182,8 @@ def _note_name(name: str) -> str:
 async def recreate(client: Client, known: Known, definition: Definition) -> None:
     """Delete an index and create it anew, as it was. What it was is noted first."""
     note = _note_name(known.name)
+    # Whoever could not see the note could not go on by it after a crash.
+    await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))
     await drop(client, note)
     about = {"index": known.written, "body": msgspec.json.encode(definition.body()).decode()}
     settings = {"index": {"number_of_shards": 1, "number_of_replicas": 0, "hidden": True}}
@@ -193,8 +196,9 @@ async def recreate(client: Client, known: Known, definition: Definition) -> None
 async def recover(client: Client, name: str) -> None:
     """Create what a crash has left deleted."""
     note = _note_name(name)
-    answer = await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))
-    if answer.status == 404:
+    # Whoever may not see such a note has not made one.
+    answer = await client.request("GET", f"/{quoted(note)}/_mapping", allow=(403, 404))
+    if answer.status != 200:
         return
     about = msgspec.json.decode(answer.body)[note]["mappings"]["_meta"]["retl"]
     if not await uuid(client, about["index"]):
@@ -206,6 +210,8 @@ async def delete_documents(client: Client, name: str) -> None:
     """Delete every document, also those that somebody changes meanwhile."""
     params = {"conflicts": "proceed", "wait_for_completion": "false", "slices": "auto"}
     for _ in range(5):
+        # Also what nobody sees yet. Without the right to refresh it could be left behind, or be taken for another writer's.
+        await client.request("POST", f"/{quoted(name)}/_refresh")
         if not await count(client, name):
             return
         task = await client.call(
@@ -225,6 +231,8 @@ async def _finished(client: Client, task: str) -> None:
             break
         await anyio.sleep(_POLL_SECONDS)
     failures = answer.get("error") or (answer.get("response") or {}).get("failures")
+    if "security_exception" in refusal(answer).kinds:
+        raise server_error(403, msgspec.json.encode(answer), "target", client.place)
     if failures:
         raise TargetError(
             f"the documents could not be deleted: {msgspec.json.encode(failures)[:300].decode('utf-8', 'replace')}."

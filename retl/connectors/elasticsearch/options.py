@@ -66,7 +66,7 @@ class Login:
 
     @property
     def place(self) -> str:
-        return ",".join(node.place for node in self.nodes) or "the cloud deployment"
+        return ",".join(node.place for node in self.nodes)
 
 
 class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
