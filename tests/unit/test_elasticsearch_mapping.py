@@ -75,6 +75,12 @@ def test_arrow_columns_have_a_mapping() -> None:
         ]
     )
     keyword = {"type": "keyword", "ignore_above": 256}
+    whole = mapping.from_arrow(schema, times="date")["properties"]
+    assert (whole["micro"], whole["second"], whole["clock"]) == (
+        {"type": "date"},
+        {"type": "date"},
+        {"type": "keyword"},
+    )
     assert mapping.from_arrow(schema, ("key",)) == {
         "properties": {
             "key": {"type": "keyword", "ignore_above": 8191},

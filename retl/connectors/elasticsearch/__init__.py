@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from retl.connectors.elasticsearch.target import ElasticsearchTarget
 
 Truncate = Literal["recreate", "delete_by_query"]
+Times = Literal["date_nanos", "date"]
 
 
 class Elasticsearch(ServerOptions, kw_only=False, forbid_unknown_fields=True):
@@ -47,6 +48,20 @@ class Elasticsearch(ServerOptions, kw_only=False, forbid_unknown_fields=True):
         bool,
         msgspec.Meta(description='Target: whether `pre_action = "swap"` keeps the index that stood behind the alias.'),
     ] = False
+
+    aliases: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Target: whether an index that is created gets the aliases of the source's index too."
+        ),
+    ] = False
+    times: Annotated[
+        Times,
+        msgspec.Meta(
+            description="Target: what a time finer than a millisecond becomes in a new mapping. `date_nanos` reaches from 1970 to 2262. "
+            "`date` has no such limits: searches then see milliseconds, and the document keeps every digit."
+        ),
+    ] = "date_nanos"
 
     def source(self) -> ElasticsearchSource:
         from retl.connectors.elasticsearch.source import ElasticsearchSource

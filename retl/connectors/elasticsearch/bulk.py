@@ -31,6 +31,7 @@ _PATIENCE = 120.0
 _TRIES = 4
 """How often a request is sent whose answer never comes."""
 _STOP_SECONDS = 2.0
+_TOO_FAR = ' (a field of type date takes it: let retl create the index anew with times = "date")'
 _OF_FIELD = re.compile(r"(?:failed to parse field|dynamic introduction of|object mapping for) \[([^\]]+)\]")
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -201,7 +202,8 @@ class Bulk:
             raise server_error(item.status, msgspec.json.encode(item.error), "target", self._client.place)
         found = _OF_FIELD.search(said.reason)
         kind = f"{said.kinds[0]}: " if said.kinds else ""
-        self._refuse(lines, number, f"{kind}{said.reason}", found[1] if found else "")
+        remedy = _TOO_FAR if "nanosecond resolution" in said.reason else ""
+        self._refuse(lines, number, f"{kind}{said.reason}{remedy}", found[1] if found else "")
 
     def _busy(self, status: int, body: bytes) -> RetlError:
         if status == 409:

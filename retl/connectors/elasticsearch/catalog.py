@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Found:
     indices: tuple[str, ...]
     properties: Mapping[str, Any]
     index: Mapping[str, Any]
-    """What an index like it is created with: mappings, settings and aliases."""
+    """What an index like it is created with: mappings, settings and aliases; and the cluster that it lies in."""
     most_hits: int
     """How many hits one answer may have."""
     hides: bool
@@ -51,12 +51,26 @@ async def look(client: Client, name: str) -> Found | None:
         index={
             "mappings": newest if properties else mappings[-1],
             "settings": {"index": mapping.copyable(settings[-1])},
-            "aliases": described[-1].get("aliases") or {},
+            "aliases": _shared([one.get("aliases") or {} for one in described]),
+            "cluster": client.product.cluster,
         },
         most_hits=min(int(one.get("max_result_window", _MOST_HITS)) for one in settings),
         hides=any(str(one.get("dynamic", "true")).lower() in ("false", "runtime") for one in mappings),
         sources=all((one.get("_source") or {}).get("enabled", True) is not False for one in mappings),
     )
+
+
+def _shared(aliases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The aliases that all indices have alike: one that stands for some of them would stand for all in a copy."""
+
+    def what(about: Mapping[str, Any]) -> dict[str, Any]:
+        return {word: value for word, value in about.items() if word != "is_write_index"}
+
+    return {
+        name: about
+        for name, about in aliases[-1].items()
+        if all(name in one and what(one[name]) == what(about) for one in aliases)
+    }
 
 
 async def names(client: Client) -> list[str]:

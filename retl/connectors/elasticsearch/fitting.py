@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -34,16 +34,23 @@ class Fit:
     """Whether the cursor is the version of the documents."""
     casts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    aliases: Mapping[str, Any] = field(default_factory=dict)
+    """Of the source's index, for an index that is created; the definition has them among its own."""
+
+    def with_aliases(self, aliases: Mapping[str, Any]) -> Fit:
+        """The same, with aliases of the source's index. What the index has already stays as it is."""
+        both = {**aliases, **self.definition.aliases}
+        return replace(self, aliases=aliases, definition=replace(self.definition, aliases=both))
 
 
-def fit(load: Load, known: Known | None, *, filled: bool = True) -> Fit:
-    """Decide how the index is made to fit; ``filled`` is whether it holds documents.
+def fit(load: Load, known: Known | None, *, filled: bool = True, times: str = "date_nanos") -> Fit:
+    """Decide how the index is made to fit; ``filled`` is whether it holds documents, ``times`` what fine times become.
 
     Raises ``SchemaDrift`` with the reason and what to do.
     """
     warnings: list[str] = []
     there = known.definition if known else None
-    wanted = _wanted(load)
+    wanted = _wanted(load, times)
     if holds_documents(load.schema):
         columns, added = tuple(load.schema.names), _more_documents(load, there, wanted, warnings)
     else:
@@ -62,10 +69,10 @@ def fit(load: Load, known: Known | None, *, filled: bool = True) -> Fit:
     return Fit(columns, definition, added, versions, casts, tuple(warnings))
 
 
-def _wanted(load: Load) -> Definition:
+def _wanted(load: Load, times: str) -> Definition:
     """The index as the source would have it."""
     if not holds_documents(load.schema):
-        return Definition(mapping.from_arrow(load.schema, load.key))
+        return Definition(mapping.from_arrow(load.schema, load.key, times=times))
     source = index_of(load.schema) or {}
     mappings = copy.deepcopy(source.get("mappings") or {})
     (mappings.get("_meta") or {}).pop("retl", None)

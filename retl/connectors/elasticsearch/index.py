@@ -1,11 +1,8 @@
-"""Indices of the target: found, created, emptied, and switched for others.
+"""Indices of the target: found, created, and switched for others.
 
 A load of a whole new index goes into a shadow, ``<name>-retl-<epoch>-<time>``, whose only
 alias says that it is being loaded. Documents are sent to that alias, and the switch takes it
 off: so does whoever drops what a scan has left behind, and of the two only one can.
-
-Emptying an index deletes and creates it. In between there is only a note of it, an empty
-hidden index ``<name>-retl-note`` that holds the definition: a crash loses nothing.
 """
 
 from __future__ import annotations
@@ -14,17 +11,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import anyio
 import msgspec
 
 from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, Known, restored
-from retl.connectors.elasticsearch.errors import refusal, server_error
-from retl.model.errors import TargetError
 from retl.model.plan import Load
 
 _EVERYTHING = {"expand_wildcards": "all"}
-_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 10.0
 
 
 async def look(client: Client, name: str) -> Known | None:
@@ -144,25 +138,48 @@ async def settle(client: Client, shadow: str, definition: Definition) -> None:
     """Give a shadow that is loaded the copies and refreshes that it is to have."""
     await client.request("PUT", f"/{quoted(shadow)}/_settings", body={"index": restored(definition)})
     await client.request("POST", f"/{quoted(shadow)}/_refresh")
+    await _copied(client, shadow)
 
 
-async def switch(client: Client, name: str, shadow: str, known: Known | None, *, keep: bool) -> None:
+async def _copied(client: Client, index: str) -> None:
+    """Wait for the copies that the cluster has nodes for, but no longer than an answer may take.
+
+    Whoever read the old index was safe from the loss of a node, and is to stay so.
+    """
+    path = f"/_cluster/health/{quoted(index)}"
+    answer = await client.request("GET", path, allow=(403,))
+    if answer.status == 403:
+        return  # who may not ask does without
+    health = answer.json()
+    primaries = health["active_primary_shards"]
+    shards = health["active_shards"] + health["initializing_shards"] + health["unassigned_shards"]
+    # No node holds the same shard twice: on a cluster of one node there is nothing to wait for.
+    wanted = min(shards, primaries * health["number_of_data_nodes"])
+    if health["active_shards"] < wanted:
+        seconds = client.timeout
+        params = {"wait_for_active_shards": wanted, "timeout": f"{round(seconds * 1000)}ms"}
+        await client.request("GET", path, params=params, allow=(408,), timeout=seconds + _GRACE_SECONDS)
+
+
+async def switch(
+    client: Client, name: str, shadow: str, known: Known | None, *, more: Mapping[str, Any], keep: bool
+) -> None:
     """Put a shadow in the place of what stands under a name, in one atomic step.
 
-    It takes over the aliases of the old index. One that stands in the way, since its name is the
+    It takes over the aliases of the old index, and gets ``more`` besides. One that stands in the way, since its name is the
     alias's, is dropped in the same step; so is one behind the alias, unless it is to be kept. Where the
     old index is no longer there, or the shadow, nothing is changed: somebody else was here.
     """
     loading = {"index": shadow, "alias": loading_alias(shadow), "must_exist": True}
     actions: list[dict[str, Any]] = [{"remove": loading}]
-    aliases: dict[str, Any] = {name: {}}
+    own: Mapping[str, Any] = known.definition.aliases if known is not None else {}
     if known is not None:
-        aliases = {**known.definition.aliases, name: known.definition.aliases.get(name, {})}
         if keep and known.kind == "alias":
-            actions += [{"remove": {"index": known.written, "alias": alias, "must_exist": True}} for alias in aliases]
+            actions += [{"remove": {"index": known.written, "alias": alias, "must_exist": True}} for alias in own]
             actions.append({"add": {"index": known.written, "alias": replaced_alias(name), "is_hidden": True}})
         else:
             actions.append({"remove_index": {"index": known.written}})
+    aliases = {**more, **own, name: own.get(name, {})}
     actions += [{"add": {"index": shadow, "alias": alias, **_words(about)}} for alias, about in aliases.items()]
     await client.request("POST", "/_aliases", body={"actions": actions})
 
@@ -170,70 +187,3 @@ async def switch(client: Client, name: str, shadow: str, known: Known | None, *,
 def _words(about: Mapping[str, Any]) -> dict[str, Any]:
     known = ("filter", "routing", "index_routing", "search_routing", "is_write_index", "is_hidden")
     return {word: about[word] for word in known if word in about}
-
-
-# Emptying -----------------------------------------------------------------------
-
-
-def _note_name(name: str) -> str:
-    return f"{name}-retl-note"
-
-
-async def recreate(client: Client, known: Known, definition: Definition) -> None:
-    """Delete an index and create it anew, as it was. What it was is noted first."""
-    note = _note_name(known.name)
-    # Whoever could not see the note could not go on by it after a crash.
-    await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))
-    await drop(client, note)
-    about = {"index": known.written, "body": msgspec.json.encode(definition.body()).decode()}
-    settings = {"index": {"number_of_shards": 1, "number_of_replicas": 0, "hidden": True}}
-    await client.request("PUT", f"/{quoted(note)}", body={"settings": settings, "mappings": {"_meta": {"retl": about}}})
-    await drop(client, known.written)
-    await client.request("PUT", f"/{quoted(known.written)}", body=definition.body())
-    await drop(client, note)
-
-
-async def recover(client: Client, name: str) -> None:
-    """Create what a crash has left deleted."""
-    note = _note_name(name)
-    # Whoever may not see such a note has not made one.
-    answer = await client.request("GET", f"/{quoted(note)}/_mapping", allow=(403, 404))
-    if answer.status != 200:
-        return
-    about = msgspec.json.decode(answer.body)[note]["mappings"]["_meta"]["retl"]
-    if not await uuid(client, about["index"]):
-        await client.request("PUT", f"/{quoted(about['index'])}", body=about["body"].encode())
-    await drop(client, note)
-
-
-async def delete_documents(client: Client, name: str) -> None:
-    """Delete every document, also those that somebody changes meanwhile."""
-    params = {"conflicts": "proceed", "wait_for_completion": "false", "slices": "auto"}
-    for _ in range(5):
-        # Also what nobody sees yet. Without the right to refresh it could be left behind, or be taken for another writer's.
-        await client.request("POST", f"/{quoted(name)}/_refresh")
-        if not await count(client, name):
-            return
-        task = await client.call(
-            "POST", f"/{quoted(name)}/_delete_by_query", params=params, body={"query": {"match_all": {}}}
-        )
-        await _finished(client, task["task"])
-    raise TargetError(
-        f"the documents of {name!r} could not all be deleted: somebody else writes it.",
-        remedy="let one writer write it.",
-    )
-
-
-async def _finished(client: Client, task: str) -> None:
-    while True:
-        answer = await client.call("GET", f"/_tasks/{quoted(task)}")
-        if answer["completed"]:
-            break
-        await anyio.sleep(_POLL_SECONDS)
-    failures = answer.get("error") or (answer.get("response") or {}).get("failures")
-    if "security_exception" in refusal(answer).kinds:
-        raise server_error(403, msgspec.json.encode(answer), "target", client.place)
-    if failures:
-        raise TargetError(
-            f"the documents could not be deleted: {msgspec.json.encode(failures)[:300].decode('utf-8', 'replace')}."
-        )

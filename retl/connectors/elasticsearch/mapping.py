@@ -119,10 +119,10 @@ def _wider_number(left: Mapping[str, Any], right: Mapping[str, Any]) -> Mapping[
 # From Arrow --------------------------------------------------------------------
 
 
-def from_arrow(schema: pa.Schema, key: Collection[str] = ()) -> dict[str, Any]:
+def from_arrow(schema: pa.Schema, key: Collection[str] = (), *, times: str = "date_nanos") -> dict[str, Any]:
     """The mapping of an index for these columns. Nothing that the columns can hold is refused, but times.
 
-    Times finer than a millisecond are ``date_nanos``, which reaches from 1970 to 2262: what lies beyond is
+    Times finer than a millisecond are ``times``. ``date_nanos`` reaches from 1970 to 2262: what lies beyond is
     refused by the server rather than cut. JSON is not mapped: the server takes it as it comes.
     """
     return {
@@ -130,18 +130,18 @@ def from_arrow(schema: pa.Schema, key: Collection[str] = ()) -> dict[str, Any]:
             column.name: spec
             for column in schema
             if column.name not in (ID, ROUTING, SOURCE)
-            and (spec := _spec(column, is_key=column.name in key)) is not None
+            and (spec := _spec(column, times, is_key=column.name in key)) is not None
         }
     }
 
 
-def _spec(column: pa.Field, *, is_key: bool) -> dict[str, Any] | None:
+def _spec(column: pa.Field, times: str, *, is_key: bool) -> dict[str, Any] | None:
     type_ = column.type
     if pa.types.is_struct(type_):
-        inner = {child.name: spec for child in type_ if (spec := _spec(child, is_key=False)) is not None}
+        inner = {child.name: spec for child in type_ if (spec := _spec(child, times, is_key=False)) is not None}
         return {"type": "object", "properties": inner}
     if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
-        return _spec(type_.value_field, is_key=False)
+        return _spec(type_.value_field, times, is_key=False)
     if is_json(column) or pa.types.is_null(type_):
         return None
     if _is_text(type_):
@@ -149,7 +149,7 @@ def _spec(column: pa.Field, *, is_key: bool) -> dict[str, Any] | None:
         whole = {"type": "keyword", "ignore_above": 8191 if is_key else 256}
         return whole if is_key else {"type": "text", "fields": {"keyword": whole}}
     name = next((name for holds, name in _NAMES if holds(type_)), "keyword")
-    return {"type": name}
+    return {"type": times if name == "date_nanos" else name}
 
 
 def _is_text(type_: pa.DataType) -> bool:

@@ -19,6 +19,8 @@ class Product:
     name: str
     version: tuple[int, ...]
     number: str
+    cluster: str = ""
+    """The uuid by which a cluster is known, however it is reached."""
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Product:
@@ -34,7 +36,7 @@ class Product:
             raise UnsupportedError(
                 f"the server is {name} {number}.", remedy=f"{name} {_OLDEST[name][0]} or newer is needed."
             )
-        return cls(name, parts, number)
+        return cls(name, parts, number, str(answer.get("cluster_uuid") or ""))
 
     @property
     def opensearch(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo, TableWriter, Target
-from retl.connectors.elasticsearch import definition, index, preflight
+from retl.connectors.elasticsearch import aliases, definition, emptying, index, preflight
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.definition import Known
 from retl.connectors.elasticsearch.fitting import Fit, fit
@@ -82,7 +82,11 @@ class ElasticsearchTarget(Target):
         truncates = load.table.pre_action is PreAction.TRUNCATE
         preflight.check(load, known, by_query=truncates and by_query)
         filled = known is not None and load.cursor is not None and await index.count(client, load.table.to) > 0
-        return _Look(known, fit(load, known, filled=filled), by_query)
+        found = fit(load, known, filled=filled, times=self._options.times)
+        created = known is None or (load.table.replaces and not (truncates and by_query))
+        if created and self._options.aliases:
+            found = found.with_aliases(await aliases.lacking(client, load, known))
+        return _Look(known, found, by_query)
 
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
         await self._end_writing()
@@ -101,7 +105,7 @@ class ElasticsearchTarget(Target):
             await self._store.save(mark)
         elif load.fence is not None and load.state_in_target and not await self._store.beat(load.fence):
             raise lease_lost(load.fence)
-        await index.recover(client, load.table.to)
+        await emptying.recover(client, load.table.to)
         # What a former owner has not switched in by now it never will: what is looked at then stays so.
         await index.drop_leftovers(client, load.table.to)
         look = await self._look(client, load)
@@ -113,11 +117,11 @@ class ElasticsearchTarget(Target):
         elif known is None:
             await index.create(client, path, look.fit.definition)
         elif load.table.pre_action is PreAction.TRUNCATE and not look.by_query:
-            await index.recreate(client, known, look.fit.definition)
+            await emptying.recreate(client, known, look.fit.definition)
         else:
             await index.extend(client, known.name, look.fit.added)
             if load.table.pre_action is PreAction.TRUNCATE:
-                await index.delete_documents(client, known.name)
+                await emptying.delete_documents(client, known.name)
         leads = known is not None and known.kind != "index" and shadow is None
         return Job(
             load=load,
@@ -156,20 +160,23 @@ def _shown(load: Load, look: _Look) -> list[str]:
     name, known = load.table.to, look.known
     shadow = f"{name}-retl-<epoch>-<time>"
     bulk = f"POST /{name}/_bulk"
+    more = "".join(f", {alias}" for alias in look.fit.aliases)
     if load.table.pre_action is PreAction.SWAP:
         copies = f"PUT /{shadow} (mapping and settings of {known.written if known else 'the source'}; no replicas, no refresh)"
         return [
             copies,
             f"POST /{shadow}/_bulk",
             f"PUT /{shadow}/_settings (as they are to be)",
-            f"POST /_aliases ({name} -> {shadow})",
+            f"GET /_cluster/health/{shadow} (until the copies are there)",
+            f"POST /_aliases ({name}{more} -> {shadow})",
         ]
     if known is None:
-        return [f"PUT /{name}", bulk]
+        return [f"PUT /{name}" + (f" (with the aliases {more[2:]})" if more else ""), bulk]
     statements = [f"PUT /{name}/_mapping"] if look.fit.added else []
     if load.table.pre_action is PreAction.TRUNCATE:
         if not look.by_query:
-            return [f"DELETE /{known.written}", f"PUT /{known.written} (its own mapping, settings and aliases)", bulk]
+            own = f"its own mapping, settings and aliases{' and' + more[1:] if more else ''}"
+            return [f"DELETE /{known.written}", f"PUT /{known.written} ({own})", bulk]
         statements.append(f"POST /{name}/_delete_by_query")
     return [*statements, bulk]
 

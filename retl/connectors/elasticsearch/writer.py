@@ -230,7 +230,8 @@ class ElasticsearchWriter(TableWriter):
         # prepares a swap drops this shadow, and then the step fails as a whole.
         if mark is not None and not await self._store.beat(mark.fence):
             raise lease_lost(mark.fence)
-        await index.switch(self._client, self._load.table.to, shadow, known, keep=job.keep_replaced)
+        more, keep = job.fit.aliases, job.keep_replaced
+        await index.switch(self._client, self._load.table.to, shadow, known, more=more, keep=keep)
 
     async def abort(self) -> None:
         if self._closed:

@@ -101,3 +101,28 @@ async def test_an_incremental_pipeline(scene: Scene) -> None:
         assert scene.server.texts(target) == scene.server.texts(source)
     assert report.rows <= 101
     await pipeline.aclose()
+
+
+@pytest.mark.parametrize("pre_action", ["none", "truncate", "swap"])
+async def test_aliases_of_the_source_are_given(scene: Scene, pre_action: str) -> None:
+    name = f"{scene.prefix}-t"
+    aliases = {
+        f"{name}-view": {"filter": {"term": {"n": 1}}},
+        f"{name}-routed": {"index_routing": "a", "search_routing": "a"},
+        f"{name}-written": {"is_write_index": True},
+        f"{name}-hidden": {"is_hidden": True},
+    }
+    source = {
+        "mappings": {"properties": {"n": {"type": "long"}}},
+        "settings": {},
+        "aliases": aliases,
+        "cluster": "else",
+    }
+    for turn in range(2):
+        async with scene.session(aliases=True) as session:
+            load = load_of(session, whole(name, pre_action=pre_action), index=source)
+            await scan(session, load, [(str(n), None, {"n": n, "turn": turn}) for n in range(3)])
+    found = scene.about(name)["aliases"]
+    assert found == {**aliases, **({name: {}} if pre_action == "swap" else {})}
+    assert scene.server.documents(f"{name}-view") == {"1": {"n": 1, "turn": 1}}
+    assert len(scene.indices()) == 1

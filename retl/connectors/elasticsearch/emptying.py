@@ -1,0 +1,82 @@
+"""Emptying an index: it is deleted and created anew, or its documents are deleted.
+
+In between there is only a note of it, an empty hidden index ``<name>-retl-note`` that holds
+the definition: a crash loses nothing.
+"""
+
+from __future__ import annotations
+
+import anyio
+import msgspec
+
+from retl.connectors.elasticsearch import index
+from retl.connectors.elasticsearch.client import Client, quoted
+from retl.connectors.elasticsearch.definition import Definition, Known
+from retl.connectors.elasticsearch.errors import refusal, server_error
+from retl.model.errors import TargetError
+
+_POLL_SECONDS = 0.2
+
+
+def _note_name(name: str) -> str:
+    return f"{name}-retl-note"
+
+
+async def recreate(client: Client, known: Known, definition: Definition) -> None:
+    """Delete an index and create it anew, as it was. What it was is noted first."""
+    note = _note_name(known.name)
+    # Whoever could not see the note could not go on by it after a crash.
+    await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))
+    await index.drop(client, note)
+    about = {"index": known.written, "body": msgspec.json.encode(definition.body()).decode()}
+    settings = {"index": {"number_of_shards": 1, "number_of_replicas": 0, "hidden": True}}
+    await client.request("PUT", f"/{quoted(note)}", body={"settings": settings, "mappings": {"_meta": {"retl": about}}})
+    await index.drop(client, known.written)
+    await client.request("PUT", f"/{quoted(known.written)}", body=definition.body())
+    await index.drop(client, note)
+
+
+async def recover(client: Client, name: str) -> None:
+    """Create what a crash has left deleted."""
+    note = _note_name(name)
+    # Whoever may not see such a note has not made one.
+    answer = await client.request("GET", f"/{quoted(note)}/_mapping", allow=(403, 404))
+    if answer.status != 200:
+        return
+    about = msgspec.json.decode(answer.body)[note]["mappings"]["_meta"]["retl"]
+    if not await index.uuid(client, about["index"]):
+        await client.request("PUT", f"/{quoted(about['index'])}", body=about["body"].encode())
+    await index.drop(client, note)
+
+
+async def delete_documents(client: Client, name: str) -> None:
+    """Delete every document, also those that somebody changes meanwhile."""
+    params = {"conflicts": "proceed", "wait_for_completion": "false", "slices": "auto"}
+    for _ in range(5):
+        # Also what nobody sees yet. Without the right to refresh it could be left behind, or be taken for another writer's.
+        await client.request("POST", f"/{quoted(name)}/_refresh")
+        if not await index.count(client, name):
+            return
+        task = await client.call(
+            "POST", f"/{quoted(name)}/_delete_by_query", params=params, body={"query": {"match_all": {}}}
+        )
+        await _finished(client, task["task"])
+    raise TargetError(
+        f"the documents of {name!r} could not all be deleted: somebody else writes it.",
+        remedy="let one writer write it.",
+    )
+
+
+async def _finished(client: Client, task: str) -> None:
+    while True:
+        answer = await client.call("GET", f"/_tasks/{quoted(task)}")
+        if answer["completed"]:
+            break
+        await anyio.sleep(_POLL_SECONDS)
+    failures = answer.get("error") or (answer.get("response") or {}).get("failures")
+    if "security_exception" in refusal(answer).kinds:
+        raise server_error(403, msgspec.json.encode(answer), "target", client.place)
+    if failures:
+        raise TargetError(
+            f"the documents could not be deleted: {msgspec.json.encode(failures)[:300].decode('utf-8', 'replace')}."
+        )
