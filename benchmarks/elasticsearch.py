@@ -122,11 +122,11 @@ def main() -> None:
             ("elasticdump", peers.elasticdump),
         ]
         only = [word for word in os.environ.get("RETL_BENCH_ONLY", "").split(",") if word]
-        rows = [
-            [name, *measure(server, run, want)]
-            for name, run in contenders
-            if not only or any(word in name for word in only)
-        ]
+        rows = []
+        for name, run in contenders:
+            if not only or any(word in name for word in only):
+                rows.append([name, *measure(server, run, want)])
+                print(*rows[-1], sep="; ", file=sys.stderr)
         size = server.ask("GET", f"/{SOURCE}/_stats/store")["_all"]["primaries"]["store"]["size_in_bytes"]
     common.table(
         f"Full load of {ROWS:,} documents, Elasticsearch to the same Elasticsearch",

@@ -135,11 +135,11 @@ def test_bounds_are_written_to_the_last_digit_since_the_server_rounds_up() -> No
 
 
 def test_pages_grow_and_shrink_with_what_came() -> None:
-    size = PageSize(10_000, 100)
+    size = PageSize(10_000, 10)
     assert size.rows == 500
-    size.came(500, 500 * 100)
+    size.came(500, 500 * 10)
     assert size.rows == 4000
-    size.came(4000, 4000 * 100)
+    size.came(4000, 4000 * 10)
     assert size.rows == 10_000
     size.came(10_000, 10_000 * 4096)
     assert size.rows == PAGE_BYTES // 4096
@@ -147,9 +147,9 @@ def test_pages_grow_and_shrink_with_what_came() -> None:
     assert size.rows == 1
     # A document may be sixty times what it takes on disk; of one that nothing is known of little is asked.
     assert PageSize(10_000, 20_000_000).rows == 1
-    assert PageSize(10_000, 10_000).rows == 6
-    assert (PageSize(100, 100).rows, PageSize(10_000).rows) == (100, 50)
-    size = PageSize(10_000, 100)
+    assert PageSize(10_000, 1000).rows == PAGE_BYTES // 60_000
+    assert (PageSize(100, 10).rows, PageSize(10_000).rows) == (100, 50)
+    size = PageSize(10_000, 10)
     for rows in (125, 31, 7, 1, 1):
         size.shrink()
         assert size.rows == rows

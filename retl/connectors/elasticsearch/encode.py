@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -53,8 +53,18 @@ class Lines:
     ids: pa.Array
     items: pa.Array
     """For each row its lines of the request."""
+    request: bytes
+    """The lines of all rows, which ``items`` are pieces of: what is sent is seldom copied."""
     versions: pa.Array
     """Whole numbers; NULL for a row that has no version."""
+
+    @classmethod
+    def of(cls, rows: pa.RecordBatch, ids: pa.Array, items: pa.Array, versions: pa.Array) -> Lines:
+        """``items`` may be given up afterwards."""
+        request = bytes(data(items))
+        edges = offsets(items)
+        pieces = [None, pa.py_buffer((edges - edges[0]).astype(np.int32)), pa.py_buffer(request)]
+        return cls(rows, ids, pa.BinaryArray.from_buffers(pa.binary(), len(items), pieces), request, versions)
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -65,6 +75,8 @@ class Lines:
 
     def body(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> bytes:
         """The request of some rows, by their ascending numbers."""
+        if rows.size == len(self):
+            return self.request
         if rows[-1] - rows[0] + 1 == rows.size:
             return bytes(data(self.items.slice(rows[0], rows.size)))
         return bytes(data(self.items.take(pa.array(rows))))
@@ -77,12 +89,12 @@ class Lines:
         items = pc.binary_join_element_wise(
             head, given[0], _bytes(',"if_primary_term":'), given[1], _bytes(","), rest, _NOTHING
         )
-        return replace(self, items=items)
+        return Lines.of(self.rows, self.ids, items, self.versions)
 
     def take(self, chosen: Any) -> Lines:
         """Some of the rows, by their numbers."""
         numbers = pa.array(chosen, pa.int64())
-        return Lines(
+        return Lines.of(
             self.rows.take(numbers), self.ids.take(numbers), self.items.take(numbers), self.versions.take(numbers)
         )
 
@@ -109,8 +121,7 @@ class Encoder:
         bodies, more = self._documents(batch)
         refused = [Refused(batch.filter(mask), reason, column) for mask, reason, column in (*unfit, *more)]
         versions = self._versions(batch)
-        items = self._items(batch, ids, versions, bodies)
-        lines = Lines(batch, ids, items, versions)
+        lines = Lines.of(batch, ids, self._items(batch, ids, versions, bodies), versions)
         if not refused:
             return lines, refused
         keep = keep_mask([mask for mask, _, _ in (*unfit, *more)])

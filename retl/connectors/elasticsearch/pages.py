@@ -16,7 +16,7 @@ import pyarrow as pa
 from retl.connectors.elasticsearch.errors import refusal
 from retl.model.errors import ConnectionFailed, SourceError
 
-PAGE_BYTES = 4 * 1024 * 1024
+PAGE_BYTES = 512 * 1024
 _FIRST_ROWS = 500
 _FIRST_ROWS_UNKNOWN = 50
 _GROWTH = 8

@@ -41,7 +41,7 @@ class ElasticsearchTarget(Target):
     """Writes Elasticsearch or OpenSearch. See ``retl.connectors.Elasticsearch``."""
 
     system: ClassVar[str] = "elasticsearch"
-    batch_size = BatchSize(rows=65_536, bytes=6 * 1024 * 1024)
+    batch_size = BatchSize(rows=65_536, bytes=4 * 1024 * 1024)
     documents: ClassVar[bool] = True
 
     def __init__(self, options: Elasticsearch) -> None:
