@@ -79,9 +79,13 @@ def started(
     *,
     settings: Mapping[str, object] | None = None,
     heap: str = "512m",
+    quick: bool = True,
     secured: bool = False,
 ) -> Iterator[SearchServer]:
-    """An Elasticsearch of the test's own, with more ``settings``; ``secured`` by https and logins."""
+    """An Elasticsearch of the test's own, with more ``settings``; ``secured`` by https and logins.
+
+    A ``quick`` one is soon there; without, its code is compiled as in production.
+    """
     jdk, home = _java(version), unpack(version)
     port = free_port()
     with short_folder("elasticsearch") as folder:
@@ -111,7 +115,7 @@ def started(
         }
         (config / "elasticsearch.yml").write_text("".join(f"{name}: {value}\n" for name, value in all_settings.items()))
         give(folder)
-        process = java.JavaProcess(_command(version, jdk, home, folder, heap), folder)
+        process = java.JavaProcess(_command(version, jdk, home, folder, heap, quick=quick), folder)
         server = SearchServer("Elasticsearch", f"http://127.0.0.1:{port}", process)
         if secured:
             server.url = f"https://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port}"
@@ -164,7 +168,7 @@ def _java(version: int) -> Path:
     return found
 
 
-def _command(version: int, jdk: Path, home: Path, folder: Path, heap: str) -> list[str]:
+def _command(version: int, jdk: Path, home: Path, folder: Path, heap: str, *, quick: bool) -> list[str]:
     """What the script ``bin/elasticsearch`` runs."""
     environment = {
         "HOME": folder,
@@ -174,7 +178,7 @@ def _command(version: int, jdk: Path, home: Path, folder: Path, heap: str) -> li
         "ES_DISTRIBUTION_TYPE": "tar",
         "JAVA": jdk / "bin/java",
         "JAVA_TYPE": "ES_JAVA_HOME",
-        "ES_JAVA_OPTS": f"-Xms256m -Xmx{heap} -XX:-AlwaysPreTouch -XX:TieredStopAtLevel=1",
+        "ES_JAVA_OPTS": f"-Xms256m -Xmx{heap} -XX:-AlwaysPreTouch{' -XX:TieredStopAtLevel=1' if quick else ''}",
     }
     launcher = [
         "-Dcli.name=server",
