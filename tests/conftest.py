@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import inspect
 import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -39,6 +40,11 @@ ALLOWED_FRAMES = (
     # A test that looks at the files while a scan is held at one of its events.
     ("tests/support.py", {"_hear"}),
 )
+
+
+# A shell starts what it puts into the background deaf to Ctrl-C, and so would be every child of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

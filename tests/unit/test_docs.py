@@ -288,7 +288,10 @@ def test_the_first_example_runs(page: str, tmp_path: Path) -> None:
             time.sleep(0.1)
     finally:
         service.send_signal(signal.SIGINT)
-        _, errors = service.communicate(timeout=60)
+        try:
+            _, errors = service.communicate(timeout=60)
+        finally:
+            service.kill()
     assert b"KeyboardInterrupt" in errors  # what Python itself says of Ctrl-C, and nothing else
     assert b"RetlError" not in errors
 
