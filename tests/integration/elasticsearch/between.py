@@ -61,7 +61,7 @@ async def between(server: SearchServer) -> AsyncIterator[Between]:
 
             async def forward() -> Answer:
                 headers = {"content-type": request.content_type} if asked.body else {}
-                url = f"{server.url}{request.path_qs}"
+                url = f"{server.url}{asked.path}"
                 async with session.request(asked.method, url, data=asked.body or None, headers=headers) as answer:
                     return answer.status, await answer.read()
 

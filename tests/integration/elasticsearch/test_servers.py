@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import psutil
 import pytest
 
-from tests.servers import elasticsearch, opensearch
+from tests.servers import elasticsearch
 from tests.servers.cache import DOWNLOAD_SECONDS
 from tests.servers.search import Refused, SearchServer
 
@@ -103,20 +102,11 @@ def test_each_test_has_names_of_its_own(search_server: SearchServer) -> None:
         assert not [each["name"] for each in left["indices"] if "data_stream" not in each] and not left["aliases"]
 
 
-@pytest.fixture(params=[(elasticsearch, 8), (opensearch, 2)], ids=["elasticsearch", "opensearch"])
-def product(request: pytest.FixtureRequest) -> tuple[ModuleType, int]:
-    """A module that starts servers, and a version of which it can start one anywhere."""
-    module, version = request.param
-    module.unpack(version)
-    return module, version
-
-
-def test_a_killed_server_keeps_what_it_acknowledged(product: tuple[ModuleType, int]) -> None:
-    module, version = product
-    with module.started(version) as server:
+def test_a_killed_server_keeps_what_it_acknowledged() -> None:
+    with elasticsearch.started() as server:
         own = processes(f"{_folder(server)}/")
-        # Of the one the launcher too.
-        assert len(own) == (2 if module is elasticsearch else 1), own
+        # The launcher too.
+        assert len(own) == 2, own
         assert "root" not in {process.username() for process in own}
         server.put("things", {"1": {"a": 1}, "2": {"a": 2}})
         server.ask("PUT", "/things/_doc/3", {"a": 3})
@@ -140,13 +130,12 @@ def test_a_server_that_does_not_start_shows_its_log() -> None:
 
 
 @pytest.fixture
-def victim(product: tuple[ModuleType, int]) -> Iterator[subprocess.Popen[str]]:
+def victim() -> Iterator[subprocess.Popen[str]]:
     """Another process that has started a server and told where; it lasts until it is killed."""
-    module, version = product
     code = (
-        f"from {module.__name__} import started\n"
+        "from tests.servers.elasticsearch import started\n"
         "from tests.integration.elasticsearch.test_servers import _folder\n"
-        f"with started({version}) as server:\n"
+        "with started() as server:\n"
         "    print(_folder(server), flush=True)\n"
         "    input()\n"
     )
@@ -159,8 +148,8 @@ def test_a_server_ends_with_tests_that_are_killed(victim: subprocess.Popen[str])
     assert victim.stdout is not None
     folder = Path(victim.stdout.readline().strip())
     own = processes(str(folder))
-    # The server, its launcher where it has one, and who guards them.
-    assert len(own) >= 2, own
+    # The server, its launcher, and who guards them.
+    assert len(own) >= 3, own
     os.kill(victim.pid, signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     deadline = time.monotonic() + 30
