@@ -39,51 +39,51 @@ def _ended(process: psutil.Process) -> bool:
         return True
 
 
-async def test_it_answers(search_server: SearchServer) -> None:
-    found = await search_server.run("GET", "/")
-    assert found["version"]["number"] == search_server.version
-    assert (found["version"].get("distribution") == "opensearch") == (search_server.product == "OpenSearch")
+async def test_it_answers(elasticsearch_server: SearchServer) -> None:
+    found = await elasticsearch_server.run("GET", "/")
+    assert found["version"]["number"] == elasticsearch_server.version
+    assert (found["version"].get("distribution") == "opensearch") == (elasticsearch_server.product == "OpenSearch")
     with pytest.raises(Refused, match="index_not_found_exception") as refused:
-        search_server.ask("GET", "/no-such-index/_search")
+        elasticsearch_server.ask("GET", "/no-such-index/_search")
     assert refused.value.status == 404
-    assert search_server.ask("GET", "/no-such-index/_search", allow=(404,))["status"] == 404
+    assert elasticsearch_server.ask("GET", "/no-such-index/_search", allow=(404,))["status"] == 404
 
 
-def test_documents_come_back_to_the_byte(search_server: SearchServer, search_prefix: str) -> None:
+def test_documents_come_back_to_the_byte(elasticsearch_server: SearchServer, prefix: str) -> None:
     text = '{ "größe": 1.10, "n": 12345678901234567890, "n2": {"a.b": [null, "\\u00e9"]} }'.encode()
-    search_server.ask("PUT", f"/{search_prefix}", {"mappings": {"dynamic": False}})
-    search_server.put(search_prefix, {"1": text, "2": {"b": 2}})
-    search_server.put(search_prefix, {"3": {}}, routing="somewhere")
-    assert search_server.texts(search_prefix) == {"1": text, "2": b'{"b": 2}', "3": b"{}"}
-    assert search_server.documents(search_prefix)["1"]["n"] == 12345678901234567890
-    assert {hit.id: hit.routing for hit in search_server.hits(search_prefix)} == {
+    elasticsearch_server.ask("PUT", f"/{prefix}", {"mappings": {"dynamic": False}})
+    elasticsearch_server.put(prefix, {"1": text, "2": {"b": 2}})
+    elasticsearch_server.put(prefix, {"3": {}}, routing="somewhere")
+    assert elasticsearch_server.texts(prefix) == {"1": text, "2": b'{"b": 2}', "3": b"{}"}
+    assert elasticsearch_server.documents(prefix)["1"]["n"] == 12345678901234567890
+    assert {hit.id: hit.routing for hit in elasticsearch_server.hits(prefix)} == {
         "1": None,
         "2": None,
         "3": "somewhere",
     }
 
 
-def test_more_documents_than_one_page_holds(search_server: SearchServer, search_prefix: str) -> None:
+def test_more_documents_than_one_page_holds(elasticsearch_server: SearchServer, prefix: str) -> None:
     documents = {f"d{number}": {"n": number} for number in range(4500)}
-    search_server.put(search_prefix, documents)
-    assert search_server.documents(search_prefix) == documents
+    elasticsearch_server.put(prefix, documents)
+    assert elasticsearch_server.documents(prefix) == documents
 
 
-def test_a_document_that_is_there_twice_is_noticed(search_server: SearchServer, search_prefix: str) -> None:
-    search_server.put(f"{search_prefix}-a", {"1": {}})
-    search_server.put(f"{search_prefix}-b", {"1": {}})
+def test_a_document_that_is_there_twice_is_noticed(elasticsearch_server: SearchServer, prefix: str) -> None:
+    elasticsearch_server.put(f"{prefix}-a", {"1": {}})
+    elasticsearch_server.put(f"{prefix}-b", {"1": {}})
     with pytest.raises(AssertionError, match="1 is twice"):
-        search_server.texts(f"{search_prefix}-*")
+        elasticsearch_server.texts(f"{prefix}-*")
 
 
-def test_a_document_that_is_refused_is_noticed(search_server: SearchServer, search_prefix: str) -> None:
-    search_server.ask("PUT", f"/{search_prefix}", {"mappings": {"properties": {"n": {"type": "integer"}}}})
+def test_a_document_that_is_refused_is_noticed(elasticsearch_server: SearchServer, prefix: str) -> None:
+    elasticsearch_server.ask("PUT", f"/{prefix}", {"mappings": {"properties": {"n": {"type": "integer"}}}})
     with pytest.raises(AssertionError, match="failed to parse field"):
-        search_server.put(search_prefix, {"1": {"n": "no number"}})
+        elasticsearch_server.put(prefix, {"1": {"n": "no number"}})
 
 
-def test_each_test_has_names_of_its_own(search_server: SearchServer) -> None:
-    server = search_server
+def test_each_test_has_names_of_its_own(elasticsearch_server: SearchServer) -> None:
+    server = elasticsearch_server
     with server.fresh_names() as one, server.fresh_names() as other:
         assert one != other
         for name in (one, other):
