@@ -29,6 +29,8 @@ from retl.threads import to_the_end
 _PROGRESS_SECONDS = 0.1
 _MEMORY_SECONDS = 5.0
 _ABORT_SECONDS = 5.0
+_PROOF_SECONDS = 1.0
+"""So old the last proof of the fence may be when a batch is written to a target that does not hold the checkpoint."""
 
 
 class Writer:
@@ -42,6 +44,7 @@ class Writer:
         self._over = False
         self._shown = 0.0
         self._given_back = 0.0
+        self._proved = time.monotonic()
 
     async def run(self) -> None:
         """Everything from the first batch to the finish. On any error the target's writer is aborted."""
@@ -127,6 +130,7 @@ class Writer:
                     staged, highest = 0, None
                     continue
                 if item.batch is not None:
+                    await self._prove_again()
                     await writer.write(item.batch)
                     staged += item.batch.num_rows
                     self._count(item.batch.num_rows, item.size)
@@ -221,6 +225,12 @@ class Writer:
                 "another process has taken this pipeline over; nothing more was written.",
                 remedy="none is needed if a second copy of the service runs.",
             )
+        self._proved = time.monotonic()
+
+    async def _prove_again(self) -> None:
+        """Whoever was frozen may have a successor: what is written now may be delivered at once, and nothing takes it back."""
+        if not self._context.state_in_target and time.monotonic() - self._proved >= _PROOF_SECONDS:
+            await self._prove()
 
     async def _finish(self, writer: TableWriter) -> None:
         context = self._context

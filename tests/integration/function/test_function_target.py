@@ -16,6 +16,8 @@ import pytest
 import retl
 from retl.connectors import DuckDB, FunctionTarget, SQLite
 from retl.connectors.function import BatchContext
+from retl.engine import writer as engine_writer
+from retl.model.errors import LeaseLost
 from tests.integration.function.service import Api, orders
 
 
@@ -169,6 +171,26 @@ async def test_refused_rows_are_put_aside_with_their_reason(tmp_path: Path) -> N
     assert {reject.reason for reject in rejects} == {"no hundreds"}
     assert all('"name":"order ' in reject.content for reject in rejects)
     assert taken == {number for number in range(1, 301) if number % 100}
+    await pipeline.aclose()
+
+
+async def test_a_former_owner_delivers_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a function has sent nobody takes back: the fence is proved before, not only with the watermark after it."""
+    monkeypatch.setattr(engine_writer, "_PROOF_SECONDS", 0.0)
+    sent: list[int] = []
+    sizes: list[int] = []
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        sent.extend(row["id"] for row in rows)
+        sizes.append(len(sent))
+        if len(sizes) == 2:
+            with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+                connection.execute("UPDATE retl_leases SET owner = 'a successor', epoch = epoch + 1")
+
+    pipeline = sync(Api(orders(range(1, 301))).source(), write, tmp_path / "state.db", rows=True, batch_rows=50)
+    with pytest.raises(LeaseLost):
+        await pipeline.run_once()
+    assert len(sizes) == 2 and 0 < len(sent) < 300
     await pipeline.aclose()
 
 
