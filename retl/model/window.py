@@ -34,7 +34,7 @@ class Position(msgspec.Struct, frozen=True):
     """How far a group of rows that share too much to be cut by the cursor has got.
 
     What is done of it are parts of the rows with ``lower < cursor <= upper``; ``again`` is
-    that of the window they were read in.
+    that of the window they were read in, ``hashed`` says what the parts were made by.
     """
 
     lower: str | None
@@ -42,6 +42,7 @@ class Position(msgspec.Struct, frozen=True):
     parts: int
     done: int
     again: str | None = None
+    hashed: str = ""
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -145,7 +146,11 @@ def make_window(spec: TableSpec, family: CursorFamily, watermark: str | None, bo
 
 
 def cut(
-    window: Window, counts: Sequence[tuple[str, int]], slice_rows: int, position: Position | None = None
+    window: Window,
+    counts: Sequence[tuple[str, int]],
+    slice_rows: int,
+    position: Position | None = None,
+    hashed: str = "",
 ) -> list[Slice]:
     """Cut a window into slices of about ``slice_rows`` rows: no gap, no overlap.
 
@@ -153,7 +158,8 @@ def cut(
     order. Ranges are joined up to ``slice_rows``; one that holds more (rows that share a
     cursor value cannot be cut by it) becomes several parts by a hash of the key, and the
     watermark moves on when the last of them is committed. ``position`` tells which
-    parts of a group an interrupted scan has done; they are not read again.
+    parts of a group an interrupted scan has done; they are not read again, if they were
+    made by the same hash: ``hashed`` names it and its key.
     """
     if slice_rows < 1:
         raise ConfigError(f"slice_rows is {slice_rows}, but it must be at least 1.")
@@ -174,7 +180,7 @@ def cut(
                     parts=parts,
                     rows=rows // parts + (rows % parts > part),
                     watermark=upper if last and _moves_on(window, upper) else None,
-                    position=None if last else Position(lower, upper, parts, part + 1, window.again),
+                    position=None if last else Position(lower, upper, parts, part + 1, window.again, hashed),
                 )
             )
         lower, lower_open = upper, True
@@ -187,7 +193,7 @@ def cut(
             add(value, rows, max(1, -(-rows // slice_rows)))
 
     rest = list(counts)
-    if position is not None and _continues(position, window):
+    if position is not None and position.hashed == hashed and _continues(position, window):
         before, rest = _split(rest, position.lower, window.family)
         if position.lower is not None and _reaches(window, position.lower):
             add_up_to(position.lower, before)

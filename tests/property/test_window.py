@@ -248,6 +248,16 @@ def test_a_group_is_carried_on_between_what_lies_below_and_above_it() -> None:
     assert [part.watermark for part in slices] == ["3", None, None, "7", None, None, None, "8", "9"]
 
 
+def test_parts_that_another_hash_has_made_are_all_read_again() -> None:
+    position = Position("3", "7", 5, 2, hashed="by id")
+    counts = [("4", 1), ("8", 40), ("9", 1)]
+    assert cut(whole(9, 3), counts, 10, position, "by id") == [
+        msgspec.structs.replace(part, position=part.position and msgspec.structs.replace(part.position, hashed="by id"))
+        for part in cut(whole(9, 3), counts, 10, msgspec.structs.replace(position, hashed=""))
+    ]
+    assert cut(whole(9, 3), counts, 10, position, "by id, day") == cut(whole(9, 3), counts, 10, None, "by id, day")
+
+
 def test_a_position_outside_the_window_is_of_no_use() -> None:
     for position in (Position("3", "20", 5, 2), Position("1", "3", 5, 2), Position(None, "2", 5, 2)):
         assert cut(whole(9, 3), [("9", 20)], 10, position) == cut(whole(9, 3), [("9", 20)], 10)

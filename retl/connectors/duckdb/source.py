@@ -36,6 +36,11 @@ class DuckDBSource(SqlSource):
     def __init__(self, options: DuckDB) -> None:
         self._file = DuckDBFile(options, read_only=True)
 
+    def hash_version(self) -> str:
+        import duckdb
+
+        return str(duckdb.__version__)
+
     async def ping(self) -> SystemInfo:
         return await self._file.ping()
 
