@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 from retl.connectors.base import SystemInfo, TableWriter, Target
+from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import TableChange, describe_refresh, fit
 from retl.connectors.sqlite import schema
 from retl.connectors.sqlite.dialect import DIALECT, TYPES
@@ -52,6 +53,7 @@ class SQLiteTarget(Target):
         return describe_refresh(load, existing, fit(load, existing, DIALECT, TYPES), DIALECT)
 
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+        _check_name(load.table.to)
         await self._file.run(use_wal)
         table, columns = await self._file.transaction(_prepare, load, mark)
         writer = SQLiteWriter(self._file, load, table=table, columns=columns)
@@ -77,6 +79,16 @@ class SQLiteTarget(Target):
 def _check_name(table: str) -> None:
     if table.lower().startswith(("sqlite_", "retl_", "_retl_")):
         raise ConfigError(f"{table!r} is a reserved name.", remedy="choose another name with to.")
+    *schema_name, name = split_name(table)
+    if schema_name or name != table:
+        # A refresh looks its tables up by their plain names, and a file has no schema but its own.
+        plain = not set(name) & set('"`.')
+        raise ConfigError(
+            f"the SQLite target takes a table's plain name, not {table!r}.",
+            remedy=f'write only the name: to = "{name}".'
+            if plain
+            else "choose a name without dots and quotes with to.",
+        )
 
 
 def _prepare(connection: sqlite3.Connection, load: Load, mark: Mark | None) -> tuple[str, tuple[str, ...]]:
