@@ -33,7 +33,14 @@ def _bugs_on_stderr() -> Iterator[None]:
     if structlog.is_configured():
         yield
         return
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    # A traceback without the values of variables: one of them may be a password.
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(
+        processors=[*structlog.get_config()["processors"][:-1], renderer],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     try:
         yield
     finally:
