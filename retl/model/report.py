@@ -27,7 +27,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def seconds_left(self) -> float | None:
         """The time left at the present rate; ``None`` where that cannot be told."""
-        if self.rows_planned is None or not self.rows:
+        if self.rows_planned is None or not self.rate:
             return None
         return max(0.0, (self.rows_planned - self.rows) / self.rate)
 

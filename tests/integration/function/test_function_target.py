@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import anyio
 import duckdb
 import pyarrow as pa
 import pytest
 
 import retl
-from retl.connectors import DuckDB, FunctionTarget, SQLite
+from retl.connectors import DuckDB, FunctionTarget, IteratorSource, SQLite
 from retl.connectors.function import BatchContext
 from retl.engine import writer as engine_writer
 from retl.model.errors import LeaseLost
@@ -172,6 +174,22 @@ async def test_refused_rows_are_put_aside_with_their_reason(tmp_path: Path) -> N
     assert all('"name":"order ' in reject.content for reject in rejects)
     assert taken == {number for number in range(1, 301) if number % 100}
     await pipeline.aclose()
+
+
+async def test_a_report_says_which_side_waited_for_the_other(tmp_path: Path) -> None:
+    async def slow(rows: list[dict[str, Any]]) -> None:
+        await anyio.sleep(0.02)
+
+    async def slow_orders() -> AsyncIterator[dict[str, Any]]:
+        for row in orders(range(1, 41)):
+            await anyio.sleep(0.01)
+            yield row
+
+    pipeline = sync(Api(orders(range(1, 2001))).source(), slow, tmp_path / "1.db", rows=True, batch_rows=20)
+    behind = (await pipeline.run_once()).scans[0]
+    assert behind.read_wait > behind.write_wait
+    ahead = (await sync(IteratorSource(slow_orders), _ignore, tmp_path / "2.db", cursor=False).run_once()).scans[0]
+    assert ahead.write_wait > ahead.read_wait
 
 
 async def test_a_former_owner_delivers_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
