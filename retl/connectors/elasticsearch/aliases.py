@@ -18,7 +18,7 @@ from retl.model.errors import ConfigError
 from retl.model.plan import Load
 
 # Aliases by which a swap tells indices apart.
-_OF_A_SWAP = re.compile(r"-retl-(replaced|\d+-\d+-loading)$")
+_OF_A_SWAP = re.compile(r"-retl-(replaced|\d+-\d+-(loading|dropped))$")
 _REMEDY = "set aliases = false and give the index its aliases yourself, or free the name in the target."
 
 

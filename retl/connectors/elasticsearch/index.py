@@ -2,7 +2,8 @@
 
 A load of a whole new index goes into a shadow, ``<name>-retl-<epoch>-<time>``, whose only
 alias says that it is being loaded. Documents are sent to that alias, and the switch takes it
-off: so does whoever drops what a scan has left behind, and of the two only one can.
+off: so does whoever drops what a scan has left behind, and of the two only one can. An index
+without it is none that retl may drop, whatever its name.
 """
 
 from __future__ import annotations
@@ -103,19 +104,24 @@ def loading_alias(shadow: str) -> str:
     return f"{shadow}-loading"
 
 
+def dropped_alias(shadow: str) -> str:
+    """The alias of a shadow that is given up."""
+    return f"{shadow}-dropped"
+
+
 def replaced_alias(name: str) -> str:
     """The alias by which the indices that were replaced, and kept, are found."""
     return f"{name}-retl-replaced"
 
 
 async def drop_leftovers(client: Client, name: str) -> None:
-    """Drop the shadows that no scan has finished."""
+    """Drop the shadows that no scan has finished. Those that were switched in once belong to their user."""
     answer = await client.call(
         "GET", f"/{quoted(name)}-retl-*/_alias", params={**_EVERYTHING, "ignore_unavailable": "true"}
     )
     shadow = re.compile(re.escape(name) + r"-retl-\d+-\d+")
     for index, about in answer.items():
-        if shadow.fullmatch(index) and set(about["aliases"]) <= {loading_alias(index)}:
+        if shadow.fullmatch(index) and {loading_alias(index), dropped_alias(index)} & set(about["aliases"]):
             await drop_shadow(client, index)
 
 
@@ -126,11 +132,16 @@ async def create_shadow(client: Client, shadow: str, definition: Definition) -> 
 
 async def drop_shadow(client: Client, shadow: str) -> None:
     """Drop a shadow, unless it has been switched in, of which the answer may have been lost."""
-    # First what a switch needs: one that is on its way can no longer succeed, or has done so already.
-    actions = [{"remove": {"index": shadow, "alias": loading_alias(shadow)}}]
-    await client.request("POST", "/_aliases", body={"actions": actions}, allow=(404,))
+    # First what a switch needs: one that is on its way can no longer succeed, or has done so already. In the same step
+    # the shadow is marked, so that whoever dies before the next line leaves what the next scan knows to be a shadow.
+    actions = [
+        {"remove": {"index": shadow, "alias": loading_alias(shadow), "must_exist": True}},
+        {"add": {"index": shadow, "alias": dropped_alias(shadow), "is_hidden": True}},
+    ]
+    # OpenSearch calls an alias that is not there a bad request.
+    await client.request("POST", "/_aliases", body={"actions": actions}, allow=(400, 404))
     answer = await client.request("GET", f"/{quoted(shadow)}/_alias", allow=(404,))
-    if answer.status == 200 and not msgspec.json.decode(answer.body)[shadow]["aliases"]:
+    if answer.status == 200 and dropped_alias(shadow) in msgspec.json.decode(answer.body)[shadow]["aliases"]:
         await drop(client, shadow)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -200,6 +201,51 @@ async def test_kept_indices_outlive_the_next_swaps(scene: Scene) -> None:
             await scan(session, load_of(session, whole(name, pre_action="swap")), numbered(number))
     assert contents(scene, name) == of(2)
     assert contents(scene, f"{name}-retl-replaced") == of(0, 1)
+
+
+@pytest.mark.parametrize("pre_action", ["none", "swap"])
+async def test_an_index_that_was_switched_in_once_is_never_dropped_as_a_leftover(scene: Scene, pre_action: str) -> None:
+    """Not even where its user has taken every alias off it."""
+    name, own = f"{scene.prefix}-t", f"{scene.prefix}-own"
+    async with scene.session(keep_replaced=True) as session:
+        load = load_of(session, whole(name, pre_action="swap"))
+        await scan(session, load, numbered(1))
+        (first,) = scene.ask("GET", f"/_alias/{name}")
+        await scan(session, dataclasses.replace(load, scan_id="20240501T120000.000002-b"), numbered(2))
+        (second,) = scene.ask("GET", f"/_alias/{name}")
+        scene.server.put(own, {"3": {"n": 3}})
+        moved = [
+            {"remove": {"index": first, "alias": "*"}},
+            {"remove": {"index": second, "alias": name}},
+            {"add": {"index": own, "alias": name}},
+        ]
+        scene.ask("POST", "/_aliases", {"actions": moved})
+        load = load_of(session, whole(name, pre_action=pre_action), scan_id="20240501T120000.000003-c")
+        await scan(session, load, numbered(4))
+    assert (contents(scene, first), contents(scene, second)) == (of(1), of(2))
+    assert contents(scene, name) == (of(3, 4) if pre_action == "none" else of(4))
+
+
+@pytest.mark.parametrize("settled", [False, True])
+async def test_a_shadow_whose_owner_died_while_it_was_dropped_goes_with_the_next_scan(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, settled: bool
+) -> None:
+    name = f"{scene.prefix}-t"
+
+    async def gone(*arguments: Any, **words: Any) -> None:
+        raise ConnectionFailed("gone")
+
+    async with scene.session() as session:
+        load = load_of(session, whole(name, pre_action="swap"))
+        with monkeypatch.context() as patch:
+            patch.setattr(index_module, "switch" if settled else "settle", gone)
+            patch.setattr(index_module, "drop", gone)
+            with pytest.raises(ConnectionFailed):
+                await scan(session, load, numbered(1))
+        assert len(scene.indices()) == 1
+        await scan(session, load_of(session, whole(name)), numbered(2))
+    assert scene.indices() == [name]
+    assert contents(scene, name) == of(2)
 
 
 async def test_a_switch_whose_answer_is_lost_does_not_lose_the_index(
