@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from retl.model.errors import ConfigError
+
+_USER = re.compile(r"\w+://[^:]*")
 
 
 class Secret:
@@ -65,3 +68,17 @@ def secret_file(path: str | Path) -> Secret:
 def reveal(value: str | Secret) -> str:
     """The text of a setting that may be given plainly or as a secret."""
     return value.reveal() if isinstance(value, Secret) else value
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown. Its password may hold any sign, also those that should have been written as %40 and the like.
+
+    Where the scheme is forgotten or misspelt nothing tells user and password apart, so neither is shown.
+    """
+    login, at, place = url.rpartition("@")
+    if not at:
+        return url
+    user = _USER.match(login)
+    if user is None:
+        return f"***@{place}"
+    return url if user[0] == login else f"{user[0]}:***@{place}"

@@ -470,6 +470,21 @@ def test_a_url_is_never_shown_with_its_password(password: str) -> None:
     assert password not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("me:s3cret@db:3306/shop", "mysql:/me:s3cret@db/shop", "mysql:me:s3cret@db", "msql//me:s3cret@db"),
+        *("mysql://m/e:s3cret@db/shop", "mysql://me:12/s3cret@db/shop", "mysql://me:s3cret/@db"),
+    ],
+)
+def test_a_url_that_is_written_wrong_is_refused_without_its_password(url: str) -> None:
+    assert "s3cret" not in repr(MySQL(url))
+    with pytest.raises(ConfigError, match="the url") as refused:
+        MySQL(url).source()
+    assert "s3cret" not in str(refused.value)
+    assert "@ and / in a name as %40 and %2F" in str(refused.value)
+
+
 def test_a_zone_that_nobody_knows() -> None:
     with pytest.raises(ConfigError, match="Middle/Earth"):
         MySQL("mysql://me@db/shop", timezone="Middle/Earth").source()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from retl.model.errors import ConfigError
-from retl.model.secret import Secret, env, reveal, secret_file
+from retl.model.secret import Secret, env, reveal, secret_file, without_password
 
 
 def test_a_secret_is_shown_by_its_origin_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +66,25 @@ def test_a_secret_file_that_is_no_text_is_refused_without_its_content(tmp_path: 
 def test_reveal_takes_plain_text_too() -> None:
     assert reveal("plain") == "plain"
     assert reveal(Secret(lambda: "kept", "a vault")) == "kept"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:s3cret@db:1/x", "https://me:***@db:1/x"),
+        ("https://me:s3:c@r/et@db", "https://me:***@db"),
+        ("https://m/e:s3cret@db", "https://m/e:***@db"),
+        ("https://me@corp:s3cret@db", "https://me@corp:***@db"),
+        ("https://me:@db", "https://me:***@db"),
+        ("me:s3cret@db:1", "***@db:1"),
+        ("me:s3cret://x@db", "***@db"),
+        ("https:/me:s3cret@db", "***@db"),
+        ("https:me:s3cret@db", "***@db"),
+        ("htps//me:s3cret@db", "***@db"),
+        ("https://me@db:1", "https://me@db:1"),
+        ("https://db:1/x", "https://db:1/x"),
+        ("", ""),
+    ],
+)
+def test_a_url_is_shown_without_its_password_however_it_is_written(url: str, shown: str) -> None:
+    assert without_password(url) == shown

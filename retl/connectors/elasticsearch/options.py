@@ -14,11 +14,10 @@ import msgspec
 from retl.connectors.base import Connector
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
-from retl.model.secret import Secret, reveal
+from retl.model.secret import Secret, reveal, without_password
 
 Tls = Literal["verify", "insecure"]
-# The password may hold any sign, also those that should have been written as %40 and the like.
-_IN_URL = re.compile(r"(?<=//)([^:@/]*):.*(?=@)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BETWEEN = re.compile(r",\s*(?=\w+://)")
 _PORTS = {"http": 80, "https": 443}
 _HOW = "write https://host:9200, with commas between several; signs such as @ and / in a name as %40 and %2F."
@@ -26,7 +25,7 @@ _HOW = "write https://host:9200, with commas between several; signs such as @ an
 
 def _hidden(url: str) -> str:
     """URLs without their passwords."""
-    return ",".join(_IN_URL.sub(r"\1:***", part) for part in _BETWEEN.split(url))
+    return ",".join(without_password(part) for part in _BETWEEN.split(url))
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,8 @@ def _node(address: str) -> Node:
         port = url.port
     except ValueError:
         raise ConfigError("the url of elasticsearch is no address.", remedy=_HOW) from None
-    if url.scheme not in _PORTS or not url.hostname or url.query or url.fragment:
+    # An @ behind the first / is one that ends a login: a part of it would be taken for the host.
+    if url.scheme not in _PORTS or not url.hostname or url.query or url.fragment or "@" in url.path:
         raise ConfigError(f"the url {_hidden(address)!r} is not one of elasticsearch.", remedy=_HOW)
     return Node(url.scheme, url.hostname, port or _PORTS[url.scheme], url.path.rstrip("/"))
 

@@ -16,18 +16,9 @@ from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.errors import Role
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
-from retl.model.secret import Secret, reveal
+from retl.model.secret import Secret, reveal, without_password
 
 Tls = Literal["verify", "insecure"]
-# The password may hold any sign, also those that should have been written as %40 and the like.
-_IN_URL = re.compile(r"(?<=//)([^:@]*):.*(?=@)", re.DOTALL)
-
-
-def _hidden(url: str) -> str:
-    """A URL without its password."""
-    return _IN_URL.sub(r"\1:***", url)
-
-
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
 
@@ -83,7 +74,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     ] = 10
 
     def __repr__(self) -> str:
-        shown = _hidden(self.address() or "")
+        shown = without_password(self.address() or "")
         return f"{type(self).__name__}({shown!r})"
 
     def address(self) -> str | None:
@@ -123,8 +114,10 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             _ = url.port
         except ValueError:
             raise ConfigError(f"the url of {self.type_name} is no address.", remedy=self._how()) from None
-        if address and (url.scheme not in self.schemes or url.query or url.fragment):
-            raise ConfigError(f"the url {_hidden(address)!r} is not one of {self.type_name}.", remedy=self._how())
+        # An @ behind the first / is one that ends a login: a part of it would be taken for host and database.
+        if address and (url.scheme not in self.schemes or url.query or url.fragment or "@" in url.path):
+            shown = without_password(address)
+            raise ConfigError(f"the url {shown!r} is not one of {self.type_name}.", remedy=self._how())
         return url
 
     def _how(self) -> str:
