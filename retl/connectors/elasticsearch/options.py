@@ -121,6 +121,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         basic = self._basic(next((user for user in users if user), None))
         if basic and self.api_key is not None:
             raise ConfigError("elasticsearch has an api_key and a user.", remedy="keep one of them.")
+        api_key = None if self.api_key is None else _key(reveal(self.api_key))
         fingerprint = None
         if self.tls_fingerprint is not None:
             fingerprint = self.tls_fingerprint.replace(":", "").strip().lower()
@@ -138,7 +139,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             fingerprint=fingerprint,
             tls=self._tls_context() if encrypted and fingerprint is None else None,
             basic=basic,
-            api_key=None if self.api_key is None else reveal(self.api_key),
+            api_key=api_key,
         )
 
     def _url(self) -> str:
@@ -150,7 +151,13 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             if self.password is not None:
                 raise ConfigError("elasticsearch has a password and no user.", remedy='name it: user = "...".')
             return None
-        return user, reveal(self.password) if self.password is not None else (in_url[1] if in_url else "")
+        password = reveal(self.password) if self.password is not None else (in_url[1] if in_url else "")
+        if _CONTROL.search(user + password):
+            raise ConfigError(
+                "user or password of elasticsearch holds a line break, or another sign that no login may hold.",
+                remedy="take it out; a file of secrets may end in an empty line.",
+            )
+        return user, password
 
     def _tls_context(self) -> ssl.SSLContext:
         try:
@@ -171,6 +178,17 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
 
 def _encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def _key(given: str) -> str:
+    """An API key, without what stands around it in its file."""
+    key = given.strip()
+    if not re.fullmatch(r"[!-~]+", key):
+        raise ConfigError(
+            "api_key is none: it is empty, or holds a space or another sign that no key has.",
+            remedy="copy it as the server shows it: encoded, or id:key.",
+        )
+    return key
 
 
 def _node(address: str) -> Node:

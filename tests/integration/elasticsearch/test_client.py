@@ -175,6 +175,10 @@ async def test_a_server_that_does_not_answer_or_hangs_up() -> None:
         ({"url": "https://ann:12/s3cret@es"}, "not one of elasticsearch"),
         ({"url": "http://ann:s3cret@a", "api_key": "s3cret"}, "an api_key and a user"),
         ({"url": "http://a", "password": "s3cret"}, "no user"),
+        ({"url": "http://a", "user": "ann", "password": "s3cret\n"}, "holds a line break"),
+        ({"url": "http://ann%0a:s3cret@a"}, "holds a line break"),
+        ({"url": "http://a", "api_key": "s3cr\net"}, "api_key is none"),
+        ({"url": "http://a", "api_key": "\n"}, "api_key is none"),
         ({"url": "https://a", "tls_fingerprint": "12:34"}, "fingerprint"),
         ({"url": "https://a", "tls_ca": "/nowhere.pem"}, "cannot be read"),
         ({"cloud_id": "no id"}, "cloud_id"),
@@ -193,6 +197,11 @@ def test_an_api_key_may_be_given_in_both_of_its_forms() -> None:
         shown = Elasticsearch("http://a", api_key=given).login()
         assert shown.authorization == f"ApiKey {given if ':' not in given else 'aWQ6a2V5'}"
         assert given not in repr(shown)
+
+
+def test_an_api_key_is_taken_without_the_end_of_its_line() -> None:
+    assert Elasticsearch("http://a", api_key="VnVhQ2ZHY0JDZGJrU\r\n").login().authorization == "ApiKey VnVhQ2ZHY0JDZGJrU"
+    assert Elasticsearch("http://a", api_key="id:key\n").login().authorization == "ApiKey aWQ6a2V5"
 
 
 def test_a_password_is_never_shown() -> None:
