@@ -229,7 +229,7 @@ class Pipeline:
         checkpoints = await self._store.load(self.name)
         rejects = await self._store.count_rejects(self.name)
         lease = await self._store.read_lease(self.name)
-        last = {report.table: report for report in reversed(await self._store.reports(self.name, limit=200))}
+        last = await self._store.last_reports(self.name)
         last.update(runner.last)
         known = list(dict.fromkeys([*self._tables.names, *last, *checkpoints]))
         now = datetime.now(UTC)

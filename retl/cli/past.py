@@ -11,7 +11,7 @@ from retl.cli.codes import INTERRUPTED, OK
 from retl.cli.render import ago, clock, grid, local_date, mode, one_line, plural, print_json, without_place
 from retl.config.registry import did_you_mean
 from retl.model.duration import format_duration
-from retl.model.errors import ConfigError
+from retl.model.errors import ConfigError, StateError
 from retl.model.report import ScanReport
 from retl.model.status import PipelineStatus, TableStatus
 from retl.pipeline import Pipeline
@@ -41,8 +41,10 @@ def show_status(found: PipelineStatus) -> str:
     if rows:
         lines += ["  " + line for line in grid(head, rows, right=_NUMBERS)]
     for table in found.tables:
-        if table.last is not None and table.last.error is not None:
-            lines.append(f"  {table.table} failed: {_short(table.last)}")
+        if table.last is not None:
+            if table.last.error is not None:
+                lines.append(f"  {table.table} failed: {_short(table.last)}")
+            lines += [f"  {table.table} warning: {one_line(warning, 500)}" for warning in table.last.warnings]
     return "\n".join(lines)
 
 
@@ -92,9 +94,15 @@ def history(arguments: argparse.Namespace) -> int:
     print(
         "\n".join(grid(("TIME", "TABLE", "SCAN", "ROWS", "CHANGED", "TOOK", "MODE", "WATERMARK"), rows, right=_NUMBERS))
     )
+    told: set[tuple[str, str]] = set()
     for report in newest:
+        place = f"{report.pipeline}.{report.table}"
         if report.error is not None:
-            print(f"{local_date(report.started_at)} {report.pipeline}.{report.table} failed: {_short(report)}")
+            print(f"{local_date(report.started_at)} {place} failed: {_short(report)}")
+        for warning in report.warnings:
+            if (place, warning) not in told:  # most are repeated by every scan
+                told.add((place, warning))
+                print(f"{local_date(report.started_at)} {place} warning: {one_line(warning, 500)}")
     return code
 
 
@@ -150,15 +158,23 @@ def rejects(arguments: argparse.Namespace) -> int:
     return code
 
 
+async def _tables(pipeline: Pipeline) -> list[str] | None:
+    """The tables of a pipeline; ``None`` where its state is damaged, which must not keep ``reset`` from mending it."""
+    try:
+        return [found.table for found in (await pipeline.status()).tables]
+    except StateError:
+        return None
+
+
 def _having(pipelines: Sequence[Pipeline], table: str) -> list[Pipeline]:
     """The pipelines that have this table. Raises ``ConfigError`` where none has."""
-    answers, code = ask(pipelines, Pipeline.status)
+    answers, code = ask(pipelines, _tables)
     if code != OK:
         raise SystemExit(code)  # the reason has been printed
-    known = {answer.pipeline.name: [found.table for found in answer.value.tables] for answer in answers}
-    having = [pipeline for pipeline in pipelines if table in known[pipeline.name]]
+    known = {answer.pipeline.name: answer.value for answer in answers}
+    having = [pipeline for pipeline in pipelines if table in (known[pipeline.name] or (table,))]
     if not having:
-        every = sorted({name for names in known.values() for name in names})
+        every = sorted({name for names in known.values() for name in names or ()})
         raise ConfigError(
             f"no pipeline has a table {table!r}{did_you_mean(table, every)}",
             remedy=f"there are {', '.join(every)}." if every else "nothing has been scanned yet.",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
-from retl.model.report import ScanReport
+from retl.model.report import ScanReport, ScanStatus
 
 STATE_VERSION = 1
 """The layout of the tables of a store. A store of a newer one is refused."""
@@ -27,6 +27,23 @@ class LeaseRow:
     epoch: int
     beat: int
     ttl: float
+
+
+def unreadable_report(
+    pipeline: str, table: str, scan_id: str, started_at: str, status: ScanStatus, reason: str
+) -> ScanReport:
+    """What is known of a scan whose report is damaged: reports are for people, so the rest must stay readable."""
+    return ScanReport(
+        pipeline=pipeline,
+        table=table,
+        to=table,
+        scan_id=scan_id,
+        status=status,
+        mode="full",
+        started_at=started_at,
+        seconds=0.0,
+        warnings=(f"{reason} What it said of rows and time is lost; no checkpoint depends on it.",),
+    )
 
 
 class StateStore(ABC):
@@ -86,7 +103,11 @@ class StateStore(ABC):
 
     @abstractmethod
     async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
-        """The history, newest first."""
+        """The history, newest first. A report that cannot be read hides no other: see ``unreadable_report``."""
+
+    @abstractmethod
+    async def last_reports(self, pipeline: str) -> dict[str, ScanReport]:
+        """The newest report of each table of a pipeline, in the order of time."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -103,6 +103,10 @@ class MemoryStore(StateStore):
         newest_first = sorted(chain.from_iterable(wanted), key=itemgetter(0), reverse=True)
         return [report for _, report in newest_first[:limit]]
 
+    async def last_reports(self, pipeline: str) -> dict[str, ScanReport]:
+        newest = [history[-1] for (owner, _), history in self._reports.items() if owner == pipeline]
+        return {report.table: report for _, report in sorted(newest, key=itemgetter(0))}
+
     async def aclose(self) -> None:
         return None
 

@@ -9,18 +9,19 @@ carries data.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import msgspec
 
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark, Reject
 from retl.model.errors import StateError
-from retl.model.report import ScanReport
-from retl.state.base import STATE_VERSION, LeaseRow, StateStore
+from retl.model.report import ScanReport, ScanStatus
+from retl.state.base import STATE_VERSION, LeaseRow, StateStore, unreadable_report
 from retl.state.memory import lease_lost
 
 T = TypeVar("T")
@@ -83,7 +84,11 @@ def check_version() -> Step[None]:
     if not rows:
         yield Statement("INSERT INTO retl_meta (name, value) VALUES ('version', ?)", (str(STATE_VERSION),))
     elif not str(rows[0][0]).isdigit():
-        raise StateError(f"the state store says its version is {rows[0][0]!r}.", remedy=_CORRUPT)
+        raise StateError(
+            f"the state store says its version is {rows[0][0]!r}.",
+            remedy="restore it from a backup; or, if no newer retl has ever used it, run in its database: "
+            f"UPDATE retl_meta SET value = '{STATE_VERSION}' WHERE name = 'version'",
+        )
     elif int(rows[0][0]) > STATE_VERSION:
         raise StateError(
             f"the state store is of version {rows[0][0]}, but this retl knows versions up to {STATE_VERSION}.",
@@ -91,17 +96,30 @@ def check_version() -> Step[None]:
         )
 
 
-_CORRUPT = (
-    "restore it from a backup, or run `retl reset` to start over: incremental tables are then read in full once, "
-    "which an upsert absorbs."
-)
+def start_over(table: str) -> str:
+    """What to do about a checkpoint that is damaged."""
+    return (
+        f"restore it from a backup, or run `retl reset --table {shlex.quote(table)}` to start over: the table is then "
+        "read in full once, which an upsert absorbs."
+    )
 
 
-def _decode(body: Any, kind: type[T], what: str) -> T:
+def of_nothing(step: Step[T]) -> T:
+    """What a step that reads finds where there are no tables."""
+    answer: Any = None
+    while True:
+        try:
+            step.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        answer = []
+
+
+def _decode(body: Any, kind: type[T], what: str, remedy: str) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, TypeError, ValueError) as error:
-        raise StateError(f"{what} in the state store cannot be read ({error}).", remedy=_CORRUPT) from None
+        raise StateError(f"{what} in the state store cannot be read ({error}).", remedy=remedy) from None
 
 
 def _encode(value: Any) -> str:
@@ -112,7 +130,7 @@ def load(pipeline: str) -> Step[dict[str, Checkpoint]]:
     rows = yield Statement("SELECT table_name, body FROM retl_checkpoints WHERE pipeline = ?", (pipeline,), rows=True)
     found: dict[str, Checkpoint] = {}
     for table, body in rows:
-        checkpoint = _decode(body, Checkpoint, f"the checkpoint of table {table!r}")
+        checkpoint = _decode(body, Checkpoint, f"the checkpoint of table {table!r}", start_over(table))
         if checkpoint.version > CHECKPOINT_VERSION:
             raise StateError(
                 f"the checkpoint of table {table!r} is of version {checkpoint.version}, "
@@ -173,8 +191,11 @@ def read_lease(pipeline: str) -> Step[LeaseRow]:
     try:
         return LeaseRow(pipeline, owner, int(epoch), int(beat), float(ttl))
     except (TypeError, ValueError) as error:
+        name = pipeline.replace("'", "''")
         raise StateError(
-            f"the lease of {pipeline!r} in the state store cannot be read ({error}).", remedy=_CORRUPT
+            f"the lease of {pipeline!r} in the state store cannot be read ({error}).",
+            remedy="make sure that no process runs the pipeline, then run in its database: "
+            f"DELETE FROM retl_leases WHERE pipeline = '{name}'",
         ) from None
 
 
@@ -238,7 +259,8 @@ def rejects(pipeline: str, table: str | None, limit: int) -> Step[list[Reject]]:
         f" ORDER BY rejected_at DESC, row_key LIMIT {int(limit)}",
         rows=True,
     )
-    return [_decode(body, Reject, "a reject") for (body,) in rows]
+    remedy = "run `retl rejects --clear` to forget the rejects."
+    return [_decode(body, Reject, "a reject", remedy) for (body,) in rows]
 
 
 def count_rejects(pipeline: str) -> Step[dict[str, int]]:
@@ -251,6 +273,9 @@ def count_rejects(pipeline: str) -> Step[dict[str, int]]:
 def clear_rejects(pipeline: str, table: str | None) -> Step[int]:
     count = yield _narrowed("DELETE FROM retl_rejects", pipeline, table)
     return int(count)
+
+
+_REPORT = "s.pipeline, s.table_name, s.scan_id, s.started_at, s.status, s.body"
 
 
 def add_report(report: ScanReport) -> Step[None]:
@@ -274,11 +299,30 @@ def reports(pipeline: str | None, table: str | None, limit: int) -> Step[list[Sc
     wanted = {name: value for name, value in (("pipeline", pipeline), ("table_name", table)) if value is not None}
     where = " WHERE " + " AND ".join(f"{name} = ?" for name in wanted) if wanted else ""
     rows = yield Statement(
-        f"SELECT body FROM retl_scans{where} ORDER BY scan_id DESC LIMIT {int(limit)}",
+        f"SELECT {_REPORT} FROM retl_scans AS s{where} ORDER BY scan_id DESC LIMIT {int(limit)}",
         tuple(wanted.values()),
         rows=True,
     )
-    return [_decode(body, ScanReport, "a scan report") for (body,) in rows]
+    return [_report(*row) for row in rows]
+
+
+def last_reports(pipeline: str) -> Step[dict[str, ScanReport]]:
+    newest = "SELECT table_name, MAX(scan_id) AS scan_id FROM retl_scans WHERE pipeline = ? GROUP BY table_name"
+    rows = yield Statement(
+        f"SELECT {_REPORT} FROM retl_scans AS s JOIN ({newest}) AS n ON n.table_name = s.table_name "
+        "AND n.scan_id = s.scan_id WHERE s.pipeline = ? ORDER BY s.scan_id",
+        (pipeline, pipeline),
+        rows=True,
+    )
+    return {table: _report(name, table, *rest) for name, table, *rest in rows}
+
+
+def _report(pipeline: str, table: str, scan_id: str, started_at: str, status: str, body: Any) -> ScanReport:
+    try:
+        return _decode(body, ScanReport, "a scan report", "")
+    except StateError as error:
+        known: ScanStatus = status if status in get_args(ScanStatus) else "failed"  # type: ignore[assignment]
+        return unreadable_report(pipeline, table, scan_id, started_at, known, error.message)
 
 
 class SqlStore(StateStore):
@@ -329,6 +373,9 @@ class SqlStore(StateStore):
 
     async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
         return await self._step(lambda: reports(pipeline, table, limit), write=False)
+
+    async def last_reports(self, pipeline: str) -> dict[str, ScanReport]:
+        return await self._step(lambda: last_reports(pipeline), write=False)
 
 
 def _now() -> str:

@@ -73,9 +73,14 @@ def map_error(error: sqlite3.Error, path: str) -> RetlError:
         return StateError(
             f"the state store {path} is read-only.", remedy="check the permissions of the file and its folder."
         )
+    if base in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return StateError(
+            f"the state store {path} cannot be used ({error}).",
+            remedy="restore it from a backup. A file that holds nothing but state may be moved away to start over.",
+        )
     return StateError(
         f"the state store {path} cannot be used ({error}).",
-        remedy="restore it from a backup, or move it away to start over.",
+        remedy="restore it from a backup, or drop the tables retl_* in it to start over.",
     )
 
 

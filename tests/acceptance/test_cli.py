@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -102,6 +104,12 @@ def write_warehouse(*statements: str) -> None:
     with duckdb.connect("warehouse.duckdb") as warehouse:
         for statement in statements:
             warehouse.execute(statement)
+
+
+def write_app(*statements: str) -> None:
+    with closing(sqlite3.connect("app.db")) as app, app:
+        for statement in statements:
+            app.execute(statement)
 
 
 def read_app(statement: str, path: str = "app.db") -> list[Any]:
@@ -444,6 +452,16 @@ def test_history(shop: Path, retl: Retl) -> None:
     assert [(report.table, report.status, report.rows) for report in reports] == [("orders", "done", 1)]
 
 
+def test_warnings_are_in_the_history_once_and_in_the_status(shop: Path, retl: Retl) -> None:
+    write_warehouse("INSERT INTO orders VALUES (11, 'c9', 100, NULL)")
+    retl("run", "--once")
+    retl("run", "--once")
+    told = retl("history").out
+    assert told.count("shop.orders warning: ") == 1
+    assert "shop.orders warning: 1 row" in told and "null_cursor" in told
+    assert "orders warning: 1 row" in retl("status").out
+
+
 def test_reset(shop: Path, retl: Retl) -> None:
     retl("run", "--once")
     done = retl("reset", "--table", "order")
@@ -470,6 +488,57 @@ def test_rejects(shop: Path, retl: Retl) -> None:
     assert set(items[0]["reject"]) == {"table", "key", "reason", "content", "column", "scan_id", "at"}
     assert retl("rejects", "--clear").out == "shop: 2 rejects forgotten\n"
     assert retl("rejects", "--clear", "--json").json() == [{"pipeline": "shop", "cleared": 0}]
+
+
+# A damaged state store -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damage", "command"),
+    [
+        ("UPDATE retl_checkpoints SET body = '{' WHERE table_name = 'orders'", "status"),
+        ("UPDATE retl_checkpoints SET body = '{' WHERE table_name = 'orders'", "run --once"),
+        ("UPDATE retl_leases SET epoch = 'one'", "reset --yes"),
+        ("UPDATE retl_leases SET epoch = 'one'", "status"),
+        ("UPDATE retl_meta SET value = 'one'", "reset --table orders --yes"),
+        ("UPDATE retl_meta SET value = 'one'", "history"),
+        ("INSERT INTO retl_rejects VALUES ('shop', 'orders', '1', '2024', 'why', '{')", "rejects --table orders"),
+        ("DROP TABLE retl_rejects", "status"),
+    ],
+)
+def test_what_the_error_of_a_damaged_store_says_to_do_helps(shop: Path, retl: Retl, damage: str, command: str) -> None:
+    retl("run", "--once")
+    write_app(damage)
+    failed = retl(*command.split())
+    assert failed.code == 1, failed
+    said = failed.out + failed.err
+    if found := re.search(r"`retl (reset [^`]+)`", said):
+        done = retl(*shlex.split(found[1]), "--yes")
+        assert (done.code, done.out) == (0, "shop: 1 checkpoint forgotten\n")
+    elif found := re.search(r"`retl (rejects --clear)`", said):
+        assert retl(*found[1].split()).out == "shop: 1 reject forgotten\n"
+    elif found := re.search(r"run in its database: (.+)", said):
+        write_app(found[1])
+    else:
+        assert "or drop the tables retl_* in it to start over" in said
+        names = read_app("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'retl\\_%' ESCAPE '\\'")
+        write_app(*(f"DROP TABLE {name}" for (name,) in names))
+    write_warehouse("INSERT INTO orders VALUES (11, 'c9', 100, TIMESTAMP '2024-02-01')")
+    for again in (command, "run --once", "status"):
+        done = retl(*again.split())
+        assert done.code == 0, done
+    assert read_app("SELECT count(*), sum(total) FROM orders") == [(11, 155)]
+
+
+def test_a_report_that_cannot_be_read_is_told_and_hides_nothing(shop: Path, retl: Retl) -> None:
+    retl("run", "--once")
+    write_app("UPDATE retl_scans SET body = '{' WHERE table_name = 'orders'")
+    for command in ("status", "history", "history --table orders"):
+        done = retl(*command.split())
+        assert done.code == 0, done
+        assert "orders warning: a scan report in the state store cannot be read" in done.out
+        assert command.endswith("orders") or "report  " in done.out
+    assert "2024-01-01 00:00:10" in retl("status").out  # the watermark is the checkpoint's
 
 
 # init ---------------------------------------------------------------------------

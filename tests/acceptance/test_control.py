@@ -13,6 +13,7 @@ import pytest
 import retl
 from retl import events
 from tests.support import Database, Recorder, Warehouse
+from tests.unit.test_state import report
 
 
 @pytest.fixture
@@ -173,6 +174,22 @@ async def test_status_tells_of_scans_lag_and_next_run(warehouse: Warehouse, app:
     assert table.lag > 300 * 86_400
     assert table.last is not None
     assert (table.last.rows, table.last.status) == (1, "done")
+
+
+async def test_status_knows_the_last_scan_of_every_table_however_many_there_are(
+    warehouse: Warehouse, app: Database
+) -> None:
+    store = retl.MemoryStore()
+    names = [f"t{number}" for number in range(250)]
+    for number, name in enumerate(names):
+        await store.add_report(report(number, pipeline="control", table=name, rows=number))
+    job = retl.Pipeline(
+        "control", source=warehouse.source(), target=app.target(), tables=[*names, "never"], state=store
+    )
+    tables = (await job.status()).tables
+    assert [table.table for table in tables] == [*names, "never"]
+    assert [table.last and table.last.rows for table in tables] == [*range(250), None]
+    await job.aclose()
 
 
 async def test_a_pipeline_runs_once_at_a_time(warehouse: Warehouse, app: Database) -> None:

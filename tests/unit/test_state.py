@@ -271,6 +271,18 @@ async def test_the_history_tells_everything_newest_first(store: StateStore) -> N
     assert await store.reports("p", limit=2) == [fourth, second]
 
 
+async def test_the_last_report_of_each_table_is_told_however_many_there_are(store: StateStore) -> None:
+    for number in range(250):
+        await store.add_report(report(number, table=f"t{number}"))
+    await store.add_report(report(250, pipeline="q", table="t1"))
+    newest = report(251, table="t1", rows=7)
+    await store.add_report(newest)
+    found = await store.last_reports("p")
+    assert list(found) == ["t0", *(f"t{number}" for number in range(2, 250)), "t1"]
+    assert found["t1"] == newest and found["t0"] == report(0, table="t0")
+    assert await store.last_reports("nothing") == {}
+
+
 async def test_the_history_of_a_table_is_bounded_and_pushes_no_other_out(
     store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +424,45 @@ async def test_content_that_makes_no_sense_is_refused(tmp_path: Path, damage: st
     await filled(path)
     execute(path, damage)
     assert text in await refused(path, STEPS[step])
+
+
+@pytest.mark.parametrize(
+    ("damage", "step"),
+    [
+        ("UPDATE retl_meta SET value = 'one'", lambda store: store.load("it's")),
+        ("UPDATE retl_leases SET epoch = 'one'", lambda store: store.read_lease("it's")),
+    ],
+)
+async def test_the_statement_that_the_remedy_names_mends_the_store(tmp_path: Path, damage: str, step: Step) -> None:
+    path = tmp_path / "state.db"
+    store = SqliteStore(path)
+    await store.save(Mark(await owned(store, "it's"), "t", Checkpoint(watermark="1")))
+    await store.aclose()
+    execute(path, damage)
+    statement = (await refused(path, step)).partition("run in its database: ")[2]
+    assert statement
+    execute(path, statement)
+    store = SqliteStore(path)
+    await store.save(Mark(await owned(store, "it's", "next"), "u", Checkpoint(watermark="2")))
+    assert await store.load("it's") == {"t": Checkpoint(watermark="1"), "u": Checkpoint(watermark="2")}
+    await store.aclose()
+
+
+@pytest.mark.parametrize("damage", ["body = '{'", "body = '[]'", "body = x'ff'", "body = '', status = 'what'"])
+async def test_a_report_that_cannot_be_read_hides_no_other_and_says_so(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "state.db"
+    await filled(path)
+    store = SqliteStore(path)
+    await store.add_report(report(2))
+    await store.add_report(report(3, table="u"))
+    execute(path, f"UPDATE retl_scans SET {damage} WHERE scan_id = 'scan-000002'")
+    third, second, first = await store.reports("p")
+    assert (third, first) == (report(3, table="u"), report(1))
+    assert await store.last_reports("p") == {"t": second, "u": third}
+    assert (second.pipeline, second.table, second.started_at) == ("p", "t", report(2).started_at)
+    assert second.status == ("failed" if "what" in damage else "done")
+    assert "a scan report in the state store cannot be read" in second.warnings[0]
+    await store.aclose()
 
 
 async def test_a_read_only_store_is_refused_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

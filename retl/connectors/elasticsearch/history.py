@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,16 +14,12 @@ from retl.connectors.elasticsearch.line import Line
 from retl.model.checkpoint import Reject
 from retl.model.errors import StateError, TargetBusy
 from retl.model.report import ScanReport
-from retl.state.base import StateStore
+from retl.state.base import StateStore, unreadable_report
 
 T = TypeVar("T")
 _KEPT_REPORTS = 1000
 _MOST_FOUND = 10_000
 """Hits that the server gives at once."""
-CORRUPT = (
-    "restore it from a snapshot, or run `retl reset` to start over: incremental tables are then read in full once, "
-    "which an upsert absorbs."
-)
 _KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at")
 _INDEX = {
     "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
@@ -74,7 +71,8 @@ class History(StateStore):
 
     async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
         found = await self._search("reject", pipeline, table, limit, [{"at": "desc"}])
-        return [self._decode(body.encode(), Reject, "a reject") for body in found]
+        remedy = "run `retl rejects --clear` to forget the rejects."
+        return [self._decode(hit["body"].encode(), Reject, "a reject", remedy) for hit in found]
 
     async def count_rejects(self, pipeline: str) -> dict[str, int]:
         body = {
@@ -103,15 +101,24 @@ class History(StateStore):
             await self._create(client)
             await client.request("PUT", path, params={"refresh": "true"}, body=document)
         query = _query("report", report.pipeline, report.table)
-        oldest = await self._search(
-            "report", report.pipeline, report.table, 1, _NEWEST, skip=_KEPT_REPORTS, what="scan_id"
-        )
+        oldest = await self._search("report", report.pipeline, report.table, 1, _NEWEST, skip=_KEPT_REPORTS)
         if oldest:
-            await self._delete({"bool": {"filter": [query, {"range": {"scan_id": {"lte": oldest[0]}}}]}})
+            await self._delete({"bool": {"filter": [query, {"range": {"scan_id": {"lte": oldest[0]["scan_id"]}}}]}})
 
     async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
         found = await self._search("report", pipeline, table, limit, _NEWEST)
-        return [self._decode(body.encode(), ScanReport, "a scan report") for body in found]
+        return [self._report(hit) for hit in found]
+
+    async def last_reports(self, pipeline: str) -> dict[str, ScanReport]:
+        found = await self._search("report", pipeline, None, _MOST_FOUND, _NEWEST, one_of_each="table")
+        return {hit["table"]: self._report(hit) for hit in reversed(found)}
+
+    def _report(self, hit: dict[str, Any]) -> ScanReport:
+        try:
+            return self._decode(hit["body"].encode(), ScanReport, "a scan report", "")
+        except StateError as error:
+            scan = hit["scan_id"]
+            return unreadable_report(hit["pipeline"], hit["table"], scan, _began(scan), "failed", error.message)
 
     async def _search(
         self,
@@ -122,17 +129,19 @@ class History(StateStore):
         sort: list[Any],
         *,
         skip: int = 0,
-        what: str = "body",
-    ) -> list[str]:
-        body = {
+        one_of_each: str | None = None,
+    ) -> list[dict[str, Any]]:
+        body: dict[str, Any] = {
             "query": _query(kind, pipeline, table),
             "sort": sort,
             "size": min(limit, _MOST_FOUND - skip),
             "from": skip,
         }
+        if one_of_each is not None:
+            body["collapse"] = {"field": one_of_each}
         async with self._line.use() as client:
             answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=body)
-        return [str(hit["_source"][what]) for hit in answer["hits"]["hits"]]
+        return [hit["_source"] for hit in answer["hits"]["hits"]]
 
     async def _delete(self, query: dict[str, Any]) -> int:
         """Delete what is found, by ids: ``_delete_by_query`` could not show that it is gone without a privilege more."""
@@ -157,16 +166,25 @@ class History(StateStore):
     async def aclose(self) -> None:
         await self._line.close()
 
-    def _decode(self, body: bytes, kind: type[T], what: str) -> T:
+    def _decode(self, body: bytes, kind: type[T], what: str, remedy: str) -> T:
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise StateError(f"{what} in {self._index!r} cannot be read ({error}).", remedy=CORRUPT) from None
+            raise StateError(f"{what} in {self._index!r} cannot be read ({error}).", remedy=remedy) from None
 
 
 def _query(kind: str, pipeline: str | None, table: str | None) -> dict[str, Any]:
     wanted = {"kind": kind, "pipeline": pipeline, "table": table}
     return {"bool": {"filter": [{"term": {name: value}} for name, value in wanted.items() if value is not None]}}
+
+
+def _began(scan_id: str) -> str:
+    """When a scan began, as its identifier says."""
+    try:
+        began = datetime.strptime(f"{scan_id.split('-')[0]}+0000", "%Y%m%dT%H%M%S.%f%z")
+    except ValueError:
+        began = datetime.fromtimestamp(0, UTC)
+    return began.isoformat(timespec="milliseconds")
 
 
 def identity(kind: str, *names: str) -> str:

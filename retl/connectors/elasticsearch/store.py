@@ -15,11 +15,12 @@ import anyio
 import msgspec
 
 from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.history import CORRUPT, History, identity, text
+from retl.connectors.elasticsearch.history import History, identity, text
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark
 from retl.model.errors import StateError, TargetBusy
 from retl.state.base import STATE_VERSION, LeaseRow
 from retl.state.memory import lease_lost
+from retl.state.sql import start_over
 
 T = TypeVar("T")
 _TRIES = 50
@@ -165,10 +166,18 @@ class ElasticsearchStore(History):
             await anyio.sleep(pause)
         else:
             answer = await client.request("GET", path, allow=(404,))
-        there = _Found() if answer.status == 404 else self._decode(answer.body, _Found, "the answer")
+        there = (
+            _Found()
+            if answer.status == 404
+            else self._decode(answer.body, _Found, "the answer", "see what stands between retl and the server.")
+        )
         if not there.found:
             return _State(pipeline=pipeline), there
-        state = self._decode(bytes(there.source), _State, f"the state of {pipeline!r}")
+        remedy = (
+            "restore it from a snapshot; or make sure that no process runs the pipeline, and start over by: "
+            f"DELETE {path}"
+        )
+        state = self._decode(bytes(there.source), _State, f"the state of {pipeline!r}", remedy)
         if state.version > STATE_VERSION:
             raise StateError(
                 f"the state in {self._index!r} is of version {state.version}, but this retl knows versions up to {STATE_VERSION}.",
@@ -183,7 +192,8 @@ def _checkpoint(saved: _Saved, pipeline: str) -> Checkpoint:
         checkpoint = msgspec.json.decode(saved.body, type=Checkpoint)
     except msgspec.MsgspecError as error:
         raise StateError(
-            f"the checkpoint of table {saved.table!r} in the state store cannot be read ({error}).", remedy=CORRUPT
+            f"the checkpoint of table {saved.table!r} in the state store cannot be read ({error}).",
+            remedy=start_over(saved.table),
         ) from None
     if checkpoint.version > CHECKPOINT_VERSION:
         raise StateError(

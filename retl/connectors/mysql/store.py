@@ -143,7 +143,7 @@ class MySQLStore(sql.SqlStore):
             if await self._has_tables(connection):
                 await run_step(connection, sql.check_version())
             elif not write:
-                return _of_nothing(make())
+                return sql.of_nothing(make())
             else:
                 await self._create(connection)
                 if not single:
@@ -199,14 +199,3 @@ class MySQLStore(sql.SqlStore):
 
     async def aclose(self) -> None:
         await self.close()
-
-
-def _of_nothing(step: sql.Step[T]) -> T:
-    """What a step that reads finds where there are no tables."""
-    answer: Any = None
-    while True:
-        try:
-            step.send(answer)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        answer = []

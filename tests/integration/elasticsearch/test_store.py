@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from retl.connectors import Elasticsearch
@@ -37,6 +38,7 @@ from tests.unit.test_state import (  # noqa: F401  # collected here too, with th
     test_rejects_are_cleared_by_table_or_all,
     test_rejects_are_kept_with_all_they_say_newest_first,
     test_the_history_tells_everything_newest_first,
+    test_the_last_report_of_each_table_is_told_however_many_there_are,
 )
 
 
@@ -64,6 +66,7 @@ async def test_reading_creates_nothing(
     assert await store.load("p") == {}
     assert await store.forget("p") == await store.clear_rejects("p") == 0
     assert (await store.reports(), await store.rejects("p")) == ([], [])
+    assert await store.last_reports("p") == {}
     assert not await store.beat(Fence("p", "me", 1))
     await store.give_up_lease(Fence("p", "me", 1))
     with pytest.raises(LeaseLost):
@@ -195,6 +198,34 @@ async def test_content_that_makes_no_sense_is_refused(
         await store.load("p")
     assert text in str(caught.value)
     assert caught.value.remedy
+
+
+async def test_the_request_that_the_remedy_names_starts_a_pipeline_over(
+    store: ElasticsearchStore, index: str, elasticsearch_server: SearchServer
+) -> None:
+    await store.save(Mark(await owned(store), "t", Checkpoint(watermark="1")))
+    (key,) = elasticsearch_server.documents(index)
+    elasticsearch_server.ask("POST", f"/{index}/_update/{key}", {"doc": {"epoch": "one"}})
+    with pytest.raises(StateError) as caught:
+        await store.read_lease("p")
+    elasticsearch_server.ask("DELETE", caught.value.remedy.partition(" over by: DELETE ")[2])
+    assert await store.load("p") == {}
+    await store.save(Mark(await owned(store), "t", Checkpoint(watermark="2")))
+
+
+async def test_a_report_that_cannot_be_read_hides_no_other_and_says_so(
+    store: ElasticsearchStore, index: str, elasticsearch_server: SearchServer
+) -> None:
+    broken = msgspec.structs.replace(report(1), scan_id="20240229T235959.123456-abc")
+    await store.add_report(broken)
+    (key,) = elasticsearch_server.documents(index)
+    elasticsearch_server.ask("POST", f"/{index}/_update/{key}?refresh=true", {"doc": {"body": "{"}})
+    await store.add_report(report(2, table="u"))
+    whole, known = await store.reports("p")
+    assert whole == report(2, table="u")
+    assert (known.table, known.scan_id, known.started_at) == ("t", broken.scan_id, "2024-02-29T23:59:59.123+00:00")
+    assert "a scan report in" in known.warnings[0] and "cannot be read" in known.warnings[0]
+    assert await store.last_reports("p") == {"t": known, "u": whole}
 
 
 async def test_a_server_that_does_not_answer_may_come_back() -> None:

@@ -44,6 +44,7 @@ async def test_reading_creates_nothing(scene: Scene) -> None:
     assert await store.rejects("p") == []
     assert await store.count_rejects("p") == {}
     assert await store.reports() == []
+    assert await store.last_reports("p") == {}
     await store.aclose()
     assert scene.run("SHOW TABLES") == []
 
@@ -94,6 +95,7 @@ async def test_the_history_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPa
     for number in range(8):
         await store.add_report(report(number))
     assert [found.scan_id for found in await store.reports("p", "t")] == ["scan-000007", "scan-000006", "scan-000005"]
+    assert await store.last_reports("p") == {"t": report(7)}
     await store.aclose()
 
 
