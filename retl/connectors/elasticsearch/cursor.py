@@ -77,6 +77,11 @@ class CursorField:
         seconds = -(-nanoseconds(settle) // 1_000_000_000)
         return {"range": {self.path: {"lte": f"now-{seconds}s"}}}
 
+    def ahead(self) -> dict[str, Any]:
+        """What lies more than a day ahead, by the server's own clock: most likely a mistake."""
+        far = {"range": {self.path: {"lte": "now+1d"}}}
+        return {"bool": {"filter": [self.present()], "must_not": [far]}}
+
     def present(self) -> dict[str, Any]:
         return {"exists": {"field": self.path}}
 

@@ -111,8 +111,15 @@ class ElasticsearchSource(Source):
         if table.null_cursor == "include" and null:
             slices.append(Slice(index=len(slices), nulls=True, rows=null, divisible=table.write is not Write.APPEND))
             rows += null
+        ahead = await self._count(client, found, [*choice.filters, cursor.ahead()]) if cursor.is_time else 0
         plan = self._plan(table, found, choice, tuple(slices), rows)
-        plan = dataclasses.replace(plan, window=window, null_cursor_rows=null, cursor_type=cursor.order)
+        plan = dataclasses.replace(
+            plan,
+            window=window,
+            null_cursor_rows=null,
+            cursor_type=cursor.order,
+            warnings=(*plan.warnings, *_future_warning(cursor, ahead)),
+        )
         return await self._sized(client, plan, found, choice)
 
     def _plan(self, table: TableSpec, found: Found, choice: Choice, slices: tuple[Slice, ...], rows: int) -> SourcePlan:
@@ -145,10 +152,9 @@ class ElasticsearchSource(Source):
     ) -> str | None:
         """The upper bound: one document, sorted down, since an aggregation would round."""
         filters = [*choice.filters, cursor.present()]
-        settle = table.settle if table.settle is not None else SETTLE
-        if cursor.is_time and settle:
-            filters.append(cursor.settled(settle))
-        elif table.settle:
+        if cursor.is_time:
+            filters.append(cursor.settled(table.settle if table.settle is not None else SETTLE))
+        elif table.settle is not None:
             raise ConfigError(
                 "settle compares the cursor with the source's clock, but the cursor is a number.",
                 remedy="remove settle or choose a field of time.",
@@ -198,6 +204,17 @@ class ElasticsearchSource(Source):
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.close()
+
+
+def _future_warning(cursor: CursorField, ahead: int) -> tuple[str, ...]:
+    """A value far in the future is never a bound, so its document may wait for ever."""
+    if not ahead:
+        return ()
+    text = (
+        f"documents whose cursor {cursor.path!r} lies more than a day in the future by the source's clock: {ahead:,}. "
+        "They wait for their time; correct them at the source."
+    )
+    return (text,)
 
 
 def _slice(table: TableSpec, choice: Choice, window: Window, rows: int) -> Slice:

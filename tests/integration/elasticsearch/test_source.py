@@ -299,6 +299,29 @@ async def test_settle_and_lookback(elasticsearch_server: SearchServer, prefix: s
     await source.aclose()
 
 
+@pytest.mark.parametrize("settle", [None, "0s"])
+@pytest.mark.parametrize("type_", ["date", "date_nanos"])
+async def test_a_document_of_the_future_waits_and_is_told(
+    elasticsearch_server: SearchServer, prefix: str, type_: str, settle: str | None
+) -> None:
+    index = create(elasticsearch_server, prefix, {"properties": {"at": {"type": type_}}})
+    soon = _instant(time.time_ns() + 3600 * 10**9)
+    elasticsearch_server.put(index, {"now": {"at": "2024-05-01"}, "soon": {"at": soon}, "far": {"at": "2199-01-01"}})
+    elasticsearch_server.put(index, {"both": {"at": ["2024-04-01", "2199-01-01"]}})
+    table = documents(index, cursor="at", **({} if settle is None else {"settle": settle}))
+    source = Elasticsearch(elasticsearch_server.url).source()
+    plan = await source.plan(table, Checkpoint())
+    assert plan.window is not None
+    assert compare(plan.window.upper, "2024-05-01T00:00:00Z", "time") == 0
+    (warned,) = plan.warnings
+    assert "'at' lies more than a day in the future by the source's clock: 1." in warned
+    assert (await collect(source, table))["_id"].to_pylist() == ["both", "now"]
+    elasticsearch_server.put(index, {"later": {"at": "2024-06-01"}, "far": {"at": soon}})
+    plan = await source.plan(table, after(plan, plan.window.upper))
+    assert (plan.rows, plan.warnings) == (2, ())
+    await source.aclose()
+
+
 async def test_a_cursor_that_became_finer_goes_on(elasticsearch_server: SearchServer, prefix: str) -> None:
     create(elasticsearch_server, f"{prefix}-1", {"properties": {"at": {"type": "date"}}})
     create(elasticsearch_server, f"{prefix}-2", {"properties": {"at": {"type": "date_nanos"}}})
@@ -423,6 +446,7 @@ async def test_columns_filter_the_source(elasticsearch_server: SearchServer, pre
         ({"cursor": "t.raw"}, ConfigError, "t.raw"),
         ({"cursor": "n", "settle": "5s"}, ConfigError, "cursor is a number"),
         ({"cursor": "n", "lookback": "5s"}, ConfigError, "cursor is a number"),
+        ({"cursor": "n", "settle": "0s"}, ConfigError, "cursor is a number"),
     ],
 )
 async def test_words_that_make_no_sense_are_refused(
