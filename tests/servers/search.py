@@ -119,7 +119,10 @@ class SearchServer:
         path = quote(index, safe=",*")
         if refresh:
             self.ask("POST", f"/{path}/_refresh")
-        page = self._page(f"/{path}/_search?scroll=1m", {"size": 2000, "sort": ["_doc"]})
+        body = {"size": 2000, "sort": ["_doc"]}
+        if self.product == "Elasticsearch" and tuple(map(int, self.version.split(".")[:2])) >= (9, 2):
+            body["_source"] = {"exclude_vectors": False}
+        page = self._page(f"/{path}/_search?scroll=1m", body)
         while page.hits.hits:
             yield from page.hits.hits
             page = self._page("/_search/scroll", {"scroll": "1m", "scroll_id": page.scroll_id})

@@ -71,7 +71,7 @@ def choose(table: TableSpec, found: Found, product: Product) -> Choice:
         _check_known("cursor", [table.cursor], known)
         cursor = CursorField.of(table.cursor, known[table.cursor])
     if table.documents:
-        return _documents(table, found, known, cursor)
+        return _documents(table, found, known, cursor, product)
     return _columns(table, found, known, cursor, product)
 
 
@@ -86,7 +86,9 @@ def _check_known(word: str, wanted: Sequence[str], known: Mapping[str, Any]) -> 
         )
 
 
-def _documents(table: TableSpec, found: Found, known: Mapping[str, Any], cursor: CursorField | None) -> Choice:
+def _documents(
+    table: TableSpec, found: Found, known: Mapping[str, Any], cursor: CursorField | None, product: Product
+) -> Choice:
     if table.rename:
         raise UnsupportedError(
             "documents travel as they are, so their fields cannot be renamed.",
@@ -99,7 +101,7 @@ def _documents(table: TableSpec, found: Found, known: Mapping[str, Any], cursor:
     if table.columns is not None and not found.hides:
         _check_known("columns", [name for name in table.columns if not _within(name, known)], known)
     schema = document_schema(cursor.column if cursor else None, found.index)
-    shape = Documents(schema, table.columns)
+    shape = Documents(schema, table.columns, hides_vectors=product.hides_vectors)
     warnings = _several(found)
     if table.columns is not None:
         warnings += (
@@ -138,7 +140,7 @@ def _columns(
     key = tuple(table.target_name(name) for name in chosen)
     if not table.key and ID not in wanted:
         key = ()  # a key that is not read identifies nothing
-    shape = Columns(leaves, schema, tells_ignored=product.tells_ignored)
+    shape = Columns(leaves, schema, tells_ignored=product.tells_ignored, hides_vectors=product.hides_vectors)
     by_id = key == (table.target_name(ID),)
     warnings = _several(found) if by_id else ()
     return Choice(schema, key, by_id, shape, shape.asked(), _filters(table), cursor, warnings)

@@ -79,6 +79,11 @@ class Product:
         """Whether a hit shows text that was too long for its index; otherwise only the document does."""
         return not self.opensearch
 
+    @property
+    def hides_vectors(self) -> bool:
+        """Whether a search leaves vectors out of its documents unless it is told not to."""
+        return not self.opensearch and self.version >= (9, 2)
+
     # Mappings ---------------------------------------------------------------
 
     @property

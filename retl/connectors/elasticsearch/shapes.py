@@ -17,18 +17,22 @@ from retl.model.errors import SourceError
 from retl.model.schema import is_json
 
 TIME_FORMAT = "strict_date_optional_time_nanos"
+_VECTORS = {"exclude_vectors": False}
 
 
 class Documents:
     """Hits as whole documents: ``_id``, ``_routing``, ``_source``, and the cursor where there is one."""
 
-    def __init__(self, schema: pa.Schema, includes: Sequence[str] | None) -> None:
+    def __init__(self, schema: pa.Schema, includes: Sequence[str] | None, *, hides_vectors: bool) -> None:
         self.schema = schema
         self._includes = includes
+        self._hides_vectors = hides_vectors
 
     def asked(self) -> dict[str, Any]:
         """What a search must ask for."""
-        return {} if self._includes is None else {"_source": {"includes": list(self._includes)}}
+        asked: dict[str, Any] = {} if self._includes is None else {"includes": list(self._includes)}
+        asked |= _VECTORS if self._hides_vectors else {}
+        return {"_source": asked} if asked else {}
 
     def arrays(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> list[pa.Array]:
         columns = [
@@ -73,9 +77,12 @@ class Columns:
     document's own bytes.
     """
 
-    def __init__(self, leaves: Sequence[Leaf], schema: pa.Schema, *, tells_ignored: bool) -> None:
+    def __init__(
+        self, leaves: Sequence[Leaf], schema: pa.Schema, *, tells_ignored: bool, hides_vectors: bool
+    ) -> None:
         self.schema = schema
         self._leaves = leaves
+        self._hides_vectors = hides_vectors
         # Whose values are looked for in the document where the server lists none.
         self._hidden = {leaf.path for leaf in leaves if "ignore_above" in leaf.spec and not tells_ignored}
         listed = [leaf for leaf in leaves if leaf.listed]
@@ -96,7 +103,8 @@ class Columns:
         ]
         # Whole documents, since the server writes a part of one anew, and numbers of many digits then lose some.
         whole = bool(self._hidden) or any(not leaf.listed and leaf.path != ID for leaf in self._leaves)
-        return {"_source": whole, **({"fields": fields} if fields else {})}
+        source = _VECTORS if whole and self._hides_vectors else whole
+        return {"_source": source, **({"fields": fields} if fields else {})}
 
     def arrays(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> list[pa.Array]:
         rows = decode_all([hit.fields for hit in hits], self._fields)

@@ -106,6 +106,34 @@ async def test_columns(search_server: SearchServer, index: str) -> None:
     assert times == [f"2024-05-01 12:00:00.{n // 10:09d}Z" for n in range(100)]
 
 
+async def test_vectors_come_with_their_documents(elasticsearch9_server: SearchServer) -> None:
+    """They are left out of what a search shows, unless it asks for them."""
+    server = elasticsearch9_server
+    vectors = {"v": {"type": "dense_vector", "dims": 3, "index": False}, "deep.w": {"type": "sparse_vector"}}
+    mappings = {"properties": {**vectors, "n": {"type": "long"}}}
+    document = {"a": "x", "v": [1.5, 2, 0.1], "deep": {"w": {"one": 0.5}}, "n": 0}
+    with server.fresh_names() as name:
+        server.ask("PUT", f"/{name}", {"settings": {"number_of_replicas": 0}, "mappings": mappings})
+        server.put(name, {str(n): {**document, "n": n} for n in range(10)})
+        assert server.ask("GET", f"/{name}/_search?size=1")["hits"]["hits"][0]["_source"].keys() == {"a", "n", "deep"}
+        for table in (
+            retl.Table(name, to=f"{name}-copy"),
+            retl.Table(name, to=f"{name}-part", columns=["n", "v", "deep.*"]),
+        ):
+            target = Elasticsearch(server.url, state_index=f".{name}-state")
+            pipeline = retl.Pipeline(str(table.to), source=Elasticsearch(server.url), target=target, tables=[table])
+            report = await pipeline.run_once()
+            await pipeline.aclose()
+            assert report.ok, report
+        assert server.texts(f"{name}-copy") == server.texts(name)
+        assert server.documents(name) == {str(n): {**document, "n": n} for n in range(10)}
+        part = server.documents(f"{name}-part")
+        assert part == {str(n): {"n": n, "v": document["v"], "deep": document["deep"]} for n in range(10)}
+        assert server.ask("GET", f"/{name}-copy/_count", {"query": {"exists": {"field": "v"}}})["count"] == 10
+        rows = (await collect(Elasticsearch(server.url), table_spec(name))).to_pylist()
+        assert {row["_id"]: json.loads(row["v"]) for row in rows} == {str(n): document["v"] for n in range(10)}
+
+
 async def test_text_that_is_too_long_for_its_index_is_not_lost(search_server: SearchServer, search_prefix: str) -> None:
     short = {"type": "keyword", "ignore_above": 3}
     mappings = {"properties": {"k": short, "tags": short, "deep": {"properties": {"k": short}}}}
