@@ -45,12 +45,16 @@ class DuckDBStore(sql.SqlStore):
         self._ready = False
 
     async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True, single: bool = False) -> T:
-        return await self._file.visit(self._run, make)
+        return await self._file.visit(self._run, make, write)
 
-    def _run(self, connection: duckdb.DuckDBPyConnection, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
+    def _run(
+        self, connection: duckdb.DuckDBPyConnection, make: Callable[[], Generator[sql.Statement, Any, T]], write: bool
+    ) -> T:
         import duckdb
 
         try:
+            if not self._ready and not write:
+                return _peek(connection, make)
             if not self._ready:
                 with _creating:
                     in_transaction(connection, _ensure_tables)
@@ -73,6 +77,20 @@ class DuckDBStore(sql.SqlStore):
 
     async def aclose(self) -> None:
         await self._file.close()
+
+
+def _peek(connection: duckdb.DuckDBPyConnection, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
+    """A read before the first write: tables that are not there are not made by asking for them."""
+    there = connection.execute(
+        "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema() "
+        f"AND table_name IN ({', '.join('?' * len(sql.STATE_TABLES))})",
+        sql.STATE_TABLES,
+    ).fetchall()
+    if not there:
+        return sql.of_nothing(make())
+    run_step(connection, sql.check_version())
+    result: T = in_transaction(connection, run_step, make())
+    return result
 
 
 def _ensure_tables(connection: duckdb.DuckDBPyConnection) -> None:

@@ -10,7 +10,7 @@ from retl.connectors import DuckDB
 from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
 from retl.model.errors import LeaseLost, StateError
 from retl.model.report import ScanReport
-from retl.state.base import StateStore
+from retl.state.base import LeaseRow, StateStore
 from tests.integration.duckdb.scenes import Scene
 
 
@@ -36,6 +36,19 @@ def report(number: int) -> ScanReport:
         started_at=f"2024-01-01T00:00:00.{number:06d}",
         seconds=0.5,
     )
+
+
+async def test_reading_creates_no_table(scene: Scene) -> None:
+    store = opened(scene)
+    assert await store.load("p") == {}
+    assert await store.read_lease("p") == LeaseRow("p", None, 0, 0, 0.0)
+    assert await store.rejects("p") == []
+    assert await store.count_rejects("p") == {}
+    assert await store.reports() == []
+    assert await store.last_reports("p") == {}
+    assert scene.run("SELECT table_name FROM duckdb_tables()") == []
+    fence = await store.take_lease(await store.read_lease("p"), "me", 15.0)
+    assert fence == Fence("p", "me", 1)
 
 
 async def test_every_step(scene: Scene) -> None:
@@ -73,11 +86,13 @@ async def test_the_history_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPa
     for number in range(8):
         await store.add_report(report(number))
     assert [found.scan_id for found in await store.reports("p", "t")] == ["scan-000007", "scan-000006", "scan-000005"]
+    assert await store.last_reports("p") == {"t": report(7)}
 
 
 async def test_no_thread_and_no_file_stay_open_between_steps(scene: Scene) -> None:
     store = opened(scene)
     await store.load("p")
+    await store.add_report(report(1))
     assert scene.run("SELECT value FROM retl_meta") == [("1",)]
     # Nothing was closed: the fixture of all tests looks for what is left.
 
