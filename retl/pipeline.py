@@ -40,8 +40,8 @@ class Pipeline:
     those that have such a column.
 
     Checkpoints and the lease live inside the target where it has transactions, so that
-    data and checkpoint are one commit; else in ``state``, which must then be given unless
-    losing the watermark with the process is acceptable (``retl.MemoryStore()``).
+    data and checkpoint are one commit; else in ``state``, which must then be given:
+    ``retl.MemoryStore()`` where losing the watermark with the process is acceptable.
 
     Raises ``ConfigError`` for words that do not fit together. Nothing is opened before
     the first method is awaited. A pipeline is used from one event loop.
