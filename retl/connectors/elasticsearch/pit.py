@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.errors import ContextLost
 from retl.model.errors import ConnectionFailed, RetlError
@@ -16,6 +18,10 @@ _KEEP_ALIVE = "3m"
 _TOUCH_SECONDS = 45.0
 _ATTEMPTS = 5
 _MOST_PAUSE = 8.0
+
+
+class _Newest(msgspec.Struct):
+    pit_id: str | None = None
 
 
 class PointInTime:
@@ -58,8 +64,9 @@ class PointInTime:
         while True:
             await asyncio.sleep(_TOUCH_SECONDS / 3)
             if time.monotonic() - self._used > _TOUCH_SECONDS:
-                with suppress(RetlError):
-                    await self.search({"size": 0, "track_total_hits": False, "query": {"match_none": {}}})
+                with suppress(RetlError, msgspec.MsgspecError):
+                    answer = await self.search({"size": 0, "track_total_hits": False, "query": {"match_none": {}}})
+                    self.note(msgspec.json.decode(answer, type=_Newest).pit_id)
 
     async def close(self) -> None:
         """Give the moment back. Safe after any failure."""
