@@ -18,7 +18,6 @@ import pytest
 
 from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch import pages, pit
-from retl.connectors.elasticsearch.catalog import stands_for
 from retl.connectors.elasticsearch.documents import index_of
 from retl.connectors.elasticsearch.pages import PAGE_BYTES
 from retl.model.checkpoint import Checkpoint
@@ -394,27 +393,6 @@ async def test_a_data_stream_is_a_name(elasticsearch_server: SearchServer, prefi
     await source.aclose()
 
 
-@pytest.mark.parametrize("name", ["_search", "_cat", "_nodes", "_alias", "orders,_search", "..", "orders,"])
-async def test_a_name_that_means_something_else_to_the_server_is_refused(
-    elasticsearch_server: SearchServer, name: str
-) -> None:
-    source = Elasticsearch(elasticsearch_server.url).source()
-    with pytest.raises(ConfigError, match="is no name of an index"):
-        await source.plan(documents(name), Checkpoint())
-    await source.aclose()
-
-
-async def test_names_and_patterns_are_read_as_the_server_reads_them(
-    elasticsearch_server: SearchServer, prefix: str
-) -> None:
-    there = [create(elasticsearch_server, f"{prefix}-{name}", shards=1) for name in ("a", "ab", "b")]
-    for expression in ("-a", "-a*", "-*", "-a,{}-b", "-*,-{}-a", "-*,-{}-a*", "-a*,-{}-*,{}-ab", "-a,{}-b,-{}-c"):
-        asked = prefix + expression.format(*[prefix] * 2)
-        found = elasticsearch_server.ask("GET", f"/{asked}", allow=(404,))
-        assert [name for name in there if stands_for(asked, name)] == [name for name in there if name in found], asked
-    assert all(stands_for("_all", name) for name in there)
-
-
 async def test_a_name_that_is_not_there_says_what_is(elasticsearch_server: SearchServer, prefix: str) -> None:
     create(elasticsearch_server, f"{prefix}orders")
     source = Elasticsearch(elasticsearch_server.url).source()
@@ -489,24 +467,6 @@ async def test_an_index_without_sources_is_refused(elasticsearch_server: SearchS
     source = Elasticsearch(elasticsearch_server.url).source()
     with pytest.raises(ConfigError, match="_source is disabled"):
         await source.plan(documents(index), Checkpoint())
-    await source.aclose()
-
-
-@pytest.mark.parametrize(
-    ("about", "left_out"),
-    [({"excludes": ["text", "raw.*"]}, "raw.*; text"), ({"includes": ["n", "m"]}, "all but m, n")],
-)
-async def test_what_a_mapping_keeps_out_of_its_documents_is_told(
-    elasticsearch_server: SearchServer, prefix: str, about: dict[str, Any], left_out: str
-) -> None:
-    fields = {"n": {"type": "long"}, "text": {"type": "keyword"}}
-    index = create(elasticsearch_server, prefix, {"_source": about, "properties": fields})
-    elasticsearch_server.put(index, {"1": {"n": 1, "text": "x"}})
-    source = Elasticsearch(elasticsearch_server.url).source()
-    for table in (documents(index), table_spec(index)):
-        (warned,) = (await source.plan(table, Checkpoint())).warnings
-        assert f"the mapping keeps {left_out} out of _source" in warned
-    assert by_id(await collect(source, documents(index))) == {"1": b'{"n":1}'}
     await source.aclose()
 
 
