@@ -107,7 +107,7 @@ class Desk:
 
     def everything(self) -> dict[str, Any]:
         """Whatever there is, hidden or not, with mapping, settings and documents."""
-        names = f"{self.scene.prefix}*,.{self.scene.prefix}*"
+        names = f"{self.scene.prefix}*,.{self.scene.prefix}*,retl-{self.scene.prefix}*"
         found: dict[str, Any] = self.server.ask("GET", f"/{names}?expand_wildcards=all")
         return {name: (about, self.server.texts(name)) for name, about in found.items()}
 
@@ -172,7 +172,7 @@ def test_the_replaced_index_is_kept_where_that_is_asked(desk: Desk) -> None:
     desk.change(desk.orders)
     desk.run()
     assert desk.server.texts(desk.copy) == NEW
-    assert desk.server.texts(f"{desk.copy}-retl-replaced") == OLD
+    assert desk.server.texts(f"retl-{desk.copy}-replaced") == OLD
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_check_plan_tables_and_status_write_nothing(desk: Desk) -> None:
     ("pre_action", "wanted"),
     [
         ("truncate", ["DELETE /{copy}", "PUT /{copy} (its own mapping, settings and aliases)"]),
-        ("swap", ["PUT /{copy}-retl-<epoch>-<time>", "POST /_aliases ({copy} -> {copy}-retl-<epoch>-<time>)"]),
+        ("swap", ["PUT /retl-{copy}-<epoch>-<time>", "POST /_aliases ({copy} -> retl-{copy}-<epoch>-<time>)"]),
     ],
 )
 def test_a_plan_shows_index_and_alias_actions(desk: Desk, pre_action: str, wanted: list[str]) -> None:

@@ -69,7 +69,7 @@ class SearchLook:
 
     def indices(self) -> list[str]:
         """All indices that the target has made but the state: the copy, what an alias of that name leads to, others."""
-        found = self.server.ask("GET", f"/{self.copy}*?expand_wildcards=all", allow=(404,))
+        found = self.server.ask("GET", f"/{self.copy}*,retl-{self.copy}-*?expand_wildcards=all", allow=(404,))
         return sorted(found) if "error" not in found else []
 
     def alias(self) -> list[str]:

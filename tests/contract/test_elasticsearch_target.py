@@ -27,7 +27,7 @@ class TestElasticsearchTarget(TargetContract):
         with elasticsearch_server.fresh_names() as prefix:
             self.prefix = prefix
             yield
-            elasticsearch_server.ask("DELETE", "/contract_orders*?expand_wildcards=all")
+            elasticsearch_server.ask("DELETE", "/contract_orders*,retl-contract_orders*?expand_wildcards=all")
 
     def target(self) -> Target:
         return Elasticsearch(self.server.url, state_index=f".{self.prefix}").target()
@@ -51,7 +51,7 @@ class TestElasticsearchTarget(TargetContract):
         found = self.server.ask("GET", "/_all/_alias?expand_wildcards=all")
         names = {alias for about in found.values() for alias in about["aliases"]}
         names |= {index for index, about in found.items() if not about["aliases"]}
-        return sorted(name for name in names if name.startswith("contract_orders"))
+        return sorted(name for name in names if "contract_orders" in name)
 
     def unreachable(self) -> Target:
         return Elasticsearch(f"http://127.0.0.1:{free_port()}").target()

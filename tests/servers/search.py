@@ -146,7 +146,7 @@ class SearchServer:
 
     @contextmanager
     def fresh_names(self) -> Iterator[str]:
-        """A prefix that no name begins with; everything whose name does, with a dot before it or not, is gone afterwards."""
+        """A prefix that no name begins with; everything whose name does, with a dot or "retl-" before it or not, is gone afterwards."""
         prefix = f"retl{secrets.token_hex(6)}"
         try:
             yield prefix
@@ -154,8 +154,8 @@ class SearchServer:
             self.remove(prefix)
 
     def remove(self, prefix: str) -> None:
-        """Delete everything whose name begins so, with a dot before it or not."""
-        found = self.ask("GET", f"/_resolve/index/{prefix}*,.{prefix}*?expand_wildcards=all")
+        """Delete everything whose name begins so, with a dot or "retl-" before it or not."""
+        found = self.ask("GET", f"/_resolve/index/{prefix}*,.{prefix}*,retl-{prefix}*?expand_wildcards=all")
         for stream in found["data_streams"]:
             # An Elasticsearch without the module for data streams has them, but lets nobody delete them.
             self.ask("DELETE", f"/_data_stream/{quote(stream['name'])}", allow=(400, 404, 405))

@@ -18,7 +18,7 @@ from retl.model.errors import ConfigError
 from retl.model.plan import Load
 
 # Aliases by which a swap tells indices apart.
-_OF_A_SWAP = re.compile(r"-retl-(replaced|\d+-\d+-(loading|dropped))$")
+_OF_A_SWAP = re.compile(r"^retl-.+-(replaced|\d+-\d+-(loading|dropped))$")
 _REMEDY = "set aliases = false and give the index its aliases yourself, or free the name in the target."
 
 
@@ -31,7 +31,7 @@ async def lacking(client: Client, load: Load, known: Known | None) -> dict[str, 
     own = known.definition.aliases if known is not None else {}
     found: dict[str, Any] = {}
     for alias, about in (source.get("aliases") or {}).items():
-        if alias == load.table.to or alias in own or _OF_A_SWAP.search(alias):
+        if alias == load.table.to or alias in own or _OF_A_SWAP.match(alias):
             continue
         await _check(client, alias, about, source.get("cluster"))
         found[alias] = about

@@ -1,6 +1,6 @@
 """Emptying an index: it is deleted and created anew, or its documents are deleted.
 
-In between there is only a note of it, an empty hidden index ``<name>-retl-note`` that holds
+In between there is only a note of it, an empty hidden index ``retl-<name>-note`` that holds
 the definition: a crash loses nothing.
 """
 
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.2
 
 
 def _note_name(name: str) -> str:
-    return f"{name}-retl-note"
+    return index.beside(name, "note")
 
 
 async def recreate(client: Client, known: Known, definition: Definition) -> None:

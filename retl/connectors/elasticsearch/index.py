@@ -1,6 +1,6 @@
 """Indices of the target: found, created, and switched for others.
 
-A load of a whole new index goes into a shadow, ``<name>-retl-<epoch>-<time>``, whose only
+A load of a whole new index goes into a shadow, ``retl-<name>-<epoch>-<time>``, whose only
 alias says that it is being loaded. Documents are sent to that alias, and the switch takes it
 off: so does whoever drops what a scan has left behind, and of the two only one can. An index
 without it is none that retl may drop, whatever its name.
@@ -93,10 +93,19 @@ async def drop(client: Client, index: str) -> None:
 # Shadows ------------------------------------------------------------------------
 
 
+def beside(name: str, what: str) -> str:
+    """The name of something that serves an index.
+
+    It does not begin as that of the index, or a template for such names would decide what becomes of it: that of many
+    clusters for ``logs-*-*`` makes data streams.
+    """
+    return f"retl-{name}-{what}"
+
+
 def shadow_name(load: Load) -> str:
     """The index that a swap loads: the epoch keeps two owners apart, the time two scans of one."""
     time = re.sub(r"\D", "", load.scan_id.split("-")[0])
-    return f"{load.table.to}-retl-{load.epoch}-{time}"
+    return beside(load.table.to, f"{load.epoch}-{time}")
 
 
 def loading_alias(shadow: str) -> str:
@@ -111,23 +120,28 @@ def dropped_alias(shadow: str) -> str:
 
 def replaced_alias(name: str) -> str:
     """The alias by which the indices that were replaced, and kept, are found."""
-    return f"{name}-retl-replaced"
+    return beside(name, "replaced")
 
 
 async def drop_leftovers(client: Client, name: str) -> None:
     """Drop the shadows that no scan has finished. Those that were switched in once belong to their user."""
     answer = await client.call(
-        "GET", f"/{quoted(name)}-retl-*/_alias", params={**_EVERYTHING, "ignore_unavailable": "true"}
+        "GET", f"/{quoted(beside(name, ''))}*/_alias", params={**_EVERYTHING, "ignore_unavailable": "true"}
     )
-    shadow = re.compile(re.escape(name) + r"-retl-\d+-\d+")
+    shadow = re.compile(re.escape(beside(name, "")) + r"\d+-\d+")
     for index, about in answer.items():
         if shadow.fullmatch(index) and {loading_alias(index), dropped_alias(index)} & set(about["aliases"]):
             await drop_shadow(client, index)
 
 
 async def create_shadow(client: Client, shadow: str, definition: Definition) -> None:
-    aliases = {loading_alias(shadow): {"is_hidden": True}}
-    await create(client, shadow, Definition(definition.mappings, definition.settings, aliases))
+    loading = loading_alias(shadow)
+    await create(client, shadow, Definition(definition.mappings, definition.settings, {loading: {"is_hidden": True}}))
+    # A template may have given it others, and nobody is to see what is loaded. It is empty yet.
+    given = (await client.call("GET", f"/{quoted(shadow)}/_alias"))[shadow]["aliases"].keys() - {loading}
+    if given:
+        actions = [{"remove": {"index": shadow, "alias": alias}} for alias in sorted(given)]
+        await client.request("POST", "/_aliases", body={"actions": actions})
 
 
 async def drop_shadow(client: Client, shadow: str) -> None:

@@ -158,7 +158,7 @@ class ElasticsearchTarget(Target):
 def _shown(load: Load, look: _Look) -> list[str]:
     """The requests of a scan, for people."""
     name, known = load.table.to, look.known
-    shadow = f"{name}-retl-<epoch>-<time>"
+    shadow = index.beside(name, "<epoch>-<time>")
     bulk = f"POST /{name}/_bulk"
     more = "".join(f", {alias}" for alias in look.fit.aliases)
     if load.table.pre_action is PreAction.SWAP:

@@ -43,7 +43,7 @@ class Scene:
 
     def indices(self) -> list[str]:
         """The indices there are, those of the state store not."""
-        found = self.ask("GET", f"/{self.prefix}*?expand_wildcards=all", allow=(404,))
+        found = self.ask("GET", f"/{self.prefix}*,retl-{self.prefix}*?expand_wildcards=all", allow=(404,))
         return sorted(found) if "error" not in found else []
 
     def about(self, name: str) -> dict[str, Any]:

@@ -264,11 +264,11 @@ async def test_a_target_needs_these_privileges_each_of_them_and_no_other(
     source = users.make({there.orders: READS})
 
     def target(lacking: tuple[str, str] = ("", "")) -> Elasticsearch:
-        wanted = {there.copy: chosen.own, f"{there.copy}-retl-*": chosen.beside}
+        wanted = {there.copy: chosen.own, f"retl-{there.copy}-*": chosen.beside}
         granted = {name: [one for one in some if (name, one) != lacking] for name, some in wanted.items()}
         return msgspec.structs.replace(users.make(granted), truncate=chosen.truncate)
 
-    for name, some in ((there.copy, chosen.own), (f"{there.copy}-retl-*", chosen.beside)):
+    for name, some in ((there.copy, chosen.own), (f"retl-{there.copy}-*", chosen.beside)):
         for privilege in some:
             lacking = target((name, privilege))
             with pytest.raises(ConfigError, match=rf"lacks a privilege: .*{lacking.user}.*\b{privilege}\b") as error:
@@ -338,7 +338,7 @@ async def test_a_pipeline_that_keeps_its_state_in_the_server(secured: SearchServ
         assert len(await pipeline.history()) == 2
         assert await pipeline.reset() == 1
         await store.aclose()
-    beside = f"{there.copy}-retl-*"
+    beside = f"retl-{there.copy}-*"
     granted = {there.copy: WAYS["swap"].own, beside: WAYS["swap"].beside, f".{prefix}-state": KEEPS_STATE}
     await there.run(source, users.make(granted), WAYS["swap"].words)
     assert await there.copied() == {**DOCUMENTS, **LATER}
@@ -349,7 +349,8 @@ async def test_aliases_move_with_a_swap_only_for_whoever_may_give_them(
 ) -> None:
     there, swap, alias = Place(secured, prefix), {"pre_action": "swap"}, f"{prefix}-all"
     secured.ask("PUT", f"/{there.copy}/_alias/{alias}")
-    source, granted = users.make({there.orders: READS}), {f"{there.copy}*": ["read", "index", "manage"]}
+    may = ["read", "index", "manage"]
+    source, granted = users.make({there.orders: READS}), {there.copy: may, f"retl-{there.copy}-*": may}
     with pytest.raises(ConfigError, match=r"lacks a privilege: action \[indices:admin/aliases\].*\bmanage\b"):
         await there.run(source, users.make(granted), swap, state=retl.MemoryStore())
     assert await there.copied() == there.old

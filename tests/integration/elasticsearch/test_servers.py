@@ -97,7 +97,7 @@ def test_each_test_has_names_of_its_own(elasticsearch_server: SearchServer) -> N
             server.put(f"{name}-stream", {"1": {"@timestamp": "2024-05-06T07:08:09.123456789Z"}}, op="create")
             assert server.documents(f"{name}-stream") == {"1": {"@timestamp": "2024-05-06T07:08:09.123456789Z"}}
     for name in (one, other):
-        left = server.ask("GET", f"/_resolve/index/{name}*,.{name}*?expand_wildcards=all")
+        left = server.ask("GET", f"/_resolve/index/{name}*,.{name}*,retl-{name}*?expand_wildcards=all")
         # Our build of Elasticsearch has no way to delete a data stream: it goes with the server.
         assert not [each["name"] for each in left["indices"] if "data_stream" not in each] and not left["aliases"]
 

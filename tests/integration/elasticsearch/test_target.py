@@ -159,7 +159,7 @@ async def test_swap(scene: Scene, before: str, keep: bool) -> None:
         warned = [text for text in (await session.target.preview(load)).warnings if "cannot be kept" in text]
         assert bool(warned) == (keep and before == "index")
         writer = await session.prepare(load)
-        (shadow,) = [index for index in scene.indices() if "-retl-" in index]
+        (shadow,) = [index for index in scene.indices() if index.startswith("retl-")]
         loading = scene.about(shadow)["settings"]["index"]
         assert (loading["number_of_replicas"], loading["refresh_interval"], loading["hidden"]) == ("0", "-1", "true")
         await writer.write(batch_of(load, numbered(3, 4)))
@@ -182,7 +182,44 @@ async def test_swap(scene: Scene, before: str, keep: bool) -> None:
         assert contents(scene, f"{name}-view") == of(4)
     for index in kept:
         assert contents(scene, index) == of(1)
-        assert list(scene.about(index)["aliases"]) == [f"{name}-retl-replaced"]
+        assert list(scene.about(index)["aliases"]) == [f"retl-{name}-replaced"]
+
+
+@pytest.mark.parametrize("pre_action", ["swap", "truncate"])
+async def test_a_template_for_names_that_begin_alike_does_not_make_data_streams_of_what_serves_an_index(
+    scene: Scene, pre_action: str
+) -> None:
+    """As that of many clusters for ``logs-*-*``."""
+    name = f"{scene.prefix}logs"
+    template = {"index_patterns": [f"{name}-*-*"], "data_stream": {}, "priority": 100}
+    scene.ask("PUT", f"/_index_template/{scene.prefix}", template)
+    scene.server.put(name, {"1": {"n": 1}})
+    async with scene.session() as session:
+        for number in (2, 3):
+            load = load_of(session, whole(name, pre_action=pre_action), scan_id=f"20240501T12000{number}.000001-a")
+            await scan(session, load, numbered(number))
+    assert contents(scene, name) == of(3)
+    assert len(scene.indices()) == 1
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_what_is_loaded_is_not_seen_by_the_alias_of_a_template(scene: Scene, finished: bool) -> None:
+    name, readers = f"{scene.prefix}-t", f"{scene.prefix}-readers"
+    template = {"index_patterns": [f"*{name}*"], "priority": 100, "template": {"aliases": {readers: {}}}}
+    scene.ask("PUT", f"/_index_template/{scene.prefix}", template)
+    scene.server.put(name, {"1": {"n": 1}})
+    async with scene.session() as session:
+        load = load_of(session, whole(name, pre_action="swap"))
+        writer = await session.prepare(load)
+        await writer.write(batch_of(load, numbered(2)))
+        await session.commit(writer)
+        assert contents(scene, readers) == of(1)
+        if finished:
+            await session.finish(writer)
+        else:
+            await writer.abort()
+    assert contents(scene, name) == contents(scene, readers) == (of(2) if finished else of(1))
+    assert len(scene.indices()) == 1
 
 
 async def test_swaps_one_after_another_leave_one_index(scene: Scene) -> None:
@@ -200,7 +237,7 @@ async def test_kept_indices_outlive_the_next_swaps(scene: Scene) -> None:
         async with scene.session(keep_replaced=True) as session:
             await scan(session, load_of(session, whole(name, pre_action="swap")), numbered(number))
     assert contents(scene, name) == of(2)
-    assert contents(scene, f"{name}-retl-replaced") == of(0, 1)
+    assert contents(scene, f"retl-{name}-replaced") == of(0, 1)
 
 
 @pytest.mark.parametrize("pre_action", ["none", "swap"])

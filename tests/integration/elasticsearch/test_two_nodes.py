@@ -146,7 +146,7 @@ def of_source(here: Scene, name: str) -> dict[str, object]:
     """An index with aliases; they, with their full names."""
     aliases = {f"{here.prefix}-{view}": about for view, about in VIEWS.items()}
     # What tells indices of a swap apart, and the name itself, are not for the copy.
-    others: dict[str, object] = {f"{name}-retl-replaced": {}, f"{here.prefix}-copy": {}}
+    others: dict[str, object] = {f"retl-{name}-replaced": {}, f"{here.prefix}-copy": {}}
     here.ask("PUT", f"/{name}", {"aliases": {**aliases, **others}})
     here.server.put(name, DOCUMENTS)
     return dict(aliases)
