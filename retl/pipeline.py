@@ -135,15 +135,17 @@ class Pipeline:
         finally:
             await self._runner.release()
 
-    async def plan(self) -> list[TablePlan]:
+    async def plan(self, *, errors: list[Exception] | None = None) -> list[TablePlan]:
         """What the next scan of every table would do: windows, SQL, DDL, casts. Writes nothing.
 
         Raises the ``RetlError`` that the scan itself would end in, where it can be known.
+        With ``errors``, a list of yours, a table that cannot be planned does not hide the
+        others: its error is appended there, and the plans of the others are returned. What
+        concerns them all, such as a system that does not answer, is raised all the same.
         """
-        look = Preflight(self._parts)
         try:
             with self._named():
-                return [await look.plan(spec) for spec in await self._tables.specs(self._source)]
+                return await Preflight(self._parts).plans(errors)
         finally:
             await self._runner.release()
 

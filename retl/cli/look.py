@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from retl.cli.ask import ask, chosen
-from retl.cli.codes import FAILED, worst
-from retl.cli.render import grid, plural, print_json, without_place
+from retl.cli.codes import FAILED, exit_code, worst
+from retl.cli.render import grid, plural, print_error, print_json, without_place
+from retl.model.errors import RetlError
 from retl.pipeline import Pipeline, TablePlan
 
 _SIGNS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
@@ -49,15 +51,26 @@ def tables(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Show what the next scans would do."""
-    answers, code = ask(chosen(arguments), Pipeline.plan)
+    answers, code = ask(chosen(arguments), _plans)
+    errors = [error for answer in answers for error in answer.value[1]]
     if arguments.json:
-        print_json([_plan_values(answer.pipeline, item) for answer in answers for item in answer.value])
-        return code
-    for answer in answers:
-        print(f"{answer.pipeline.name}: {answer.pipeline.schedule.describe()}")
-        for item in answer.value:
-            print("\n".join(_plan_lines(item)))
-    return code
+        print_json([_plan_values(answer.pipeline, item) for answer in answers for item in answer.value[0]])
+    else:
+        for answer in answers:
+            print(f"{answer.pipeline.name}: {answer.pipeline.schedule.describe()}")
+            for item in answer.value[0]:
+                print("\n".join(_plan_lines(item)))
+    sys.stdout.flush()  # the errors, which go elsewhere, come last
+    for error in errors:
+        print_error(error)
+    return worst((code, *map(exit_code, errors)))
+
+
+async def _plans(pipeline: Pipeline) -> tuple[list[TablePlan], list[RetlError]]:
+    """The plans of the tables that can be planned, and the errors of the others."""
+    errors: list[Exception] = []
+    plans = await pipeline.plan(errors=errors)
+    return plans, [error for error in errors if isinstance(error, RetlError)]
 
 
 def _plan_values(pipeline: Pipeline, item: TablePlan) -> dict[str, Any]:

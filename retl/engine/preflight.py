@@ -9,7 +9,7 @@ from retl.connectors.base import Source, SystemInfo, Target
 from retl.engine import guard
 from retl.engine.runner import Parts
 from retl.model.checkpoint import Checkpoint
-from retl.model.errors import RetlError
+from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import Load, SourcePlan, TargetPlan
 from retl.model.table import TableSpec
 
@@ -78,6 +78,19 @@ class Preflight:
         mode = "full scan" if spec.full else f"incremental by {spec.cursor}"
         ok = Finding("ok", spec.name, f"-> {spec.to}: {mode}{rows}")
         return [ok, *(Finding("warning", spec.name, warning) for warning in plan.warnings)]
+
+    async def plans(self, errors: list[Exception] | None) -> list[TablePlan]:
+        """The plans of all tables. With ``errors`` one that cannot be planned does not hide the others."""
+        found: list[TablePlan] = []
+        for spec in await self._parts.tables.specs(self._parts.source, errors):
+            try:
+                found.append(await self.plan(spec))
+            except RetlError as error:
+                # What may pass, and a damaged state, concern every table: once is enough to tell it.
+                if errors is None or isinstance(error, TransientError | StateError):
+                    raise
+                errors.append(error)
+        return found
 
     async def plan(self, spec: TableSpec) -> TablePlan:
         """What a scan of one table would do. Raises the ``RetlError`` that it would end in."""

@@ -399,6 +399,19 @@ def test_plan_shows_and_writes_nothing(shop: Path, retl: Retl) -> None:
     assert not Path("app.db").exists() or not read_app("SELECT name FROM sqlite_master")
 
 
+def test_plan_shows_the_tables_that_can_be_planned_beside_the_errors_of_the_others(shop: Path, retl: Retl) -> None:
+    others = '[[pipelines.shop.tables]]\nname = "ordes"\n[[pipelines.shop.tables]]\nmatch = "zz*"\n'
+    Path("jobs.toml").write_text(JOBS + others)
+    done = retl("plan")
+    assert done.code == 2
+    assert "orders -> orders: incremental by updated_at" in done.out and "report -> report: full scan" in done.out
+    assert "shop / ordes: the source has no table 'ordes'" in done.err and "did you mean 'orders'?" in done.err
+    assert "shop / zz*: no table of the source matches 'zz*'" in done.err
+    done = retl("plan", "--json")
+    assert (done.code, [item["table"] for item in done.json()]) == (2, ["orders", "report"])
+    assert done.err.count("no table") == 2
+
+
 def test_plan_json(shop: Path, retl: Retl) -> None:
     retl("run", "--once")
     orders, report = retl("plan", "--json").json()

@@ -418,6 +418,22 @@ async def test_a_cancelled_scan_leaves_nothing_half_committed(warehouse: Warehou
 # A look writes nothing -------------------------------------------------------
 
 
+async def test_a_table_that_cannot_be_planned_hides_the_others_only_from_those_who_take_no_errors(
+    warehouse: Warehouse, app: Database
+) -> None:
+    job = retl.Pipeline("orders", source=warehouse.source(), target=app.target(), tables=["missing", "orders"])
+    with pytest.raises(retl.ConfigError, match="the source has no table 'missing'"):
+        await job.plan()
+    errors: list[Exception] = []
+    assert [plan.table.name for plan in await job.plan(errors=errors)] == ["orders"]
+    (error,) = errors
+    assert isinstance(error, retl.ConfigError) and (error.pipeline, error.table) == ("orders", "missing")
+    warehouse.path.with_name("app.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(retl.RetlError, match=r"app\.db"):
+        await job.plan(errors=errors)
+    await job.aclose()
+
+
 async def test_check_and_plan_write_nothing(warehouse: Warehouse, app: Database) -> None:
     job = pipeline(warehouse, app)
     assert {finding.level for finding in await job.check()} == {"ok"}
