@@ -275,6 +275,11 @@ class Pipeline:
         """The rows that the target refused, newest first."""
         return await self._store.rejects(self.name, table, limit)
 
+    async def count_rejects(self, table: str | None = None) -> int:
+        """How many refused rows are kept."""
+        counts = await self._store.count_rejects(self.name)
+        return sum(counts.values()) if table is None else counts.get(table, 0)
+
     async def clear_rejects(self, table: str | None = None) -> int:
         """Forget refused rows; returns how many there were."""
         return await self._store.clear_rejects(self.name, table)

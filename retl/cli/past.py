@@ -10,6 +10,7 @@ from retl.cli.ask import ask, chosen
 from retl.cli.codes import INTERRUPTED, OK
 from retl.cli.render import ago, clock, grid, local_date, mode, one_line, plural, print_json, without_place
 from retl.config.registry import did_you_mean
+from retl.model.checkpoint import Reject
 from retl.model.duration import format_duration
 from retl.model.errors import ConfigError, StateError
 from retl.model.report import ScanReport
@@ -143,8 +144,8 @@ def rejects(arguments: argparse.Namespace) -> int:
             for count in cleared:
                 print(f"{count.pipeline.name}: {plural(count.value, 'reject')} forgotten")
         return code
-    answers, code = ask(pipelines, lambda pipeline: pipeline.rejects(arguments.table, arguments.limit))
-    found = [(answer.pipeline.name, reject) for answer in answers for reject in answer.value]
+    answers, code = ask(pipelines, lambda pipeline: _rejects(pipeline, arguments.table, arguments.limit))
+    found = [(answer.pipeline.name, reject) for answer in answers for reject in answer.value[0]]
     if arguments.json:
         print_json([{"pipeline": name, "reject": reject} for name, reject in found])
         return code
@@ -155,7 +156,16 @@ def rejects(arguments: argparse.Namespace) -> int:
         print(f"{name}.{reject.table}  key {one_line(reject.key)}{column}")
         print(f"  reason   {one_line(reject.reason, 500)}")
         print(f"  content  {one_line(reject.content, 500)}")
+    for answer in answers:
+        shown, kept = answer.value
+        if kept > len(shown):
+            print(f"{answer.pipeline.name}: {kept - len(shown):,} more; --limit {kept} shows them all")
     return code
+
+
+async def _rejects(pipeline: Pipeline, table: str | None, limit: int) -> tuple[list[Reject], int]:
+    """The newest rejects, and how many there are."""
+    return await pipeline.rejects(table, limit), await pipeline.count_rejects(table)
 
 
 async def _tables(pipeline: Pipeline) -> list[str] | None:

@@ -496,6 +496,10 @@ def test_rejects(shop: Path, retl: Retl) -> None:
     assert done.code == 0 and "2 rows put aside; the first: " in done.out
     shown = retl("rejects")
     assert shown.out.count("shop.orders  key ") == 2 and "reason   " in shown.out and "content  " in shown.out
+    assert "more" not in shown.out
+    shown = retl("rejects", "--limit", "1")
+    assert shown.out.count("  key ") == 1
+    assert shown.out.endswith("shop: 1 more; --limit 2 shows them all\n")
     items = retl("rejects", "--json", "--table", "orders").json()
     assert {item["pipeline"] for item in items} == {"shop"}
     assert set(items[0]["reject"]) == {"table", "key", "reason", "content", "column", "scan_id", "at"}
