@@ -32,7 +32,7 @@ class MySQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
         ),
     ] = None
     lock_timeout: Annotated[
-        float | str, msgspec.Meta(description="Target: how long a lock of somebody else is waited for.")
+        float | str, msgspec.Meta(description="How long a lock of somebody else is waited for.")
     ] = 30
     writers: Annotated[
         int,
@@ -45,6 +45,11 @@ class MySQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
         ),
     ] = None
 
+    @property
+    def lock_seconds(self) -> float:
+        """``lock_timeout`` as a number."""
+        return parse_duration(self.lock_timeout, what="lock_timeout").total_seconds()
+
     def source(self) -> MySQLSource:
         from retl.connectors.mysql.source import MySQLSource
 
@@ -53,7 +58,5 @@ class MySQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
     def target(self) -> MySQLTarget:
         from retl.connectors.mysql.target import MySQLTarget
 
-        lock_timeout = parse_duration(self.lock_timeout, what="lock_timeout").total_seconds()
-        return MySQLTarget(
-            self.login("target", ()), lock_timeout=lock_timeout, writers=self.writers, local_infile=self.local_infile
-        )
+        login = self.login("target", ())
+        return MySQLTarget(login, lock_timeout=self.lock_seconds, writers=self.writers, local_infile=self.local_infile)

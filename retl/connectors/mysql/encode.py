@@ -8,7 +8,7 @@ found here. What it warns of, it is left to find.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -44,8 +44,9 @@ class Refused:
 class Encoder:
     """Turns the batches of one load into what its table takes. Pure, so that a thread may do it."""
 
-    def __init__(self, load: Load, columns: dict[str, Stored]) -> None:
+    def __init__(self, load: Load, columns: dict[str, Stored], never_null: Collection[str] = ()) -> None:
         self.columns = columns
+        self._never_null = frozenset(never_null)
         self._key = frozenset(load.key)
         self._logical = {column.name: column.type for column in load.schema}
 
@@ -60,6 +61,8 @@ class Encoder:
             found = unfit(column, there)
             if name in self._key and column.null_count:
                 found.append((column.is_null(), "the key is NULL"))
+            elif name in self._never_null and column.null_count:
+                found.append((column.is_null(), f"Column '{name}' cannot be null"))
             for mask, reason in found:
                 refused.append(Refused(batch.filter(mask), reason, name))
                 bad.append(mask)

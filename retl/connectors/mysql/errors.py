@@ -69,9 +69,10 @@ def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
             remedy="nothing, if it passes: the scan is tried again. Otherwise check address, network and server.",
         )
     if code in _LOCKED:
-        return TargetBusy(
+        kind = TargetBusy if role == "target" else ConnectionFailed
+        return kind(
             f"a lock at {place} was not released in time: {said}.",
-            remedy="end the transaction that holds it (see SHOW PROCESSLIST); the scan is tried again.",
+            remedy="end the session that holds it (see SHOW PROCESSLIST); the scan is tried again.",
         )
     if code in _READ_ONLY:
         return ConnectionFailed(

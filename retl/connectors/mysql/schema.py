@@ -81,6 +81,10 @@ class Column:
         return stored(self.type)
 
     @property
+    def is_timestamp(self) -> bool:
+        return self.type.lower().startswith("timestamp")
+
+    @property
     def exact(self) -> bool:
         """Whether values that differ in anything are different to an index."""
         return self.collation is None or self.collation.endswith(_EXACT)
@@ -119,6 +123,10 @@ class Known:
     """Tables with a foreign key to this one."""
     parents: tuple[str, ...] = ()
     """Tables that this one has a foreign key to."""
+
+    @property
+    def refers_to_itself(self) -> bool:
+        return f"{self.place.database}.{self.place.name}" in self.parents
 
     def existing(self, spelling: Iterable[str] = ()) -> Existing:
         """For ``fit``. The case of a column's name means nothing: it is given in its ``spelling``, where that has it."""

@@ -15,7 +15,10 @@ from retl.state import sql as state
 
 FENCE_SECONDS = 60
 """After so long a silence the server ends a session that holds the lease: a frozen owner blocks nobody for longer."""
-_STRICT = "STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+_STRICT = (
+    "STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,"
+    "NO_AUTO_VALUE_ON_ZERO"  # a key of 0 is a key, not the wish for a new number
+)
 
 Execute = Callable[[str], Awaitable[object]]
 
@@ -24,7 +27,7 @@ def writing(login: Login, lock_timeout: float) -> Login:
     """The login with a session that changes no value in silence and waits for no lock for long."""
     seconds = max(1, round(lock_timeout))
     settings = (
-        f"SET SESSION sql_mode = '{_STRICT}', time_zone = '+00:00', autocommit = 1, "
+        f"SET NAMES utf8mb4, SESSION sql_mode = '{_STRICT}', time_zone = '+00:00', autocommit = 1, "
         f"lock_wait_timeout = {seconds}, innodb_lock_wait_timeout = {seconds}, foreign_key_checks = 1, "
         "unique_checks = 1, sql_notes = 1, sql_safe_updates = 0"
     )

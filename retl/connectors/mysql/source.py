@@ -126,7 +126,9 @@ class MySQLSource(WireSource):
     system: ClassVar[str] = "mysql"
 
     def __init__(self, options: MySQL) -> None:
-        super().__init__(options.login("source", _SESSION))
+        # A server waits for a year for a table that another session has locked.
+        patience = f"SET SESSION lock_wait_timeout = {max(1, round(options.lock_seconds))}"
+        super().__init__(options.login("source", (*_SESSION, patience)))
         self.dialect = MySQLDialect()
         self._zone = zone(options.timezone, self.system)
 

@@ -61,7 +61,10 @@ class Job:
 
     @property
     def encoder(self) -> Encoder:
-        return Encoder(self.load, {name: self.known.column(name).stored for name in self.columns})
+        columns = {name: self.known.column(name) for name in self.columns}
+        # Where explicit_defaults_for_timestamp is off, NULL would become the present time in silence.
+        never_null = {name for name, column in columns.items() if column.is_timestamp and not column.nullable}
+        return Encoder(self.load, {name: column.stored for name, column in columns.items()}, never_null)
 
     @property
     def loose_key(self) -> bool:
@@ -70,7 +73,10 @@ class Job:
 
     @property
     def parallel(self) -> bool:
-        """Whether no row of one connection can be the duplicate of another's: they would wait for each other for ever."""
+        """Whether no row of one connection can wait for one of another: for its duplicate, or for what a trigger or a
+        foreign key to the same table looks at. They would wait for ever."""
+        if self.known.triggers or self.known.refers_to_itself:
+            return False
         if not self.known.unique:
             return True
         return self._only_key and self.load.unique_key and not self.loose_key
