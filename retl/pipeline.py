@@ -113,6 +113,7 @@ class Pipeline:
         self._bus = EventBus()
         self._runner = Runner(self._parts, self._bus)
         self._busy = False
+        self._stop_waits = False
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r} {self._source.system} -> {self._target.system}, {self.schedule.describe()}>"
@@ -185,6 +186,9 @@ class Pipeline:
         never work.
         """
         with self._running():
+            if self._stop_waits:
+                self._stop_waits = False
+                self._runner.stop()
             started = event_types.PipelineStarted(pipeline=self.name, at=now_text(), schedule=self.schedule.describe())
             self._bus.emit(started)
             try:
@@ -214,8 +218,14 @@ class Pipeline:
 
         With ``finish_slice`` the slice under way is committed first; without, it is
         abandoned and read again by the next run. Nothing is lost either way.
+
+        While nothing runs it is kept for the next ``run_forever``, which then ends at once:
+        a task that has been started, but has not begun yet, ends too.
         """
-        self._runner.stop(finish_slice=finish_slice)
+        if self._busy:
+            self._runner.stop(finish_slice=finish_slice)
+        else:
+            self._stop_waits = True
 
     def subscribe(self, listener: Callable[[event_types.Event], None]) -> Callable[[], None]:
         """Call ``listener`` with every event, in the event loop; it must not block. Returns what ends it."""

@@ -201,6 +201,35 @@ async def test_a_pipeline_runs_once_at_a_time(warehouse: Warehouse, app: Databas
     assert (await job.run_once()).ok
 
 
+async def test_a_pipeline_that_is_stopped_before_its_task_has_begun_ends_at_once(
+    warehouse: Warehouse, app: Database
+) -> None:
+    job = pipeline(warehouse, app, interval="1h")
+    heard = Recorder(job)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(job.run_forever)
+            job.stop()
+    assert [type(event) for event in heard.events] == [events.PipelineStarted, events.PipelineStopped]
+    assert not app.exists()
+    async with running(job) as after:  # the request was for one run
+        await after(events.ScanFinished)
+    assert app.rows("t", "id") == [(1,)]
+
+
+async def test_a_stop_while_nothing_runs_is_for_the_next_run_forever_and_not_for_a_single_run(
+    warehouse: Warehouse, app: Database
+) -> None:
+    job = pipeline(warehouse, app, interval="1h")
+    job.stop()
+    report = await job.run_once()
+    assert (report.ok, report.rows) == (True, 1)
+    warehouse.run("INSERT INTO t VALUES (2, '2024-01-02')")
+    with anyio.fail_after(20):
+        await job.run_forever()
+    assert app.rows("t", "id") == [(1,)]
+
+
 async def test_two_tables_with_one_target_are_refused(warehouse: Warehouse, app: Database) -> None:
     warehouse.run("CREATE TABLE u AS SELECT * FROM t")
     job = retl.Pipeline(
