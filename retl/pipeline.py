@@ -232,7 +232,10 @@ class Pipeline:
         return self._bus.subscribe(listener)
 
     def events(self) -> AsyncIterator[event_types.Event]:
-        """The events from now on, until the pipeline stops. A slow reader misses the oldest beyond 1,000."""
+        """The events from this call on, until ``run_forever`` ends. A slow reader misses the oldest beyond 1,000.
+
+        ``run_once`` does not end it: leave the loop by yourself, or cancel its task.
+        """
         return self._bus.stream()
 
     async def status(self) -> PipelineStatus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -44,27 +45,45 @@ class EventBus:
 
         return unsubscribe
 
-    async def stream(self) -> AsyncIterator[events.Event]:
+    def stream(self) -> AsyncIterator[events.Event]:
         """The events from now on, up to ``PipelineStopped``. A slow reader misses the oldest beyond 1,000."""
-        queue: deque[events.Event] = deque(maxlen=_KEPT)
-        arrived = anyio.Event()
+        mailbox = _Mailbox()
+        unsubscribe = self.subscribe(mailbox.put)
+        stream = _read(mailbox, unsubscribe)
+        # One that is thrown away unread never gets as far as to unsubscribe by itself.
+        weakref.finalize(stream, unsubscribe).atexit = False
+        return stream
 
-        def listen(event: events.Event) -> None:
-            queue.append(event)
-            arrived.set()
 
-        unsubscribe = self.subscribe(listen)
-        try:
-            while True:
-                while queue:
-                    event = queue.popleft()
-                    yield event
-                    if isinstance(event, events.PipelineStopped):
-                        return
-                arrived = anyio.Event()
-                await arrived.wait()
-        finally:
-            unsubscribe()
+class _Mailbox:
+    """Events that wait for their reader. May be made before there is an event loop."""
+
+    def __init__(self) -> None:
+        self.queue: deque[events.Event] = deque(maxlen=_KEPT)
+        self._arrived: anyio.Event | None = None
+
+    def put(self, event: events.Event) -> None:
+        self.queue.append(event)
+        if self._arrived is not None:
+            self._arrived.set()
+
+    async def arrival(self) -> None:
+        """Wait for the next event."""
+        self._arrived = anyio.Event()
+        await self._arrived.wait()
+
+
+async def _read(mailbox: _Mailbox, unsubscribe: Callable[[], None]) -> AsyncIterator[events.Event]:
+    try:
+        while True:
+            while mailbox.queue:
+                event = mailbox.queue.popleft()
+                yield event
+                if isinstance(event, events.PipelineStopped):
+                    return
+            await mailbox.arrival()
+    finally:
+        unsubscribe()
 
 
 def _log_failure(event: events.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import anyio
 import pytest
+import structlog
 
 import retl
 from retl import events
+from retl.engine.bus import EventBus
 from tests.support import Database, Recorder, Warehouse
 from tests.unit.test_state import report
 
@@ -126,6 +129,42 @@ async def test_events_stream_from_start_to_stop(warehouse: Warehouse, app: Datab
         "PipelineStopped",
     ]
     assert [name for name in names if name in wanted] == wanted
+
+
+async def test_events_are_those_since_the_call_and_not_since_the_first_was_asked_for(
+    warehouse: Warehouse, app: Database
+) -> None:
+    job = pipeline(warehouse, app)
+    heard = job.events()
+    await job.run_once()
+    job.stop()
+    with anyio.fail_after(20):
+        await job.run_forever()
+        names = [type(event).__name__ async for event in heard]
+    assert [name for name in names if name != "RowsMoved"] == [
+        "LeaseAcquired",
+        "ScanStarted",
+        "ScanPlanned",
+        "SliceCommitted",
+        "ScanFinished",
+        "PipelineStarted",
+        "PipelineStopped",
+    ]
+
+
+def test_a_stream_of_events_that_nobody_reads_is_no_listener() -> None:
+    """It would keep failures out of the log."""
+    bus = EventBus()
+    failed = events.RunFailed(pipeline="p", error="the store is gone", error_type="StateError")
+    stream = bus.stream()
+    with structlog.testing.capture_logs() as logged:
+        bus.emit(failed)
+    assert logged == []
+    del stream
+    gc.collect()
+    with structlog.testing.capture_logs() as logged:
+        bus.emit(failed)
+    assert [line["error"] for line in logged] == ["the store is gone"]
 
 
 async def test_errors_do_not_end_the_schedule_and_neighbours_go_on(
