@@ -66,6 +66,7 @@ class Runner:
         self._wake = anyio.Event()
         self._triggered = False
         self._paused = False
+        self._timer: Timer | None = None
         self.state: PipelineState = "stopped"
         self.last: dict[str, ScanReport] = {}
         self.scans: dict[str, Scan] = {}
@@ -97,7 +98,7 @@ class Runner:
 
     async def forever(self) -> None:
         """On schedule, until stopped."""
-        timer = self.schedule.timer()
+        timer = self._timer = self.schedule.timer()
         failures = 0
         while not self._stop.requested:
             try:
@@ -175,14 +176,19 @@ class Runner:
                 self._triggered = False
                 assert self.lease.fence is not None
                 self.next_run = None
-                period = self.schedule.period
-                deadline = time.monotonic() + period if period is not None else None
+                left = self.schedule.period if self._paused else timer.left()
+                deadline = time.monotonic() + left if left is not None else None
                 await self._run_tables(self.lease.fence, deadline=deadline)
                 await self.release()
                 continue
             self.state = "paused" if self._paused else "idle"
-            self.next_run = _from_now(tick.delay) if tick is not None and not self._paused else None
+            self.next_run = self._next_tick()
             await self._sleep(None if tick is None or self._paused else tick.delay)
+
+    def _next_tick(self) -> str | None:
+        """When the schedule comes round; ``None`` where it does not."""
+        left = self._timer.left() if self._timer is not None and not self._paused else None
+        return _from_now(left) if left is not None else None
 
     def _coalesce(self, timer: Timer, missed: int) -> None:
         timer.consume()
@@ -257,8 +263,7 @@ class Runner:
             return await self._close_scan(scan, error, attempt), error
 
     async def _close_scan(self, scan: Scan, error: Exception | None, attempts: int) -> ScanReport:
-        period = self.schedule.period
-        report = scan.report(error, attempts=attempts, next_run=_from_now(period) if period else None)
+        report = scan.report(error, attempts=attempts, next_run=self._next_tick())
         self.last[report.table] = report
         with suppress(RetlError):  # the history is for people; the checkpoint is safe already
             await self._store.add_report(report)
@@ -316,7 +321,7 @@ class Runner:
     def rest(self) -> None:
         """The run is over."""
         self.state = "stopped"
-        self.next_run = None
+        self.next_run = self._timer = None
 
 
 def owner_in_words(owner: str | None) -> str:

@@ -38,6 +38,10 @@ class Timer(ABC):
         """The tick to wait for; ``None`` when nothing is planned. Does not consume it."""
 
     @abstractmethod
+    def left(self) -> float | None:
+        """Seconds until the next tick, 0 where it is due; ``None`` when nothing is planned."""
+
+    @abstractmethod
     def consume(self) -> None:
         """The tick that was due is being run now."""
 
@@ -56,7 +60,7 @@ class Schedule(ABC):
     @property
     @abstractmethod
     def period(self) -> float | None:
-        """About how many seconds lie between two ticks; transient errors are retried within it."""
+        """About how many seconds lie between two ticks."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class _IntervalTimer(Timer):
         if late < 0:
             return Tick(-late)
         return Tick(0.0, missed=int(late // self._seconds))
+
+    def left(self) -> float:
+        return max(0.0, self._due - self._clock())
 
     def consume(self) -> None:
         # The rhythm stays that of the first tick, however long a run takes.
@@ -159,6 +166,10 @@ class _CronTimer(Timer):
             return Tick(_LONGEST_SLEEP, final=False)
         return Tick(max(0.0, delay), missed=self._missed(due) if delay <= 0 else 0)
 
+    def left(self) -> float | None:
+        due = self._next_time(self._last)
+        return max(0.0, (due - self._clock()).total_seconds()) if due is not None else None
+
     def _missed(self, due: datetime) -> int:
         now, missed = self._clock(), 0
         following = self._next_time(due)
@@ -189,6 +200,9 @@ class Manual(Schedule):
 
 class _ManualTimer(Timer):
     def next(self) -> None:
+        return None
+
+    def left(self) -> None:
         return None
 
     def consume(self) -> None:

@@ -66,6 +66,7 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     error_type: str | None = None
     next_run: str | None = None
+    """When the schedule comes round next; ``None`` for a single run."""
 
 
 class RunReport(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
@@ -273,6 +274,19 @@ def test_one_owner(shop: Path, retl: Retl) -> None:
             running.send_signal(signal.SIGINT)
             running.wait(timeout=20)
             wait_for(lambda: f"run by process {other.pid}" in retl("status").out)
+
+
+def test_the_next_run_is_told_without_the_time_that_a_scan_took(shop: Path, retl: Retl) -> None:
+    Path("jobs.toml").write_text(LONG.replace("30000000", "300000").replace('"1s"', '"1h"'))
+    with process("run") as running:
+        assert running.stdout is not None
+        wait_for(lambda: "long.numbers: 300,000 rows" in running.stdout.readline())  # type: ignore[union-attr]
+        found = retl("status", "--json").json()[0]
+        assert "next run in " in retl("status").out
+    last = found["tables"][0]["last"]
+    begun, following = (datetime.fromisoformat(text) for text in (last["started_at"], found["next_run"]))
+    assert last["seconds"] > 0.2
+    assert timedelta(hours=1) - timedelta(seconds=2) < following - begun <= timedelta(hours=1)
 
 
 # On a terminal ------------------------------------------------------------------

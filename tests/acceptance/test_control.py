@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,32 @@ async def test_status_knows_the_last_scan_of_every_table_however_many_there_are(
     assert [table.table for table in tables] == [*names, "never"]
     assert [table.last and table.last.rows for table in tables] == [*range(250), None]
     await job.aclose()
+
+
+async def test_the_next_run_is_the_next_tick_of_cron_for_other_processes_too(
+    warehouse: Warehouse, app: Database
+) -> None:
+    job, other = (pipeline(warehouse, app, interval=None, cron="0,1 3 29 2 *") for _ in range(2))
+    async with running(job) as after, other:
+        await after(events.LeaseAcquired)
+        await after(events.ScanFinished, job.trigger)
+        await state_is(job, "idle")
+        told = [(await job.status()).next_run, (await other.status()).next_run]
+    for text in told:
+        assert text is not None
+        moment = datetime.fromisoformat(text) + timedelta(seconds=0.5)  # the clock is asked twice
+        assert f"{moment:%m-%d %H:%M:%S}" == "02-29 03:00:00"
+
+
+async def test_a_single_run_and_a_manual_pipeline_tell_of_no_next_run(warehouse: Warehouse, app: Database) -> None:
+    once = await pipeline(warehouse, app, interval="1h").run_once()
+    assert [scan.next_run for scan in once.scans] == [None]
+    job = pipeline(warehouse, app)
+    async with running(job) as after, pipeline(warehouse, app) as other:
+        await after(events.LeaseAcquired)
+        await after(events.ScanFinished, job.trigger)
+        await state_is(job, "idle")
+        assert [(await job.status()).next_run, (await other.status()).next_run] == [None, None]
 
 
 async def test_a_pipeline_runs_once_at_a_time(warehouse: Warehouse, app: Database) -> None:

@@ -97,6 +97,30 @@ def test_missed_ticks_of_cron_are_one() -> None:
     assert timer.next() == Tick(30.0)
 
 
+def test_what_is_left_until_the_next_tick_of_an_interval_is_told_without_the_time_that_a_run_took() -> None:
+    clock = Clock()
+    timer = _IntervalTimer(10.0, clock)
+    assert timer.left() == 0.0
+    timer.consume()
+    clock.now += 3.0
+    assert timer.left() == 7.0
+    clock.now += 8.5
+    assert timer.left() == 0.0
+
+
+def test_what_is_left_until_the_next_tick_of_cron_is_told_however_far_it_is() -> None:
+    timer, set_clock = cron_timer("0,1 3 * * *", "UTC", datetime(2024, 3, 1, 2, 59, 30, tzinfo=UTC))
+    assert timer.left() == 30.0
+    set_clock(datetime(2024, 3, 1, 3, 0, 0, tzinfo=UTC))
+    assert timer.left() == 0.0
+    timer.consume()
+    assert timer.left() == 60.0
+    set_clock(datetime(2024, 3, 1, 3, 1, 15, tzinfo=UTC))
+    timer.consume()
+    assert timer.left() == 86_400.0 - 75.0
+    assert Manual().timer().left() is None
+
+
 def test_words_become_schedules() -> None:
     assert make_schedule() == Interval(300.0)
     assert make_schedule("5m") == Interval(300.0)
