@@ -200,25 +200,26 @@ class Runner:
         self.state, self.last_run = "scanning", now_text()
         reports: list[ScanReport] = []
         errors: list[Exception] = []
+        unresolved: list[str] = []
         try:
             with anyio.CancelScope() as self._run_scope:
                 specs = await self._parts.tables.specs(self._parts.source, errors)
-                for unresolved in errors:
-                    if isinstance(unresolved, RetlError):
-                        self._report_failed_run(unresolved)
+                for error in errors:
+                    unresolved.append(str(error))
+                    self._report_failed_run(error)
                 for spec in specs:
                     if self._stop.requested:
                         break
-                    report, error = await self._scan(spec, fence, deadline)
+                    report, failure = await self._scan(spec, fence, deadline)
                     reports.append(report)
-                    if error is not None:
-                        errors.append(error)
-                    if isinstance(error, LeaseLost):
-                        raise error
+                    if failure is not None:
+                        errors.append(failure)
+                    if isinstance(failure, LeaseLost):
+                        raise failure
         finally:
             self._run_scope = None
             self.scans.clear()
-        return RunReport(self.name, tuple(reports)), errors
+        return RunReport(self.name, tuple(reports), tuple(unresolved)), errors
 
     async def _scan(self, spec: TableSpec, fence: Fence, deadline: float | None) -> tuple[ScanReport, Exception | None]:
         """Scan one table; after a transient error again, until the next tick is due."""

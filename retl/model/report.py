@@ -74,10 +74,13 @@ class RunReport(msgspec.Struct, frozen=True):
 
     pipeline: str
     scans: tuple[ScanReport, ...]
+    errors: tuple[str, ...] = ()
+    """Why tables were not scanned at all: those that the source does not have or could not name."""
 
     @property
     def ok(self) -> bool:
-        return all(scan.status == "done" for scan in self.scans)
+        """Whether every table was found, and its scan is done."""
+        return not self.errors and all(scan.status == "done" for scan in self.scans)
 
     @property
     def rows(self) -> int:

@@ -296,6 +296,24 @@ async def test_a_stop_while_nothing_runs_is_for_the_next_run_forever_and_not_for
     assert app.rows("t", "id") == [(1,)]
 
 
+@pytest.mark.parametrize("declared", [["t", "zz*"], ["zz*"]])
+async def test_a_run_that_did_not_find_every_table_is_not_ok(
+    warehouse: Warehouse, app: Database, declared: list[str]
+) -> None:
+    job = retl.Pipeline(
+        "control",
+        source=warehouse.source(),
+        target=app.target(),
+        tables=[retl.Table(match=name) if "*" in name else retl.Table(name) for name in declared],
+    )
+    report = await job.run_once(check=False)
+    assert ([scan.table for scan in report.scans], report.ok) == (declared[:-1], False)
+    (error,) = report.errors
+    assert error.startswith("control / zz*: no table of the source matches 'zz*'.")
+    with pytest.raises(retl.ConfigError, match=r"no table of the source matches 'zz\*'"):
+        await job.run_once()
+
+
 async def test_two_tables_with_one_target_are_refused(warehouse: Warehouse, app: Database) -> None:
     warehouse.run("CREATE TABLE u AS SELECT * FROM t")
     job = retl.Pipeline(
