@@ -182,8 +182,8 @@ class Pipeline:
         Errors never end it: transient ones are tried again within the interval, with
         backoff and jitter; permanent ones are reported and the schedule goes on. Where
         another process owns the pipeline this one stands by and takes over when the
-        other stops or dies. Raises ``ConfigError`` at once for a declaration that can
-        never work.
+        other stops or dies. Raises ``ConfigError`` at once, before the first scan, for a
+        declaration that can never work; what turns out to be wrong later is reported.
         """
         with self._running():
             if self._stop_waits:

@@ -100,18 +100,20 @@ class Runner:
         """On schedule, until stopped."""
         timer = self._timer = self.schedule.timer()
         failures = 0
+        owned = False
         while not self._stop.requested:
             try:
                 if not await self._hold_lease():
                     return
-                failures = 0
+                failures, owned = 0, True
                 async with self._heartbeat() as lost:
                     await self._run_ticks(timer, lost)
             except LeaseLost as error:
                 self.lease.fence = None
                 self._bus.emit(events.LeaseGone(pipeline=self.name, at=now_text(), reason=error.message))
             except Exception as error:
-                if isinstance(error, ConfigError):
+                # What shows only after a start must not end a service that has been at work.
+                if isinstance(error, ConfigError) and not owned:
                     raise error.located(pipeline=self.name) from None
                 failures += 1
                 self._report_failed_run(error)

@@ -38,6 +38,8 @@ class Tables:
         self._blacklist = blacklist
         self._documents = documents
         self._resolved: dict[int, TableSpec] = {}
+        self._writers: dict[str, str] = {}
+        """Which table is written to a name of the target."""
         seen: set[str] = set()
         for table in declared:
             check_declaration(table)
@@ -51,7 +53,10 @@ class Tables:
                     )
                 seen.add(table.name)
                 # A table that inherits its cursor is checked again when its columns are known.
-                resolve(table, table.name, defaults, blacklist, inherited_cursor=None)
+                to = resolve(table, table.name, defaults, blacklist, inherited_cursor=None).to
+                if to in self._writers:
+                    raise _two_writers([self._writers[to], table.name], to)
+                self._writers[to] = table.name
 
     @property
     def names(self) -> list[str]:
@@ -63,7 +68,11 @@ class Tables:
         return next((spec.to for spec in self._resolved.values() if spec.name == name), None)
 
     async def specs(self, source: Source, errors: list[Exception] | None = None) -> list[TableSpec]:
-        """The concrete tables, as of now. With ``errors`` a table that cannot be resolved does not hide the others."""
+        """The concrete tables, as of now. With ``errors`` a table that cannot be resolved does not hide the others.
+
+        Each name of the target has one table: the one that has been written there before,
+        or where there is none and two would be, neither.
+        """
         specs: list[TableSpec] = []
         offered: list[str] | None = None
         for number, table in enumerate(self.declared):
@@ -86,8 +95,29 @@ class Tables:
                 if errors is None:
                     raise
                 errors.append(error)
-        _check_targets(specs)
-        return specs
+        return self._with_one_writer(specs, offered or (), errors)
+
+    def _with_one_writer(
+        self, specs: Sequence[TableSpec], offered: Sequence[str], errors: list[Exception] | None
+    ) -> list[TableSpec]:
+        # Also one that could not be resolved just now keeps its place.
+        there = {*self.names, *offered}
+        wanted = {to: [name] for to, name in self._writers.items() if name in there}
+        for spec in specs:
+            names = wanted.setdefault(spec.to, [])
+            if spec.name not in names:
+                names.append(spec.name)
+        for to, names in wanted.items():
+            if len(names) == 1:
+                self._writers[to] = names[0]
+                continue
+            kept = names[0] if names[0] == self._writers.get(to) else None
+            error = _two_writers(names, to, kept=kept)
+            error.located(pipeline=self._pipeline, table=names[1] if kept else names[0])
+            if errors is None:
+                raise error
+            errors.append(error)
+        return [spec for spec in specs if self._writers.get(spec.to) == spec.name]
 
     async def _named(self, source: Source, number: int, table: Table) -> TableSpec:
         if number not in self._resolved:
@@ -105,12 +135,11 @@ class Tables:
         return replace(spec, documents=self._documents)
 
 
-def _check_targets(specs: Sequence[TableSpec]) -> None:
-    seen: dict[str, str] = {}
-    for spec in specs:
-        if spec.to in seen:
-            raise ConfigError(
-                f"the tables {seen[spec.to]!r} and {spec.name!r} would both be written to {spec.to!r}.",
-                remedy="give one of them another name with to.",
-            )
-        seen[spec.to] = spec.name
+def _two_writers(names: Sequence[str], to: str, *, kept: str | None = None) -> ConfigError:
+    """The error that says so; ``kept`` is the table that is written all the same."""
+    listed = f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
+    what_now = f"; only {kept!r} is" if kept is not None else ""
+    return ConfigError(
+        f"the tables {listed} would {'both' if len(names) == 2 else 'all'} be written to {to!r}{what_now}.",
+        remedy=f"declare {names[-1]!r} by its name, with another name in to.",
+    )

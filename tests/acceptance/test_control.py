@@ -16,6 +16,8 @@ import structlog
 import retl
 from retl import events
 from retl.engine.bus import EventBus
+from retl.model.checkpoint import Fence
+from retl.state.base import LeaseRow
 from tests.support import Database, Recorder, Warehouse
 from tests.unit.test_state import report
 
@@ -314,11 +316,95 @@ async def test_a_run_that_did_not_find_every_table_is_not_ok(
         await job.run_once()
 
 
-async def test_two_tables_with_one_target_are_refused(warehouse: Warehouse, app: Database) -> None:
-    warehouse.run("CREATE TABLE u AS SELECT * FROM t")
-    job = retl.Pipeline(
-        "control", source=warehouse.source(), target=app.target(), tables=["t", retl.Table("u", to="t", key="id")]
+def test_two_tables_with_one_target_are_refused_when_the_pipeline_is_built(warehouse: Warehouse, app: Database) -> None:
+    with pytest.raises(retl.ConfigError, match=r"control: the tables 't' and 'u' would both be written to 't'"):
+        retl.Pipeline(
+            "control", source=warehouse.source(), target=app.target(), tables=["t", retl.Table("u", to="t", key="id")]
+        )
+
+
+async def test_a_new_table_whose_target_is_taken_is_reported_and_the_others_go_on(
+    warehouse: Warehouse, app: Database
+) -> None:
+    warehouse.run(
+        "CREATE TABLE a_x (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE a_y (id INTEGER PRIMARY KEY)",
+        "INSERT INTO a_x VALUES (1)",
     )
-    with pytest.raises(retl.ConfigError, match=r"'t' and 'u' would both be written to 't'"):
-        await job.run_once()
-    assert app.tables() == []
+    job = retl.Pipeline(
+        "control",
+        source=warehouse.source(),
+        target=app.target(),
+        tables=["t", retl.Table(match="a_*")],
+        interval="manual",
+    )
+    heard = Recorder(job)
+    async with running(job) as after:
+        await after(events.LeaseAcquired)
+        await after(events.ScanFinished, job.trigger)
+        await state_is(job, "idle")
+        # It sorts before the table that has been there all the time.
+        warehouse.run("CREATE SCHEMA a", "CREATE TABLE a.a_x (id INTEGER PRIMARY KEY)", "INSERT INTO a.a_x VALUES (66)")
+        warehouse.run("INSERT INTO a_x VALUES (2)", "INSERT INTO a_y VALUES (3)")
+        failed = await after(events.RunFailed, job.trigger)
+        await state_is(job, "idle")
+    assert isinstance(failed, events.RunFailed)
+    assert failed.error_type == "ConfigError"
+    assert "'a_x' and 'a.a_x' would both be written to 'a_x'; only 'a_x' is." in failed.error
+    assert (app.rows("a_x"), app.rows("a_y")) == ([(1,), (2,)], [(3,)])
+    scanned = [event.report.table for event in heard.of(events.ScanFinished)]
+    assert scanned == ["t", "a_x", "a_y"] * 2
+    assert not heard.of(events.ScanFailed)
+
+
+async def test_new_tables_with_one_target_are_not_scanned_either_of_them(warehouse: Warehouse, app: Database) -> None:
+    """Whose rows the target holds would else depend on the order of their names."""
+    for schema in ("a", "b", "c"):
+        warehouse.run(f"CREATE SCHEMA {schema}", f"CREATE TABLE {schema}.a_x (id INTEGER PRIMARY KEY)")
+    tables = [retl.Table("t"), retl.Table(match="a_*")]
+    job = retl.Pipeline("control", source=warehouse.source(), target=app.target(), tables=tables)
+    async with job:
+        report = await job.run_once(check=False)
+        findings = await job.check()
+    assert [scan.table for scan in report.scans] == ["t"]
+    (error,) = report.errors
+    assert "the tables 'a.a_x', 'b.a_x' and 'c.a_x' would all be written to 'a_x'." in error
+    assert app.tables() == ["t"]
+    assert [found.subject for found in findings if found.level == "error"] == ["a.a_x"]
+
+
+class MovedStore(retl.MemoryStore):
+    """A store whose declaration turns out to be wrong while it is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrong = False
+
+    async def beat(self, fence: Fence) -> bool:
+        return not self.wrong and await super().beat(fence)
+
+    async def read_lease(self, pipeline: str) -> LeaseRow:
+        if self.wrong:
+            self.wrong = False
+            raise retl.ConfigError("the store is a folder.")
+        return await super().read_lease(pipeline)
+
+
+async def test_a_configuration_that_is_wrong_before_the_first_scan_is_raised_and_later_reported(
+    warehouse: Warehouse, app: Database
+) -> None:
+    store = MovedStore()
+    job = pipeline(warehouse, app, state=store, lease_ttl=0.1)
+    store.wrong = True
+    with pytest.raises(retl.ConfigError, match="control: the store is a folder"):
+        await job.run_forever()
+    async with running(job) as after:
+        await after(events.ScanFinished, job.trigger)
+        store.wrong = True
+        failed = await after(events.RunFailed)
+        await after(events.LeaseAcquired)
+        warehouse.run("INSERT INTO t VALUES (2, '2024-01-02')")
+        await after(events.ScanFinished, job.trigger)
+    assert isinstance(failed, events.RunFailed)
+    assert "the store is a folder" in failed.error
+    assert app.rows("t", "id") == [(1,), (2,)]
