@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -16,23 +16,20 @@ from retl.engine.bus import EventBus
 from retl.engine.context import Limits, StopSignal, now_text
 from retl.engine.lease import Lease
 from retl.engine.retry import backoff
+from retl.engine.run import Run
 from retl.engine.scan import Scan
 from retl.engine.schedule import Schedule, Timer
 from retl.engine.tables import Tables
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Fence
-from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy, TransientError
+from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineState
-from retl.model.table import TableSpec
 from retl.state.base import StateStore
 from retl.threads import to_the_end
 
 _log = structlog.get_logger("retl")
-
-_PATIENCE = 30.0
-"""Seconds for which ``run_once`` tries again after transient errors."""
 
 
 @dataclass(frozen=True)
@@ -200,81 +197,25 @@ class Runner:
     async def _run_tables(self, fence: Fence, *, deadline: float | None) -> tuple[RunReport, list[Exception]]:
         """Every table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends them all."""
         self.state, self.last_run = "scanning", now_text()
-        reports: list[ScanReport] = []
-        errors: list[Exception] = []
-        unresolved: list[str] = []
+        run = Run(
+            self._parts,
+            fence,
+            deadline=deadline,
+            emit=self._bus.emit,
+            stop=self._stop,
+            sleep=self._sleep,
+            next_tick=self._next_tick,
+            scans=self.scans,
+            last=self.last,
+        )
         try:
             with anyio.CancelScope() as self._run_scope:
-                specs = await self._parts.tables.specs(self._parts.source, errors)
-                for error in errors:
-                    unresolved.append(str(error))
-                    self._report_failed_run(error)
-                for spec in specs:
-                    if self._stop.requested:
-                        break
-                    report, failure = await self._scan(spec, fence, deadline)
-                    reports.append(report)
-                    if failure is not None:
-                        errors.append(failure)
-                    if isinstance(failure, LeaseLost):
-                        raise failure
+                await run.run()
+            await run.end()
         finally:
             self._run_scope = None
             self.scans.clear()
-        return RunReport(self.name, tuple(reports), tuple(unresolved)), errors
-
-    async def _scan(self, spec: TableSpec, fence: Fence, deadline: float | None) -> tuple[ScanReport, Exception | None]:
-        """Scan one table; after a transient error again, until the next tick is due."""
-        attempt = 0
-        while True:
-            attempt += 1
-            scan = self.scans[spec.name] = Scan(
-                pipeline=self.name,
-                table=spec,
-                source=self._parts.source,
-                target=self._parts.target,
-                store=self._store,
-                state_in_target=self._parts.state_in_target,
-                fence=fence,
-                blacklist=self._parts.blacklist,
-                emit=self._bus.emit,
-                stop=self._stop,
-                limits=self._parts.limits,
-            )
-            error: Exception | None = None
-            try:
-                await scan.run()
-            except TransientError as failure:
-                error = failure
-                delay = backoff(attempt)
-                patience = deadline - time.monotonic() if deadline is not None else _PATIENCE - delay * 2
-                if delay < patience and not self._stop.requested:
-                    self._bus.emit(
-                        events.RetryScheduled(
-                            pipeline=self.name,
-                            at=now_text(),
-                            table=spec.name,
-                            error=str(error),
-                            attempt=attempt,
-                            delay=delay,
-                        )
-                    )
-                    await self._sleep(delay)
-                    continue
-            except Exception as failure:
-                error = failure
-            return await self._close_scan(scan, error, attempt), error
-
-    async def _close_scan(self, scan: Scan, error: Exception | None, attempts: int) -> ScanReport:
-        report = scan.report(error, attempts=attempts, next_run=self._next_tick())
-        self.last[report.table] = report
-        with suppress(RetlError):  # the history is for people; the checkpoint is safe already
-            await self._store.add_report(report)
-        kind = events.ScanFailed if error else events.ScanFinished
-        self._bus.emit(kind(pipeline=self.name, at=now_text(), report=report))
-        if error is not None and not isinstance(error, RetlError):
-            _log.error("unexpected error in a scan", pipeline=self.name, table=report.table, exc_info=error)
-        return report
+        return run.report, run.errors
 
     # What it is told ----------------------------------------
 

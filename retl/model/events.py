@@ -100,7 +100,11 @@ class Warned(Event, frozen=True, kw_only=True):
 
 
 class RetryScheduled(Event, frozen=True, kw_only=True):
-    """A transient error; the same work is tried again after ``delay`` seconds."""
+    """A transient error; the same work is tried again after ``delay`` seconds.
+
+    A table's scan is, once the tables that wait have had their turn. ``table`` is a
+    ``match`` pattern where the source could not tell its tables.
+    """
 
     table: str
     error: str
@@ -121,7 +125,7 @@ class ScanFailed(Event, frozen=True, kw_only=True):
 
 
 class RunFailed(Event, frozen=True, kw_only=True):
-    """A run could not even begin: the store or the lease failed."""
+    """A run could not begin, since the store or the lease failed; or tables of it could not be found."""
 
     error: str
     error_type: str

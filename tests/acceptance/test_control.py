@@ -16,8 +16,13 @@ import structlog
 import retl
 from retl import events
 from retl.engine.bus import EventBus
-from retl.model.checkpoint import Fence
+from retl.model.checkpoint import Checkpoint, Fence
+from retl.model.plan import SourcePlan
+from retl.model.schema import TableSchema
+from retl.model.table import TableSpec
 from retl.state.base import LeaseRow
+from retl.testing.crashing import CrashingSource
+from tests.adversity.patches import patch_backoff
 from tests.support import Database, Recorder, Warehouse
 from tests.unit.test_state import report
 
@@ -408,3 +413,148 @@ async def test_a_configuration_that_is_wrong_before_the_first_scan_is_raised_and
     assert isinstance(failed, events.RunFailed)
     assert "the store is a folder" in failed.error
     assert app.rows("t", "id") == [(1,), (2,)]
+
+
+class Flaky(CrashingSource):
+    """A source that does not answer the next so many calls of a kind."""
+
+    def __init__(self, warehouse: Warehouse, silent: dict[str, int]) -> None:
+        super().__init__(warehouse.source(), at_batch=1, times=0)
+        self._silent = silent
+
+    def _answer(self, call: str) -> None:
+        if self._silent.get(call):
+            self._silent[call] -= 1
+            raise retl.ConnectionFailed(f"no answer to {call}.")
+
+    async def list_tables(self) -> list[str]:
+        self._answer("list_tables")
+        return await super().list_tables()
+
+    async def describe(self, table: str) -> TableSchema | None:
+        self._answer(f"describe_{table}")
+        return await super().describe(table)
+
+    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
+        self._answer(f"plan_{table.name}")
+        return await super().plan(table, checkpoint)
+
+
+def flaky_pipeline(
+    warehouse: Warehouse, app: Database, silent: dict[str, int], *, interval: str = "1h"
+) -> retl.Pipeline:
+    """Three tables ``t``, ``a_x`` and ``u``, all of them with a cursor that they inherit."""
+    warehouse.run("CREATE TABLE a_x (id INTEGER PRIMARY KEY, ts TIMESTAMP)", "INSERT INTO a_x VALUES (2, '2024-01-01')")
+    warehouse.run("CREATE TABLE u (id INTEGER PRIMARY KEY, ts TIMESTAMP)", "INSERT INTO u VALUES (3, '2024-01-01')")
+    return retl.Pipeline(
+        "flaky",
+        source=Flaky(warehouse, silent),
+        target=app.target(),
+        tables=["t", retl.Table(match="a_*"), "u"],
+        cursor="ts",
+        interval=interval,
+    )
+
+
+async def run_until(job: retl.Pipeline, table: str) -> Recorder:
+    """On schedule, until a table's scan is done."""
+    heard = Recorder(job)
+
+    def stop(event: events.ScanFinished) -> None:
+        if event.report.table == table:
+            job.stop()
+
+    heard.when(events.ScanFinished, stop, once=False)
+    with anyio.fail_after(20):
+        await job.run_forever()
+    return heard
+
+
+@pytest.mark.parametrize(
+    ("call", "asked_for", "order"),
+    [
+        ("list_tables", "a_*", ["t", "u", "a_x"]),
+        ("describe_a_x", "a_*", ["t", "u", "a_x"]),
+        ("describe_t", "t", ["a_x", "u", "t"]),
+    ],
+)
+async def test_tables_that_the_source_cannot_tell_for_a_moment_are_found_within_the_same_run(
+    warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch, call: str, asked_for: str, order: list[str]
+) -> None:
+    patch_backoff(monkeypatch, 0.01)
+    job = flaky_pipeline(warehouse, app, {call: 2})
+    heard = await run_until(job, order[-1])
+    assert [event.report.table for event in heard.of(events.ScanFinished)] == order
+    assert [(event.table, event.attempt) for event in heard.of(events.RetryScheduled)] == [
+        (asked_for, 1),
+        (asked_for, 2),
+    ]
+    assert not heard.of(events.RunFailed)
+    assert [app.rows(table, "id") for table in ("t", "a_x", "u")] == [[(1,)], [(2,)], [(3,)]]
+
+
+async def test_tables_that_the_source_cannot_tell_at_all_are_reported_once(
+    warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_backoff(monkeypatch, 0.02)
+    job = flaky_pipeline(warehouse, app, {"list_tables": 1_000}, interval="800ms")
+    heard = Recorder(job)
+    heard.when(events.RunFailed, lambda _: job.stop())
+    with anyio.fail_after(20):
+        await job.run_forever()
+    (failed,) = heard.of(events.RunFailed)
+    assert (failed.error_type, "flaky / a_*: no answer to list_tables" in failed.error) == ("ConnectionFailed", True)
+    assert len(heard.of(events.RetryScheduled)) >= 1
+    assert [event.report.table for event in heard.of(events.ScanFinished)] == ["t", "u"]
+    assert (app.rows("t", "id"), app.rows("u", "id")) == ([(1,)], [(3,)])
+
+
+async def test_a_table_that_is_tried_again_does_not_hold_up_the_others(
+    warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_backoff(monkeypatch, 0.01)
+    job = flaky_pipeline(warehouse, app, {"plan_t": 3})
+    heard = await run_until(job, "t")
+    finished = [event.report for event in heard.of(events.ScanFinished)]
+    assert [(report.table, report.attempts) for report in finished] == [("a_x", 1), ("u", 1), ("t", 4)]
+    assert not heard.of(events.ScanFailed)
+    assert [app.rows(table, "id") for table in ("t", "a_x", "u")] == [[(1,)], [(2,)], [(3,)]]
+
+
+async def test_a_single_run_reports_its_tables_in_their_order_whichever_was_tried_again(
+    warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_backoff(monkeypatch, 0.01)
+    report = await flaky_pipeline(warehouse, app, {"plan_t": 1, "plan_u": 2}).run_once()
+    assert [(scan.table, scan.attempts) for scan in report.scans] == [("t", 2), ("a_x", 1), ("u", 3)]
+    assert report.ok
+
+
+async def test_a_table_is_tried_again_until_the_next_tick_and_then_told(
+    warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_backoff(monkeypatch, 0.02)
+    job = flaky_pipeline(warehouse, app, {"plan_t": 1_000}, interval="800ms")
+    heard = Recorder(job)
+    heard.when(events.ScanFailed, lambda _: job.stop())
+    with anyio.fail_after(20):
+        await job.run_forever()
+    (failed,) = heard.of(events.ScanFailed)
+    assert "flaky / t: no answer to plan_t" in failed.report.error
+    assert failed.report.attempts == len(heard.of(events.RetryScheduled)) + 1 > 1
+    assert [event.report.table for event in heard.of(events.ScanFinished)] == ["a_x", "u"]
+
+
+@pytest.mark.parametrize("finish_slice", [True, False])
+async def test_a_table_that_waits_to_be_tried_again_has_failed_when_the_run_is_stopped(
+    warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch, finish_slice: bool
+) -> None:
+    patch_backoff(monkeypatch, 9.0)
+    job = flaky_pipeline(warehouse, app, {"plan_t": 1})
+    heard = Recorder(job)
+    heard.when(events.ScanFinished, lambda _: job.stop(finish_slice=finish_slice))
+    with anyio.fail_after(8):
+        report = await job.run_once(check=False)
+    assert [(scan.table, scan.status) for scan in report.scans] == [("t", "failed"), ("a_x", "done")]
+    assert not report.ok
+    assert [event.report.table for event in heard.of(events.ScanFailed)] == ["t"]

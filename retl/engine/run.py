@@ -1,0 +1,192 @@
+"""One run of a pipeline: every table once, and again where it failed in passing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from retl.engine.context import Emit, StopSignal, now_text
+from retl.engine.retry import backoff
+from retl.engine.scan import Scan
+from retl.model import events
+from retl.model.checkpoint import Fence
+from retl.model.errors import LeaseLost, RetlError, TransientError
+from retl.model.report import RunReport, ScanReport
+from retl.model.table import TableSpec
+
+if TYPE_CHECKING:
+    from retl.engine.runner import Parts
+
+_log = structlog.get_logger("retl")
+
+_PATIENCE = 30.0
+"""Seconds for which a run without a deadline tries again after transient errors."""
+
+
+@dataclass(eq=False)
+class _Turn:
+    """A table's turn to be scanned; without ``spec``, that of all tables to be found."""
+
+    spec: TableSpec | None
+    attempts: int = 0
+    not_before: float = 0.0
+    scan: Scan | None = None
+    failures: list[Exception] = field(default_factory=list)
+    """What the last attempt ended in, while it waits for the next one."""
+
+
+class Run:
+    """Scans the tables one after another.
+
+    One that fails in passing is tried again after those that have not had their turn yet,
+    so it does not hold them up; with growing pauses, until the ``deadline`` (by the
+    monotonic clock).
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        fence: Fence,
+        *,
+        deadline: float | None,
+        emit: Emit,
+        stop: StopSignal,
+        sleep: Callable[[float], Awaitable[None]],
+        next_tick: Callable[[], str | None],
+        scans: dict[str, Scan],
+        last: dict[str, ScanReport],
+    ) -> None:
+        self._parts = parts
+        self._fence = fence
+        self._deadline = deadline
+        self._emit = emit
+        self._stop = stop
+        self._sleep = sleep
+        self._next_tick = next_tick
+        self._scans = scans
+        self._last = last
+        self._waiting = [_Turn(None)]
+        self._order: list[str] = []
+        self._reports: dict[str, ScanReport] = {}
+        self._unresolved: list[str] = []
+        self.errors: list[Exception] = []
+
+    @property
+    def report(self) -> RunReport:
+        """What came of it so far."""
+        scans = tuple(self._reports[name] for name in self._order if name in self._reports)
+        return RunReport(self._parts.name, scans, tuple(self._unresolved))
+
+    async def run(self) -> None:
+        """Do it. Errors are reported and kept; ``LeaseLost`` is raised, for it ends them all."""
+        while self._waiting and not self._stop.requested:
+            turn = min(self._waiting, key=lambda waiting: waiting.not_before)
+            pause = turn.not_before - time.monotonic()
+            if pause > 0:
+                await self._sleep(pause)  # for less if something wants attention: then it is tried now
+                if self._stop.requested:
+                    break
+            self._waiting.remove(turn)
+            turn.attempts += 1
+            if turn.spec is None:
+                await self._find_tables(turn)
+            else:
+                await self._scan(turn, turn.spec)
+
+    async def end(self) -> None:
+        """What still waits to be tried again has failed: the run was stopped."""
+        for turn in self._waiting:
+            await self._give_up(turn)
+
+    async def _find_tables(self, turn: _Turn) -> None:
+        found: list[Exception] = []
+        for spec in await self._parts.tables.specs(self._parts.source, found):
+            if spec.name not in self._order:
+                self._order.append(spec.name)
+                self._waiting.append(_Turn(spec))
+        passing = [error for error in found if isinstance(error, TransientError)]
+        for error in found:
+            if error not in passing:
+                self._report_unresolved(error)
+        turn.failures = [*passing]
+        if passing and not self._again(turn, passing[0]):
+            await self._give_up(turn)
+
+    def _report_unresolved(self, error: Exception) -> None:
+        if str(error) not in self._unresolved:  # it may be found at each attempt
+            self._unresolved.append(str(error))
+            self.errors.append(error)
+            kind = type(error).__name__
+            self._emit(events.RunFailed(pipeline=self._parts.name, at=now_text(), error=str(error), error_type=kind))
+
+    async def _scan(self, turn: _Turn, spec: TableSpec) -> None:
+        parts = self._parts
+        scan = turn.scan = self._scans[spec.name] = Scan(
+            pipeline=parts.name,
+            table=spec,
+            source=parts.source,
+            target=parts.target,
+            store=parts.store,
+            state_in_target=parts.state_in_target,
+            fence=self._fence,
+            blacklist=parts.blacklist,
+            emit=self._emit,
+            stop=self._stop,
+            limits=parts.limits,
+        )
+        turn.failures = []
+        try:
+            await scan.run()
+        except Exception as error:
+            turn.failures = [error]
+            if isinstance(error, TransientError) and self._again(turn, error):
+                return
+            await self._give_up(turn)
+            if isinstance(error, LeaseLost):
+                raise
+        else:
+            await self._close(spec.name, scan, None, turn.attempts)
+        finally:
+            self._scans.pop(spec.name, None)
+
+    def _again(self, turn: _Turn, error: TransientError) -> bool:
+        """Put a turn back into the queue, unless the next run comes sooner."""
+        delay = backoff(turn.attempts)
+        patience = self._deadline - time.monotonic() if self._deadline is not None else _PATIENCE - delay * 2
+        if delay >= patience or self._stop.requested:
+            return False
+        turn.not_before = time.monotonic() + delay
+        self._waiting.append(turn)
+        retry = events.RetryScheduled(
+            pipeline=self._parts.name,
+            at=now_text(),
+            table=turn.spec.name if turn.spec is not None else error.table,
+            error=str(error),
+            attempt=turn.attempts,
+            delay=delay,
+        )
+        self._emit(retry)
+        return True
+
+    async def _give_up(self, turn: _Turn) -> None:
+        for error in turn.failures:
+            if turn.spec is None or turn.scan is None:
+                self._report_unresolved(error)
+            else:
+                self.errors.append(error)
+                await self._close(turn.spec.name, turn.scan, error, turn.attempts)
+
+    async def _close(self, name: str, scan: Scan, error: Exception | None, attempts: int) -> None:
+        report = scan.report(error, attempts=attempts, next_run=self._next_tick())
+        self._reports[name] = self._last[report.table] = report
+        with suppress(RetlError):  # the history is for people; the checkpoint is safe already
+            await self._parts.store.add_report(report)
+        kind = events.ScanFailed if error else events.ScanFinished
+        self._emit(kind(pipeline=self._parts.name, at=now_text(), report=report))
+        if error is not None and not isinstance(error, RetlError):
+            _log.error("unexpected error in a scan", pipeline=self._parts.name, table=report.table, exc_info=error)
