@@ -34,9 +34,7 @@ def _bugs_on_stderr() -> Iterator[None]:
         yield
         return
     # A traceback without the values of variables: one of them may be a password.
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[*structlog.get_config()["processors"][:-1], renderer],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
