@@ -12,7 +12,7 @@ The version of a row is its cursor: whole nanoseconds, or the whole number that 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -33,6 +33,7 @@ LONGEST_ID = 512
 
 Operation = Literal["index", "create"]
 _NOTHING = pa.scalar(b"", pa.binary())
+_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Encoder:
             load.cursor if versions and operation == "index" and Action.INSERT not in load.blacklist else None
         )
         self._series = secrets.token_hex(8)
-        self._made = 0
+        self._made = self._kept = 0
 
     def __call__(self, batch: pa.RecordBatch) -> tuple[Lines, list[Refused]]:
         """The lines of the rows that can be written, and the rows that cannot."""
@@ -126,6 +127,20 @@ class Encoder:
             return lines, refused
         keep = keep_mask([mask for mask, _, _ in (*unfit, *more)])
         return lines.take(np.flatnonzero(keep)), refused
+
+    @property
+    def makes_ids(self) -> bool:
+        """Whether rows get an ``_id`` that nothing in them tells."""
+        return not self._key
+
+    def loose_ids(self) -> Iterator[list[str]]:
+        """The ids that were made since ``keep``, some at a time."""
+        for first in range(self._kept, self._made, _AT_ONCE):
+            yield [f"{self._series}-{number}" for number in range(first, min(first + _AT_ONCE, self._made))]
+
+    def keep(self) -> None:
+        """The ids that were made belong to rows that stay."""
+        self._kept = self._made
 
     def _ids(self, batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[pa.Array, str, str]]]:
         if not self._key:

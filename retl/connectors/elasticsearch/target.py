@@ -12,9 +12,10 @@ from retl.connectors.elasticsearch import aliases, definition, emptying, index, 
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.definition import Known
 from retl.connectors.elasticsearch.fitting import Fit, fit
+from retl.connectors.elasticsearch.job import Job
 from retl.connectors.elasticsearch.line import Line
 from retl.connectors.elasticsearch.store import ElasticsearchStore
-from retl.connectors.elasticsearch.writer import ElasticsearchWriter, Job
+from retl.connectors.elasticsearch.writer import ElasticsearchWriter
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import Mark
 from retl.model.plan import BatchSize, Load, TargetPlan

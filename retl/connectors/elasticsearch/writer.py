@@ -1,14 +1,13 @@
 """Documents into an index: sent at once, since they are idempotent; the checkpoint follows their acknowledgement.
 
 What is written is visible before its commit. A slice that is read again is written over
-itself, so nothing has to be undone.
+itself, so nothing has to be undone; only rows without a key are taken back.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import anyio.to_thread
@@ -17,19 +16,17 @@ import pyarrow as pa
 
 from retl.connectors.base import Commit, TableWriter
 from retl.connectors.elasticsearch import index
+from retl.connectors.elasticsearch.appended import take_back
 from retl.connectors.elasticsearch.bulk import Bulk
 from retl.connectors.elasticsearch.client import Client, quoted
-from retl.connectors.elasticsearch.definition import Known
 from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE, holds_documents
-from retl.connectors.elasticsearch.encode import Encoder, Lines, Operation
-from retl.connectors.elasticsearch.fitting import Fit
+from retl.connectors.elasticsearch.encode import Encoder, Lines
+from retl.connectors.elasticsearch.job import Job
 from retl.connectors.elasticsearch.repeats import Repeats
 from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows
-from retl.model.actions import Action, Write
 from retl.model.checkpoint import Mark
 from retl.model.errors import RetlError, TargetError, UnsupportedError
-from retl.model.plan import Load
 from retl.model.window import Slice
 from retl.state.memory import lease_lost
 from retl.threads import to_the_end
@@ -38,44 +35,6 @@ _SMALL = 64 * 1024
 """Up to so many bytes a batch is encoded faster than a thread is asked to do it."""
 _LOOKED_UP = 5_000
 _PROOF_SECONDS = 1.0  # so old the proof of the fence may be when documents are sent
-
-
-@dataclass(frozen=True)
-class Job:
-    """One scan of one table, as it was prepared."""
-
-    load: Load
-    fit: Fit
-    path: str
-    """The name that is written: the index, or the alias or data stream that leads to it."""
-    known: Known | None
-    """What stood under the table's name before."""
-    shadow: str | None
-    uuid: str
-    """Of the index that is written; empty where an alias or a data stream may lead to another one any time."""
-    writers: int
-    keep_replaced: bool
-
-    @property
-    def operation(self) -> Operation:
-        """``create`` leaves what is there as it is."""
-        adds = self.load.table.write is Write.APPEND or Action.UPDATE in self.load.blacklist
-        stream = self.known is not None and self.known.kind == "data_stream"
-        return "create" if stream or (adds and not self.load.table.replaces) else "index"
-
-    @property
-    def only_existing(self) -> bool:
-        return Action.INSERT in self.load.blacklist
-
-    @property
-    def address(self) -> str:
-        """The name that documents are sent to."""
-        return self.path if self.shadow is None else index.loading_alias(self.shadow)
-
-    @property
-    def behind_alias(self) -> bool:
-        """Whether that is an alias: what is sent when it is gone is refused, and creates no index."""
-        return self.shadow is not None or (self.known is not None and self.known.kind == "alias")
 
 
 class ElasticsearchWriter(TableWriter):
@@ -167,11 +126,20 @@ class ElasticsearchWriter(TableWriter):
         self._proved = now
 
     async def discard(self) -> None:
-        with suppress(RetlError):  # what was sent is sent again
+        if self._encoder.makes_ids:
+            # Other ids are made for what is read again, and it may come in another order.
             await self._bulk.settle()
+            await self._take_back(self._bulk.written)
+        else:
+            with suppress(RetlError):  # what was sent is sent again
+                await self._bulk.settle()
         self._forget()
 
+    async def _take_back(self, written: int) -> None:
+        await take_back(self._client, self._job.holder, self._encoder.loose_ids(), written=written)
+
     def _forget(self) -> None:
+        self._encoder.keep()
         self._bulk.forget()
         self._repeats.clear()
         self._refusals = Refusals(self._load)
@@ -189,6 +157,7 @@ class ElasticsearchWriter(TableWriter):
         rejects = self._refusals.rows
         if mark is not None:
             await self._store.add_rejects(mark.fence.pipeline, rejects)
+            self._encoder.keep()  # though the answer be lost, the checkpoint may say that they are there
             await to_the_end(self._store.save(mark))
         done = Commit(rows=self._bulk.written + self._bulk.unchanged, rejects=rejects)
         self._forget()
@@ -237,10 +206,12 @@ class ElasticsearchWriter(TableWriter):
         if self._closed:
             return
         await self._bulk.stop()
-        self._forget()
-        if self._job.shadow is not None:
-            with suppress(RetlError):  # the next scan drops it too
+        with suppress(RetlError):
+            if self._job.shadow is not None:  # the next scan drops it too
                 await index.drop_shadow(self._client, self._job.shadow)
+            else:
+                await self._take_back(0)
+        self._forget()
         await self.close()
 
     async def close(self) -> None:

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors.elasticsearch import index as index_module
+from retl.connectors.elasticsearch.bulk import Bulk
+from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.model.actions import Action
 from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, SchemaDrift, TargetError, UnsupportedError
 from retl.model.schema import field
@@ -637,6 +639,102 @@ async def test_a_bulk_that_is_cut_in_the_middle_neither_loses_nor_doubles(scene:
             assert proxy.broken >= max(1, proxy_broken)
     found = await scene.server.run("GET", f"/{name}/_search?size=10000")
     assert sorted(hit["_source"]["id"] for hit in found["hits"]["hits"]) == list(range(5000))
+
+
+# Rows without a key --------------------------------------------------------------
+
+LOG = pa.schema([field("n", pa.int64()), field("@timestamp", pa.timestamp("ms", "UTC"))])
+
+
+def log(*numbers: int) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([{"n": number, "@timestamp": 0} for number in numbers], schema=LOG)
+
+
+def logged(scene: Scene, name: str) -> list[int]:
+    return sorted(document["n"] for document in contents(scene, name).values())
+
+
+def logs_to(scene: Scene, kind: str) -> str:
+    """What rows are appended to: an index, one behind an alias, or a data stream."""
+    name = f"{scene.prefix}-log"
+    if kind == "alias":
+        scene.ask("PUT", f"/{name}-1", {"aliases": {name: {}}})
+        scene.ask("PUT", f"/{name}-2", {"aliases": {name: {"is_write_index": True}}})
+    if kind == "data stream":
+        template = {"index_patterns": [f"{name}*"], "data_stream": {}, "priority": 500}
+        scene.ask("PUT", f"/_index_template/{name}", template)
+        scene.ask("POST", f"/{name}/_bulk?refresh=true", b'{"create":{"_id":"0"}}\n{"@timestamp":"2024-05-01","n":0}\n')
+    else:
+        scene.server.put(name, {"0": {"@timestamp": "2024-05-01", "n": 0}})
+    return name
+
+
+@pytest.mark.parametrize("kind", ["index", "alias", "data stream"])
+async def test_appended_rows_of_a_slice_that_is_read_again_are_not_doubled(scene: Scene, kind: str) -> None:
+    """Although the second reading brings other rows, in another order."""
+    name = logs_to(scene, kind)
+    async with scene.session() as session:
+        writer = await session.prepare(session.load(table_spec(name, write="append"), schema=LOG))
+        await writer.write(log(1, 2))
+        await session.commit(writer, "1")
+        await writer.write(log(*range(3, 12_000)))
+        await writer.discard()
+        await writer.discard()
+        await writer.write(log(4, 3, 5))
+        done = await session.commit(writer, "2")
+        await session.finish(writer)
+    assert done.rows == 3
+    assert logged(scene, name) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_appended_rows_of_a_scan_that_is_given_up_do_not_stay(scene: Scene) -> None:
+    name = logs_to(scene, "index")
+    async with scene.session() as session:
+        writer = await session.prepare(session.load(table_spec(name, write="append"), schema=LOG))
+        await writer.write(log(1))
+        await session.commit(writer)
+        await writer.write(log(2))
+        await writer.abort()
+    assert logged(scene, name) == [0, 1]
+
+
+async def test_appended_rows_that_a_checkpoint_may_count_stay(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = logs_to(scene, "index")
+    save = ElasticsearchStore.save
+
+    async def lost(*arguments: Any) -> None:
+        await save(*arguments)
+        raise ConnectionFailed("the answer is lost")
+
+    async with scene.session() as session:
+        writer = await session.prepare(session.load(table_spec(name, write="append"), schema=LOG))
+        await writer.write(log(1))
+        monkeypatch.setattr(ElasticsearchStore, "save", lost)
+        with pytest.raises(ConnectionFailed):
+            await session.commit(writer)
+        await writer.abort()
+    assert logged(scene, name) == [0, 1]
+
+
+async def test_appended_rows_that_are_no_longer_found_end_the_scan(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = logs_to(scene, "alias")
+    settle = Bulk.settle
+
+    async def rolled_over(bulk: Bulk) -> None:
+        await settle(bulk)
+        written = {f"{name}-1": True, f"{name}-2": False}
+        actions = [{"add": {"index": one, "alias": name, "is_write_index": yes}} for one, yes in written.items()]
+        await scene.server.run("POST", "/_aliases", {"actions": actions})
+
+    async with scene.session() as session:
+        writer = await session.prepare(session.load(table_spec(name, write="append"), schema=LOG))
+        await writer.write(log(1, 2))
+        monkeypatch.setattr(Bulk, "settle", rolled_over)
+        with pytest.raises(TargetError, match=r"of 2 rows .* only 0 could be taken back"):
+            await writer.discard()
+        await writer.abort()
 
 
 # Rows of SQL ---------------------------------------------------------------------
