@@ -6,27 +6,30 @@ The nodes that hold the data answer by themselves, so they must be reachable. Pl
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.mysql.connection import Login
+from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.sql.text import to_text
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
 from retl.threads import Worker, to_the_end
 
 
 class FlightStream:
-    """One query. Its connection is its own."""
+    """One query. Its connection is its own; its session is made ready by the same statements as over MySQL's protocol."""
 
-    def __init__(self, login: Login, port: int, query_timeout: int) -> None:
+    def __init__(self, login: Login, port: int, tls_ca: str | None) -> None:
         self._login = login
+        self._tls_ca = tls_ca
         self._place = f"{login.host}:{port}"
         self._uri = f"grpc{'+tls' if login.tls else ''}://{self._place}"
-        self._query_timeout = query_timeout
         self._worker = Worker("flight", self._interrupt)
         self._connection: Any = None
         self._cursor: Any = None
@@ -46,13 +49,26 @@ class FlightStream:
         dbapi = _driver()
         login = self._login
         with self._mapped():
-            words = {"username": login.user, "password": login.password}
+            words = {"username": login.user, "password": login.password, **self._trust()}
             self._connection = dbapi.connect(self._uri, db_kwargs=words, autocommit=True)
             self._cursor = self._connection.cursor()
-            with suppress(dbapi.Error):  # not every version takes it; the cluster's own limit holds then
-                self._cursor.execute(f"SET query_timeout = {self._query_timeout}")
+            # A login names no database here.
+            use = [f"USE {MySQLDialect().identifier(login.database)}"] if login.database else []
+            for statement in (*use, *login.session):
+                self._cursor.execute(statement)
+                self._cursor.fetch_arrow_table()  # a row of status
             self._cursor.execute(sql)
             self._reader = self._cursor.fetch_record_batch()
+
+    def _trust(self) -> dict[str, str]:
+        """What ``login.tls`` says of certificates, in the driver's words."""
+        from adbc_driver_flightsql import DatabaseOptions
+
+        if self._login.tls is None:
+            return {}
+        if self._login.tls.verify_mode is ssl.CERT_NONE:
+            return {DatabaseOptions.TLS_SKIP_VERIFY.value: "true"}
+        return {DatabaseOptions.TLS_ROOT_CERTS.value: Path(self._tls_ca).read_text()} if self._tls_ca else {}
 
     def _next(self) -> pa.RecordBatch | None:
         assert self._reader is not None
@@ -87,6 +103,11 @@ class FlightStream:
                 raise ConfigError(
                     f"the source at {self._place} refused the login over Flight SQL: {said}.",
                     remedy="check user and password.",
+                ) from error
+            if "failed to verify certificate" in said:
+                raise ConfigError(
+                    f"the certificate of {self._place} cannot be verified: {said}.",
+                    remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
                 ) from error
             if said.startswith(("IO", "CANCELLED", "TIMEOUT", "INTERNAL")):
                 raise ConnectionFailed(

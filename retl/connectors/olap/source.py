@@ -51,12 +51,19 @@ class OlapSource(WireSource):
         self.dialect = dialect
         self._skip_unchanged = options.skip_unchanged_partitions
         self._zone = zone(options.timezone, self.system)
-        self._query_timeout = options.query_timeout
+        self._tls_ca = options.tls_ca
         self._flight_port = options.flight_port if options.protocol == "flight" else None
         if options.protocol == "flight" and options.flight_port is None:
             raise ConfigError(
                 'protocol = "flight" needs the port on which the FE speaks it.',
                 remedy="name it in flight_port; it stands in fe.conf (StarRocks: arrow_flight_port, Doris: arrow_flight_sql_port).",
+                system=self.system,
+            )
+        tls = self._login.tls
+        if self._flight_port and tls and tls.verify_mode and not tls.check_hostname:
+            raise ConfigError(
+                "over Flight SQL a certificate cannot be checked without the name that it carries.",
+                remedy='leave tls_check_hostname out, or use tls = "insecure" or protocol = "mysql".',
                 system=self.system,
             )
 
@@ -174,7 +181,7 @@ class OlapSource(WireSource):
     def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
         if self._flight_port is None:
             return super().read(plan, part)
-        stream = FlightStream(self._login, self._flight_port, self._query_timeout)
+        stream = FlightStream(self._login, self._flight_port, self._tls_ca)
         return stream.batches(self.selection(plan, part).rows(plan.schema, part), plan.schema)
 
     @abstractmethod

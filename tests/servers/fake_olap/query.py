@@ -78,6 +78,7 @@ _NOT_CALLED = frozenset(
     ]
 )
 _CLAUSES = frozenset({"PARTITION", "PARTITIONS", "TABLET"})
+_CLOCKS = frozenset({exp.DType.DATETIME, exp.DType.TIMESTAMP})
 _TEXTS = frozenset({exp.DType.VARCHAR, exp.DType.CHAR, exp.DType.TEXT, exp.DType.NCHAR, exp.DType.NVARCHAR})
 
 
@@ -472,10 +473,15 @@ class Translator:
         return exp.cast(exp.Literal.string(moment.replace(microsecond=0).isoformat(" ")), "timestamp")
 
     def _cast(self, node: exp.Cast, sources: Mapping[str, list[tuple[str, Type | None]]]) -> exp.Expr:
+        kind = self._type(node.this, sources)
+        if kind and kind.name == "TIMESTAMPTZ" and node.to.this in _CLOCKS:
+            # What a clock shows in the zone of the session.
+            shown = _anonymous("timezone", exp.Literal.string("UTC"), node.this)
+            ahead = _anonymous("to_seconds", exp.Literal.number(self._session.zone_shift()))
+            return exp.paren(exp.Add(this=shown, expression=ahead))
         # What can't be cast is NULL, not an error.
         if node.to.this not in _TEXTS:
             return exp.TryCast(this=node.this, to=node.to)
-        kind = self._type(node.this, sources)
         if self._flavour.doris and kind and kind.name == "DATETIME":
             scale = kind.args[0] if kind.args else 0
             return exp.func("retl_text_scaled", node.this, exp.Literal.number(scale))
