@@ -152,6 +152,40 @@ def test_a_full_scan_by_each_pre_action(desk: Desk, pre_action: str) -> None:
         assert desk.scene.about(desk.copy) == desk.scene.about(others[0])
 
 
+def several(desk: Desk, *mappings: dict[str, Any]) -> None:
+    """Indices that are read by one pattern, one with each mapping; the last is the newest."""
+    for number, properties in enumerate(mappings):
+        desk.create(f"{desk.orders}-{number}", {"properties": properties}, {})
+    desk.write("[[pipelines.shop.tables]]", f'name = "{desk.orders}-*"', f'to = "{desk.copy}"')
+
+
+def test_several_indices_give_a_mapping_that_takes_the_documents_of_all(desk: Desk) -> None:
+    text = {"type": "text", "fields": {"raw": {"type": "keyword"}}}
+    old = {"n": {"type": "long"}, "o": {"properties": {"a": {"type": "ip"}, "t": {"type": "text"}}}}
+    new = {"n": {"type": "integer"}, "o": {"properties": {"b": {"type": "ip"}, "t": text}}}
+    several(desk, old, new)
+    large = {"n": 2**40, "o": {"a": "::1"}}
+    desk.server.put(f"{desk.orders}-0", {"1": large})
+    desk.run()
+    assert desk.server.documents(desk.copy) == {"1": large}
+    inner = {"a": {"type": "ip"}, "b": {"type": "ip"}, "t": text}
+    assert desk.scene.about(desk.copy)["mappings"]["properties"] == {"n": {"type": "long"}, "o": {"properties": inner}}
+
+
+def test_a_field_on_which_indices_disagree_is_refused_unless_the_target_has_it(desk: Desk) -> None:
+    several(desk, {"x": {"type": "long"}}, {"x": {"type": "keyword"}}, {"y": {"type": "ip"}})
+    rows = {"1": {"x": 1}, "2": {"x": "a"}}
+    for number, (name, row) in enumerate(rows.items()):
+        desk.server.put(f"{desk.orders}-{number}", {name: row})
+    for command in ("check", "run --once"):
+        said = " ".join(desk.fail(command).split())
+        assert f"disagree on the field 'x': it is keyword in {desk.orders}-1 and long in {desk.orders}-0." in said
+    desk.server.ask("PUT", f"/{desk.copy}", {"mappings": {"properties": {"x": {"type": "keyword"}}}})
+    desk.run()
+    assert desk.server.documents(desk.copy) == rows
+    assert desk.scene.about(desk.copy)["mappings"]["properties"] == {"x": {"type": "keyword"}, "y": {"type": "ip"}}
+
+
 def test_documents_are_deleted_by_query_where_that_is_asked(desk: Desk) -> None:
     desk.create(desk.orders)
     target = desk.words(state_index=f".{desk.scene.prefix}-state", truncate="delete_by_query")

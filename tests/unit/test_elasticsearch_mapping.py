@@ -36,6 +36,9 @@ def test_leaves_are_dotted_paths_and_views_are_none() -> None:
         ("long", "float", "double"),
         ("date", "date_nanos", "date_nanos"),
         ("text", "keyword", "text"),
+        ("ip", "keyword", "keyword"),
+        ("constant_keyword", "text", "text"),
+        ("ip", "constant_keyword", "keyword"),
         ("long", "keyword", "conflict"),
         ("date", "long", "conflict"),
         ("object", "keyword", "conflict"),
@@ -50,6 +53,23 @@ def test_objects_of_several_mappings_are_joined() -> None:
     one = {"properties": {"o": {"properties": {"a": {"type": "long"}}}}}
     other = {"properties": {"o": {"properties": {"b": {"type": "long"}}}, "x": {"type": "ip"}}}
     assert [path for path, _ in mapping.leaves(mapping.merged([one, other, {}]))] == ["o.a", "o.b", "x"]
+
+
+def test_what_is_constant_in_each_index_is_not_in_all() -> None:
+    one, other = ({"properties": {"c": {"type": "constant_keyword", "value": value}}} for value in "ab")
+    assert mapping.merged([one, one])["c"] == {"type": "constant_keyword", "value": "a"}
+    assert mapping.merged([one, other])["c"] == {"type": "keyword"}
+
+
+def test_a_conflict_names_the_field_and_the_indices() -> None:
+    def of(type_: str) -> dict[str, Any]:
+        inner = {"type": "nested", "properties": {"x": {"type": type_}}}
+        return {"properties": {"a": {"type": "ip"}, "o": {"properties": {"n": inner}}}}
+
+    mappings = {f"i{number}": of("long") for number in range(5)} | {"last": of("keyword"), "without": {}}
+    both = mapping.blamed(mapping.merged(list(mappings.values())), mappings)
+    assert both["a"] == {"type": "ip"}
+    assert list(mapping.conflicts(both)) == [("o.n.x", "keyword in last and long in i0, i1, i2 ...")]
 
 
 def test_arrow_columns_have_a_mapping() -> None:

@@ -41,9 +41,11 @@ async def look(client: Client, name: str) -> Found | None:
     described = list(found.values())
     mappings = [one.get("mappings") or {} for one in described]
     settings = [(one.get("settings") or {}).get("index") or {} for one in described]
-    properties = mapping.merged(mappings)
-    # Of several indices the last one counts: it is the newest of a data stream or of a rollover.
-    newest = {**mappings[-1], "properties": {**properties, **(mappings[-1].get("properties") or {})}}
+    by_name = dict(zip(found, mappings, strict=True))
+    properties = mapping.blamed(mapping.merged(mappings), by_name)
+    # Of several indices the last one counts, where another has no wider type: it is the newest of a data stream or of a
+    # rollover, and the settings that its mapping may speak of are taken too.
+    newest = {**mappings[-1], "properties": mapping.blamed(mapping.merged(mappings[::-1]), by_name)}
     return Found(
         path=quoted(name),
         indices=tuple(found),

@@ -16,7 +16,7 @@ from retl.connectors.elasticsearch.encode import gives_versions
 from retl.connectors.elasticsearch.preflight import check_type
 from retl.model.actions import Action
 from retl.model.cursor import cursor_family
-from retl.model.errors import SchemaDrift
+from retl.model.errors import ConfigError, SchemaDrift
 from retl.model.plan import Load
 from retl.model.schema import native_type
 
@@ -138,11 +138,22 @@ def _with(mappings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any
 def _more_documents(load: Load, there: Definition | None, wanted: Definition, warnings: list[str]) -> dict[str, Any]:
     """What of the source's mapping the target lacks."""
     if there is None:
+        _check_agreed(load, wanted.properties)
         return {}
     lacking = _lacking(there.properties, wanted.properties)
     if not lacking or not _takes_new(load, [path for path, _ in mapping.leaves(lacking)], warnings, whole=True):
         return {}
+    _check_agreed(load, lacking)
     return {"properties": lacking}
+
+
+def _check_agreed(load: Load, properties: Mapping[str, Any]) -> None:
+    """Fields that are added to a mapping have one type."""
+    for path, types in mapping.conflicts(properties):
+        raise ConfigError(
+            f"the indices of the source disagree on the field {path!r}: it is {types}.",
+            remedy=f"map it in {load.table.to!r} yourself, or read the indices as tables of their own.",
+        )
 
 
 def _lacking(have: Mapping[str, Any], want: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,9 @@ _VALUES: dict[str, pa.DataType] = {
 # Types whose one value is an object or an array; the server writes each in one way.
 _SHAPES = frozenset({"geo_point", "geo_shape", "point", "shape"})
 CONFLICT = "conflict"
+_SHOWN = 3
+# Texts of which not every text is one.
+_NARROW = frozenset({"ip", "constant_keyword"})
 
 
 def kind(spec: Mapping[str, Any]) -> str:
@@ -78,7 +81,10 @@ def column(path: str, spec: Mapping[str, Any], *, array: bool = False) -> pa.Fie
 
 
 def merged(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The properties of several indices as one: the wider type where they differ, ``conflict`` where none fits both."""
+    """The properties of several indices as one: the wider type where they differ, ``conflict`` where none fits both.
+
+    In all else the first index counts.
+    """
     found: dict[str, Any] = {}
     for mapping in mappings:
         found = _merge(found, mapping.get("properties") or {})
@@ -97,6 +103,8 @@ def _wider(left: Mapping[str, Any], right: Mapping[str, Any]) -> Mapping[str, An
     if one == other:
         if "properties" in left or "properties" in right:
             return {**left, "properties": _merge(left.get("properties") or {}, right.get("properties") or {})}
+        if one == "constant_keyword" and left.get("value") != right.get("value"):
+            return {"type": "keyword"}
         return left
     if CONFLICT in (one, other):
         types = [*left.get("types", [one]), *right.get("types", [other])]
@@ -105,8 +113,41 @@ def _wider(left: Mapping[str, Any], right: Mapping[str, Any]) -> Mapping[str, An
         if one in family and other in family:
             return _wider_number(left, right) if family is _NUMBERS else {**left, "type": "date_nanos"}
     if one in _TEXTS and other in _TEXTS:
-        return left
+        return left if one not in _NARROW else right if other not in _NARROW else {"type": "keyword"}
     return {"type": CONFLICT, "types": sorted({one, other})}
+
+
+def conflicts(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The fields on which the indices disagree, and what they say."""
+    for name, spec in properties.items():
+        if kind(spec) == CONFLICT:
+            yield prefix + name, " and ".join(spec["types"])
+        else:
+            yield from conflicts(spec.get("properties") or {}, f"{prefix}{name}.")
+
+
+def blamed(properties: Mapping[str, Any], mappings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Merged properties whose conflicts name the indices of each type; ``mappings`` are those of the indices."""
+    found: dict[str, Any] = {}
+    for name, spec in properties.items():
+        theirs = {
+            index: mine
+            for index, one in mappings.items()
+            if (mine := (one.get("properties") or {}).get(name)) is not None
+        }
+        if kind(spec) == CONFLICT:
+            kinds: dict[str, list[str]] = {}
+            for index, mine in theirs.items():
+                kinds.setdefault(kind(mine), []).append(index)
+            spec = {**spec, "types": [f"{one} in {_some(names)}" for one, names in sorted(kinds.items())]}
+        elif "properties" in spec:
+            spec = {**spec, "properties": blamed(spec["properties"], theirs)}
+        found[name] = spec
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
 
 
 def _wider_number(left: Mapping[str, Any], right: Mapping[str, Any]) -> Mapping[str, Any]:
