@@ -92,9 +92,13 @@ class Pipeline:
                 slice_rows=slice_rows,
             )
             actions = parse_actions(blacklist)
+            if isinstance(tables, str):
+                raise ConfigError(f"tables is the text {tables!r}.", remedy=f"write tables=[{tables!r}].")
             declared = [Table(table) if isinstance(table, str) else table for table in tables]
             self._source = source.source() if isinstance(source, Connector) else source
             self._target = target.target() if isinstance(target, Connector) else target
+            _check_side(self._source, Source, "source", "IteratorSource")
+            _check_side(self._target, Target, "target", "FunctionTarget")
             self._tables = Tables(name, declared, defaults, actions, documents=self._target.documents)
             inside = self._target.state_store() if state is None else None
             self._store: StateStore = state or inside or _no_store(self._target)
@@ -351,6 +355,14 @@ class Pipeline:
     async def _give_up(self) -> None:
         await self._runner.lease.give_up()
         await self._close()
+
+
+def _check_side(given: object, kind: type, what: str, wrapper: str) -> None:
+    if not isinstance(given, kind):
+        raise ConfigError(
+            f"the {what} is of type {type(given).__name__}, which is no connector.",
+            remedy=f"choose one of retl.connectors; a function of yours goes into retl.connectors.{wrapper}.",
+        )
 
 
 def _no_store(target: Target) -> StateStore:

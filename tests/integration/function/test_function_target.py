@@ -250,6 +250,17 @@ def test_a_pipeline_without_a_place_for_checkpoints_is_refused() -> None:
         retl.Pipeline("push", source=Api().source(), target=FunctionTarget(_ignore), tables=["orders"])
 
 
+def test_a_function_that_is_not_wrapped_is_refused_with_the_wrapper() -> None:
+    words: Any = {"tables": ["orders"], "state": retl.MemoryStore()}
+    rows: Any = orders
+    with pytest.raises(retl.ConfigError, match=r"source is of type function.*retl.connectors.IteratorSource"):
+        retl.Pipeline("push", source=rows, target=FunctionTarget(_ignore), **words)
+    with pytest.raises(retl.ConfigError, match=r"target is of type function.*retl.connectors.FunctionTarget"):
+        retl.Pipeline("push", source=Api().source(), target=_ignore, **words)  # type: ignore[arg-type]
+    with pytest.raises(retl.ConfigError, match=r"write tables=\['orders'\]"):
+        retl.Pipeline("push", source=Api().source(), target=FunctionTarget(_ignore), **{**words, "tables": "orders"})
+
+
 @pytest.mark.parametrize("batch_rows", [0, -1, True, 2.5])
 def test_a_batch_size_that_is_none_is_refused(batch_rows: Any) -> None:
     with pytest.raises(retl.ConfigError, match="batch_rows"):
