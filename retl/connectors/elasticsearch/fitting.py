@@ -43,14 +43,18 @@ class Fit:
         return replace(self, aliases=aliases, definition=replace(self.definition, aliases=both))
 
 
-def fit(load: Load, known: Known | None, *, filled: bool = True, times: str = "date_nanos") -> Fit:
+def fit(
+    load: Load, known: Known | None, *, filled: bool = True, times: str = "date_nanos", flattened: str = "flattened"
+) -> Fit:
     """Decide how the index is made to fit; ``filled`` is whether it holds documents, ``times`` what fine times become.
+
+    ``flattened`` is the target's word for an object that is not mapped leaf by leaf.
 
     Raises ``SchemaDrift`` with the reason and what to do.
     """
     warnings: list[str] = []
     there = known.definition if known else None
-    wanted = _wanted(load, times)
+    wanted = _wanted(load, times, flattened)
     if holds_documents(load.schema):
         columns, added = tuple(load.schema.names), _more_documents(load, there, wanted, warnings)
     else:
@@ -69,13 +73,15 @@ def fit(load: Load, known: Known | None, *, filled: bool = True, times: str = "d
     return Fit(columns, definition, added, versions, casts, tuple(warnings))
 
 
-def _wanted(load: Load, times: str) -> Definition:
+def _wanted(load: Load, times: str, flattened: str) -> Definition:
     """The index as the source would have it."""
     if not holds_documents(load.schema):
         return Definition(mapping.from_arrow(load.schema, load.key, times=times))
     source = index_of(load.schema) or {}
     mappings = copy.deepcopy(source.get("mappings") or {})
     (mappings.get("_meta") or {}).pop("retl", None)
+    if "properties" in mappings:
+        mappings["properties"] = mapping.spoken(mappings["properties"], flattened)
     settings = source.get("settings") or {}
     return Definition(mappings, mapping.copyable(settings.get("index") or settings))
 

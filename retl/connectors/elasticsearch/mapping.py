@@ -157,6 +157,18 @@ def _wider_number(left: Mapping[str, Any], right: Mapping[str, Any]) -> Mapping[
     return {"type": "double"}
 
 
+def spoken(properties: Mapping[str, Any], flattened: str) -> dict[str, Any]:
+    """The same fields in the words of another product: objects that are not mapped leaf by leaf are ``flattened``."""
+    found: dict[str, Any] = {}
+    for name, spec in properties.items():
+        if kind(spec) in ("flattened", "flat_object") and kind(spec) != flattened:
+            spec = {"type": flattened}
+        elif "properties" in spec:
+            spec = {**spec, "properties": spoken(spec["properties"], flattened)}
+        found[name] = spec
+    return found
+
+
 # From Arrow --------------------------------------------------------------------
 
 

@@ -83,7 +83,8 @@ class ElasticsearchTarget(Target):
         truncates = load.table.pre_action is PreAction.TRUNCATE
         preflight.check(load, known, by_query=truncates and by_query)
         filled = known is not None and load.cursor is not None and await index.count(client, load.table.to) > 0
-        found = fit(load, known, filled=filled, times=self._options.times)
+        words = {"times": self._options.times, "flattened": client.product.flattened}
+        found = fit(load, known, filled=filled, **words)
         created = known is None or (load.table.replaces and not (truncates and by_query))
         if created and self._options.aliases:
             found = found.with_aliases(await aliases.lacking(client, load, known))

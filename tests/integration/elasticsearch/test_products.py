@@ -13,6 +13,8 @@ import pytest
 import retl
 from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch import pages
+from retl.connectors.elasticsearch.client import Client
+from retl.connectors.elasticsearch.index import drop_shadow
 from retl.model.actions import PreAction
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import LeaseLost, SourceError
@@ -190,6 +192,38 @@ async def test_every_way_to_refresh(scene: Scene, pre_action: str) -> None:
     numbers = range(8) if pre_action == "none" else range(3, 8)
     assert scene.server.documents(name) == {str(n): {"n": n} for n in numbers}
     assert len(scene.indices()) == 1
+
+
+async def test_a_shadow_is_dropped_until_it_is_switched_in_and_never_afterwards(scene: Scene) -> None:
+    name = f"{scene.prefix}-t"
+    async with scene.session() as session:
+        load = load_of(session, whole(name, pre_action="swap"))
+        writer = await session.prepare(load)
+        await writer.abort()
+        assert scene.indices() == []
+        await scan(session, load, [("1", None, {"n": 1})])
+    (shadow,) = scene.indices()
+    client = await Client.open(scene.options(), "target")
+    # As whoever has not heard that the switch was done.
+    await drop_shadow(client, shadow)
+    await client.close()
+    assert scene.server.documents(name) == {"1": {"n": 1}}
+
+
+@pytest.mark.parametrize("word", ["flattened", "flat_object"])
+async def test_objects_that_are_not_mapped_leaf_by_leaf_are_so_in_every_product(scene: Scene, word: str) -> None:
+    name = f"{scene.prefix}-t"
+    inner = {"properties": {"f": {"type": word}, "n": {"type": "long"}}}
+    index = {"mappings": {"properties": {"f": {"type": word}, "o": inner}}, "settings": {}}
+    document = {"f": {"a": {"b": "x"}}, "o": {"f": {"c": "y"}, "n": 1}}
+    async with scene.session() as session:
+        await scan(session, load_of(session, whole(name), index=index), [("1", None, document)])
+    assert scene.server.documents(name) == {"1": document}
+    own = {"type": "flat_object" if scene.server.product == "OpenSearch" else "flattened"}
+    wanted = {"f": own, "o": {"properties": {"f": own, "n": {"type": "long"}}}}
+    assert scene.about(name)["mappings"]["properties"] == wanted
+    for field in ("f.a.b", "o.f.c"):
+        assert scene.ask("GET", f"/{name}/_count", {"query": {"exists": {"field": field}}})["count"] == 1
 
 
 async def test_truncate_by_query(scene: Scene) -> None:
