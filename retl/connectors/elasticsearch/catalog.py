@@ -33,6 +33,8 @@ class Found:
 async def look(client: Client, name: str) -> Found | None:
     """What a name stands for; ``None`` where that is nothing."""
     answer = await client.request("GET", f"/{quoted(name)}", allow=(404,))
+    left_out: tuple[str, ...]
+    """The fields that a document may have had when it came, and that are not kept in it."""
     if answer.status == 404:
         return None
     found: dict[str, Any] = answer.json()
@@ -70,9 +72,15 @@ def _shared(aliases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     return {
         name: about
+        left_out=tuple(sorted({name for one in mappings for name in _left_out(one.get("_source") or {})})),
         for name, about in aliases[-1].items()
         if all(name in one and what(one[name]) == what(about) for one in aliases)
     }
+
+def _left_out(about: Mapping[str, Any]) -> list[str]:
+    kept = about.get("includes")
+    return [*(about.get("excludes") or ()), *([f"all but {', '.join(kept)}"] if kept else [])]
+
 
 
 async def names(client: Client) -> list[str]:

@@ -102,7 +102,7 @@ def _documents(
         _check_known("columns", [name for name in table.columns if not _within(name, known)], known)
     schema = document_schema(cursor.column if cursor else None, found.index)
     shape = Documents(schema, table.columns, hides_vectors=product.hides_vectors)
-    warnings = _several(found)
+    warnings = (*_several(found), *_left_out(found))
     if table.columns is not None:
         warnings += (
             "columns makes the server write each document anew: whole documents keep every digit of a number, parts keep 17.",
@@ -142,7 +142,7 @@ def _columns(
         key = ()  # a key that is not read identifies nothing
     shape = Columns(leaves, schema, tells_ignored=product.tells_ignored, hides_vectors=product.hides_vectors)
     by_id = key == (table.target_name(ID),)
-    warnings = _several(found) if by_id else ()
+    warnings = (*(_several(found) if by_id else ()), *_left_out(found))
     return Choice(schema, key, by_id, shape, shape.asked(), _filters(table), cursor, warnings)
 
 
@@ -183,6 +183,17 @@ def _filters(table: TableSpec) -> list[dict[str, Any]]:
             f"where is no JSON: {error}.",
             remedy='write a query, such as {"term": {"status": "paid"}}, or plain words: status:paid.',
         ) from None
+
+
+def _left_out(found: Found) -> tuple[str, ...]:
+    """What documents have lost at the source."""
+    if not found.left_out:
+        return ()
+    text = (
+        f"the mapping keeps {'; '.join(found.left_out)} out of _source: documents come without, and what is made of them "
+        "neither holds nor finds it."
+    )
+    return (text,)
 
 
 def _several(found: Found) -> tuple[str, ...]:

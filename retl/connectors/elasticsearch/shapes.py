@@ -77,9 +77,7 @@ class Columns:
     document's own bytes.
     """
 
-    def __init__(
-        self, leaves: Sequence[Leaf], schema: pa.Schema, *, tells_ignored: bool, hides_vectors: bool
-    ) -> None:
+    def __init__(self, leaves: Sequence[Leaf], schema: pa.Schema, *, tells_ignored: bool, hides_vectors: bool) -> None:
         self.schema = schema
         self._leaves = leaves
         self._hides_vectors = hides_vectors

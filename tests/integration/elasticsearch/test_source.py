@@ -498,6 +498,24 @@ async def test_a_window_goes_on_after_its_point_in_time_is_lost(
     assert lower == nanos(((cut_at - 1) * 7 - 1) // 12)  # back to the last document, not to the start
 
 
+@pytest.mark.parametrize(
+    ("about", "left_out"),
+    [({"excludes": ["text", "raw.*"]}, "raw.*; text"), ({"includes": ["n", "m"]}, "all but n, m")],
+)
+async def test_what_a_mapping_keeps_out_of_its_documents_is_told(
+    elasticsearch_server: SearchServer, prefix: str, about: dict[str, Any], left_out: str
+) -> None:
+    fields = {"n": {"type": "long"}, "text": {"type": "keyword"}}
+    index = create(elasticsearch_server, prefix, {"_source": about, "properties": fields})
+    elasticsearch_server.put(index, {"1": {"n": 1, "text": "x"}})
+    source = Elasticsearch(elasticsearch_server.url).source()
+    for table in (documents(index), table_spec(index)):
+        (warned,) = (await source.plan(table, Checkpoint())).warnings
+        assert f"the mapping keeps {left_out} out of _source" in warned
+    assert by_id(await collect(source, documents(index))) == {"1": b'{"n":1}'}
+    await source.aclose()
+
+
 @pytest.mark.usefixtures("small_pages")
 async def test_a_full_scan_ends_with_its_point_in_time(elasticsearch_server: SearchServer, prefix: str) -> None:
     index = create(elasticsearch_server, prefix)
