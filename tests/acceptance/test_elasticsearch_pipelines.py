@@ -318,6 +318,40 @@ def test_routing_and_joined_documents_arrive_as_they_are(desk: Desk) -> None:
     assert desk.server.ask("POST", f"/{desk.copy}/_count", query)["count"] == 5
 
 
+# Source and target in one cluster ----------------------------------------------------
+
+
+@pytest.mark.parametrize("pre_action", ["none", "truncate", "swap"])
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [("-orders", "-orders"), ("-alias", "-orders"), ("-orders", "-alias"), ("-o*", "-orders-copy"), ("-o*", "-orders")],
+)
+def test_what_its_own_source_would_read_is_never_written(desk: Desk, name: str, to: str, pre_action: str) -> None:
+    prefix = desk.scene.prefix
+    desk.create(desk.orders)
+    desk.server.ask("PUT", f"/{desk.orders}/_alias/{prefix}-alias")
+    before = desk.everything()
+    desk.write(f'[[pipelines.shop.tables]]\nname = "{prefix}{name}"\nto = "{prefix}{to}"\npre_action = "{pre_action}"')
+    for command in ("plan", "check", "run --once"):
+        said = " ".join(desk.fail(command).split())
+        assert f"would be both read, as '{prefix}{name}', and written, as '{prefix}{to}'" in said
+    after = {name: found for name, found in desk.everything().items() if not name.startswith(".")}
+    assert after == before
+
+
+@pytest.mark.parametrize(("pre_action", "left_out"), [("truncate", "{copy}"), ("swap", "retl-{copy}-*")])
+def test_a_pattern_may_leave_its_own_copy_out(desk: Desk, pre_action: str, left_out: str) -> None:
+    copy = f"{desk.orders}-copy"
+    pattern = f"{desk.orders}*,-{left_out.format(copy=copy)}"
+    desk.create(desk.orders)
+    desk.write(f'[[pipelines.shop.tables]]\nname = "{desk.orders}*"\nto = "{copy}"\npre_action = "{pre_action}"')
+    assert f'name = "{pattern}"' in " ".join(desk.fail("run --once").split())
+    desk.write(f'[[pipelines.shop.tables]]\nname = "{pattern}"\nto = "{copy}"\npre_action = "{pre_action}"')
+    for _ in range(2):
+        desk.run()
+        assert desk.server.texts(copy) == OLD
+
+
 # Commands ---------------------------------------------------------------------------
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from retl.connectors.elasticsearch import mapping
 from retl.connectors.elasticsearch.client import Client, quoted
+from retl.model.errors import ConfigError
 
 _MOST_HITS = 10_000
+# What the server answers otherwise: its own words, and a path that leads elsewhere.
+_OF_THE_SERVER = re.compile(r"_(?!all\Z)|\.{0,2}\Z")
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,18 @@ class Found:
     """Whether documents may hold fields that the mapping does not know."""
     sources: bool
     """Whether every index keeps its documents."""
+    left_out: tuple[str, ...]
+    """The fields that a document may have had when it came, and that are not kept in it."""
 
 
 async def look(client: Client, name: str) -> Found | None:
-    """What a name stands for; ``None`` where that is nothing."""
+    """What a name stands for; ``None`` where that is nothing. Raises ``ConfigError`` for what would ask for something else."""
+    if any(_OF_THE_SERVER.match(part) for part in name.split(",")):
+        raise ConfigError(
+            f"{name!r} is no name of an index, an alias or a data stream.",
+            remedy="write one, several with commas, or a pattern such as logs-*; _all stands for every index.",
+        )
     answer = await client.request("GET", f"/{quoted(name)}", allow=(404,))
-    left_out: tuple[str, ...]
-    """The fields that a document may have had when it came, and that are not kept in it."""
     if answer.status == 404:
         return None
     found: dict[str, Any] = answer.json()
@@ -57,11 +67,19 @@ async def look(client: Client, name: str) -> Found | None:
             "settings": {"index": mapping.copyable(settings[-1])},
             "aliases": _shared([one.get("aliases") or {} for one in described]),
             "cluster": client.product.cluster,
+            "name": name,
+            "indices": list(found),
         },
         most_hits=min(int(one.get("max_result_window", _MOST_HITS)) for one in settings),
         hides=any(str(one.get("dynamic", "true")).lower() in ("false", "runtime") for one in mappings),
+        left_out=tuple(sorted({name for one in mappings for name in _left_out(one.get("_source") or {})})),
         sources=all((one.get("_source") or {}).get("enabled", True) is not False for one in mappings),
     )
+
+
+def _left_out(about: Mapping[str, Any]) -> list[str]:
+    kept = about.get("includes")
+    return [*(about.get("excludes") or ()), *([f"all but {', '.join(kept)}"] if kept else [])]
 
 
 def _shared(aliases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -72,15 +90,26 @@ def _shared(aliases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     return {
         name: about
-        left_out=tuple(sorted({name for one in mappings for name in _left_out(one.get("_source") or {})})),
         for name, about in aliases[-1].items()
         if all(name in one and what(one[name]) == what(about) for one in aliases)
     }
 
-def _left_out(about: Mapping[str, Any]) -> list[str]:
-    kept = about.get("includes")
-    return [*(about.get("excludes") or ()), *([f"all but {', '.join(kept)}"] if kept else [])]
 
+def stands_for(expression: str, index: str, *, alias: str) -> bool:
+    """Whether a list of names and patterns stands for an index, which may have an alias, as the server reads it.
+
+    ``logs-*,-logs-copy`` does not stand for an index ``logs-copy``, but for one that has this alias: only a pattern
+    leaves out by an alias.
+    """
+    found = patterns = False
+    for part in expression.split(","):
+        if patterns and part.startswith("-"):
+            left_out = fnmatch.fnmatchcase(index, part[1:]) or ("*" in part and fnmatch.fnmatchcase(alias, part[1:]))
+            found = found and not left_out
+        else:
+            found = found or part == "_all" or any(fnmatch.fnmatchcase(name, part) for name in (index, alias))
+            patterns = patterns or "*" in part
+    return found
 
 
 async def names(client: Client) -> list[str]:

@@ -20,8 +20,9 @@ _INDEX = b"retl.index"
 def document_schema(cursor: pa.Field | None = None, index: Mapping[str, Any] | None = None) -> pa.Schema:
     """The columns of document batches: ``_id``, ``_routing``, ``_source`` (its JSON, byte for byte), the cursor.
 
-    ``index`` is what the source says of itself: ``{"mappings": ..., "settings": ..., "aliases": ..., "cluster": ...}``,
-    settings only those that another cluster can take. It travels with the schema, for ``index_of``.
+    ``index`` is what the source says of itself: ``{"mappings": ..., "settings": ..., "aliases": ..., "cluster": ...,
+    "name": ..., "indices": ...}``, settings only those that another cluster can take, the name as it was declared, the
+    indices that it stands for. It travels with the schema, for ``index_of``.
     """
     columns = [
         field(ID, pa.string(), native="_id", nullable=False),
@@ -39,6 +40,6 @@ def holds_documents(schema: pa.Schema) -> bool:
 
 
 def index_of(schema: pa.Schema) -> dict[str, Any] | None:
-    """Mappings, settings, aliases and cluster of the source's index, where it has told them."""
+    """What the source says of its index, where it has told it."""
     found = (schema.metadata or {}).get(_INDEX)
     return None if found is None else msgspec.json.decode(found)

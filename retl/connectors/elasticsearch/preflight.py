@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from retl.connectors.elasticsearch import mapping
+from retl.connectors.elasticsearch.catalog import stands_for
 from retl.connectors.elasticsearch.definition import Known
-from retl.connectors.elasticsearch.documents import ID, holds_documents
+from retl.connectors.elasticsearch.documents import ID, holds_documents, index_of
 from retl.connectors.sql.tables import check_key
 from retl.model.actions import Action, PreAction
 from retl.model.errors import ConfigError, SchemaDrift, UnsupportedError
@@ -18,6 +19,7 @@ from retl.model.plan import Load
 from retl.model.schema import is_json, native_type
 
 _BAD_NAME = re.compile(r'[\\/*?"<>| ,#:]|^[-_+]|^\.{1,2}$')
+_SHADOW = re.compile(r"^(retl-.+-)\d+-\d+$")
 _OF_THE_SERVER = frozenset(
     {*("_id", "_routing", "_source", "_index", "_field_names", "_ignored", "_doc_count", "_tier", "_nested_path")}
 )
@@ -26,14 +28,38 @@ _WHOLE = dict(zip(("byte", "short", "integer", "long", "unsigned_long"), (8, 16,
 _TEXTS = ("keyword", "constant_keyword", "wildcard", "text", "match_only_text", "search_as_you_type", "annotated_text")
 
 
-def check(load: Load, known: Known | None, *, by_query: bool) -> None:
-    """Raise ``ConfigError`` for what this system, or this name, cannot do."""
-    name, table = load.table.to, load.table
+def check_name(name: str) -> None:
+    """Raise ``ConfigError`` for what cannot be the name of an index."""
     if _BAD_NAME.search(name) or name != name.lower() or len(name.encode()) > 200:
         raise ConfigError(
             f"{name!r} cannot be the name of an index.",
             remedy="choose another with to: small letters, no signs such as * / : , # and no _ or - in front.",
         )
+
+
+def check_apart(load: Load, known: Known | None, shadow: str | None, cluster: str) -> None:
+    """Raise ``ConfigError`` where a scan would write, or even empty, what it reads, or the next one read its own copy."""
+    source, name = index_of(load.schema) or {}, load.table.to
+    if not cluster or source.get("cluster") != cluster:
+        return
+    read: str = source.get("name") or ""
+    there = {*(source.get("indices") or ())} & {*(known.indices if known else ())}
+    written = min(there, default=shadow or name)
+    if there or stands_for(read, written, alias=name):
+        remedy = "name another index with to"
+        if "*" in read:
+            # The next shadow has another number.
+            out = _SHADOW.sub(r"\1*", written)
+            remedy += f', or leave it out of what is read: name = "{read},-{out}"'
+        raise ConfigError(
+            f"source and target are one cluster, and {written!r} would be both read, as {read!r}, and written, as {name!r}.",
+            remedy=f"{remedy}.",
+        )
+
+
+def check(load: Load, known: Known | None, *, by_query: bool) -> None:
+    """Raise ``ConfigError`` for what this system, or this index, cannot do."""
+    name, table = load.table.to, load.table
     if table.pre_action is PreAction.RENAME_AND_CREATE:
         raise UnsupportedError(
             'pre_action = "rename_and_create" needs a table that can be renamed, and an index cannot be.',

@@ -74,7 +74,10 @@ class ElasticsearchTarget(Target):
         )
 
     async def _look(self, client: Client, load: Load) -> _Look:
-        known = None if "*" in load.table.to else await index.look(client, load.table.to)
+        preflight.check_name(load.table.to)
+        known = await index.look(client, load.table.to)
+        shadow = index.shadow_name(load) if load.table.pre_action is PreAction.SWAP else None
+        preflight.check_apart(load, known, shadow, client.product.cluster)
         by_query = (
             self._options.truncate == "delete_by_query"
             or (known is not None and known.kind == "data_stream")

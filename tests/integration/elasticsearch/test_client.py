@@ -200,7 +200,9 @@ def test_an_api_key_may_be_given_in_both_of_its_forms() -> None:
 
 
 def test_an_api_key_is_taken_without_the_end_of_its_line() -> None:
-    assert Elasticsearch("http://a", api_key="VnVhQ2ZHY0JDZGJrU\r\n").login().authorization == "ApiKey VnVhQ2ZHY0JDZGJrU"
+    assert (
+        Elasticsearch("http://a", api_key="VnVhQ2ZHY0JDZGJrU\r\n").login().authorization == "ApiKey VnVhQ2ZHY0JDZGJrU"
+    )
     assert Elasticsearch("http://a", api_key="id:key\n").login().authorization == "ApiKey aWQ6a2V5"
 
 

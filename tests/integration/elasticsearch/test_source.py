@@ -18,6 +18,7 @@ import pytest
 
 from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch import pages, pit
+from retl.connectors.elasticsearch.catalog import stands_for
 from retl.connectors.elasticsearch.documents import index_of
 from retl.connectors.elasticsearch.pages import PAGE_BYTES
 from retl.model.checkpoint import Checkpoint
@@ -393,6 +394,33 @@ async def test_a_data_stream_is_a_name(elasticsearch_server: SearchServer, prefi
     await source.aclose()
 
 
+@pytest.mark.parametrize("name", ["_search", "_cat", "_nodes", "_alias", "orders,_search", "..", "orders,"])
+async def test_a_name_that_means_something_else_to_the_server_is_refused(
+    elasticsearch_server: SearchServer, name: str
+) -> None:
+    source = Elasticsearch(elasticsearch_server.url).source()
+    with pytest.raises(ConfigError, match="is no name of an index"):
+        await source.plan(documents(name), Checkpoint())
+    await source.aclose()
+
+
+async def test_names_and_patterns_are_read_as_the_server_reads_them(
+    elasticsearch_server: SearchServer, prefix: str
+) -> None:
+    alias = f"{prefix}-view"
+    there = [create(elasticsearch_server, f"{prefix}-{name}", shards=1) for name in ("a", "ab", "b")]
+    elasticsearch_server.ask("PUT", f"/{prefix}-b/_alias/{alias}")
+    for expression in (
+        *("-a", "-a*", "-*", "-v*", "-view", "-a,{}-b", "-*,-{}-a", "-*,-{}-a*", "-a*,-{}-*,{}-ab"),
+        *("-*,-{}-view", "-*,-{}-v*", "-*,-{}-b", "-a,-{}-a*", "-v*,-{}-b*,{}-view"),
+    ):
+        asked = prefix + expression.format(*[prefix] * 2)
+        found = elasticsearch_server.ask("GET", f"/{asked}", allow=(404,))
+        told = [name for name in there if stands_for(asked, name, alias=alias if name == there[-1] else name)]
+        assert told == [name for name in there if name in found], asked
+    assert all(stands_for("_all", name, alias=name) for name in there)
+
+
 async def test_a_name_that_is_not_there_says_what_is(elasticsearch_server: SearchServer, prefix: str) -> None:
     create(elasticsearch_server, f"{prefix}orders")
     source = Elasticsearch(elasticsearch_server.url).source()
@@ -470,6 +498,24 @@ async def test_an_index_without_sources_is_refused(elasticsearch_server: SearchS
     await source.aclose()
 
 
+@pytest.mark.parametrize(
+    ("about", "left_out"),
+    [({"excludes": ["text", "raw.*"]}, "raw.*; text"), ({"includes": ["n", "m"]}, "all but n, m")],
+)
+async def test_what_a_mapping_keeps_out_of_its_documents_is_told(
+    elasticsearch_server: SearchServer, prefix: str, about: dict[str, Any], left_out: str
+) -> None:
+    fields = {"n": {"type": "long"}, "text": {"type": "keyword"}}
+    index = create(elasticsearch_server, prefix, {"_source": about, "properties": fields})
+    elasticsearch_server.put(index, {"1": {"n": 1, "text": "x"}})
+    source = Elasticsearch(elasticsearch_server.url).source()
+    for table in (documents(index), table_spec(index)):
+        (warned,) = (await source.plan(table, Checkpoint())).warnings
+        assert f"the mapping keeps {left_out} out of _source" in warned
+    assert by_id(await collect(source, documents(index))) == {"1": b'{"n":1}'}
+    await source.aclose()
+
+
 # What goes wrong -----------------------------------------------------------------
 
 
@@ -496,24 +542,6 @@ async def test_a_window_goes_on_after_its_point_in_time_is_lost(
     assert len(opened) == len(begun) == 2
     lower = begun[1].json["query"]["bool"]["filter"][-1]["range"]["at"]["gte"]
     assert lower == nanos(((cut_at - 1) * 7 - 1) // 12)  # back to the last document, not to the start
-
-
-@pytest.mark.parametrize(
-    ("about", "left_out"),
-    [({"excludes": ["text", "raw.*"]}, "raw.*; text"), ({"includes": ["n", "m"]}, "all but n, m")],
-)
-async def test_what_a_mapping_keeps_out_of_its_documents_is_told(
-    elasticsearch_server: SearchServer, prefix: str, about: dict[str, Any], left_out: str
-) -> None:
-    fields = {"n": {"type": "long"}, "text": {"type": "keyword"}}
-    index = create(elasticsearch_server, prefix, {"_source": about, "properties": fields})
-    elasticsearch_server.put(index, {"1": {"n": 1, "text": "x"}})
-    source = Elasticsearch(elasticsearch_server.url).source()
-    for table in (documents(index), table_spec(index)):
-        (warned,) = (await source.plan(table, Checkpoint())).warnings
-        assert f"the mapping keeps {left_out} out of _source" in warned
-    assert by_id(await collect(source, documents(index))) == {"1": b'{"n":1}'}
-    await source.aclose()
 
 
 @pytest.mark.usefixtures("small_pages")

@@ -550,6 +550,7 @@ async def test_what_cannot_be_is_refused_beforehand(scene: Scene) -> None:
         await refused(UnsupportedError, "swap", whole(name, pre_action="rename_and_create"))
         await refused(ConfigError, "small letters", whole("Big"))
         await refused(ConfigError, "small letters", whole("a*"))
+        await refused(ConfigError, "no _ or - in front", whole("_search"))
         await refused(ConfigError, "blacklist", whole(name), blacklist=frozenset({Action.CREATE}))
         await refused(ConfigError, "2 indices", whole(f"{name}-both", pre_action="swap"))
         await refused(ConfigError, "is_write_index", whole(f"{name}-both"))
