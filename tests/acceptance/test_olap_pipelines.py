@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import retl
 from retl.cli import main
 from retl.connectors import DuckDB, MySQL, SQLite
+from retl.model.errors import UnsupportedError
 from tests.integration.olap.scenes import Scene, opened
+from tests.integration.olap.test_sources import everything
 from tests.servers import olap
 from tests.servers.database import Server
 
@@ -326,3 +330,135 @@ async def test_partitions_that_have_not_changed_are_left_out(scene: Scene, place
     assert (await job.run_once()).scans[0].rows == 0
     await job.aclose()
     assert place.orders() == [order(number) for number in range(1, 102)]
+
+
+# Types ----------------------------------------------------------------------
+
+
+def extremes(scene: Scene) -> dict[str, tuple[str, pa.DataType | None, list[tuple[Any, Any]]]]:
+    """Of each column its type, what it is in Arrow (``None``: JSON), and per row what goes in and what that means."""
+    found: dict[str, tuple[str, pa.DataType | None, list[tuple[Any, Any]]]] = {**everything(scene)}
+    for name in ("doc", "free"):
+        if name in found:
+            found[name] = (found[name][0], None, found[name][2])
+    ends = ["0001-01-01 00:00:00.000000", "9999-12-31 23:59:59.999999"]
+    found["ends"] = (scene.moment, pa.timestamp("us"), [(end, end) for end in ends])
+    if scene.doris:
+        found["zoned_ends"] = ("TIMESTAMPTZ", pa.timestamp("us", "UTC"), [(f"{end}+00:00", f"{end}Z") for end in ends])
+        highest = "ffff:" * 7 + "ffff"
+        found["six_high"] = ("IPV6", pa.string(), [(highest, highest), ("::1", "::1")])
+    tags, pairs, inner = ["a", 'b"', None], {"k": 1, "ü": None}, (1, "z")
+    found["tags"] = ("ARRAY<STRING>", None, [(tags, json.dumps(tags)), ([], "[]")])
+    found["pairs"] = ("MAP<STRING, INT>", None, [(pairs, json.dumps(pairs)), ({}, "{}")])
+    bare = '["a", "b"", null]' if scene.doris else '["a","b\\"",null]'
+    found["bare_tags"] = ("ARRAY<STRING>", pa.string(), [(tags, bare), ([], "[]")])
+    struct = "STRUCT<x: INT, y: STRING>" if scene.doris else "STRUCT<x INT, y STRING>"
+    found["inner_"] = (struct, None, [(inner, '{"x": 1, "y": "z"}'), (None, None)])
+    return found
+
+
+def meaning(kind: pa.DataType | None, value: Any) -> Any:
+    """What a value of a target stands for, however the target keeps it."""
+    if value is None:
+        return None
+    if kind is None:
+        return json.loads(value)
+    if pa.types.is_boolean(kind):
+        return bool(value)
+    if pa.types.is_integer(kind):
+        return int(value)
+    if pa.types.is_decimal(kind):
+        return Decimal(value)
+    if pa.types.is_float32(kind):
+        return np.float32(value)
+    if pa.types.is_floating(kind):
+        return float(value)
+    if pa.types.is_date(kind):
+        return date.fromisoformat(str(value))
+    if pa.types.is_timestamp(kind):
+        moment = datetime.fromisoformat(str(value))
+        return moment if kind.tz is None else moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    return bytes(value) if pa.types.is_binary(kind) else str(value)
+
+
+def shown(place: Place, name: str, kind: pa.DataType | None) -> str:
+    """The expression that shows all of a value."""
+    if place.server is not None:
+        return f"CAST(`{name}` AS DOUBLE)" if kind == pa.float32() else f"`{name}`"
+    # Python knows no time with a zone as DuckDB has it.
+    zoned = place.kind == "duckdb" and kind == pa.timestamp("us", "UTC")
+    return f"CAST(\"{name}\" AT TIME ZONE 'UTC' AS VARCHAR)" if zoned else f'"{name}"'
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {},
+        {"pre_action": "swap"},
+        *({"cursor": name, "null_cursor": "include", "slice_rows": 1} for name in ("ends", "large")),
+    ],
+    ids=lambda words: words.get("cursor") or words.get("pre_action", "upsert"),
+)
+async def test_every_type_at_its_extremes_means_the_same_in_every_target(
+    scene: Scene, place: Place, words: dict[str, Any]
+) -> None:
+    columns = extremes(scene)
+    declared = ", ".join(f"{name} {kind}" for name, (kind, _, _) in columns.items())
+    scene.create("every_type", f"id BIGINT NOT NULL, {declared}")
+    rows = [[number, *(pairs[number][0] for _, _, pairs in columns.values())] for number in (0, 1)]
+    scene.insert("every_type", *rows, [2, *[None] * len(columns)])
+    nested = {name: f"to_json(`{name}`)" for name in ("tags", "pairs", "inner_")}
+    if not scene.doris:
+        nested["tags"] = "CAST(`tags` AS JSON)"
+
+    table = retl.Table("every_type", expressions=nested, **words)
+    async with retl.Pipeline("p", source=scene.connector(), target=place.connector(), tables=[table]) as job:
+        (scan,) = (await job.run_once()).scans
+    assert (scan.status, scan.rows, scan.rejects) == ("done", 3, 0)
+
+    chosen = ", ".join(shown(place, name, kind) for name, (_, kind, _) in columns.items())
+    found = place.query(f"SELECT {chosen} FROM every_type ORDER BY id")
+    kinds = [kind for _, kind, _ in columns.values()]
+    held = [dict(zip(columns, map(meaning, kinds, row), strict=True)) for row in found]
+    assert held[:2] == [
+        {name: meaning(kind, pairs[number][1]) for name, (_, kind, pairs) in columns.items()} for number in (0, 1)
+    ]
+    assert held[2:] == [dict.fromkeys(columns)]
+
+
+async def test_digits_that_a_target_has_no_place_for_are_refused_before_anything_is_written(
+    scene: Scene, place: Place
+) -> None:
+    values = ["0." + "9" * 38, "-0." + "0" * 37 + "1"]
+    scene.create("digits", "id BIGINT NOT NULL, share DECIMAL(38, 38)")
+    scene.insert("digits", *[[number, value] for number, value in enumerate(values)])
+    table = retl.Table("digits")
+    async with retl.Pipeline("p", source=scene.connector(), target=place.connector(), tables=[table]) as job:
+        if place.server is not None:  # thirty digits after the point
+            with pytest.raises(UnsupportedError, match=r"column 'share' is of type decimal128\(38, 38\)"):
+                await job.run_once()
+            assert place.tables() == []
+            return
+        assert (await job.run_once()).ok
+    found = place.query("SELECT share FROM digits ORDER BY id")
+    assert [Decimal(value) for (value,) in found] == list(map(Decimal, values))
+
+
+async def test_numbers_that_a_target_does_not_know_are_rejects_with_a_reason(scene: Scene, place: Place) -> None:
+    scene.create("odd", "id BIGINT NOT NULL, ratio DOUBLE")
+    scene.insert("odd", [1, "nan"], [2, "inf"], [3, "-inf"], [4, "0.5"], [5, "-1.7976931348623157e308"])
+    known = {"4": 0.5, "5": -1.7976931348623157e308}
+    if place.server is None:
+        known |= {"2": float("inf"), "3": float("-inf")}
+    if place.kind == "duckdb":
+        known |= {"1": float("nan")}
+    table = retl.Table("odd", max_rejects=3)
+    async with retl.Pipeline("p", source=scene.connector(), target=place.connector(), tables=[table]) as job:
+        (scan,) = (await job.run_once()).scans
+        rejects = await job.rejects()
+    assert (scan.rows, scan.rejects) == (5, 5 - len(known))
+    found = place.query("SELECT id, ratio FROM odd ORDER BY id")
+    assert repr(found) == repr([(int(number), known[number]) for number in sorted(known)])
+    assert {str(json.loads(reject.key)["id"]) for reject in rejects} == {*"12345"} - {*known}
+    reason = "SQLite has no NaN" if place.kind == "sqlite" else "(?i)incorrect double value"
+    assert all(reject.column == "ratio" and re.match(reason, reject.reason) for reject in rejects), rejects
