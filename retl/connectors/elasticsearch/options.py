@@ -183,9 +183,9 @@ def _encoded(text: str) -> str:
 def _key(given: str) -> str:
     """An API key, without what stands around it in its file."""
     key = given.strip()
-    if not re.fullmatch(r"[!-~]+", key):
+    if not key or _CONTROL.search(key):
         raise ConfigError(
-            "api_key is none: it is empty, or holds a space or another sign that no key has.",
+            "api_key is none: it is empty, or holds a line break or another sign that cannot be sent.",
             remedy="copy it as the server shows it: encoded, or id:key.",
         )
     return key
