@@ -207,7 +207,9 @@ async def test_indices_that_disagree(elasticsearch_server: SearchServer, prefix:
     )
     elasticsearch_server.put(f"{prefix}-1", {"a": {"n": 1, "x": 1, "k": "one"}})
     elasticsearch_server.put(f"{prefix}-2", {"b": {"n": 2**40, "x": "x", "k": "two"}})
-    with pytest.raises(ConfigError, match=r"disagree on the field 'x': it is keyword in retl\w+-2 and long in retl\w+-1"):
+    with pytest.raises(
+        ConfigError, match=r"disagree on the field 'x': it is keyword in retl\w+-2 and long in retl\w+-1"
+    ):
         await read(elasticsearch_server, f"{prefix}-*")
     rows = await read(elasticsearch_server, f"{prefix}-*", columns=["_id", "n", "k"])
     assert rows == {"a": {"_id": "a", "n": 1, "k": "one"}, "b": {"_id": "b", "n": 2**40, "k": "two"}}
