@@ -97,7 +97,10 @@ def declared(words: dict[str, Any]) -> Table:
     return Table(**{word: kinds[word](value) if word in kinds else value for word, value in words.items()})
 
 
-@given(st.lists(tables, min_size=1, max_size=4, unique_by=lambda words: str(words["name"])), st.booleans())
+different = (lambda words: str(words["name"]), lambda words: str(words.get("to", words["name"])))
+
+
+@given(st.lists(tables, min_size=1, max_size=4, unique_by=different), st.booleans())
 def test_a_file_says_what_the_library_says(declarations: list[dict[str, Any]], inline: bool) -> None:
     if inline:
         text = SKELETON + f"tables = {toml(declarations)}\n"
