@@ -20,6 +20,7 @@ import pyarrow as pa
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.encode import Encoder
 from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.wire import Done
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect, plain_rows
 from retl.model.errors import ConfigError
 from retl.model.plan import Load
@@ -30,6 +31,8 @@ _DELETED = re.compile(r"Deleted: (\d+)")
 _NO_FILES = frozenset({1148, 3948, 4166})
 _NOT_OF_ROWS = frozenset({1054, 1064, 1136, 1146, 1305, 1665, 1785, 3024})
 """Errors of a statement as a whole, for which no row is to blame."""
+_NOT_OF_VALUES = frozenset({1051, 1287, 1592, 1681, 3719})
+"""Warnings of a statement's words, or of a table that a trigger would have dropped: no value has changed."""
 _TOO_LARGE = "the row is larger than the server's max_allowed_packet"
 _SMALL = 64 * 1024
 """Up to so many bytes a batch is turned into CSV faster than a thread is asked to do it."""
@@ -54,6 +57,16 @@ def column_of(reason: str, columns: Encoder) -> str:
     # Of JSON the servers say `table.column`.
     _, _, last = found[1].partition(".")
     return next((name for name in (found[1], last) if name in columns.columns), "")
+
+
+async def warnings(connection: MySQLConnection, done: Done) -> list[str]:
+    """What the last statement warned of; each means that some value was changed."""
+    if not done.warnings:
+        return []
+    listed = await connection.query("SHOW WARNINGS")
+    if not listed:  # max_error_count is 0
+        return [f"{done.warnings} warnings that the server does not list"]
+    return [str(message) for _, code, message in listed if int(code) not in _NOT_OF_VALUES]
 
 
 @dataclass(frozen=True)
@@ -146,32 +159,35 @@ class Loader:
         statement = self._encoder.load(self._table, replace=self._replace)
         done = await self._connection.load(statement, [memoryview(data)])
         arrived = done.affected - (_deleted(done.info) if self._replace else 0)
-        if not done.warnings and arrived == batch.num_rows:
-            return None
-        return await self._warnings(0, f"{arrived} of {batch.num_rows} rows arrived")
+        trouble = await self._trouble(done, 0)
+        if trouble is None and arrived != batch.num_rows:
+            trouble = Trouble(f"{arrived} of {batch.num_rows} rows arrived", {})
+        return trouble
 
     async def _insert(self, batch: pa.RecordBatch) -> Trouble | None:
         for first, statement in self._encoder.inserts(batch, self._table, self._packet // 4):
             if len(statement) * 4 > self._packet and len(statement.encode()) >= self._packet:
                 return Trouble(_TOO_LARGE, {first: _TOO_LARGE})
             done = await self._connection.execute(statement)
-            if done.warnings:
-                return await self._warnings(first, "the server warned of something")
+            trouble = await self._trouble(done, first)
+            if trouble is not None:
+                return trouble
         return None
 
-    async def _warnings(self, first: int, otherwise: str) -> Trouble:
+    async def _trouble(self, done: Done, first: int) -> Trouble | None:
         """What the last statement warned of, its rows counted from ``first``."""
         rows: dict[int, str] = {}
-        reason = otherwise
-        for _, _, message in await self._connection.query("SHOW WARNINGS"):
-            text = str(message)
+        others: list[str] = []
+        for text in await warnings(self._connection, done):
             found = _AT_ROW.search(text)
             if found is None:
-                reason = text
+                others.append(text)
             elif int(found[1]):
                 rows.setdefault(first + int(found[1]) - 1, text)
+        if not rows and not others:
+            return None
         await self._list_all()
-        return Trouble(reason if not rows else next(iter(rows.values())), rows)
+        return Trouble(next(iter(rows.values()), others[0] if others else ""), rows)
 
     async def _list_all(self) -> None:
         """From the first trouble on have every warning listed, not just the first 64 or 1,024; not every user may."""

@@ -20,7 +20,7 @@ from retl.connectors.mysql import schema
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected
 from retl.connectors.mysql.encode import Encoder, Refused
 from retl.connectors.mysql.errors import TargetRefused
-from retl.connectors.mysql.load import Lane, Loader, column_of, in_thread, of_rows, words
+from retl.connectors.mysql.load import Lane, Loader, column_of, in_thread, of_rows, warnings, words
 from retl.connectors.mysql.merge import ROW, Merge, Stage
 from retl.connectors.mysql.schema import DIALECT, Known, Place
 from retl.connectors.mysql.session import FENCE_SECONDS, fenced, roll_back
@@ -396,6 +396,9 @@ class StagedWriter(MySQLWriter):
             for statement in self._merge_sql.statements(condition):
                 done = await self._main.execute(statement)
                 changed += done.affected - _duplicates(done.info)
+                for reason in await warnings(self._main, done):
+                    await self._main.execute("ROLLBACK TO SAVEPOINT retl_merge")
+                    return 0, reason
         except TargetRefused as error:
             if not of_rows(error):
                 raise

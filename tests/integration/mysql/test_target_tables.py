@@ -12,6 +12,7 @@ import pymysql
 import pytest
 
 from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.writer import StagedWriter
 from retl.model.actions import Action
 from retl.model.checkpoint import Refresh
 from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, SchemaDrift, TargetBusy, UnsupportedError
@@ -512,6 +513,28 @@ async def test_rows_that_a_constraint_refuses_are_found(scene: Scene) -> None:
     assert "not this one" in done.rejects[1].reason
     assert done.rows == 2
     assert scene.rows("people") == [(1, "a"), (4, "d")]
+
+
+@pytest.mark.parametrize("write", ["upsert", "append"])
+@pytest.mark.parametrize("mode", [None, ""], ids=["strict", "lax"])
+async def test_a_column_that_became_shorter_since_cuts_no_value(scene: Scene, write: str, mode: str | None) -> None:
+    """Not even where something between us and the server has undone the session's mode: then it only warns."""
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20))")
+    batch = people((1, "a"), (2, "bcd"), (3, None), (4, "ef"))
+    async with scene.session() as session:
+        table = spec(write=write, settle=0, max_rejects=1)
+        writer = await session.prepare(session.load(table, schema=PEOPLE))
+        assert isinstance(writer, StagedWriter)
+        if mode is not None:
+            await writer._main.execute(f"SET SESSION sql_mode = '{mode}'")
+        await writer.write(batch)
+        await writer._settle()
+        scene.run("ALTER TABLE people MODIFY name VARCHAR(2)")
+        done = await session.commit(writer, rejects_left=1)
+        await session.finish(writer)
+    assert [(reject.key, reject.column) for reject in done.rejects] == [('{"id":2}', "name")]
+    assert (done.rows, done.changed) == (3, 3)
+    assert scene.rows("people") == [(1, "a"), (3, None), (4, "ef")]
 
 
 async def test_the_server_may_go_away(scene: Scene) -> None:
