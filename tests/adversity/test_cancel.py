@@ -32,7 +32,7 @@ NEW: Content = [OLD[0], *((id, 10, "new") for id in range(1, 5)), (5, 11, "new")
 SLICE_ROWS = 2
 MOST_STEPS = 1_000
 EVERY_STEP = bool(os.environ.get("RETL_EVERY_STEP"))
-"""Also with DuckDB, which opens its file anew for each try; else every fifth step there, from a random one on."""
+"""Also with DuckDB, which opens its file anew for each try; else every eighth step there, from a random one on."""
 
 
 @dataclass
@@ -50,9 +50,9 @@ class Case:
         """The steps at which it is cancelled."""
         if EVERY_STEP or not {self.source, self.target} & {"source.duckdb", "target.duckdb"}:
             return 1, 1
-        first = random.randint(1, 5)
-        print(f"{self.name}: every fifth step from step {first} on")
-        return first, 5
+        first = random.randint(1, 8)
+        print(f"{self.name}: every eighth step from step {first} on")
+        return first, 8
 
 
 CASES = [

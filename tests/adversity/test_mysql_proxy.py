@@ -101,7 +101,8 @@ def servers(mariadb_server: Server, mysql_server: Server) -> dict[Side, Server]:
 
 @pytest.mark.parametrize(
     ("side", "mode"),
-    [("target", mode) for mode in ("append", "rename_and_create", "swap")] + [("source", "append"), ("source", "swap")],
+    [("target", mode) for mode in ("append", "truncate", "rename_and_create", "swap")]
+    + [("source", "append"), ("source", "swap")],
 )
 async def test_a_line_that_is_cut_after_any_byte(side: Side, mode: str, servers: dict[Side, Server]) -> None:
     seed = random.randrange(2**32)

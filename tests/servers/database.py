@@ -196,12 +196,15 @@ def running(
             # MariaDB makes these, without a password; others may be on this machine.
             "DROP USER IF EXISTS root@'127.0.0.1', root@'::1';\n"
         )
+        (own / "tmp").mkdir()
         give(own)
         give(data)
         process = Process(
             [
                 *command,
                 f"--datadir={data}",
+                # A MariaDB that starts removes whatever temporary tables lie where its own will.
+                f"--tmpdir={own}/tmp",
                 f"--port={port}",
                 "--bind-address=127.0.0.1",
                 f"--socket={own}/socket",

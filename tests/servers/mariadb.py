@@ -45,7 +45,8 @@ def started(*flags: str, folder: Path | None = None) -> Iterator[Server]:
         scripts = [(share / name).read_text() for name in SCRIPTS]
         # Without it root would log in by a plugin that is not there.
         begin = ("CREATE DATABASE mysql;", "USE mysql;", "SET @auth_root_socket = NULL;")
-        run_as_nobody([*mariadbd, "--bootstrap", f"--datadir={data}", *lasting], "\n".join([*begin, *scripts]))
+        bootstrap = [*mariadbd, "--bootstrap", f"--datadir={data}", f"--tmpdir={data}", *lasting]
+        run_as_nobody(bootstrap, "\n".join([*begin, *scripts]))
 
     with running("MariaDB", root, mariadbd, flags, folder, initialise) as server:
         yield server

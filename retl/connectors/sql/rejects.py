@@ -22,10 +22,13 @@ class Refusals:
 
     def __init__(self, load: Load) -> None:
         self._load = load
+        self._whole = frozenset(column.name for column in load.schema if pa.types.is_integer(column.type))
         self.rows: list[Reject] = []
 
     def add(self, row: dict[str, Any], reason: str, column: str = "") -> None:
         """Keep one row. Its identity is its key; without a key its whole content."""
+        # A source may send numbers as text; the same row has the same identity whoever sends it.
+        row = {name: _number(value) if name in self._whole else value for name, value in row.items()}
         key = {name: row[name] for name in self._load.key if name in row}
         content = json_text(row)
         self.rows.append(
@@ -58,6 +61,14 @@ class Refusals:
         )
         error.rejects = list(self.rows)
         raise error
+
+
+def _number(value: Any) -> Any:
+    """A whole number that is told as text; what is none stays what it is."""
+    try:
+        return int(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:

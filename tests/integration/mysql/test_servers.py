@@ -100,6 +100,8 @@ def test_flags_are_taken_and_nothing_is_left(product: ModuleType) -> None:
             "--local-infile=OFF", "--lower-case-table-names=1", "--read-only", folder=folder
         ) as server:
             assert server.query("SELECT @@local_infile, @@lower_case_table_names, @@read_only") == [(0, 1, 1)]
+            # Another server that starts would remove its temporary tables from a common folder.
+            assert server.query("SELECT @@tmpdir") != [("/tmp",)]
             (user,) = {process.username() for process in processes(f"--port={server.port}")}
             assert user != "root"
             assert len(processes(str(folder))) == 1

@@ -197,7 +197,7 @@ async def test_what_the_server_would_change_becomes_a_reject(scene: Scene, pre_a
     for column, values in BAD.items():
         for value in values:
             row = dict(zip(STRICT.names, GOOD, strict=True)) | {"id": str(len(rows) + 1), column: value}
-            blamed[f'{{"id":"{row["id"]}"}}'] = column
+            blamed[f'{{"id":{row["id"]}}}'] = column
             rows.append(tuple(row.values()))
     last = (str(len(rows) + 1), *GOOD[1:])
     table = spec(pre_action=pre_action, max_rejects=100)
@@ -244,8 +244,8 @@ async def test_times_that_would_be_rounded_are_refused(scene: Scene) -> None:
     async with scene.session() as session:
         done = await scan(session, [batch, typed], schema=schema, rejects_left=3)
     assert [(reject.key, reject.column) for reject in done.rejects] == [
-        ('{"id":"2"}', "at"),
-        ('{"id":"3"}', "clock"),
+        ('{"id":2}', "at"),
+        ('{"id":3}', "clock"),
         ('{"id":4}', "at"),
     ]
     assert [row[:2] for row in scene.rows("people")] == [(1, moment("2024-01-01")), (5, moment("2024-01-01"))]
@@ -282,5 +282,5 @@ async def test_json_that_is_none_is_refused(scene: Scene) -> None:
     batch = people((1, '{"a":1}'), (2, "{"), (3, None), schema=schema)
     async with scene.session() as session:
         done = await scan(session, [batch], rejects_left=1)
-    assert [reject.key for reject in done.rejects] in (['{"id":2}'], ['{"id":"2"}'])
+    assert [reject.key for reject in done.rejects] == ['{"id":2}']
     assert [row[0] for row in scene.rows("people")] == [1, 3]
