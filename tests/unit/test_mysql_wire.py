@@ -23,6 +23,7 @@ from pymysql.constants import CLIENT, COMMAND, FIELD_TYPE
 
 from retl.connectors import MySQL
 from retl.connectors.mysql.connection import Login, MySQLConnection
+from retl.connectors.mysql.errors import server_error
 from retl.connectors.mysql.wire import TextWire
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
 
@@ -488,3 +489,12 @@ def test_a_url_that_is_written_wrong_is_refused_without_its_password(url: str) -
 def test_a_zone_that_nobody_knows() -> None:
     with pytest.raises(ConfigError, match="Middle/Earth"):
         MySQL("mysql://me@db/shop", timezone="Middle/Earth").source()
+
+
+def test_a_system_call_that_failed_at_the_server_is_tried_again() -> None:
+    """MariaDB 10.11 said this when another server had emptied the folder of temporary tables."""
+    said = """Error on delete of '/tmp/#sql-temptable-1.MAI' (Errcode: 2 "No such file or directory")"""
+    error = server_error(6, said, "target", "db:3306")
+    assert isinstance(error, ConnectionFailed)
+    assert said in error.message and "db:3306" in error.message
+    assert "temporary files" in error.remedy

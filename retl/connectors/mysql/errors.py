@@ -42,6 +42,8 @@ _DENIED = frozenset(
 )
 _UNUSUAL = frozenset({2000, 2007, 2012, 2014, 2027})
 _FULL = frozenset({1021, 1030, 1041, 1114, 3, 28})
+_FIRST_OF_SQL = 1000
+"""Lower numbers are those of system calls that failed at the server."""
 
 
 class SourceRefused(SourceError):
@@ -89,6 +91,11 @@ def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
     if code in _FULL:
         return ConnectionFailed(
             f"the server at {place} has no room or memory left: {said}.", remedy="make room; the scan is tried again."
+        )
+    if 0 < code < _FIRST_OF_SQL:
+        return ConnectionFailed(
+            f"the server at {place} has trouble with its files: {said}.",
+            remedy="see the server's log, its disk and the folder of its temporary files; the scan is tried again.",
         )
     if code in _UNUSUAL:
         return ConnectionFailed(
