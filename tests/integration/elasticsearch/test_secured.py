@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import anyio.to_thread
 import msgspec
+import pyarrow as pa
 import pytest
 
 import retl
@@ -19,6 +20,8 @@ from retl.connectors.base import SystemInfo
 from retl.connectors.elasticsearch import Truncate
 from retl.model.checkpoint import Reject
 from retl.model.errors import ConfigError, ConnectionFailed
+from retl.testing import table_spec
+from retl.testing.target_base import Session
 from tests.servers import elasticsearch
 from tests.servers.cache import DOWNLOAD_SECONDS
 from tests.servers.elasticsearch import PASSWORD, USER
@@ -342,6 +345,29 @@ async def test_a_pipeline_that_keeps_its_state_in_the_server(secured: SearchServ
     granted = {there.copy: WAYS["swap"].own, beside: WAYS["swap"].beside, f".{prefix}-state": KEEPS_STATE}
     await there.run(source, users.make(granted), WAYS["swap"].words)
     assert await there.copied() == {**DOCUMENTS, **LATER}
+
+
+@pytest.mark.parametrize("may_delete", [True, False])
+async def test_appended_rows_are_taken_back_by_whoever_may_delete(
+    secured: SearchServer, prefix: str, users: Users, may_delete: bool
+) -> None:
+    there, own = Place(secured, prefix), ["read", "index", "view_index_metadata", *(["delete"] if may_delete else [])]
+    rows = pa.RecordBatch.from_pydict({"n": pa.array([1, 2], pa.int64())})
+    target = users.make({there.copy: own, f".{prefix}-state": KEEPS_STATE}).target()
+    session = await Session.begin(target)
+    writer = await session.prepare(session.load(table_spec(there.copy, write="append"), schema=rows.schema))
+    await writer.write(rows)
+    if may_delete:
+        await writer.discard()
+        await writer.write(rows)
+        await session.commit(writer)
+        await session.finish(writer)
+        assert sorted(each["n"] for each in (await there.copied()).values()) == [0, 1, 2]
+    else:
+        with pytest.raises(ConfigError, match=r"lacks a privilege: .*\bdelete\b"):
+            await writer.discard()
+        await writer.abort()
+    await target.aclose()
 
 
 async def test_aliases_move_with_a_swap_only_for_whoever_may_give_them(
