@@ -323,3 +323,52 @@ async def test_aliases_of_the_source_are_given(scene: Scene, pre_action: str) ->
     assert found == {**aliases, **({name: {}} if pre_action == "swap" else {})}
     assert scene.server.documents(f"{name}-view") == {"1": {"n": 1, "turn": 1}}
     assert len(scene.indices()) == 1
+
+
+@pytest.mark.parametrize("words", [{"pre_action": "swap"}, {"cursor": "at", "settle": "0s"}], ids=["swap", "cursor"])
+async def test_a_pipeline_to_another_product_and_back(
+    elasticsearch_server: SearchServer, prefix: str, scene: Scene, words: dict[str, Any]
+) -> None:
+    """An index with an analyzer of its own, sorted, and with types that have other names elsewhere."""
+    settings = {
+        "index": {"number_of_shards": 2, "number_of_replicas": 0, "sort.field": "at", "sort.order": "desc"},
+        "analysis": {"analyzer": {"own": {"tokenizer": "standard", "filter": ["lowercase", "asciifolding"]}}},
+    }
+    properties = {
+        "at": {"type": "date_nanos"},
+        "name": {"type": "text", "analyzer": "own", "fields": {"raw": {"type": "keyword", "ignore_above": 256}}},
+        "attributes": {"type": "flattened"},
+        "lines": {"type": "nested", "properties": {"price": {"type": "half_float"}}},
+    }
+    home = Scene(elasticsearch_server, prefix)
+    home.ask("PUT", f"/{prefix}-a", {"settings": settings, "mappings": {"properties": properties}})
+    documents = {
+        str(n): {
+            "at": f"2024-05-01T12:00:00.{n:09d}Z",
+            "name": "Größe",
+            "attributes": {"a": {"b": str(n)}},
+            "lines": [{"price": n}],
+        }
+        for n in range(300)
+    }
+    home.server.put(f"{prefix}-a", documents, routing="x")
+    there = f"{scene.prefix}-b"
+    ways = [(home, f"{prefix}-a", scene, there), (scene, there, home, f"{prefix}-c")]
+    for source, name, target, to in ways:
+        table = retl.Table(name, to=to, **words)
+        async with retl.Pipeline("p", source=source.options(), target=target.options(), tables=[table]) as pipeline:
+            report = await pipeline.run_once()
+        assert report.ok, report
+        assert target.server.texts(to) == home.server.texts(f"{prefix}-a")
+        assert {hit.routing for hit in target.server.hits(to)} == {"x"}
+        for query in (
+            {"match": {"name": "grosse"}},
+            {"term": {"attributes.a.b": "7"}},
+            {"term": {"name.raw": "Größe"}},
+        ):
+            wanted = 1 if "attributes.a.b" in str(query) else 300
+            assert target.ask("GET", f"/{to}/_count", {"query": query})["count"] == wanted
+    before, after = (home.about(f"{prefix}-{end}") for end in "ac")
+    assert after["mappings"]["properties"] == before["mappings"]["properties"]
+    for word in ("analysis", "sort", "number_of_shards"):
+        assert after["settings"]["index"][word] == before["settings"]["index"][word]
