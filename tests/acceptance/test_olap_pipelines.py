@@ -226,6 +226,21 @@ BEFORE = [(1, "1.50", "a"), (2, "-2.00", None)]
 AFTER = [(2, "-2.00", None), (3, "3.25", "c")]
 
 
+# The commands are the same for every pair; the library is tried with each.
+COMMANDS = pytest.mark.parametrize(
+    ("system", "place"),
+    [
+        ("starrocks", "mysql"),
+        ("starrocks", "mariadb"),
+        ("starrocks", "duckdb"),
+        ("doris", "mysql"),
+        ("doris", "sqlite"),
+    ],
+    indirect=True,
+)
+
+
+@COMMANDS
 def test_a_job_file_with_every_mode(scene: Scene, place: Place, jobs: Path, command: Retl) -> None:
     checked = command("check")
     assert [line.split()[:3] for line in checked.splitlines()[1:] if line.startswith("ok")][:3] == [
@@ -258,6 +273,7 @@ def test_a_job_file_with_every_mode(scene: Scene, place: Place, jobs: Path, comm
     assert place.orders() == expected
 
 
+@COMMANDS
 def test_plan_shows_window_sql_ddl_and_casts_and_writes_nothing(
     scene: Scene, place: Place, jobs: Path, command: Retl
 ) -> None:
