@@ -166,7 +166,7 @@ class MySQLConnection:
     async def stream(
         self, sql: str, kinds: Sequence[Kind | None] | None = None, names: Sequence[str] | None = None
     ) -> AsyncGenerator[pa.RecordBatch, None]:
-        """The rows of a large result, in batches of one to two megabytes.
+        """The rows of a large result, in batches of about a megabyte.
 
         Each column is canonical text, ``binary`` where the server sends bytes, or what
         ``kinds`` asks for, under the server's names or ``names``. Closed early, it ends the query by ``KILL QUERY`` from a second

@@ -21,7 +21,7 @@ from pymysql.err import InternalError, OperationalError
 
 VECTOR = 242
 """The type of MySQL 9 that PyMySQL has no name for."""
-READ_BYTES = 2 * 1024 * 1024
+READ_BYTES = 1024 * 1024
 """How much of a result is taken at once, and how much may wait in the stream."""
 _PACKET = 256 * 1024
 _WRITE_BUFFER = 1024 * 1024
@@ -161,7 +161,9 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         return _fields(await self._ask(sql))
 
     async def raw_result(self) -> bytes:
-        """The next bytes of the rows' packets, up to two megabytes; whoever reads them knows where they end."""
+        """The next bytes of the rows' packets, up to one megabyte; whoever reads them knows where they end."""
+        # Where enough has arrived, reading waits for nothing: others have a turn before it is decoded all the same.
+        await asyncio.sleep(0)
         pieces = [await self._read(READ_BYTES)]
         size = len(pieces[0])
         while size < READ_BYTES:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import retl
+from retl.connectors.mysql.connection import connected
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, SourceError
 from retl.model.schema import is_json, native_type
@@ -453,3 +455,33 @@ async def test_what_does_not_order_change_is_no_cursor(server: Server, database:
     async with opened(server, database) as source:
         with pytest.raises(ConfigError, match="does not order change"):
             await source.plan(spec(retl.Table("t", cursor="n")), Checkpoint())
+
+
+async def test_a_quick_server_does_not_keep_the_loop(server: Server, database: str) -> None:
+    """Rows that are there already are waited for by nobody: others have their turns between the batches all the same."""
+    digits = "(SELECT 0 AS d UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) AS"
+    query = f"SELECT REPEAT('x', 60000) AS text FROM {digits} a, {digits} b, {digits} c"  # 7.5 MB
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with (
+        opened(server, database) as source,
+        connected(source._login) as connection,
+        aclosing(connection.stream(query)) as batches,
+    ):
+        await anext(batches)
+        while not connection._wire._reader._paused:  # noqa: ASYNC110  # until as much waits as may
+            await asyncio.sleep(0.001)
+        task = asyncio.create_task(others())
+        try:
+            for _ in range(2):
+                before = turns
+                await anext(batches)
+                assert turns > before
+        finally:
+            task.cancel()
