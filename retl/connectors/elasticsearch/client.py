@@ -1,7 +1,7 @@
 """The line to a cluster: one client for Elasticsearch 8 and 9 and for OpenSearch. Bodies stay bytes.
 
-The only module that touches the client library. It tries nothing again: whoever asks
-knows what may be asked twice.
+The only module that touches the client library. It sends nothing twice: whoever asks
+knows what may be asked twice. A node that cannot be reached has been sent nothing, so the next one is asked.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import aiohttp
 import anyio.to_thread
 import elastic_transport
 import msgspec
@@ -107,16 +108,19 @@ class Client:
             if not isinstance(body, bytes):
                 body = msgspec.json.encode(body)
         client = self._client if timeout is None else self._client.options(request_timeout=timeout)
-        try:
-            answer = await client.perform_request(method, path, params=params, headers=headers, body=body)
-        except elastic_transport.TlsError as error:
-            raise untrusted(error.message, self.place) from None
-        except elastic_transport.ConnectionTimeout:
-            raise unreachable("it did not answer in time", self.place) from None
-        except elastic_transport.TransportError as error:
-            raise unreachable(error.message or type(error).__name__, self.place) from None
-        except (OSError, RuntimeError) as error:  # of aiohttp: a session closed in between
-            raise unreachable(str(error) or type(error).__name__, self.place) from None
+        for nodes_left in reversed(range(len(self._client.transport.node_pool))):
+            try:
+                answer = await client.perform_request(method, path, params=params, headers=headers, body=body)
+                break
+            except elastic_transport.TlsError as error:
+                raise untrusted(error.message, self.place) from None
+            except elastic_transport.ConnectionTimeout:
+                raise unreachable("it did not answer in time", self.place) from None
+            except elastic_transport.TransportError as error:
+                if not nodes_left or not isinstance(error, _NotReached):
+                    raise unreachable(error.message or type(error).__name__, self.place) from None
+            except (OSError, RuntimeError) as error:  # of aiohttp: a session closed in between
+                raise unreachable(str(error) or type(error).__name__, self.place) from None
         found = Answer(answer.meta.status, answer.body if isinstance(answer.body, bytes) else b"")
         if found.status >= 300 and found.status not in allow:
             raise server_error(found.status, found.body, self.role, self.place)
@@ -140,6 +144,10 @@ class Client:
     async def close(self) -> None:
         self._closed = True
         await self._client.close()
+
+
+class _NotReached(elastic_transport.ConnectionError):
+    """There was no connection, so nothing was sent."""
 
 
 class _Bytes(Serializer):
@@ -171,10 +179,12 @@ class _PlainNode(AiohttpHttpNode):
         data: Any = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
         try:
             answer = await super().perform_request(method, target, data, sent, request_timeout)
-        except elastic_transport.TlsError as error:
-            if any(was_cut(getattr(cause, "os_error", cause)) for cause in error.errors):
-                raise elastic_transport.ConnectionError(error.message) from None
-            raise
+        except elastic_transport.ConnectionError as error:
+            by_tls = isinstance(error, elastic_transport.TlsError)
+            if by_tls and not any(was_cut(getattr(cause, "os_error", cause)) for cause in error.errors):
+                raise
+            reached = not any(isinstance(cause, aiohttp.ClientConnectorError) for cause in error.errors)
+            raise (elastic_transport.ConnectionError if reached else _NotReached)(error.message) from None
         received = HttpHeaders(answer.meta.headers)
         received["x-elastic-product"] = "Elasticsearch"
         received["content-type"] = _JSON
