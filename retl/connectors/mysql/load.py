@@ -64,9 +64,10 @@ async def warnings(connection: MySQLConnection, done: Done) -> list[str]:
     if not done.warnings:
         return []
     listed = await connection.query("SHOW WARNINGS")
-    if not listed:  # max_error_count is 0
-        return [f"{done.warnings} warnings that the server does not list"]
-    return [str(message) for _, code, message in listed if int(code) not in _NOT_OF_VALUES]
+    told = [str(message) for _, code, message in listed if int(code) not in _NOT_OF_VALUES]
+    if not told and len(listed) < done.warnings:  # no more than max_error_count are listed
+        return [f"{done.warnings} warnings, not all of which the server lists"]
+    return told
 
 
 @dataclass(frozen=True)
@@ -176,18 +177,16 @@ class Loader:
 
     async def _trouble(self, done: Done, first: int) -> Trouble | None:
         """What the last statement warned of, its rows counted from ``first``."""
-        rows: dict[int, str] = {}
-        others: list[str] = []
-        for text in await warnings(self._connection, done):
-            found = _AT_ROW.search(text)
-            if found is None:
-                others.append(text)
-            elif int(found[1]):
-                rows.setdefault(first + int(found[1]) - 1, text)
-        if not rows and not others:
+        told = await warnings(self._connection, done)
+        if not told:
             return None
+        rows: dict[int, str] = {}
+        for text in told:
+            found = _AT_ROW.search(text)
+            if found is not None and int(found[1]):
+                rows.setdefault(first + int(found[1]) - 1, text)
         await self._list_all()
-        return Trouble(next(iter(rows.values()), others[0] if others else ""), rows)
+        return Trouble(next(iter(rows.values()), told[0]), rows)
 
     async def _list_all(self) -> None:
         """From the first trouble on have every warning listed, not just the first 64 or 1,024; not every user may."""

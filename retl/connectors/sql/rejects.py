@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from retl.model.checkpoint import Reject
 from retl.model.errors import RowsRejected
 from retl.model.plan import Load
 
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,19}")
 MOST_SHOWN = 100
 """How many refused rows are looked for beyond what is allowed, so that people see more than the first."""
 
@@ -64,11 +66,10 @@ class Refusals:
 
 
 def _number(value: Any) -> Any:
-    """A whole number that is told as text; what is none stays what it is."""
-    try:
-        return int(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    """A whole number that is told as text; what is not written as one stays as it came."""
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        return int(value)
+    return value
 
 
 def plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -106,6 +107,29 @@ async def test_refused_rows_are_found_on_every_connection(scene: Scene) -> None:
     assert {reject.key for reject in done.rejects} == {f'{{"id":{number}}}' for number in blamed}
     assert {row[0] for row in await scene.many("people")} == set(range(4000)) - blamed
     assert done.rows == 3992
+
+
+@pytest.mark.parametrize("pre_action", ["none", "swap"])
+async def test_a_warning_that_names_no_row_is_not_passed_over(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, pre_action: str
+) -> None:
+    """The servers count a row as 0 where they do not know which one it is."""
+    query = MySQLConnection.query
+
+    async def vague(connection: MySQLConnection, sql: str) -> list[tuple[Any, ...]]:
+        rows = await query(connection, sql)
+        if sql != "SHOW WARNINGS":
+            return rows
+        return [(level, code, re.sub(r"at row \d+", "at row 0", text)) for level, code, text in rows]
+
+    monkeypatch.setattr(MySQLConnection, "query", vague)
+    schema = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("at", pa.date32())])
+    batch = pa.record_batch([["1", "2", "3"], ["2024-01-01", "never", "2024-01-03"]], names=["id", "at"])
+    async with scene.session() as session:
+        table = spec(pre_action=pre_action, max_rejects=1)
+        done = await scan(session, [batch], table, schema=schema, rejects_left=1)
+    assert [(reject.key, reject.column) for reject in done.rejects] == [('{"id":2}', "at")]
+    assert [row[0] for row in scene.rows("people")] == [1, 3]
 
 
 async def test_keys_that_repeat_in_a_refresh_are_rejects_and_block_nobody(scene: Scene) -> None:
