@@ -391,20 +391,22 @@ class StagedWriter(MySQLWriter):
     async def _attempt(self, condition: str) -> tuple[int, str | None]:
         """Merge some rows as a whole or not at all: how many were changed, or why none were."""
         await self._main.execute("SAVEPOINT retl_merge")
-        changed = 0
+        changed, reason = 0, None
         try:
             for statement in self._merge_sql.statements(condition):
                 done = await self._main.execute(statement)
                 changed += done.affected - _duplicates(done.info)
-                for reason in await warnings(self._main, done):
-                    await self._main.execute("ROLLBACK TO SAVEPOINT retl_merge")
-                    return 0, reason
+                reason = next(iter(await warnings(self._main, done)), None)
+                if reason is not None:
+                    break
         except TargetRefused as error:
             if not of_rows(error):
                 raise
-            await self._main.execute("ROLLBACK TO SAVEPOINT retl_merge")
-            return 0, words(error)
-        return changed, None
+            reason = words(error)
+        if reason is None:
+            return changed, None
+        await self._main.execute("ROLLBACK TO SAVEPOINT retl_merge")
+        return 0, reason
 
     async def _note_refused(self, number: int, reason: str) -> None:
         names = self._job.columns

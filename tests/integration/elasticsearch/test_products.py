@@ -361,13 +361,12 @@ async def test_a_pipeline_to_another_product_and_back(
         assert report.ok, report
         assert target.server.texts(to) == home.server.texts(f"{prefix}-a")
         assert {hit.routing for hit in target.server.hits(to)} == {"x"}
-        for query in (
-            {"match": {"name": "grosse"}},
-            {"term": {"attributes.a.b": "7"}},
-            {"term": {"name.raw": "Größe"}},
+        for query, count in (
+            ({"match": {"name": "grosse"}}, 300),
+            ({"term": {"attributes.a.b": "7"}}, 1),
+            ({"term": {"name.raw": "Größe"}}, 300),
         ):
-            wanted = 1 if "attributes.a.b" in str(query) else 300
-            assert target.ask("GET", f"/{to}/_count", {"query": query})["count"] == wanted
+            assert target.ask("GET", f"/{to}/_count", {"query": query})["count"] == count
     before, after = (home.about(f"{prefix}-{end}") for end in "ac")
     assert after["mappings"]["properties"] == before["mappings"]["properties"]
     for word in ("analysis", "sort", "number_of_shards"):
