@@ -23,7 +23,7 @@ from retl.model.duration import Duration
 from retl.model.errors import ConfigError, RetlError
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineStatus, TableStatus
-from retl.model.table import NewColumns, NullCursor, Table, TableOptions
+from retl.model.table import LostTarget, NewColumns, NullCursor, Table, TableOptions
 from retl.state.base import StateStore
 from retl.threads import to_the_end
 
@@ -66,7 +66,8 @@ class Pipeline:
         pre_action: PreAction | str | None = None,
         keep_archives: int | None = None,
         max_shrink: str | float | None = None,
-        max_rejects: int | None = None,
+        max_rejects: int | str | None = None,
+        lost_target: LostTarget | None = None,
         write: Write | str | None = None,
         new_columns: NewColumns | None = None,
         slice_rows: int | None = None,
@@ -87,6 +88,7 @@ class Pipeline:
                 keep_archives=keep_archives,
                 max_shrink=max_shrink,
                 max_rejects=max_rejects,
+                lost_target=lost_target,
                 write=_word(Write, write, "write"),
                 new_columns=new_columns,
                 slice_rows=slice_rows,

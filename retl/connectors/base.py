@@ -46,11 +46,29 @@ class SystemInfo:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one commit did. ``changed`` counts rows inserted or changed, where the target tells."""
+    """What one commit did. Every row that was given to it is counted in one of these, where the target can tell."""
 
     rows: int
+    """Rows that were staged: written, unchanged, older, dropped and rejected ones together."""
     changed: int | None = None
+    """Rows inserted or changed, where the target tells."""
     rejects: Sequence[Reject] = ()
+    unchanged: int | None = None
+    """Rows that the target held already, byte for byte, where it tells."""
+    older: int = 0
+    """Rows left out because the target holds a newer version of them."""
+    dropped: int = 0
+    """Rows that the target acknowledged and, by a rule of its own, did not keep: an ingest pipeline that drops."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTable:
+    """A table of the target as it stands before a scan, to compare with what the checkpoint remembers."""
+
+    exists: bool
+    empty: bool
+    identity: str | None = None
+    """What names this very table, and changes when it is dropped and made again; ``None`` where the system has no such thing."""
 
 
 class Source(ABC):
@@ -70,6 +88,13 @@ class Source(ABC):
     @abstractmethod
     async def describe(self, table: str) -> TableSchema | None:
         """Columns and real key of a table, or ``None`` where there is none of that name."""
+
+    async def location(self, table: str) -> str | None:
+        """One text for one physical table, the same whoever asks: server or file, database, name. See ``Target.location``.
+
+        ``None`` where the system cannot tell, or the table is not a physical one.
+        """
+        return None
 
     @abstractmethod
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
@@ -168,6 +193,21 @@ class Target(ABC):
     @abstractmethod
     async def count(self, table: str) -> int:
         """How many rows the table has; 0 where it does not exist."""
+
+    async def inspect(self, table: str) -> TargetTable | None:
+        """Whether the table is there and holds rows, cheaply; ``None`` where this target cannot tell.
+
+        The engine asks before every scan that has a checkpoint: a table that was lost while
+        its checkpoint stayed is never passed over.
+        """
+        return None
+
+    async def location(self, table: str) -> str | None:
+        """One text for one physical table, whether it exists yet or not, equal to what ``Source.location`` of it says.
+
+        A scan whose source and target are one table is refused; ``None`` where the system cannot tell.
+        """
+        return None
 
     @abstractmethod
     async def preview(self, load: Load) -> TargetPlan:

@@ -44,6 +44,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was chosen of the source (columns, filter, expressions), to notice that it changed."""
     detail: dict[str, Any] = {}
     """The source's own: a manifest of files, versions of partitions."""
+    target: str | None = None
+    """The identity of the target's table that the rows were written to (``TargetTable.identity``)."""
+    written: int = 0
+    """Rows that scans since the last ``reset`` have delivered to it: with any, the table cannot be empty or gone."""
 
 
 def check_cursor_type(table: str, cursor: str, checkpoint: Checkpoint, native: str) -> None:

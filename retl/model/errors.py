@@ -85,9 +85,16 @@ class UnsupportedError(ConfigError):
 
 
 class TransientError(RetlError):
-    """The same attempt may succeed later; the engine tries again by itself."""
+    """The same attempt may succeed later; the engine tries again by itself.
+
+    ``retry_after``: the seconds that the system asked to wait, where it said so.
+    """
 
     recovery = "transient"
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **words: str) -> None:
+        super().__init__(message, **words)
+        self.retry_after = retry_after
 
 
 class ConnectionFailed(TransientError):

@@ -29,6 +29,9 @@ class SourcePlan:
     window: Window | None = None
     rows: int | None = None
     """How many rows the slices hold; ``None`` where the source cannot tell."""
+    exact_rows: bool = False
+    """Whether ``rows``, and the ``rows`` of each slice that has them, were counted in the very snapshot that is read:
+    what comes must then be as many. Without it rows may have come and gone since."""
     null_cursor_rows: int = 0
     cursor_type: str | None = None
     unique_key: bool = False

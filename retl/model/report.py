@@ -48,6 +48,12 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     """Rows read and delivered, re-read ones included."""
     changed: int | None = None
     """Rows inserted or changed in the target, where it tells."""
+    unchanged: int | None = None
+    """Rows that the target held already, where it tells."""
+    older: int = 0
+    """Rows left out because the target holds a newer version of them."""
+    dropped: int = 0
+    """Rows that the target acknowledged and, by a rule of its own, did not keep."""
     bytes: int = 0
     rejects: int = 0
     null_cursor_rows: int = 0

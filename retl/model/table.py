@@ -16,6 +16,7 @@ from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError
 
 NullCursor = Literal["warn", "include", "fail"]
+LostTarget = Literal["fail", "reload"]
 NewColumns = Literal["add", "ignore", "fail"]
 
 DEFAULT_SLICE_ROWS = 50_000
@@ -41,8 +42,10 @@ class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """How many ``A_arc_<timestamp>`` tables ``rename_and_create`` keeps; all of them when unset."""
     max_shrink: str | float | None = None
     """How much smaller a full scan may leave the target: ``"50%"`` or ``0.5``. Unset: anything but empty."""
-    max_rejects: int | None = None
-    """How many refused rows one scan may put aside before it fails; 0 when unset."""
+    max_rejects: int | str | None = None
+    """How many rejects one scan may have before it fails: a number, or a share of its rows such as ``"1%"``; 0 when unset."""
+    lost_target: LostTarget | None = None
+    """The target's table is gone or empty, though rows were written to it: ``fail`` (when unset), or ``reload`` everything."""
     write: Write | None = None
     """``upsert`` by key, or ``append``, which needs no key and never changes a row."""
     new_columns: NewColumns | None = None
@@ -62,6 +65,8 @@ class _Mapping(TableOptions, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     """Columns (by their source names) that identify a row; the source's primary key when unset."""
     columns: Sequence[str] | None = None
     """Source columns to read; all when unset."""
+    exclude: Sequence[str] | None = None
+    """Source columns to leave out: all but these are read. Not together with ``columns``."""
     rename: Mapping[str, str] | None = None
     """Source column to target column."""
     expressions: Mapping[str, str] | None = None
@@ -92,6 +97,7 @@ class TableSpec:
     settle: timedelta | None = None
     null_cursor: NullCursor = "warn"
     columns: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
     expressions: Mapping[str, str] = field(default_factory=dict)
     where: str | None = None
@@ -99,6 +105,10 @@ class TableSpec:
     keep_archives: int | None = None
     max_shrink: float | None = None
     max_rejects: int = 0
+    """How many rejects a scan may have; the engine works a share out before the target sees it."""
+    max_reject_share: float | None = None
+    """The share of a scan's rows that may be rejects, where it was given as one."""
+    lost_target: LostTarget = "fail"
     write: Write = Write.UPSERT
     new_columns: NewColumns = "add"
     slice_rows: int = DEFAULT_SLICE_ROWS
@@ -121,7 +131,7 @@ class TableSpec:
         return self.rename.get(column, column)
 
 
-def parse_share(value: str | float | None) -> float | None:
+def parse_share(value: str | float | None, what: str = "max_shrink") -> float | None:
     """``"50%"`` or ``0.5`` as a share between 0 and 1. Raises ``ConfigError`` otherwise."""
     if value is None:
         return None
@@ -130,7 +140,9 @@ def parse_share(value: str | float | None) -> float | None:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1 or (isinstance(value, str) and not value.strip().endswith("%")):
-        raise ConfigError(f"max_shrink is {value!r}, which is no share.", remedy='write "50%", or 0.5 as a number.')
+        raise ConfigError(
+            f"{what} is {value!r}, which is not a share between 0 and 1.", remedy='write "50%", or 0.5 as a number.'
+        )
     return share
 
 
@@ -189,9 +201,14 @@ def _resolve(
 
     if table.cursor is not None and table.cursor is not False and not (table.cursor and isinstance(table.cursor, str)):
         raise ConfigError(f"cursor is {table.cursor!r}.", remedy="name a column, or write false for a full refresh.")
-    if isinstance(table.columns, str):
+    for option in ("columns", "exclude"):
+        given = getattr(table, option)
+        if isinstance(given, str):
+            raise ConfigError(f"{option} is the text {given!r}.", remedy=f'write a list, such as ["{given}"].')
+    if table.columns is not None and table.exclude:
         raise ConfigError(
-            f"columns is the text {table.columns!r}.", remedy=f'write a list, such as ["{table.columns}"].'
+            "columns and exclude exclude each other: one lists what is read, the other what is not.",
+            remedy="keep one of them.",
         )
     cursor = inherited_cursor if table.cursor is None else (table.cursor or None)
     pre_action = PreAction(_word("pre_action", setting("pre_action", PreAction.NONE), PreAction))
@@ -210,6 +227,7 @@ def _resolve(
     keep_archives = table.keep_archives
     if keep_archives is None and pre_action is PreAction.RENAME_AND_CREATE:
         keep_archives = defaults.keep_archives
+    max_rejects = setting("max_rejects", 0)
     settle = setting("settle", None)
     lookback = _lookback(setting("lookback", 0)) if cursor else timedelta()
     spec = TableSpec(
@@ -222,13 +240,16 @@ def _resolve(
         settle=parse_duration(settle, what="settle") if settle is not None and cursor else None,
         null_cursor=_word("null_cursor", setting("null_cursor", "warn"), get_args(NullCursor)),
         columns=tuple(table.columns) if table.columns is not None else None,
+        exclude=tuple(table.exclude or ()),
         rename=dict(table.rename or {}),
         expressions=dict(table.expressions or {}),
         where=table.where,
         pre_action=pre_action,
         keep_archives=keep_archives,
         max_shrink=parse_share(setting("max_shrink", None)),
-        max_rejects=setting("max_rejects", 0),
+        max_rejects=0 if isinstance(max_rejects, str) else max_rejects,
+        max_reject_share=parse_share(max_rejects, "max_rejects") if isinstance(max_rejects, str) else None,
+        lost_target=_word("lost_target", setting("lost_target", "fail"), get_args(LostTarget)),
         write=write,
         new_columns=_word("new_columns", setting("new_columns", "add"), get_args(NewColumns)),
         slice_rows=setting("slice_rows", DEFAULT_SLICE_ROWS),

@@ -368,7 +368,7 @@ source = 5
             "swap; did you mean 'swap'?"
         ),
         "jobs.toml:18: pipelines.shop.tables[1].key[1]: expected text, got a whole number",
-        "jobs.toml:19: pipelines.shop.tables[1].max_rejects: expected a whole number, got a number",
+        "jobs.toml:19: pipelines.shop.tables[1].max_rejects: expected a whole number or text, got a number",
         "jobs.toml:20: pipelines.shop.tables[1].rename: expected a table, got a list",
         'jobs.toml:21: pipelines."b c": target is missing',
         'jobs.toml:21: pipelines."b c": tables is missing',

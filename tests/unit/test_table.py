@@ -174,7 +174,7 @@ def test_of_cursor_and_pre_action_the_tables_own_word_is_stronger() -> None:
         ({"columns": "id"}, "columns is the text 'id'. What to do: write a list, such as [\"id\"]."),
         ({"rename": {"a": "x", "b": "x"}}, "rename gives two columns the same target name."),
         ({"columns": ["a", "b"], "rename": {"a": "b"}}, "two columns would be written to b."),
-        ({"max_shrink": 50}, 'max_shrink is 50, which is no share. What to do: write "50%"'),
+        ({"max_shrink": 50}, 'max_shrink is 50, which is not a share between 0 and 1. What to do: write "50%"'),
         ({"write": "append", "pre_action": "swap"}, 'write = "append" has no meaning with pre_action = "swap"'),
         ({"write": "append", "cursor": "at"}, 'write = "append" with a cursor needs settle'),
         ({"write": "append", "cursor": "at", "settle": "0s"}, 'write = "append" with a cursor needs settle'),
@@ -218,7 +218,7 @@ def test_a_share_is_read(written: str | float | None, share: float | None) -> No
 
 @pytest.mark.parametrize("written", ["0.5", "half", "%", "-1%", "101%", "nan%", -0.1, 1.1, float("nan")])
 def test_what_is_no_share_is_refused(written: str | float) -> None:
-    with pytest.raises(ConfigError, match="which is no share"):
+    with pytest.raises(ConfigError, match="which is not a share between 0 and 1"):
         parse_share(written)
 
 
