@@ -145,7 +145,7 @@ def begin_refresh(connection: duckdb.DuckDBPyConnection, load: Load, *, existed:
     table = full_name(schema, name)
     if load.table.pre_action is PreAction.SWAP:
         # Also a first load is seen as a whole or not at all.
-        shadow = shadow_name(name, load.epoch)
+        shadow = shadow_name(name, load.pipeline, load.epoch)
         if existed:
             _create_like(connection, schema, name, shadow)
         return full_name(schema, shadow)
@@ -206,11 +206,11 @@ def switch(connection: duckdb.DuckDBPyConnection, table: str, shadow: str) -> No
         connection.execute(statement)
 
 
-def remove_leftovers(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    """Drop the shadows that a crash or another owner left behind."""
-    schema, name = locate(table)
+def remove_leftovers(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
+    """Drop the shadows that a crash or another owner of the pipeline left behind."""
+    schema, name = locate(load.table.to)
     for found in table_names(connection, schema):
-        if is_shadow(found, name):
+        if is_shadow(found, name, load.pipeline):
             drop(connection, full_name(schema, found))
 
 

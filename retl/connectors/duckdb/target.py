@@ -98,7 +98,7 @@ def _prepare(
     elif load.fence is not None and load.state_in_target:
         run_step(connection, state.prove(load.fence))
     existing = _look(connection, load)
-    schema.remove_leftovers(connection, load.table.to)
+    schema.remove_leftovers(connection, load)
     change = fit(load, existing, DIALECT, TYPES)
     table = schema.begin_refresh(connection, load, existed=existing is not None)
     for statement in change.statements(DIALECT, table):

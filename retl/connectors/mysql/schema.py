@@ -45,12 +45,12 @@ class Place:
         """Another table of the same database."""
         return f"{DIALECT.identifier(self.database)}.{DIALECT.identifier(name)}"
 
-    def shadow(self, epoch: int) -> str:
-        return shadow_name(self.name, epoch, longest=LONGEST_NAME)
+    def shadow(self, load: Load) -> str:
+        return shadow_name(self.name, load.pipeline, load.epoch, longest=LONGEST_NAME)
 
-    def replaced(self, epoch: int) -> str:
+    def replaced(self, load: Load) -> str:
         """The name of the table that a shadow takes the place of, until it is dropped."""
-        return _OLD + self.shadow(epoch).removeprefix("_retl_new_")
+        return _OLD + self.shadow(load).removeprefix("_retl_new_")
 
     def archive(self, scan_id: str) -> str:
         return archive_name(self.name, scan_id, longest=LONGEST_NAME)
@@ -58,10 +58,10 @@ class Place:
     def is_archive(self, name: str) -> bool:
         return is_archive(name, self.name, longest=LONGEST_NAME)
 
-    def is_leftover(self, name: str) -> bool:
-        """Whether a table is what a crash left of a refresh of this one."""
+    def is_leftover(self, name: str, pipeline: str) -> bool:
+        """Whether a table is what a crash left of a refresh of this one by the pipeline."""
         as_shadow = name.replace(_OLD, "_retl_new_", 1) if name.startswith(_OLD) else name
-        return is_shadow(as_shadow, self.name, longest=LONGEST_NAME)
+        return is_shadow(as_shadow, self.name, pipeline, longest=LONGEST_NAME)
 
 
 @dataclass(frozen=True)
@@ -295,9 +295,9 @@ def prepare(
     ``indexes`` are those that a shadow is filled without: to build them at once from all rows
     takes a fraction of the time that it takes to keep them up row by row.
     """
-    statements = [f"DROP TABLE {place.beside(name)}" for name in names if place.is_leftover(name)]
+    statements = [f"DROP TABLE {place.beside(name)}" for name in names if place.is_leftover(name, load.pipeline)]
     pre_action = load.table.pre_action
-    shadow = place.shadow(load.epoch)
+    shadow = place.shadow(load)
     if not existed:
         # Also a first load is seen as a whole or not at all.
         table = shadow if pre_action is PreAction.SWAP else place.name
@@ -319,7 +319,7 @@ def prepare(
     if load.table.replaces and Action.TRUNCATE not in load.blacklist:
         statements.append(f"TRUNCATE TABLE {place.sql}")
     elif load.table.replaces:
-        old = place.beside(place.replaced(load.epoch))
+        old = place.beside(place.replaced(load))
         statements.append(_like(place, shadow))
         statements.append(f"RENAME TABLE {place.sql} TO {old}, {place.beside(shadow)} TO {place.sql}")
         statements.append(f"DROP TABLE {old}")
@@ -347,9 +347,9 @@ def _changes(place: Place, change: TableChange, name: str) -> list[str]:
 
 async def switch(execute: Execute, place: Place, load: Load, *, existed: bool) -> None:
     """Put the shadow in the table's place, in one statement; the table it replaces is still to be dropped."""
-    shadow = place.beside(place.shadow(load.epoch))
+    shadow = place.beside(place.shadow(load))
     if existed:
-        old = place.beside(place.replaced(load.epoch))
+        old = place.beside(place.replaced(load))
         await execute(f"RENAME TABLE {place.sql} TO {old}, {shadow} TO {place.sql}")
     else:
         await execute(f"RENAME TABLE {shadow} TO {place.sql}")

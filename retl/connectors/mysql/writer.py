@@ -214,7 +214,7 @@ class MySQLWriter(TableWriter):
                 await execute(f"DROP TABLE {job.place.beside(name)}")
         if swaps and job.existed:
             # No longer under the fence either, for the same reason.
-            await self._main.execute(f"DROP TABLE {job.place.beside(job.place.replaced(self._load.epoch))}")
+            await self._main.execute(f"DROP TABLE {job.place.beside(job.place.replaced(self._load))}")
 
     async def abort(self) -> None:
         self._forget()

@@ -17,6 +17,7 @@ from retl.model.schema import native_type
 
 _ARCHIVE_DIGITS = 20
 _EPOCH_DIGITS = 10
+_DIGEST_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def describe_refresh(load: Load, existing: Existing | None, change: TableChange,
     elif existing is not None and table.pre_action is PreAction.SWAP:
         statements.insert(
             0,
-            f"CREATE TABLE {dialect.table(shadow_name(table.to, 0))} like {shown}, load it, then switch in one transaction",
+            f"CREATE TABLE {dialect.table(shadow_name(table.to, load.pipeline, load.epoch))} like {shown}, load it, then switch in one transaction",
         )
     insert = f"INSERT INTO {shown} ({dialect.identifiers(change.columns)})"
     if table.write is Write.UPSERT and not table.replaces:
@@ -209,22 +210,24 @@ def describe_refresh(load: Load, existing: Existing | None, change: TableChange,
     return TargetPlan((*statements, insert), change.casts, change.warnings)
 
 
-def shadow_name(table: str, epoch: int, *, longest: int | None = None) -> str:
+def shadow_name(table: str, pipeline: str, epoch: int, *, longest: int | None = None) -> str:
     """The table that a swap loads before it is switched in; the epoch keeps two owners apart.
 
+    A hash of the pipeline keeps two pipelines apart, and tells a shadow from whatever else has such a name.
     Where names have a length, ``longest``, the table's own is shortened to fit, and told apart by a hash.
     """
-    return f"{_shadow_start(table, longest)}{epoch}"
+    return f"{_shadow_start(table, pipeline, longest)}{epoch}"
 
 
-def is_shadow(name: str, table: str, *, longest: int | None = None) -> bool:
-    """Whether a table is a shadow that some scan of ``table`` left behind."""
-    start = _shadow_start(table, longest)
-    return name.startswith(start) and name[len(start) :].isdigit()
+def is_shadow(name: str, table: str, pipeline: str, *, longest: int | None = None) -> bool:
+    """Whether a table is a shadow that some scan of ``table`` by this pipeline left behind."""
+    start = _shadow_start(table, pipeline, longest)
+    return name.startswith(start) and _are_digits(name[len(start) :])
 
 
-def _shadow_start(table: str, longest: int | None) -> str:
-    return f"_retl_new_{_short(table, longest, len('_retl_new__') + _EPOCH_DIGITS)}_"
+def _shadow_start(table: str, pipeline: str, longest: int | None) -> str:
+    taken = len("_retl_new___") + _DIGEST_DIGITS + _EPOCH_DIGITS
+    return f"_retl_new_{_short(table, longest, taken)}_{_digest(pipeline)}_"
 
 
 def archive_name(table: str, scan_id: str, *, longest: int | None = None) -> str:
@@ -236,7 +239,12 @@ def archive_name(table: str, scan_id: str, *, longest: int | None = None) -> str
 def is_archive(name: str, table: str, *, longest: int | None = None) -> bool:
     """Whether a table is an archive of ``table``, made by ``rename_and_create``."""
     start = _archive_start(table, longest)
-    return name.startswith(start) and len(name) == len(start) + _ARCHIVE_DIGITS and name[len(start) :].isdigit()
+    return name.startswith(start) and len(name) == len(start) + _ARCHIVE_DIGITS and _are_digits(name[len(start) :])
+
+
+def _are_digits(text: str) -> bool:
+    """Whether it is written in 0 to 9; ``isdigit`` alone takes those of every script."""
+    return text.isascii() and text.isdigit()
 
 
 def _archive_start(table: str, longest: int | None) -> str:
@@ -247,8 +255,11 @@ def _short(table: str, longest: int | None, taken: int) -> str:
     """A table's name, so short that ``taken`` more characters make no more than ``longest``."""
     if longest is None or len(table) + taken <= longest:
         return table
-    digest = hashlib.sha256(table.encode()).hexdigest()[:8]
-    return f"{table[: longest - taken - len(digest) - 1]}_{digest}"
+    return f"{table[: longest - taken - _DIGEST_DIGITS - 1]}_{_digest(table)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,10 @@ def rename(connection: sqlite3.Connection, old: str, new: str) -> None:
     connection.execute(f"ALTER TABLE {DIALECT.identifier(old)} RENAME TO {DIALECT.identifier(new)}")
 
 
-def remove_leftovers(connection: sqlite3.Connection, table: str) -> None:
-    """Drop the shadows that a crash or another owner left behind."""
+def remove_leftovers(connection: sqlite3.Connection, load: Load) -> None:
+    """Drop the shadows that a crash or another owner of the pipeline left behind."""
     for name in table_names(connection):
-        if is_shadow(name, table):
+        if is_shadow(name, load.table.to, load.pipeline):
             drop(connection, name)
 
 
@@ -65,14 +65,14 @@ def begin_refresh(connection: sqlite3.Connection, load: Load, *, existed: bool) 
     table = load.table.to
     if not existed:
         # Also a first load is seen as a whole or not at all.
-        return shadow_name(table, load.epoch) if load.table.pre_action is PreAction.SWAP else table
+        return shadow_name(table, load.pipeline, load.epoch) if load.table.pre_action is PreAction.SWAP else table
     check_plain_table(connection, table)
     if load.table.pre_action is PreAction.TRUNCATE:
         connection.execute(f"DELETE FROM {DIALECT.identifier(table)}")
     elif load.table.pre_action is PreAction.RENAME_AND_CREATE:
         _archive(connection, load)
     elif load.table.pre_action is PreAction.SWAP:
-        shadow = shadow_name(table, load.epoch)
+        shadow = shadow_name(table, load.pipeline, load.epoch)
         create_like(connection, table, shadow)
         return shadow
     return table

@@ -97,7 +97,7 @@ def _prepare(connection: sqlite3.Connection, load: Load, mark: Mark | None) -> t
         run_step(connection, state.save(mark))
     elif load.fence is not None and load.state_in_target:
         run_step(connection, state.prove(load.fence))
-    schema.remove_leftovers(connection, load.table.to)
+    schema.remove_leftovers(connection, load)
     existing = inspect(connection, load.table.to)
     change = fit(load, existing, DIALECT, TYPES)
     table = schema.begin_refresh(connection, load, existed=existing is not None)

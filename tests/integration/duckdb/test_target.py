@@ -13,6 +13,7 @@ import pytest
 import retl
 from retl.connectors import DuckDB
 from retl.connectors.duckdb import schema as duckdb_schema
+from retl.connectors.sql.tables import shadow_name
 from retl.model.actions import Action
 from retl.model.checkpoint import Refresh
 from retl.model.errors import (
@@ -439,7 +440,7 @@ async def test_a_swap_that_crashed_leaves_the_old_table_and_is_cleaned_up(scene:
         await commit(session, writer, [people((1, "half"))])
         assert await writer.count() == 1
     assert scene.rows("people") == [(8, "old"), (9, "old")]
-    assert scene.tables() == ["_retl_new_people_1", "people"]
+    assert scene.tables() == [shadow_name("people", "contract", 1), "people"]
     async with scene.session() as session:
         await scan(session, [THREE.slice(0, 2)], table)
     assert scene.rows("people") == [(1, "a"), (2, "b")]
@@ -450,7 +451,7 @@ async def test_a_first_swap_is_seen_as_a_whole(scene: Scene) -> None:
     async with scene.session() as session:
         writer = await session.prepare(session.load(spec(pre_action="swap"), schema=PEOPLE))
         await commit(session, writer, [THREE])
-        assert scene.tables() == ["_retl_new_people_1"]
+        assert scene.tables() == [shadow_name("people", "contract", 1)]
         await session.finish(writer)
     assert scene.tables() == ["people"]
 

@@ -177,6 +177,33 @@ async def test_a_name_of_64_characters_has_a_shadow_and_archives(scene: Scene, p
         assert scene.rows(name) == NEW
 
 
+async def test_two_pipelines_that_swap_one_table_do_not_meet_in_one_shadow(scene: Scene) -> None:
+    """Neither owner can know of the other one here; each loads a shadow of its own, and drops nobody else's."""
+    scene.run("CREATE TABLE _retl_new_people_7 (id INT)", "CREATE TABLE _retl_old_people_7 (id INT)")
+    strangers = ["_retl_new_people_7", "_retl_old_people_7"]
+    table = spec(pre_action="swap")
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        theirs = await session.prepare(session.load(table, schema=PEOPLE, pipeline="theirs"))
+        mine = await session.target.prepare(session.load(table, schema=PEOPLE), None)
+        assert len(scene.tables()) == 3 + len(strangers)
+        await commit(session, mine, [LATER])
+        await session.finish(mine)
+        await theirs.abort()
+    assert scene.rows("people") == NEW
+    assert scene.tables() == [*strangers, "people"]
+
+
+async def test_a_scans_own_archive_is_the_newest_although_the_clock_went_back(scene: Scene) -> None:
+    table = spec(pre_action="rename_and_create", keep_archives=1)
+    async with scene.session() as session:
+        await scan(session, [people((1, "first"))], table)
+        for number, name in ((9, "second"), (1, "third")):
+            await scan(session, [people((number, name))], table, scan_id=f"2024050{number}T120000.000001-aaaaaa")
+    assert scene.rows("people") == [(1, "third")]
+    assert [scene.rows(name) for name in scene.tables()] == [[(1, "third")], [(9, "second")]]
+
+
 async def test_a_generated_column_is_left_to_the_target(scene: Scene) -> None:
     scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), loud VARCHAR(20) AS (UPPER(name)) STORED)")
     with_loud = PEOPLE.append(pa.field("loud", pa.string()))
