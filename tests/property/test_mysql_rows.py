@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder
+from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder, TooLarge
 
 LARGEST = 0xFFFFFF
 END = b"\xfe\x00\x00\x02\x00"
@@ -121,6 +121,9 @@ def test_an_error_in_the_middle_comes_after_the_rows_before_it() -> None:
         packets([b"\xfc", END], 0),
         packets([b"\xfe" + b"\xff" * 8 + b"abc", END], 0),
         packets([END, length_encoded(b"1")], 0),
+        packets([b"\xfe" + (2**63 - 1).to_bytes(8, "little") + b"abc", END], 0),
+        packets([length_encoded(b"abc"), b"\x09abc", length_encoded(b"abcdefg"), END], 0),
+        packets([length_encoded(b"cut \xe6\xbc"), END], 0),
     ],
     ids=[
         "a packet is missing",
@@ -129,6 +132,9 @@ def test_an_error_in_the_middle_comes_after_the_rows_before_it() -> None:
         "short length",
         "absurd length",
         "more after the end",
+        "a length that overflows",
+        "a value that lends from the next row",
+        "no UTF-8",
     ],
 )
 def test_what_is_no_result_is_noticed(sent: bytes) -> None:
@@ -139,3 +145,55 @@ def test_what_is_no_result_is_noticed(sent: bytes) -> None:
 def test_a_row_with_fewer_columns_is_noticed() -> None:
     with pytest.raises(ProtocolError, match="column"):
         decode(packets([length_encoded(b"1"), END], 0), ["text", "text"], [], 0)
+
+
+@pytest.mark.parametrize("size", [2**63 - 1, 2**63 - 9, 2**63 - 12, 2**62, 2**32, 2**31 - 1])
+@pytest.mark.parametrize("kind", ["text", "binary", "bool", "utc"])
+def test_no_length_is_added_before_it_is_compared(kind: Kind, size: int) -> None:
+    """The place behind such a value overflows to one within the row."""
+    lying = b"\xfe" + size.to_bytes(8, "little")
+    for payload in (lying, lying + b"abc", length_encoded(b"1") + lying, lying + length_encoded(b"1") * 300):
+        with pytest.raises(ProtocolError):
+            decode(packets([payload, END], 0), [kind] * 2, [], 0)
+
+
+_extremes = st.sampled_from(
+    [0, 1, 12, 13, 64, 250, 2**16, 2**24 - 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
+)
+_lies = st.one_of(
+    _extremes.map(lambda size: b"\xfe" + size.to_bytes(8, "little")),
+    _extremes.map(lambda size: b"\xfd" + (size & 0xFFFFFF).to_bytes(3, "little")),
+    _extremes.map(lambda size: b"\xfc" + (size & 0xFFFF).to_bytes(2, "little")),
+    st.sampled_from([b"\xfb", b"\xff", b"\xfe", b"\xfd\x00", b"\xfc", b"\xfe\x01\x00", b""]),
+    st.builds(length_encoded, st.binary(max_size=80)),
+    st.binary(max_size=12),
+)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_whatever_is_sent_is_decoded_in_whole_or_refused(data: st.DataObject) -> None:
+    """Lengths at every extreme, packets cut anywhere, bytes changed anywhere: valid columns or an error, and never a crash."""
+    kinds: list[Kind] = data.draw(st.lists(st.sampled_from(("text", "binary", "bool", "utc")), min_size=1, max_size=4))
+    payloads = data.draw(st.lists(st.lists(_lies, max_size=5).map(b"".join), max_size=8))
+    sent = bytearray(packets([*payloads, END], 0))
+    for at, byte in data.draw(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), max_size=3)):
+        sent[at % len(sent)] = byte
+    del sent[len(sent) - data.draw(st.integers(0, 6)) :]
+    cuts = data.draw(st.lists(st.integers(0, 1 << 12), max_size=4))
+    try:
+        rows, _ = decode(bytes(sent), kinds, cuts, 0)
+    except ProtocolError:
+        return
+    assert len(rows) <= len(sent) // 5
+    assert sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes))) <= 2 * len(sent)
+
+
+def test_a_row_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retl.connectors.mysql.rows._MOST_BYTES", 40 << 20)
+    decoder = RowDecoder(["c"], ["binary"], 0)
+    piece = b"\xff\xff\xff%c" + bytes(LARGEST)
+    with pytest.raises(TooLarge, match="larger than 40 MB"):
+        for number in range(4):
+            decoder.feed(piece % number)
+            decoder.take()

@@ -21,9 +21,9 @@ from pymysql.constants import CR, FIELD_TYPE
 from pymysql.err import InterfaceError, MySQLError
 
 from retl.connectors.mysql.errors import Role, server_error
-from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder
+from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder, TooLarge
 from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField
-from retl.model.errors import ConfigError, ConnectionFailed, RetlError
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetError
 from retl.threads import to_the_end
 
 T = TypeVar("T")
@@ -222,15 +222,12 @@ class MySQLConnection:
         try:
             with _mapped(self._login):
                 yield
-        except RetlError as error:
-            if isinstance(error, ConnectionFailed) and not self._alive(error):
+        except BaseException as error:
+            if not self._alive(error):
                 self.abort()
             raise
-        except BaseException:
-            self.abort()
-            raise
 
-    def _alive(self, error: ConnectionFailed) -> bool:
+    def _alive(self, error: BaseException) -> bool:
         """Whether the line is as it was: the server refused a statement, and that was all."""
         cause = error.__cause__
         return not self.closed and isinstance(cause, MySQLError) and _code_and_text(cause)[0] < 2000
@@ -285,6 +282,12 @@ def _mapped(login: Login) -> Iterator[None]:
         ) from error
     except ProtocolError as error:
         raise login.explain(CR.CR_MALFORMED_PACKET, str(error), login.role, login.place) from error
+    except TooLarge as error:
+        kind = SourceError if login.role == "source" else TargetError
+        raise kind(
+            f"{login.place} answers with more than is taken: {error}.",
+            remedy="leave large columns out with exclude; where nothing so large is there, see who answers at that address.",
+        ) from error
 
 
 def _reason(error: OSError) -> str:

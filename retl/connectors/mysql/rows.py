@@ -24,6 +24,8 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _HEADER = 4
 _CONTINUED = 0xFFFFFF
+_MOST_BYTES = 256 * 1024 * 1024
+"""A row may have so many. Servers allow 1 GB at most, and 64 MB or fewer unless somebody asked for more."""
 _NULL, _TWO_BYTES, _THREE_BYTES, _EIGHT_BYTES = 0xFB, 0xFC, 0xFD, 0xFE
 _ERROR, _END = 0xFF, 0xFE
 _INLINE = 12  # so many bytes stand in a view of Arrow itself
@@ -39,6 +41,10 @@ _MASKS = ((np.arange(_INLINE) < np.arange(_INLINE + 1)[:, None]).astype(np.uint8
 
 class ProtocolError(Exception):
     """What came is no text result: the connection cannot be used any further."""
+
+
+class TooLarge(Exception):
+    """An answer passes a limit that keeps a server from filling the memory of whoever asks."""
 
 
 class RowDecoder:
@@ -134,6 +140,8 @@ class RowDecoder:
                 raise ProtocolError("packets are missing or out of order")
             ends.append((position, position + length))
             position += length
+            if position - start > _MOST_BYTES:
+                raise TooLarge(f"a row is larger than {_MOST_BYTES // 1024**2} MB")
             if length < _CONTINUED:
                 payload = b"".join(chunk[first:last] for first, last in ends)
                 self._sequence = (self._sequence + len(ends)) & 0xFF
@@ -141,17 +149,16 @@ class RowDecoder:
         return None, start
 
     def _decode(self, data: Bytes, position: Numbers, stops: Numbers | int) -> pa.RecordBatch:
-        last = len(data) - len(_PADDING)  # of the chunk: a value that goes beyond its row is found below
         columns: list[pa.Array] = []
         for kind in self._kinds:
-            if int(position.max()) >= last:
+            if (position >= stops).any():
                 raise ProtocolError("a row has fewer columns than the result")
             start, length, null = _lengths(data, position)
-            position = start + length
-            if int(position.max()) > last or int(length.min()) < 0:
+            # Compared before they are added: a length of nearly 2 ** 63 would come out as a place within the row.
+            if (length > stops - start).any() or int(length.min()) < 0:
                 raise ProtocolError("a row ends within a value")
-            column = _column(data, start, length, null, kind)
-            columns.append(pc.binary_join_element_wise(column, "Z", "") if kind == "utc" else column)
+            position = start + length
+            columns.append(_checked(_column(data, start, length, null, kind), kind))
         if not np.array_equal(position, np.broadcast_to(stops, position.shape)):
             raise ProtocolError("a row has other columns than the result")
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
@@ -207,6 +214,16 @@ def _lengths(data: Bytes, position: Numbers) -> tuple[Numbers, Numbers, Mask | N
         return start, length, None
     length[null] = 0
     return start, length, null
+
+
+def _checked(column: pa.Array, kind: Kind) -> pa.Array:
+    """The column as it is given on: text that is no UTF-8 would break whoever reads it, far from here."""
+    if kind in ("text", "utc"):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ProtocolError("text is no UTF-8") from error
+    return pc.binary_join_element_wise(column, "Z", "") if kind == "utc" else column
 
 
 def _column(data: Bytes, start: Numbers, length: Numbers, null: Mask | None, kind: Kind) -> pa.Array:
