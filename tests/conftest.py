@@ -17,6 +17,8 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
 
+from retl.model import hidden
+
 pytest_plugins = ["tests.servers.fixtures"]
 
 # Its assertions show their values as those of the tests do, whoever imports it first.
@@ -103,6 +105,13 @@ def nothing_left_open() -> Iterator[None]:
     yield
     _assert_gone(lambda: _worker_threads() - threads, "worker threads")
     _assert_gone(lambda: _database_files() - files, "open database files")
+
+
+@pytest.fixture(autouse=True)
+def nothing_hidden() -> Iterator[None]:
+    """What one test hides from messages is an ordinary word of another one."""
+    yield
+    hidden._shown_as.clear()
 
 
 def _tasks() -> set[asyncio.Task[object]]:

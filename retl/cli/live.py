@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+from retl.cli.render import clean
 from retl.cli.screen import event_line
 from retl.model import events
 from retl.model import report as reports
@@ -47,7 +48,7 @@ class LiveView:
             case events.ScanStarted(table=table):
                 place = f"{event.pipeline}.{table}"
                 self._remove(place)  # a scan that failed for a moment begins anew without having ended
-                self._bars[place] = self._progress.add_task(place, total=None, progress=None)
+                self._bars[place] = self._progress.add_task(clean(place), total=None, progress=None)
             case events.ScanPlanned(table=table, rows=rows):
                 self._update(f"{event.pipeline}.{table}", total=rows)
             case (
@@ -59,7 +60,7 @@ class LiveView:
         line = event_line(event)
         if line is not None:
             failed = isinstance(event, events.ScanFailed | events.RunFailed)
-            self._console.print(line, style="red" if failed else None)
+            self._console.print(clean(line), style="red" if failed else None)
 
     def _update(self, place: str, **values: Any) -> None:
         if place in self._bars:
@@ -70,12 +71,12 @@ class LiveView:
             self._progress.remove_task(self._bars.pop(place))
 
     def note(self, text: str) -> None:
-        self._console.print(text)
+        self._console.print(clean(text))
 
     def error(self, error: RetlError) -> None:
-        self._console.print(f"{error.pipeline or 'retl'}: FAILED {error.message}", style="red")
+        self._console.print(clean(f"{error.pipeline or 'retl'}: FAILED {error.message}"), style="red")
         if error.remedy:
-            self._console.print(f"    What to do: {error.remedy}")
+            self._console.print(clean(f"    What to do: {error.remedy}"))
 
     def close(self) -> None:
         self._progress.stop()

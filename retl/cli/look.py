@@ -8,7 +8,7 @@ from typing import Any
 
 from retl.cli.ask import ask, chosen
 from retl.cli.codes import FAILED, exit_code, worst
-from retl.cli.render import grid, plural, print_error, print_json, without_place
+from retl.cli.render import grid, plural, print_error, print_json, say, without_place
 from retl.model.errors import RetlError
 from retl.pipeline import Pipeline, TablePlan
 
@@ -31,7 +31,7 @@ def check(arguments: argparse.Namespace) -> int:
             (_SIGNS[finding.level], name, finding.subject, without_place(finding.message, name, finding.subject))
             for name, finding in found
         ]
-        print("\n".join(grid(("", "PIPELINE", "SUBJECT", "FOUND"), rows)))
+        say("\n".join(grid(("", "PIPELINE", "SUBJECT", "FOUND"), rows)))
     failed = any(finding.level == "error" for _, finding in found)
     return worst((code, FAILED if failed else code))
 
@@ -43,9 +43,9 @@ def tables(arguments: argparse.Namespace) -> int:
         print_json([{"pipeline": answer.pipeline.name, "tables": answer.value} for answer in answers])
         return code
     for answer in answers:
-        print(f"{answer.pipeline.name}: {plural(len(answer.value), 'table')} in the source")
+        say(f"{answer.pipeline.name}: {plural(len(answer.value), 'table')} in the source")
         for name in answer.value:
-            print(f"  {name}")
+            say(f"  {name}")
     return code
 
 
@@ -57,9 +57,9 @@ def plan(arguments: argparse.Namespace) -> int:
         print_json([_plan_values(answer.pipeline, item) for answer in answers for item in answer.value[0]])
     else:
         for answer in answers:
-            print(f"{answer.pipeline.name}: {answer.pipeline.schedule.describe()}")
+            say(f"{answer.pipeline.name}: {answer.pipeline.schedule.describe()}")
             for item in answer.value[0]:
-                print("\n".join(_plan_lines(item)))
+                say("\n".join(_plan_lines(item)))
     sys.stdout.flush()  # the errors, which go elsewhere, come last
     for error in errors:
         print_error(error)

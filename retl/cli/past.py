@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from retl.cli.ask import ask, chosen
 from retl.cli.codes import INTERRUPTED, OK
-from retl.cli.render import ago, clock, grid, local_date, mode, one_line, plural, print_json, without_place
+from retl.cli.render import ago, clock, grid, local_date, mode, one_line, plural, print_json, say, without_place
 from retl.config.registry import did_you_mean
 from retl.model.checkpoint import Reject
 from retl.model.duration import format_duration
@@ -26,7 +26,7 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([answer.value for answer in answers])
     elif answers:
-        print("\n\n".join(show_status(answer.value) for answer in answers))
+        say("\n\n".join(show_status(answer.value) for answer in answers))
     return code
 
 
@@ -77,7 +77,7 @@ def history(arguments: argparse.Namespace) -> int:
         print_json(newest)
         return code
     if not newest:
-        print("No scans yet.")
+        say("No scans yet.")
         return code
     rows = [
         (
@@ -92,18 +92,18 @@ def history(arguments: argparse.Namespace) -> int:
         )
         for report in newest
     ]
-    print(
+    say(
         "\n".join(grid(("TIME", "TABLE", "SCAN", "ROWS", "CHANGED", "TOOK", "MODE", "WATERMARK"), rows, right=_NUMBERS))
     )
     told: set[tuple[str, str]] = set()
     for report in newest:
         place = f"{report.pipeline}.{report.table}"
         if report.error is not None:
-            print(f"{local_date(report.started_at)} {place} failed: {_short(report)}")
+            say(f"{local_date(report.started_at)} {place} failed: {_short(report)}")
         for warning in report.warnings:
             if (place, warning) not in told:  # most are repeated by every scan
                 told.add((place, warning))
-                print(f"{local_date(report.started_at)} {place} warning: {one_line(warning, 500)}")
+                say(f"{local_date(report.started_at)} {place} warning: {one_line(warning, 500)}")
     return code
 
 
@@ -116,18 +116,18 @@ def reset(arguments: argparse.Namespace) -> int:
     names = ", ".join(pipeline.name for pipeline in pipelines)
     what = f"table {table!r} of {names}" if table is not None else f"all tables of {names}"
     if not arguments.yes and sys.stdin.isatty():
-        print(f"The next scan will read everything of {what}. Nothing is deleted in the target.")
+        say(f"The next scan will read everything of {what}. Nothing is deleted in the target.")
         try:
             typed = input("Reset? [y/N] ")
         except EOFError:
             print()
             return INTERRUPTED
         if typed.strip().lower() not in ("y", "yes"):
-            print("Nothing was reset.")
+            say("Nothing was reset.")
             return OK
     answers, code = ask(pipelines, lambda pipeline: pipeline.reset(table))
     for answer in answers:
-        print(f"{answer.pipeline.name}: {plural(answer.value, 'checkpoint')} forgotten")
+        say(f"{answer.pipeline.name}: {plural(answer.value, 'checkpoint')} forgotten")
     return code
 
 
@@ -142,7 +142,7 @@ def rejects(arguments: argparse.Namespace) -> int:
             print_json([{"pipeline": answer.pipeline.name, "cleared": answer.value} for answer in cleared])
         else:
             for count in cleared:
-                print(f"{count.pipeline.name}: {plural(count.value, 'reject')} forgotten")
+                say(f"{count.pipeline.name}: {plural(count.value, 'reject')} forgotten")
         return code
     answers, code = ask(pipelines, lambda pipeline: _rejects(pipeline, arguments.table, arguments.limit))
     found = [(answer.pipeline.name, reject) for answer in answers for reject in answer.value[0]]
@@ -150,16 +150,16 @@ def rejects(arguments: argparse.Namespace) -> int:
         print_json([{"pipeline": name, "reject": reject} for name, reject in found])
         return code
     if not found:
-        print("No rejects.")
+        say("No rejects.")
     for name, reject in found:
         column = f", column {reject.column}" if reject.column else ""
-        print(f"{name}.{reject.table}  key {one_line(reject.key)}{column}")
-        print(f"  reason   {one_line(reject.reason, 500)}")
-        print(f"  content  {one_line(reject.content, 500)}")
+        say(f"{name}.{reject.table}  key {one_line(reject.key)}{column}")
+        say(f"  reason   {one_line(reject.reason, 500)}")
+        say(f"  content  {one_line(reject.content, 500)}")
     for answer in answers:
         shown, kept = answer.value
         if kept > len(shown):
-            print(f"{answer.pipeline.name}: {kept - len(shown):,} more; --limit {kept} shows them all")
+            say(f"{answer.pipeline.name}: {kept - len(shown):,} more; --limit {kept} shows them all")
     return code
 
 

@@ -13,7 +13,23 @@ import msgspec
 
 from retl.model.duration import format_duration
 from retl.model.errors import RetlError
+from retl.model.hidden import conceal
 from retl.model.report import ScanReport
+
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: str) -> str:
+    """A text as a terminal may show it: signs that steer a terminal become visible, hidden values stay hidden.
+
+    The name of a table can hold anything, also what moves the cursor or sets the title.
+    """
+    return _STEERING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), conceal(text))
+
+
+def say(text: str, *, error: bool = False, flush: bool = False) -> None:
+    """Print a text of any content, on stderr where it is an ``error``."""
+    print(clean(text), file=sys.stderr if error else sys.stdout, flush=flush)
 
 
 def print_error(error: RetlError) -> None:
@@ -21,14 +37,14 @@ def print_error(error: RetlError) -> None:
     place = " / ".join(part for part in (error.pipeline, error.table) if part)
     text = f"{place}: {error.message}" if place else error.message
     for line in text.splitlines():
-        print(f"retl: {line}", file=sys.stderr)
+        say(f"retl: {line}", error=True)
     if error.remedy:
-        print(f"      What to do: {error.remedy}", file=sys.stderr)
+        say(f"      What to do: {error.remedy}", error=True)
 
 
 def print_json(value: Any) -> None:
     """A value of the model as indented JSON."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(conceal(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
 
 
 def clock(stream: TextIO | None = None) -> str:
@@ -51,6 +67,7 @@ def width(text: str) -> int:
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
     """Lines of aligned columns; those whose numbers are in ``right`` are aligned to the right."""
+    rows = [[one_line(cell, 10_000) if "\n" in cell else cell for cell in row] for row in rows]
     columns = list(zip(head, *rows, strict=True))
     widths = [max(width(cell) for cell in column) for column in columns]
     lines = []
@@ -101,6 +118,7 @@ def one_line(text: str, most: int = 200) -> str:
 def without_place(text: str, pipeline: str, table: str = "") -> str:
     """An error's text without the place, where that stands beside it already."""
     for place in (f"{pipeline} / {table}", pipeline):
-        if text.startswith(place):
-            return re.sub(r"^(\s*\(\w+\))?:\s*", "", text.removeprefix(place))
+        named = re.match(rf"{re.escape(place)}( / |(\s*\(\w+\))?:\s*)", text)
+        if named is not None:
+            return text[named.end() :]
     return text

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-from retl.cli.render import local_time, mode, one_line, plural, without_place
+from retl.cli.render import local_time, mode, one_line, plural, say, without_place
 from retl.model import events
 from retl.model.duration import format_duration
 from retl.model.errors import RetlError
@@ -86,15 +86,15 @@ class PlainView:
     def show(self, event: events.Event) -> None:
         line = event_line(event)
         if line is not None:
-            print(line, flush=True)
+            say(line, flush=True)
 
     def note(self, text: str) -> None:
-        print(text, flush=True)
+        say(text, flush=True)
 
     def error(self, error: RetlError) -> None:
-        print(f"{error.pipeline or 'retl'}: FAILED {error.message}", flush=True)
+        say(f"{error.pipeline or 'retl'}: FAILED {error.message}", flush=True)
         if error.remedy:
-            print(f"    What to do: {error.remedy}", flush=True)
+            say(f"    What to do: {error.remedy}", flush=True)
 
     def close(self) -> None:
         return None

@@ -73,7 +73,7 @@ def load_jobs(path: str | os.PathLike[str]) -> Jobs:
     words = _build_words(Builder(problems, references, folder, connect), data)
     pipelines = make_pipelines(words, data, folder, problems)
     if problems.found:
-        raise ConfigError(_report(str(file), lines, problems, references))
+        raise ConfigError(_report(str(file), lines, problems))
     return Jobs(file, pipelines)
 
 
@@ -133,7 +133,7 @@ def _syntax_error(message: str, text: str, file: str) -> str:
     return f"{file}:{line}: {show_path(keys)}: this table stands twice in the file; join the two"
 
 
-def _report(file: str, lines: Mapping[Path, int], problems: Problems, references: References) -> str:
+def _report(file: str, lines: Mapping[Path, int], problems: Problems) -> str:
     found = sorted((line_of(lines, path), number, path, text) for number, (path, text) in enumerate(problems.found))
     place = ((f"{file}:{line}", show_path(path), text) for line, _, path, text in found)
-    return "\n".join(references.hide(": ".join(part for part in parts if part)) for parts in place)
+    return "\n".join(": ".join(part for part in parts if part) for parts in place)

@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 
 from retl.model.errors import ConfigError
+from retl.model.hidden import hide
 from retl.model.secret import Secret, env, secret_file
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Shorter values are too likely to be part of an ordinary word of a message.
-_LEAST_HIDDEN = 4
 
 
 class References:
@@ -23,7 +22,6 @@ class References:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._seen: dict[str, str] = {}
 
     def text(self, raw: str) -> str:
         """The text with every reference replaced. Raises ``ConfigError`` for one that leads nowhere."""
@@ -43,12 +41,6 @@ class References:
         """Whether anything but ``$${`` is to be replaced."""
         return any(match[0] != "$${" for match in _REFERENCE.finditer(raw))
 
-    def hide(self, message: str) -> str:
-        """The message, with every value that came from a reference shown as that reference."""
-        for value, reference in sorted(self._seen.items(), key=lambda item: -len(item[0])):
-            message = message.replace(value, reference)
-        return message
-
     def _look_up(self, match: re.Match[str]) -> str:
         name = match[1]
         if name is None or not (name.startswith("file:") or _NAME.fullmatch(name)):
@@ -62,8 +54,7 @@ class References:
             value = os.environ[name]
         else:
             raise ConfigError(f"the environment variable {name} is not set.", remedy=f"set {name} before starting.")
-        if len(value) >= _LEAST_HIDDEN:
-            self._seen[value] = match[0]
+        hide(value, match[0])
         return value
 
     def _path(self, name: str) -> Path:

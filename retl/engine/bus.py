@@ -10,6 +10,7 @@ from contextlib import suppress
 import anyio
 import structlog
 
+from retl.engine.log import log_unexpected
 from retl.model import events
 
 _log = structlog.get_logger("retl")
@@ -33,7 +34,7 @@ class EventBus:
             try:
                 listener(event)
             except Exception as error:
-                _log.error("a listener of a pipeline's events failed", pipeline=event.pipeline, exc_info=error)
+                log_unexpected("a listener of a pipeline's events failed", error, pipeline=event.pipeline)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add a listener; returns what removes it."""

@@ -8,9 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import structlog
-
 from retl.engine.context import Emit, StopSignal, now_text
+from retl.engine.log import log_unexpected
 from retl.engine.retry import backoff
 from retl.engine.scan import Scan
 from retl.model import events
@@ -22,7 +21,6 @@ from retl.model.table import TableSpec
 if TYPE_CHECKING:
     from retl.engine.runner import Parts
 
-_log = structlog.get_logger("retl")
 
 _PATIENCE = 30.0
 """Seconds for which a run without a deadline tries again after transient errors."""
@@ -189,4 +187,4 @@ class Run:
         kind = events.ScanFailed if error else events.ScanFinished
         self._emit(kind(pipeline=self._parts.name, at=now_text(), report=report))
         if error is not None and not isinstance(error, RetlError):
-            _log.error("unexpected error in a scan", pipeline=self._parts.name, table=report.table, exc_info=error)
+            log_unexpected("unexpected error in a scan", error, pipeline=self._parts.name, table=report.table)

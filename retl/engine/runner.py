@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import anyio
-import structlog
 
 from retl.connectors.base import Source, Target
 from retl.engine.bus import EventBus
 from retl.engine.context import Limits, StopSignal, now_text
 from retl.engine.lease import Lease
+from retl.engine.log import log_unexpected
 from retl.engine.retry import backoff
 from retl.engine.run import Run
 from retl.engine.scan import Scan
@@ -28,8 +28,6 @@ from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineState
 from retl.state.base import StateStore
 from retl.threads import to_the_end
-
-_log = structlog.get_logger("retl")
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class Runner:
         if isinstance(error, RetlError):
             error.located(pipeline=self.name)
         else:
-            _log.error("unexpected error in a run", pipeline=self.name, exc_info=error)
+            log_unexpected("unexpected error in a run", error, pipeline=self.name)
         self._bus.emit(
             events.RunFailed(pipeline=self.name, at=now_text(), error=str(error), error_type=type(error).__name__)
         )

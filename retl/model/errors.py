@@ -27,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+from retl.model.hidden import conceal
+
 Recovery = Literal["configuration", "transient", "permanent"]
 
 
@@ -48,9 +50,10 @@ class RetlError(Exception):
         table: str = "",
         system: str = "",
     ) -> None:
+        message = conceal(message)
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = conceal(remedy)
         self.pipeline = pipeline
         self.table = table
         self.system = system

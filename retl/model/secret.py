@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from retl.model.errors import ConfigError
+from retl.model.hidden import hide
 
+_MOST_BYTES = 64 * 1024
 _USER = re.compile(r"\w+://[^:]*")
 
 
@@ -27,7 +30,9 @@ class Secret:
 
     def reveal(self) -> str:
         """The value itself. Raises ``ConfigError`` where it cannot be had."""
-        return self._read()
+        value = self._read()
+        hide(value)
+        return value
 
     def __repr__(self) -> str:
         return f"<secret from {self._origin}>"
@@ -50,13 +55,13 @@ def env(name: str) -> Secret:
 
 
 def secret_file(path: str | Path) -> Secret:
-    """A secret from a file (one trailing newline is cut off), read when it is first needed."""
+    """A secret from a file of at most 64 KiB (one trailing newline is cut off), read when it is first needed."""
 
     def read() -> str:
         try:
-            return Path(path).read_text(encoding="utf-8").removesuffix("\n")
+            return _read_small(Path(path)).removesuffix("\n")
         except (OSError, ValueError) as error:  # a ValueError is of the text, or of a path that cannot be one
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            reason = error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(
                 f"the secret file {str(path)!r} cannot be read: {reason}.",
                 remedy="check the path and the permissions of the file.",
@@ -65,9 +70,24 @@ def secret_file(path: str | Path) -> Secret:
     return Secret(read, f"file {path}")
 
 
+def _read_small(path: Path) -> str:
+    """The text of a small file, with its line ends as ``\\n``. A device such as /dev/zero never ends, so it is refused."""
+    kind = path.stat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind) or stat.S_ISDIR(kind)):
+        raise OSError("it is a device, not a file")
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise OSError(f"it has more than {_MOST_BYTES // 1024} KiB, which no secret has")
+    return content.decode("utf-8").replace("\r\n", "\n")
+
+
 def reveal(value: str | Secret) -> str:
-    """The text of a setting that may be given plainly or as a secret."""
-    return value.reveal() if isinstance(value, Secret) else value
+    """The text of a setting that may be given plainly or as a secret. It is hidden in all messages from now on."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    hide(value)
+    return value
 
 
 def without_password(url: str) -> str:

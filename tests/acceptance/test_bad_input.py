@@ -99,10 +99,18 @@ async def test_a_lock_that_ends_in_time_is_no_error(warehouse: Warehouse, app: D
     with closing(sqlite3.connect(app.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(job.run_once)
-            await anyio.sleep(0.3)  # long enough that it has to wait for the lock
+            done = anyio.Event()
+
+            async def run() -> None:
+                await job.run_once()
+                done.set()
+
+            tasks.start_soon(run)
+            with anyio.move_on_after(0.3):  # it would be done by far, were it not for the lock
+                await done.wait()
+            assert not done.is_set() and (50,) not in app.rows("orders", "id")
             other.execute("ROLLBACK")
-    assert (50,) in app.rows("orders", "id")
+    assert done.is_set() and (50,) in app.rows("orders", "id")
 
 
 async def test_a_missing_folder_of_the_target_is_named(warehouse: Warehouse, tmp_path: Path) -> None:

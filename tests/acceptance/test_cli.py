@@ -435,6 +435,30 @@ def test_plan_json(shop: Path, retl: Retl) -> None:
     assert set(orders) == set(report) >= {"source", "target", "casts", "warnings", "slices", "cursor", "to", "pipeline"}
 
 
+@pytest.mark.parametrize("command", ["plan", "plan --json", "check", "run --once", "history", "history --json"])
+@pytest.mark.parametrize("where", ["customer <> '${TOKEN}'", "total <> CAST('${TOKEN}' AS INTEGER)"])
+def test_what_a_reference_stands_for_is_shown_as_the_reference(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, retl: Retl, command: str, where: str
+) -> None:
+    monkeypatch.setenv("TOKEN", "hunter22")
+    Path("jobs.toml").write_text(JOBS.replace('cursor = "updated_at"', f'cursor = "updated_at"\nwhere = "{where}"', 1))
+    if command.startswith("history"):
+        retl("run", "--once")
+    done = retl(*command.split())
+    assert "hunter22" not in done.out + done.err
+    assert "${TOKEN}" in done.out + done.err or ("CAST" not in where and "plan" not in command)
+
+
+def test_a_table_cannot_steer_the_terminal(shop: Path, retl: Retl) -> None:
+    with duckdb.connect("warehouse.duckdb") as warehouse:
+        warehouse.execute('CREATE TABLE "evil\x1b]0;owned\x07\x9b2J" (id INTEGER PRIMARY KEY)')
+    Path("jobs.toml").write_text(DEPOT.replace("elsewhere", "warehouse").replace('["parts"]', '[{ match = "evil*" }]'))
+    for command in ("tables", "check", "plan", "run --once", "status", "history"):
+        done = retl(*command.split())
+        assert "\x1b" not in done.out + done.err and "\x9b" not in done.out + done.err
+        assert "evil\\x1b]0;owned\\x07\\x9b2J" in done.out + done.err, command
+
+
 # status, history, reset, rejects --------------------------------------------------
 
 

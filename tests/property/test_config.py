@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import tomllib
+from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from hypothesis import strategies as st
 from retl.config import load_jobs
 from retl.config.lines import Path as WordPath
 from retl.config.lines import find_lines
+from retl.connectors.duckdb import DuckDB
 from retl.model.actions import PreAction, Write
+from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.table import Table, TableOptions
 
@@ -141,33 +146,50 @@ options |= st.sampled_from(
 )
 
 
-def only_config_errors(text: str | bytes) -> None:
-    message = "jobs.toml"
+def _plain(value: Any) -> Any:
+    """A value without the differences between TOML's types and the library's."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Enum) else value
+
+
+def load_or_refuse(text: str | bytes) -> Any:
+    """The pipelines, or ``None`` where each complaint names the file and a line that the file has."""
     try:
-        load(text)
+        return load(text)
     except ConfigError as error:
-        message = str(error)
-    assert "jobs.toml" in message
+        message = error.message
+    places = re.findall(r"^.*jobs\.toml(?::(\d+))?: ", message, re.MULTILINE)
+    assert places, message
+    lines = (text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")).count(b"\n") + 1
+    assert all(1 <= int(line) <= lines for line in places if line), message
+    return None
+
+
+def refused(text: str | bytes) -> None:
+    assert load_or_refuse(text) is None, "a file without a whole pipeline was taken"
 
 
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
-    only_config_errors(text)
+    refused(text)
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes(content: bytes) -> None:
-    only_config_errors(content)
+    refused(content)
 
 
 @given(st.text("[]{}=.\"'#\n ,ab1\\-", max_size=60))
 def test_any_text_that_looks_like_toml(text: str) -> None:
-    only_config_errors(text)
+    refused(text)
 
 
 @given(values)
 def test_any_value_for_pipelines(value: Any) -> None:
-    only_config_errors(f"pipelines = {toml(value)}\n")
+    refused(f"pipelines = {toml(value)}\n")
 
 
 @given(
@@ -182,19 +204,33 @@ def test_any_value_for_any_option(pipeline: dict[str, Any], table: dict[str, Any
         "target": {"type": "sqlite", "path": "a"},
         "tables": [table],
     } | pipeline
-    only_config_errors(f"pipelines = {toml({'shop': words})}\ndefaults = {toml(defaults)}\n")
+    jobs = load_or_refuse(f"pipelines = {toml({'shop': words})}\ndefaults = {toml(defaults)}\n")
+    if jobs is not None and words["tables"] == [table]:
+        (declared,) = jobs.pipelines["shop"]._parts.tables.declared
+        # References aside, each word that was taken is as it was written.
+        plain = {word: value for word, value in table.items() if "${" not in repr(value)}
+        assert {word: _plain(getattr(declared, word)) for word in plain} == {w: _plain(v) for w, v in plain.items()}
 
 
 @given(options, values)
 def test_any_value_for_an_option_of_a_connector(option: str, value: Any) -> None:
     source = {"type": "duckdb", "path": "w"} | {option: value}
-    only_config_errors(SKELETON.replace('{ type = "duckdb", path = "w.duckdb" }', toml(source)) + 'tables = ["t"]\n')
+    jobs = load_or_refuse(SKELETON.replace('{ type = "duckdb", path = "w.duckdb" }', toml(source)) + 'tables = ["t"]\n')
+    assert (
+        jobs is None
+        or (option in DuckDB.__struct_fields__ and list(jobs.pipelines) == ["shop"])
+        or source["type"] != "duckdb"
+    )
 
 
 @given(st.one_of(st.floats(), st.integers(), st.text(max_size=6)))
 def test_any_interval_and_lease(value: Any) -> None:
-    only_config_errors(SKELETON + f'tables = ["t"]\ninterval = {toml(value)}\n')
-    only_config_errors(SKELETON + f'tables = ["t"]\nlease_ttl = {toml(value)}\n')
+    jobs = load_or_refuse(SKELETON + f'tables = ["t"]\ninterval = {toml(value)}\n')
+    if jobs is not None:
+        assert jobs.pipelines["shop"].schedule.seconds == parse_duration(value).total_seconds() > 0
+    jobs = load_or_refuse(SKELETON + f'tables = ["t"]\nlease_ttl = {toml(value)}\n')
+    if jobs is not None:
+        assert jobs.pipelines["shop"]._parts.lease_ttl == parse_duration(value).total_seconds() > 0
 
 
 # Lines --------------------------------------------------------------------------

@@ -88,3 +88,14 @@ def test_reveal_takes_plain_text_too() -> None:
 )
 def test_a_url_is_shown_without_its_password_however_it_is_written(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+def test_a_file_without_an_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: it is a device, not a file"):
+        secret_file("/dev/zero").reveal()
+    path = tmp_path / "disk-image"
+    path.write_bytes(b"x" * 65_537)
+    with pytest.raises(ConfigError, match="it has more than 64 KiB, which no secret has"):
+        secret_file(path).reveal()
+    path.write_bytes(b"x" * 65_536)
+    assert secret_file(path).reveal() == "x" * 65_536

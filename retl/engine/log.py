@@ -1,0 +1,31 @@
+"""Faults that nobody raised on purpose, told in the log."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import structlog
+
+_log = structlog.get_logger("retl")
+
+
+def log_unexpected(message: str, error: BaseException, **facts: Any) -> None:
+    """An error of a kind that should not happen, with its traceback and without the values of variables.
+
+    A renderer that shows them (structlog's default one, where rich is installed) would show a
+    password that a driver has at hand.
+    """
+    for cause in _causes(error):
+        traceback.clear_frames(cause.__traceback__)
+    _log.error(message, exc_info=error, **facts)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what led to it."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
