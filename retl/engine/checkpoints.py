@@ -36,6 +36,11 @@ def after_slice(
     )
 
 
+def with_rows(before: Checkpoint, rows: int) -> Checkpoint:
+    """The same with so many rows more that were written."""
+    return msgspec.structs.replace(before, written=before.written + rows)
+
+
 def after_scan(before: Checkpoint, plan: SourcePlan, scan_id: str) -> Checkpoint:
     """The checkpoint once all slices are committed and the target is finished."""
     return msgspec.structs.replace(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from retl.connectors.base import Source, Target
+from retl.connectors.base import Source, Target, TargetTable
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Fence, Mark
@@ -76,6 +76,8 @@ class ScanContext:
     stop: StopSignal
     scan_id: str = field(default_factory=new_scan_id)
     checkpoint: Checkpoint = Checkpoint()  # noqa: RUF009  # frozen
+    found: TargetTable | None = None
+    """The target's table as it stood before the scan, where the target can tell."""
     plan: SourcePlan | None = None
     counters: Counters = field(default_factory=Counters)
     stopped: bool = False

@@ -8,6 +8,7 @@ from typing import Literal
 from retl.connectors.base import Source, SystemInfo, Target
 from retl.engine import guard
 from retl.engine.runner import Parts
+from retl.engine.targets import starting_point
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import Load, SourcePlan, TargetPlan
@@ -97,6 +98,8 @@ class Preflight:
         parts = self._parts
         try:
             checkpoint = (await parts.store.load(parts.name)).get(spec.name, Checkpoint())
+            lost: list[str] = []
+            checkpoint, _ = await starting_point(parts.target, spec, checkpoint, lost.append)
             source = await parts.source.plan(spec, checkpoint)
             null_warning = guard.check_null_cursor(source)
             load = Load(
@@ -113,5 +116,5 @@ class Preflight:
         except RetlError as error:
             error.located(pipeline=parts.name, table=spec.name)
             raise
-        warnings = (*source.warnings, *((null_warning,) if null_warning else ()), *target.warnings)
+        warnings = (*lost, *source.warnings, *((null_warning,) if null_warning else ()), *target.warnings)
         return TablePlan(spec, source, target, warnings)

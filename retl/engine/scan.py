@@ -24,6 +24,7 @@ from retl.engine.channel import Channel
 from retl.engine.checkpoints import columns_of, selection
 from retl.engine.context import Emit, Limits, ScanContext, StopSignal, now_text
 from retl.engine.reader import Item, Reader
+from retl.engine.targets import starting_point
 from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
@@ -128,12 +129,21 @@ class Scan:
         checkpoints = await context.store.load(context.pipeline)
         context.checkpoint = checkpoints.get(context.table.name, Checkpoint())
         _check_checkpoint(context)
+        await self._look_at_target(context)
         plan = context.plan = await context.source.plan(context.table, context.checkpoint)
         context.table = plan.table  # a source may know better, such as what truncating means for files
         try:
             await self._carry_out(context, plan)
         finally:
             await to_the_end(context.source.finish(plan))
+
+    async def _look_at_target(self, context: ScanContext) -> None:
+        """Before the source is asked: it may find that there is nothing new, for a table that has nothing old either."""
+        context.checkpoint, context.found = await starting_point(
+            context.target, context.table, context.checkpoint, context.warn
+        )
+        if context.found is not None and context.found.identity is not None and not context.table.replaces:
+            context.checkpoint = msgspec.structs.replace(context.checkpoint, target=context.found.identity)
 
     async def _carry_out(self, context: ScanContext, plan: SourcePlan) -> None:
         _check_plan(context, plan)
@@ -145,8 +155,9 @@ class Scan:
             slices=len(plan.slices),
             rows=plan.rows,
         )
-        if not plan.slices and not context.table.replaces and context.checkpoint.scan_id is not None:
-            return  # nothing new: the target is not even asked
+        there = context.found is None or context.found.exists
+        if not plan.slices and not context.table.replaces and context.checkpoint.scan_id is not None and there:
+            return  # nothing new: nothing is written
         load = Load(
             pipeline=context.pipeline,
             table=context.table,

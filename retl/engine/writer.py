@@ -15,12 +15,12 @@ import pyarrow as pa
 from retl.connectors.base import Commit, TableWriter
 from retl.engine import guard
 from retl.engine.channel import Channel, ChannelClosed
-from retl.engine.checkpoints import after_scan, after_slice, higher
+from retl.engine.checkpoints import after_scan, after_slice, higher, with_rows
 from retl.engine.context import ScanContext
 from retl.engine.reader import Item
 from retl.model import events
-from retl.model.actions import PreAction
-from retl.model.checkpoint import Mark, Refresh, Reject
+from retl.model.actions import Action, PreAction
+from retl.model.checkpoint import Checkpoint, Mark, Refresh, Reject
 from retl.model.errors import LeaseLost, RowsRejected, TargetError
 from retl.model.plan import Load, SourcePlan
 from retl.model.window import Slice
@@ -45,6 +45,7 @@ class Writer:
         self._shown = 0.0
         self._given_back = 0.0
         self._proved = time.monotonic()
+        self._staged = 0
 
     async def run(self) -> None:
         """Everything from the first batch to the finish. On any error the target's writer is aborted."""
@@ -65,6 +66,7 @@ class Writer:
             if isinstance(error, (TargetError, RowsRejected)):
                 await self._prove()  # what another owner does to the table is not the table's fault
             raise
+        await self._remember_target()
 
     async def _first_items(self) -> tuple[list[Item], bool]:
         """What comes up to the first batch, and whether the source has proved that there is none."""
@@ -118,28 +120,27 @@ class Writer:
 
     async def _write_slices(self, writer: TableWriter, first: list[Item]) -> None:
         context = self._context
-        staged = 0
         highest: Any = None
         async with aclosing(self._items(first)) as items:
             async for item in items:
                 part = item.part
                 if item.kind == "begin":
-                    if staged:
+                    if self._staged:
                         await writer.discard()
-                        context.counters.rows -= staged
-                    staged, highest = 0, None
+                        context.counters.rows -= self._staged
+                    self._staged, highest = 0, None
                     continue
                 if item.batch is not None:
                     await self._prove_again()
                     await writer.write(item.batch)
-                    staged += item.batch.num_rows
+                    self._staged += item.batch.num_rows
                     self._count(item.batch.num_rows, item.size)
                     if part.ordered_by is not None:
                         highest = higher(highest, item.batch, part.ordered_by)
                 complete = item.kind == "end"
-                if complete or (part.divisible and staged >= context.table.slice_rows):
+                if complete or (part.divisible and self._staged >= context.table.slice_rows):
                     await self._commit(writer, part, highest, complete=complete)
-                    staged = 0
+                    self._staged = 0
                     if context.stop.requested and not (complete and part.index == self._plan.slices[-1].index):
                         context.stopped = True
                         return
@@ -167,7 +168,8 @@ class Writer:
         context = self._context
         # In cursor order, what has come so far is all there is below the highest value.
         moves_on = complete or part.ordered_by is not None
-        checkpoint = context.checkpoint
+        before = context.checkpoint
+        checkpoint = with_rows(before, self._lands(self._staged))
         if moves_on:
             checkpoint = after_slice(checkpoint, self._plan, part, context.scan_id, highest)
         if complete and part.index == self._plan.slices[-1].index and not context.table.replaces:
@@ -189,8 +191,22 @@ class Writer:
                 await context.store.add_rejects(context.pipeline, done.rejects)
             await context.store.save(mark)
         context.checkpoint = checkpoint
+        await self._correct(before, self._lands(self._staged - len(done.rejects) - done.older - done.dropped))
         self._note(done, complete=complete)
         self._give_memory_back()
+
+    def _lands(self, rows: int) -> int:
+        """How many of the rows are in the target afterwards, whatever it held before."""
+        return 0 if Action.INSERT in self._context.blacklist else max(0, rows)
+
+    async def _correct(self, before: Checkpoint, rows: int) -> None:
+        """The checkpoint was saved with its rows and could not know which of them the target keeps."""
+        context = self._context
+        if context.checkpoint.written == before.written + rows:
+            return
+        context.checkpoint = msgspec.structs.replace(context.checkpoint, written=before.written + rows)
+        if not context.checkpoint.written:  # else the next one that is saved says it
+            await context.store.save(context.mark(context.checkpoint))
 
     def _give_memory_back(self) -> None:
         """Arrow's allocator keeps freed memory for itself; a host service wants it back, but not so often that it costs time."""
@@ -244,6 +260,17 @@ class Writer:
         if not context.state_in_target:
             await context.store.save(final)
         context.checkpoint = final.checkpoint
+
+    async def _remember_target(self) -> None:
+        """Which table the rows are in, where that has changed: it was made, or replaced."""
+        context = self._context
+        if context.found is None:
+            return
+        found = await context.target.inspect(context.table.to)
+        if found is None or found.identity in (None, context.checkpoint.target):
+            return
+        context.checkpoint = msgspec.structs.replace(context.checkpoint, target=found.identity)
+        await context.store.save(context.mark(context.checkpoint))
 
 
 async def _abort(writer: TableWriter) -> None:

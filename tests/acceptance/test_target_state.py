@@ -1,0 +1,158 @@
+"""State and data are looked at together: a checkpoint whose table was lost is never passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+import retl
+from retl.connectors.base import TargetTable
+from retl.connectors.sqlite.target import SQLiteTarget
+from retl.model.checkpoint import Checkpoint
+from tests.acceptance.test_scan_rules import expected
+from tests.support import Database, Warehouse
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    warehouse = Warehouse(tmp_path / "warehouse.duckdb")
+    warehouse.run(
+        "CREATE TABLE orders (id BIGINT PRIMARY KEY, city VARCHAR, updated_at TIMESTAMP)",
+        "INSERT INTO orders SELECT i, 'city ' || i, TIMESTAMP '2024-01-01' + INTERVAL (i) SECOND FROM range(10) t(i)",
+    )
+    return warehouse
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Database:
+    return Database(tmp_path / "app.db")
+
+
+class Told(SQLiteTarget):
+    """A target that tells which table it has, and under which identity."""
+
+    def __init__(self, app: Database) -> None:
+        super().__init__(app.target())
+        self.app = app
+        self.identity: str | None = None
+        self.asked = 0
+
+    async def inspect(self, table: str) -> TargetTable | None:
+        self.asked += 1
+        return await anyio.to_thread.run_sync(self._look, table)
+
+    def _look(self, table: str) -> TargetTable:
+        if table not in self.app.tables():
+            return TargetTable(exists=False, empty=True)
+        return TargetTable(exists=True, empty=not self.app.rows(table), identity=self.identity)
+
+
+def pipeline(warehouse: Warehouse, target: Told, **words: Any) -> retl.Pipeline:
+    table = retl.Table("orders", **{"cursor": "updated_at", **words})
+    return retl.Pipeline("p", source=warehouse.source(), target=target, tables=[table], slice_rows=4)
+
+
+async def stored(job: retl.Pipeline) -> Checkpoint:
+    try:
+        return (await job._store.load("p"))["orders"]
+    finally:
+        await job.aclose()
+
+
+LOSSES = {
+    "gone": ("DROP TABLE orders", "the target table 'orders' is gone, but the checkpoint goes on from the watermark "),
+    "emptied": ("DELETE FROM orders", "the target table 'orders' is empty, though 10 rows were written to it"),
+}
+
+
+@pytest.mark.parametrize(("loss", "text"), LOSSES.values(), ids=LOSSES)
+async def test_a_lost_target_is_refused_until_it_is_reset(
+    warehouse: Warehouse, app: Database, loss: str, text: str
+) -> None:
+    job = pipeline(warehouse, Told(app))
+    await job.run_once()
+    assert (await stored(job)).written == 10
+    app.run(loss)
+    with pytest.raises(retl.GuardStopped, match=text) as caught:
+        await job.run_once()
+    assert "retl reset --table orders" in str(caught.value) and 'lost_target = "reload"' in str(caught.value)
+    with pytest.raises(retl.GuardStopped, match=text):
+        await job.plan()
+    assert [finding.level for finding in await job.check()] == ["ok", "ok", "error"]
+    assert app.tables() == ([] if "DROP" in loss else ["orders"])
+    await job.reset("orders")
+    await job.run_once()
+    assert app.rows("orders") == expected(0, 9)
+    assert (await stored(job)).written == 10
+
+
+@pytest.mark.parametrize("loss", [loss for loss, _ in LOSSES.values()], ids=LOSSES)
+async def test_a_lost_target_is_loaded_again_where_that_is_asked_for(
+    warehouse: Warehouse, app: Database, loss: str
+) -> None:
+    job = pipeline(warehouse, Told(app), lost_target="reload")
+    await job.run_once()
+    app.run(loss)
+    (plan,) = await job.plan()
+    assert plan.source.rows == 10
+    assert any("everything is read again" in warning for warning in plan.warnings)
+    report = (await job.run_once()).scans[0]
+    assert any('lost_target is "reload"' in warning for warning in report.warnings)
+    assert app.rows("orders") == expected(0, 9)
+    assert (await stored(job)).written == 10
+
+
+async def test_a_target_that_was_made_again_is_refused_although_it_holds_rows(
+    warehouse: Warehouse, app: Database
+) -> None:
+    target = Told(app)
+    target.identity = "table 1"
+    job = pipeline(warehouse, target)
+    await job.run_once()
+    assert (await stored(job)).target == "table 1"
+    target.identity = "table 2"
+    with pytest.raises(retl.GuardStopped, match="is not the one that was written before"):
+        await job.run_once()
+
+
+async def test_the_identity_of_a_table_that_the_scan_has_made_is_remembered(
+    warehouse: Warehouse, app: Database
+) -> None:
+    target = Told(app)
+    job = pipeline(warehouse, target, cursor=False, pre_action="swap")
+    for number in range(2):
+        target.identity = f"table {number}"
+        await job.run_once()  # a full scan depends on nothing that was written before
+        assert (await stored(job)).target == f"table {number}"
+
+
+async def test_what_holds_no_rows_for_good_reasons_is_not_taken_for_lost(warehouse: Warehouse, app: Database) -> None:
+    """Every row was refused: the table is as empty as the checkpoint says, and the watermark stays where it is."""
+    app.run("CREATE TABLE orders (id INTEGER PRIMARY KEY, city TEXT CHECK (city = ''), updated_at TEXT)")
+    job = pipeline(warehouse, Told(app), max_rejects=10)
+    assert (await job.run_once()).scans[0].rejects == 10
+    assert (await stored(job)).written == 0
+    assert (await job.run_once()).ok
+
+
+@pytest.mark.parametrize("cursor", ["updated_at", False])
+async def test_an_empty_source_makes_the_table_again(warehouse: Warehouse, app: Database, cursor: Any) -> None:
+    warehouse.run("DELETE FROM orders")
+    job = pipeline(warehouse, Told(app), cursor=cursor)
+    await job.run_once()
+    app.run("DROP TABLE orders")
+    await job.run_once()
+    assert app.tables() == ["orders"]
+
+
+async def test_an_idle_scan_asks_the_target_once(warehouse: Warehouse, app: Database) -> None:
+    target = Told(app)
+    job = pipeline(warehouse, target)
+    await job.run_once()
+    warehouse.run("DELETE FROM orders WHERE id = 9")  # nothing is left at the watermark
+    target.asked = 0
+    assert (await job.run_once()).scans[0].slices_planned == 0
+    assert target.asked == 1
