@@ -62,7 +62,8 @@ def columns_of(plan: SourcePlan) -> dict[str, str]:
 
 def selection(table: TableSpec) -> str:
     """A fingerprint of what is chosen of the source."""
-    chosen = (table.query, table.columns, table.where, sorted(table.expressions.items()), sorted(table.rename.items()))
+    computed, renamed = sorted(table.expressions.items()), sorted(table.rename.items())
+    chosen = (table.query, table.columns, table.exclude, table.where, computed, renamed)
     return hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
 
 

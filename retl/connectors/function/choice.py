@@ -41,8 +41,11 @@ def learnt(
 
 def choose(table: TableSpec, known: pa.Schema, key: Sequence[str]) -> tuple[str, ...]:
     """The columns to read, under the function's names. Raises ``ConfigError`` for words that name none."""
-    names = tuple(table.columns if table.columns is not None else known.names)
+    names = tuple(
+        table.columns if table.columns is not None else [name for name in known.names if name not in table.exclude]
+    )
     for word, wanted, have in (
+        ("exclude", table.exclude, known.names),
         ("columns", names, known.names),
         ("rename", tuple(table.rename), names),
         ("key", table.key, names),

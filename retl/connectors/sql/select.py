@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from retl.connectors.sql.dialect import Dialect
+from retl.model.actions import Write
 from retl.model.cursor import CursorFamily
 from retl.model.errors import ConfigError
 from retl.model.schema import TableSchema, missing
@@ -35,7 +37,8 @@ class Selection:
 
     def expression(self, name: str) -> str:
         computed = self.table.expressions.get(name)
-        return f"({computed})" if computed is not None else self.dialect.identifier(name)
+        # What a user writes ends on a line of its own: it may end in a comment.
+        return f"({computed}\n)" if computed is not None else self.dialect.identifier(name)
 
     def raw(self) -> str:
         """A SELECT of everything chosen, under the target's names, as the source types it."""
@@ -45,7 +48,7 @@ class Selection:
         return ", ".join(f"{expression(name)}{self.dialect.named(self.table.target_name(name))}" for name in self.names)
 
     def _where(self, *conditions: str) -> str:
-        every = [f"({self.table.where})"] if self.table.where else []
+        every = [f"({self.table.where}\n)"] if self.table.where else []
         every.extend(conditions)
         return f" WHERE {' AND '.join(every)}" if every else ""
 
@@ -124,21 +127,41 @@ class Selection:
 def choose(dialect: Dialect, relation: Relation, table: TableSpec) -> Selection:
     """Check a table's words against the columns that are really there. Raises ``ConfigError``."""
     have = relation.schema.names
-    names = list(table.columns if table.columns is not None else have)
-    names.extend(name for name in table.expressions if name not in names)
+    _check_exclude(relation, table)
+    left_out = set(table.exclude)
+    names = list(table.columns) if table.columns is not None else [name for name in have if name not in left_out]
+    names.extend(missing(table.expressions, names))
     real = [name for name in names if name not in table.expressions]
     _require(real, have, "columns")
-    _require(table.rename, names, "rename")
-    _require(table.key, names, "key")
+    for word, wanted in (("rename", table.rename), ("key", table.key)):
+        _require(wanted, [*names, *table.exclude], word)
+        _check_left_out(wanted, left_out.difference(names), word)
     if table.cursor is not None:
         _require([table.cursor], have, "cursor")
-    targets = [table.target_name(name) for name in names]
-    doubled = sorted({name for name in targets if targets.count(name) > 1})
+        _check_left_out([table.cursor], left_out, "cursor")
+    if not names:
+        raise ConfigError("exclude leaves out every column: there would be nothing to read.")
+    doubled = sorted(name for name, times in Counter(map(table.target_name, names)).items() if times > 1)
     if doubled:
         raise ConfigError(
             f"two columns would have the name {doubled[0]!r} in the target.", remedy="rename one of them."
         )
     return Selection(dialect, relation, table, tuple(names))
+
+
+def _check_exclude(relation: Relation, table: TableSpec) -> None:
+    """What is left out must be there; a key that the source gives is not cut."""
+    _require(table.exclude, relation.schema.names, "exclude")
+    if not table.key and table.write is Write.UPSERT:
+        _check_left_out(relation.schema.key, set(table.exclude), "the source's key")
+
+
+def _check_left_out(wanted: Iterable[str], left_out: Set[str], word: str) -> None:
+    absent = next((name for name in wanted if name in left_out), None)
+    if absent is not None:
+        raise ConfigError(
+            f"{word} needs {absent!r}, which exclude leaves out.", remedy=f"take {absent!r} out of exclude."
+        )
 
 
 def _require(wanted: Iterable[str], have: Sequence[str], word: str) -> None:
