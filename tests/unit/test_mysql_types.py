@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retl.connectors.mysql.dialect import logical_field
 from retl.connectors.mysql.types import MySQLTypes, stored
@@ -68,6 +72,50 @@ def test_a_type_of_the_same_kind_of_server_is_taken_over(native: str) -> None:
     column = logical_field("c", native)
     assert declared(column) == native
     assert MySQLTypes(pa.schema([column]), [], mariadb=False).misfit(column, column) is None
+
+
+@pytest.mark.parametrize(
+    "native",
+    [
+        "enum('a'), PRIMARY KEY (id)) SELECT * FROM other.salaries -- )",
+        "enum('a') NOT NULL, DROP COLUMN name, RENAME TO other.t -- ')",
+        "set('a','b'); DROP TABLE people; -- ')",
+        "enum('a\\') , x INT) -- ')",
+        "enum('a\\','b')",
+        "enum('a' 'b')",
+        "enum('a\nb','c') /* ) */ -- ')",
+        "enum('a','b') comment 'x'",
+        "enum()",
+        "enum('a',)",
+        "enum('a'b')",
+        "int unsigned, x INT",
+        "decimal(10,2)) -- ",
+        "varchar(20) , x INT",
+        "binary(16), x INT",
+        "point, x INT",
+    ],
+)
+def test_what_a_source_calls_a_type_never_becomes_a_statement(native: str) -> None:
+    for text in (native, native.upper()):
+        column = field("c", pa.binary() if text.lower().startswith(("binary", "point")) else pa.string(), native=text)
+        for in_key in (False, True):
+            assert not set(declared(column, in_key=in_key)) & set(";-'*")
+        if text == native:
+            with pytest.raises(UnsupportedError, match="not known"):
+                stored(text).sql  # noqa: B018
+
+
+@given(st.lists(st.text(), min_size=1), st.sampled_from(["enum", "set"]))
+def test_any_members_come_back_as_they_were(members: list[str], word: str) -> None:
+    # As both servers spell them in information_schema.
+    spelled = [
+        text.replace("\\", "\\\\").replace("'", "''").replace("\0", "\\0").replace("\n", "\\n").replace("\r", "\\r")
+        for text in members
+    ]
+    found = stored(f"{word}({','.join(map(chr(39).__add__, (text + chr(39) for text in spelled)))})")
+    assert found.members == members
+    literals = re.findall(r"'((?:[^'\\]|''|\\.)*)'", found.sql, re.DOTALL)
+    assert [text.replace("''", "'").replace("\\\\", "\\") for text in literals] == members
 
 
 def test_a_timestamp_that_may_be_null_says_so() -> None:

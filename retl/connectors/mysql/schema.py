@@ -97,8 +97,10 @@ class Column:
 
     def definition(self) -> str:
         """For a table that holds the same values, without defaults."""
-        text = f" CHARACTER SET {self.charset} COLLATE {self.collation}" if self.charset and self.collation else ""
-        return f"{DIALECT.identifier(self.name)} {self.type}{text} {'NULL' if self.nullable else 'NOT NULL'}"
+        text = ""
+        if self.charset and self.collation:
+            text = f" CHARACTER SET {DIALECT.string(self.charset)} COLLATE {DIALECT.string(self.collation)}"
+        return f"{DIALECT.identifier(self.name)} {self.stored.sql}{text} {'NULL' if self.nullable else 'NOT NULL'}"
 
 
 @dataclass(frozen=True)

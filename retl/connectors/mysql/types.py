@@ -1,7 +1,8 @@
 """Arrow's types in MySQL and MariaDB: how a column is declared, and what fits into what. No I/O.
 
 What comes from a server of the same kind is declared as it was there: its spelling of the
-type travels in the field's metadata.
+type travels in the field's metadata. It is text of somebody else: only what is understood to the
+last sign is taken over, and the members of an ENUM or SET are written anew.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.mysql.dialect import logical_field
+from retl.connectors.mysql.dialect import MySQLDialect, logical_field
 from retl.connectors.sql.tables import TypeMap
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.schema import is_json, native_type
@@ -50,13 +51,19 @@ _SHAPES = frozenset(
 )
 _TIMES = frozenset({"datetime", "timestamp", "time"})
 _UNICODE = frozenset({"utf8mb4", "utf8mb3", "utf8", "utf16", "utf16le", "utf32", "ucs2", "gb18030"})
-_TYPE = re.compile(r"([a-z0-9]+)(?:\((.*)\))?((?: unsigned| zerofill)*)(?: character set (\w+))?.*", re.DOTALL)
+_MEMBER = r"'(?:[^'\\]|''|\\[\\0nr])*'"
+_MEMBERS = rf"{_MEMBER}(?:,{_MEMBER})*"
+_ESCAPE = re.compile(r"''|\\(.)")
+_ESCAPED = {None: "'", "\\": "\\", "0": "\0", "n": "\n", "r": "\r"}
+_TYPE = re.compile(
+    rf"([a-z][a-z0-9]*)(?:\((\d+(?:,\d+)?|{_MEMBERS})\))?((?: unsigned| zerofill)*)(?: character set (\w+))?"
+    r"(?: collate \w+)?(?: null)?(?: /\*[^*]*\*/)?"
+)
 # Taken over as they are where the Arrow type is the one that belongs to them.
 _KEPT = re.compile(
     r"(?:tinyint|smallint|mediumint|int|bigint)(?:\(\d+\))?(?: unsigned)?(?: zerofill)?|year(?:\(4\))?|bit\(\d+\)|"
     r"(?:float|double|decimal)(?:\(\d+,\d+\))?(?: unsigned)?(?: zerofill)?|date|(?:datetime|timestamp|time)(?:\(\d\))?|"
-    rf"(?:enum|set)\(.*\)|binary\(\d+\)|tinyblob|blob|mediumblob|longblob|vector\(\d+\)|{'|'.join(_SHAPES)}",
-    re.DOTALL,
+    rf"(?:enum|set)\({_MEMBERS}\)|binary\(\d+\)|tinyblob|blob|mediumblob|longblob|vector\(\d+\)|{'|'.join(_SHAPES)}"
 )
 _LENGTH = re.compile(r"(?:var)?(?:char|binary)\((\d+)\)", re.IGNORECASE)
 
@@ -73,8 +80,14 @@ class Stored:
 
     word: str
     inner: str = ""
-    unsigned: bool = False
+    suffix: str = ""
     charset: str = ""
+    known: bool = True
+    """Whether its spelling was understood to the last sign."""
+
+    @property
+    def unsigned(self) -> bool:
+        return bool(self.suffix)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -88,7 +101,17 @@ class Stored:
     @property
     def members(self) -> list[str]:
         """The texts that an ENUM or SET knows."""
-        return [text.replace("''", "'") for text in re.findall(r"'((?:[^']|'')*)'", self.inner)]
+        return [_ESCAPE.sub(lambda found: _ESCAPED[found[1]], text[1:-1]) for text in re.findall(_MEMBER, self.inner)]
+
+    @property
+    def sql(self) -> str:
+        """The type for a statement, written anew from its parts. Raises ``UnsupportedError`` where they are not known."""
+        if not self.known:
+            raise UnsupportedError(
+                f"the type {self.word[:100]!r} is not known to retl.", remedy="leave the column out with columns."
+            )
+        inner = ",".join(map(MySQLDialect().string, self.members)) if self.word in _CHOICES else self.inner
+        return self.word + (f"({inner})" if inner else "") + self.suffix
 
     @property
     def is_bytes(self) -> bool:
@@ -101,9 +124,9 @@ def stored(native: str) -> Stored:
     # The members of an ENUM keep their case.
     found = _TYPE.fullmatch(native) or _TYPE.fullmatch(native.lower())
     if found is None or not found[1]:
-        return Stored(native.lower())
+        return Stored(native.lower(), known=False)
     word = {"integer": "int", "numeric": "decimal"}.get(found[1], found[1])
-    return Stored(word, found[2] or "", "unsigned" in found[3] or "zerofill" in found[3], found[4] or "")
+    return Stored(word, found[2] or "", found[3], found[4] or "")
 
 
 class MySQLTypes(TypeMap):
@@ -251,7 +274,7 @@ def _kept(column: pa.Field, kind: pa.DataType) -> str | None:
         return None
     if native.startswith(("enum", "set")) and "?" in native:
         return None  # the catalog shows so what lies beyond U+FFFF: nobody knows the member
-    return native if logical_field(column.name, native).type == kind else None
+    return stored(native).sql if logical_field(column.name, native).type == kind else None
 
 
 def _text_length(column: pa.Field, kind: pa.DataType) -> int | None:
