@@ -52,6 +52,8 @@ class Known:
     written: str
     """The index that is written under that name."""
     definition: Definition
+    closed: tuple[str, ...] = ()
+    """The written index, where it is closed."""
 
     @property
     def uuid(self) -> str:

@@ -9,13 +9,13 @@ without it is none that retl may drop, whatever its name.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from retl.connectors.elasticsearch.client import Client, quoted
-from retl.connectors.elasticsearch.definition import Definition, Known, restored
+from retl.connectors.elasticsearch.definition import Definition, Kind, Known, restored
 from retl.model.plan import Load
 
 _EVERYTHING = {"expand_wildcards": "all"}
@@ -31,15 +31,21 @@ async def look(client: Client, name: str) -> Known | None:
     for stream in found.get("data_streams") or ():
         if stream["name"] == name:
             indices = tuple(stream["backing_indices"])
-            return Known(name, "data_stream", indices, indices[-1], await _definition(client, indices[-1]))
+            return await _known(client, name, "data_stream", indices, indices[-1])
     for alias in found.get("aliases") or ():
         if alias["name"] == name:
             indices = tuple(alias["indices"])
-            written = await _written(client, name, indices)
-            return Known(name, "alias", indices, written, await _definition(client, written or indices[0]))
+            return await _known(client, name, "alias", indices, await _written(client, name, indices))
     if any(index["name"] == name for index in found.get("indices") or ()):
-        return Known(name, "index", (name,), name, await _definition(client, name))
+        return await _known(client, name, "index", (name,), name)
     return None
+
+
+async def _known(client: Client, name: str, kind: Kind, indices: tuple[str, ...], written: str) -> Known:
+    definition = await _definition(client, written or indices[0])
+    # The server leaves this word in the settings for as long as the index is closed.
+    closed = (written,) if str(definition.settings.get("verified_before_close")) == "true" else ()
+    return Known(name, kind, indices, written, definition, closed)
 
 
 async def _written(client: Client, alias: str, indices: tuple[str, ...]) -> str:
@@ -62,6 +68,25 @@ async def uuid(client: Client, index: str) -> str:
         return ""
     (found,) = msgspec.json.decode(answer.body).values()
     return str(found["settings"]["index"]["uuid"])
+
+
+async def location(client: Client, name: str) -> str | None:
+    """One text for one index, however it is reached; ``None`` for a name that stands for several, or may lead to another."""
+    if any(sign in name for sign in "*,"):
+        return None
+    known = await look(client, name)
+    if known is not None and (known.kind == "data_stream" or len(known.indices) > 1):
+        return None
+    return f"elasticsearch:{client.product.cluster}/{known.written if known is not None else name}"
+
+
+async def is_empty(client: Client, names: Sequence[str]) -> bool:
+    """Whether these indices hold no document, the newest included. A refresh costs, so it is asked for only in doubt."""
+    path, params = quoted(",".join(names)), {"terminate_after": 1}
+    if (await client.call("GET", f"/{path}/_count", params=params))["count"]:
+        return False
+    await refresh(client, ",".join(names))
+    return not (await client.call("GET", f"/{path}/_count", params=params))["count"]
 
 
 async def count(client: Client, name: str) -> int:

@@ -37,6 +37,16 @@ def check_name(name: str) -> None:
         )
 
 
+def check_open(known: Known) -> None:
+    """Raise ``ConfigError`` where an index is closed: it takes no documents, and shows none."""
+    if known.closed:
+        (name,) = known.closed
+        raise ConfigError(
+            f"the index {name!r} of the target is closed.",
+            remedy=f"open it (POST /{name}/_open), or name another with to.",
+        )
+
+
 def check_apart(load: Load, known: Known | None, shadow: str | None, cluster: str) -> None:
     """Raise ``ConfigError`` where a scan would write, or even empty, what it reads, or the next one read its own copy."""
     source, name = index_of(load.schema) or {}, load.table.to
@@ -79,6 +89,7 @@ def check(load: Load, known: Known | None, *, by_query: bool) -> None:
                 remedy="create the index yourself, or take CREATE off the blacklist.",
             )
         return
+    check_open(known)
     if known.kind == "data_stream":
         _check_data_stream(load)
     if table.replaces and not by_query and len(known.indices) > 1:

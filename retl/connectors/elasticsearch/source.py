@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import Source, SystemInfo
-from retl.connectors.elasticsearch import catalog
+from retl.connectors.elasticsearch import catalog, index
 from retl.connectors.elasticsearch.catalog import Found
 from retl.connectors.elasticsearch.choice import Choice, choose, schema_of
 from retl.connectors.elasticsearch.client import Client
@@ -66,6 +66,9 @@ class ElasticsearchSource(Source):
     async def describe(self, table: str) -> TableSchema | None:
         found = await catalog.look(await self._client(), table)
         return None if found is None else schema_of(table, found)
+
+    async def location(self, table: str) -> str | None:
+        return await index.location(await self._client(), table)
 
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         client = await self._client()

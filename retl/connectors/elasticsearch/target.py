@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from retl.connectors.base import SystemInfo, TableWriter, Target
+from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.elasticsearch import aliases, definition, emptying, index, preflight
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.definition import Known
@@ -65,6 +65,21 @@ class ElasticsearchTarget(Target):
     async def count(self, table: str) -> int:
         async with self._line.use() as client:
             return await index.count(client, table) if await index.look(client, table) is not None else 0
+
+    async def inspect(self, table: str) -> TargetTable:
+        async with self._line.use() as client:
+            known = await index.look(client, table)
+            if known is None:
+                return TargetTable(exists=False, empty=True)
+            preflight.check_open(known)
+            # What is written may roll over to another index; then no index is the table.
+            lasts = known.kind != "data_stream" and len(known.indices) == 1
+            empty = await index.is_empty(client, known.indices)
+        return TargetTable(exists=True, empty=empty, identity=known.uuid if lasts else None)
+
+    async def location(self, table: str) -> str | None:
+        async with self._line.use() as client:
+            return await index.location(client, table)
 
     async def preview(self, load: Load) -> TargetPlan:
         async with self._line.use() as client:
