@@ -7,13 +7,43 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
 T = TypeVar("T")
+
+
+class CallFailed(RuntimeError):
+    """A call ended in what no coroutine can pass on as it is; ``__cause__`` is that.
+
+    ``StopIteration`` would leave a Future that never ends, and ``CancelledError`` or
+    ``GeneratorExit`` that nobody asked for would end its caller as if somebody had.
+    In a thread neither ``KeyboardInterrupt`` nor ``SystemExit`` comes from outside.
+    """
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """What a call gave, or raised: carried as a value, since not every exception survives a Future."""
+
+    value: T | None = None
+    error: BaseException | None = None
+
+    def unwrap(self) -> T:
+        """The value; raises what the call raised."""
+        error = self.error
+        if error is None:
+            return cast(T, self.value)
+        try:
+            if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+                raise error
+            raise CallFailed(f"a call raised {type(error).__name__}") from error
+        finally:
+            del self, error  # no circle of traceback and frame
 
 
 class Worker:
@@ -40,8 +70,7 @@ class Worker:
             with anyio.CancelScope(shield=True):
                 await self._settle(job, running, waiting)
             raise
-        result: T = waiting.result()
-        return result
+        return waiting.result().unwrap()
 
     async def _settle(self, job: _Job, running: Future[Any], waiting: asyncio.Future[Any]) -> None:
         """Wait until a cancelled call has ended; further cancellations cannot cut that short."""
@@ -54,8 +83,6 @@ class Worker:
                 await asyncio.wait([waiting], timeout=0.05)
             except asyncio.CancelledError:
                 continue
-        if not waiting.cancelled():
-            waiting.exception()  # seen: what an interrupted call raises is of no interest
 
     def close(self) -> None:
         """Let the thread end after the call that it runs. Does not wait."""
@@ -82,6 +109,43 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     raise cancelled
 
 
+async def apart(work: Awaitable[T], *, patience: float = 10.0) -> T:
+    """``work`` of somebody else's, awaited in a task of its own.
+
+    What it does to its task (a cancel scope that is left open at a ``yield``, a
+    cancellation that nobody asked for) does not reach the caller's. Where the caller is
+    cancelled, ``work`` is cancelled once and has ``patience`` seconds to clean up.
+    """
+    task = asyncio.get_running_loop().create_task(outcome(work))
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            await end_task(task, patience=patience)
+        raise
+    return task.result().unwrap()
+
+
+async def outcome(work: Awaitable[T]) -> Outcome[T]:
+    """What ``work`` gives or raises, as a value."""
+    try:
+        return Outcome(await work)
+    except KeyboardInterrupt:
+        raise  # on the event loop this is the keyboard
+    except BaseException as error:
+        return Outcome(error=error)
+
+
+async def end_task(task: asyncio.Task[Any], *, patience: float) -> None:
+    """Cancel a task and wait for its end, whatever is cancelled meanwhile; one that does not end is cancelled again."""
+    while not task.done():
+        task.cancel()
+        try:
+            await asyncio.wait([task], timeout=patience)
+        except asyncio.CancelledError:
+            continue
+
+
 class _Job:
     """One call. It is interrupted only while it runs, never the one that follows it in the thread."""
 
@@ -90,10 +154,12 @@ class _Job:
         self._lock = threading.Lock()
         self._runs = False
 
-    def run(self, call: Callable[..., T], *arguments: Any) -> T:
+    def run(self, call: Callable[..., T], *arguments: Any) -> Outcome[T]:
         self._runs = True
         try:
-            return call(*arguments)
+            return Outcome(call(*arguments))
+        except BaseException as error:
+            return Outcome(error=error)
         finally:
             with self._lock:
                 self._runs = False

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
-from retl.threads import Worker
+from retl.threads import CallFailed, Worker, apart
 
 FOREVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
@@ -98,6 +98,42 @@ async def test_an_error_passes_through_as_it_is(error: Exception) -> None:
     assert caught.value is error
     assert await worker.run(lambda: "still works") == "still works"
     worker.close()
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration, StopAsyncIteration, GeneratorExit, SystemExit, asyncio.CancelledError]
+)
+async def test_what_no_coroutine_can_raise_is_carried_by_an_error_that_it_can(error: type[BaseException]) -> None:
+    worker = Worker("test")
+
+    def call() -> None:
+        raise error
+
+    with pytest.raises(CallFailed, match=error.__name__) as caught:
+        async with asyncio.timeout(10):
+            await worker.run(call)
+    assert isinstance(caught.value.__cause__, error)
+    assert await worker.run(lambda: "still works") == "still works"
+    worker.close()
+
+
+async def test_work_apart_is_cancelled_once_and_may_clean_up() -> None:
+    begun, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            cleaned.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(apart, work())
+        await begun.wait()
+        tasks.cancel_scope.cancel()
+    assert cleaned.is_set()
 
 
 async def test_the_loop_is_free_while_a_call_runs() -> None:
