@@ -94,7 +94,7 @@ class Writer:
     async def _prepare(self) -> TableWriter:
         context = self._context
         mark = await self._begin_refresh()
-        load = dataclasses.replace(self._load, refresh=context.checkpoint.refresh)
+        load = dataclasses.replace(self._load, refresh=context.checkpoint.refresh, prove=self._prove)
         if mark is not None and not context.state_in_target:
             await context.store.save(mark)
         return await context.target.prepare(load, mark if context.state_in_target else None)

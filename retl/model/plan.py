@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -62,6 +63,9 @@ class Load:
     """The replacing scan that this one begins or, after a crash, carries on."""
     unique_key: bool = False
     """Whether the source guarantees that ``key`` identifies one row."""
+    prove: Callable[[], Awaitable[None]] | None = None
+    """Raises ``LeaseLost`` where another process owns the pipeline by now. A target that waits by itself, and then
+    sends what nothing takes back, asks it before; ``None`` where there is no owner."""
 
     @property
     def cursor(self) -> str | None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import anyio
 import pyarrow as pa
 
 from retl.connectors.function.rows import is_row
-from retl.model.errors import ConfigError, RetlError, SourceError, TargetError
-from retl.threads import Worker
+from retl.connectors.function.snapshot import Snapshots, check_distinct, is_lazy, is_page
+from retl.model.errors import ConfigError, RetlError, SourceError, TargetError, TransientError
+from retl.threads import CallFailed, Outcome, Worker, apart, end_task, outcome
 
 _PULL_SECONDS = 0.2
+_TURN_SECONDS = 0.01
+"""Time after which an async iterator that never waits lets others in the event loop have their turn."""
 _CLOSE_SECONDS = 10.0
 _END = object()
+_REMEDY = "correct it; raise retl.TransientError where trying again may help."
 
 
 def positional(call: Callable[..., Any]) -> int | None:
@@ -53,79 +59,180 @@ def check_callable(call: Any, what: str) -> None:
         )
 
 
-def read_failed(error: Exception) -> SourceError:
+def _name(call: Callable[..., Any]) -> str:
+    while isinstance(call, functools.partial):
+        call = call.func
+    return getattr(call, "__qualname__", type(call).__qualname__)
+
+
+Failed = Callable[[Callable[..., Any], BaseException], RetlError]
+"""Makes the error of retl's that an exception out of a function of the user's means."""
+
+
+def read_failed(call: Callable[..., Any], error: BaseException) -> SourceError:
     """What an exception of the user's own means for the scan that reads."""
-    return SourceError(
-        f"the function that reads failed: {type(error).__name__}: {error}",
-        remedy="correct it; raise retl.TransientError where trying again may help.",
-        system="function",
-    )
+    return SourceError(_failure("the function that reads", call, error), remedy=_REMEDY, system="function")
 
 
-def write_failed(error: Exception) -> TargetError:
+def clock_failed(call: Callable[..., Any], error: BaseException) -> SourceError:
+    """The same for the clock."""
+    return SourceError(_failure("the clock", call, error), remedy=_REMEDY, system="function")
+
+
+def write_failed(call: Callable[..., Any], error: BaseException) -> TargetError:
     """The same for the function that writes."""
-    return TargetError(
-        f"the function that writes failed: {type(error).__name__}: {error}",
-        remedy="correct it; raise retl.TransientError where trying again may help.",
-        system="function",
-    )
+    return TargetError(_failure("the function that writes", call, error), remedy=_REMEDY, system="function")
 
 
-async def open_items(worker: Worker, call: Callable[[], Any], limit: Callable[[], int]) -> AsyncIterator[list[Any]]:
+def _failure(what: str, call: Callable[..., Any], error: BaseException) -> str:
+    leaf = _leaves(error)[0]
+    try:
+        told = str(leaf)
+    except Exception:  # it is the user's class
+        told = ""
+    return f"{what} ({_name(call)}) failed: {type(leaf).__name__}{': ' if told else ''}{told}"
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+@contextmanager
+def guarded(call: Callable[..., Any], failed: Failed) -> Iterator[None]:
+    """Around code of the user's: whatever it raises becomes a ``RetlError`` that names the function."""
+    try:
+        yield
+    except RetlError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, CallFailed) and error.__cause__ is not None else error
+        leaves = _leaves(cause)
+        if isinstance(leaves[0], RetlError) and all(isinstance(leaf, TransientError) for leaf in leaves):
+            raise leaves[0] from cause
+        raise failed(call, cause) from cause
+
+
+async def call_user(worker: Worker, failed: Failed, call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of the user's gives, awaited where it has to be. Errors are ``RetlError``."""
+    with guarded(call, failed):
+        given = call(*arguments) if is_async(call) else await worker.run(call, *arguments)
+        return await apart(given) if inspect.isawaitable(given) else given
+
+
+async def open_items(
+    worker: Worker, call: Callable[[], Any], limit: Callable[[], int], check: Callable[[Any], None]
+) -> AsyncGenerator[list[Any], None]:
     """What a function gives, some items at a time: at most ``limit()`` rows, or one page.
 
-    The user's iterator is closed when this one is. Errors are ``RetlError``.
+    ``check`` is shown what the function returned. The user's iterator is closed when this
+    one is. Errors are ``RetlError``.
     """
-    try:
-        given = call() if is_async(call) else await worker.run(call)
-        if inspect.isawaitable(given):
-            given = await given
-    except RetlError:
-        raise
-    except Exception as error:
-        raise read_failed(error) from error
-    if hasattr(given, "__aiter__"):
-        items = _async_items(given)
-    elif given is None:
+    given = await call_user(worker, read_failed, call)
+    if given is None:
         return
-    elif is_row(given) or isinstance(given, pa.RecordBatch | pa.Table):
-        items = _sync_items(worker, iter([given]), limit)
-    elif isinstance(given, Iterable) and not isinstance(given, str | bytes):
-        items = _sync_items(worker, given, limit)
-    else:
-        raise SourceError(
-            f"the function that reads gave {type(given).__name__}.",
-            remedy="let it yield, or return, dicts, Arrow batches or msgspec structs.",
-        )
-    try:
-        async for some in items:
-            yield some
-    except RetlError:
-        raise
-    except Exception as error:
-        raise read_failed(error) from error
-    finally:
-        await items.aclose()  # type: ignore[attr-defined]
+    check(given)
+    with guarded(call, read_failed):
+        async with aclosing(_items(worker, given, limit)) as items:
+            async for some in items:
+                if not (is_page(some[-1]) and is_lazy(some[-1])):
+                    yield some
+                    continue
+                if some[:-1]:
+                    yield some[:-1]
+                async with aclosing(_sync_items(worker, some[-1], limit)) as more:
+                    async for rows in more:
+                        yield rows
 
 
-async def _async_items(given: Any) -> AsyncIterator[list[Any]]:
-    iterator = given.__aiter__()
-    try:
-        async for item in iterator:
-            yield [item]
-    finally:
-        close = getattr(iterator, "aclose", None)
-        if close is not None:
-            # The user's clean-up may await; a cancellation that is under way must not cut it short.
-            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+def _items(worker: Worker, given: Any, limit: Callable[[], int]) -> AsyncGenerator[list[Any], None]:
+    if hasattr(given, "__aiter__"):
+        return _AsyncItems(given, limit).items()
+    if is_row(given) or isinstance(given, pa.RecordBatch | pa.Table):
+        return _sync_items(worker, iter([given]), limit)
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        return _sync_items(worker, given, limit)
+    raise SourceError(
+        f"the function that reads gave {type(given).__name__}.",
+        remedy="let it yield, or return, dicts, Arrow batches or msgspec structs.",
+    )
+
+
+class _AsyncItems:
+    """A user's async iterator, run in a task of its own and only as far as it is asked.
+
+    A generator may hold a cancel scope or a task group open where it yields: these belong to
+    the task that entered them, and must be left in it, in their order.
+    """
+
+    def __init__(self, given: Any, limit: Callable[[], int]) -> None:
+        self._given = given
+        self._limit = limit
+        self._ready: list[Any] = []
+        self._asked = asyncio.Event()
+        self._news = asyncio.Event()
+
+    async def items(self) -> AsyncGenerator[list[Any], None]:
+        task = asyncio.get_running_loop().create_task(outcome(self._run()))
+        task.add_done_callback(lambda _: self._news.set())
+        try:
+            while True:
+                self._asked.set()
+                await self._news.wait()
+                self._news.clear()
+                self._asked.clear()
+                some, self._ready = self._ready, []
+                if some:
+                    yield some
+                if task.done():
+                    task.result().unwrap()
+                    return
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end(task)
+
+    async def _end(self, task: asyncio.Task[Outcome[None]]) -> None:
+        if task.done():
+            return
+        await end_task(task, patience=_CLOSE_SECONDS)
+        error = task.result().error
+        if isinstance(error, Exception):
+            raise error  # out of the user's clean-up
+
+    async def _run(self) -> None:
+        snapshots = Snapshots()
+        iterator = self._given.__aiter__()
+        try:
+            await self._asked.wait()
+            deadline = time.monotonic() + _TURN_SECONDS
+            async for item in iterator:
+                self._ready.append(snapshots.take(item))
+                self._news.set()
+                if self._is_enough(item, deadline):
+                    self._asked.clear()
+                if not self._asked.is_set():
+                    await self._asked.wait()
+                    deadline = time.monotonic() + _TURN_SECONDS
+        finally:
+            close = getattr(iterator, "aclose", None)
+            if close is not None:
                 await close()
 
+    def _is_enough(self, item: Any, deadline: float) -> bool:
+        return not is_row(item) or len(self._ready) >= self._limit() or time.monotonic() >= deadline
 
-async def _sync_items(worker: Worker, given: Iterable[Any], limit: Callable[[], int]) -> AsyncIterator[list[Any]]:
+
+async def _sync_items(
+    worker: Worker, given: Iterable[Any], limit: Callable[[], int]
+) -> AsyncGenerator[list[Any], None]:
+    if isinstance(given, list | tuple):
+        check_distinct(given)
     iterator = await worker.run(iter, given)
+    snapshots = Snapshots()
     try:
         while True:
-            some, ended = await worker.run(_pull, iterator, limit())
+            some, ended = await worker.run(_pull, iterator, limit(), snapshots)
             if some:
                 yield some
             if ended:
@@ -137,7 +244,7 @@ async def _sync_items(worker: Worker, given: Iterable[Any], limit: Callable[[], 
                 await worker.run(close)
 
 
-def _pull(iterator: Iterator[Any], limit: int) -> tuple[list[Any], bool]:
+def _pull(iterator: Iterator[Any], limit: int, snapshots: Snapshots) -> tuple[list[Any], bool]:
     """Some items; not many where they are slow to come, for a call in a thread cannot be cancelled."""
     some: list[Any] = []
     deadline = time.monotonic() + _PULL_SECONDS
@@ -145,7 +252,7 @@ def _pull(iterator: Iterator[Any], limit: int) -> tuple[list[Any], bool]:
         item = next(iterator, _END)
         if item is _END:
             return some, True
-        some.append(item)
+        some.append(snapshots.take(item))
         if not is_row(item):
             break
     return some, False

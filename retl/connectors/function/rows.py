@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from retl.connectors.function.shapes import plain
+from retl.connectors.function.shapes import nameless, plain
 from retl.connectors.sql.text import json_text
 from retl.model.errors import SourceError
 from retl.model.schema import JSON, native_type
@@ -23,6 +23,8 @@ _FIRST_ROWS = 64
 _MOST_ROWS = 4_096
 _BATCH_BYTES = 4 * 1024 * 1024
 _MOST_BATCH_ROWS = 65_536
+
+_NONE = object()
 
 Row = Mapping[str, Any]
 
@@ -95,7 +97,7 @@ class Shape:
             columns = [_fit(_column_of(piece, column.name), column) for column in self._fields]
         else:
             for row in piece:
-                if self._all and not row.keys() <= self._known:
+                if not row.keys() <= self._known:
                     self._check_names(row.keys(), row)
             columns = [from_values([row.get(column.name) for row in piece], column) for column in self._fields]
         for column, array in zip(self._fields, columns, strict=True):
@@ -107,6 +109,9 @@ class Shape:
         return pa.RecordBatch.from_arrays(columns, schema=self._target)
 
     def _check_names(self, names: Iterable[str], piece: Any) -> None:
+        unnamed = next((name for name in names if not isinstance(name, str)), _NONE)
+        if unnamed is not _NONE:
+            raise nameless(unnamed, piece[unnamed])
         if not self._all:
             return
         extra = next((name for name in names if name not in self._known), None)

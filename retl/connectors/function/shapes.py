@@ -111,7 +111,20 @@ def learn(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
     are of kinds that do not go together.
     """
     names = dict.fromkeys(name for row in rows for name in row)
+    for name in names:
+        if not isinstance(name, str):
+            raise nameless(name, next(row[name] for row in rows if name in row))
     return pa.schema([_learn_column(name, [row.get(name) for row in rows]) for name in names])
+
+
+def nameless(name: Any, value: Any) -> SourceError:
+    """The error of a value whose column has no name, such as what a line of CSV has beyond the head's columns."""
+    surplus = " A csv.DictReader puts there what a line has beyond its head." if name is None else ""
+    return SourceError(
+        f"a row has {value!r:.100} under {name!r}, and the name of a column must be text.{surplus}",
+        remedy="give every value a name, or leave it out.",
+        system="function",
+    )
 
 
 def _learn_column(name: str, values: list[Any]) -> pa.Field:

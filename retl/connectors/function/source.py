@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -14,16 +13,25 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from retl.connectors.base import Source, SystemInfo
-from retl.connectors.function.calls import check_callable, is_async, open_items, positional, read_failed
+from retl.connectors.function.calls import (
+    call_user,
+    check_callable,
+    clock_failed,
+    guarded,
+    open_items,
+    positional,
+    read_failed,
+)
 from retl.connectors.function.choice import call_text, choose, cursor_name, learnt
 from retl.connectors.function.limits import Limits, upper_bound
 from retl.connectors.function.rows import Pile, Shape
 from retl.connectors.function.shapes import Declared, declared_schema, join, learn, pack, unpack
+from retl.connectors.function.snapshot import OneShots
 from retl.connectors.function.window import ReadWindow
 from retl.model.actions import Write
 from retl.model.checkpoint import Checkpoint
 from retl.model.cursor import cursor_family
-from retl.model.errors import ConfigError, RetlError, UnsupportedError
+from retl.model.errors import ConfigError, SourceError, UnsupportedError
 from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema, native_type
 from retl.model.table import TableSpec
@@ -96,6 +104,7 @@ class IteratorSource(Source):
         self._ordered = ordered
         self._clock = clock
         self._worker: Worker | None = None
+        self._one_shots = OneShots()
 
     # What there is ----------------------------------------------------------
 
@@ -181,6 +190,7 @@ class IteratorSource(Source):
                 "window": window,
                 "shape": Shape(known, names, schema, all_columns=table.columns is None),
                 "limits": limits,
+                "sampled": bool(detail) and not empty,
             },
         )
 
@@ -220,14 +230,7 @@ class IteratorSource(Source):
 
     async def _now(self) -> datetime:
         assert self._clock is not None
-        try:
-            now = self._clock() if is_async(self._clock) else await self._thread().run(self._clock)
-            if inspect.isawaitable(now):
-                now = await now
-        except RetlError:
-            raise
-        except Exception as error:
-            raise read_failed(error) from error
+        now = await call_user(self._thread(), clock_failed, self._clock)
         if not isinstance(now, datetime):
             raise ConfigError(f"the clock says {now!r}, which is no datetime.", remedy="let it return a datetime.")
         return now
@@ -237,21 +240,32 @@ class IteratorSource(Source):
         assert isinstance(window, ReadWindow)
         assert isinstance(shape, Shape)
         assert isinstance(limits, Limits)
+        function = self._function(window.table)
+        assert function is not None
         pile = Pile()
         highest: Any = None
+        rows = 0
         async with aclosing(self._pieces(window, pile)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
-                batch = await self._thread().run(shape.batch, piece)
+                with guarded(function, read_failed):
+                    batch = await self._thread().run(shape.batch, piece)
                 pile.note(batch)
+                rows += batch.num_rows
                 batch, highest = limits.keep(batch, highest)
                 if batch.num_rows:
                     yield batch
+        if not rows and plan.detail["sampled"] and limits.upper is None:
+            raise SourceError(
+                "the function gave rows when it was asked for the columns, and none when it was asked for all rows.",
+                remedy="let every call begin anew: what it reads from seems to be used up by the first one.",
+            )
 
     async def _pieces(self, window: ReadWindow, pile: Pile) -> AsyncIterator[Any]:
         function = self._function(window.table)
         assert function is not None
         call = function if positional(function) == 0 else functools.partial(function, window)
-        async with aclosing(open_items(self._thread(), call, lambda: pile.limit)) as items:  # type: ignore[type-var]
+        check = functools.partial(self._one_shots.check, window.table)
+        async with aclosing(open_items(self._thread(), call, lambda: pile.limit, check)) as items:
             async for some in items:
                 for item in some:
                     for piece in pile.add(item):

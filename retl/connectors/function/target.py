@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+import math
+import operator
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import anyio
+import numpy as np
 import pyarrow as pa
 
 from retl.connectors.base import Commit, SystemInfo, TableWriter, Target
-from retl.connectors.function.calls import check_callable, is_async, positional, write_failed
+from retl.connectors.function.calls import call_user, check_callable, guarded, positional, write_failed
 from retl.connectors.function.values import drop_unfit, python_rows
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows
 from retl.model.actions import Action
 from retl.model.checkpoint import Mark
-from retl.model.errors import ConfigError, RetlError, TargetError, UnsupportedError
+from retl.model.duration import Duration, parse_duration
+from retl.model.errors import ConfigError, TargetError, TransientError, UnsupportedError
 from retl.model.plan import BatchSize, Load, TargetPlan
 from retl.model.schema import TableSchema
 from retl.model.window import Slice
@@ -22,6 +30,10 @@ from retl.threads import Worker
 
 _BATCH_BYTES = 8 * 1024 * 1024
 _MOST_ROWS = 1_000_000
+_RETRY_SECONDS = 90
+_LONGEST_PAUSE = 20.0
+_MOST_REASONS = 10
+"""How many reasons may come for one row, so that an endless iterator of them has an end."""
 
 Write = Callable[..., Any]
 """Called as ``write(batch)`` or ``write(batch, context)``; returns ``None``, or the rows that were refused."""
@@ -54,8 +66,11 @@ class FunctionTarget(Target):
 
     Rows that the callable could not take it returns as ``(row number in the batch,
     reason)``; they are put aside as rejects, and with more of them than ``max_rejects`` the
-    scan fails. It may raise ``retl.TransientError`` to be tried again; any other exception
-    ends the scan as a ``TargetError`` with that as its cause.
+    scan fails. It may raise ``retl.TransientError(text, retry_after=seconds)``: that batch alone
+    is then delivered again, after the pause that was asked for or with growing pauses, for
+    ``retry_for`` (90 seconds); then the slice has failed in passing. Anything else that it
+    raises, ``SystemExit`` and a ``CancelledError`` that nobody asked for among it, ends the scan
+    as a ``TargetError`` with that as its cause.
 
     A callable holds no checkpoints, so the pipeline needs ``state=``. It has no table to
     empty or to switch: ``pre_action`` must be ``"none"``.
@@ -63,11 +78,14 @@ class FunctionTarget(Target):
 
     system: ClassVar[str] = "function"
 
-    def __init__(self, write: Write, *, batch_rows: int = 1_000, rows: bool = False) -> None:
+    def __init__(
+        self, write: Write, *, batch_rows: int = 1_000, rows: bool = False, retry_for: Duration = _RETRY_SECONDS
+    ) -> None:
         check_callable(write, "write")
         if isinstance(batch_rows, bool) or not isinstance(batch_rows, int) or not 1 <= batch_rows <= _MOST_ROWS:
             raise ConfigError(f"batch_rows is {batch_rows!r}.", remedy=f"use a whole number from 1 to {_MOST_ROWS:,}.")
         self.batch_size = BatchSize(rows=batch_rows, bytes=_BATCH_BYTES)
+        self.retry_for = parse_duration(retry_for, what="retry_for").total_seconds()
         self._write = write
         self._rows = rows
         self._worker: Worker | None = None
@@ -107,18 +125,11 @@ class FunctionTarget(Target):
         """Call the callable with one batch; returns the rows that it refused."""
         given: Any = await self._thread().run(python_rows, batch) if self._rows else batch
         arguments = (given, context) if positional(self._write) in (None, 2) else (given,)
-        try:
-            if is_async(self._write):
-                refused = await self._write(*arguments)
-            else:
-                refused = await self._thread().run(self._write, *arguments)
-                if hasattr(refused, "__await__"):
-                    refused = await refused
-            return _refused(refused, batch.num_rows)
-        except RetlError:
-            raise
-        except Exception as error:
-            raise write_failed(error) from error
+        returned = await call_user(self._thread(), write_failed, self._write, *arguments)
+        if returned is None:
+            return []
+        with guarded(self._write, write_failed):
+            return await self._thread().run(_refused, returned, batch.num_rows)
 
     async def fit(
         self, batch: pa.RecordBatch, load: Load
@@ -141,19 +152,31 @@ class FunctionTarget(Target):
 
 
 def _refused(returned: Any, rows: int) -> list[tuple[int, str]]:
-    if returned is None:
-        return []
+    """The rows that were refused, each once; what is returned may be an iterator of the user's."""
     if not isinstance(returned, Iterable) or isinstance(returned, str | bytes):
         raise _no_refusals(returned)
     refused: dict[int, str] = {}
-    for item in returned:
+    pairs = iter(returned.items() if isinstance(returned, Mapping) else returned)
+    for item in itertools.islice(pairs, rows * _MOST_REASONS):
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise _no_refusals(item)
-        row, reason = item
-        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < rows:
+        row, reason = _number(item[0]), item[1]
+        if row is None or not 0 <= row < rows:
             raise _no_refusals(item)
         refused.setdefault(row, str(reason))
+    for item in pairs:
+        raise _no_refusals(item)
     return sorted(refused.items())
+
+
+def _number(row: Any) -> int | None:
+    """The number of a row, also as NumPy has it; ``None`` for what is none."""
+    if isinstance(row, bool | np.bool_):
+        return None
+    try:
+        return operator.index(row)
+    except TypeError:
+        return None
 
 
 def _no_refusals(returned: Any) -> TargetError:
@@ -162,6 +185,18 @@ def _no_refusals(returned: Any) -> TargetError:
         remedy="return None, or the rows that were refused as (row number in the batch, reason).",
         system="function",
     )
+
+
+def _pause(error: TransientError, attempt: int) -> float:
+    """The seconds to wait before a batch is delivered again: as many as were asked for, else more each time."""
+    try:
+        asked = float(error.retry_after or 0)
+    except (TypeError, ValueError):
+        asked = 0.0
+    if 0 < asked < math.inf:
+        return asked
+    longest = min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(attempt - 1, 16))
+    return random.uniform(longest / 2, longest)
 
 
 class _FunctionWriter(TableWriter):
@@ -189,10 +224,26 @@ class _FunctionWriter(TableWriter):
                 self._refusals.add(row, reason, column)
         if not batch.num_rows:
             return
-        refused = await self._target.deliver(batch, self._context)
+        refused = await self._deliver_in_time(batch)
         for number, reason in refused:
             self._refusals.add(plain_rows(batch.slice(number, 1))[0], reason)
         self._delivered += batch.num_rows - len(refused)
+
+    async def _deliver_in_time(self, batch: pa.RecordBatch) -> list[tuple[int, str]]:
+        """Deliver one batch; this batch alone is tried again where the function asks for it."""
+        deadline = time.monotonic() + self._target.retry_for
+        attempt = 0
+        while True:
+            try:
+                return await self._target.deliver(batch, self._context)
+            except TransientError as error:
+                attempt += 1
+                pause = _pause(error, attempt)
+                if time.monotonic() + pause > deadline:
+                    raise
+                await anyio.sleep(pause)
+            if self._load.prove is not None:
+                await self._load.prove()
 
     async def discard(self) -> None:
         self._delivered = 0
@@ -201,7 +252,9 @@ class _FunctionWriter(TableWriter):
     async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
         if part.scope is not None:
             raise UnsupportedError("a function cannot delete the rows that a slice replaces.")
-        self._refusals.check(rejects_left)
+        self._refusals.check(
+            rejects_left, f"the slice failed; {self._delivered:,} rows of it were delivered and will be again"
+        )
         done = Commit(rows=self._delivered, rejects=self._refusals.rows)
         self._committed += self._delivered
         await self.discard()

@@ -50,15 +50,15 @@ class Refusals:
         for row in plain_rows(batch.filter(bad)):
             self.add(row, reason, column)
 
-    def check(self, allowed: int) -> None:
-        """Raise ``RowsRejected`` where there are more than allowed."""
+    def check(self, allowed: int, outcome: str = "nothing of this slice was written") -> None:
+        """Raise ``RowsRejected`` where there are more than allowed; ``outcome`` is what became of the slice."""
         if len(self.rows) <= allowed:
             return
         first = self.rows[0]
         column = f" in column {first.column!r}" if first.column else ""
         error = RowsRejected(
             f"the target refused {len(self.rows):,} row{'s' if len(self.rows) > 1 else ''}{column} "
-            f"(the first: key {first.key}: {first.reason}); max_rejects allows {max(0, allowed):,} more, so nothing of this slice was written.",
+            f"(the first: key {first.key}: {first.reason}); max_rejects allows {max(0, allowed):,} more, so {outcome}.",
             remedy="`retl rejects` shows them all; correct them at the source, filter them with where, or raise max_rejects.",
         )
         error.rejects = list(self.rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, date, datetime
@@ -12,6 +14,7 @@ from typing import Any
 
 import anyio
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -149,8 +152,47 @@ async def test_a_transient_error_is_tried_again_by_itself(tmp_path: Path) -> Non
 
     source = Api(orders(range(1, 301))).source()
     report = (await sync(source, write, tmp_path / "state.db", rows=True).run_once()).scans[0]
-    assert report.attempts == 2
+    assert report.attempts == 1
     assert got == set(range(1, 301))
+
+
+async def test_an_api_with_a_limit_of_calls_gets_each_batch_once(tmp_path: Path) -> None:
+    """What is tried again is the batch that the API did not take, not the slice."""
+    delivered: list[int] = []
+    calls = 0
+    seen: list[float] = []
+
+    async def write(rows: list[dict[str, Any]]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            seen.append(time.monotonic())
+            raise retl.TransientError("429: too many requests", retry_after=0.05)
+        if len(seen) == 1 and calls == 4:
+            seen.append(time.monotonic())
+        delivered.extend(row["id"] for row in rows)
+
+    source = Api(orders(range(1, 301))).source()
+    pipeline = sync(source, write, tmp_path / "state.db", rows=True, batch_rows=20)
+    report = (await pipeline.run_once()).scans[0]
+    assert (report.attempts, report.rows) == (1, 300)
+    assert delivered == list(range(1, 301))
+    assert seen[1] - seen[0] >= 0.05
+
+
+async def test_a_batch_is_given_up_after_a_while(tmp_path: Path) -> None:
+    async def write(rows: list[dict[str, Any]]) -> None:
+        raise retl.TransientError("429: too many requests", retry_after=3600)
+
+    target = FunctionTarget(write, rows=True, retry_for="1h")
+    source = Api(orders([1])).source()
+    pipeline = retl.Pipeline("push", source=source, target=target, tables=["orders"], state=retl.MemoryStore())
+    with pytest.raises(retl.ConfigError, match="retry_for"):
+        FunctionTarget(write, retry_for="soon")
+    with anyio.move_on_after(0.5) as waiting:
+        await pipeline.run_once()
+    assert waiting.cancelled_caught  # it waits as long as it was asked to, and can be cancelled
+    await pipeline.aclose()
 
 
 async def test_refused_rows_are_put_aside_with_their_reason(tmp_path: Path) -> None:
@@ -165,6 +207,7 @@ async def test_refused_rows_are_put_aside_with_their_reason(tmp_path: Path) -> N
     with pytest.raises(retl.RowsRejected, match="no hundreds"):
         await strict.run_once()
     assert (await strict.status()).tables[0].watermark is None
+    await strict.aclose()
     pipeline = sync(source, write, tmp_path / "state.db", rows=True, max_rejects=3)
     report = (await pipeline.run_once()).scans[0]
     assert (report.rejects, report.rows) == (3, 300)
@@ -212,7 +255,20 @@ async def test_a_former_owner_delivers_nothing_more(tmp_path: Path, monkeypatch:
     await pipeline.aclose()
 
 
-@pytest.mark.parametrize("returned", [17, "ok", [1, 2], [(0, "reason"), (5000, "no such row")], {"status": 200}])
+@pytest.mark.parametrize(
+    "returned",
+    [
+        17,
+        "ok",
+        [1, 2],
+        [(0, "reason"), (5000, "no such row")],
+        {"status": 200},
+        [(-1, "before the first")],
+        [(np.int64(2), "behind the last")],
+        [(np.True_, "a bool")],
+        itertools.repeat((0, "again")),
+    ],
+)
 async def test_an_answer_that_means_nothing_is_an_error(tmp_path: Path, returned: Any) -> None:
     async def write(batch: pa.RecordBatch) -> Any:
         return returned
@@ -243,6 +299,24 @@ async def test_what_the_blacklist_forbids_cannot_be_promised(tmp_path: Path) -> 
     )
     with pytest.raises(retl.UnsupportedError, match="DELETE"):
         await pipeline.run_once()
+
+
+async def test_refused_rows_may_be_named_as_numpy_names_them(tmp_path: Path) -> None:
+    async def write(rows: list[dict[str, Any]]) -> Any:
+        return zip(np.flatnonzero([row["id"] == 2 for row in rows]), ["no twos"], strict=True)
+
+    pipeline = sync(Api(orders([1, 2, 3])).source(), write, tmp_path / "state.db", rows=True, max_rejects=1)
+    await pipeline.run_once()
+    assert [(reject.key, reject.reason) for reject in await pipeline.rejects()] == [('{"id":2}', "no twos")]
+    await pipeline.aclose()
+
+
+async def test_too_many_refused_rows_do_not_deny_what_was_delivered(tmp_path: Path) -> None:
+    async def write(rows: list[dict[str, Any]]) -> Any:
+        return {1: "no twos"}
+
+    with pytest.raises(retl.RowsRejected, match="2 rows of it were delivered and will be again"):
+        await sync(Api(orders([1, 2, 3])).source(), write, tmp_path / "state.db", rows=True).run_once()
 
 
 def test_a_pipeline_without_a_place_for_checkpoints_is_refused() -> None:

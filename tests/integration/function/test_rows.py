@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -28,6 +29,14 @@ JSON = field("x", pa.string(), json=True)
 
 def column(kind: pa.DataType | pa.Field) -> pa.Schema:
     return pa.schema([kind if isinstance(kind, pa.Field) else pa.field("x", kind)])
+
+
+async def read_function(function: Any, schema: Any = None) -> pa.Table:
+    source = IteratorSource(function, schema=schema)
+    try:
+        return await collect(source, "t")
+    finally:
+        await source.aclose()
 
 
 async def read(rows: Any, schema: Any = None) -> pa.Table:
@@ -180,6 +189,55 @@ async def test_a_missing_entry_is_null_or_named() -> None:
 async def test_what_is_no_row_is_named(given: Any) -> None:
     with pytest.raises(retl.SourceError, match="gave"):
         await read(given, column(pa.int64()))
+
+
+async def test_one_dict_filled_again_is_as_many_rows_as_it_was() -> None:
+    def one_dict() -> Iterator[dict[str, Any]]:
+        row: dict[str, Any] = {"tags": []}
+        for number in range(5):
+            row["x"] = number
+            row["tags"].append(number)
+            yield row
+
+    async def one_page() -> AsyncIterator[list[dict[str, Any]]]:
+        page = [{"x": 0}, {"x": 0}]
+        for number in range(0, 6, 2):
+            page[0]["x"], page[1]["x"] = number, number + 1
+            yield page
+
+    table = await read_function(one_dict)
+    assert table["x"].to_pylist() == [0, 1, 2, 3, 4]
+    assert table["tags"].to_pylist() == ["[0]", "[0,1]", "[0,1,2]", "[0,1,2,3]", "[0,1,2,3,4]"]
+    assert (await read_function(one_page))["x"].to_pylist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("wrap", [list, iter, lambda rows: [rows], lambda rows: (row for row in rows)])
+async def test_one_dict_that_stands_for_many_rows_is_refused(wrap: Any) -> None:
+    row = {"x": 4}
+    with pytest.raises(retl.SourceError, match="one and the same object for several rows"):
+        await read_function(lambda: wrap([row, row, row]))
+
+
+@pytest.mark.parametrize("wrap", [iter, lambda rows: (row for row in rows), lambda rows: map(dict, rows)])
+async def test_an_iterator_that_is_handed_out_twice_is_refused(wrap: Any) -> None:
+    one_shot = wrap([{"x": number} for number in range(300)])
+    with pytest.raises(retl.SourceError, match=r"the same .* a second time"):
+        await read_function(lambda: one_shot)
+
+
+async def test_rows_that_came_only_for_the_columns_are_missed() -> None:
+    queue = [{"x": number} for number in range(20)]
+    with pytest.raises(retl.SourceError, match="none when it was asked for all rows"):
+        await read_function(lambda: (queue.pop() for _ in range(len(queue))))
+
+
+@pytest.mark.parametrize("schema", [None, pa.schema([("a", pa.string()), ("b", pa.string())])])
+async def test_a_value_without_a_name_is_named(schema: Any) -> None:
+    def lines() -> Any:
+        return csv.DictReader(["a,b", "1,2", "3,4,5"])
+
+    with pytest.raises(retl.SourceError, match=r"a row has \['5'\] under None.*has beyond its head"):
+        await read_function(lines, schema)
 
 
 async def test_all_forms_of_rows_may_be_mixed() -> None:
