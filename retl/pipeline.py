@@ -15,9 +15,10 @@ from retl.engine.preflight import Finding, Preflight, TablePlan
 from retl.engine.runner import Parts, Runner, owner_in_words
 from retl.engine.schedule import make_schedule
 from retl.engine.tables import Tables
+from retl.engine.targets import claim_of, hand_over
 from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
-from retl.model.checkpoint import Checkpoint, Reject
+from retl.model.checkpoint import Checkpoint, Fence, Reject
 from retl.model.cursor import age, family_of_text
 from retl.model.duration import Duration
 from retl.model.errors import ConfigError, RetlError
@@ -311,9 +312,32 @@ class Pipeline:
         with self._running():
             try:
                 await self._runner.take_lease()
+                await self._store.release_claims(self.name, table)
                 return await self._store.forget(self.name, table)
             finally:
                 await self._let_go()
+
+    async def adopt(self, table: str | None = None) -> list[str]:
+        """Take over the target tables of a table, or of all, from other pipelines; returns the names of those.
+
+        For a pipeline that was renamed, or that takes the place of another: a table that one of
+        two pipelines replaces is refused to the second. Raises ``TargetBusy`` where another
+        process runs this pipeline.
+        """
+        with self._running(), self._named():
+            try:
+                fence = await self._runner.take_lease()
+                return sorted(await self._adopt(fence, table))
+            finally:
+                await self._let_go()
+
+    async def _adopt(self, fence: Fence, table: str | None) -> set[str]:
+        others: set[str] = set()
+        for spec in await self._tables.specs(self._source):
+            claim = await claim_of(self.name, spec, self._target, state_in_target=self._parts.state_in_target)
+            if claim is not None and table in (None, spec.name):
+                others |= await hand_over(self._store, fence, claim)
+        return others
 
     async def aclose(self) -> None:
         """Close every connection. ``run_once`` and ``run_forever`` may be called again afterwards."""

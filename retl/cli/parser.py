@@ -103,6 +103,13 @@ def _add_past(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     command.add_argument("--yes", action="store_true", help="do not ask")
     command.set_defaults(run=past.reset)
 
+    command = _command(
+        commands, "adopt", "Take over target tables that another pipeline, renamed or given up, has written."
+    )
+    _of_jobs(command)
+    _of_table(command)
+    command.set_defaults(run=past.adopt)
+
     command = _command(commands, "rejects", "Show the rows that a target refused, with the reason.")
     _of_jobs(command, json=True)
     _of_table(command)

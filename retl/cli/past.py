@@ -131,6 +131,19 @@ def reset(arguments: argparse.Namespace) -> int:
     return code
 
 
+def adopt(arguments: argparse.Namespace) -> int:
+    """Take target tables over from other pipelines."""
+    pipelines = chosen(arguments)
+    if arguments.table is not None:
+        pipelines = _having(pipelines, arguments.table)
+    answers, code = ask(pipelines, lambda pipeline: pipeline.adopt(arguments.table))
+    for answer in answers:
+        say(
+            f"{answer.pipeline.name}: {'took over from ' + ', '.join(answer.value) if answer.value else 'no other pipeline had its tables'}"
+        )
+    return code
+
+
 def rejects(arguments: argparse.Namespace) -> int:
     """The rows that a target refused."""
     pipelines = chosen(arguments)

@@ -8,7 +8,7 @@ from typing import Literal
 from retl.connectors.base import Source, SystemInfo, Target
 from retl.engine import guard
 from retl.engine.runner import Parts
-from retl.engine.targets import starting_point
+from retl.engine.targets import check_claims, claim_of, starting_point
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import Load, SourcePlan, TargetPlan
@@ -98,6 +98,9 @@ class Preflight:
         parts = self._parts
         try:
             checkpoint = (await parts.store.load(parts.name)).get(spec.name, Checkpoint())
+            claim = await claim_of(parts.name, spec, parts.target, state_in_target=parts.state_in_target)
+            if claim is not None:
+                check_claims(claim, await parts.store.claims(claim.target))
             lost: list[str] = []
             checkpoint, _ = await starting_point(parts.target, spec, checkpoint, lost.append)
             source = await parts.source.plan(spec, checkpoint)

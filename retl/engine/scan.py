@@ -24,7 +24,7 @@ from retl.engine.channel import Channel
 from retl.engine.checkpoints import columns_of, selection
 from retl.engine.context import Emit, Limits, ScanContext, StopSignal, now_text
 from retl.engine.reader import Item, Reader
-from retl.engine.targets import starting_point
+from retl.engine.targets import claim_of, starting_point, take_claim
 from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
@@ -126,6 +126,7 @@ class Scan:
         return self._context.progress()
 
     async def _run(self, context: ScanContext) -> None:
+        await self._claim_target(context)
         checkpoints = await context.store.load(context.pipeline)
         context.checkpoint = checkpoints.get(context.table.name, Checkpoint())
         _check_checkpoint(context)
@@ -136,6 +137,11 @@ class Scan:
             await self._carry_out(context, plan)
         finally:
             await to_the_end(context.source.finish(plan))
+
+    async def _claim_target(self, context: ScanContext) -> None:
+        claim = await claim_of(context.pipeline, context.table, context.target, state_in_target=context.state_in_target)
+        if claim is not None:
+            await take_claim(context.store, context.fence, claim)
 
     async def _look_at_target(self, context: ScanContext) -> None:
         """Before the source is asked: it may find that there is nothing new, for a table that has nothing old either."""

@@ -1,4 +1,4 @@
-"""The target's table before a scan: is it still the one that the checkpoint speaks of?"""
+"""The target's table before a scan: whose is it, and is it still the one that the checkpoint speaks of?"""
 
 from __future__ import annotations
 
@@ -6,9 +6,55 @@ import shlex
 from collections.abc import Callable
 
 from retl.connectors.base import Target, TargetTable
-from retl.model.checkpoint import Checkpoint
-from retl.model.errors import GuardStopped
+from retl.model.checkpoint import Checkpoint, Fence
+from retl.model.errors import ConfigError, GuardStopped
 from retl.model.table import TableSpec
+from retl.state.base import Claim, StateStore
+
+
+async def claim_of(pipeline: str, table: TableSpec, target: Target, *, state_in_target: bool) -> Claim | None:
+    """What a scan claims; ``None`` where the target cannot tell its tables from those of others."""
+    place = await target.location(table.to)
+    if place is None and state_in_target:
+        place = f"{target.system}:{table.to}"  # the store tells of this one target anyway
+    return Claim(pipeline, table.name, place, table.replaces) if place is not None else None
+
+
+async def take_claim(store: StateStore, fence: Fence, claim: Claim) -> None:
+    """Note whose a table is. Raises ``ConfigError`` where another pipeline's scans would undo ours, or ours theirs."""
+    found = await store.claims(claim.target)
+    check_claims(claim, found)
+    if claim in found:
+        return
+    await store.claim(fence, claim)
+    try:
+        check_claims(claim, await store.claims(claim.target))  # somebody else may have come at the same moment
+    except ConfigError:
+        await store.release_claims(claim.pipeline, claim.table)
+        raise
+
+
+async def hand_over(store: StateStore, fence: Fence, claim: Claim) -> set[str]:
+    """Take a table away from other pipelines; returns the names of those."""
+    others = [other for other in await store.claims(claim.target) if other.pipeline != claim.pipeline]
+    for other in others:
+        await store.release_claims(other.pipeline, other.table)
+    await store.claim(fence, claim)
+    return {other.pipeline for other in others}
+
+
+def check_claims(mine: Claim, found: list[Claim]) -> None:
+    """Raise ``ConfigError`` where one of two pipelines replaces what both of them write."""
+    for other in found:
+        if other.pipeline == mine.pipeline or not (mine.replaces or other.replaces):
+            continue
+        how = "which replaces it" if other.replaces else "and this one would replace it"
+        raise ConfigError(
+            f"the target table is written by the pipeline {other.pipeline!r} too, from its table {other.table!r}, {how}: "
+            "each would undo what the other has written.",
+            remedy=f"give one of them another target table with to. If {other.pipeline!r} writes it no longer, hand it over: "
+            f"`retl adopt --only {shlex.quote(mine.pipeline)} --table {shlex.quote(mine.table)}`.",
+        )
 
 
 async def starting_point(

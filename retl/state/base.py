@@ -29,6 +29,18 @@ class LeaseRow:
     ttl: float
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A table of a target that a table of a pipeline is written to. Each table of a pipeline has one at most."""
+
+    pipeline: str
+    table: str
+    target: str
+    """One text for the physical table: ``Target.location``."""
+    replaces: bool
+    """Whether its scans replace the whole content."""
+
+
 def unreadable_report(
     pipeline: str, table: str, scan_id: str, started_at: str, status: ScanStatus, reason: str
 ) -> ScanReport:
@@ -80,6 +92,18 @@ class StateStore(ABC):
     @abstractmethod
     async def give_up_lease(self, fence: Fence) -> None:
         """End the ownership, so that the next owner need not wait. No effect where the fence is old."""
+
+    @abstractmethod
+    async def claims(self, target: str) -> list[Claim]:
+        """Who writes a table of the target, of all pipelines that use this store."""
+
+    @abstractmethod
+    async def claim(self, fence: Fence, claim: Claim) -> None:
+        """Note it, in the place of an older claim of the same table; raises ``LeaseLost`` where the fence is old."""
+
+    @abstractmethod
+    async def release_claims(self, pipeline: str, table: str | None = None) -> int:
+        """Remove the claims of a table, or of all; returns how many there were."""
 
     @abstractmethod
     async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:

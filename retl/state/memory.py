@@ -10,7 +10,7 @@ from operator import itemgetter
 from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
 from retl.model.errors import LeaseLost
 from retl.model.report import ScanReport
-from retl.state.base import LeaseRow, StateStore
+from retl.state.base import Claim, LeaseRow, StateStore
 
 _KEPT_REPORTS = 1000
 
@@ -21,6 +21,7 @@ class MemoryStore(StateStore):
     def __init__(self) -> None:
         self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
         self._leases: dict[str, LeaseRow] = {}
+        self._claims: dict[tuple[str, str], Claim] = {}
         self._rejects: dict[tuple[str, str, str], Reject] = {}
         self._reports: dict[tuple[str, str], deque[tuple[int, ScanReport]]] = {}
         self._numbers = count()
@@ -64,6 +65,20 @@ class MemoryStore(StateStore):
         if self._holds(fence):
             held = self._leases[fence.pipeline]
             self._leases[fence.pipeline] = LeaseRow(held.pipeline, None, held.epoch, held.beat, held.ttl)
+
+    async def claims(self, target: str) -> list[Claim]:
+        return [claim for claim in self._claims.values() if claim.target == target]
+
+    async def claim(self, fence: Fence, claim: Claim) -> None:
+        if not self._holds(fence):
+            raise lease_lost(fence)
+        self._claims[claim.pipeline, claim.table] = claim
+
+    async def release_claims(self, pipeline: str, table: str | None = None) -> int:
+        gone = [key for key in self._claims if key[0] == pipeline and table in (None, key[1])]
+        for key in gone:
+            del self._claims[key]
+        return len(gone)
 
     async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
         for reject in rejects:

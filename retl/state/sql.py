@@ -21,7 +21,7 @@ import msgspec
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark, Reject
 from retl.model.errors import StateError
 from retl.model.report import ScanReport, ScanStatus
-from retl.state.base import STATE_VERSION, LeaseRow, StateStore, unreadable_report
+from retl.state.base import STATE_VERSION, Claim, LeaseRow, StateStore, unreadable_report
 from retl.state.memory import lease_lost
 
 T = TypeVar("T")
@@ -62,6 +62,10 @@ class StateDialect:
             "retl_leases": (
                 f"pipeline {key} NOT NULL PRIMARY KEY, owner {text}, epoch {integer} NOT NULL, beat {integer} NOT NULL, ttl {real} NOT NULL"
             ),
+            "retl_claims": (
+                f"pipeline {key} NOT NULL, table_name {key} NOT NULL, target {key} NOT NULL, replaces {integer} NOT NULL, "
+                "PRIMARY KEY (pipeline, table_name)"
+            ),
             "retl_rejects": (
                 f"pipeline {key} NOT NULL, table_name {key} NOT NULL, row_key {key} NOT NULL, rejected_at {key} NOT NULL, "
                 f"reason {text} NOT NULL, body {text} NOT NULL, PRIMARY KEY (pipeline, table_name, row_key)"
@@ -74,7 +78,7 @@ class StateDialect:
         return [f"CREATE TABLE IF NOT EXISTS {name} ({columns}){self.table_suffix}" for name, columns in tables.items()]
 
 
-STATE_TABLES = ("retl_meta", "retl_checkpoints", "retl_leases", "retl_rejects", "retl_scans")
+STATE_TABLES = ("retl_meta", "retl_checkpoints", "retl_leases", "retl_claims", "retl_rejects", "retl_scans")
 """The tables that a store inside a target adds to it; never listed as tables to sync."""
 
 
@@ -233,9 +237,30 @@ def give_up_lease(fence: Fence) -> Step[None]:
     )
 
 
+def claims(target: str) -> Step[list[Claim]]:
+    rows = yield Statement(
+        "SELECT pipeline, table_name, replaces FROM retl_claims WHERE target = ?", (_short(target),), rows=True
+    )
+    return [Claim(pipeline, table, target, bool(replaces)) for pipeline, table, replaces in rows]
+
+
+def save_claim(fence: Fence, claim: Claim) -> Step[None]:
+    yield from prove(fence)
+    yield _narrowed("DELETE FROM retl_claims", claim.pipeline, claim.table)
+    yield Statement(
+        "INSERT INTO retl_claims (pipeline, table_name, target, replaces) VALUES (?, ?, ?, ?)",
+        (claim.pipeline, claim.table, _short(claim.target), int(claim.replaces)),
+    )
+
+
+def release_claims(pipeline: str, table: str | None) -> Step[int]:
+    count = yield _narrowed("DELETE FROM retl_claims", pipeline, table)
+    return int(count)
+
+
 def add_rejects(pipeline: str, rejects: Sequence[Reject]) -> Step[None]:
     for reject in rejects:
-        identity = (pipeline, reject.table, _row_key(reject.key))
+        identity = (pipeline, reject.table, _short(reject.key))
         yield Statement("DELETE FROM retl_rejects WHERE pipeline = ? AND table_name = ? AND row_key = ?", identity)
         yield Statement(
             "INSERT INTO retl_rejects (pipeline, table_name, row_key, rejected_at, reason, body) VALUES (?, ?, ?, ?, ?, ?)",
@@ -243,8 +268,8 @@ def add_rejects(pipeline: str, rejects: Sequence[Reject]) -> Step[None]:
         )
 
 
-def _row_key(key: str) -> str:
-    """A reject's key at a length that every system takes into an index; the reject itself has it whole."""
+def _short(key: str) -> str:
+    """A key at a length that every system takes into an index, and different where the key is."""
     if len(key) <= _LONGEST_KEY:
         return key
     digest = hashlib.sha256(key.encode()).hexdigest()
@@ -355,6 +380,15 @@ class SqlStore(StateStore):
 
     async def give_up_lease(self, fence: Fence) -> None:
         await self._step(lambda: give_up_lease(fence), single=True)
+
+    async def claims(self, target: str) -> list[Claim]:
+        return await self._step(lambda: claims(target), write=False)
+
+    async def claim(self, fence: Fence, claim: Claim) -> None:
+        await self._step(lambda: save_claim(fence, claim))
+
+    async def release_claims(self, pipeline: str, table: str | None = None) -> int:
+        return await self._step(lambda: release_claims(pipeline, table))
 
     async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
         await self._step(lambda: add_rejects(pipeline, rejects))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import retl
 from retl.connectors.base import TargetTable
 from retl.connectors.sqlite.target import SQLiteTarget
-from retl.model.checkpoint import Checkpoint
+from retl.model.checkpoint import Checkpoint, Fence
+from retl.state.base import Claim
 from tests.acceptance.test_scan_rules import expected
 from tests.support import Database, Warehouse
 
@@ -40,6 +42,9 @@ class Told(SQLiteTarget):
         self.identity: str | None = None
         self.asked = 0
 
+    async def location(self, table: str) -> str | None:
+        return f"sqlite:app/{table}"
+
     async def inspect(self, table: str) -> TargetTable | None:
         self.asked += 1
         return await anyio.to_thread.run_sync(self._look, table)
@@ -51,8 +56,9 @@ class Told(SQLiteTarget):
 
 
 def pipeline(warehouse: Warehouse, target: Told, **words: Any) -> retl.Pipeline:
+    state = words.pop("state", None)
     table = retl.Table("orders", **{"cursor": "updated_at", **words})
-    return retl.Pipeline("p", source=warehouse.source(), target=target, tables=[table], slice_rows=4)
+    return retl.Pipeline("p", source=warehouse.source(), target=target, tables=[table], slice_rows=4, state=state)
 
 
 async def stored(job: retl.Pipeline) -> Checkpoint:
@@ -156,3 +162,63 @@ async def test_an_idle_scan_asks_the_target_once(warehouse: Warehouse, app: Data
     target.asked = 0
     assert (await job.run_once()).scans[0].slices_planned == 0
     assert target.asked == 1
+
+
+# Two pipelines into one table ---------------------------------------------------
+
+
+def into(name: str, warehouse: Warehouse, app: Database, pre_action: str = "none") -> retl.Pipeline:
+    words: dict[str, Any] = {"cursor": "updated_at"} if pre_action == "none" else {"pre_action": pre_action}
+    table = retl.Table("orders", to="copy", **words)
+    return retl.Pipeline(name, source=warehouse.source(), target=app.target(), tables=[table])
+
+
+@pytest.mark.parametrize(("first", "second"), [("none", "truncate"), ("swap", "none"), ("rename_and_create", "swap")])
+async def test_a_table_that_one_pipeline_replaces_is_no_others(
+    warehouse: Warehouse, app: Database, first: str, second: str
+) -> None:
+    await into("a", warehouse, app, first).run_once()
+    warehouse.run("INSERT INTO orders VALUES (10, 'city 10', TIMESTAMP '2024-01-01 00:00:10')")
+    late = into("b", warehouse, app, second)
+    for refused in (late.run_once, late.plan):
+        with pytest.raises(retl.ConfigError, match="written by the pipeline 'a' too") as caught:
+            await refused()
+        assert "retl adopt --only b --table orders" in str(caught.value)
+    assert [finding.level for finding in await late.check()] == ["ok", "ok", "error"]
+    assert app.rows("copy") == expected(0, 9)
+    await into("a", warehouse, app, first).run_once()  # whose it is has not changed
+
+    assert await late.adopt("orders") == ["a"]
+    await late.run_once()
+    assert app.rows("copy") == sorted(expected(0, 10), key=repr)
+    with pytest.raises(retl.ConfigError, match="written by the pipeline 'b' too"):
+        await into("a", warehouse, app, first).run_once()
+
+
+async def test_two_pipelines_that_upsert_share_a_table(warehouse: Warehouse, app: Database) -> None:
+    for name in ("a", "b", "a"):
+        await into(name, warehouse, app).run_once()
+    assert app.rows("copy") == expected(0, 9)
+    assert await into("c", warehouse, app).adopt() == ["a", "b"]
+
+
+async def test_a_reset_gives_the_table_up(warehouse: Warehouse, app: Database) -> None:
+    await into("a", warehouse, app, "swap").run_once()
+    await into("a", warehouse, app, "swap").reset("orders")
+    await into("b", warehouse, app, "swap").run_once()
+    assert app.rows("copy") == expected(0, 9)
+
+
+async def test_of_two_that_claim_at_the_same_moment_none_writes(warehouse: Warehouse, app: Database) -> None:
+    class Simultaneous(retl.MemoryStore):
+        async def claim(self, fence: Fence, claim: Claim) -> None:
+            await super().claim(fence, claim)
+            self._claims["b", "orders"] = replace(claim, pipeline="b")
+
+    store = Simultaneous()
+    target = Told(app)
+    job = pipeline(warehouse, target, cursor=False, pre_action="swap", state=store)
+    with pytest.raises(retl.ConfigError, match="written by the pipeline 'b' too"):
+        await job.run_once()
+    assert list(store._claims) == [("b", "orders")]
+    assert not app.exists() or app.tables() == []

@@ -13,12 +13,13 @@ from typing import Any
 import anyio
 import pytest
 
+from retl.connectors import DuckDB
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark, Refresh, Reject
 from retl.model.errors import ConnectionFailed, LeaseLost, RetlError, StateError, TargetBusy
 from retl.model.report import ScanReport
 from retl.model.window import Position
 from retl.state import memory, sql
-from retl.state.base import STATE_VERSION, LeaseRow, StateStore
+from retl.state.base import STATE_VERSION, Claim, LeaseRow, StateStore
 from retl.state.memory import MemoryStore
 from retl.state.sqlite import SqliteStore
 
@@ -34,9 +35,13 @@ RICH = Checkpoint(
 )
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "duckdb"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StateStore]:
     made: StateStore = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "state.db")
+    if request.param == "duckdb":
+        inside = DuckDB(str(tmp_path / "state.duckdb")).target().state_store()
+        assert inside is not None
+        made = inside
     yield made
     await made.aclose()
     await made.aclose()
@@ -73,6 +78,8 @@ async def test_an_empty_store_knows_nothing(store: StateStore) -> None:
     assert await store.reports() == []
     assert await store.forget("p") == 0
     assert await store.clear_rejects("p") == 0
+    assert await store.claims("here") == []
+    assert await store.release_claims("p") == 0
 
 
 async def test_a_checkpoint_comes_back_to_its_last_digit(store: StateStore) -> None:
@@ -213,6 +220,41 @@ async def test_two_that_open_a_new_file_at_once_both_find_a_whole_store(tmp_path
         await second.aclose()
 
 
+# Claims -------------------------------------------------------------------
+
+
+async def test_a_table_of_the_target_knows_who_writes_it(store: StateStore) -> None:
+    long = "mysql:server/" + "x" * 300
+    mine, other = Claim("p", "a", "here", True), Claim("q", "b", "here", False)
+    await store.claim(await owned(store, "p"), mine)
+    await store.claim(await owned(store, "q"), other)
+    await store.claim(await owned(store, "r"), Claim("r", "c", long, False))
+    assert sorted(await store.claims("here"), key=repr) == [mine, other]
+    assert await store.claims(long) == [Claim("r", "c", long, False)]
+    assert await store.claims(long[:-1] + "y") == await store.claims("HERE") == []
+
+
+async def test_a_claim_takes_the_place_of_the_older_one_of_its_table_and_can_be_given_up(store: StateStore) -> None:
+    fence = await owned(store)
+    await store.claim(fence, Claim("p", "a", "here", False))
+    await store.claim(fence, Claim("p", "a", "there", True))
+    await store.claim(fence, Claim("p", "b", "there", True))
+    assert await store.claims("here") == []
+    assert await store.release_claims("p", "a") == 1
+    assert await store.claims("there") == [Claim("p", "b", "there", True)]
+    assert await store.release_claims("q") == await store.release_claims("p", "a") == 0
+    assert await store.release_claims("p") == 1
+    assert await store.claims("there") == []
+
+
+async def test_a_former_owner_claims_nothing(store: StateStore) -> None:
+    old = await owned(store, owner="old")
+    await owned(store, owner="new")
+    with pytest.raises(LeaseLost):
+        await store.claim(old, Claim("p", "a", "here", True))
+    assert await store.claims("here") == []
+
+
 # Rejects --------------------------------------------------------------------
 
 
@@ -272,13 +314,13 @@ async def test_the_history_tells_everything_newest_first(store: StateStore) -> N
 
 
 async def test_the_last_report_of_each_table_is_told_however_many_there_are(store: StateStore) -> None:
-    for number in range(250):
+    for number in range(60):
         await store.add_report(report(number, table=f"t{number}"))
-    await store.add_report(report(250, pipeline="q", table="t1"))
-    newest = report(251, table="t1", rows=7)
+    await store.add_report(report(60, pipeline="q", table="t1"))
+    newest = report(61, table="t1", rows=7)
     await store.add_report(newest)
     found = await store.last_reports("p")
-    assert list(found) == ["t0", *(f"t{number}" for number in range(2, 250)), "t1"]
+    assert list(found) == ["t0", *(f"t{number}" for number in range(2, 60)), "t1"]
     assert found["t1"] == newest and found["t0"] == report(0, table="t0")
     assert await store.last_reports("nothing") == {}
 

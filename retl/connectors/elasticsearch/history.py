@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -14,13 +15,13 @@ from retl.connectors.elasticsearch.line import Line
 from retl.model.checkpoint import Reject
 from retl.model.errors import StateError, TargetBusy
 from retl.model.report import ScanReport
-from retl.state.base import StateStore, unreadable_report
+from retl.state.base import Claim, StateStore, unreadable_report
 
 T = TypeVar("T")
 _KEPT_REPORTS = 1000
 _MOST_FOUND = 10_000
 """Hits that the server gives at once."""
-_KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at")
+_KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at", "target")
 _INDEX = {
     "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
     "mappings": {
@@ -53,6 +54,19 @@ class History(StateStore):
                     remedy="name another one with state_index.",
                 )
         self._ready = True
+
+    async def claims(self, target: str) -> list[Claim]:
+        found = await self._search("claim", None, None, _MOST_FOUND, [], target=target)
+        return [Claim(hit["pipeline"], hit["table"], target, bool(hit["replaces"])) for hit in found]
+
+    async def _put_claim(self, claim: Claim) -> None:
+        path = f"{self._path}/_doc/{identity('claim', claim.pipeline, claim.table)}"
+        async with self._line.use() as client:
+            await self._create(client)
+            await client.request("PUT", path, params={"refresh": "true"}, body={"kind": "claim", **asdict(claim)})
+
+    async def release_claims(self, pipeline: str, table: str | None = None) -> int:
+        return await self._delete(_query("claim", pipeline, table))
 
     async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
         if not rejects:
@@ -130,9 +144,10 @@ class History(StateStore):
         *,
         skip: int = 0,
         one_of_each: str | None = None,
+        target: str | None = None,
     ) -> list[dict[str, Any]]:
         body: dict[str, Any] = {
-            "query": _query(kind, pipeline, table),
+            "query": _query(kind, pipeline, table, target),
             "sort": sort,
             "size": min(limit, _MOST_FOUND - skip),
             "from": skip,
@@ -173,8 +188,8 @@ class History(StateStore):
             raise StateError(f"{what} in {self._index!r} cannot be read ({error}).", remedy=remedy) from None
 
 
-def _query(kind: str, pipeline: str | None, table: str | None) -> dict[str, Any]:
-    wanted = {"kind": kind, "pipeline": pipeline, "table": table}
+def _query(kind: str, pipeline: str | None, table: str | None, target: str | None = None) -> dict[str, Any]:
+    wanted = {"kind": kind, "pipeline": pipeline, "table": table, "target": target}
     return {"bool": {"filter": [{"term": {name: value}} for name, value in wanted.items() if value is not None]}}
 
 

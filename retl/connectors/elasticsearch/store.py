@@ -18,7 +18,7 @@ from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.history import History, identity, text
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark
 from retl.model.errors import StateError, TargetBusy
-from retl.state.base import STATE_VERSION, LeaseRow
+from retl.state.base import STATE_VERSION, Claim, LeaseRow
 from retl.state.memory import lease_lost
 from retl.state.sql import start_over
 
@@ -115,6 +115,12 @@ class ElasticsearchStore(History):
         async with self._line.use() as client:
             state, _ = await self._read(client, fence.pipeline)
         return state.holds(fence)
+
+    async def claim(self, fence: Fence, claim: Claim) -> None:
+        # Not compared and set with the lease: a claim that a former owner is late with stops a scan, and spoils none.
+        if not await self.holds(fence):
+            raise lease_lost(fence)
+        await self._put_claim(claim)
 
     async def beat(self, fence: Fence) -> bool:
         def change(state: _State) -> bool:

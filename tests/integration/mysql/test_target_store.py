@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import anyio
 import pytest
 
@@ -11,6 +13,19 @@ from retl.model.report import ScanReport
 from retl.state.base import LeaseRow, StateStore
 from tests.integration.mysql.targets import Scene
 from tests.servers.database import Server
+from tests.unit.test_state import (  # noqa: F401  # collected here too, with the fixture ``store`` of this module
+    test_a_claim_takes_the_place_of_the_older_one_of_its_table_and_can_be_given_up,
+    test_a_fence_holds_only_with_owner_epoch_and_pipeline,
+    test_a_former_owner_claims_nothing,
+    test_a_lease_is_not_taken_from_what_was_never_there,
+    test_a_lease_that_was_given_up_is_free_but_its_epoch_is_not_used_again,
+    test_a_reject_of_the_same_key_replaces_the_old_one,
+    test_a_table_of_the_target_knows_who_writes_it,
+    test_an_owner_that_beats_cannot_be_taken_over_by_what_was_seen_before,
+    test_an_owner_that_does_not_beat_is_taken_over_and_fenced_off,
+    test_forgetting_takes_one_table_or_all_of_one_pipeline,
+    test_rejects_are_cleared_by_table_or_all,
+)
 
 
 @pytest.fixture
@@ -22,6 +37,13 @@ def opened(scene: Scene) -> StateStore:
     store = scene.options().target().state_store()
     assert store is not None
     return store
+
+
+@pytest.fixture
+async def store(scene: Scene) -> AsyncIterator[StateStore]:
+    made = opened(scene)
+    yield made
+    await made.aclose()
 
 
 def report(number: int) -> ScanReport:
