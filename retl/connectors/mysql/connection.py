@@ -230,7 +230,8 @@ class MySQLConnection:
     def _alive(self, error: BaseException) -> bool:
         """Whether the line is as it was: the server refused a statement, and that was all."""
         cause = error.__cause__
-        return not self.closed and isinstance(cause, MySQLError) and _code_and_text(cause)[0] < 2000
+        # From 2000 to 2999 it is the client that speaks, of a line that failed.
+        return not self.closed and isinstance(cause, MySQLError) and not 2000 <= _code_and_text(cause)[0] < 3000
 
     def abort(self) -> None:
         """Cut the line at once: the server rolls back what was open. Safe at any time."""
