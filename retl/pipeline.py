@@ -333,7 +333,7 @@ class Pipeline:
 
     async def _adopt(self, fence: Fence, table: str | None) -> set[str]:
         others: set[str] = set()
-        for spec in await self._tables.specs(self._source):
+        for spec in await self._tables.specs(self._source, self._target):
             claim = await claim_of(self.name, spec, self._target, state_in_target=self._parts.state_in_target)
             if claim is not None and table in (None, spec.name):
                 others |= await hand_over(self._store, fence, claim)

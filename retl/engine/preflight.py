@@ -8,7 +8,7 @@ from typing import Literal
 from retl.connectors.base import Source, SystemInfo, Target
 from retl.engine import guard
 from retl.engine.runner import Parts
-from retl.engine.targets import check_claims, claim_of, starting_point
+from retl.engine.targets import check_claims, check_other_table, claim_of, starting_point
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import Load, SourcePlan, TargetPlan
@@ -50,7 +50,7 @@ class Preflight:
             return findings
         errors: list[Exception] = []
         try:
-            specs = await parts.tables.specs(parts.source, errors)
+            specs = await parts.tables.specs(parts.source, parts.target, errors)
         except RetlError as error:
             return [*findings, Finding("error", "tables", str(error.located(pipeline=parts.name)))]
         findings.extend(
@@ -83,7 +83,7 @@ class Preflight:
     async def plans(self, errors: list[Exception] | None) -> list[TablePlan]:
         """The plans of all tables. With ``errors`` one that cannot be planned does not hide the others."""
         found: list[TablePlan] = []
-        for spec in await self._parts.tables.specs(self._parts.source, errors):
+        for spec in await self._parts.tables.specs(self._parts.source, self._parts.target, errors):
             try:
                 found.append(await self.plan(spec))
             except RetlError as error:
@@ -98,6 +98,7 @@ class Preflight:
         parts = self._parts
         try:
             checkpoint = (await parts.store.load(parts.name)).get(spec.name, Checkpoint())
+            await check_other_table(parts.source, parts.target, spec)
             claim = await claim_of(parts.name, spec, parts.target, state_in_target=parts.state_in_target)
             if claim is not None:
                 check_claims(claim, await parts.store.claims(claim.target))

@@ -103,7 +103,7 @@ class Run:
 
     async def _find_tables(self, turn: _Turn) -> None:
         found: list[Exception] = []
-        for spec in await self._parts.tables.specs(self._parts.source, found):
+        for spec in await self._parts.tables.specs(self._parts.source, self._parts.target, found):
             if spec.name not in self._order:
                 self._order.append(spec.name)
                 self._waiting.append(_Turn(spec))

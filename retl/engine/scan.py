@@ -24,7 +24,7 @@ from retl.engine.channel import Channel
 from retl.engine.checkpoints import columns_of, selection
 from retl.engine.context import Emit, Limits, ScanContext, StopSignal, now_text
 from retl.engine.reader import Item, Reader
-from retl.engine.targets import claim_of, starting_point, take_claim
+from retl.engine.targets import check_other_table, claim_of, starting_point, take_claim
 from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
@@ -139,6 +139,7 @@ class Scan:
             await to_the_end(context.source.finish(plan))
 
     async def _claim_target(self, context: ScanContext) -> None:
+        await check_other_table(context.source, context.target, context.table)
         claim = await claim_of(context.pipeline, context.table, context.target, state_in_target=context.state_in_target)
         if claim is not None:
             await take_claim(context.store, context.fence, claim)

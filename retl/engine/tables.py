@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from retl.connectors.base import Source
+from retl.connectors.base import Source, Target
 from retl.model.actions import Action
 from retl.model.errors import ConfigError, RetlError
 from retl.model.table import (
@@ -14,6 +14,7 @@ from retl.model.table import (
     TableSpec,
     check_declaration,
     matching,
+    plain_name,
     resolve,
 )
 
@@ -67,11 +68,12 @@ class Tables:
         """The target's name of a table, where it is known by now."""
         return next((spec.to for spec in self._resolved.values() if spec.name == name), None)
 
-    async def specs(self, source: Source, errors: list[Exception] | None = None) -> list[TableSpec]:
+    async def specs(self, source: Source, target: Target, errors: list[Exception] | None = None) -> list[TableSpec]:
         """The concrete tables, as of now. With ``errors`` a table that cannot be resolved does not hide the others.
 
         Each name of the target has one table: the one that has been written there before,
-        or where there is none and two would be, neither.
+        or where there is none and two would be, neither. What the pipeline itself writes is
+        found by no pattern.
         """
         specs: list[TableSpec] = []
         offered: list[str] | None = None
@@ -95,7 +97,21 @@ class Tables:
                 if errors is None:
                     raise
                 errors.append(error)
-        return self._with_one_writer(specs, offered or (), errors)
+        own = await self._own(specs, source, target) if offered is not None else ()
+        return self._with_one_writer([spec for spec in specs if spec.name not in own], offered or (), errors)
+
+    async def _own(self, specs: Sequence[TableSpec], source: Source, target: Target) -> set[str]:
+        """What a pattern has found and a table of this pipeline is written to: both sides are one system."""
+        writers: dict[str, list[TableSpec]] = {}
+        for spec in specs:
+            writers.setdefault(plain_name(spec.to).casefold(), []).append(spec)
+        own: set[str] = set()
+        for found in (spec for spec in specs if spec.name not in self.names):
+            others = [spec for spec in writers.get(plain_name(found.name).casefold(), ()) if spec is not found]
+            here = await source.location(found.name) if others else None
+            if here is not None and here in [await target.location(other.to) for other in others]:
+                own.add(found.name)
+        return own
 
     def _with_one_writer(
         self, specs: Sequence[TableSpec], offered: Sequence[str], errors: list[Exception] | None

@@ -5,11 +5,23 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 
-from retl.connectors.base import Target, TargetTable
+from retl.connectors.base import Source, Target, TargetTable
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.errors import ConfigError, GuardStopped
 from retl.model.table import TableSpec
 from retl.state.base import Claim, StateStore
+
+
+async def check_other_table(source: Source, target: Target, table: TableSpec) -> None:
+    """Refuse a table that is its own target: a refresh would empty what it is about to read."""
+    if table.query is not None:
+        return
+    here = await source.location(table.name)
+    if here is not None and here == await target.location(table.to):
+        raise ConfigError(
+            f"the table {table.name!r} is its own target: source and target are one system, and {table.to!r} is the table that is read.",
+            remedy="give the target another name with to, or write into another database.",
+        )
 
 
 async def claim_of(pipeline: str, table: TableSpec, target: Target, *, state_in_target: bool) -> Claim | None:

@@ -20,6 +20,8 @@ LostTarget = Literal["fail", "reload"]
 NewColumns = Literal["add", "ignore", "fail"]
 
 DEFAULT_SLICE_ROWS = 50_000
+_MADE_BY_TARGETS = re.compile(r"_arc_[0-9]{20}$|^_retl_")
+"""Names of archives, by their time to the microsecond, and of shadows."""
 
 
 class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -342,7 +344,13 @@ def plain_name(name: str) -> str:
 
 
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that a pattern stands for, in order; ``*``, ``?`` and ``[...]``, letter case counts."""
+    """The names that a pattern stands for, in order; ``*``, ``?`` and ``[...]``, letter case counts.
+
+    What a target has made for itself, archives and shadows, is nobody's table.
+    """
     return sorted(
-        name for name in names if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(plain_name(name), pattern)
+        name
+        for name in names
+        if (fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(plain_name(name), pattern))
+        and not _MADE_BY_TARGETS.search(plain_name(name))
     )

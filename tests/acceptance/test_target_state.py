@@ -11,6 +11,7 @@ import pytest
 
 import retl
 from retl.connectors.base import TargetTable
+from retl.connectors.sqlite.source import SQLiteSource
 from retl.connectors.sqlite.target import SQLiteTarget
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.state.base import Claim
@@ -222,3 +223,53 @@ async def test_of_two_that_claim_at_the_same_moment_none_writes(warehouse: Wareh
         await job.run_once()
     assert list(store._claims) == [("b", "orders")]
     assert not app.exists() or app.tables() == []
+
+
+# A source that is its own target ------------------------------------------------
+
+
+class SameFile(SQLiteSource):
+    """A source of the very file that ``Told`` writes."""
+
+    async def location(self, table: str) -> str | None:
+        return f"sqlite:app/{table}"
+
+
+def within(app: Database, *tables: retl.Table) -> retl.Pipeline:
+    app.run("CREATE TABLE IF NOT EXISTS a (id INTEGER PRIMARY KEY)", "INSERT OR IGNORE INTO a VALUES (1), (2)")
+    app.run("CREATE TABLE IF NOT EXISTS b (id INTEGER PRIMARY KEY)")
+    return retl.Pipeline("p", source=SameFile(app.source()), target=Told(app), tables=tables)
+
+
+@pytest.mark.parametrize("pre_action", ["none", "truncate", "rename_and_create", "swap"])
+async def test_a_table_is_not_its_own_target(app: Database, pre_action: Any) -> None:
+    job = within(app, retl.Table("a", pre_action=pre_action))
+    for refused in (job.run_once, job.plan):
+        with pytest.raises(retl.ConfigError, match="the table 'a' is its own target"):
+            await refused()
+    assert [finding.level for finding in await job.check()] == ["ok", "ok", "error"]
+    await job.aclose()
+    assert app.rows("a") == [(1,), (2,)]
+    assert app.tables() == ["a", "b"]
+
+
+@pytest.mark.parametrize("pre_action", ["none", "rename_and_create", "swap"])
+async def test_a_pattern_finds_nothing_that_the_pipeline_writes(app: Database, pre_action: Any) -> None:
+    job = within(app, retl.Table(match="*", to="copy_{name}", pre_action=pre_action, max_shrink="100%"))
+    for _ in range(3):
+        report = await job.run_once()
+        assert [scan.table for scan in report.scans] == ["a", "b"]
+    assert [name for name in app.tables() if "_arc_" not in name] == ["a", "b", "copy_a", "copy_b"]
+    assert app.rows("copy_a") == [(1,), (2,)]
+
+
+async def test_a_table_of_that_name_elsewhere_is_found(app: Database, tmp_path: Path) -> None:
+    """Only the very table that is written is left out, not one that merely has its name."""
+    other = Database(tmp_path / "other.db")
+    job = within(other, retl.Table(match="*", to="copy_{name}"))
+    other.run("CREATE TABLE copy_a (id INTEGER PRIMARY KEY)")
+    elsewhere = retl.Pipeline(
+        "p", source=other.source(), target=Told(app), tables=[retl.Table(match="*", to="copy_{name}")]
+    )
+    assert [plan.table.name for plan in await elsewhere.plan()] == ["a", "b", "copy_a"]
+    assert [plan.table.name for plan in await job.plan()] == ["a", "b"]

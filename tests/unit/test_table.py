@@ -283,3 +283,15 @@ def test_a_pattern_stands_for_tables_with_and_without_their_schema() -> None:
     assert matching("ods_?", names) == ["dw.ods_a", "dw.ods_b", "ods_c"]
     assert matching("*.[!o]*", names) == ["dw.ads_a"]
     assert matching("nothing*", names) == []
+
+
+def test_a_pattern_finds_no_archive_and_no_shadow() -> None:
+    names = [
+        "a_arc_20240501120000000001",
+        "dw.a_arc_20240501120000000001",
+        "_retl_new_a_7",
+        "a_arc_2024",
+        "a",
+        "retl_a",
+    ]
+    assert matching("*", names) == ["a", "a_arc_2024", "retl_a"]
