@@ -19,7 +19,7 @@ What a connector guarantees to the engine is said at each method. Errors are tho
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +42,33 @@ class SystemInfo:
     product: str
     version: str
     detail: str = ""
+    warnings: tuple[str, ...] = ()
+    """What people should know of the way there: a login that others may read."""
+
+
+REJECT = "retl.reject"
+"""The name of the column that ``with_rejects`` adds."""
+_REJECT_TYPE = pa.struct([("column", pa.string()), ("reason", pa.string()), ("content", pa.string())])
+
+
+@dataclass(frozen=True, slots=True)
+class RowReject:
+    """Why a row that a source has read cannot be given to any target."""
+
+    reason: str
+    content: str
+    """The row as text, for people: its JSON."""
+    column: str = ""
+
+
+def with_rejects(batch: pa.RecordBatch, rejects: Mapping[int, RowReject]) -> pa.RecordBatch:
+    """A batch in which some rows, by their number, are rejects. Their other columns count for the key only."""
+    if not rejects:
+        return batch
+    told = [rejects.get(number) for number in range(batch.num_rows)]
+    values = [row and {"column": row.column, "reason": row.reason, "content": row.content} for row in told]
+    schema = batch.schema.append(pa.field(REJECT, _REJECT_TYPE))
+    return pa.RecordBatch.from_arrays([*batch.columns, pa.array(values, _REJECT_TYPE)], schema=schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +141,9 @@ class Source(ABC):
         the type given there, or is ``string`` and holds canonical text of it. The same
         slice may be read again after an error. When the iterator is closed early, the
         query at the source is stopped.
+
+        A row with a value that no column can hold is given by ``with_rejects``: it counts as a
+        reject of its scan, and never reaches the target.
         """
 
     async def finish(self, plan: SourcePlan) -> None:  # noqa: B027  # not abstract: most sources hold nothing for a scan

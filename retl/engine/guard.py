@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from retl.connectors.base import REJECT
 from retl.model.errors import ConfigError, GuardStopped
 from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec
@@ -34,12 +36,14 @@ def apply_null_cursor(table: TableSpec, batch: pa.RecordBatch, cursor: str) -> t
 
     For sources that meet such rows only while they are read. Raises ``GuardStopped``.
     """
-    column = batch.column(cursor)
-    rows: int = column.null_count
+    wanted = batch.column(cursor).is_valid()
+    if REJECT in batch.schema.names:
+        wanted = pc.or_(wanted, batch.column(REJECT).is_valid())
+    rows = batch.num_rows - int(wanted.true_count)
     if not rows:
         return batch, 0
     null_cursor_warning(table, rows)
-    return (batch if table.null_cursor == "include" else batch.filter(column.is_valid())), rows
+    return (batch if table.null_cursor == "include" else batch.filter(wanted)), rows
 
 
 def check_shrink(before: int, after: int, max_shrink: float | None, *, table: str) -> None:

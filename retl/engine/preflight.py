@@ -68,6 +68,7 @@ class Preflight:
             return False
         text = " ".join(part for part in (info.product, info.version, info.detail) if part)
         findings.append(Finding("ok", role, text))
+        findings.extend(Finding("warning", role, warning) for warning in info.warnings)
         return True
 
     async def _check_spec(self, spec: TableSpec) -> list[Finding]:

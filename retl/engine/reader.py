@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import anyio
 import pyarrow as pa
 
+from retl.connectors.base import REJECT
 from retl.engine import guard
 from retl.engine.channel import Channel
 from retl.engine.context import ScanContext
@@ -107,6 +108,8 @@ def _check_batch(batch: pa.RecordBatch, plan: SourcePlan) -> None:
     """A batch must be what the plan promised: the same columns, each typed so or as text."""
     if batch.schema.equals(plan.schema):
         return
+    if batch.schema.names == [*plan.schema.names, REJECT]:
+        batch = batch.select(plan.schema.names)
     if batch.schema.names != plan.schema.names:
         raise SourceError(
             f"the source sent the columns {', '.join(batch.schema.names)}, but had promised {', '.join(plan.schema.names)}.",

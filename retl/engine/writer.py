@@ -18,6 +18,7 @@ from retl.engine.channel import Channel, ChannelClosed
 from retl.engine.checkpoints import after_scan, after_slice, higher, with_rows
 from retl.engine.context import ScanContext
 from retl.engine.reader import Item
+from retl.engine.rejects import SourceRejects
 from retl.model import events
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import Checkpoint, Mark, Refresh, Reject
@@ -97,7 +98,8 @@ class Writer:
         load = dataclasses.replace(self._load, refresh=context.checkpoint.refresh, prove=self._prove)
         if mark is not None and not context.state_in_target:
             await context.store.save(mark)
-        return await context.target.prepare(load, mark if context.state_in_target else None)
+        writer = await context.target.prepare(load, mark if context.state_in_target else None)
+        return SourceRejects(writer, load, context.store)
 
     async def _begin_refresh(self) -> Mark | None:
         """For a pre-action that readers see: the note that it has begun, so a crash cannot repeat it."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.base import Connector, Source
+from retl.connectors.base import REJECT, Connector, Source
 from retl.model.checkpoint import Checkpoint
+from retl.model.errors import SourceError
 from retl.model.plan import SourcePlan
 from retl.model.table import Table, TableOptions, TableSpec, resolve
 from retl.model.window import Slice
@@ -42,7 +43,14 @@ async def read_slice(source: Source, plan: SourcePlan, part: Slice) -> pa.Table:
 
 
 def as_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    """Batches, of which a column may be canonical text, as one table of the schema's types."""
+    """Batches, of which a column may be canonical text, as one table of the schema's types.
+
+    Raises ``SourceError`` with the reason of a row that no target can be given.
+    """
+    batches = list(batches)
+    for batch in batches:
+        if batch.schema.names[-1:] == [REJECT]:
+            raise SourceError(str(batch.column(REJECT).drop_null()[0]["reason"]))
     tables = [
         pa.Table.from_arrays(
             [

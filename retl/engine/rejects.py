@@ -1,0 +1,88 @@
+"""Rows that a source could read and no target can be given: put aside on their way."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+
+import msgspec
+import pyarrow as pa
+
+from retl.connectors.base import REJECT, Commit, TableWriter
+from retl.model.checkpoint import Mark, Reject
+from retl.model.errors import RowsRejected
+from retl.model.plan import Load
+from retl.model.window import Slice
+from retl.state.base import StateStore
+
+
+class SourceRejects(TableWriter):
+    """A target's writer that is given all rows but those; they count as rejects of the commit."""
+
+    def __init__(self, writer: TableWriter, load: Load, store: StateStore) -> None:
+        self._writer = writer
+        self._load = load
+        self._store = store
+        self._rejects: list[Reject] = []
+
+    async def write(self, batch: pa.RecordBatch) -> None:
+        if batch.schema.names[-1:] == [REJECT]:
+            good = batch.column(REJECT).is_null()
+            self._rejects += self._told(batch.filter(batch.column(REJECT).is_valid()))
+            batch = batch.drop_columns([REJECT]).filter(good)
+        if batch.num_rows:
+            await self._writer.write(batch)
+
+    def _told(self, batch: pa.RecordBatch) -> list[Reject]:
+        keys = batch.select([name for name in self._load.key if name in batch.schema.names])
+        texts = [column.cast(pa.string()).to_pylist() for column in keys.columns]
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return [
+            Reject(
+                table=self._load.table.name,
+                key=msgspec.json.encode(dict(zip(keys.schema.names, key, strict=True))).decode(),
+                scan_id=self._load.scan_id,
+                at=at,
+                **found,
+            )
+            for found, *key in zip(batch.column(REJECT).to_pylist(), *texts, strict=True)
+        ]
+
+    async def discard(self) -> None:
+        self._rejects.clear()
+        await self._writer.discard()
+
+    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+        mine = tuple(self._rejects)
+        self._check(rejects_left)
+        try:
+            done = await self._writer.commit(mark, part, rejects_left - len(mine))
+        except RowsRejected as error:
+            error.rejects = [*mine, *error.rejects]
+            raise
+        if mine and mark is not None:
+            # The target keeps its own rejects with the rows.
+            await self._store.add_rejects(mark.fence.pipeline, mine)
+        self._rejects.clear()
+        return dataclasses.replace(done, rows=done.rows + len(mine), rejects=(*mine, *done.rejects))
+
+    def _check(self, allowed: int) -> None:
+        if len(self._rejects) <= allowed:
+            return
+        first = self._rejects[0]
+        error = RowsRejected(
+            f"the source has {len(self._rejects):,} row{'s' if len(self._rejects) > 1 else ''} with a value that no target can be given "
+            f"(the first: key {first.key}: {first.reason}); max_rejects allows {max(0, allowed):,} more, so nothing of this slice was written.",
+            remedy="`retl rejects` shows them all; correct them at the source, filter them with where, or leave the column out.",
+        )
+        error.rejects = list(self._rejects)
+        raise error
+
+    async def count(self) -> int:
+        return await self._writer.count()
+
+    async def finish(self, mark: Mark | None) -> None:
+        await self._writer.finish(mark)
+
+    async def abort(self) -> None:
+        await self._writer.abort()
