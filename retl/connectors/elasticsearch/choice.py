@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 
 from retl.connectors.elasticsearch import mapping
-from retl.connectors.elasticsearch.catalog import Found
+from retl.connectors.elasticsearch.catalog import Found, covers
 from retl.connectors.elasticsearch.cursor import CursorField
 from retl.connectors.elasticsearch.documents import ID, KEY, document_schema
 from retl.connectors.elasticsearch.pages import Shape
 from retl.connectors.elasticsearch.products import Product
 from retl.connectors.elasticsearch.shapes import Columns, Documents, Leaf
+from retl.connectors.elasticsearch.where import Fields, filters_of
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.schema import TableSchema, field, missing
 from retl.model.table import TableSpec
@@ -37,6 +36,10 @@ class Choice:
     filters: Sequence[dict[str, Any]]
     cursor: CursorField | None
     warnings: tuple[str, ...] = ()
+    lists_cursor: bool = False
+    """Whether the column of the cursor is a list of its values, in JSON."""
+    routed: bool = False
+    """Whether documents may lie in other shards than their ids say, so that two may have the same."""
 
 
 def schema_of(name: str, found: Found) -> TableSchema:
@@ -69,10 +72,11 @@ def choose(table: TableSpec, found: Found, product: Product) -> Choice:
     cursor = None
     if table.cursor is not None:
         _check_known("cursor", [table.cursor], known)
-        cursor = CursorField.of(table.cursor, known[table.cursor])
+        cursor = CursorField.of(table.cursor, known[table.cursor], several=found.several)
+    asked = filters_of(table.where, Fields(found.properties, found.runtime))
     if table.documents:
-        return _documents(table, found, known, cursor, product)
-    return _columns(table, found, known, cursor, product)
+        return _documents(table, found, known, cursor, product, asked)
+    return _columns(table, found, known, cursor, product, asked)
 
 
 def _check_known(word: str, wanted: Sequence[str], known: Mapping[str, Any]) -> None:
@@ -87,7 +91,12 @@ def _check_known(word: str, wanted: Sequence[str], known: Mapping[str, Any]) -> 
 
 
 def _documents(
-    table: TableSpec, found: Found, known: Mapping[str, Any], cursor: CursorField | None, product: Product
+    table: TableSpec,
+    found: Found,
+    known: Mapping[str, Any],
+    cursor: CursorField | None,
+    product: Product,
+    filters: Sequence[dict[str, Any]],
 ) -> Choice:
     if table.rename:
         raise UnsupportedError(
@@ -98,36 +107,68 @@ def _documents(
         raise UnsupportedError("documents keep their _id, so another key has no meaning.", remedy="leave key out.")
     if table.format:
         raise UnsupportedError("documents travel as they are, so format has no meaning.", remedy="leave format out.")
-    if table.columns is not None and not found.hides:
-        _check_known("columns", [name for name in table.columns if not _within(name, known)], known)
-    schema = document_schema(cursor.column if cursor else None, found.index)
-    shape = Documents(schema, table.columns, hides_vectors=product.hides_vectors)
-    warnings = (*_several(found), *_left_out(found))
-    if table.columns is not None:
+    if not found.hides:
+        for word, names in (("columns", table.columns or ()), ("exclude", table.exclude)):
+            _check_known(word, [name for name in names if not _within(name, known)], known)
+    schema = document_schema(cursor.column if cursor else None, _only(table, found))
+    shape = Documents(schema, table.columns, table.exclude, hides_vectors=product.hides_vectors)
+    warnings = (*_several(found), *_told(found))
+    if table.columns is not None or table.exclude:
         warnings += (
-            "columns makes the server write each document anew: whole documents keep every digit of a number, parts keep 17.",
+            "columns and exclude make the server write each document anew: whole documents keep every digit of a number, parts keep 17.",
         )
-    return Choice(schema, KEY, True, shape, shape.asked(), _filters(table), cursor, warnings)
+    return Choice(schema, KEY, True, shape, shape.asked(), filters, cursor, warnings)
 
 
 def _within(wanted: str, known: Mapping[str, Any]) -> bool:
     """Whether a name, a part of the path or a pattern stands for fields of the mapping."""
-    return any(
-        path == wanted
-        or path.startswith(f"{wanted}.")
-        or wanted.startswith(f"{path}.")
-        or fnmatch.fnmatchcase(path, wanted)
-        for path in known
-    )
+    return any(covers(wanted, path) or wanted.startswith(f"{path}.") for path in known)
+
+
+def _only(table: TableSpec, found: Found) -> dict[str, Any]:
+    """What the source says of its index, with the fields that are read and no others."""
+    if table.columns is None and not table.exclude:
+        return dict(found.index)
+
+    def read(path: str) -> bool:
+        chosen = table.columns is None or any(covers(one, path) or one.startswith(f"{path}.") for one in table.columns)
+        return chosen and not any(covers(one, path) for one in table.exclude)
+
+    about = found.index["mappings"]
+    return {**found.index, "mappings": {**about, "properties": _pruned(about.get("properties") or {}, read)}}
+
+
+def _pruned(properties: Mapping[str, Any], read: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, spec in properties.items():
+        path = prefix + name
+        inner = spec.get("properties")
+        parts = _pruned(inner, read, f"{path}.") if inner else None
+        if parts or (read(path) and (mapping.kind(spec) != "alias" or read(str(spec.get("path"))))):
+            kept[name] = {**spec, "properties": parts} if inner else spec
+    return kept
 
 
 def _columns(
-    table: TableSpec, found: Found, known: Mapping[str, Any], cursor: CursorField | None, product: Product
+    table: TableSpec,
+    found: Found,
+    known: Mapping[str, Any],
+    cursor: CursorField | None,
+    product: Product,
+    filters: Sequence[dict[str, Any]],
 ) -> Choice:
     arrays, cuts = _formats(table)
-    wanted = list(table.columns) if table.columns is not None else [ID, *known]
+    wanted = list(table.columns) if table.columns is not None else _all(table, found, known)
     for word, names in (("columns", wanted), ("rename", table.rename), ("key", table.key), ("format.arrays", arrays)):
         _check_known(word, list(names), known)
+    _check_known("exclude", [name for name in table.exclude if not _within(name, known)], known)
+    for word, names in (("columns", table.columns or ()), ("key", table.key)):
+        _check_kept(word, names, table, found)
+    if found.unnamed and table.columns is None:
+        raise ConfigError(
+            f"the field {found.unnamed[0]} has half of a sign in its name, so no column can be called so.",
+            remedy="name the fields that are to be read in columns.",
+        )
     leaves = [
         Leaf(path, {}, _ID_COLUMN) if path == ID else _leaf(path, known[path], array=path in arrays, cuts=cuts)
         for path in wanted
@@ -140,10 +181,26 @@ def _columns(
     key = tuple(table.target_name(name) for name in chosen)
     if not table.key and ID not in wanted:
         key = ()  # a key that is not read identifies nothing
-    shape = Columns(leaves, schema, tells_ignored=product.tells_ignored, hides_vectors=product.hides_vectors)
+    order = cursor.column if cursor else None
+    shape = Columns(leaves, schema, order, tells_ignored=product.tells_ignored, hides_vectors=product.hides_vectors)
     by_id = key == (table.target_name(ID),)
-    warnings = (*(_several(found) if by_id else ()), *_left_out(found))
-    return Choice(schema, key, by_id, shape, shape.asked(), _filters(table), cursor, warnings)
+    warnings = (*(_several(found) if by_id else ()), *_told(found))
+    return Choice(schema, key, by_id, shape, shape.asked(), filters, cursor, warnings, table.cursor in arrays)
+
+
+def _all(table: TableSpec, found: Found, known: Mapping[str, Any]) -> list[str]:
+    """Every field that documents hold, but those that the table leaves out. The cursor is known by its order too."""
+    there = [path for path in known if path == table.cursor or found.keeps(path)]
+    return [path for path in (ID, *there) if not any(covers(one, path) for one in table.exclude)]
+
+
+def _check_kept(word: str, names: Sequence[str], table: TableSpec, found: Found) -> None:
+    for name in names:
+        if name not in (ID, table.cursor) and not found.keeps(name):
+            raise ConfigError(
+                f"{word} names {name!r}, which the mapping keeps out of _source: no document holds its value.",
+                remedy=f"leave {name!r} out.",
+            )
 
 
 def _leaf(path: str, spec: Mapping[str, Any], *, array: bool, cuts: bool) -> Leaf:
@@ -170,30 +227,26 @@ def _formats(table: TableSpec) -> tuple[tuple[str, ...], bool]:
     return tuple(arrays), nanoseconds == "cut"
 
 
-def _filters(table: TableSpec) -> list[dict[str, Any]]:
-    if table.where is None:
-        return []
-    text = table.where.strip()
-    if not text.startswith("{"):
-        return [{"query_string": {"query": text}}]
-    try:
-        return [msgspec.json.decode(text, type=dict[str, Any])]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"where is no JSON: {error}.",
-            remedy='write a query, such as {"term": {"status": "paid"}}, or plain words: status:paid.',
-        ) from None
-
-
-def _left_out(found: Found) -> tuple[str, ...]:
-    """What documents have lost at the source."""
-    if not found.left_out:
-        return ()
-    text = (
-        f"the mapping keeps {'; '.join(found.left_out)} out of _source: documents come without, and what is made of them "
-        "neither holds nor finds it."
-    )
-    return (text,)
+def _told(found: Found) -> tuple[str, ...]:
+    """What documents have lost at the source, and what of it is not read."""
+    told = []
+    if found.left_out:
+        told.append(
+            f"the mapping keeps {'; '.join(found.left_out)} out of _source: documents come without, and what is made of them "
+            "neither holds nor finds it."
+        )
+    if found.closed:
+        told.append(
+            f"closed indices are not read: {', '.join(found.closed[:10])}{' ...' if found.closed[10:] else ''}."
+        )
+    if found.unnamed:
+        told.append(f"fields whose name has half of a sign are not in the mapping that is copied: {found.unnamed[0]}.")
+    if found.synthetic:
+        told.append(
+            "the index keeps no documents (synthetic _source): the server makes them anew from their values, so the order of "
+            "fields, and of the values of an array, may be another one than it was."
+        )
+    return tuple(told)
 
 
 def _several(found: Found) -> tuple[str, ...]:

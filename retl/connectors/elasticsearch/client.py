@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import ssl
+import time
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -20,7 +23,16 @@ from elastic_transport import AiohttpHttpNode, HttpHeaders, NodeConfig, Serializ
 from elastic_transport.client_utils import DEFAULT, parse_cloud_id
 from elasticsearch import AsyncElasticsearch
 
-from retl.connectors.elasticsearch.errors import Role, server_error, unexpected, unreachable, untrusted, was_cut
+from retl.connectors.elasticsearch.errors import (
+    Role,
+    moved,
+    server_error,
+    too_large,
+    unexpected,
+    unreachable,
+    untrusted,
+    was_cut,
+)
 from retl.connectors.elasticsearch.options import Login, Node, ServerOptions
 from retl.connectors.elasticsearch.products import Product
 from retl.connectors.elasticsearch.trust import trusting
@@ -30,7 +42,16 @@ _JSON = "application/json"
 _NDJSON = "application/x-ndjson"
 _EVERY_ERROR = range(300, 600)
 _LARGE_BODY = 2**20
+_MOST_BYTES = 2**29
+"""The longest answer that is read: more than any page of documents that a server gives."""
+_MOST_CALL_BYTES = 2**26
+"""The longest answer that is decoded as a whole, where no documents are asked for."""
 _CONNECTIONS = 32
+
+
+def is_text(text: str) -> bool:
+    """Whether a text has no half of a sign, which can neither be sent nor kept as text."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def quoted(name: str) -> str:
@@ -48,19 +69,25 @@ class Answer(NamedTuple):
         """The body, decoded. Raises ``ConnectionFailed`` where it is none of a search server."""
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            pass
+        try:
+            # It knows halves of signs, which the names of fields may hold.
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
             raise unexpected(self.body) from None
 
 
 class Client:
     """A cluster, reached. Opened by ``open``; ``close`` may be called more than once."""
 
-    def __init__(self, client: AsyncElasticsearch, product: Product, role: Role, place: str, timeout: float) -> None:
+    def __init__(self, client: AsyncElasticsearch, product: Product, role: Role, login: Login) -> None:
         self._client = client
         self.product = product
         self.role: Role = role
-        self.place = place
-        self.timeout = timeout
+        self.place = login.place
+        self.warnings = login.warnings()
+        self.timeout = login.timeout
         """How many seconds an answer may take."""
         self._closed = False
 
@@ -70,7 +97,7 @@ class Client:
         try:
             login = await _login(options)
             client = await anyio.to_thread.run_sync(_build, login)
-            opened = cls(client, Product("", (), ""), role, login.place, login.timeout)
+            opened = cls(client, Product("", (), ""), role, login)
             try:
                 answer = await opened.call("GET", "/")
                 try:
@@ -112,6 +139,10 @@ class Client:
             try:
                 answer = await client.perform_request(method, path, params=params, headers=headers, body=body)
                 break
+            except _Moved as error:
+                raise moved(error.message, self.place) from None
+            except _TooLarge:
+                raise too_large(self.place, _MOST_BYTES) from None
             except elastic_transport.TlsError as error:
                 raise untrusted(error.message, self.place) from None
             except elastic_transport.ConnectionTimeout:
@@ -139,6 +170,8 @@ class Client:
     ) -> Any:
         """The decoded JSON of a small answer."""
         answer = await self.request(method, path, params=params, body=body, ndjson=ndjson, allow=allow, timeout=timeout)
+        if len(answer.body) > _MOST_CALL_BYTES:
+            raise too_large(self.place, _MOST_CALL_BYTES)
         return answer.json()
 
     async def close(self) -> None:
@@ -146,8 +179,23 @@ class Client:
         await self._client.close()
 
 
+class _Received(NamedTuple):
+    """An answer, as the client library takes it from a node."""
+
+    meta: elastic_transport.ApiResponseMeta
+    body: bytes
+
+
 class _NotReached(elastic_transport.ConnectionError):
     """There was no connection, so nothing was sent."""
+
+
+class _Moved(elastic_transport.TransportError):
+    """The server names another address."""
+
+
+class _TooLarge(elastic_transport.TransportError):
+    """The answer has no end that is worth waiting for."""
 
 
 class _Bytes(Serializer):
@@ -177,22 +225,59 @@ class _PlainNode(AiohttpHttpNode):
                 sent[name] = _NDJSON if "ndjson" in sent[name] else _JSON
         # aiohttp would write a large body in one go, while the loop waits.
         data: Any = io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
+        seconds = self.config.request_timeout if request_timeout is DEFAULT else request_timeout
         try:
-            answer = await super().perform_request(method, target, data, sent, request_timeout)
-        except elastic_transport.ConnectionError as error:
-            by_tls = isinstance(error, elastic_transport.TlsError)
-            if by_tls and not any(was_cut(getattr(cause, "os_error", cause)) for cause in error.errors):
-                raise
-            reached = not any(isinstance(cause, aiohttp.ClientConnectorError) for cause in error.errors)
-            raise (elastic_transport.ConnectionError if reached else _NotReached)(error.message) from None
-        received = HttpHeaders(answer.meta.headers)
+            return await self._exchange(method, target, data, sent, seconds)
+        except TimeoutError:
+            raise elastic_transport.ConnectionTimeout("it did not answer in time") from None
+        except (ssl.SSLError, aiohttp.ClientSSLError) as error:
+            if was_cut(getattr(error, "os_error", error)):
+                raise _NotReached(str(error)) from None
+            raise elastic_transport.TlsError(str(error)) from None
+        except (aiohttp.ClientError, OSError) as error:
+            reached = not isinstance(error, aiohttp.ClientConnectorError)
+            raise (elastic_transport.ConnectionError if reached else _NotReached)(str(error)) from None
+
+    async def _exchange(self, method: str, target: str, data: Any, sent: HttpHeaders, seconds: float | None) -> Any:
+        """One request and its answer. Neither a redirect is followed, nor is more read than fits."""
+        if self.session is None:
+            self._create_aiohttp_session()
+        assert self.session is not None
+        headers = self.headers.copy()
+        headers.update(sent)
+        began = time.monotonic()
+        async with self.session.request(
+            method,
+            self.base_url + target,
+            data=data or None,
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=seconds),
+            allow_redirects=False,
+            auto_decompress=False,
+        ) as answer:
+            if "location" in answer.headers and 300 <= answer.status < 400:
+                raise _Moved(answer.headers["location"])
+            body = await _read(answer)
+        received = HttpHeaders(answer.headers)
         received["x-elastic-product"] = "Elasticsearch"
         received["content-type"] = _JSON
         received.pop("warning", None)  # said of our requests to us, not to whoever runs a pipeline
-        return answer._replace(meta=dataclasses.replace(answer.meta, headers=received))
+        meta = elastic_transport.ApiResponseMeta(answer.status, "1.1", received, time.monotonic() - began, self.config)
+        return _Received(meta, body)
 
-    def _log_request(self, *arguments: Any, **words: Any) -> None:
-        """Nothing: it would decode whole bodies, and documents have no place in a log."""
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """The body as it comes: none was asked for that is packed, and what unpacks may have no end."""
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise aiohttp.ClientPayloadError("the answer is packed, though nobody has asked for that")
+    pieces = []
+    size = 0
+    async for piece in answer.content.iter_any():
+        size += len(piece)
+        if size > _MOST_BYTES:
+            raise _TooLarge("")
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 async def _login(options: ServerOptions) -> Login:

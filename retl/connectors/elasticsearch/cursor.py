@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,8 @@ from retl.model.schema import field
 SETTLE = timedelta(seconds=5)
 """What is shown by searches shows a refresh later than it was written: so much later at least a scan looks at it."""
 _FRACTION = re.compile(r"(\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
+_YEAR_2000 = datetime(2000, 1, 1, tzinfo=UTC)
+_400_YEARS = 146_097 * 86_400
 _WHOLE = ("byte", "short", "integer", "long", "unsigned_long")
 
 
@@ -30,9 +32,13 @@ class CursorField:
     path: str
     column: pa.Field
     kind: str
+    mixed: bool = False
+    """Whether some indices may have times before 1970 (``date``), and others nanoseconds, which have none."""
+    early: bool = False
+    """Of such a pair: the order of what lies before 1970."""
 
     @classmethod
-    def of(cls, path: str, spec: Mapping[str, Any]) -> CursorField:
+    def of(cls, path: str, spec: Mapping[str, Any], *, several: bool = False) -> CursorField:
         """Raises ``ConfigError`` where the field has no order to go by."""
         kind = mapping.kind(spec)
         if kind == mapping.CONFLICT:
@@ -43,14 +49,37 @@ class CursorField:
                 remedy="choose a field of type date, date_nanos or a whole number.",
                 system="elasticsearch",
             )
+        if spec.get("doc_values") is False:
+            raise ConfigError(
+                f"the cursor {path!r} has doc_values: false in its mapping, so nobody can sort by it.",
+                remedy="choose another field.",
+                system="elasticsearch",
+            )
         type_ = mapping.column(path, spec).type
         if pa.types.is_integer(type_) and kind != "unsigned_long":
             type_ = pa.int64()
-        return cls(path, field(path, type_, native=kind), kind)
+        return cls(path, field(path, type_, native=kind), kind, mixed=several and kind == "date_nanos")
 
     @property
     def is_time(self) -> bool:
         return bool(pa.types.is_timestamp(self.column.type))
+
+    def orders(self) -> list[CursorField]:
+        """The orders in which a window is read, one after another: the server cannot sort times before 1970 as nanoseconds."""
+        return [replace(self, kind="date", early=True), self] if self.mixed else [self]
+
+    @property
+    def only(self) -> list[dict[str, Any]]:
+        """What is read in this order, where there are two."""
+        early = {"range": {self.path: {"lt": "1970-01-01", "format": TIME_FORMAT}}}
+        if not self.mixed:
+            return []
+        return [early] if self.early else [{"bool": {"must_not": [early]}}]
+
+    @property
+    def can_be_ancient(self) -> bool:
+        """Whether there may be times before the year 1, which are no bound."""
+        return self.kind == "date" and not self.mixed
 
     @property
     def order(self) -> str:
@@ -70,7 +99,14 @@ class CursorField:
         bounds: dict[str, Any] = {"lte": self._bound(upper)}
         if lower is not None:
             bounds["gt" if lower_open else "gte"] = self._bound(lower)
+        if self.mixed:
+            # A bound before 1970 is refused by the indices that have none such: all of that time is read then.
+            bounds = {word: bound for word, bound in bounds.items() if not before_1970(bound)}
+            bounds = bounds if "lte" in bounds else {"lt": "1970-01-01"}
         return {"range": {self.path: {**bounds, **({"format": TIME_FORMAT} if self.is_time else {})}}}
+
+    def since_year_1(self) -> dict[str, Any]:
+        return {"range": {self.path: {"gte": "0001-01-01", "format": TIME_FORMAT}}}
 
     def settled(self, settle: timedelta) -> dict[str, Any]:
         """What is old enough by the server's own clock."""
@@ -94,11 +130,24 @@ class CursorField:
             return str(value)
         digits = 9 if self.kind == "date_nanos" else 3
         seconds, rest = divmod(int(value), 10**digits)
-        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-        return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:0{digits}d}Z"
+        # The calendar repeats itself every 400 years, and there are years that Python has not.
+        cycles, within = divmod(seconds - _YEAR_2000.timestamp(), _400_YEARS)
+        moment = _YEAR_2000 + timedelta(seconds=within)
+        year = moment.year + 400 * int(cycles)
+        sign = "-" if year < 0 else "+" if year > 9999 else ""
+        return f"{sign}{abs(year):04d}-{moment:%m-%dT%H:%M:%S}.{rest:0{digits}d}Z"
+
+    def value(self, value: Any) -> Any:
+        """A sort value as the column has it: of the two orders one is in milliseconds, and the column is not."""
+        return self.text(value) if self.early else value
 
     def _bound(self, text: str) -> Any:
         """As a query takes it. The server rounds up what is not written to the last digit."""
         if not self.is_time:
             return int(text)
         return _FRACTION.sub(lambda clock: f"{clock[1]}.{(clock[2] or '').ljust(9, '0')}", text.replace(" ", "T"))
+
+
+def before_1970(time: str) -> bool:
+    """Whether a time, as the server writes it, is one that nanoseconds do not reach."""
+    return time.startswith("-") or (not time.startswith("+") and time[:4] < "1970")

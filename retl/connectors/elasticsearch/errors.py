@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -13,6 +15,8 @@ Role = Literal["source", "target"]
 
 _LOST_CONTEXT = frozenset({"search_context_missing_exception", "search_context_exception"})
 _NOT_NOW = frozenset({408, 502, 503, 504})
+_MOST_REASON = 500
+_MOST_REASONS = 5
 
 
 class ContextLost(ConnectionFailed):
@@ -55,27 +59,41 @@ def refusal(body: bytes | Any) -> Refusal:
     if isinstance(body, bytes):
         try:
             found = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return Refusal((), body[:200].decode("utf-8", "replace").strip())
     error = found.get("error", found) if isinstance(found, dict) else found
     if not isinstance(error, dict):
-        return Refusal((), str(error))
+        return Refusal((), _short(str(error)))
     kinds: list[str] = []
     reasons: list[str] = []
     _unfold(error, kinds, reasons, 0)
-    return Refusal(tuple(kinds), "; ".join(dict.fromkeys(reasons)))
+    return Refusal(tuple(kinds), "; ".join(list(dict.fromkeys(reasons))[:_MOST_REASONS]))
+
+
+def _short(text: str) -> str:
+    """The server's words, without the data that it may have put into them."""
+    text = text.strip()
+    return text if len(text) <= _MOST_REASON else f"{text[:_MOST_REASON]} ..."
 
 
 def _unfold(error: dict[str, Any], kinds: list[str], reasons: list[str], depth: int) -> None:
     """Collect kinds and reasons on the way to the innermost cause."""
     if isinstance(error.get("type"), str):
-        kinds.append(error["type"])
-    if isinstance(error.get("reason"), str) and error["reason"] != "all shards failed":
-        reasons.append(error["reason"])
-    inner = [*(error.get("root_cause") or ()), *(shard.get("reason") for shard in error.get("failed_shards") or ())]
+        kinds.append(_short(error["type"]))
+    if isinstance(error.get("reason"), str) and error["reason"].strip() not in ("", "all shards failed"):
+        reasons.append(_short(error["reason"]))
+    shards = [shard for shard in _list(error.get("failed_shards")) if isinstance(shard, dict)]
+    reasons += [
+        f"shard {shard['shard']} of {shard['index']}" for shard in shards[:1] if {"shard", "index"} <= shard.keys()
+    ]
+    inner = [*_list(error.get("root_cause")), *(shard.get("reason") for shard in shards)]
     for cause in (*inner[:1], error.get("caused_by")):
         if isinstance(cause, dict) and depth < 5:
             _unfold(cause, kinds, reasons, depth + 1)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def server_error(status: int, body: bytes, role: Role, place: str) -> RetlError:
@@ -108,6 +126,10 @@ def server_error(status: int, body: bytes, role: Role, place: str) -> RetlError:
     if status == 429:
         busy = TargetBusy if role == "target" else ConnectionFailed
         return busy(f"{place} is overloaded: {said}.", remedy=again)
+    if "index_closed_exception" in found.kinds:
+        return ConfigError(f"an index at {place} is closed: {said}.", remedy="open it, or leave it out.")
+    if 300 <= status < 400:
+        return moved("", place)
     if status in _NOT_NOW:
         return ConnectionFailed(f"{place} cannot answer now: {said}.", remedy=again)
     refused: SourceRefused | TargetRefused
@@ -118,6 +140,23 @@ def server_error(status: int, body: bytes, role: Role, place: str) -> RetlError:
     )
     refused.status, refused.kind = status, found.kind
     return refused
+
+
+def moved(address: str, place: str) -> ConfigError:
+    """A redirect: documents and logins go to nobody but whom the user has named."""
+    where = f" to {_short(address)}" if address else ""
+    return ConfigError(
+        f"{place} does not answer itself but redirects{where}.",
+        remedy="name the address of the cluster itself in url, if that is the one that you mean.",
+    )
+
+
+def too_large(place: str, most: int) -> ConnectionFailed:
+    """An answer without an end, or as good as."""
+    return ConnectionFailed(
+        f"{place} gave an answer of more than {most // 2**20} MB, which was not read to its end.",
+        remedy="check the address, and what stands between; a document as large as that cannot be read.",
+    )
 
 
 def unreachable(reason: str, place: str) -> ConnectionFailed:
@@ -147,3 +186,12 @@ def unexpected(body: bytes, place: str = "the server") -> ConnectionFailed:
         f"{place} does not answer as Elasticsearch does: {body[:100].decode('utf-8', 'replace')!r}.",
         remedy="check the address, and what stands between.",
     )
+
+
+@contextmanager
+def understood(place: str) -> Iterator[None]:
+    """An answer that has not the form it should have is an error of the server, not of ours."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise unexpected(f"{type(error).__name__}: {error}".encode("utf-8", "replace"), place) from error

@@ -14,6 +14,7 @@ import msgspec
 from retl.connectors.base import Connector
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
+from retl.model.hidden import hide
 from retl.model.secret import Secret, reveal, without_password
 
 Tls = Literal["verify", "insecure"]
@@ -52,6 +53,11 @@ class Login:
     fingerprint: str | None = None
     tls: ssl.SSLContext | None = None
     """Whom to trust; ``None`` where a fingerprint says it, and without https."""
+    encrypted: bool = False
+    unchecked: bool = False
+    """Whether the server need not prove who it is."""
+    names_trust: bool = False
+    """Whether the user has said whom to trust."""
     basic: tuple[str, str] | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
 
@@ -66,6 +72,23 @@ class Login:
     @property
     def place(self) -> str:
         return ",".join(node.place for node in self.nodes)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What others may read or forge on the way, where that is not this machine alone."""
+        plain = [node.place for node in self.nodes if node.scheme == "http" and not _is_here(node.host)]
+        found = []
+        if plain and self.authorization is not None:
+            found.append(
+                f"the login goes to {', '.join(plain)} without TLS, so anybody on the way can read it; write https:// in url."
+            )
+        if self.unchecked and self.authorization is not None:
+            found.append(
+                'the login goes to a server that proves nothing (tls = "insecure"), so anybody on the way can take it; '
+                "name its authority in tls_ca, or its certificate in tls_fingerprint."
+            )
+        if self.names_trust and not self.encrypted:
+            found.append("tls_ca, tls_fingerprint and tls mean nothing with http://; write https:// in url.")
+        return tuple(found)
 
 
 class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +154,11 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
                     remedy="it has 64 hexadecimal digits: openssl x509 -fingerprint -sha256 -noout -in http_ca.crt.",
                 )
         nodes = tuple(_node(part) for part in parts)
+        for secret in (
+            *([api_key, _encoded(api_key)] if api_key else ()),
+            *([basic[1], _encoded(":".join(basic))] if basic else ()),
+        ):
+            hide(secret)  # a server may show what it was sent
         encrypted = self.cloud_id is not None or any(node.scheme == "https" for node in nodes)
         return Login(
             nodes=nodes,
@@ -138,6 +166,9 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             timeout=parse_duration(self.request_timeout, what="request_timeout").total_seconds(),
             fingerprint=fingerprint,
             tls=self._tls_context() if encrypted and fingerprint is None else None,
+            encrypted=encrypted,
+            unchecked=encrypted and fingerprint is None and self.tls == "insecure",
+            names_trust=self.tls_ca is not None or self.tls_fingerprint is not None,
             basic=basic,
             api_key=api_key,
         )
@@ -174,6 +205,11 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine, so that nothing goes over a network."""
+    return host == "localhost" or host == "::1" or re.fullmatch(r"127\.\d+\.\d+\.\d+", host) is not None
 
 
 def _encoded(text: str) -> str:

@@ -5,7 +5,8 @@ A hit is taken apart no further than its reader needs: a document stays the byte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +25,14 @@ _SHRINK = 4
 # What an index needs on disk for a document may be so many times less than what it sends.
 _PACKED = 60
 _NOTHING = msgspec.Raw(b"")
+# Every escape of JSON, so that none is taken for one that begins within another; the group is half of a sign.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_REPLACED = "\ufffd"
+TORN = rb"\ufffd"
+"""What stands in an answer for half of a sign; a server writes the sign of that number itself, not its escape."""
+_MOST_SORT = 64 * 1024
 
 
 class Hit(msgspec.Struct, gc=False):
@@ -35,7 +44,9 @@ class Hit(msgspec.Struct, gc=False):
     sort: msgspec.Raw = _NOTHING
     fields: msgspec.Raw = _NOTHING
     ignored: list[str] | None = msgspec.field(name="_ignored", default=None)
-    ignored_values: dict[str, list[Any]] | None = msgspec.field(name="ignored_field_values", default=None)
+    ignored_values: dict[str, list[msgspec.Raw]] | None = msgspec.field(name="ignored_field_values", default=None)
+    torn: msgspec.Raw = msgspec.field(name="retl torn", default=_NOTHING)
+    """The document as it came, where it has halves of signs (lone surrogates); in all else they are replaced."""
 
 
 class _Total(msgspec.Struct):
@@ -69,7 +80,7 @@ class Shape(Protocol):
 
     schema: pa.Schema
 
-    def arrays(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> list[pa.Array]:
+    def batch(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> pa.RecordBatch:
         """The columns of ``schema``; ``firsts`` are the cursor's values where the hits are sorted by it."""
 
 
@@ -84,6 +95,8 @@ class Page:
     ids: Sequence[str]
     firsts: Sequence[Any] | None
     """The cursor's values, where the documents are sorted by it."""
+    total: int | None
+    """How many there are in all, where that was asked."""
 
 
 def answer(body: bytes) -> tuple[Sequence[Hit], int | None, str | None]:
@@ -92,7 +105,12 @@ def answer(body: bytes) -> tuple[Sequence[Hit], int | None, str | None]:
     Raises ``ConnectionFailed`` where the server had not the time for all of it, or lacks a shard.
     """
     try:
-        found = _DECODER.decode(body)
+        found = _decoded(body)
+    except RecursionError:
+        raise SourceError(
+            "a document holds JSON that is nested deeper than can be read.",
+            remedy="leave such documents out with where, or correct them at the source.",
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConnectionFailed(
             f"a page is not what a search answers: {error}.", remedy="check what stands between here and the server."
@@ -111,19 +129,59 @@ def answer(body: bytes) -> tuple[Sequence[Hit], int | None, str | None]:
     return found.hits.hits, total, found.pit_id
 
 
-def page(body: bytes, shape: Shape, *, sorted_by_cursor: bool) -> Page:
-    """The documents of an answer. Takes as long as there are bytes: large ones belong into a thread."""
-    hits, _, pit_id = answer(body)
-    firsts = [values[0] for values in decode_all([hit.sort for hit in hits], list[Any])] if sorted_by_cursor else None
+def _decoded(body: bytes) -> _Answer:
+    """An answer, also where texts have halves of signs: servers keep those, and no text of ours can have them."""
     try:
-        batch = pa.RecordBatch.from_arrays(shape.arrays(hits, firsts), schema=shape.schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, msgspec.ValidationError) as error:
-        raise SourceError(
-            f"a value is not what the mapping says: {error}.",
-            remedy="leave its column out with columns, or its documents with where.",
-        ) from None
+        return _DECODER.decode(body)
+    except msgspec.DecodeError:
+        whole = _ESCAPE.sub(lambda sign: TORN if sign[1] else sign[0], body)
+        if whole == body:
+            raise
+    found = _DECODER.decode(whole)
+    for hit in found.hits.hits:
+        if _REPLACED in hit.id or _REPLACED in (hit.routing or ""):
+            raise SourceError(
+                f"the _id {hit.id!r} of a document, or its routing, has half of a sign in it, and can be said to nobody.",
+                remedy="leave the document out with where, or give it another _id at the source.",
+            )
+        start = _address(hit.source) - _address(whole) if hit.source else 0
+        original = memoryview(body)[start : start + len(hit.source)] if hit.source else b""
+        hit.torn = msgspec.Raw(original) if original != bytes(hit.source) else _NOTHING
+    return found
+
+
+def _address(buffer: Any) -> int:
+    """Where bytes lie in memory: a document is a view of its answer, and of what it was before at the same place."""
+    return int(np.frombuffer(memoryview(buffer), np.uint8).ctypes.data)
+
+
+def page(body: bytes, shape: Shape, value: Callable[[Any], Any] | None) -> Page:
+    """The documents of an answer. Takes as long as there are bytes: large ones belong into a thread.
+
+    ``value`` makes a value of the cursor from the first sort value, where the documents are sorted by it.
+    """
+    hits, total, pit_id = answer(body)
+    firsts = None
+    if value is not None:
+        try:
+            firsts = [value(values[0]) for values in decode_all([hit.sort for hit in hits], list[Any])]
+        except (msgspec.MsgspecError, IndexError):
+            raise _strange("a document came without the values that it was sorted by") from None
     last = msgspec.Raw(bytes(hits[-1].sort)) if hits and hits[-1].sort else None
-    return Page(batch, pit_id, last, [hit.id for hit in hits], firsts)
+    if last is not None and len(bytes(last)) > _MOST_SORT:
+        raise _strange("a document came with values to sort by that are longer than any")
+    try:
+        batch = shape.batch(hits, firsts)
+    except (pa.ArrowException, OverflowError, msgspec.MsgspecError, RecursionError) as error:
+        raise SourceError(
+            f"a document is not what the mapping says: {str(error) or type(error).__name__}.",
+            remedy="leave the field out with exclude, or such documents with where.",
+        ) from None
+    return Page(batch, pit_id, last, [hit.id for hit in hits], firsts, total)
+
+
+def _strange(what: str) -> ConnectionFailed:
+    return ConnectionFailed(f"{what}.", remedy="check what stands between here and the server.")
 
 
 def decode_all(raws: Sequence[msgspec.Raw], kind: Any) -> list[Any]:

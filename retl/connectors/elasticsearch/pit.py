@@ -11,13 +11,15 @@ from typing import Any
 import msgspec
 
 from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.errors import ContextLost
-from retl.model.errors import ConnectionFailed, RetlError
+from retl.connectors.elasticsearch.errors import ContextLost, understood
+from retl.model.errors import ConnectionFailed, RetlError, SourceError
 
 _KEEP_ALIVE = "3m"
 _TOUCH_SECONDS = 45.0
 _ATTEMPTS = 5
 _MOST_PAUSE = 8.0
+_MOST_ID = 4 * 1024 * 1024
+"""Some hundred bytes for each shard."""
 
 
 class _Newest(msgspec.Struct):
@@ -38,13 +40,14 @@ class PointInTime:
         product = self._client.product
         params = {"keep_alive": _KEEP_ALIVE}
         answer = await self._client.call("POST", product.open_pit(self._index), params=params)
-        self._id = product.pit_id(answer)
+        with understood(self._client.place):
+            self._id = _checked(product.pit_id(answer))
         self._used = time.monotonic()
 
     def note(self, newest: str | None) -> None:
         """The id that came with an answer."""
         if newest and self._id is not None:
-            self._id = newest
+            self._id = _checked(newest)
 
     async def search(self, body: dict[str, Any]) -> bytes:
         """The answer to one search, asked once. Raises ``ContextLost`` where the moment is no longer kept."""
@@ -75,6 +78,15 @@ class PointInTime:
             path, body = self._client.product.close_pit(pit)
             with suppress(RetlError):
                 await self._client.request("DELETE", path, body=body, allow=range(400, 600))
+
+
+def _checked(pit: str) -> str:
+    if len(pit) > _MOST_ID:
+        raise SourceError(
+            f"the server names a point in time by {len(pit):,} signs, which would be sent back with every request.",
+            remedy="check the address, and what stands between.",
+        )
+    return pit
 
 
 class Patience:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio.to_thread
-import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.cursor import CursorField
+from retl.connectors.elasticsearch.cursor import CursorField, before_1970
 from retl.connectors.elasticsearch.errors import ContextLost
 from retl.connectors.elasticsearch.feed import Feed, Put
 from retl.connectors.elasticsearch.pages import Page, PageSize, Shape, page
+from retl.connectors.elasticsearch.pages import answer as answer_of
 from retl.connectors.elasticsearch.pit import Patience, PointInTime
-from retl.model.errors import ConnectionFailed
+from retl.model.errors import ConnectionFailed, RepeatedKey
 from retl.threads import to_the_end
 
 # Decoding holds the interpreter, so a page that takes longer than a moment does not belong into the loop.
@@ -37,6 +37,8 @@ class Question:
     shape: Shape
     most_hits: int
     document_bytes: float | None = None
+    once: bool = False
+    """Whether it is to be proved that each ``_id`` is there once."""
 
     def body(self, filters: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
         return {"track_total_hits": False, "query": matching([*self.filters, *filters]), **self.asked}
@@ -58,7 +60,7 @@ async def read_all(client: Client, question: Question, slices: int) -> AsyncIter
             body["slice"] = {"id": number, "max": slices}
 
         async def run(put: Put[pa.RecordBatch]) -> None:
-            async with aclosing(_pages(pit, body, question, sorted_by_cursor=False)) as pages:  # type: ignore[type-var]
+            async with aclosing(_pages(pit, body, question, None)) as pages:  # type: ignore[type-var]
                 async for found in pages:
                     await put(found.batch)
 
@@ -80,14 +82,19 @@ async def read_window(
     """
 
     async def run(put: Put[pa.RecordBatch]) -> None:
+        for order in cursor.orders():
+            if not order.early or lower is None or before_1970(lower):
+                await read(put, order)
+
+    async def read(put: Put[pa.RecordBatch], order: CursorField) -> None:
         tail = _Tail()
         start, is_open, renewals = lower, lower_open, 0
         while True:
-            bounds = cursor.range(start, upper, lower_open=is_open)
-            body = {**question.body([bounds]), "sort": [cursor.sort("asc", client.product), *client.product.tiebreak]}
+            bounds = [order.range(start, upper, lower_open=is_open), *order.only]
+            body = {**question.body(bounds), "sort": [order.sort("asc", client.product), *client.product.tiebreak]}
             try:
                 await pit.open()
-                async with aclosing(_pages(pit, body, question, sorted_by_cursor=True)) as pages:  # type: ignore[type-var]
+                async with aclosing(_pages(pit, body, question, order)) as pages:  # type: ignore[type-var]
                     async for found in pages:
                         batch = tail.new_ones(found)
                         renewals = 0
@@ -96,10 +103,10 @@ async def read_window(
                 return
             except ContextLost:
                 renewals += 1
-                if renewals > _RENEWALS:
+                if renewals > _RENEWALS or order.early:
                     raise
                 if tail.value is not None:
-                    start, is_open = cursor.text(tail.value), False
+                    start, is_open = order.text(tail.value), False
                 tail.resume()
 
     pit = PointInTime(client, question.path)
@@ -127,17 +134,21 @@ async def _end(feed: Feed[pa.RecordBatch], staying: asyncio.Task[None], pit: Poi
 
 
 async def _pages(
-    pit: PointInTime, body: dict[str, Any], question: Question, *, sorted_by_cursor: bool
+    pit: PointInTime, body: dict[str, Any], question: Question, order: CursorField | None
 ) -> AsyncIterator[Page]:
-    """The pages of one search, each beginning behind the last document of the one before."""
+    """The pages of one search, each beginning behind the last document of the one before.
+
+    The server counts them with the first page, in the very moment that is read: as many must come.
+    """
     size = PageSize(question.most_hits, question.document_bytes)
     patience = Patience()
-    after: dict[str, msgspec.Raw] = {}
+    after: dict[str, Any] = {"track_total_hits": True}
+    total, came = None, 0
     while True:
         asked = size.rows
         try:
             answer = await pit.search({**body, "size": asked, **after})
-            found = await _decoded(answer, question.shape, sorted_by_cursor=sorted_by_cursor)
+            found = await _decoded(answer, question.shape, order)
         except ContextLost:
             raise
         except ConnectionFailed as error:
@@ -148,17 +159,51 @@ async def _pages(
         pit.note(found.pit_id)
         size.came(found.batch.num_rows, len(answer))
         del answer
-        if found.batch.num_rows:
+        rows = found.batch.num_rows
+        came, total = came + rows, found.total if total is None else total
+        over = rows < asked or found.last is None
+        if total is None or came > total or (over and came < total):
+            raise _miscounted(total, came)
+        if question.once and rows:
+            await _check_once(pit, question, found)
+        if rows:
             yield found
-        if found.batch.num_rows < asked or found.last is None:
+        if over:
             return
         after = {"search_after": found.last}
 
 
-async def _decoded(answer: bytes, shape: Shape, *, sorted_by_cursor: bool) -> Page:
+def _miscounted(total: int | None, came: int) -> ConnectionFailed:
+    counted = "did not count the documents" if total is None else f"counted {total:,} documents and gave {came:,}"
+    return ConnectionFailed(
+        f"the source {counted}, of one and the same moment.",
+        remedy="nothing, if it passes: the scan is tried again. Otherwise check what stands between here and the server.",
+    )
+
+
+async def _check_once(pit: PointInTime, question: Question, found: Page) -> None:
+    """Raise ``RepeatedKey`` where documents of the same ``_id`` lie in two shards: in the target they would be one."""
+    ids = sorted(set(found.ids))
+    body = {"track_total_hits": True, "query": matching([*question.filters, {"ids": {"values": ids}}])}
+    total = answer_of(await pit.search({**body, "size": 0}))[1]
+    if total == len(ids) == len(found.ids):
+        return
+    for name in ids:
+        body["query"] = matching([*question.filters, {"ids": {"values": [name]}}])
+        hits = answer_of(await pit.search({**body, "size": 3, "_source": False}))[0]
+        if len(hits) > 1:
+            routings = " and ".join(repr(hit.routing) for hit in hits)
+            raise RepeatedKey(
+                f"the _id {name!r} is there {len(hits)} times, with the routings {routings}; in the target they would be one.",
+                remedy="give the documents ids of their own; or choose with where, or with key, what tells them apart.",
+            )
+
+
+async def _decoded(answer: bytes, shape: Shape, order: CursorField | None) -> Page:
+    value = None if order is None else order.value
     if len(answer) <= _THREAD_BYTES:
-        return page(answer, shape, sorted_by_cursor=sorted_by_cursor)
-    return await anyio.to_thread.run_sync(lambda: page(answer, shape, sorted_by_cursor=sorted_by_cursor))
+        return page(answer, shape, value)
+    return await anyio.to_thread.run_sync(lambda: page(answer, shape, value))
 
 
 class _Tail:

@@ -18,7 +18,8 @@ from retl.connectors.elasticsearch.catalog import Found
 from retl.connectors.elasticsearch.choice import Choice, choose, schema_of
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.cursor import SETTLE, CursorField
-from retl.connectors.elasticsearch.pages import answer
+from retl.connectors.elasticsearch.errors import understood
+from retl.connectors.elasticsearch.pages import Hit, answer
 from retl.connectors.elasticsearch.read import Question, matching, read_all, read_window
 from retl.model.actions import Write
 from retl.model.checkpoint import Checkpoint, check_cursor_type
@@ -58,10 +59,10 @@ class ElasticsearchSource(Source):
     async def ping(self) -> SystemInfo:
         client = await Client.open(self._options, "source")
         await client.close()
-        return SystemInfo(client.product.name, client.product.number)
+        return SystemInfo(client.product.name, client.product.number, warnings=client.warnings)
 
     async def list_tables(self) -> list[str]:
-        return await catalog.names(await self._client())
+        return await catalog.tables(await self._client())
 
     async def describe(self, table: str) -> TableSchema | None:
         found = await catalog.look(await self._client(), table)
@@ -76,8 +77,10 @@ class ElasticsearchSource(Source):
         if found is None:
             await self._no_such_table(client, table.name)
         choice = choose(table, found, client.product)
+        await catalog.check_whole(client, found)
         # What has been written is to be seen. Whoever may only read does without; settle is for that.
         await client.request("POST", f"/{found.path}/_refresh", allow=range(300, 600))
+        choice = await self._with_routing(client, found, choice)
         if choice.cursor is None:
             return await self._plan_full(client, table, found, choice)
         return await self._plan_window(client, table, checkpoint, found, choice, choice.cursor)
@@ -102,6 +105,8 @@ class ElasticsearchSource(Source):
         assert family is not None
         null = await self._count(client, found, [*choice.filters, cursor.absent()])
         high = await self._highest(client, found, choice, cursor, table)
+        if high is None and cursor.can_be_ancient:
+            await self._check_not_ancient(client, found, choice, cursor)
         # The bound is settled already, by the server's clock.
         unsettled = dataclasses.replace(table, settle=None)
         window = make_window(unsettled, family, checkpoint.watermark, Bounds(None, high, null, ""))
@@ -133,8 +138,7 @@ class ElasticsearchSource(Source):
             key=choice.key,
             slices=slices,
             rows=rows,
-            # An id is unique within its index.
-            unique_key=choice.by_id and len(found.indices) == 1,
+            unique_key=choice.by_id and len(found.indices) == 1 and not choice.routed,
             statements=(f"POST /{found.path}/_search {query}",),
             warnings=choice.warnings,
         )
@@ -142,8 +146,17 @@ class ElasticsearchSource(Source):
     async def _sized(self, client: Client, plan: SourcePlan, found: Found, choice: Choice) -> SourcePlan:
         """The plan with what ``read`` must know."""
         size = await catalog.document_bytes(client, found.path) if plan.slices else None
-        question = Question(found.path, choice.filters, choice.asked, choice.shape, found.most_hits, size)
+        question = Question(
+            found.path, choice.filters, choice.asked, choice.shape, found.most_hits, size, once=choice.routed
+        )
         return dataclasses.replace(plan, detail={"question": question, "cursor": choice.cursor})
+
+    async def _with_routing(self, client: Client, found: Found, choice: Choice) -> Choice:
+        """An id is unique within its shard: where documents choose theirs, two may have the same."""
+        if not choice.by_id or len(found.indices) > 1 or found.shards == 1:
+            return choice
+        chosen = await self._count(client, found, [{"exists": {"field": "_routing"}}])
+        return dataclasses.replace(choice, routed=bool(chosen))
 
     async def _count(self, client: Client, found: Found, filters: Sequence[dict[str, Any]]) -> int:
         body = {"size": 0, "track_total_hits": True, "query": matching(filters)}
@@ -155,6 +168,8 @@ class ElasticsearchSource(Source):
     ) -> str | None:
         """The upper bound: one document, sorted down, since an aggregation would round."""
         filters = [*choice.filters, cursor.present()]
+        if cursor.can_be_ancient:
+            filters.append(cursor.since_year_1())
         if cursor.is_time:
             filters.append(cursor.settled(table.settle if table.settle is not None else SETTLE))
         elif table.settle is not None:
@@ -162,6 +177,25 @@ class ElasticsearchSource(Source):
                 "settle compares the cursor with the source's clock, but the cursor is a number.",
                 remedy="remove settle or choose a field of time.",
             )
+        for order in cursor.orders()[::-1]:
+            hits = await self._last(client, found, [*filters, *order.only], order)
+            if hits:
+                with understood(client.place):
+                    return order.text(msgspec.json.decode(hits[0].sort)[0])
+        return None
+
+    async def _check_not_ancient(self, client: Client, found: Found, choice: Choice, cursor: CursorField) -> None:
+        """Times before the year 1 are no bound; where there are no others, they would be left out without a word."""
+        ancient = [*choice.filters, cursor.present(), {"bool": {"must_not": [cursor.since_year_1()]}}]
+        if rows := await self._count(client, found, ancient):
+            raise ConfigError(
+                f"the cursor {cursor.path!r} of all {rows:,} documents lies before the year 1.",
+                remedy="correct them at the source, or read the index without a cursor.",
+            )
+
+    async def _last(
+        self, client: Client, found: Found, filters: Sequence[dict[str, Any]], cursor: CursorField
+    ) -> Sequence[Hit]:
         body = {
             "size": 1,
             "track_total_hits": False,
@@ -170,7 +204,7 @@ class ElasticsearchSource(Source):
             "sort": [cursor.sort("desc", client.product)],
         }
         hits, _, _ = answer(await self._search(client, found, body))
-        return cursor.text(msgspec.json.decode(hits[0].sort)[0]) if hits else None
+        return hits
 
     async def _search(self, client: Client, found: Found, body: dict[str, Any]) -> bytes:
         params = {"allow_partial_search_results": "false"}
@@ -236,6 +270,6 @@ def _slice(table: TableSpec, choice: Choice, window: Window, rows: int) -> Slice
         rows=rows,
         watermark=window.upper,
         divisible=divisible,
-        # Where the cursor is not among the columns, only the end of the window tells how far it is.
-        ordered_by=name if divisible and name in choice.schema.names else None,
+        # Where the cursor is not among the columns, or is a list there, only the end of the window tells how far it is.
+        ordered_by=name if divisible and name in choice.schema.names and not choice.lists_cursor else None,
     )

@@ -366,8 +366,8 @@ async def test_aliases_patterns_and_lists_are_names(elasticsearch_server: Search
     for name in (f"{prefix}all", f"{prefix}-*", f"{prefix}-1,{prefix}-2"):
         assert by_id(await collect(source, documents(name))) == everything
     assert list(by_id(await collect(source, documents(f"{prefix}few")))) == ["1-3"]
-    listed = [name for name in await source.list_tables() if prefix in name]
-    assert listed == sorted([f"{prefix}-1", f"{prefix}-2", f"{prefix}all", f"{prefix}few"])
+    # Each document is offered once: an alias stands for what is there already.
+    assert [name for name in await source.list_tables() if prefix in name] == [f"{prefix}-1", f"{prefix}-2"]
     plan = await source.plan(documents(f"{prefix}all"), Checkpoint())
     assert not plan.unique_key
     assert "share an _id" in plan.warnings[0]
