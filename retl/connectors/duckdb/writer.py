@@ -119,7 +119,6 @@ class DuckDBWriter(TableWriter):
             table=self._table,
             stage=STAGE,
             staged=self._stage.names,
-            distinct="IS DISTINCT FROM",
             condition=condition,
         )
         both = (statements.insert, statements.update)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from retl.model.cursor import CursorFamily, cursor_family
 from retl.model.errors import ConfigError
 
+_ASCII_SMALL = {number: number + 32 for number in range(ord("A"), ord("Z") + 1)}
 _NAME_PART = re.compile(r'"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|([^."`]+)')
 
 
@@ -23,6 +24,15 @@ class Dialect(ABC):
     text_cursor: ClassVar[bool] = False
     """Whether text may be a cursor: only where its order is that of its bytes."""
 
+    folds_names: ClassVar[bool] = False
+    """Whether ``Users`` and ``users`` are one name; other letters than those of ASCII are never folded."""
+
+    insert: ClassVar[str] = "INSERT"
+    """How an INSERT begins that fails where a row cannot be added, whatever the table says of conflicts."""
+
+    update: ClassVar[str] = "UPDATE"
+    """The same for an UPDATE."""
+
     looks_up: ClassVar[bool] = False
     """Whether an index finds a few rows quickly; otherwise one pass over a column is the best way to ask for anything."""
 
@@ -31,6 +41,17 @@ class Dialect(ABC):
         if not name or "\x00" in name:
             raise ConfigError(f"{name!r} cannot be a name in {self.name}.")
         return self.quote + name.replace(self.quote, self.quote * 2) + self.quote
+
+    def fold(self, name: str) -> str:
+        """A name as the system compares it: two names that fold alike are one."""
+        return name.translate(_ASCII_SMALL) if self.folds_names else name
+
+    def differs(self, left: str, right: str, *, untyped: bool = False) -> str:
+        """A condition that holds for two values that are not the same to the last byte; NULL is the same as NULL.
+
+        ``untyped`` tells of a column that keeps values of several types.
+        """
+        return f"{left} IS DISTINCT FROM {right}"
 
     def identifiers(self, names: Sequence[str]) -> str:
         return ", ".join(self.identifier(name) for name in names)
@@ -79,6 +100,14 @@ class Dialect(ABC):
         """What kind of cursor a column can be."""
         found = cursor_family(column.type)
         return None if found == "text" and not self.text_cursor else found
+
+
+def any_of(conditions: Sequence[str]) -> str:
+    """The conditions joined by OR, as a balanced tree: a plain chain of a thousand is too deep for most parsers."""
+    if len(conditions) <= 8:
+        return " OR ".join(conditions)
+    middle = len(conditions) // 2
+    return f"({any_of(conditions[:middle])}) OR ({any_of(conditions[middle:])})"
 
 
 def split_name(name: str) -> list[str]:

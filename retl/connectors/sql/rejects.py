@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from retl.connectors.sql.text import json_text
+from retl.connectors.sql.text import as_bytes, json_text, not_utf8
 from retl.model.checkpoint import Reject
 from retl.model.errors import RowsRejected
 from retl.model.plan import Load
@@ -50,6 +51,16 @@ class Refusals:
         for row in plain_rows(batch.filter(bad)):
             self.add(row, reason, column)
 
+    def leave_out(self, batch: pa.RecordBatch, found: Sequence[tuple[pa.Array, str, str]]) -> pa.RecordBatch:
+        """The batch without the rows that some ``(mask, reason, column)`` names; each of them is one reject."""
+        keep = np.ones(batch.num_rows, dtype=bool)
+        for mask, reason, column in found:
+            bad = mask.fill_null(False).to_numpy(zero_copy_only=False) & keep
+            if bad.any():
+                self.add_masked(batch, pa.array(bad), reason, column)
+                keep &= ~bad
+        return batch if keep.all() else batch.filter(pa.array(keep))
+
     def check(self, allowed: int, outcome: str = "nothing of this slice was written") -> None:
         """Raise ``RowsRejected`` where there are more than allowed; ``outcome`` is what became of the slice."""
         if len(self.rows) <= allowed:
@@ -74,11 +85,14 @@ def _number(value: Any) -> Any:
 
 def plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Rows as Python values, whatever their types: what Python cannot hold is text."""
-    columns = {}
+    columns: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = column.type
         timeish = pa.types.is_temporal(kind) and not pa.types.is_duration(kind)
-        columns[name] = (column.cast(pa.string()) if timeish else column).to_pylist()
+        if not_utf8(column) is not None:
+            columns[name] = [value and value.decode(errors="backslashreplace") for value in as_bytes(column)]
+        else:
+            columns[name] = (column.cast(pa.string()) if timeish else column).to_pylist()
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 

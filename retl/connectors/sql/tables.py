@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from retl.connectors.sql.dialect import Dialect
+from retl.connectors.sql.dialect import Dialect, any_of
 from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import ConfigError, SchemaDrift
 from retl.model.plan import Load, TargetPlan
@@ -29,6 +29,23 @@ class Existing:
     required: frozenset[str] = frozenset()
     """Columns that every new row must give: NOT NULL without a default."""
     generated: frozenset[str] = frozenset()
+
+    def spelled(self, names: Sequence[str], dialect: Dialect) -> Existing:
+        """The same table with its columns written as in ``names``, where that is the same name to the system."""
+        spelling = {dialect.fold(name): name for name in names}
+
+        def spell(found: Iterable[str]) -> frozenset[str]:
+            return frozenset(spelling.get(dialect.fold(name), name) for name in found)
+
+        columns = [column.with_name(spelling.get(dialect.fold(column.name), column.name)) for column in self.columns]
+        keys = tuple(map(spell, self.keys))
+        return replace(
+            self,
+            columns=pa.schema(columns),
+            keys=keys,
+            required=spell(self.required),
+            generated=spell(self.generated),
+        )
 
 
 class TypeMap(ABC):
@@ -71,9 +88,22 @@ def fit(load: Load, existing: Existing | None, dialect: Dialect, types: TypeMap)
     Raises ``ConfigError`` and ``SchemaDrift`` with the reason and what to do.
     """
     check_key(load)
+    _check_names(load, dialect)
     if existing is None:
         return _new(load, dialect, types)
-    return _fitted(load, existing, dialect, types)
+    return _fitted(load, existing.spelled(load.schema.names, dialect), dialect, types)
+
+
+def _check_names(load: Load, dialect: Dialect) -> None:
+    """Two columns that the source tells apart may have one name in the target."""
+    seen: dict[str, str] = {}
+    for name in load.schema.names:
+        other = seen.setdefault(dialect.fold(name), name)
+        if other != name:
+            raise ConfigError(
+                f"the columns {other!r} and {name!r} have one name in the target, which does not tell large letters from small.",
+                remedy="rename one of them, or leave it out with exclude.",
+            )
 
 
 def check_key(load: Load) -> None:
@@ -282,17 +312,21 @@ def merge(
     table: str,
     stage: str,
     staged: Sequence[str],
-    distinct: str,
     condition: str,
+    untyped: Collection[str] = (),
 ) -> Merge:
     """Build them. ``stage`` stands behind FROM with the columns ``staged``; ``condition`` chooses rows of it.
 
-    ``distinct`` is the system's null-safe inequality (``IS NOT``): rows that are equal
-    already are not written again.
+    Rows that are the same already, to the last byte, are not written again.
     """
     name = dialect.table(table)
+
+    def differs(column: str, new: str) -> str:
+        return dialect.differs(f"{name}.{dialect.identifier(column)}", new, untyped=column in untyped)
+
     plain = (
-        f"INSERT INTO {name} ({dialect.identifiers(columns)}) SELECT {', '.join(staged)} FROM {stage} WHERE {condition}"
+        f"{dialect.insert} INTO {name} ({dialect.identifiers(columns)}) "
+        f"SELECT {', '.join(staged)} FROM {stage} WHERE {condition}"
     )
     if load.table.write is Write.APPEND or load.table.replaces:
         return Merge(plain)
@@ -304,10 +338,10 @@ def merge(
         sets = ", ".join(f"{dialect.identifier(column)} = {source}" for column, source in rest)
         by_name = dict(zip(columns, staged, strict=True))
         same = " AND ".join(f"{name}.{dialect.identifier(column)} = {by_name[column]}" for column in load.key)
-        changed = " OR ".join(f"{name}.{dialect.identifier(column)} {distinct} {source}" for column, source in rest)
-        return Merge(None, f"UPDATE {name} SET {sets} FROM {stage} WHERE {same} AND ({changed}) AND {condition}")
+        changed = any_of([differs(column, source) for column, source in rest])
+        return Merge(
+            None, f"{dialect.update} {name} SET {sets} FROM {stage} WHERE {same} AND ({changed}) AND {condition}"
+        )
     sets = ", ".join(f"{dialect.identifier(column)} = excluded.{dialect.identifier(column)}" for column, _ in rest)
-    changed = " OR ".join(
-        f"{name}.{dialect.identifier(column)} {distinct} excluded.{dialect.identifier(column)}" for column, _ in rest
-    )
+    changed = any_of([differs(column, f"excluded.{dialect.identifier(column)}") for column, _ in rest])
     return Merge(f"{conflict} DO UPDATE SET {sets} WHERE {changed}")

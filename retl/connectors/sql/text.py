@@ -6,6 +6,7 @@ digits (so that text sorts as time does), times with a zone are in UTC and end i
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -86,10 +87,52 @@ def unprintable_times(column: pa.Array) -> pa.Array | None:
 
 def not_a_number(column: pa.Array) -> pa.Array | None:
     """Which values are NaN; ``None`` where there is none."""
+    if pa.types.is_nested(column.type):
+        return _nested_nan(column)
     if not pa.types.is_floating(column.type):
         return None
     bad = pc.is_nan(column)
     return bad if pc.any(bad).as_py() else None
+
+
+def _nested_nan(column: pa.Array) -> pa.Array | None:
+    """Which values hold NaN anywhere, for which JSON has no word."""
+    bad = pa.array([_holds_nan(value) for value in column.to_pylist()])
+    return bad if pc.any(bad).as_py() else None
+
+
+def _holds_nan(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_nan, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_nan, value))
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def not_utf8(column: pa.Array) -> pa.Array | None:
+    """Which values are text only by their type, since their bytes are no UTF-8; ``None`` where there is none."""
+    kind = column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return None
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return pa.array([value is not None and not _is_utf8(value) for value in as_bytes(column)])
+    return None
+
+
+def as_bytes(column: pa.Array) -> list[bytes | None]:
+    """Text as its bytes, whatever they are."""
+    values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
+    return values
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def keep_mask(bad: list[pa.Array]) -> np.ndarray[Any, Any]:
