@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,9 +35,24 @@ def run_step(connection: sqlite3.Connection, step: Generator[sql.Statement, Any,
         answer = cursor.fetchall() if statement.rows else cursor.rowcount
 
 
+def make_private(path: str) -> None:
+    """Make an empty file that only its owner can read; SQLite gives what it makes beside it the same rights."""
+    with suppress(OSError):  # that it exists is fine, and what else is wrong SQLite says itself
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
 def has_tables(connection: sqlite3.Connection) -> bool:
-    """Whether the store's tables are there."""
-    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retl_scans'").fetchone() is not None
+    """Whether the store's tables are there. Raises ``StateError`` for what only has their names, or acts on them."""
+    found = connection.execute(
+        "SELECT type, name, LOWER(tbl_name) FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')"
+    ).fetchall()
+    for kind, name, table in found:
+        if kind != "table" and table in sql.STATE_TABLES:
+            raise StateError(
+                f"{name!r} is a {kind} where only retl's own table {table!r} may be.",
+                remedy=f"find out who made it, and drop it: DROP {kind.upper()} {name}.",
+            )
+    return any(name == "retl_scans" for _, name, _ in found)
 
 
 def ensure_tables(connection: sqlite3.Connection) -> None:
@@ -113,6 +129,7 @@ class SqliteStore(sql.SqlStore):
         try:
             if not write and not self._ready:
                 return self._peek(make)
+            make_private(self.path)
             with closing(sqlite3.connect(self.path, timeout=_LOCK_POLL, isolation_level=None)) as connection:
                 if not self._ready:
                     _use_wal(connection)
