@@ -352,5 +352,10 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
         name
         for name in names
         if (fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(plain_name(name), pattern))
-        and not _MADE_BY_TARGETS.search(plain_name(name))
+        and not made_by_a_target(plain_name(name))
     )
+
+
+def made_by_a_target(name: str) -> bool:
+    """Whether it is the name of an archive or of a shadow."""
+    return _MADE_BY_TARGETS.search(name) is not None

@@ -55,7 +55,7 @@ def pipeline(source: Any, target: Any, table: retl.Table, **words: Any) -> retl.
             retl.Table("orders", to="main.orders"),
             r"takes a table's plain name, not 'main.orders'.*write only the name: to = \"orders\"",
         ),
-        (retl.Table("orders", to='"odd.name"'), r"takes a table's plain name.*choose a name without dots"),
+        (retl.Table("orders", to="odd.name"), r"""takes a table's plain name.*to = '"odd.name"'"""),
         (retl.Table("orders", where="city ="), r"shop / orders \(duckdb\)"),
         (retl.Table("orders", expressions={"x": "nope(city)"}), r"shop / orders \(duckdb\).*nope"),
         (retl.Table(match="ods_*"), r"no table of the source matches 'ods_\*'.*retl tables"),

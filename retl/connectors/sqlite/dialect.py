@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 import pyarrow as pa
 
-from retl.connectors.sql.dialect import Dialect
+from retl.connectors.sql.dialect import Dialect, split_name
 from retl.connectors.sql.tables import TypeMap
-from retl.model.errors import UnsupportedError
+from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.schema import field, is_json, native_type
 
 Affinity = Literal["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"]
@@ -25,7 +25,7 @@ def affinity(declared: str) -> Affinity:
         return "INTEGER"
     if any(word in upper for word in ("CHAR", "CLOB", "TEXT")):
         return "TEXT"
-    if "BLOB" in upper or not upper or upper == "ANY":
+    if "BLOB" in upper or not upper:
         return "BLOB"
     if any(word in upper for word in ("REAL", "FLOA", "DOUB")):
         return "REAL"
@@ -91,12 +91,31 @@ class SQLiteTypes(TypeMap):
         return f"the column's affinity is {stored}, so text that looks like a number would be changed"
 
 
+class StrictTypes(SQLiteTypes):
+    """The same in a STRICT table, which knows none but these names."""
+
+    def declare(self, column: pa.Field, *, in_key: bool) -> str:
+        declared = super().declare(column, in_key=in_key)
+        return {"INTEGER": "INTEGER", "REAL": "REAL", "BLOB": "BLOB", "BOOLEAN": "INTEGER"}.get(declared, "TEXT")
+
+
 class SQLiteDialect(Dialect):
     """SQLite. Text may be a cursor: its order is that of its bytes, and dates are kept as text."""
 
     name: ClassVar[str] = "sqlite"
     looks_up: ClassVar[bool] = True
     text_cursor: ClassVar[bool] = True
+    folds_names: ClassVar[bool] = True
+    insert: ClassVar[str] = "INSERT OR ABORT"
+    update: ClassVar[str] = "UPDATE OR ABORT"  # else a table's own ON CONFLICT IGNORE or REPLACE would hold
+
+    def table(self, name: str) -> str:
+        return self.identifier(own_name(name))
+
+    def differs(self, left: str, right: str, *, untyped: bool = False) -> str:
+        # By bytes, whatever the column's collation. To SQLite 1 is 1.0, though a column without a type keeps both.
+        same = f"{left} IS NOT {right} COLLATE BINARY"
+        return f"{same} OR TYPEOF({left}) <> TYPEOF({right})" if untyped else same
 
     def literal(self, text: str, column: pa.Field) -> str:
         if pa.types.is_integer(column.type):
@@ -122,13 +141,24 @@ class SQLiteDialect(Dialect):
         return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
 
 
-def logical_field(name: str, declared: str, nullable: bool = True) -> pa.Field:
+def own_name(table: str) -> str:
+    """A table's name in its file, from ``name``, ``main.name`` or one of them quoted; a dot is a dot elsewhere."""
+    try:
+        *schema, name = split_name(table)
+    except ConfigError:
+        return table
+    return table if schema and schema != ["main"] else name
+
+
+def logical_field(name: str, declared: str, nullable: bool = True, *, strict: bool = False) -> pa.Field:
     """The Arrow field that a declared type promises. SQLite itself holds nobody to it.
 
     Its native type is in capitals, whatever was declared: what others write small, such as
     MySQL's ``varchar(20)``, binds them, and here it binds nobody.
     """
-    upper = declared.upper()
+    upper = declared.upper() or "BLOB"  # without a type it keeps what it is given, as one of that type
+    if strict and upper == "ANY":
+        upper = "BLOB"
     decimal = _DECIMAL.search(upper)
     kind: pa.DataType
     if "JSON" in upper:
@@ -147,9 +177,18 @@ def logical_field(name: str, declared: str, nullable: bool = True) -> pa.Field:
     elif upper == "TIME":
         kind = pa.time64("us")
     else:
-        kind = {"INTEGER": pa.int64(), "REAL": pa.float64(), "BLOB": pa.binary()}.get(affinity(declared), pa.string())
+        kind = {"INTEGER": pa.int64(), "REAL": pa.float64(), "BLOB": pa.binary()}.get(affinity(upper), pa.string())
     return field(name, kind, native=upper, nullable=nullable)
 
 
+class SQLiteTargetDialect(SQLiteDialect):
+    """The same for a target, whose tables have plain names: a dot in one is a dot."""
+
+    def table(self, name: str) -> str:
+        return self.identifier(name)
+
+
 DIALECT = SQLiteDialect()
+TARGET_DIALECT = SQLiteTargetDialect()
 TYPES = SQLiteTypes()
+STRICT_TYPES = StrictTypes()

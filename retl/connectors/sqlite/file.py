@@ -1,4 +1,4 @@
-"""A SQLite connection in a thread of its own, and what is known of the file's tables."""
+"""A SQLite connection in a thread of its own, and the settings that it must have."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.tables import Existing
-from retl.connectors.sqlite.dialect import logical_field
-from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetBusy, TargetError
+from retl.connectors.sqlite.dialect import DIALECT
+from retl.model.errors import (
+    ConfigError,
+    ConnectionFailed,
+    RetlError,
+    SourceError,
+    TargetBusy,
+    TargetError,
+    UnsupportedError,
+)
+from retl.state.sqlite import make_private
 from retl.threads import Worker
 
 if TYPE_CHECKING:
@@ -27,13 +34,42 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LOCK_POLL = 0.05
+_OLDEST = (3, 37)
+"""The first SQLite that tells what kind of table a table is."""
+
+# Whatever a guarantee rests on is set by ourselves: a build of SQLite may have other defaults.
+_ALWAYS = {
+    "writable_schema": 0,  # the catalog is what SQLite says it is
+    "reverse_unordered_selects": 0,  # rows that tie come in the order in which they lie
+    "read_uncommitted": 0,  # what may be rolled back is not read
+    "case_sensitive_like": 0,  # `where` means what it means in every other tool
+}
+_SOURCE_SETTINGS = _ALWAYS | {
+    "trusted_schema": 0,  # a view in somebody's file calls nothing that has effects
+}
+_TARGET_SETTINGS = _ALWAYS | {
+    "synchronous": 2,  # FULL: a checkpoint that lives elsewhere must not outlive a commit that a power cut takes back
+    "foreign_keys": 0,  # tables come in any order, and the DROP of a swap must not cascade into others
+    "ignore_check_constraints": 0,  # what the table forbids is that row's reject
+    "recursive_triggers": 0,  # triggers fire as for every other program
+    "legacy_alter_table": 1,  # a rename leaves views, triggers and foreign keys of other tables as they are
+}
+_UNREADABLE = {"case_sensitive_like"}
+"""Settings that SQLite takes, but does not tell."""
 
 
 class SQLiteFile:
     """One connection and the thread that owns it, open only while it is needed."""
 
     def __init__(self, options: SQLite, *, read_only: bool) -> None:
-        self.path = options.path
+        if options.path in ("", ":memory:"):
+            raise ConfigError(
+                f"{options.path!r} is a database of one connection alone, which nobody else would see.",
+                remedy="name a file in path.",
+                system="sqlite",
+            )
+        # For good: the host may change its working directory.
+        self.path = str(Path(options.path).expanduser().absolute())
         self._busy_timeout = options.busy_timeout
         self._read_only = read_only
         self._worker: Worker | None = None
@@ -96,21 +132,33 @@ class SQLiteFile:
             )
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_LOCK_POLL, isolation_level=None, check_same_thread=False)
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise UnsupportedError(
+                f"this Python carries SQLite {sqlite3.sqlite_version}; 3.37 is the oldest that retl can use.",
+                remedy="use a newer Python.",
+                system="sqlite",
+            )
+        connection = self._connect()
         try:
+            _set(connection, _SOURCE_SETTINGS if self._read_only else _TARGET_SETTINGS)
             if self._read_only:
-                connection.execute("PRAGMA query_only = ON")
                 connection.create_function("retl_hash", -1, _hash, deterministic=True)
-            else:
-                connection.execute("PRAGMA synchronous = NORMAL")
-                # A rename must leave views and foreign keys of other tables as they are.
-                connection.execute("PRAGMA legacy_alter_table = ON")
-                connection.execute("PRAGMA foreign_keys = OFF")  # a swap must not cascade
+                connection.text_factory = _text
             connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        path = self.path
+        if self._read_only:
+            path = f"{Path(path).as_uri()}?mode=ro"
+        else:
+            make_private(path)
+        return sqlite3.connect(
+            path, timeout=_LOCK_POLL, isolation_level=None, check_same_thread=False, uri=self._read_only
+        )
 
     def _interrupt(self) -> None:
         connection = self._connection
@@ -133,6 +181,8 @@ class SQLiteFile:
                 remedy="make room; the next scan carries on.",
                 system="sqlite",
             )
+        if base == sqlite3.SQLITE_READONLY and self._read_only:
+            return SourceError(f"a source is only read, but its SQL writes to {self.path}.", system="sqlite")
         if base == sqlite3.SQLITE_READONLY:
             return ConfigError(
                 f"the SQLite file {self.path} is read-only.",
@@ -141,7 +191,9 @@ class SQLiteFile:
             )
         if base == sqlite3.SQLITE_CANTOPEN:
             return ConfigError(
-                f"the SQLite file {self.path} cannot be opened.", remedy="check path and permissions.", system="sqlite"
+                f"the SQLite file {self.path} cannot be opened.",
+                remedy="check path and permissions. A file in WAL mode needs its -shm and -wal beside it, or a folder to make them in.",
+                system="sqlite",
             )
         if base in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return ConfigError(
@@ -153,7 +205,15 @@ class SQLiteFile:
             return ConnectionFailed(
                 f"the disk failed under {self.path} ({error}).", remedy="check the disk.", system="sqlite"
             )
-        return (SourceError if self._read_only else TargetError)(f"{error}.", system="sqlite")
+        remedy = ""
+        if "no such collation sequence" in str(error) or "unknown function" in str(error):
+            remedy = "the application that made the file defines it, and only there it can be used: read or write another table."
+        return (SourceError if self._read_only else TargetError)(f"{error}.", remedy=remedy, system="sqlite")
+
+    async def location(self, table: str) -> str:
+        """One text for a table of this file, by whatever name the file is opened."""
+        identity = await self.look(lambda connection: _file_identity(self.path))
+        return f"sqlite:{identity}/{DIALECT.fold(table)}"
 
     async def ping(self) -> SystemInfo:
         await self.look(lambda connection: connection.execute("SELECT 1").fetchone())
@@ -192,56 +252,30 @@ def _in_transaction(connection: sqlite3.Connection, call: Callable[..., T], *arg
     return result
 
 
+def _set(connection: sqlite3.Connection, settings: dict[str, int]) -> None:
+    for name, value in settings.items():
+        connection.execute(f"PRAGMA {name} = {value}")
+        found = connection.execute(f"PRAGMA {name}").fetchone() if name not in _UNREADABLE else (value,)
+        if found != (value,):
+            raise UnsupportedError(
+                f"SQLite does not take the setting {name} = {value}, which retl relies on.",
+                remedy="use a Python whose SQLite is built with it.",
+                system="sqlite",
+            )
+
+
+def _file_identity(path: str) -> str:
+    """The file behind symbolic links; where it has several names, what the system knows it by."""
+    with suppress(OSError):
+        found = Path(path).stat()
+        if found.st_nlink > 1:
+            return f"{found.st_dev}:{found.st_ino}"
+    return os.path.realpath(path)
+
+
+_text = partial(str, encoding="utf-8", errors="surrogateescape")
+"""Text as it is read: bytes that are no UTF-8 stay what they are, as surrogates, and do not end the whole query."""
+
+
 def _hash(*values: Any) -> int:
     return zlib.crc32(repr(values).encode())
-
-
-def split_schema(table: str) -> tuple[str, str]:
-    """The attached database (``main`` where none is named) and the table's own name."""
-    parts = split_name(table)
-    return (parts[-2] if len(parts) > 1 else "main"), parts[-1]
-
-
-def table_names(connection: sqlite3.Connection) -> list[str]:
-    """All tables and views but SQLite's own."""
-    rows = connection.execute(
-        "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
-    )
-    return [name for (name,) in rows]
-
-
-def inspect(connection: sqlite3.Connection, table: str) -> Existing | None:
-    """A table's columns and unique keys, or ``None`` where there is none of that name."""
-    schema, name = split_schema(table)
-    rows = connection.execute(
-        'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?, ?) WHERE hidden <> 1',
-        (name, schema),
-    ).fetchall()
-    if not rows:
-        return None
-    fields, required, generated = [], set(), set()
-    key = [column for column, *_, pk, _ in sorted(rows, key=lambda row: row[4]) if pk]
-    for column, declared, notnull, default, pk, hidden in rows:
-        rowid = key == [column] and declared.upper() == "INTEGER"
-        fields.append(logical_field(column, declared, not (notnull or rowid)))
-        if hidden:
-            generated.add(column)
-        elif (notnull or (pk and not rowid and notnull)) and default is None and not rowid:
-            required.add(column)
-    keys = [frozenset(key)] if key else []
-    for index, unique, partial in connection.execute(
-        'SELECT name, "unique", partial FROM pragma_index_list(?, ?)', (name, schema)
-    ).fetchall():
-        columns = [row[0] for row in connection.execute("SELECT name FROM pragma_index_info(?, ?)", (index, schema))]
-        if unique and not partial and None not in columns:
-            keys.append(frozenset(columns))
-    return Existing(pa.schema(fields), tuple(dict.fromkeys(keys)), frozenset(required), frozenset(generated))
-
-
-def real_key(existing: Existing) -> tuple[str, ...]:
-    """The first unique key whose columns cannot be NULL."""
-    strict = {column.name for column in existing.columns if not column.nullable}
-    for key in existing.keys:
-        if key <= strict:
-            return tuple(name for name in existing.columns.names if name in key)
-    return ()

@@ -6,43 +6,63 @@ import re
 import sqlite3
 
 from retl.connectors.sql.tables import archive_name, is_archive, is_shadow, shadow_name
+from retl.connectors.sqlite.catalog import Table, find, table_names
 from retl.connectors.sqlite.dialect import DIALECT
-from retl.connectors.sqlite.file import table_names
 from retl.model.actions import PreAction
-from retl.model.errors import UnsupportedError
+from retl.model.errors import TargetError, UnsupportedError
 from retl.model.plan import Load
 
-_HEAD = re.compile(
-    r"""CREATE\s+TABLE\s+(?:"(?:[^"]|"")*"|\[[^\]]*\]|`(?:[^`]|``)*`|'(?:[^']|'')*'|[^\s("\[`']+)\s*(?=\()""",
-    re.IGNORECASE,
-)
+_NAME = r"""(?:"(?:[^"]|"")*"|\[[^\]]*\]|`(?:[^`]|``)*`|'(?:[^']|'')*'|[A-Za-z0-9_$\x80-\U0010ffff]+)"""
+_HEAD = re.compile(rf"CREATE TABLE {_NAME}")
+"""How SQLite itself begins the text that it keeps of every table, whatever was written there."""
+_CONTENT = re.compile(rf"\bcontent\s*=\s*({_NAME})", re.IGNORECASE)
 
 
-def check_plain_table(connection: sqlite3.Connection, table: str) -> None:
-    """Refuse what cannot be made again by its own CREATE TABLE: views and virtual tables."""
-    kind, sql = connection.execute(
-        "SELECT type, sql FROM sqlite_master WHERE name = ? AND type IN ('table', 'view')", (table,)
-    ).fetchone()
-    if kind == "view":
-        raise UnsupportedError(f"{table!r} is a view, which cannot be written.", remedy="name a table with to.")
-    if _HEAD.match(sql) is None:
+def check_table(connection: sqlite3.Connection, load: Load) -> Table | None:
+    """The target's table by its own spelling. Raises ``UnsupportedError`` for one that cannot be written."""
+    table = find(connection, load.table.to)
+    if table is None or table.kind == "table":
+        return table
+    if table.kind == "view":
+        raise UnsupportedError(f"{table.name!r} is a view, which cannot be written.", remedy="name a table with to.")
+    if table.kind == "shadow":
         raise UnsupportedError(
-            f"{table!r} is a virtual table, which cannot be refreshed as a whole.", remedy='use pre_action = "none".'
+            f"{table.name!r} is a part of a virtual table, which nothing else may write.",
+            remedy="name another table with to.",
         )
+    if load.table.pre_action is not PreAction.NONE:
+        raise UnsupportedError(
+            f"{table.name!r} is a virtual table, which cannot be refreshed as a whole.",
+            remedy='use pre_action = "none".',
+        )
+    return table
 
 
-def create_like(connection: sqlite3.Connection, old: str, new: str) -> None:
-    """A new, empty table with the columns, defaults, key and checks of another."""
-    (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (old,)).fetchone()
-    connection.execute(_HEAD.sub(lambda _: f"CREATE TABLE {DIALECT.identifier(new)} ", sql, count=1))
+def _sql_of(connection: sqlite3.Connection, table: str) -> str:
+    (sql,) = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
+    ).fetchone()
+    return str(sql)
+
+
+def create_like(connection: sqlite3.Connection, sql: str, new: str) -> None:
+    """A new, empty table with the columns, defaults, key and checks of the one that ``sql`` made."""
+    head = _HEAD.match(sql)
+    assert head is not None
+    connection.execute(f"CREATE TABLE {DIALECT.identifier(new)}{sql[head.end() :]}")
 
 
 def belongings(connection: sqlite3.Connection, table: str) -> list[tuple[str, str, str]]:
     """``(type, name, sql)`` of a table's own indexes and triggers."""
     return connection.execute(
-        "SELECT type, name, sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('index', 'trigger') AND sql IS NOT NULL",
+        "SELECT type, name, sql FROM sqlite_master "
+        "WHERE tbl_name = ? COLLATE NOCASE AND type IN ('index', 'trigger') AND sql IS NOT NULL",
         (table,),
     ).fetchall()
+
+
+def has_triggers(connection: sqlite3.Connection, table: str) -> bool:
+    return any(kind == "trigger" for kind, _, _ in belongings(connection, table))
 
 
 def drop(connection: sqlite3.Connection, table: str) -> None:
@@ -55,69 +75,103 @@ def rename(connection: sqlite3.Connection, old: str, new: str) -> None:
 
 def remove_leftovers(connection: sqlite3.Connection, load: Load) -> None:
     """Drop the shadows that a crash or another owner of the pipeline left behind."""
-    for name in table_names(connection):
-        if is_shadow(name, load.table.to, load.pipeline):
+    for name in table_names(connection, ("table",)):
+        if is_shadow(DIALECT.fold(name), DIALECT.fold(load.table.to), load.pipeline):
             drop(connection, name)
 
 
-def begin_refresh(connection: sqlite3.Connection, load: Load, *, existed: bool) -> str:
-    """Do the pre-action; returns the name of the table to load, which is still to be made where ``existed`` is false."""
-    table = load.table.to
-    if not existed:
+def begin_refresh(connection: sqlite3.Connection, load: Load, existing: Table | None) -> str:
+    """Do the pre-action; returns the name of the table to load, which is still to be made where there was none."""
+    if existing is None:
         # Also a first load is seen as a whole or not at all.
-        return shadow_name(table, load.pipeline, load.epoch) if load.table.pre_action is PreAction.SWAP else table
-    check_plain_table(connection, table)
+        swaps = load.table.pre_action is PreAction.SWAP
+        return _shadow(load) if swaps else load.table.to
     if load.table.pre_action is PreAction.TRUNCATE:
-        connection.execute(f"DELETE FROM {DIALECT.identifier(table)}")
+        _empty(connection, existing.name)
     elif load.table.pre_action is PreAction.RENAME_AND_CREATE:
-        _archive(connection, load)
+        _archive(connection, load, existing.name)
     elif load.table.pre_action is PreAction.SWAP:
-        shadow = shadow_name(table, load.pipeline, load.epoch)
-        create_like(connection, table, shadow)
-        return shadow
-    return table
+        create_like(connection, _sql_of(connection, existing.name), _shadow(load))
+        return _shadow(load)
+    return existing.name
 
 
-def _archive(connection: sqlite3.Connection, load: Load) -> None:
+def _shadow(load: Load) -> str:
+    return shadow_name(DIALECT.fold(load.table.to), load.pipeline, load.epoch)
+
+
+def _empty(connection: sqlite3.Connection, table: str) -> None:
+    connection.execute(f"DELETE FROM {DIALECT.identifier(table)}")
+    if connection.execute(f"SELECT 1 FROM {DIALECT.identifier(table)} LIMIT 1").fetchone():
+        raise TargetError(
+            f"rows of {table!r} stay although they were deleted: a trigger of the table keeps them.",
+            remedy='use pre_action = "none", or drop the trigger.',
+        )
+
+
+def _archive(connection: sqlite3.Connection, load: Load, table: str) -> None:
     """Rename the table away and create it anew; a refresh that is carried on only empties it again."""
-    table = load.table.to
     assert load.refresh is not None
     archive = archive_name(table, load.refresh.scan_id)
-    if not load.refresh.archives or archive in table_names(connection):
-        connection.execute(f"DELETE FROM {DIALECT.identifier(table)}")
+    if not load.refresh.archives or find(connection, archive) is not None:
+        _empty(connection, table)
         return
+    sql, owned, numbered = _sql_of(connection, table), belongings(connection, table), _sequence(connection, table)
     rename(connection, table, archive)
-    create_like(connection, archive, table)
-    for kind, name, sql in belongings(connection, archive):
-        # Index and trigger names are unique in a SQLite file: they go with the table that is in use.
+    for kind, name, _ in owned:
+        # Names of indexes and triggers are unique in a SQLite file: they go with the table that is in use.
         connection.execute(f"DROP {kind} {DIALECT.identifier(name)}")
-        connection.execute(_for_table(sql, archive, table))
-
-
-def _for_table(sql: str, old: str, new: str) -> str:
-    """A CREATE INDEX or TRIGGER statement, turned from one table to another after SQLite has renamed it."""
-    quoted = re.escape(DIALECT.identifier(old))
-    return re.sub(
-        rf"(\bON\s+){quoted}", lambda found: found[1] + DIALECT.identifier(new), sql, count=1, flags=re.IGNORECASE
-    )
+    create_like(connection, sql, table)
+    _add(connection, table, owned, numbered)
 
 
 def switch(connection: sqlite3.Connection, table: str, shadow: str) -> None:
     """Put the shadow in the table's place, with the table's indexes and triggers."""
-    owned = belongings(connection, table)
-    drop(connection, table)
-    rename(connection, shadow, table)
+    existing = find(connection, table)
+    name = existing.name if existing else table
+    owned, numbered = belongings(connection, name), _sequence(connection, name)
+    drop(connection, name)
+    rename(connection, shadow, name)
+    _add(connection, name, owned, numbered)
+
+
+def _add(connection: sqlite3.Connection, table: str, owned: list[tuple[str, str, str]], numbered: int | None) -> None:
+    """Give a table what another one of its name had: indexes, triggers, and the numbers that it has used up."""
     for _, _, sql in owned:
         connection.execute(sql)
+    if numbered is not None:
+        reached = max(numbered, _sequence(connection, table) or 0)
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+        connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, reached))
+    for index in _indexes_of_text(connection, table):
+        connection.execute(f"INSERT INTO {DIALECT.identifier(index)} ({DIALECT.identifier(index)}) VALUES ('rebuild')")
+
+
+def _sequence(connection: sqlite3.Connection, table: str) -> int | None:
+    """The highest number that AUTOINCREMENT has given; ``None`` where it never did."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'").fetchone():
+        return None
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+    return int(row[0]) if row else None
+
+
+def _indexes_of_text(connection: sqlite3.Connection, table: str) -> list[str]:
+    """The full-text tables whose content is this table: they hold what its rows were, and are told to read them again."""
+    found = []
+    for name in table_names(connection, ("virtual",)):
+        content = _CONTENT.search(_sql_of(connection, name))
+        if content and DIALECT.fold(content[1].strip("\"'`[]")) == DIALECT.fold(table):
+            found.append(name)
+    return found
 
 
 def prune_archives(connection: sqlite3.Connection, load: Load) -> None:
     """Drop the oldest archives beyond ``keep_archives``; all stay where it is ``None``."""
-    table, keep = load.table.to, load.table.keep_archives
+    table, keep = DIALECT.fold(load.table.to), load.table.keep_archives
     if keep is None:
         return
     # The archive of this scan is the newest one, also where the wall clock was set back.
     newest = archive_name(table, load.refresh.scan_id) if load.refresh else ""
-    found = [name for name in table_names(connection) if is_archive(name, table)]
-    for name in sorted(found, key=lambda name: (name == newest, name))[:-keep]:
+    found = [name for name in table_names(connection, ("table",)) if is_archive(DIALECT.fold(name), table)]
+    for name in sorted(found, key=lambda name: (DIALECT.fold(name) == newest, DIALECT.fold(name)))[:-keep]:
         drop(connection, name)

@@ -15,10 +15,12 @@ import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.sql.source import SqlSource
-from retl.connectors.sqlite.dialect import DIALECT, logical_field
-from retl.connectors.sqlite.file import SQLiteFile, inspect, real_key, table_names
+from retl.connectors.sqlite.catalog import find, inspect, real_key, table_names
+from retl.connectors.sqlite.dialect import DIALECT, logical_field, own_name
+from retl.connectors.sqlite.file import SQLiteFile
 from retl.model.errors import SourceError
 from retl.model.schema import TableSchema, native_type
+from retl.model.table import made_by_a_target
 from retl.state.sql import STATE_TABLES
 from retl.threads import to_the_end
 
@@ -50,10 +52,15 @@ class SQLiteSource(SqlSource):
 
     async def list_tables(self) -> list[str]:
         names = await self._file.run(table_names)
-        return [name for name in names if name not in STATE_TABLES and not name.startswith("_retl_")]
+        offered = [name for name in names if DIALECT.fold(name) not in STATE_TABLES and not made_by_a_target(name)]
+        return [name if own_name(name) == name else DIALECT.identifier(name) for name in offered]
+
+    async def location(self, table: str) -> str | None:
+        found = await self._file.run(find, own_name(table))
+        return await self._file.location(found.name) if found and found.kind == "table" else None
 
     async def describe(self, table: str) -> TableSchema | None:
-        existing = await self._file.run(inspect, table)
+        existing = await self._file.run(inspect, own_name(table))
         return TableSchema(table, existing.columns, real_key(existing)) if existing else None
 
     async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
@@ -78,15 +85,11 @@ def _fetch(connection: sqlite3.Connection, sql: str) -> list[tuple[Any, ...]]:
 
 def _shape(connection: sqlite3.Connection, sql: str) -> pa.Schema:
     """The result's columns: declared types where SQLite traces them to a table, else those of a sample."""
-    connection.execute("PRAGMA query_only = OFF")
+    connection.execute(f"CREATE TEMP VIEW retl_shape AS {sql}")
     try:
-        connection.execute(f"CREATE TEMP VIEW retl_shape AS {sql}")
-        try:
-            columns = connection.execute("SELECT name, type FROM pragma_table_info('retl_shape', 'temp')").fetchall()
-        finally:
-            connection.execute("DROP VIEW temp.retl_shape")
+        columns = connection.execute("SELECT name, type FROM pragma_table_info('retl_shape', 'temp')").fetchall()
     finally:
-        connection.execute("PRAGMA query_only = ON")
+        connection.execute("DROP VIEW temp.retl_shape")
     unknown = [name for name, declared in columns if not declared]
     sampled = _sample(connection, sql, unknown) if unknown else {}
     return pa.schema([logical_field(name, declared or sampled[name]) for name, declared in columns])
@@ -128,35 +131,56 @@ class _Result:
 
 def _array(values: tuple[Any, ...], column: pa.Field) -> pa.Array:
     kind = column.type
+    if not _is_as_declared(values, column):
+        return _misfit(column, values)
     try:
         if pa.types.is_boolean(kind):
-            return pa.array(values, pa.int64()).cast(pa.bool_()) if _all_bits(values) else _misfit(column, values)
-        if pa.types.is_integer(kind) and float in set(map(type, values)):
-            return _misfit(column, values)  # Arrow would cut it off
+            return pa.array(values, pa.int64()).cast(pa.bool_())
         if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_binary(kind):
             return pa.array(values, kind)
         if pa.types.is_decimal(kind):
-            return pa.array(
-                [value if value is None or isinstance(value, str) else str(value) for value in values], pa.string()
-            )
+            return pa.array([value if value is None else str(value) for value in values], pa.string())
         return pa.array(values, pa.string())
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, OverflowError):
+    except UnicodeEncodeError:
+        return _as_it_is(values)
+    except (pa.ArrowInvalid, OverflowError):
         return _misfit(column, values)
 
 
-def _all_bits(values: tuple[Any, ...]) -> bool:
-    return set(values) <= {None, 0, 1}
+def _is_as_declared(values: tuple[Any, ...], column: pa.Field) -> bool:
+    """Arrow alone would take bytes for text, text for bytes, and cut the fraction off."""
+    if pa.types.is_boolean(column.type):
+        return set(values) <= {None, 0, 1}
+    return set(map(type, values)) <= {type(None), *_expected(column.type)}
+
+
+def _expected(kind: pa.DataType) -> tuple[type, ...]:
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        return (int,)
+    if pa.types.is_floating(kind):
+        return (float, int)
+    if pa.types.is_decimal(kind):
+        return (str, int, float)
+    return (bytes,) if pa.types.is_binary(kind) else (str,)
+
+
+def _as_it_is(values: tuple[Any, ...]) -> pa.Array:
+    """Text of which some is no UTF-8: its bytes, unchanged. A target refuses the rows that hold such."""
+    raw = pa.array([None if value is None else value.encode(errors="surrogateescape") for value in values], pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), raw.null_count)
 
 
 def _misfit(column: pa.Field, values: tuple[Any, ...]) -> pa.Array:
-    expected: tuple[type, ...] = (str,)
-    if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
-        expected = (int,)
-    elif pa.types.is_floating(column.type):
-        expected = (float, int)
-    elif pa.types.is_binary(column.type):
-        expected = (bytes,)
-    odd = next((value for value in values if value is not None and not isinstance(value, expected)), None)
+    expected = _expected(column.type)
+    taken = (0, 1) if pa.types.is_boolean(column.type) else None
+    odd = next(
+        (
+            value
+            for value in values
+            if value is not None and (type(value) not in expected or (taken and value not in taken))
+        ),
+        None,
+    )
     raise SourceError(
         f"column {column.name!r} is declared {native_type(column)}, but it holds {odd!r}."
         if odd is not None

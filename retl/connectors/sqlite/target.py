@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from retl.connectors.base import SystemInfo, TableWriter, Target
+from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import TableChange, describe_refresh, fit
+from retl.connectors.sql.text import json_text
 from retl.connectors.sqlite import schema
-from retl.connectors.sqlite.dialect import DIALECT, TYPES
-from retl.connectors.sqlite.file import SQLiteFile, inspect, real_key, use_wal
+from retl.connectors.sqlite.catalog import Table, count, find, inspect, real_key
+from retl.connectors.sqlite.dialect import DIALECT, STRICT_TYPES, TARGET_DIALECT, TYPES
+from retl.connectors.sqlite.file import SQLiteFile, use_wal
 from retl.connectors.sqlite.writer import SQLiteWriter
 from retl.model.checkpoint import Mark
-from retl.model.errors import ConfigError, RetlError
+from retl.model.errors import ConfigError, RetlError, UnsupportedError
 from retl.model.plan import BatchSize, Load, TargetPlan
 from retl.model.schema import TableSchema
 from retl.state import sql as state
@@ -33,27 +36,29 @@ class SQLiteTarget(Target):
 
     def __init__(self, options: SQLite) -> None:
         self._file = SQLiteFile(options, read_only=False)
-        self._store = SqliteStore(options.path, busy_timeout=options.busy_timeout)
+        self._store = SqliteStore(self._file.path, busy_timeout=options.busy_timeout)
 
     async def ping(self) -> SystemInfo:
         return await self._file.ping()
 
     async def describe(self, table: str) -> TableSchema | None:
-        existing = await self._file.look(inspect, table)
+        existing = await self._file.look(inspect, _plain_name(table))
         return TableSchema(table, existing.columns, real_key(existing)) if existing else None
 
     async def count(self, table: str) -> int:
-        return await self._file.look(_count, table)
+        return await self._file.look(_count, _plain_name(table))
+
+    async def inspect(self, table: str) -> TargetTable | None:
+        return await self._file.look(_inspect, _plain_name(table))
+
+    async def location(self, table: str) -> str | None:
+        return await self._file.location(_plain_name(table))
 
     async def preview(self, load: Load) -> TargetPlan:
-        _check_name(load.table.to)
-        existing = await self._file.look(inspect, load.table.to)
-        if existing is not None and load.table.replaces:
-            await self._file.look(schema.check_plain_table, load.table.to)
-        return describe_refresh(load, existing, fit(load, existing, DIALECT, TYPES), DIALECT)
+        return await self._file.look(_preview, _named(load))
 
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
-        _check_name(load.table.to)
+        load = _named(load)
         await self._file.run(use_wal)
         table, columns = await self._file.transaction(_prepare, load, mark)
         writer = SQLiteWriter(self._file, load, table=table, columns=columns)
@@ -76,19 +81,62 @@ class SQLiteTarget(Target):
         await self._store.aclose()
 
 
-def _check_name(table: str) -> None:
-    if table.lower().startswith(("sqlite_", "retl_", "_retl_")):
-        raise ConfigError(f"{table!r} is a reserved name.", remedy="choose another name with to.")
+def _named(load: Load) -> Load:
+    """The load with the plain name of its table."""
+    return replace(load, table=replace(load.table, to=_plain_name(load.table.to)))
+
+
+def _plain_name(table: str) -> str:
+    """A table's own name. Raises ``ConfigError`` for what is none, or is kept for others."""
     *schema_name, name = split_name(table)
-    if schema_name or name != table:
-        # A refresh looks its tables up by their plain names, and a file has no schema but its own.
-        plain = not set(name) & set('"`.')
+    if schema_name:
         raise ConfigError(
             f"the SQLite target takes a table's plain name, not {table!r}.",
-            remedy=f'write only the name: to = "{name}".'
-            if plain
-            else "choose a name without dots and quotes with to.",
+            remedy=f"write only the name: to = {json_text(name)}. A name that has dots is quoted: to = '{DIALECT.identifier(table)}'.",
         )
+    if name.lower().startswith(("sqlite_", "retl_", "_retl_")):
+        raise ConfigError(f"{name!r} is a reserved name.", remedy="choose another name with to.")
+    return name
+
+
+def _look(connection: sqlite3.Connection, load: Load) -> tuple[Table | None, TableChange]:
+    """The table that is there, and what has to be done to it. Raises ``ConfigError`` for what cannot be done."""
+    table = schema.check_table(connection, load)
+    columns, limit = len(load.schema.names), connection.getlimit(sqlite3.SQLITE_LIMIT_COLUMN)
+    if columns > limit:
+        raise UnsupportedError(
+            f"{columns:,} columns are more than the {limit:,} that this SQLite gives a table.",
+            remedy="choose fewer with columns or exclude.",
+        )
+    types = STRICT_TYPES if table and table.strict else TYPES
+    existing = inspect(connection, load.table.to) if table else None
+    return table, fit(load, existing, TARGET_DIALECT, types)
+
+
+def _preview(connection: sqlite3.Connection, load: Load) -> TargetPlan:
+    table, change = _look(connection, load)
+    existing = inspect(connection, load.table.to) if table else None
+    plan = describe_refresh(load, existing, change, TARGET_DIALECT)
+    if table is None:
+        return plan
+    if not change.added:
+        # Whatever the table calls on when it is written: collations, functions, the tables of its triggers.
+        values = ", ".join("?" * len(change.columns))
+        insert = (
+            f"INSERT INTO {DIALECT.identifier(table.name)} ({DIALECT.identifiers(change.columns)}) VALUES ({values})"
+        )
+        connection.execute(f"EXPLAIN {insert}", [None] * len(change.columns))
+    return replace(plan, warnings=(*plan.warnings, *_warnings(connection, table.name)))
+
+
+def _warnings(connection: sqlite3.Connection, table: str) -> list[str]:
+    parents = connection.execute('SELECT DISTINCT "table" FROM pragma_foreign_key_list(?)', (table,)).fetchall()
+    if not parents:
+        return []
+    listed = ", ".join(repr(name) for (name,) in parents)
+    return [
+        f"the foreign key of {table!r} to {listed} is not checked, since tables come in any order: PRAGMA foreign_key_check finds orphans."
+    ]
 
 
 def _prepare(connection: sqlite3.Connection, load: Load, mark: Mark | None) -> tuple[str, tuple[str, ...]]:
@@ -98,20 +146,19 @@ def _prepare(connection: sqlite3.Connection, load: Load, mark: Mark | None) -> t
     elif load.fence is not None and load.state_in_target:
         run_step(connection, state.prove(load.fence))
     schema.remove_leftovers(connection, load)
-    existing = inspect(connection, load.table.to)
-    change = fit(load, existing, DIALECT, TYPES)
-    table = schema.begin_refresh(connection, load, existed=existing is not None)
-    _apply(connection, change, table)
+    existing, change = _look(connection, load)
+    table = schema.begin_refresh(connection, load, existing)
+    for statement in change.statements(TARGET_DIALECT, table):
+        connection.execute(statement)
     return table, change.columns
 
 
-def _apply(connection: sqlite3.Connection, change: TableChange, table: str) -> None:
-    for statement in change.statements(DIALECT, table):
-        connection.execute(statement)
-
-
 def _count(connection: sqlite3.Connection, table: str) -> int:
-    if inspect(connection, table) is None:
-        return 0
-    (rows,) = connection.execute(f"SELECT COUNT(*) FROM {DIALECT.table(table)}").fetchone()
-    return int(rows)
+    return count(connection, table) if find(connection, table) else 0
+
+
+def _inspect(connection: sqlite3.Connection, table: str) -> TargetTable:
+    if find(connection, table) is None:
+        return TargetTable(exists=False, empty=True)
+    row = connection.execute(f"SELECT 1 FROM {DIALECT.identifier(table)} LIMIT 1").fetchone()
+    return TargetTable(exists=True, empty=row is None)

@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 
 from retl.connectors.base import Commit, TableWriter
 from retl.connectors.sql.keys import KeyWatch, keep_newest, repeated_key
-from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect
-from retl.connectors.sql.tables import Merge, merge
-from retl.connectors.sql.text import json_text, keep_mask, not_a_number, to_text, unprintable_times
+from retl.connectors.sql.rejects import MOST_SHOWN, Refusals
+from retl.connectors.sql.text import json_text, not_a_number, not_utf8, to_text, unprintable_times
 from retl.connectors.sqlite import schema
+from retl.connectors.sqlite.catalog import count
 from retl.connectors.sqlite.dialect import DIALECT
 from retl.connectors.sqlite.file import SQLiteFile
+from retl.connectors.sqlite.merge import Merged, Merger, put_in_place
 from retl.connectors.sqlite.pages import Image
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import Mark
@@ -35,6 +36,8 @@ _MEMORY = "retl_memory"
 _MEMORY_BYTES = 16 * 1024 * 1024
 """How much of a slice is held in memory; Python, the image and SQLite each hold it once while it is handed over."""
 _LARGEST_INTEGER = 2**63 - 1
+_NO_NAN = "SQLite has no NaN: it would become NULL"
+_NO_JSON = "JSON has no NaN and no infinity: they would become null"
 _FAILED_COLUMN = re.compile(r"constraint failed: (?:\S+\.)?(\w+)$")
 
 
@@ -52,6 +55,7 @@ class SQLiteWriter(TableWriter):
         self._names = [f"c{number}" for number in range(len(self._columns))]
         self._image = Image(len(self._names))
         self._on_disk = 0
+        self._utf8 = True
 
     @property
     def _staged(self) -> int:
@@ -59,7 +63,7 @@ class SQLiteWriter(TableWriter):
 
     async def open(self) -> None:
         """Make the temporary table that rows are staged in. It vanishes with the connection, so a crash leaves nothing."""
-        await self._file.run(_open_stage, self._names)
+        self._utf8 = await self._file.run(_open_stage, self._names)
 
     async def write(self, batch: pa.RecordBatch) -> None:
         kept = self._refuse(self._with_numbers(batch))
@@ -68,7 +72,8 @@ class SQLiteWriter(TableWriter):
             await self._file.run(self._stage, kept.select(self._columns))
 
     def _stage(self, connection: sqlite3.Connection, batch: pa.RecordBatch) -> None:
-        large = self._image.add(batch)
+        # An image is UTF-8, and only a file that is so too can be given one.
+        large = self._image.add(batch) if self._utf8 else batch
         if large is not None:
             # Rows of more than a page are rare and large: an object per value does not matter there.
             rows = zip(*(_storable(column).to_pylist() for column in large.columns), strict=True)
@@ -107,17 +112,15 @@ class SQLiteWriter(TableWriter):
 
     def _refuse(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Put aside the rows that SQLite would take but change, or that have no key."""
-        bad: list[pa.Array] = []
-        for name in self._columns:
-            column = batch.column(name)
-            for mask, reason in self._unfit(name, column):
-                self._refusals.add_masked(batch, mask, reason, name)
-                bad.append(mask)
-        return batch.filter(pa.array(keep_mask(bad))) if bad else batch
+        found = [
+            (mask, reason, name) for name in self._columns for mask, reason in self._unfit(name, batch.column(name))
+        ]
+        return self._refusals.leave_out(batch, found)
 
     def _unfit(self, name: str, column: pa.Array) -> list[tuple[pa.Array, str]]:
         found: list[tuple[pa.Array | None, str]] = [
-            (not_a_number(column), "SQLite has no NaN: it would become NULL"),
+            (not_utf8(column), "the text is not valid UTF-8"),
+            (not_a_number(column), _NO_JSON if pa.types.is_nested(column.type) else _NO_NAN),
             (unprintable_times(column), "the time lies outside the years 1 to 9999"),
         ]
         if name in self._load.key and column.null_count:
@@ -146,87 +149,57 @@ class SQLiteWriter(TableWriter):
     async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
         await self._file.run(self._settle)
         found = len(self._refusals.rows)
-        changed = await self._file.transaction(self._commit, mark, part, rejects_left, found)
-        done = Commit(rows=self._staged, changed=changed, rejects=self._refusals.rows)
+        done = await self._file.transaction(self._commit, mark, part, rejects_left, found)
         await self._clear()
         return done
 
     def _commit(
         self, connection: sqlite3.Connection, mark: Mark | None, part: Slice, rejects_left: int, found: int
-    ) -> int:
+    ) -> Commit:
         del self._refusals.rows[found:]  # a transaction that is tried again finds its refused rows anew
         if mark is not None:
             run_step(connection, state.save(mark))
         if part.scope is not None:
             column = DIALECT.identifier(part.scope.column)
             connection.execute(f"DELETE FROM {DIALECT.identifier(self._table)} WHERE {column} = ?", (part.scope.value,))
-        changed = 0
-        if self._staged:
-            if self._keys.repeats():
-                self._keep_newest(connection)
-            changed = self._merge(connection, rejects_left)
+        older = self._keep_newest(connection) if self._keys.repeats() else 0
+        merged = self._merge(connection, rejects_left) if self._staged else Merged()
         self._refusals.check(rejects_left)
         if mark is not None and self._refusals.rows:
             run_step(connection, state.add_rejects(mark.fence.pipeline, self._refusals.rows))
-        return changed
+        return self._counted(merged, older, found)
 
-    @property
-    def _rowid(self) -> str:
-        return f"{self._stage_name.split('.')[1]}.rowid"
-
-    def _statements(self, condition: str) -> Merge:
-        return merge(
-            DIALECT,
-            self._load,
-            self._columns,
-            table=self._table,
-            stage=self._stage_name,
-            staged=self._names,
-            distinct="IS NOT",
-            condition=condition,
-        )
-
-    def _merge(self, connection: sqlite3.Connection, rejects_left: int) -> int:
-        """All staged rows at once; where the table refuses one, find out which."""
-        try:
-            return _attempt(connection, self._statements("true"))
-        except (sqlite3.IntegrityError, sqlite3.DataError):
-            pass
-        first, last = connection.execute(f"SELECT MIN(rowid), MAX(rowid) FROM {self._stage_name}").fetchone()
-        changed = 0
-        search = bisect(first, last, rejects_left + MOST_SHOWN)
-        reason: str | None = None
-        low, high = next(search)
-        while True:
-            try:
-                changed += _attempt(connection, self._statements(f"{self._rowid} BETWEEN {low} AND {high}"))
-                reason = None
-            except (sqlite3.IntegrityError, sqlite3.DataError) as error:
-                reason = str(error)
-            try:
-                low, high = search.send(reason)
-            except StopIteration as end:
-                self._note_refused(connection, end.value)
-                return changed
-
-    def _note_refused(self, connection: sqlite3.Connection, refused: list[tuple[int, str]]) -> None:
-        for rowid, reason in refused:
-            values = connection.execute(
-                f"SELECT {', '.join(self._names)} FROM {self._stage_name} WHERE rowid = ?", (rowid,)
-            ).fetchone()
+    def _merge(self, connection: sqlite3.Connection, rejects_left: int) -> Merged:
+        merger = Merger(connection, self._load, self._columns, self._names, table=self._table, stage=self._stage_name)
+        merged = merger.run(rejects_left + MOST_SHOWN)
+        for values, reason in merged.refused:
             column = _FAILED_COLUMN.search(reason)
             self._refusals.add(dict(zip(self._columns, values, strict=True)), reason, column[1] if column else "")
+        return merged
 
-    def _keep_newest(self, connection: sqlite3.Connection) -> None:
+    def _counted(self, merged: Merged, older: int, found: int) -> Commit:
+        """Every row that was given, in one of the counts; with a blacklist nobody knows why a row was not written."""
+        unchanged = self._staged - older - len(merged.refused) - merged.changed - merged.dropped
+        partly = {Action.INSERT, Action.UPDATE} & self._load.blacklist
+        return Commit(
+            rows=self._staged + found,
+            changed=merged.changed,
+            unchanged=None if partly else unchanged,
+            older=older,
+            dropped=merged.dropped,
+            rejects=self._refusals.rows,
+        )
+
+    def _keep_newest(self, connection: sqlite3.Connection) -> int:
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
         doubtful, all_but_newest = keep_newest(self._load, self._columns, self._names, self._stage_name)
         found = connection.execute(doubtful).fetchone()
         if found is not None:
             raise repeated_key(self._load.key, json_text(dict(zip(self._load.key, found, strict=True))))
-        connection.execute(all_but_newest)
+        return connection.execute(all_but_newest).rowcount
 
     async def count(self) -> int:
-        return await self._file.run(_count, self._table)
+        return await self._file.run(count, self._table)
 
     async def finish(self, mark: Mark | None) -> None:
         await self._file.transaction(self._finish, mark)
@@ -237,9 +210,15 @@ class SQLiteWriter(TableWriter):
             run_step(connection, state.save(mark))
         table = self._load.table
         if table.pre_action is PreAction.SWAP and self._table != table.to:
-            schema.switch(connection, table.to, self._table)
+            self._switch(connection, table.to)
         if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._load.blacklist:
             schema.prune_archives(connection, self._load)
+
+    def _switch(self, connection: sqlite3.Connection, table: str) -> None:
+        if schema.has_triggers(connection, table):
+            put_in_place(connection, self._load, table, self._table)
+        else:
+            schema.switch(connection, table, self._table)
 
     async def abort(self) -> None:
         self._forget()
@@ -250,12 +229,14 @@ class SQLiteWriter(TableWriter):
                 await self._file.transaction(schema.drop, self._table)
 
 
-def _open_stage(connection: sqlite3.Connection, names: list[str]) -> None:
+def _open_stage(connection: sqlite3.Connection, names: list[str]) -> bool:
+    """Returns whether the file keeps its text in UTF-8."""
     if not any(name == _MEMORY for _, name, _ in connection.execute("PRAGMA database_list")):
         connection.execute(f"ATTACH ':memory:' AS {_MEMORY}")
         connection.execute("PRAGMA temp.cache_size = -16384")
     connection.execute(f"DROP TABLE IF EXISTS {_DISK}")
     connection.execute(f"CREATE TABLE {_DISK} ({', '.join(names)})")
+    return bool(connection.execute("PRAGMA encoding").fetchone() == ("UTF-8",))
 
 
 def _numbers(column: pa.Array, logical: pa.DataType) -> pa.Array:
@@ -281,23 +262,3 @@ def _clear_disk(connection: sqlite3.Connection) -> None:
 
 def _drop_stage(connection: sqlite3.Connection) -> None:
     connection.execute(f"DROP TABLE IF EXISTS {_DISK}")
-
-
-def _count(connection: sqlite3.Connection, table: str) -> int:
-    (rows,) = connection.execute(f"SELECT COUNT(*) FROM {DIALECT.identifier(table)}").fetchone()
-    return int(rows)
-
-
-def _attempt(connection: sqlite3.Connection, statements: Merge) -> int:
-    """Run the merge as a whole or not at all; returns the rows changed."""
-    connection.execute("SAVEPOINT retl_merge")
-    try:
-        changed = sum(
-            connection.execute(sql).rowcount for sql in (statements.insert, statements.update) if sql is not None
-        )
-    except sqlite3.Error:
-        connection.execute("ROLLBACK TO retl_merge")
-        connection.execute("RELEASE retl_merge")
-        raise
-    connection.execute("RELEASE retl_merge")
-    return changed

@@ -1,0 +1,171 @@
+"""A SQLite source: how the file is opened, what is offered, and what values are."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import retl
+from retl.connectors import SQLite
+from retl.connectors.sqlite.source import SQLiteSource
+from retl.model.actions import PreAction
+from retl.model.errors import ConfigError, SourceError
+from tests.support import Database, Warehouse
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Database:
+    return Database(tmp_path / "shop.db")
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Database:
+    return Database(tmp_path / "app.db")
+
+
+def job(shop: Database, app: Database | Warehouse, *tables: retl.Table, **words: Any) -> retl.Pipeline:
+    target = app.target() if isinstance(app, Database) else app.source()
+    return retl.Pipeline("shop", source=shop.source(), target=target, tables=tables, **words)
+
+
+async def listed(shop: Database) -> list[str]:
+    source = shop.source().source()
+    try:
+        return await source.list_tables()
+    finally:
+        await source.aclose()
+
+
+async def test_what_is_a_part_of_something_else_is_not_offered(shop: Database) -> None:
+    shop.run(
+        "CREATE TABLE notes -- virtual? no\n (id INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT)",
+        "CREATE VIRTUAL TABLE words USING fts5(body, content='notes')",
+        "CREATE VIRTUAL TABLE places USING rtree(id, low, high)",
+        "CREATE TABLE notes_arc_20240501120000000001 (id)",
+        "CREATE TABLE notes_arc_2024 (id)",
+        "CREATE TABLE _retl_new_notes_01234567_1 (id)",
+        "CREATE TABLE words_of_mine (id)",
+        "CREATE VIEW seen AS SELECT * FROM notes",
+        "INSERT INTO notes (body) VALUES ('x')",
+        "ANALYZE",
+    )
+    assert await listed(shop) == ["notes", "notes_arc_2024", "seen", "words_of_mine"]
+
+
+@contextmanager
+def one_row_in_wal(path: Path) -> Iterator[sqlite3.Connection]:
+    """A file whose only row lies in the log that a running application keeps beside it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as theirs:
+        theirs.execute("PRAGMA journal_mode = WAL")
+        theirs.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n TEXT)")
+        theirs.execute("INSERT INTO t VALUES (1, 'a')")
+        yield theirs
+
+
+async def test_a_source_is_opened_for_reading_only(shop: Database, app: Database) -> None:
+    with one_row_in_wal(shop.path):
+        before = shop.path.read_bytes()
+        await job(shop, app, retl.Table("t")).run_once()
+        assert app.rows("t") == [(1, "a")]
+        assert shop.path.read_bytes() == before
+    for file in (shop.path, *shop.path.parent.glob("shop.db-*")):
+        file.chmod(0o444)
+    await job(shop, app, retl.Table("t")).run_once()
+    source = SQLiteSource(shop.source())
+    with pytest.raises(SourceError, match="only read"):
+        await source.query("INSERT INTO t VALUES (2, 'b')")
+    await source.aclose()
+
+
+@pytest.mark.parametrize("where", ["1; DROP TABLE t", "id IN (SELECT 1); DELETE FROM t"])
+async def test_a_filter_is_one_statement(shop: Database, app: Database, where: str) -> None:
+    shop.run("CREATE TABLE t (id INTEGER PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    with pytest.raises(retl.RetlError):
+        await job(shop, app, retl.Table("t", where=where)).run_once()
+    assert shop.rows("t") == [(1,)]
+
+
+@pytest.mark.parametrize("path", ["", ":memory:"])
+def test_a_database_without_a_file_is_refused(path: str) -> None:
+    for opened in (SQLite(path).source, SQLite(path).target):
+        with pytest.raises(ConfigError, match="a database of one connection alone"):
+            opened()
+
+
+def test_a_path_means_the_file_that_it_meant_when_the_pipeline_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Database(tmp_path / "shop.db").run("CREATE TABLE t (id INTEGER PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    pipeline = retl.Pipeline("p", source=SQLite("shop.db"), target=SQLite("~/app.db"), tables=[retl.Table("t")])
+    monkeypatch.chdir("/")
+    anyio.run(pipeline.run_once)
+    assert Database(tmp_path / "app.db").rows("t") == [(1,)]
+    assert oct((tmp_path / "app.db").stat().st_mode)[-3:] == "600"
+
+
+async def test_a_table_has_one_location_by_whatever_name_its_file_is_opened(shop: Database) -> None:
+    shop.run("CREATE TABLE Users (id INTEGER PRIMARY KEY)", "CREATE VIEW seen AS SELECT * FROM users")
+    link, hard = shop.path.with_name("link.db"), shop.path.with_name("hard.db")
+    link.symlink_to(shop.path)
+    os.link(shop.path, hard)
+    found = set()
+    for path in (shop.path, link, hard):
+        source, target = SQLite(str(path)).source(), SQLite(str(path)).target()
+        found |= {await source.location("users"), await source.location('"USERS"'), await target.location("uSers")}
+        assert await source.location("seen") is None
+        await source.aclose()
+        await target.aclose()
+    assert len(found) == 1
+    target = SQLite(str(shop.path.with_name("new.db"))).target()
+    assert await target.location("users") not in found
+    await target.aclose()
+
+
+async def test_text_that_is_no_utf8_is_that_rows_reject(shop: Database, app: Database) -> None:
+    shop.run(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, n TEXT)",
+        "INSERT INTO t VALUES (1, 'é'), (2, CAST(x'636166e9' AS TEXT)), (3, NULL)",
+    )
+    pipeline = job(shop, app, retl.Table("t", max_rejects=1))
+    (scan,) = (await pipeline.run_once()).scans
+    assert scan.rejects == 1
+    assert [(reject.key, reject.reason) for reject in await pipeline.rejects()] == [
+        ('{"id":2}', "the text is not valid UTF-8")
+    ]
+    await pipeline.aclose()
+    assert app.rows("t") == [(1, "é"), (3, None)]
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [("TEXT", b"abc"), ("BLOB", "abc"), ("JSON", b"{}"), ("BOOLEAN", 2), ("INTEGER", 1.5), ("DATETIME", 5)],
+)
+async def test_a_value_that_is_not_what_its_column_says_is_never_changed(
+    shop: Database, app: Database, declared: str, value: Any
+) -> None:
+    shop.run(f"CREATE TABLE t (id INTEGER PRIMARY KEY, v {declared})")
+    shop.run("INSERT INTO t VALUES (1, ?)", values=[value])
+    with pytest.raises(SourceError, match=f"declared {declared}, but it holds"):
+        await job(shop, app, retl.Table("t")).run_once()
+
+
+@pytest.mark.parametrize("name", ["my.table", 'we"ird', "sel ect", "it's", "[x]", "main.x", '"q"'])
+async def test_odd_tables_travel_between_two_files(shop: Database, app: Database, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    shop.run(
+        f"CREATE TABLE {quoted} (a TEXT, B INT, c AS (a || b), primary key (a, b)) WITHOUT ROWID",
+        f"INSERT INTO {quoted} VALUES ('x', 1), ('y', 2)",
+    )
+    (offered,) = await listed(shop)
+    for pre_action, spelled in ((PreAction.NONE, offered), (PreAction.SWAP, quoted)):
+        await job(shop, app, retl.Table(spelled, to=quoted, pre_action=pre_action)).run_once()
+        assert app.run(f"SELECT * FROM {quoted} ORDER BY 1") == [("x", 1, "x1"), ("y", 2, "y2")]
