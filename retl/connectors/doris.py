@@ -42,7 +42,10 @@ class Doris(OlapOptions, kw_only=False, forbid_unknown_fields=True):
     )
     schemes: ClassVar[tuple[str, ...]] = ("doris", "mysql")
 
-    url: Annotated[str | None, msgspec.Meta(description="`doris://user@host:9030/database`.")] = None
+    url: Annotated[
+        str | None,
+        msgspec.Meta(description="`doris://user@host:9030/database`; several FEs with commas: `fe1:9030,fe2:9030`."),
+    ] = None
 
     def source(self) -> DorisSource:
         return DorisSource(self)

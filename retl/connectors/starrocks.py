@@ -11,6 +11,7 @@ import pyarrow as pa
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import SourceRefused
 from retl.connectors.olap.dialect import OlapDialect
+from retl.connectors.olap.errors import UNKNOWN_VARIABLE
 from retl.connectors.olap.options import OlapOptions
 from retl.connectors.olap.source import OlapSource
 from retl.model.schema import native_type
@@ -38,7 +39,12 @@ class StarRocks(OlapOptions, kw_only=False, forbid_unknown_fields=True):
     )
     schemes: ClassVar[tuple[str, ...]] = ("starrocks", "mysql")
 
-    url: Annotated[str | None, msgspec.Meta(description="`starrocks://user@host:9030/database`.")] = None
+    url: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="`starrocks://user@host:9030/database`; several FEs with commas: `fe1:9030,fe2:9030`."
+        ),
+    ] = None
 
     def source(self) -> StarRocksSource:
         return StarRocksSource(self)
@@ -59,10 +65,13 @@ class StarRocksSource(OlapSource):
 
     async def before_stream(self, connection: MySQLConnection) -> None:
         """Name the query: behind a balancer the connection that ends it may reach another FE, which knows no such thread."""
+        await super().before_stream(connection)
         name = self.dialect.string(f"retl-{uuid4()}")
         try:
             await connection.execute(f"SET custom_query_id = {name}")
-        except SourceRefused:
+        except SourceRefused as error:
+            if error.code != UNKNOWN_VARIABLE:
+                raise
             return  # before 3.4
         connection.query_name = name
 

@@ -252,7 +252,13 @@ async def kill_query(login: Login, name: str) -> None:
 @asynccontextmanager
 async def connected(login: Login) -> AsyncIterator[MySQLConnection]:
     """A connection for the length of a block; after an error it is cut, not closed politely."""
-    connection = await MySQLConnection.open(login)
+    async with held(await MySQLConnection.open(login)) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def held(connection: MySQLConnection) -> AsyncIterator[MySQLConnection]:
+    """The same for a connection that is open."""
     try:
         yield connection
     except BaseException:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.mysql.connection import Login, MySQLConnection, connected
+from retl.connectors.mysql.connection import Login, MySQLConnection, connected, held
 from retl.connectors.mysql.dialect import MySQLDialect, described_field, logical_field, wire_kind
 from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.questions import Questions
@@ -39,6 +39,7 @@ class WireSource(SqlSource):
     """A source that speaks MySQL's protocol. It keeps one connection for questions, and has one more for each stream."""
 
     dialect: MySQLDialect
+    how_named: ClassVar[str] = "write table or database.table."
 
     def __init__(self, login: Login) -> None:
         self._login = login
@@ -46,6 +47,10 @@ class WireSource(SqlSource):
 
     async def connect(self) -> MySQLConnection:
         """A new connection for questions."""
+        return await MySQLConnection.open(self._login)
+
+    async def connect_stream(self) -> MySQLConnection:
+        """A new connection for one large result."""
         return await MySQLConnection.open(self._login)
 
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
@@ -66,14 +71,12 @@ class WireSource(SqlSource):
     async def _rows(self, sql: str, schema: pa.Schema | None) -> AsyncGenerator[pa.RecordBatch, None]:
         kinds = None if schema is None else [wire_kind(column) for column in schema]
         names = None if schema is None else schema.names
-        async with connected(self._login) as connection:
-            await self.before_stream(connection)
-            async with aclosing(connection.stream(sql, kinds, names)) as batches:
-                async for batch in batches:
-                    yield batch
-
-    async def before_stream(self, connection: MySQLConnection) -> None:
-        """What makes a connection ready for a large result."""
+        async with (
+            held(await self.connect_stream()) as connection,
+            aclosing(connection.stream(sql, kinds, names)) as batches,
+        ):
+            async for batch in batches:
+                yield batch
 
     async def columns(self, sql: str) -> pa.Schema:
         async with self.questions.turn() as connection:
@@ -104,7 +107,7 @@ class WireSource(SqlSource):
         """Database and name of a table."""
         parts = split_name(table)
         if len(parts) > 2:
-            raise ConfigError(f"{table!r} has too many parts.", remedy="write table or database.table.")
+            raise ConfigError(f"{table!r} has too many parts.", remedy=self.how_named)
         database = parts[0] if len(parts) > 1 else self._login.database
         if database is None:
             raise ConfigError(

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.dialect import MySQLDialect
+from retl.connectors.olap.errors import reading_error
 from retl.connectors.sql.text import to_text
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
 from retl.threads import Worker, to_the_end
@@ -114,7 +115,9 @@ class FlightStream:
                     f"reading over Flight SQL from {self._place} failed: {said}.",
                     remedy='nothing, if it passes: the scan is tried again. Otherwise check flight_port, or use protocol = "mysql".',
                 ) from error
-            raise SourceError(f"the source refused a statement over Flight SQL: {said}.") from error
+            found = reading_error(0, said, "source", self._place)
+            found.message = f"over Flight SQL: {found.message}"
+            raise found from error
         except (pa.ArrowException, OSError) as error:
             raise ConnectionFailed(
                 f"reading over Flight SQL from {self._place} failed: {error}.",

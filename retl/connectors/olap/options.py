@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import SplitResult
 
 import msgspec
 
+from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.options import ServerOptions
+from retl.connectors.olap.cluster import addresses
 
 
 class OlapOptions(ServerOptions, kw_only=True, forbid_unknown_fields=True):
@@ -44,3 +48,23 @@ class OlapOptions(ServerOptions, kw_only=True, forbid_unknown_fields=True):
         int | None,
         msgspec.Meta(description="The FE's port of Arrow Flight SQL, as its configuration names it.", ge=1, le=65535),
     ] = None
+
+    def logins(self) -> list[Login]:
+        """Where to and as whom, for each FE that ``url`` or ``host`` names. Raises ``ConfigError`` for what makes no sense."""
+        first = self.login("source", ())
+        named = addresses(self.host, first.port) if self.host else addresses(self._parts()[1], self.default_port)
+        # An option counts for more than what stands in the URL.
+        return [dataclasses.replace(first, host=host, port=self.port or port) for host, port in named]
+
+    def _parts(self) -> tuple[str, str, str]:
+        """The URL before its FEs, them, and what follows."""
+        scheme, slashes, rest = (self.address() or "").partition("://")
+        place, slash, path = rest.partition("/")
+        login, at, named = place.rpartition("@")
+        return f"{scheme}{slashes}{login}{at}", named, f"{slash}{path}"
+
+    def _split(self) -> SplitResult:
+        """The URL as if it named its first FE alone."""
+        before, named, after = self._parts()
+        one, comma, _ = named.partition(",")
+        return ServerOptions._split(msgspec.structs.replace(self, url=f"{before}{one}{after}") if comma else self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import ClassVar
@@ -12,15 +13,18 @@ from typing import ClassVar
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.mysql.connection import MySQLConnection, connected
+from retl.connectors.mysql.connection import MySQLConnection, held
 from retl.connectors.mysql.dialect import described_field
+from retl.connectors.mysql.errors import SourceRefused
 from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.source import WireSource
 from retl.connectors.mysql.wire import WireField
+from retl.connectors.olap.cluster import Cluster
 from retl.connectors.olap.dialect import OlapDialect, is_nested, is_sketch
-from retl.connectors.olap.errors import olap_error
+from retl.connectors.olap.errors import olap_error, reading_error
 from retl.connectors.olap.flight import FlightStream
 from retl.connectors.olap.options import OlapOptions
+from retl.connectors.olap.session import settings
 from retl.connectors.sql.select import Relation, Selection
 from retl.model.actions import PreAction, Write
 from retl.model.checkpoint import Checkpoint
@@ -31,6 +35,7 @@ from retl.model.table import TableSpec
 from retl.model.window import Slice
 
 _SYSTEM_DATABASES = ("information_schema", "sys", "_statistics_", "__internal_schema", "mysql")
+_PRODUCTS = ("starrocks", "doris")
 _PARTITION = "partition:"
 
 
@@ -39,16 +44,18 @@ class OlapSource(WireSource):
 
     product: ClassVar[str]
     dialect: OlapDialect
+    how_named: ClassVar[str] = (
+        "write table or database.table; a table of another catalog is read by query, "
+        'such as query = "SELECT * FROM catalog.database.table".'
+    )
 
     def __init__(self, options: OlapOptions, dialect: OlapDialect) -> None:
-        session = (
-            f"SET query_timeout = {options.query_timeout}",
-            "SET time_zone = '+00:00'",
-            # Whatever is set for the user: whole results.
-            f"SET sql_select_limit = {2**63 - 1}",
-        )
-        super().__init__(dataclasses.replace(options.login("source", session), explain=olap_error))
+        logins = options.logins()
+        super().__init__(logins[0])
         self.dialect = dialect
+        self._cluster = Cluster(logins)
+        self._query_timeout = options.query_timeout
+        self._session = settings(self.system, options.query_timeout)
         self._skip_unchanged = options.skip_unchanged_partitions
         self._zone = zone(options.timezone, self.system)
         self._tls_ca = options.tls_ca
@@ -68,26 +75,47 @@ class OlapSource(WireSource):
             )
 
     async def connect(self) -> MySQLConnection:
-        connection = await super().connect()
+        connection = await self._cluster.open(olap_error)
         try:
             await self._check_product(connection)
+            variables = await connection.query("SHOW VARIABLES")
+            self._session = settings(self.system, self._query_timeout, (str(row[0]) for row in variables))
+            await connection.execute(self._session)
         except BaseException:
             connection.abort()  # it must not pass for one that was looked at
             raise
         return connection
 
+    async def connect_stream(self) -> MySQLConnection:
+        connection = await self._cluster.open(reading_error)
+        try:
+            await connection.execute(self._session)
+            await self.before_stream(connection)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    async def before_stream(self, connection: MySQLConnection) -> None:
+        """What makes a connection ready for a large result."""
+        # Another FE may not have heard yet of rows that the plan has counted.
+        with suppress(SourceRefused):  # where the server does not know the statement
+            await connection.execute("SYNC")
+
     async def _check_product(self, connection: MySQLConnection) -> str:
         ((comment,),) = await connection.query("SELECT @@version_comment")
-        if self.product.lower() not in str(comment).lower():
+        called = str(comment).lower()
+        if self.product.lower() not in called:
+            found = f"no {self.product}" if any(name in called for name in _PRODUCTS) else "neither StarRocks nor Doris"
             raise ConfigError(
-                f"the server at {self._login.place} is no {self.product}: it calls itself {comment!r}.",
+                f"the server at {self._cluster.login.place} is {found}: it calls itself {comment!r}.",
                 remedy="name its own type (mysql, starrocks, doris), or the port of the FE (9030).",
                 system=self.system,
             )
         return str(comment)
 
     async def ping(self) -> SystemInfo:
-        async with connected(self._login) as connection:
+        async with held(await self._cluster.open(olap_error)) as connection:
             comment = await self._check_product(connection)
             return SystemInfo(self.product, await self._version(connection), comment)
 
@@ -181,7 +209,8 @@ class OlapSource(WireSource):
     def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
         if self._flight_port is None:
             return super().read(plan, part)
-        stream = FlightStream(self._login, self._flight_port, self._tls_ca)
+        login = dataclasses.replace(self._cluster.login, session=(self._session,))
+        stream = FlightStream(login, self._flight_port, self._tls_ca)
         return stream.batches(self.selection(plan, part).rows(plan.schema, part), plan.schema)
 
     @abstractmethod

@@ -17,10 +17,12 @@ import trustme
 
 import retl
 from retl.connectors import Doris, DuckDB, StarRocks
+from retl.connectors.olap.session import settings
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
 from retl.testing import collect
 from retl.testing.rows import table_spec
 from tests.servers.fake_olap import FakeDoris, FakeStarRocks
+from tests.servers.fake_olap.flavour import STARROCKS
 from tests.servers.fake_olap.flight import FakeFlight
 
 TABLE = """
@@ -90,12 +92,9 @@ async def test_a_pipeline_reads_over_flight(served: tuple[FakeStarRocks, FakeFli
 async def test_the_session_is_that_of_the_mysql_protocol(served: tuple[FakeStarRocks, FakeFlight, str]) -> None:
     _, flight, url = served
     await collect(connector(flight, url, query_timeout=77), "orders")
-    assert flight.statements[:-1] == [
-        f"USE `{url.rpartition('/')[2]}`",
-        "SET query_timeout = 77",
-        "SET time_zone = '+00:00'",
-        "SET sql_select_limit = 9223372036854775807",
-    ]
+    told = settings("starrocks", 77, STARROCKS.variables)
+    assert flight.statements[:-1] == [f"USE `{url.rpartition('/')[2]}`", told]
+    assert set(told.split()) >= {"query_timeout", "time_zone", "sql_select_limit", "sql_mode"}
 
 
 async def test_what_is_set_for_the_user_cuts_and_shifts_nothing(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ async def test_a_session_that_cannot_be_made_ready_reads_nothing(
     served: tuple[FakeStarRocks, FakeFlight, str], setting: str
 ) -> None:
     _, flight, url = served
-    flight.refused = f"SET {setting}"
+    flight.refused = setting
     with pytest.raises(ConnectionFailed, match=f"Unknown system variable '{setting}'"):
         await collect(connector(flight, url), "orders")
     assert not any(statement.startswith("SELECT") for statement in flight.statements)

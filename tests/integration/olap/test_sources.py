@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors import StarRocks
+from retl.connectors.olap import session as sessions
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import UnsupportedError
 from retl.model.schema import is_json, native_type
@@ -370,12 +371,51 @@ async def test_what_the_session_is_told(scene: Scene) -> None:
     scene.statements()
     await scene.collect(table_spec("orders", cursor="at"), query_timeout=77)
     said = scene.statements()
-    connections = said.count("SET query_timeout = 77")
-    assert connections == said.count("SET time_zone = '+00:00'") == 2  # one asks, one streams
-    assert said.count("SET sql_select_limit = 9223372036854775807") == connections
-    assert said.count("SELECT @@version_comment") == 1
+    told = sessions.settings(scene.kind, 77, scene.fake.flavour.variables)
+    assert said.count(told) == 2  # one asks, one streams
+    assert len([sql for sql in said if sql.startswith("SET query_timeout")]) == 2
+    assert said.count("SELECT @@version_comment") == said.count("SHOW VARIABLES") == said.count("SYNC") == 1
     named = [sql for sql in said if sql.startswith("SET custom_query_id = 'retl-")]
     assert len(named) == (0 if scene.doris else 1)
+
+
+ODD = {
+    "time_zone": "'Asia/Shanghai'",
+    "sql_select_limit": "2",
+    "sql_mode": "'PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES'",
+    "query_timeout": "1",
+    "wait_timeout": "1",
+    "net_write_timeout": "1",
+    "group_concat_max_len": "4",
+    "sql_dialect": "'trino'",
+    "serde_dialect": "'presto'",
+    "default_order_by_limit": "1",
+    "query_freshness_tolerance_ms": "60000",
+}
+
+
+@pytest.mark.parametrize(
+    "words", [{}, {"cursor": "at", "slice_rows": 2}, {"cursor": "note", "query": "SELECT * FROM o"}]
+)
+async def test_what_is_set_globally_changes_nothing(scene: Scene, words: dict[str, Any]) -> None:
+    """Every variable that the server has and that we set; the odd value is what a new session begins with."""
+    scene.create("o", f"id INT NOT NULL, at {scene.moment}, note BIGINT, text VARCHAR(40)")
+    rows = [[number, f"2024-01-01 00:00:0{number}", number, f"a\\{number}"] for number in range(8)]
+    scene.insert("o", *rows)
+    table = table_spec("o", key="id", expressions={"slash": r"CONCAT('\\', id)"}, **words)
+    before = by_id(await scene.collect(table))
+    assert [row["slash"] for row in before] == [f"\\{number}" for number in range(8)]
+    variables = scene.fake.engine.variables
+    known = scene.fake.flavour.variables
+    told = {**sessions.BOTH, **sessions.WHERE_KNOWN["both"], **sessions.WHERE_KNOWN[scene.kind], "query_timeout": ""}
+    for name in set(told) & set(known):
+        odd = ODD.get(name) or ("true" if known[name] == "false" else "false")
+        scene.run(f"SET GLOBAL {name} = {odd}")
+        assert variables[name] != known[name]
+    try:
+        assert by_id(await scene.collect(table)) == before
+    finally:
+        variables.clear()
 
 
 async def test_nothing_is_sorted_and_every_column_is_named(scene: Scene) -> None:

@@ -16,15 +16,18 @@ import retl
 from retl import events
 from retl.connectors import Doris, StarRocks
 from retl.connectors.base import Source
+from retl.connectors.olap.cluster import addresses
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError
 from retl.model.plan import SourcePlan
 from retl.testing import table_spec
 from tests.adversity.patches import patch_backoff
 from tests.integration.olap.scenes import STARROCKS, Scene, reads
+from tests.servers import olap
 from tests.servers.database import Server
 from tests.servers.fake_olap import FakeDoris, FakeOlap, FakeStarRocks, Fault, VolumeServer, flavour
 from tests.servers.process import free_port
+from tests.servers.proxy import Proxy
 from tests.support import Database, Recorder
 
 MANY = 5_000
@@ -131,6 +134,7 @@ async def test_an_old_starrocks_knows_no_names_of_queries(numbers: Scene) -> Non
 # Faults of the cluster -----------------------------------------------------------
 
 PASSING = ["backend_lost", "no_backend", "queue_timeout", "killed", "cut"]
+OF_STORAGE = ["compacted", "rowset_gone", "no_replica", "memory"]
 
 
 def passing(server: FakeOlap, name: str) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def passing(server: FakeOlap, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("after_rows", [None, 0, 2_345], ids=["at once", "before the first row", "in the middle"])
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("fault", [*PASSING, *OF_STORAGE, "unheard"])
 async def test_what_may_pass_is_a_failed_connection(numbers: Scene, fault: str, after_rows: int | None) -> None:
     async with numbers.source() as source:
         plan = await source.plan(table_spec("numbers"), Checkpoint())
@@ -152,7 +156,7 @@ async def test_what_may_pass_is_a_failed_connection(numbers: Scene, fault: str, 
         assert await read(source, plan) == list(range(MANY))
 
 
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("fault", [*PASSING, *OF_STORAGE])
 async def test_what_fails_while_it_plans_may_pass_too(numbers: Scene, fault: str) -> None:
     async with numbers.source() as source:
         numbers.inject(**passing(numbers.fake, fault), on="MAX(`at`)")
@@ -185,6 +189,62 @@ async def test_a_pipeline_tries_again_and_has_every_row_in_the_end(
     first = "2024-01-01 00:00:00.000000" if numbers.doris else "2024-01-01 00:00:00"
     rest = [(n, f"2024-01-01 00:00:{n // 100:02d}.{n:06d}", "x" * 200) for n in range(1, MANY)]
     assert app.rows("numbers") == sorted([(0, first, "x" * 200), *rest], key=repr)
+
+
+def partitioned(scene: Scene) -> None:
+    """Two partitions of two rows each."""
+    parts = ", ".join(f'PARTITION p{day} VALUES [("2024-01-0{day}"), ("2024-01-0{day + 1}"))' for day in (1, 2))
+    scene.create(
+        "days", "id INT NOT NULL, day DATE NOT NULL", key="id, day", partition=f"PARTITION BY RANGE (day) ({parts})"
+    )
+    scene.insert("days", [1, "2024-01-01"], [2, "2024-01-01"], [3, "2024-01-02"], [4, "2024-01-02"])
+
+
+async def test_a_partition_that_is_dropped_after_the_plan_may_pass(scene: Scene) -> None:
+    partitioned(scene)
+    async with scene.source() as source:
+        plan = await source.plan(table_spec("days"), Checkpoint())
+        scene.run("ALTER TABLE days DROP PARTITION p2")
+        with pytest.raises(ConnectionFailed, match="p2"):
+            await read(source, plan)
+        assert await whole(source, "days") == [1, 2]
+
+
+@pytest.mark.parametrize("pre_action", [retl.PreAction.NONE, retl.PreAction.TRUNCATE, retl.PreAction.SWAP])
+async def test_a_scan_whose_partition_is_dropped_meanwhile_is_planned_again(
+    scene: Scene, app: Database, pre_action: retl.PreAction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_backoff(monkeypatch, 0.0)
+    partitioned(scene)
+    table = retl.Table("days", pre_action=pre_action, max_shrink="100%")
+    job = retl.Pipeline("days", source=scene.connector(), target=app.target(), tables=[table])
+    dropped: list[str] = []
+
+    def drop(_: object) -> None:
+        if not dropped:
+            dropped.append("p1")
+            scene.run("ALTER TABLE days DROP PARTITION p1")
+
+    Recorder(job).when(events.ScanPlanned, drop)
+    report = (await job.run_once()).scans[0]
+    await job.aclose()
+    assert (report.status, report.attempts) == ("done", 2)
+    assert app.rows("days") == [(3, "2024-01-02"), (4, "2024-01-02")]
+
+
+@pytest.mark.parametrize("change", ["DROP COLUMN text", "denied"])
+async def test_a_name_or_a_right_that_is_gone_after_the_plan_does_not_pass(numbers: Scene, change: str) -> None:
+    async with numbers.source() as source:
+        plan = await source.plan(table_spec("numbers"), Checkpoint())
+        if change == "denied":
+            numbers.fake.denied.add("numbers")
+        else:
+            numbers.run(f"ALTER TABLE numbers {change}")
+        try:
+            with pytest.raises((SourceError, ConfigError)):
+                await read(source, plan)
+        finally:
+            numbers.fake.denied.clear()
 
 
 async def test_a_query_that_takes_too_long_says_what_to_raise(numbers: Scene) -> None:
@@ -243,6 +303,11 @@ async def test_an_unknown_table_of_another_database(numbers: Scene) -> None:
     assert isinstance(error, ConfigError) and "'nowhere.numbers'" in error.message
 
 
+async def test_a_table_of_another_catalog_is_read_by_a_query(numbers: Scene) -> None:
+    error = await refused(numbers, "lake.sales.orders")
+    assert isinstance(error, ConfigError) and "read by query" in error.remedy
+
+
 async def test_an_unknown_table_has_a_neighbour(numbers: Scene) -> None:
     error = await refused(numbers, "number")
     assert isinstance(error, ConfigError) and error.remedy == "did you mean 'numbers'?"
@@ -299,6 +364,83 @@ async def test_nobody_listens(scene: Scene) -> None:
     with pytest.raises(ConnectionFailed, match=str(port)):
         await source.ping()
     await source.aclose()
+
+
+# Several FEs ---------------------------------------------------------------------
+
+
+def of(numbers: Scene, *ports: int, **words: Any) -> Any:
+    """The connector, with an address that names FEs at these ports."""
+    before, at, after = olap.url(numbers.server, numbers.kind, numbers.database).rpartition("@")
+    named = ",".join(f"127.0.0.1:{port}" for port in ports)
+    return type(numbers.connector())(f"{before}{at}{named}/{after.partition('/')[2]}", **words)
+
+
+async def test_the_next_fe_is_asked_where_one_cannot_be_reached(numbers: Scene) -> None:
+    source = of(numbers, free_port(), numbers.server.port).source()
+    assert (await source.ping()).product == numbers.server.product
+    assert await whole(source) == list(range(MANY))
+    await source.aclose()
+
+
+async def test_where_no_fe_can_be_reached_all_are_named(numbers: Scene) -> None:
+    ports = free_port(), free_port()
+    source = of(numbers, *ports).source()
+    for ask in (source.ping, source.list_tables):
+        with pytest.raises(ConnectionFailed, match="none of 2 FEs") as caught:
+            await ask()
+        assert all(f"127.0.0.1:{port}" in caught.value.message for port in ports)
+    await source.aclose()
+
+
+@pytest.mark.parametrize("goes", ["before", "between"])
+async def test_a_scan_goes_on_at_the_next_fe(
+    numbers: Scene, app: Database, goes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first FE is an address that forwards to the one there is, and that goes away."""
+    patch_backoff(monkeypatch, 0.0)
+    async with Proxy(numbers.server.host, numbers.server.port) as first:
+        connector = of(numbers, first.port, numbers.server.port)
+        table = retl.Table("numbers", cursor="at", slice_rows=1_000)
+        job = retl.Pipeline("numbers", source=connector, target=app.target(), tables=[table])
+        if goes == "between":
+
+            def go(_: object) -> None:
+                first.refuse()
+                first.break_now()
+
+            Recorder(job).when(events.ScanPlanned, go)
+        else:
+            first.refuse()
+        report = (await job.run_once()).scans[0]
+        await job.aclose()
+    assert report.status == "done" and sorted(row[0] for row in app.rows("numbers")) == list(range(MANY))
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("fe1", [("fe1", 9030)]),
+        ("fe1:1,fe2:2", [("fe1", 1), ("fe2", 2)]),
+        ("fe1, fe2:9031", [("fe1", 9030), ("fe2", 9031)]),
+        ("[::1]:9031,[::2]", [("::1", 9031), ("::2", 9030)]),
+        ("::1", [("::1", 9030)]),
+    ],
+)
+def test_addresses(named: str, expected: list[tuple[str, int]]) -> None:
+    assert addresses(named, 9030) == expected
+    if named != "::1":
+        made = StarRocks(f"starrocks://etl:p%40w@{named.replace(' ', '')}/dw", timezone="UTC")
+        assert [(one.host, one.port) for one in made.logins()] == expected
+        assert {(one.user, one.password, one.database) for one in made.logins()} == {("etl", "p@w", "dw")}
+        assert "p%40w" not in repr(made)
+    assert [(one.host, one.port) for one in Doris(host=named).logins()] == expected
+
+
+@pytest.mark.parametrize("named", ["fe1,", "fe1,,fe2", "fe1:x,fe2", "fe1,fe2:99999", "fe1;fe2,fe3 fe4"])
+def test_what_is_no_list_of_addresses_is_refused(named: str) -> None:
+    with pytest.raises(ConfigError, match=r"FEs|no address"):
+        Doris(f"doris://etl@{named}/dw").source()
 
 
 async def test_the_server_goes_and_comes_again(numbers: Scene) -> None:

@@ -39,6 +39,8 @@ class Engine:
         self._lock = threading.RLock()
         self._numbers = count(10_101)
         self.databases: dict[str, dict[str, Table]] = {}
+        # What SET GLOBAL has said: with it new sessions begin.
+        self.variables: dict[str, str] = {}
         # One thread: rows come out in the order in which they went in, so that a cut result is the same one each time.
         self._duckdb = duckdb.connect(config={"threads": 1})
         functions.install(self._duckdb)
@@ -174,6 +176,14 @@ class Engine:
                 raise self._errors.unknown_column(name)
             self._duckdb.execute(f"ALTER TABLE {_where(table)} DROP COLUMN {quoted(column.name)}")
             table.columns.remove(column)
+
+    def drop_partition(self, table: Table, name: str) -> None:
+        with self._lock:
+            part = table.partition(name)
+            if part is None:
+                raise self._errors.unknown_partition(name, table.name)
+            self._duckdb.execute(f"DELETE FROM {_where(table)} WHERE {part.predicate}")
+            table.partitions.remove(part)
 
     # Changes
 

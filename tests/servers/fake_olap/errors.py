@@ -89,6 +89,23 @@ class StarRocksErrors:
     def no_backend(self) -> Refusal:
         return Refusal(1064, "HY000", "Backend node not found. Check if any backend node is down.")
 
+    def compacted(self) -> Refusal:
+        return Refusal(1064, "HY000", "version already been compacted. tablet_id: 10091, version: 7")
+
+    def rowset_gone(self) -> Refusal:
+        return Refusal(1064, "HY000", "fail to find rowset of version 7 in tablet 10091: BE:10003")
+
+    def no_replica(self) -> Refusal:
+        return Refusal(
+            1064, "HY000", "Getting analyzing error. Detail message: no queryable replica found in tablet 10091."
+        )
+
+    def memory(self) -> Refusal:
+        return Refusal(1064, "HY000", "[MEM_LIMIT_EXCEEDED] Memory of query_pool exceed limit: BE:10003")
+
+    def unheard(self) -> Refusal:
+        return Refusal(1064, "HY000", "Something went wrong of which nobody has heard")
+
     def privilege(self, privilege: str, kind: str, name: str) -> Refusal:
         needed = f"Access denied; you need (at least one of) the {privilege} privilege(s) on {kind}{name}"
         hint = (
@@ -166,6 +183,21 @@ class DorisErrors:
 
     def no_backend(self) -> Refusal:
         return self._detail("There is no scanNode Backend available.[10003: not alive]")
+
+    def compacted(self) -> Refusal:
+        return self._detail("(127.0.0.1)[E-3003]version already been compacted, tablet_id: 10091")
+
+    def rowset_gone(self) -> Refusal:
+        return self._detail("(127.0.0.1)[E-230]fail to find rowset of version 7, tablet=10091")
+
+    def no_replica(self) -> Refusal:
+        return self._detail("no queryable replica found in tablet 10091. replicas: [10092: missing version]")
+
+    def memory(self) -> Refusal:
+        return self._detail("(127.0.0.1)[MEM_LIMIT_EXCEEDED]PreCatch error code:11, ")
+
+    def unheard(self) -> Refusal:
+        return self._detail("(127.0.0.1)[RUNTIME_ERROR]something of which nobody has heard")
 
     def privilege(self, privilege: str, kind: str, name: str) -> Refusal:
         return self._detail(

@@ -60,7 +60,7 @@ class FakeFlight(flight.FlightServerBase):  # type: ignore[misc]
         self._results: dict[bytes, pa.Table] = {}
         self.statements: list[str] = []
         self.refused: str = ""
-        """What a statement begins with that this version does not know."""
+        """The variable that this version does not know."""
         self.fail_after: int | None = None
         """After so many batches the next stream breaks."""
         # Not a method of this: a server that is held by its own middleware is never freed.
@@ -88,8 +88,8 @@ class FakeFlight(flight.FlightServerBase):  # type: ignore[misc]
         return flight.FlightInfo(table.schema, descriptor, [flight.FlightEndpoint(ticket, [])], -1, -1)
 
     def _answer(self, sql: str, session: Session) -> pa.Table:
-        if self.refused and sql.startswith(self.refused):
-            raise self._server.errors.unknown_variable(sql.split()[1])
+        if self.refused and sql.startswith("SET ") and self.refused in sql:
+            raise self._server.errors.unknown_variable(self.refused)
         done = session.run(sql)
         return self._rows(done, session) if isinstance(done, Running) else _STATUS
 

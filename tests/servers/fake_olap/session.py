@@ -21,6 +21,7 @@ from tests.servers.fake_olap.tables import Table
 from tests.servers.fake_olap.types import Type
 
 _HINT = re.compile(r"/\*\+\s*SET_VAR\s*\(([^)]*)\)\s*\*/", re.IGNORECASE)
+_SORTED = re.compile(r"ORDER BY [^)]*$", re.IGNORECASE)
 _OFFSET = re.compile(r"([+-])(\d{1,2}):(\d\d)")
 _SCOPES = ("SESSION", "LOCAL", "GLOBAL")
 LONGEST_QUERY = 259_200
@@ -67,6 +68,7 @@ class Session:
         self.query_id = ""
         self._variables = {
             **flavour.variables,
+            **engine.variables,
             "version": flavour.handshake_version,
             "version_comment": flavour.version_comment,
         }
@@ -109,6 +111,8 @@ class Session:
 
     def run(self, sql: str) -> Answer | Running | Kill:
         """Answer a statement, or tell what is to be done. Blocks: it belongs into a thread."""
+        if "NO_BACKSLASH_ESCAPES" in self.variable("sql_mode"):
+            sql = sql.replace("\\", "\\\\")
         reader = self.engine.reader(sql)
         if reader.token is None:
             raise self.flavour.errors.syntax("<EOF>", 1, 0)
@@ -132,7 +136,10 @@ class Session:
                 name, _, value = part.partition("=")
                 hinted[name.strip().lower()] = value.strip().strip("'\"")
         self.query_id = str(uuid.uuid4())
-        return Running(sql, int(hinted["query_timeout"]), int(hinted["sql_select_limit"]))
+        rows = int(hinted["sql_select_limit"])
+        if (sorted_rows := int(hinted.get("default_order_by_limit", "-1"))) >= 0 and _SORTED.search(sql):
+            rows = min(rows, sorted_rows)
+        return Running(sql, int(hinted["query_timeout"]), rows)
 
     def names(self) -> set[str]:
         """By what KILL QUERY '...' finds this session's statement."""
@@ -153,7 +160,7 @@ class Session:
     def _begin(self, reader: Reader) -> Answer:
         return OK
 
-    _start = _commit = _rollback = _begin
+    _start = _commit = _rollback = _sync = _begin
 
     def _create(self, reader: Reader) -> Answer:
         if reader.accept("DATABASE"):
@@ -197,6 +204,11 @@ class Session:
             column = read.column()
             reader.end()
             self.engine.add_column(table, column)
+            return OK
+        if reader.accept("DROP", "PARTITION"):
+            part = reader.name()
+            reader.end()
+            self.engine.drop_partition(table, part)
             return OK
         reader.expect("DROP", "COLUMN")
         name = reader.name()
@@ -248,22 +260,25 @@ class Session:
             scope = next((scope for scope in _SCOPES if reader.accept(scope, ".")), scope)
         name = reader.name().lower()
         reader.expect("=")
-        self._assign(name, reader.value())
+        self._assign(name, reader.value(), everywhere=scope == "GLOBAL")
 
-    def _assign(self, name: str, value: str) -> None:
+    def _assign(self, name: str, value: str, *, everywhere: bool) -> None:
         self.variable(name)
         errors = self.flavour.errors
         if name in READ_ONLY:
             raise errors.wrong_value(name, value)
         if value.upper() == "DEFAULT":
-            value = self.flavour.variables[name]
+            value = self.engine.variables.get(name, self.flavour.variables[name])
         if name == "query_timeout" and not (value.isdigit() and 1 <= int(value) <= LONGEST_QUERY):
             raise errors.wrong_value(name, value)
         if name == "sql_select_limit" and not value.isdigit():
             raise errors.wrong_value(name, value)
         if name == "time_zone" and _zone(value) is None:
             raise errors.unknown_time_zone(value)
-        self._variables[name] = value
+        if everywhere:
+            self.engine.variables[name] = value
+        else:
+            self._variables[name] = value
 
     def _desc(self, reader: Reader) -> Answer:
         table = self._table(reader)
@@ -348,6 +363,7 @@ _STATEMENTS = frozenset(
         "SET",
         "SHOW",
         "START",
+        "SYNC",
         "TRUNCATE",
         "USE",
     ]
