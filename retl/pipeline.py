@@ -9,8 +9,7 @@ from typing import Any
 
 from retl.connectors.base import Connector, Source, Target
 from retl.engine.bus import EventBus
-from retl.engine.context import Limits, now_text
-from retl.engine.lease import DEFAULT_TTL
+from retl.engine.context import DEFAULT_TTL, Limits, now_text
 from retl.engine.preflight import Finding, Preflight, TablePlan
 from retl.engine.runner import Parts, Runner, owner_in_words
 from retl.engine.schedule import make_schedule

@@ -8,7 +8,19 @@ from collections.abc import Sequence
 
 from retl.cli.ask import ask, chosen
 from retl.cli.codes import INTERRUPTED, OK
-from retl.cli.render import ago, clock, grid, local_date, mode, one_line, plural, print_json, say, without_place
+from retl.cli.render import (
+    ago,
+    clock,
+    grid,
+    local_date,
+    mode,
+    not_written,
+    one_line,
+    plural,
+    print_json,
+    say,
+    without_place,
+)
 from retl.config.registry import did_you_mean
 from retl.model.checkpoint import Reject
 from retl.model.duration import format_duration
@@ -86,15 +98,15 @@ def history(arguments: argparse.Namespace) -> int:
             report.status,
             f"{report.rows:,}",
             "" if report.changed is None else f"{report.changed:,}",
+            not_written(report),
             format_duration(report.seconds),
             mode(report),
             report.watermark or "",
         )
         for report in newest
     ]
-    say(
-        "\n".join(grid(("TIME", "TABLE", "SCAN", "ROWS", "CHANGED", "TOOK", "MODE", "WATERMARK"), rows, right=_NUMBERS))
-    )
+    head = ("TIME", "TABLE", "SCAN", "ROWS", "CHANGED", "NOT WRITTEN", "TOOK", "MODE", "WATERMARK")
+    say("\n".join(grid(head, rows, right=_NUMBERS)))
     told: set[tuple[str, str]] = set()
     for report in newest:
         place = f"{report.pipeline}.{report.table}"

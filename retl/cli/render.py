@@ -109,6 +109,13 @@ def mode(report: ScanReport) -> str:
     return report.mode if report.pre_action == "none" else f"{report.mode}, {report.pre_action}"
 
 
+def not_written(report: ScanReport) -> str:
+    """What became of rows that were read and not written: ``2 older, 1 reject``."""
+    counts = ((report.older, "older"), (report.dropped, "dropped"))
+    found = [f"{count:,} {what}" for count, what in counts if count]
+    return ", ".join([*found, *([plural(report.rejects, "reject")] if report.rejects else [])])
+
+
 def one_line(text: str, most: int = 200) -> str:
     """A text of any content as one line of bounded length."""
     flat = " ".join(text.split())

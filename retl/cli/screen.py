@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
-from retl.cli.render import local_time, mode, one_line, plural, say, without_place
+from retl.cli.render import local_time, mode, not_written, one_line, plural, say, without_place
 from retl.model import events
 from retl.model.duration import format_duration
 from retl.model.errors import RetlError
@@ -165,7 +165,7 @@ def scan_text(report: ScanReport) -> str:
     """What a scan did: ``336,776 rows in 2.1s (incremental), up to 2013-12-31``."""
     what = "" if report.status == "done" else f"{report.status} after "
     changed = "" if report.changed in (None, report.rows) else f", {report.changed:,} changed"
-    rejects = f", {plural(report.rejects, 'reject')}" if report.rejects else ""
+    missing = not_written(report)
     upper = f", up to {report.watermark}" if report.watermark is not None else ""
     took = format_duration(report.seconds)
-    return f"{what}{plural(report.rows, 'row')}{changed}{rejects} in {took} ({mode(report)}){upper}"
+    return f"{what}{plural(report.rows, 'row')}{changed}{', ' if missing else ''}{missing} in {took} ({mode(report)}){upper}"

@@ -15,7 +15,7 @@ from retl.config.lines import Path
 from retl.config.registry import Role, connector_types, find_connector
 from retl.config.words import JobFile, PipelineOptions, PipelineWords
 from retl.connectors.base import Source, Target
-from retl.engine.lease import DEFAULT_TTL
+from retl.engine.context import DEFAULT_TTL
 from retl.engine.schedule import make_schedule
 from retl.model.actions import Action, parse_actions
 from retl.model.duration import parse_duration

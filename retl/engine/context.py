@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from retl.connectors.base import Source, Target, TargetTable
+from retl.connectors.base import Commit, Source, Target, TargetTable
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Fence, Mark
@@ -18,6 +18,9 @@ from retl.model.plan import SourcePlan
 from retl.model.report import Progress
 from retl.model.table import TableSpec
 from retl.state.base import StateStore
+
+DEFAULT_TTL = 30.0
+"""Seconds without a sign of life after which another process may take a pipeline over."""
 
 Emit = Callable[[events.Event], None]
 
@@ -39,15 +42,34 @@ class Limits:
 
 @dataclass
 class Counters:
-    """What has been done so far. ``changed`` is ``None`` once a target could not tell."""
+    """What has been done so far. ``changed`` and ``unchanged`` are ``None`` once a target could not tell."""
 
     rows: int = 0
     changed: int | None = 0
+    unchanged: int | None = 0
+    older: int = 0
+    dropped: int = 0
     bytes: int = 0
     rejects: int = 0
     slices: int = 0
     null_cursor_rows: int = 0
     warnings: list[str] = field(default_factory=list)
+
+    def add(self, done: Commit) -> None:
+        """Count what a commit did."""
+        self.changed = _sum(self.changed, done.changed)
+        self.unchanged = _sum(self.unchanged, done.unchanged)
+        self.older += done.older
+        self.dropped += done.dropped
+
+    @property
+    def kept(self) -> int:
+        """The rows that the target holds now, as far as it has said otherwise of none."""
+        return self.rows - self.rejects - self.older - self.dropped
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 def new_scan_id() -> str:
@@ -74,6 +96,7 @@ class ScanContext:
     blacklist: frozenset[Action]
     emit: Emit
     stop: StopSignal
+    lease_ttl: float = DEFAULT_TTL
     scan_id: str = field(default_factory=new_scan_id)
     checkpoint: Checkpoint = Checkpoint()  # noqa: RUF009  # frozen
     found: TargetTable | None = None

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from fractions import Fraction
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.base import REJECT
-from retl.model.errors import ConfigError, GuardStopped
+from retl.model.actions import PreAction
+from retl.model.errors import ConfigError, GuardStopped, RowsRejected, SourceError
 from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec
+from retl.model.window import Slice
+
+_MUCH_LESS_FULL = 0.1
+_MUCH_LESS_INCREMENTAL = 0.5
+"""Shares of what was counted that may be missing in what comes: rows of a window move on while it is read."""
+_MANY_REJECTS = 100
+_ANY_NUMBER = 2**31
 
 
 def check_null_cursor(plan: SourcePlan) -> str | None:
@@ -77,3 +88,77 @@ def check_countable(plan: SourcePlan) -> None:
             f'this source cannot count its rows beforehand, so max_shrink cannot protect pre_action = "{plan.table.pre_action}".',
             remedy='use pre_action = "swap", which checks before the switch.',
         )
+
+
+def check_slice(plan: SourcePlan, part: Slice, rows: int) -> None:
+    """Refuse a slice that brought another number of rows than were counted in the very snapshot that was read."""
+    if plan.exact_rows and part.rows is not None and rows != part.rows:
+        raise _other_count(part.rows, rows, "slice")
+
+
+def check_all_slices(plan: SourcePlan, rows: int) -> None:
+    """The same for all slices together."""
+    if plan.exact_rows and plan.rows is not None and rows != plan.rows:
+        raise _other_count(plan.rows, rows, "scan")
+
+
+def _other_count(counted: int, came: int, what: str) -> SourceError:
+    return SourceError(
+        f"the source counted {counted:,} rows for this {what} and sent {came:,}; nothing of it was committed.",
+        remedy="look for what limits or filters its answers: a setting such as a row limit, a proxy, a rule on the table.",
+    )
+
+
+def check_arrived(plan: SourcePlan, rows: int) -> str | None:
+    """A warning where much less came than was counted a moment before; a scan that replaces is stopped."""
+    table, counted = plan.table, plan.rows
+    if counted is None or plan.exact_rows:
+        return None
+    missing = max(_MUCH_LESS_FULL, table.max_shrink or 0) if table.full else _MUCH_LESS_INCREMENTAL
+    if rows >= counted - counted * missing:
+        return None
+    what = f"the source counted {counted:,} rows before this scan, and only {rows:,} came"
+    if not table.replaces:
+        return f"{what}; if nobody has deleted the others meanwhile, look for what limits its answers."
+    left = "the target holds what came" if table.pre_action is PreAction.TRUNCATE else "the rest was not made up for"
+    if table.pre_action is PreAction.SWAP:
+        left = "the target was left as it is"
+    raise GuardStopped(
+        f"{what}; {left}.",
+        remedy="look for what limits the source's answers; if so many rows were deleted meanwhile, the next scan will do, "
+        "or allow it with max_shrink.",
+    )
+
+
+def check_shadow(held: int, delivered: int, *, table: str) -> None:
+    """Stop a switch to a table that holds fewer rows than the target has said to have taken."""
+    if held < delivered:
+        raise GuardStopped(
+            f"the new table holds {held:,} rows, but the target has taken {delivered:,}; {table!r} was left as it is.",
+            remedy="look for what drops or merges rows in the target: a trigger, a rule, a pipeline, a collation of the key.",
+        )
+
+
+def advise(error: RowsRejected, staged: int) -> None:
+    """Where most rows of a slice were refused, more patience with them is not the remedy."""
+    if 2 * len(error.rejects) >= staged or len(error.rejects) >= _MANY_REJECTS:
+        error.remedy = (
+            "`retl rejects` shows them. So many have one cause: correct the table, the mapping (columns, rename, "
+            "expressions) or the source, and leave max_rejects as it is."
+        )
+
+
+def max_rejects(table: TableSpec, planned: int | None, read: int) -> int:
+    """Of the rows that were planned; where the source cannot count, of those that were read so far."""
+    if table.max_reject_share is None:
+        return table.max_rejects
+    share = Fraction(str(table.max_reject_share))  # 0.1 has no exact float
+    return int(share * (planned if planned is not None else read))
+
+
+def with_reject_limit(table: TableSpec, planned: int | None) -> TableSpec:
+    """The table as its target sees it. Where nobody knows yet how many rows come, no limit may make it leave out any."""
+    if table.max_reject_share is None:
+        return table
+    known = max_rejects(table, planned, 0) if planned is not None else _ANY_NUMBER
+    return dataclasses.replace(table, max_rejects=known)

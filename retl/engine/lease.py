@@ -14,13 +14,12 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 
+from retl.engine.context import DEFAULT_TTL
 from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError
 from retl.state.base import LeaseRow, StateStore
 from retl.threads import to_the_end
 
-DEFAULT_TTL = 30.0
-"""Seconds without a sign of life after which another process may take a pipeline over."""
 _GIVE_UP_SECONDS = 2.0
 
 

@@ -22,6 +22,8 @@ from retl.model.plan import SourcePlan
 from retl.model.window import Slice
 
 _ATTEMPTS = 3
+_LONGEST_PAUSE = 5.0
+"""After a longer one it is another table's turn first."""
 
 
 class Item(NamedTuple):
@@ -40,6 +42,7 @@ class Reader:
         self._context = context
         self._plan = plan
         self._channel = channel
+        self._rows = 0
 
     async def run(self) -> None:
         """Read everything. An error goes to the writer through the channel, so that it reaches the user plain."""
@@ -59,9 +62,10 @@ class Reader:
             attempt += 1
             await self._channel.send(Item("begin", part))
             try:
-                without_cursor = await self._pass_on(part, resizer)
+                rows, without_cursor = await self._pass_on(part, resizer)
+                self._check_count(part, rows)
             except TransientError as error:
-                if attempt >= _ATTEMPTS or part.divisible:
+                if attempt >= _ATTEMPTS or part.divisible or (error.retry_after or 0.0) > _LONGEST_PAUSE:
                     raise
                 resizer.clear()
                 await self._pause(error, attempt)
@@ -79,18 +83,26 @@ class Reader:
             liked = dataclasses.replace(liked, rows=min(liked.rows, self._context.table.slice_rows))
         return Resizer(liked)
 
-    async def _pass_on(self, part: Slice, resizer: Resizer) -> int:
-        """The slice's batches, resized; returns how many rows had no cursor value, where only the stream tells."""
-        without_cursor = 0
+    def _check_count(self, part: Slice, rows: int) -> None:
+        """Before the end of a slice is told: what lacks rows must not be committed."""
+        guard.check_slice(self._plan, part, rows)
+        self._rows += rows
+        if part.index == self._plan.slices[-1].index:
+            guard.check_all_slices(self._plan, self._rows)
+
+    async def _pass_on(self, part: Slice, resizer: Resizer) -> tuple[int, int]:
+        """The slice's batches, resized; returns its rows, and how many had no cursor value where only the stream tells."""
+        rows = without_cursor = 0
         async with aclosing(_closable(self._context.source.read(self._plan, part))) as batches:
             async for batch in batches:
                 _check_batch(batch, self._plan)
+                rows += batch.num_rows
                 if part.ordered_by is not None:
                     batch, found = guard.apply_null_cursor(self._context.table, batch, part.ordered_by)
                     without_cursor += found
                 for ready, size in resizer.push(batch):
                     await self._channel.send(Item("batch", part, ready, size), size)
-        return without_cursor
+        return rows, without_cursor
 
     def _note_null_cursor(self, rows: int) -> None:
         self._context.counters.null_cursor_rows += rows
@@ -99,7 +111,7 @@ class Reader:
             self._context.warn(warning)
 
     async def _pause(self, error: TransientError, attempt: int) -> None:
-        delay = backoff(attempt, most=5.0)
+        delay = max(backoff(attempt, most=_LONGEST_PAUSE), error.retry_after or 0.0)
         self._context.tell(events.RetryScheduled, error=str(error), attempt=attempt, delay=delay)
         await anyio.sleep(delay)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _PATIENCE = 30.0
 """Seconds for which a run without a deadline tries again after transient errors."""
+_LONGEST_PAUSE = 300.0
+"""Whatever a system asks for, it is tried again after so many seconds."""
 
 
 @dataclass(eq=False)
@@ -136,6 +138,7 @@ class Run:
             emit=self._emit,
             stop=self._stop,
             limits=parts.limits,
+            lease_ttl=parts.lease_ttl,
         )
         turn.failures = []
         try:
@@ -154,9 +157,10 @@ class Run:
 
     def _again(self, turn: _Turn, error: TransientError) -> bool:
         """Put a turn back into the queue, unless the next run comes sooner."""
-        delay = backoff(turn.attempts)
-        patience = self._deadline - time.monotonic() if self._deadline is not None else _PATIENCE - delay * 2
-        if delay >= patience or self._stop.requested:
+        pause = backoff(turn.attempts)
+        patience = self._deadline - time.monotonic() if self._deadline is not None else _PATIENCE - pause * 2
+        delay = max(pause, min(error.retry_after or 0.0, _LONGEST_PAUSE))
+        if pause >= patience or self._stop.requested:
             return False
         turn.not_before = time.monotonic() + delay
         self._waiting.append(turn)

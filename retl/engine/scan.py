@@ -22,7 +22,7 @@ from retl.connectors.base import Source, Target
 from retl.engine import guard
 from retl.engine.channel import Channel
 from retl.engine.checkpoints import columns_of, selection
-from retl.engine.context import Emit, Limits, ScanContext, StopSignal, now_text
+from retl.engine.context import DEFAULT_TTL, Emit, Limits, ScanContext, StopSignal, now_text
 from retl.engine.reader import Item, Reader
 from retl.engine.targets import check_other_table, claim_of, starting_point, take_claim
 from retl.engine.writer import Writer
@@ -54,6 +54,7 @@ class Scan:
         emit: Emit = lambda event: None,
         stop: StopSignal | None = None,
         limits: Limits | None = None,
+        lease_ttl: float = DEFAULT_TTL,
     ) -> None:
         limits = limits or Limits()
         self._context = ScanContext(
@@ -67,6 +68,7 @@ class Scan:
             blacklist=blacklist,
             emit=emit,
             stop=stop or StopSignal(),
+            lease_ttl=lease_ttl,
         )
         self._channel: Channel[Item] = Channel(max_bytes=limits.channel_bytes, max_items=limits.channel_batches)
         self._started_at = now_text()
@@ -103,6 +105,9 @@ class Scan:
             seconds=self._seconds if self._seconds is not None else time.monotonic() - context.began,
             rows=counters.rows,
             changed=counters.changed,
+            unchanged=counters.unchanged,
+            older=counters.older,
+            dropped=counters.dropped,
             bytes=counters.bytes,
             rejects=counters.rejects,
             null_cursor_rows=(plan.null_cursor_rows if plan else 0) + counters.null_cursor_rows,
@@ -132,7 +137,8 @@ class Scan:
         _check_checkpoint(context)
         await self._look_at_target(context)
         plan = context.plan = await context.source.plan(context.table, context.checkpoint)
-        context.table = plan.table  # a source may know better, such as what truncating means for files
+        # A source may know better, such as what truncating means for files.
+        context.table = guard.with_reject_limit(plan.table, plan.rows)
         try:
             await self._carry_out(context, plan)
         finally:

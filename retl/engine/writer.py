@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -45,8 +46,10 @@ class Writer:
         self._over = False
         self._shown = 0.0
         self._given_back = 0.0
-        self._proved = time.monotonic()
+        self._proved = -math.inf  # a new scan has proved nothing yet
         self._staged = 0
+        # Within the time that a successor waits, so that nobody can have come in between.
+        self._longest_unproved = min(_PROOF_SECONDS, context.lease_ttl / 2)
 
     async def run(self) -> None:
         """Everything from the first batch to the finish. On any error the target's writer is aborted."""
@@ -59,8 +62,7 @@ class Writer:
             if context.stopped:
                 await writer.abort()
                 return
-            if context.table.pre_action is PreAction.SWAP:
-                guard.check_shrink(before, await writer.count(), context.table.max_shrink, table=context.table.to)
+            await self._check_arrived(writer, before)
             await self._finish(writer)
         except BaseException as error:
             await to_the_end(_abort(writer))
@@ -68,6 +70,11 @@ class Writer:
                 await self._prove()  # what another owner does to the table is not the table's fault
             raise
         await self._remember_target()
+        if context.counters.dropped:
+            context.warn(
+                f"the target acknowledged {context.counters.dropped:,} rows and did not keep them: a rule of its own drops "
+                "or moves them, such as an ingest pipeline."
+            )
 
     async def _first_items(self) -> tuple[list[Item], bool]:
         """What comes up to the first batch, and whether the source has proved that there is none."""
@@ -91,6 +98,17 @@ class Writer:
                 after = 0 if empty else plan.rows or 0
                 guard.check_shrink(before, after, context.table.max_shrink, table=context.table.to)
         return before
+
+    async def _check_arrived(self, writer: TableWriter, before: int) -> None:
+        """Before anything is switched: what was counted has come, and what was sent is there."""
+        context, table = self._context, self._context.table
+        warning = guard.check_arrived(self._plan, context.counters.rows)
+        if warning:
+            context.warn(warning)
+        if table.pre_action is PreAction.SWAP:
+            held = await writer.count()
+            guard.check_shrink(before, held, table.max_shrink, table=table.to)
+            guard.check_shadow(held, context.counters.kept, table=table.to)
 
     async def _prepare(self) -> TableWriter:
         context = self._context
@@ -179,13 +197,14 @@ class Writer:
             checkpoint = after_scan(checkpoint, self._plan, context.scan_id)
             self._over = True
         mark = context.mark(checkpoint)
-        left = context.table.max_rejects - context.counters.rejects
+        left = guard.max_rejects(context.table, self._plan.rows, context.counters.rows) - context.counters.rejects
         if not context.state_in_target:
             await self._prove()
         try:
             done = await writer.commit(mark if context.state_in_target else None, part, left)
         except RowsRejected as error:
             await self._prove()  # they may clash with what another owner has written meanwhile
+            guard.advise(error, self._staged)
             await self._keep_rejects(error.rejects)
             raise
         if not context.state_in_target:
@@ -220,7 +239,7 @@ class Writer:
     def _note(self, done: Commit, *, complete: bool) -> None:
         context, counters = self._context, self._context.counters
         counters.slices += complete
-        counters.changed = None if done.changed is None or counters.changed is None else counters.changed + done.changed
+        counters.add(done)
         self._note_rejects(list(done.rejects))
         context.tell_scan(events.SliceCommitted, watermark=context.checkpoint.watermark, progress=context.progress())
 
@@ -247,7 +266,7 @@ class Writer:
 
     async def _prove_again(self) -> None:
         """Whoever was frozen may have a successor: what is written now may be delivered at once, and nothing takes it back."""
-        if not self._context.state_in_target and time.monotonic() - self._proved >= _PROOF_SECONDS:
+        if not self._context.state_in_target and time.monotonic() - self._proved >= self._longest_unproved:
             await self._prove()
 
     async def _finish(self, writer: TableWriter) -> None:

@@ -182,6 +182,26 @@ async def test_a_lease_is_not_taken_from_what_was_never_there(store: StateStore)
     assert await store.take_lease(LeaseRow("p", None, 0, 0, 0.0), "me", 15.0) is None
 
 
+async def test_a_beat_between_look_and_take_keeps_the_lease_with_its_owner(tmp_path: Path) -> None:
+    """Between the statements of a step that has no transaction, the owner may show that it lives."""
+    path = tmp_path / "state.db"
+    store = SqliteStore(path)
+    fence = await owned(store)
+    seen = await store.read_lease("p")
+    step = sql.take_lease(seen, "other", 15.0)
+    looked = step.send(None)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        rows = connection.execute(looked.sql, looked.values).fetchall()
+        assert await store.beat(fence)
+        take = step.send(rows)
+        changed = connection.execute(take.sql, take.values).rowcount
+    with pytest.raises(StopIteration) as end:
+        step.send(changed)
+    assert end.value.value is None
+    assert (await store.read_lease("p")).owner == "me"
+    await store.aclose()
+
+
 async def race(first: StateStore, second: StateStore, seen: LeaseRow) -> dict[str, Fence | None]:
     fences: dict[str, Fence | None] = {}
 

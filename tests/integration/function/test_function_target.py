@@ -24,6 +24,7 @@ from retl.connectors.function import BatchContext
 from retl.engine import writer as engine_writer
 from retl.model.errors import LeaseLost
 from tests.integration.function.service import Api, orders
+from tests.support import Database, Recorder
 
 
 @pytest.fixture
@@ -253,6 +254,27 @@ async def test_a_former_owner_delivers_nothing_more(tmp_path: Path, monkeypatch:
         await pipeline.run_once()
     assert len(sizes) == 2 and 0 < len(sent) < 300
     await pipeline.aclose()
+
+
+async def test_a_scan_that_begins_after_a_takeover_delivers_nothing(tmp_path: Path) -> None:
+    """The host was frozen between two runs: that the last one had an owner proves nothing of this one."""
+    sent: list[int] = []
+    state = Database(tmp_path / "state.db")
+    source = Api(orders(range(1, 11))).source()
+    pipeline = sync(source, lambda rows: sent.extend(row["id"] for row in rows), tmp_path / "state.db", rows=True)
+
+    def robbed(_: object) -> None:
+        state.run("UPDATE retl_leases SET owner = 'a successor', epoch = epoch + 1")
+        pipeline.trigger()
+
+    heard = Recorder(pipeline)
+    heard.when(retl.events.ScanFinished, robbed)
+    heard.when(retl.events.ScanFailed, lambda _: pipeline.stop())
+    heard.when(retl.events.SliceCommitted, lambda _: pipeline.stop() if len(sent) > 10 else None, once=False)
+    with anyio.fail_after(20):
+        await pipeline.run_forever()
+    assert sent == list(range(1, 11))
+    assert [event.report.error_type for event in heard.of(retl.events.ScanFailed)] == ["LeaseLost"]
 
 
 @pytest.mark.parametrize(

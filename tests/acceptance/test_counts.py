@@ -1,0 +1,294 @@
+"""What was counted is compared with what came, and what was sent with what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import retl
+from retl import events
+from retl.connectors.base import Commit, TableWriter
+from retl.connectors.sqlite.target import SQLiteTarget
+from retl.model.checkpoint import Checkpoint, Mark
+from retl.model.plan import Load, SourcePlan
+from retl.model.table import TableSpec
+from retl.model.window import Slice
+from retl.state.base import LeaseRow
+from retl.testing import table_spec
+from retl.testing.crashing import CrashingSource
+from tests.acceptance.test_scan_rules import expected
+from tests.support import Database, Recorder, Warehouse
+
+REPLACING = ["truncate", "rename_and_create", "swap"]
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    warehouse = Warehouse(tmp_path / "warehouse.duckdb")
+    warehouse.run(
+        "CREATE TABLE orders (id BIGINT PRIMARY KEY, city VARCHAR, updated_at TIMESTAMP)",
+        "INSERT INTO orders SELECT i, 'city ' || i, TIMESTAMP '2024-01-01' + INTERVAL (i) SECOND FROM range(10) t(i)",
+    )
+    return warehouse
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Database:
+    return Database(tmp_path / "app.db")
+
+
+class Limited(CrashingSource):
+    """A source whose server cuts every answer off after so many rows."""
+
+    def __init__(self, warehouse: Warehouse, limit: int | None, **plan: Any) -> None:
+        super().__init__(warehouse.source(), at_batch=1, times=0)
+        self.limit = limit
+        self._plan = plan
+
+    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
+        return dataclasses.replace(await super().plan(table, checkpoint), **self._plan)
+
+    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+        left = self.limit if self.limit is not None else 2**31
+        async with aclosing(super().read(plan, part)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                yield batch.slice(0, left)
+                left = max(0, left - batch.num_rows)
+
+
+def pipeline(source: Any, app: Database, table: retl.Table | None = None, **words: Any) -> retl.Pipeline:
+    target = words.pop("target", None) or app.target()
+    tables = [table or retl.Table("orders", cursor="updated_at")]
+    return retl.Pipeline("p", source=source, target=target, tables=tables, **words)
+
+
+def full(pre_action: str, **words: Any) -> retl.Table:
+    return retl.Table("orders", pre_action=retl.PreAction(pre_action), **words)
+
+
+# What was counted has come --------------------------------------------------------
+
+
+async def test_a_slice_that_lacks_rows_of_its_snapshot_is_not_committed(warehouse: Warehouse, app: Database) -> None:
+    source = Limited(warehouse, 3, exact_rows=True)
+    job = pipeline(source, app, slice_rows=4)
+    with pytest.raises(retl.SourceError, match="counted 4 rows for this slice and sent 3; nothing of it was committed"):
+        await job.run_once()
+    assert app.tables() == []
+    source.limit = None
+    assert (await job.run_once()).scans[0].lower is None
+    assert app.rows("orders") == expected(0, 9)
+
+
+@pytest.mark.parametrize("pre_action", ["none", *REPLACING])
+async def test_a_scan_that_lacks_rows_of_its_snapshot_is_not_finished(
+    warehouse: Warehouse, app: Database, pre_action: str
+) -> None:
+    await pipeline(warehouse.source(), app, full(pre_action)).run_once()
+    source = Limited(warehouse, 9, exact_rows=True, slices=(Slice(index=0, divisible=True),))
+    job = pipeline(source, app, full(pre_action))
+    with pytest.raises(retl.SourceError, match="counted 10 rows for this scan and sent 9"):
+        await job.run_once()
+    if pre_action in ("none", "swap"):
+        assert app.rows("orders") == expected(0, 9)
+    source.limit = None
+    await job.run_once()
+    assert app.rows("orders") == expected(0, 9)
+
+
+@pytest.mark.parametrize("pre_action", REPLACING)
+async def test_a_replacing_scan_that_brings_much_less_than_was_counted_is_stopped(
+    warehouse: Warehouse, app: Database, pre_action: str
+) -> None:
+    await pipeline(warehouse.source(), app, full(pre_action)).run_once()
+    source = Limited(warehouse, 8)
+    job = pipeline(source, app, full(pre_action))
+    with pytest.raises(retl.GuardStopped, match="counted 10 rows before this scan, and only 8 came"):
+        await job.run_once()
+    assert app.rows("orders") == expected(0, 7 if pre_action != "swap" else 9)
+    source.limit = 9  # a row may have been deleted meanwhile
+    assert (await job.run_once()).scans[0].warnings == ()
+    assert app.rows("orders") == expected(0, 8)
+    source.limit = 2
+    await pipeline(source, app, full(pre_action, max_shrink="90%")).run_once()
+    assert app.rows("orders") == expected(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "limit", "warns"),
+    [(full("none"), 8, True), (full("none"), 9, False), (None, 4, True), (None, 6, False)],
+    ids=["full, much less", "full, a little less", "incremental, much less", "incremental, less"],
+)
+async def test_a_scan_that_brings_much_less_than_was_counted_says_so(
+    warehouse: Warehouse, app: Database, table: retl.Table | None, limit: int, warns: bool
+) -> None:
+    report = (await pipeline(Limited(warehouse, limit), app, table).run_once()).scans[0]
+    found = [warning for warning in report.warnings if f"counted 10 rows before this scan, and only {limit}" in warning]
+    assert len(found) == warns
+    assert report.rows == limit
+
+
+# What was sent is there --------------------------------------------------------
+
+
+class Telling(SQLiteTarget):
+    """A target whose commits tell what became of the rows, and that may hold fewer than it took."""
+
+    def __init__(self, app: Database, commits: list[dict[str, Any]], lacks: int = 0) -> None:
+        super().__init__(app.target())
+        self.commits = commits
+        self.lacks = lacks
+
+    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+        writer = await super().prepare(load, mark)
+        commit, count = writer.commit, writer.count
+
+        async def told(mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+            return dataclasses.replace(await commit(mark, part, rejects_left), **self.commits.pop(0))
+
+        async def fewer() -> int:
+            return await count() - self.lacks
+
+        writer.commit, writer.count = told, fewer  # type: ignore[method-assign]
+        return writer
+
+
+async def test_written_unchanged_older_and_dropped_rows_are_counted_apart(warehouse: Warehouse, app: Database) -> None:
+    commits = [
+        {"changed": 3, "unchanged": 1, "older": 1, "dropped": 0},
+        {"changed": 0, "unchanged": 2, "older": 0, "dropped": 3},
+        {"changed": 2, "unchanged": 0},
+    ]
+    job = pipeline(warehouse.source(), app, slice_rows=4, target=Telling(app, list(commits)))
+    report = (await job.run_once()).scans[0]
+    assert (report.rows, report.changed, report.unchanged, report.older, report.dropped) == (10, 5, 3, 1, 3)
+    assert (await job.history())[0] == report
+    assert (await job._store.load("p"))["orders"].written == 6
+    await job.aclose()
+
+
+async def test_what_a_target_cannot_tell_is_not_counted_as_none(warehouse: Warehouse, app: Database) -> None:
+    target = Telling(app, [{"changed": 3, "unchanged": None}, {"changed": None, "unchanged": 2}, {}])
+    report = (await pipeline(warehouse.source(), app, slice_rows=4, target=target).run_once()).scans[0]
+    assert (report.changed, report.unchanged) == (None, None)
+
+
+@pytest.mark.parametrize(("lacks", "dropped"), [(1, 0), (3, 2)])
+async def test_a_shadow_that_holds_fewer_rows_than_were_taken_is_not_switched_in(
+    warehouse: Warehouse, app: Database, lacks: int, dropped: int
+) -> None:
+    await pipeline(warehouse.source(), app, full("swap")).run_once()
+    warehouse.run("UPDATE orders SET city = 'new'")
+    target = Telling(app, [{"dropped": dropped}, {"dropped": dropped}], lacks)
+    job = pipeline(warehouse.source(), app, full("swap"), target=target)
+    with pytest.raises(retl.GuardStopped, match=f"holds {10 - lacks} rows, but the target has taken {10 - dropped}"):
+        await job.run_once()
+    assert app.rows("orders") == expected(0, 9)
+    assert app.tables() == ["orders"]
+    target.lacks = dropped
+    await job.run_once()
+    assert {city for (city,) in app.rows("orders", "city")} == {"new"}
+
+
+# Rejects ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("max_rejects", "taken"), [(2, False), (3, True), ("29%", False), ("30%", True), (0, False), ("100%", True)]
+)
+@pytest.mark.parametrize("counts", [True, False])
+async def test_the_limit_of_rejects_holds_over_the_whole_scan(
+    warehouse: Warehouse, app: Database, max_rejects: Any, taken: bool, counts: bool
+) -> None:
+    """One row of each slice is refused; where the source cannot count, a share is one of the rows that came so far."""
+    app.run("CREATE TABLE orders (id INTEGER PRIMARY KEY, city TEXT CHECK (id NOT IN (1, 5, 9)), updated_at TEXT)")
+    source = Limited(warehouse, None) if counts else Limited(warehouse, None, rows=None)
+    job = pipeline(source, app, slice_rows=4, max_rejects=max_rejects)
+    if taken:
+        assert (await job.run_once()).scans[0].rejects == 3
+        assert app.rows("orders", "id") == [(i,) for i in (0, 2, 3, 4, 6, 7, 8)]
+    else:
+        with pytest.raises(retl.RowsRejected):
+            await job.run_once()
+        assert (9,) not in app.rows("orders", "id") and (8,) not in app.rows("orders", "id")
+
+
+@pytest.mark.parametrize(("bad", "advised"), [("id = 1", True), ("id >= 5", False), ("id >= 0", False)])
+async def test_more_patience_is_advised_only_where_few_rows_were_refused(
+    warehouse: Warehouse, app: Database, bad: str, advised: bool
+) -> None:
+    app.run(f"CREATE TABLE orders (id INTEGER PRIMARY KEY, city TEXT CHECK (NOT ({bad})), updated_at TEXT)")
+    with pytest.raises(retl.RowsRejected) as caught:
+        await pipeline(warehouse.source(), app).run_once()
+    assert ("raise max_rejects" in caught.value.remedy) is advised
+    assert "retl rejects" in caught.value.remedy
+
+
+# What the engine must not do ------------------------------------------------------
+
+
+async def test_a_divisible_slice_that_is_broken_off_saves_nothing_of_what_was_not_read(
+    warehouse: Warehouse, app: Database
+) -> None:
+    source = Limited(warehouse, None)
+    whole = await source.plan(table_spec("orders", cursor="updated_at", key="id"), Checkpoint())
+    (part,) = whole.slices
+    detail = {"partition": "version 1"}
+    source._plan = {
+        "slices": (Slice(index=0, upper=part.upper, watermark=part.watermark, divisible=True, detail=detail),),
+        "table": dataclasses.replace(whole.table, slice_rows=3),
+    }
+    job = pipeline(source, app)
+    heard = Recorder(job)
+    heard.when(events.SliceCommitted, lambda _: job.stop())
+    report = (await job.run_once()).scans[0]
+    assert (report.status, report.rows) == ("stopped", 4)
+    saved = (await job._store.load("p"))["orders"]
+    assert (saved.watermark, saved.detail) == (None, {})
+    await job.run_once()
+    assert app.rows("orders") == expected(0, 9)
+
+
+class Stolen(retl.MemoryStore):
+    """A store whose lease a successor takes over."""
+
+    def steal(self) -> None:
+        held = self._leases["p"]
+        self._leases["p"] = LeaseRow("p", "a successor", held.epoch + 1, 0, held.ttl)
+
+
+@pytest.mark.parametrize("pre_action", REPLACING)
+async def test_a_former_owner_switches_nothing_where_the_state_is_kept_elsewhere(
+    warehouse: Warehouse, app: Database, pre_action: str
+) -> None:
+    await pipeline(warehouse.source(), app, full(pre_action)).run_once()
+    before = app.tables()
+    warehouse.run("UPDATE orders SET city = 'new'")
+    store = Stolen()
+    job = pipeline(warehouse.source(), app, full(pre_action), state=store)
+    heard = Recorder(job)
+    heard.when(events.SliceCommitted, lambda _: store.steal())
+    with pytest.raises(retl.LeaseLost):
+        await job.run_once()
+    if pre_action == "swap":
+        assert app.tables() == before
+        assert app.rows("orders") == expected(0, 9)
+    assert (await store.load("p"))["orders"].columns is None  # not finished
+
+
+async def test_a_lost_lease_ends_the_run(warehouse: Warehouse, app: Database) -> None:
+    warehouse.run("CREATE TABLE later (id BIGINT PRIMARY KEY)")
+    store = Stolen()
+    job = retl.Pipeline("p", source=warehouse.source(), target=app.target(), tables=["orders", "later"], state=store)
+    heard = Recorder(job)
+    heard.when(events.ScanPlanned, lambda _: store.steal())
+    with pytest.raises(retl.LeaseLost):
+        await job.run_once(check=False)
+    assert [event.table for event in heard.of(events.ScanStarted)] == ["orders"]
+    assert [event.report.error_type for event in heard.of(events.ScanFailed)] == ["LeaseLost"]
