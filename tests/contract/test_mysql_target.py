@@ -21,7 +21,7 @@ class TestMySQLTarget(TargetContract):
         self.database = database
 
     def target(self) -> Target:
-        return MySQL(self.server.url(self.database)).target()
+        return MySQL(self.server.as_documented(self.database).url(self.database)).target()
 
     async def contents(self, table: str) -> list[dict[str, Any]]:
         if table not in await self.tables():

@@ -23,6 +23,8 @@ from tests.servers.process import Process, free_port, give, short_folder
 START_SECONDS = 60.0
 LOCK_WAIT_SECONDS = 30.0
 USER = "retl"
+RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, TRIGGER, CREATE TEMPORARY TABLES"
+"""What the docs ask for on the database of a target."""
 
 # Both products know these.
 COMMON_FLAGS = (
@@ -74,6 +76,15 @@ class Server:
         user, password = quote(self.user, safe=""), quote(self.password, safe="")
         return f"mysql://{user}:{password}@{self.host}:{self.port}/{database}"
 
+    def as_documented(self, database: str, rights: str = RIGHTS) -> Server:
+        """The same server as a user who may do in one database what the docs ask for, and nothing elsewhere."""
+        user, password = f"least_{database[-24:]}", "least"
+        self.query(f"CREATE USER IF NOT EXISTS `{user}`@'%' IDENTIFIED BY '{password}'")
+        self.query(f"GRANT {rights} ON `{database}`.* TO `{user}`@'%'")
+        other = copy.copy(self)
+        other.user, other.password = user, password
+        return other
+
     def connect(self, database: str | None = None, **options: Any) -> pymysql.Connection:
         """A connection of the test's own, in autocommit unless told otherwise; the test closes it."""
         limits = {"connect_timeout": 10, "read_timeout": 120, "write_timeout": 120}
@@ -113,6 +124,7 @@ class Server:
                 with suppress(pymysql.Error):  # it has ended meanwhile
                     self.query(f"KILL {number}")
             self.query(f"DROP DATABASE IF EXISTS `{name}`")
+            self.query(f"DROP USER IF EXISTS `least_{name[-24:]}`@'%'")
 
     def start(self) -> None:
         """Start the server and wait until it lets its user in."""

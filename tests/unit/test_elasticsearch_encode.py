@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from retl.connectors.elasticsearch.conflicts import version_of
 from retl.connectors.elasticsearch.documents import document_schema
 from retl.connectors.elasticsearch.encode import Encoder, Lines, version_numbers
 from retl.connectors.elasticsearch.repeats import Repeats
@@ -170,3 +171,26 @@ def test_a_repeated_key(batches: int) -> None:
         repeating((1, "a", 2), (2, "a", 1), (1, "b", 2), batches=batches)
     with pytest.raises(RepeatedKey):
         repeating((1, "a", 1), (2, "a", 1), (1, "b", 2), batches=batches, cursor=None)
+
+
+@pytest.mark.parametrize(
+    ("source", "logical", "version"),
+    [
+        ({"at": "2024-05-02"}, pa.timestamp("ms", "UTC"), 1_714_608_000 * 10**9),
+        ({"at": "2024-05-02T00:00:00.000000001Z"}, pa.timestamp("ns", "UTC"), 1_714_608_000 * 10**9 + 1),
+        ({"at": "2024-05-02T02:00:00.5+02:00"}, pa.timestamp("us"), 1_714_608_000 * 10**9 + 5 * 10**8),
+        ({"at": 1_714_608_000_000}, pa.timestamp("ms", "UTC"), 1_714_608_000 * 10**9),
+        ({"at": 7}, pa.int64(), 7),
+        ({"at": "7"}, pa.int64(), 7),
+        ({"x": {"at": 7}}, pa.int64(), None),
+        ({"at": "soon"}, pa.timestamp("ms", "UTC"), None),
+        ({"at": ["2024-05-02"]}, pa.timestamp("ms", "UTC"), None),
+        ({"at": True}, pa.int64(), None),
+        ({}, pa.int64(), None),
+    ],
+)
+def test_a_document_tells_its_own_version(source: dict[str, Any], logical: pa.DataType, version: int | None) -> None:
+    """As the version that a row of this cursor would be sent with."""
+    assert version_of(source, "at", logical) == version
+    nested: dict[str, Any] = {"a.b": {"c": source}}
+    assert version_of(nested, "a.b.c.at", logical) == version

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -20,7 +20,8 @@ import numpy as np
 
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.encode import Lines
-from retl.connectors.elasticsearch.errors import refusal, server_error, unexpected
+from retl.connectors.elasticsearch.errors import server_error, unexpected
+from retl.connectors.elasticsearch.items import Item, Refused, check_some_taken, elsewhere, judge, refused, renamed
 from retl.model.errors import ConnectionFailed, RetlError, TargetBusy, TargetError
 
 _MOST, _LEAST = 10 * 1024 * 1024, 16 * 1024
@@ -31,9 +32,6 @@ _PATIENCE = 120.0
 _TRIES = 4
 """How often a request is sent whose answer never comes."""
 _STOP_SECONDS = 2.0
-_TOO_FAR = ' (a field of type date takes it: let retl create the index anew with times = "date")'
-_OF_FIELD = re.compile(r"(?:failed to parse field|dynamic introduction of|object mapping for) \[([^\]]+)\]")
-
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Refuse = Callable[[Lines, int, str, str], None]
 """Told of an item that will never be taken: lines, its number, reason and field."""
@@ -41,9 +39,10 @@ Prove = Callable[[], Awaitable[None]]
 """Asked before each request, also before one that is sent again: raises where nothing may be sent any more."""
 
 
-class _Item(msgspec.Struct, gc=False):
-    status: int
-    error: Any = None
+Conflict = Callable[["Bulk", Lines, Rows], Awaitable[None]]
+"""Told of the items that clash with what is there: settles each, and counts it."""
+Elsewhere = Callable[[str], Awaitable[bool]]
+"""Whether an index is one of those that the name stands for by now."""
 
 
 class _Answer(msgspec.Struct):
@@ -51,14 +50,36 @@ class _Answer(msgspec.Struct):
     errors: bool = True
 
 
-_ITEMS = msgspec.json.Decoder(list[dict[str, _Item]])
+_ITEMS = msgspec.json.Decoder(list[dict[str, Item]])
+_FIELDS = ("status", "error", "result", "_index", "failure_store")
+
+
+@dataclass
+class _Judged:
+    """A request, item by item."""
+
+    again: list[int] = field(default_factory=list)
+    reason: RetlError | None = None
+    conflicts: list[int] = field(default_factory=list)
+    refused: list[tuple[int, Refused]] = field(default_factory=list)
+    elsewhere: set[str] = field(default_factory=set)
+
+
+async def left_alone(bulk: Bulk, lines: Lines, rows: Rows) -> None:
+    """What is there stays as it is."""
+    bulk.unchanged += rows.size
+
+
+async def taken_by_others(bulk: Bulk, lines: Lines, rows: Rows) -> None:
+    """Nobody else is to change them."""
+    raise TargetBusy(f"somebody else changes the same documents at {bulk.place}.", remedy="the scan is tried again.")
 
 
 class Bulk:
     """Sends lines to one index. An error of one request is raised by the next call that waits.
 
-    ``forgiven`` are statuses of items that need no second attempt and are no failure: 409
-    where a document that is newer, or there already, stays as it is.
+    ``indices`` are those that the name stands for: a document that is written to another one is not where it belongs.
+    With ``renames`` the target runs an ingest pipeline, which may even change an ``_id``: each is compared.
     """
 
     def __init__(
@@ -69,24 +90,34 @@ class Bulk:
         refuse: Refuse,
         *,
         writers: int,
-        forgiven: frozenset[int] = frozenset(),
+        conflict: Conflict = taken_by_others,
+        indices: Collection[str] = (),
+        elsewhere: Elsewhere | None = None,
+        renames: bool = False,
         patience: float = _PATIENCE,
         prove: Prove | None = None,
     ) -> None:
         self._client = client
         self._path = path
-        self._params = {**params, "filter_path": "errors,items.*.status,items.*.error"}
+        wanted = ["errors", *(f"items.*.{name}" for name in (*_FIELDS, *(["_id"] if renames else [])))]
+        self._params = {**params, "filter_path": ",".join(wanted)}
         self._refuse = refuse
         self._prove = prove
         self._writers = writers
-        self._forgiven = forgiven
+        self._conflict = conflict
+        self._indices = set(indices)
+        self._elsewhere = elsewhere
+        self._renames = renames
         self._patience = patience
         self._running: set[asyncio.Task[None]] = set()
         self._most = _MOST
         self.size = _MOST
         """How many bytes a request may have now."""
-        self.written = 0
-        self.unchanged = 0
+        self.forget()
+
+    @property
+    def place(self) -> str:
+        return self._client.place
 
     async def send(self, lines: Lines) -> None:
         """Take some lines; waits while there are as many requests under way as there may be."""
@@ -113,7 +144,16 @@ class Bulk:
 
     def forget(self) -> None:
         """Count from nothing again."""
-        self.written = self.unchanged = 0
+        self.written = 0
+        """Documents that were created or changed."""
+        self.created = 0
+        """Those of them that were not there before."""
+        self.unchanged = 0
+        """Documents that are there and stay as they are."""
+        self.older = 0
+        """Those that stay because they are newer."""
+        self.dropped = 0
+        """Documents that the target took and did not keep."""
 
     async def _room(self) -> None:
         while len(self._running) >= self._writers:
@@ -133,18 +173,28 @@ class Bulk:
         number = max(1, int(np.searchsorted(sizes, self.size, side="right")))
         return rows[:number], rows[number:]
 
-    async def _deliver(self, lines: Lines, rows: Rows) -> None:
+    async def resend(self, lines: Lines) -> Rows:
+        """Send lines in this very task; the numbers of those that clash with what is there."""
+        clashing: list[Rows] = []
+
+        async def keep(bulk: Bulk, lines: Lines, rows: Rows) -> None:
+            clashing.append(rows)
+
+        await self._deliver(lines, np.arange(len(lines)), keep)
+        return np.sort(np.concatenate(clashing)) if clashing else np.arange(0)
+
+    async def _deliver(self, lines: Lines, rows: Rows, conflict: Conflict | None = None) -> None:
         patience = _Patience(self._patience)
         while rows.size:
             part, rest = self._cut(lines, rows)
-            again, reason = await self._attempt(lines, part)
+            again, reason = await self._attempt(lines, part, conflict or self._conflict)
             rows = np.concatenate((again, rest))
             if again.size < part.size:
                 patience.renew()
             if again.size:
                 await patience.wait(reason)
 
-    async def _attempt(self, lines: Lines, rows: Rows) -> tuple[Rows, RetlError | None]:
+    async def _attempt(self, lines: Lines, rows: Rows, conflict: Conflict) -> tuple[Rows, RetlError | None]:
         """Send some rows; those that are to be sent again, and why."""
         if self._prove is not None:
             await self._prove()
@@ -159,8 +209,20 @@ class Bulk:
             return self._too_large(lines, rows, len(body))
         if answer.status != 200:
             self._shrink(len(body))
-            return rows, self._busy(answer.status, answer.body)
-        return self._judge(lines, rows, answer.body, len(body))
+            return rows, self._no_room(answer.status, answer.body)
+        judged = self._judge(lines, rows, answer.body, len(body))
+        if judged.elsewhere:
+            await self._check_where(judged.elsewhere)
+        if judged.conflicts:
+            await conflict(self, lines, np.array(judged.conflicts, np.int64))
+        return np.array(judged.again, np.int64), judged.reason
+
+    async def _check_where(self, found: set[str]) -> None:
+        """An alias or a data stream may lead to another index by now; anything else may not."""
+        for name in found:
+            if self._elsewhere is None or not await self._elsewhere(name):
+                raise elsewhere(self._path, found, self.place)
+            self._indices.add(name)
 
     def _too_large(self, lines: Lines, rows: Rows, size: int) -> tuple[Rows, RetlError | None]:
         if rows.size == 1:
@@ -171,56 +233,72 @@ class Bulk:
         self._most = self.size = max(_LEAST, size // 2)
         return rows, None
 
-    def _judge(self, lines: Lines, rows: Rows, body: bytes, size: int) -> tuple[Rows, RetlError | None]:
+    def _judge(self, lines: Lines, rows: Rows, body: bytes, size: int) -> _Judged:
+        judged = _Judged()
         try:
             answer = msgspec.json.decode(body, type=_Answer)
-            if not answer.errors and body.count(b'"status":') == rows.size:
-                # As nearly always. No object is made for an item.
-                self.written += rows.size
-                self._grow(size)
-                return rows[:0], None
-            items = _ITEMS.decode(answer.items)
+            if answer.errors or not self._all_written(body, rows.size):
+                self._judge_items(lines, rows, _ITEMS.decode(answer.items), judged)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise unexpected(body, self._client.place) from None
-        if len(items) != rows.size:
-            raise TargetError(f"{self._client.place} answered {len(items):,} items of a request of {rows.size:,}.")
-        again: list[int] = []
-        reason: RetlError | None = None
-        for number, answered in zip(rows.tolist(), items, strict=True):
-            (item,) = answered.values()
-            if item.status < 300:
-                self.written += 1
-            elif item.status in self._forgiven:
-                self.unchanged += 1
-            elif item.status == 409:
-                raise self._busy(item.status, b"")
-            elif item.status == 429 or item.status >= 500:
-                again.append(number)
-                reason = reason or self._busy(item.status, msgspec.json.encode(item.error))
-            else:
-                self._refused(lines, number, item)
-        if again:
+            raise unexpected(body, self.place) from None
+        if judged.again:
             self._shrink(size)
         else:
             self._grow(size)
-        return np.array(again, np.int64), reason
+        return judged
 
-    def _refused(self, lines: Lines, number: int, item: _Item) -> None:
-        said = refusal(item.error)
-        if item.status in (401, 403, 404):
-            # Not of this document alone: a privilege, a block, an index that is gone.
-            raise server_error(item.status, msgspec.json.encode(item.error), "target", self._client.place)
-        found = _OF_FIELD.search(said.reason)
-        kind = f"{said.kinds[0]}: " if said.kinds else ""
-        remedy = _TOO_FAR if "nanosecond resolution" in said.reason else ""
-        self._refuse(lines, number, f"{kind}{said.reason}{remedy}", found[1] if found else "")
+    def _all_written(self, body: bytes, number: int) -> bool:
+        """Whether each item was written where it belongs, as nearly always. No object is made for an item."""
+        created = body.count(b'"result":"created"')
+        written = created + body.count(b'"result":"updated"')
+        here = sum(body.count(b'"_index":"%b"' % name.encode()) for name in self._indices) if self._indices else number
+        if self._renames or b'"failure_store":' in body:
+            return False
+        if not number == written == here == body.count(b'"status":'):
+            return False
+        self.written += number
+        self.created += created
+        return True
 
-    def _busy(self, status: int, body: bytes) -> RetlError:
-        if status == 409:
-            return TargetBusy(
-                f"somebody else changes the same documents at {self._client.place}.", remedy="the scan is tried again."
+    def _judge_items(self, lines: Lines, rows: Rows, items: list[dict[str, Item]], judged: _Judged) -> None:
+        if len(items) != rows.size:
+            raise TargetError(
+                f"{self.place} answered {len(items):,} items of a request of {rows.size:,}.",
+                remedy="see what stands between here and the server; nothing that it did not answer counts as written.",
             )
-        return server_error(status if status in (429, 503) else 503, body, "target", self._client.place)
+        for number, answered in zip(rows.tolist(), items, strict=True):
+            (item,) = answered.values()
+            if item.status == 404 and self._is_elsewhere(item):  # and was refused there
+                raise elsewhere(self._path, [item.index], self.place)
+            verdict = judge(item, self.place)
+            if verdict == "refused":
+                judged.refused.append((number, refused(item)))
+            elif verdict == "conflict":
+                judged.conflicts.append(number)
+            elif verdict == "again":
+                judged.again.append(number)
+                judged.reason = judged.reason or self._no_room(item.status, msgspec.json.encode(item.error))
+            elif verdict == "dropped":
+                self.dropped += 1
+            else:
+                self._count(lines, number, item, judged)
+        check_some_taken([why for _, why in judged.refused], rows.size, self.place)
+        for number, why in judged.refused:
+            self._refuse(lines, number, why.text, why.column)
+
+    def _count(self, lines: Lines, number: int, item: Item, judged: _Judged) -> None:
+        if self._renames and item.id != (sent := lines.ids[number].as_py()):
+            raise renamed(sent, item.id, self.place)
+        if self._is_elsewhere(item):
+            judged.elsewhere.add(item.index)
+        self.written += 1
+        self.created += item.result == "created"
+
+    def _is_elsewhere(self, item: Item) -> bool:
+        return bool(self._indices and item.index) and item.index not in self._indices
+
+    def _no_room(self, status: int, body: bytes) -> RetlError:
+        return server_error(status if status in (429, 503) else 503, body, "target", self.place)
 
     def _grow(self, size: int) -> None:
         if 2 * size >= self.size:

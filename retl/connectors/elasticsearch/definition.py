@@ -84,6 +84,12 @@ def restored(definition: Definition) -> dict[str, Any]:
     return {name: definition.settings.get(name) for name in names}
 
 
+def pipelines(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ingest pipelines that the documents of an index go through, from its settings."""
+    given = (settings.get(name) for name in ("default_pipeline", "final_pipeline"))
+    return tuple(str(name) for name in given if name not in (None, "_none"))
+
+
 def key_of(known: Known) -> tuple[str, ...]:
     return tuple(known.definition.note.get("key") or (ID,))
 

@@ -34,6 +34,7 @@ LONGEST_ID = 512
 Operation = Literal["index", "create"]
 _NOTHING = pa.scalar(b"", pa.binary())
 _AT_ONCE = 5_000
+_VERSION = b',"version_type":"external_gte","version":'
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,20 @@ class Lines:
             head, given[0], _bytes(',"if_primary_term":'), given[1], _bytes(","), rest, _NOTHING
         )
         return Lines.of(self.rows, self.ids, items, self.versions)
+
+    def in_place_of(self, found: Sequence[tuple[int, int] | None]) -> Lines:
+        """The same without versions: each in the place of just the document that is numbered so, or of none."""
+        heads = [
+            b'{"create":{' if there is None else b'{"index":{"if_seq_no":%d,"if_primary_term":%d,' % there
+            for there in found
+        ]
+        items = []
+        for head, item in zip(heads, self.items.to_pylist(), strict=True):
+            action, line_break, document = item.partition(b"\n")
+            about = action.split(_VERSION, 1)[0].removeprefix(b'{"index":{').removesuffix(b"}}")
+            items.append(b"%b%b}}%b%b" % (head, about, line_break, document))
+        none = pa.nulls(len(self), pa.int64())
+        return Lines.of(self.rows, self.ids, pa.array(items, pa.binary()), none)
 
     def take(self, chosen: Any) -> Lines:
         """Some of the rows, by their numbers."""
@@ -195,7 +210,7 @@ class Encoder:
         if self._whole and ROUTING in batch.schema.names and batch.column(ROUTING).null_count < batch.num_rows:
             parts.append(_optional(',"routing":', json_strings(batch.column(ROUTING).cast(pa.string()))))
         if versions.null_count < len(versions):
-            parts.append(_optional(',"version_type":"external_gte","version":', versions.cast(pa.string())))
+            parts.append(_optional(_VERSION.decode(), versions.cast(pa.string())))
         parts += [_bytes("}}\n"), bodies, _bytes("\n")]
         return pc.binary_join_element_wise(*parts, _NOTHING, null_handling="replace", null_replacement=b"")
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from retl.connectors.elasticsearch.client import Client, quoted
-from retl.connectors.elasticsearch.definition import Definition, Kind, Known, restored
+from retl.connectors.elasticsearch.definition import Definition, Kind, Known, pipelines, restored
+from retl.model.errors import ConnectionFailed
 from retl.model.plan import Load
 
 _EVERYTHING = {"expand_wildcards": "all"}
@@ -61,13 +62,27 @@ async def _definition(client: Client, index: str) -> Definition:
     return Definition(found["mappings"], found["settings"]["index"], found["aliases"])
 
 
+class Identity(NamedTuple):
+    """What tells an index from another one of its name, and the ingest pipelines that its documents go through."""
+
+    uuid: str = ""
+    pipelines: tuple[str, ...] = ()
+
+
+async def identity(client: Client, index: str) -> Identity:
+    """Empty where there is no such index."""
+    names = "index.uuid,index.default_pipeline,index.final_pipeline"
+    answer = await client.request("GET", f"/{quoted(index)}/_settings/{names}", allow=(404,))
+    if answer.status == 404:
+        return Identity()
+    (found,) = msgspec.json.decode(answer.body).values()
+    settings = found["settings"]["index"]
+    return Identity(str(settings["uuid"]), pipelines(settings))
+
+
 async def uuid(client: Client, index: str) -> str:
     """What tells an index from another one of its name; empty where there is none."""
-    answer = await client.request("GET", f"/{quoted(index)}/_settings/index.uuid", allow=(404,))
-    if answer.status == 404:
-        return ""
-    (found,) = msgspec.json.decode(answer.body).values()
-    return str(found["settings"]["index"]["uuid"])
+    return (await identity(client, index)).uuid
 
 
 async def location(client: Client, name: str) -> str | None:
@@ -82,23 +97,32 @@ async def location(client: Client, name: str) -> str | None:
 
 async def is_empty(client: Client, names: Sequence[str]) -> bool:
     """Whether these indices hold no document, the newest included. A refresh costs, so it is asked for only in doubt."""
-    path, params = quoted(",".join(names)), {"terminate_after": 1}
-    if (await client.call("GET", f"/{path}/_count", params=params))["count"]:
+    name = ",".join(names)
+    if await _counted(client, name, {"terminate_after": 1}):
         return False
-    await refresh(client, ",".join(names))
-    return not (await client.call("GET", f"/{path}/_count", params=params))["count"]
+    await refresh(client, name)
+    return not await _counted(client, name, {"terminate_after": 1})
 
 
 async def count(client: Client, name: str) -> int:
     """How many documents there are, the newest included."""
     await refresh(client, name)
-    answer = await client.call("GET", f"/{quoted(name)}/_count")
+    return await _counted(client, name)
+
+
+async def _counted(client: Client, name: str, params: Mapping[str, Any] | None = None) -> int:
+    answer = await client.call("GET", f"/{quoted(name)}/_count", params=params)
+    if failed := answer["_shards"].get("failed"):
+        raise ConnectionFailed(
+            f"{failed} shards of {name!r} at {client.place} did not count their documents.",
+            remedy="look at the health of the cluster; the scan is tried again.",
+        )
     return int(answer["count"])
 
 
-async def refresh(client: Client, name: str) -> None:
-    """Make everything visible, where that is allowed."""
-    await client.request("POST", f"/{quoted(name)}/_refresh", allow=(403, 405))
+async def refresh(client: Client, name: str) -> bool:
+    """Make everything visible; whether that is allowed."""
+    return (await client.request("POST", f"/{quoted(name)}/_refresh", allow=(403, 405))).status == 200
 
 
 async def create(client: Client, index: str, definition: Definition) -> None:

@@ -25,6 +25,8 @@ class Job:
     shadow: str | None
     uuid: str
     """Of the index that is written; empty where an alias or a data stream may lead to another one any time."""
+    pipelines: tuple[str, ...]
+    """The ingest pipelines that documents go through there."""
     writers: int
     keep_replaced: bool
 
@@ -34,6 +36,23 @@ class Job:
         adds = self.load.table.write is Write.APPEND or Action.UPDATE in self.load.blacklist
         stream = self.known is not None and self.known.kind == "data_stream"
         return "create" if stream or (adds and not self.load.table.replaces) else "index"
+
+    @property
+    def from_nothing(self) -> bool:
+        """Whether the table has not been read to its end since there is a checkpoint: what is there, others have left."""
+        return self.load.checkpoint.columns is None
+
+    @property
+    def index(self) -> str:
+        """The one index that is written, by its own name, as far as that is known."""
+        return self.shadow or (self.known.written if self.known is not None else self.path)
+
+    @property
+    def indices(self) -> tuple[str, ...]:
+        """The indices that documents may be written to under the name that they are sent to."""
+        if self.shadow is not None or self.known is None:
+            return (self.index,)
+        return self.known.indices
 
     @property
     def only_existing(self) -> bool:
@@ -50,6 +69,11 @@ class Job:
         if self.known is not None and self.known.kind == "data_stream":
             return self.known.written
         return self.address
+
+    @property
+    def leads(self) -> bool:
+        """Whether the name leads to an index, which may be another one any time."""
+        return self.shadow is None and self.known is not None and self.known.kind != "index"
 
     @property
     def behind_alias(self) -> bool:

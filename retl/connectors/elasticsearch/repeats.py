@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -36,6 +38,16 @@ class Repeats:
         """Look at all rows since ``clear``. Raises ``RepeatedKey``."""
         if len(self._held) > 1:
             self._check(pa.concat_tables(self._held))
+
+    def newest(self, ids: Sequence[str]) -> dict[str, int]:
+        """The highest version since ``clear`` of each of these documents; of what is not watched none is known."""
+        held, wanted = list(self._held), pa.array(ids, pa.string())
+        found: dict[str, int] = {}
+        for table in held:
+            some = table.filter(pc.is_in(table.column("id"), wanted))
+            for name, version in zip(some.column("id").to_pylist(), some.column("version").to_pylist(), strict=True):
+                found[name] = max(version, found.get(name, version))
+        return found
 
     def clear(self) -> None:
         self._held = []

@@ -143,13 +143,15 @@ class ElasticsearchTarget(Target):
             if load.table.pre_action is PreAction.TRUNCATE:
                 await emptying.delete_documents(client, known.name)
         leads = known is not None and known.kind != "index" and shadow is None
+        written = await index.identity(client, known.written if leads and known is not None else path)
         return Job(
             load=load,
             fit=look.fit,
             path=path,
             known=known,
             shadow=shadow,
-            uuid="" if leads else await index.uuid(client, path),
+            uuid="" if leads else written.uuid,
+            pipelines=written.pipelines,
             writers=self._options.writers,
             keep_replaced=self._options.keep_replaced,
         )
@@ -206,6 +208,10 @@ def _warnings(load: Load, look: _Look, options: Elasticsearch) -> list[str]:
     if known is None:
         return []
     found = []
+    if ingest := definition.pipelines(known.definition.settings):
+        found.append(
+            f"documents go through the ingest pipeline {' and '.join(ingest)} of {known.written!r}, which may change or drop them."
+        )
     if known.kind == "data_stream" and Action.UPDATE not in load.blacklist:
         found.append(
             f"{known.name!r} is a data stream: it takes new documents, and leaves those that it has as they are."

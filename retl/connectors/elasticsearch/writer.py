@@ -17,8 +17,9 @@ import pyarrow as pa
 from retl.connectors.base import Commit, TableWriter
 from retl.connectors.elasticsearch import index
 from retl.connectors.elasticsearch.appended import take_back
-from retl.connectors.elasticsearch.bulk import Bulk
+from retl.connectors.elasticsearch.bulk import Bulk, Conflict, left_alone, taken_by_others
 from retl.connectors.elasticsearch.client import Client, quoted
+from retl.connectors.elasticsearch.conflicts import Conflicts, stored
 from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE, holds_documents
 from retl.connectors.elasticsearch.encode import Encoder, Lines
 from retl.connectors.elasticsearch.job import Job
@@ -51,7 +52,7 @@ class ElasticsearchWriter(TableWriter):
         self._refusals = Refusals(job.load)
         self._closed = False
         self._proved = time.monotonic()
-        compares = job.operation == "create" or job.fit.versions
+        self._sure = 0
         self._bulk = Bulk(
             client,
             f"/{quoted(job.address)}/_bulk",
@@ -59,8 +60,19 @@ class ElasticsearchWriter(TableWriter):
             self._refuse,
             writers=job.writers,
             prove=self._prove,
-            forgiven=frozenset({409}) if compares and not job.only_existing else frozenset(),
+            indices=(*job.indices, job.address),
+            elsewhere=self._stands_for,
+            renames=bool(job.pipelines),
+            conflict=self._conflict(),
         )
+
+    def _conflict(self) -> Conflict:
+        """What becomes of a document that clashes with what is there."""
+        if self._job.operation == "create" and not self._job.only_existing:
+            return left_alone
+        if self._job.fit.versions and not self._job.only_existing:
+            return Conflicts(self._client, self._job, self._repeats, self._prove_now)
+        return taken_by_others
 
     async def write(self, batch: pa.RecordBatch) -> None:
         if not batch.num_rows or len(self._refusals.rows) > self._load.table.max_rejects + MOST_SHOWN:
@@ -96,32 +108,29 @@ class ElasticsearchWriter(TableWriter):
 
     async def _existing(self, lines: Lines) -> Lines:
         """Those whose document is there already, to be written only where it has not changed or gone since."""
-        routing = lines.rows.column(ROUTING).to_pylist() if self._whole else [None] * len(lines)
-        asked = [
-            {"_id": name, **({} if way is None else {"routing": way})}
-            for name, way in zip(lines.ids.to_pylist(), routing, strict=True)
-        ]
         found: list[dict[str, Any]] = []
-        for first in range(0, len(asked), _LOOKED_UP):
-            answer = await self._client.call(
-                "POST",
-                f"/{quoted(self._job.path)}/_mget",
-                params={"_source": "false"},
-                body={"docs": asked[first : first + _LOOKED_UP]},
-            )
-            found += answer["docs"]
+        for first in range(0, len(lines), _LOOKED_UP):
+            some = lines.take(range(first, min(first + _LOOKED_UP, len(lines))))
+            found += await stored(self._client, self._job.index, some)
         there = [number for number, document in enumerate(found) if document.get("found")]
         self._bulk.unchanged += len(found) - len(there)
         return lines.take(there).if_unchanged(
             [found[number]["_seq_no"] for number in there], [found[number]["_primary_term"] for number in there]
         )
 
+    async def _stands_for(self, name: str) -> bool:
+        """Whether an index is one of those that are written: an alias or a data stream may have rolled over."""
+        known = await index.look(self._client, self._load.table.to) if self._job.leads else None
+        return known is not None and name in known.indices
+
     async def _prove(self) -> None:
         """That the fence still holds, unless it was seen just now: whoever was frozen may have a successor."""
+        if time.monotonic() - self._proved >= _PROOF_SECONDS:
+            await self._prove_now()
+
+    async def _prove_now(self) -> None:
         fence, now = self._load.fence, time.monotonic()
-        if fence is None or not self._load.state_in_target or now - self._proved < _PROOF_SECONDS:
-            return
-        if not await self._store.holds(fence):
+        if fence is not None and self._load.state_in_target and not await self._store.holds(fence):
             raise lease_lost(fence)
         self._proved = now
 
@@ -159,7 +168,15 @@ class ElasticsearchWriter(TableWriter):
             await self._store.add_rejects(mark.fence.pipeline, rejects)
             self._encoder.keep()  # though the answer be lost, the checkpoint may say that they are there
             await to_the_end(self._store.save(mark))
-        done = Commit(rows=self._bulk.written + self._bulk.unchanged, rejects=rejects)
+        bulk = self._bulk
+        self._sure += bulk.written if self._load.unique_key or self._encoder.makes_ids else bulk.created
+        done = Commit(
+            rows=bulk.written + bulk.unchanged + bulk.older + bulk.dropped,
+            rejects=rejects,
+            unchanged=bulk.unchanged if self._job.operation == "create" or self._job.only_existing else None,
+            older=bulk.older,
+            dropped=bulk.dropped,
+        )
         self._forget()
         return done
 
@@ -180,14 +197,27 @@ class ElasticsearchWriter(TableWriter):
         if self._job.shadow is not None:
             await self._switch(self._job.shadow, mark)
         else:
-            await index.refresh(self._client, self._job.path)
+            seen = await index.refresh(self._client, self._job.path)
+            if seen and self._load.table.replaces:
+                await self._check_count(self._job.path)
         if mark is not None:
             await to_the_end(self._store.save(mark))
         await self.close()
 
+    async def _check_count(self, name: str) -> None:
+        """Raise where there are fewer documents than were acknowledged. One that was written twice counts once."""
+        there = await index.count(self._client, name)
+        if there < self._sure:
+            raise TargetError(
+                f"{name!r} holds {there:,} documents, though {self._sure:,} different ones were acknowledged.",
+                remedy="see who deletes from it, and whether an ingest pipeline of the target changes _id or _routing; "
+                "the next scan loads it anew.",
+            )
+
     async def _switch(self, shadow: str, mark: Mark | None) -> None:
         job = self._job
         await index.settle(self._client, shadow, job.fit.definition)
+        await self._check_count(shadow)
         known = await index.look(self._client, self._load.table.to)
         before, now = (None if one is None else (one.written, one.uuid) for one in (job.known, known))
         if before != now:

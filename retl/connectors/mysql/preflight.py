@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from retl.connectors.mysql.errors import TargetRefused
 from retl.connectors.mysql.schema import LONGEST_NAME, Known, Place
 from retl.model.actions import PreAction, Write
 from retl.model.errors import ConfigError, UnsupportedError
@@ -36,6 +37,11 @@ def check(load: Load, known: Known) -> list[str]:
             f"{shown!r} is kept by {known.engine}, which has no transactions: a crash would leave half a slice.",
             remedy=f"ALTER TABLE {shown} ENGINE=InnoDB, or name another table with to.",
         )
+    if load.table.replaces and known.versioned:
+        raise UnsupportedError(
+            f"{shown!r} is system-versioned: to empty or exchange it would lose its history.",
+            remedy='use pre_action = "none", which writes only what changed, or name another table with to.',
+        )
     if load.table.replaces and known.children:
         raise UnsupportedError(
             f"{known.children[0]!r} has a foreign key to {shown!r}, so it can be neither emptied nor exchanged: "
@@ -54,9 +60,19 @@ def check(load: Load, known: Known) -> list[str]:
                 f"{shown!r} has the trigger {known.triggers[0]!r}, which would follow the table that is renamed away.",
                 remedy='drop the trigger, or use pre_action = "truncate" or "none".',
             )
+        if not known.sees_triggers:
+            raise ConfigError(
+                f"the user may not see the triggers of {shown!r}, which would follow the table that is renamed away.",
+                remedy=f"GRANT TRIGGER ON `{known.place.database}`.* to the user, by which they are seen; "
+                'or use pre_action = "truncate" or "none".',
+            )
     elif known.triggers:
         warnings.append(
             f"{shown!r} has triggers ({', '.join(known.triggers)}), which fire for every row that is written."
+        )
+    elif load.table.replaces and not known.sees_triggers:
+        warnings.append(
+            f"the user may not see the triggers of {shown!r}, so one connection loads it; GRANT TRIGGER makes it two."
         )
     loose = _loose_key(load, known)
     if loose:
@@ -65,6 +81,15 @@ def check(load: Load, known: Known) -> list[str]:
             "differ in case, accents or spaces at the end may be the same: such keys would be one row."
         )
     return warnings
+
+
+def referred_to(load: Load, error: TargetRefused) -> UnsupportedError:
+    """A refresh that a foreign key of a table stopped which the user cannot see. Nothing has changed."""
+    return UnsupportedError(
+        f"some table has a foreign key to {load.table.to!r}, so it can be neither emptied nor exchanged, and was left "
+        f"as it was ({error.message}).",
+        remedy='drop the foreign key, or use pre_action = "none".',
+    )
 
 
 def _loose_key(load: Load, known: Known) -> list[str]:

@@ -1,32 +1,24 @@
-"""What is known of a MySQL table, and the DDL of a refresh.
-
-DDL commits by itself here. So a refresh is noted in the checkpoint before its first
-statement, tables are exchanged by single RENAME statements, and what a crash leaves
-behind tells by its name how far things had got.
-"""
+"""What is known of a MySQL table: where it is, and what the catalog says of it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.dialect import MySQLDialect, logical_field
-from retl.connectors.mysql.session import Execute
 from retl.connectors.mysql.types import Stored, stored
 from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.tables import Existing, TableChange, archive_name, is_archive, is_shadow, shadow_name
-from retl.model.actions import Action, PreAction
-from retl.model.errors import ConfigError
+from retl.connectors.sql.tables import Existing, archive_name, is_archive, is_shadow, shadow_name
+from retl.model.errors import ConfigError, SchemaDrift
 from retl.model.plan import Load
 
 DIALECT = MySQLDialect()
 LONGEST_NAME = 64
 TABLE_OPTIONS = "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4"
-_OLD = "_retl_old_"
+OLD = "_retl_old_"
 _EXACT = ("_0900_bin", "_nopad_bin", "binary")
 
 
@@ -50,7 +42,7 @@ class Place:
 
     def replaced(self, load: Load) -> str:
         """The name of the table that a shadow takes the place of, until it is dropped."""
-        return _OLD + self.shadow(load).removeprefix("_retl_new_")
+        return OLD + self.shadow(load).removeprefix("_retl_new_")
 
     def archive(self, scan_id: str) -> str:
         return archive_name(self.name, scan_id, longest=LONGEST_NAME)
@@ -60,7 +52,7 @@ class Place:
 
     def is_leftover(self, name: str, pipeline: str) -> bool:
         """Whether a table is what a crash left of a refresh of this one by the pipeline."""
-        as_shadow = name.replace(_OLD, "_retl_new_", 1) if name.startswith(_OLD) else name
+        as_shadow = name.replace(OLD, "_retl_new_", 1) if name.startswith(OLD) else name
         return is_shadow(as_shadow, self.name, pipeline, longest=LONGEST_NAME)
 
 
@@ -112,6 +104,14 @@ class Index:
 
 
 @dataclass(frozen=True)
+class Secondary:
+    """An index that nothing but the speed of queries depends on. ``definition`` is what ADD takes."""
+
+    name: str
+    definition: str
+
+
+@dataclass(frozen=True)
 class Known:
     """A table as the target has it."""
 
@@ -120,11 +120,24 @@ class Known:
     engine: str
     columns: tuple[Column, ...]
     unique: tuple[Index, ...]
+    secondary: tuple[Secondary, ...] = ()
+    """Those that a swap may build at its end."""
     triggers: tuple[str, ...] = ()
     children: tuple[str, ...] = ()
     """Tables with a foreign key to this one."""
     parents: tuple[str, ...] = ()
     """Tables that this one has a foreign key to."""
+    sees_triggers: bool = True
+    """Whether the user has the right to see triggers: without it there may be some."""
+
+    @property
+    def may_have_triggers(self) -> bool:
+        return bool(self.triggers) or not self.sees_triggers
+
+    @property
+    def versioned(self) -> bool:
+        """Whether MariaDB keeps its history."""
+        return self.kind == "SYSTEM VERSIONED"
 
     @property
     def refers_to_itself(self) -> bool:
@@ -149,7 +162,13 @@ class Known:
         return next((index.columns for index in self.unique if index.whole and strict.issuperset(index.columns)), ())
 
     def column(self, name: str) -> Column:
-        return next(column for column in self.columns if column.name.lower() == name.lower())
+        found = next((column for column in self.columns if column.name.lower() == name.lower()), None)
+        if found is None:
+            raise SchemaDrift(
+                f"the target table {self.place.name!r} has no column {name!r} any more: somebody changed it a moment ago.",
+                remedy="nothing, if it was meant: the next scan looks again.",
+            )
+        return found
 
 
 def locate(table: str, database: str | None, *, lower: bool) -> Place:
@@ -177,9 +196,12 @@ async def inspect(connection: MySQLConnection, place: Place) -> Known | None:
         "SELECT column_name, column_type, character_set_name, collation_name, is_nullable, column_default, extra "
         f"FROM information_schema.columns WHERE {here} ORDER BY ordinal_position"
     )
+    mariadb = connection.server.mariadb
+    hide, hidden = (" IGNORED", "ignored = 'YES'") if mariadb else (" INVISIBLE", "is_visible = 'NO'")
     indexes = await connection.query(
-        "SELECT index_name, column_name, sub_part FROM information_schema.statistics "
-        f"WHERE {here} AND non_unique = 0 ORDER BY index_name <> 'PRIMARY', index_name, seq_in_index"
+        "SELECT index_name, column_name, sub_part, non_unique, index_type, collation, index_comment, "
+        f"{hidden} FROM information_schema.statistics "
+        f"WHERE {here} ORDER BY index_name <> 'PRIMARY', index_name, seq_in_index"
     )
     relations = await connection.query(
         "SELECT 'trigger', trigger_name FROM information_schema.triggers "
@@ -199,6 +221,7 @@ async def inspect(connection: MySQLConnection, place: Place) -> Known | None:
         engine=str(engine or ""),
         columns=tuple(_column(row) for row in columns),
         unique=tuple(_unique(indexes)),
+        secondary=tuple(_secondary(indexes, _counted(columns), hide)),
         triggers=tuple(related["trigger"]),
         children=tuple(related["child"]),
         parents=tuple(related["parent"]),
@@ -222,8 +245,9 @@ def _column(row: Sequence[object]) -> Column:
 
 def _unique(rows: Sequence[Sequence[object]]) -> list[Index]:
     found: dict[object, list[tuple[object, object]]] = {}
-    for index, column, prefix in rows:
-        found.setdefault(index, []).append((column, prefix))
+    for index, column, prefix, not_unique, *_ in rows:
+        if not int(str(not_unique)):
+            found.setdefault(index, []).append((column, prefix))
     return [
         Index(
             tuple(str(column) for column, _ in parts if column is not None),
@@ -233,136 +257,46 @@ def _unique(rows: Sequence[Sequence[object]]) -> list[Index]:
     ]
 
 
+def _counted(columns: Sequence[Sequence[object]]) -> set[str]:
+    return {str(name) for name, *_, extra in columns if "AUTO_INCREMENT" in str(extra).upper()}
+
+
+def _secondary(rows: Sequence[Sequence[object]], counted: Collection[str], hide: str) -> list[Secondary]:
+    """Plain indexes that can be made again from the catalog, but for one that the server needs to count by."""
+    parts: dict[str, list[Sequence[object]]] = {}
+    for row in rows:
+        parts.setdefault(str(row[0]), []).append(row)
+    return [
+        Secondary(DIALECT.identifier(name), _index_definition(name, found, hide))
+        for name, found in parts.items()
+        if all(row[1] is not None and int(str(row[3])) and row[4] == "BTREE" for row in found)
+        and str(found[0][1]) not in counted
+    ]
+
+
+def _index_definition(name: str, rows: Sequence[Sequence[object]], hide: str) -> str:
+    columns = ", ".join(
+        DIALECT.identifier(str(column))
+        + ("" if prefix is None else f"({int(str(prefix))})")
+        + (" DESC" if order == "D" else "")
+        for _, column, prefix, _, _, order, *_ in rows
+    )
+    comment, hidden = str(rows[0][6] or ""), int(str(rows[0][7]))
+    told = f" COMMENT {DIALECT.string(comment)}" if comment else ""
+    return f"KEY {DIALECT.identifier(name)} ({columns}){told}{hide if hidden else ''}"
+
+
+async def exists(connection: MySQLConnection, place: Place) -> bool:
+    return bool(
+        await connection.query(
+            f"SELECT 1 FROM information_schema.tables WHERE table_schema = {DIALECT.string(place.database)} "
+            f"AND table_name = {DIALECT.string(place.name)}"
+        )
+    )
+
+
 async def table_names(connection: MySQLConnection, database: str) -> list[str]:
     rows = await connection.query(
         f"SELECT table_name FROM information_schema.tables WHERE table_schema = {DIALECT.string(database)}"
     )
     return sorted(str(name) for (name,) in rows)
-
-
-@dataclass(frozen=True)
-class Secondary:
-    """An index that nothing but the speed of queries depends on. ``definition`` is what ADD takes."""
-
-    name: str
-    definition: str
-
-
-_KEY = re.compile(r"^  KEY (`(?:[^`]|``)+`) (\(.*?),?$", re.MULTILINE)
-_COUNTED = re.compile(r"^  (`(?:[^`]|``)+`) .* AUTO_INCREMENT\b", re.MULTILINE)
-
-
-def secondary(create: str) -> tuple[Secondary, ...]:
-    """The secondary indexes in the answer of SHOW CREATE TABLE, but for one that the server needs to count by."""
-    counted = _COUNTED.search(create)
-    kept = f"({counted[1]}" if counted else None
-    return tuple(
-        Secondary(name, f"KEY {name} {rest}")
-        for name, rest in _KEY.findall(create)
-        if kept is None or not rest.startswith(kept)
-    )
-
-
-async def secondary_indexes(connection: MySQLConnection, place: Place) -> tuple[Secondary, ...]:
-    """The secondary indexes of a table."""
-    ((_, create),) = await connection.query(f"SHOW CREATE TABLE {place.sql}")
-    return secondary(str(create))
-
-
-# Refreshes ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What has to be done before the first row: statements in order, and the table that the rows then go into."""
-
-    statements: tuple[str, ...]
-    table: str
-    """The name of the table to load."""
-    completion: tuple[str, ...] = ()
-    """What has to be done after the last row, before anybody sees the table."""
-
-
-def prepare(
-    place: Place,
-    load: Load,
-    change: TableChange,
-    *,
-    existed: bool,
-    names: Sequence[str],
-    indexes: Sequence[Secondary] = (),
-) -> Preparation:
-    """Decide the DDL of a scan. ``names`` are the tables there are.
-
-    ``indexes`` are those that a shadow is filled without: to build them at once from all rows
-    takes a fraction of the time that it takes to keep them up row by row.
-    """
-    statements = [f"DROP TABLE {place.beside(name)}" for name in names if place.is_leftover(name, load.pipeline)]
-    pre_action = load.table.pre_action
-    shadow = place.shadow(load)
-    if not existed:
-        # Also a first load is seen as a whole or not at all.
-        table = shadow if pre_action is PreAction.SWAP else place.name
-        return Preparation((*statements, *_changes(place, change, table)), table)
-    if pre_action is PreAction.SWAP:
-        statements.append(_like(place, shadow))
-        completion: list[str] = []
-        if indexes and Action.ALTER not in load.blacklist:
-            dropped = ", ".join(f"DROP INDEX {index.name}" for index in indexes)
-            added = ", ".join(f"ADD {index.definition}" for index in indexes)
-            statements.append(f"ALTER TABLE {place.beside(shadow)} {dropped}")
-            completion.append(f"ALTER TABLE {place.beside(shadow)} {added}")
-        return Preparation((*statements, *_changes(place, change, shadow)), shadow, tuple(completion))
-    archive = _archive(place, load, names)
-    if archive is not None:
-        statements += [_like(place, shadow), *_changes(place, change, shadow)]
-        statements.append(f"RENAME TABLE {place.sql} TO {place.beside(archive)}, {place.beside(shadow)} TO {place.sql}")
-        return Preparation(tuple(statements), place.name)
-    if load.table.replaces and Action.TRUNCATE not in load.blacklist:
-        statements.append(f"TRUNCATE TABLE {place.sql}")
-    elif load.table.replaces:
-        old = place.beside(place.replaced(load))
-        statements.append(_like(place, shadow))
-        statements.append(f"RENAME TABLE {place.sql} TO {old}, {place.beside(shadow)} TO {place.sql}")
-        statements.append(f"DROP TABLE {old}")
-    return Preparation((*statements, *_changes(place, change, place.name)), place.name)
-
-
-def _archive(place: Place, load: Load, names: Sequence[str]) -> str | None:
-    """The name to archive the table under; ``None`` where a refresh that is carried on has done so, or nothing is to be archived."""
-    if load.table.pre_action is not PreAction.RENAME_AND_CREATE:
-        return None
-    if load.refresh is None:
-        return place.archive(load.scan_id)
-    archive = place.archive(load.refresh.scan_id)
-    return archive if load.refresh.archives and archive not in names else None
-
-
-def _like(place: Place, name: str) -> str:
-    return f"CREATE TABLE {place.beside(name)} LIKE {place.sql}"
-
-
-def _changes(place: Place, change: TableChange, name: str) -> list[str]:
-    statements = change.statements(DIALECT, place.beside(name))
-    return [f"{statement} {TABLE_OPTIONS}" for statement in statements] if change.create else statements
-
-
-async def switch(execute: Execute, place: Place, load: Load, *, existed: bool) -> None:
-    """Put the shadow in the table's place, in one statement; the table it replaces is still to be dropped."""
-    shadow = place.beside(place.shadow(load))
-    if existed:
-        old = place.beside(place.replaced(load))
-        await execute(f"RENAME TABLE {place.sql} TO {old}, {shadow} TO {place.sql}")
-    else:
-        await execute(f"RENAME TABLE {shadow} TO {place.sql}")
-
-
-def archives_to_drop(place: Place, load: Load, names: Sequence[str]) -> list[str]:
-    """The oldest archives beyond ``keep_archives``; none where it is ``None``."""
-    keep = load.table.keep_archives
-    if keep is None:
-        return []
-    # The archive of this scan is the newest one, also where the wall clock was set back.
-    newest = place.archive(load.refresh.scan_id) if load.refresh else ""
-    found = [name for name in names if place.is_archive(name)]
-    return sorted(found, key=lambda name: (name == newest, name))[:-keep]

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from retl.connectors.base import SystemInfo, TableWriter, Target
-from retl.connectors.mysql import preflight, schema
+from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
+from retl.connectors.mysql import preflight, refresh, rights, schema
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected
+from retl.connectors.mysql.ddl import Ddl
+from retl.connectors.mysql.job import Job
 from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.schema import DIALECT, Known, Place
-from retl.connectors.mysql.session import fenced, holding_fence, writing
+from retl.connectors.mysql.session import holding_fence, writing
 from retl.connectors.mysql.store import MySQLStore, run_step
 from retl.connectors.mysql.types import MySQLTypes
-from retl.connectors.mysql.writer import DirectWriter, Job, MySQLWriter, StagedWriter
+from retl.connectors.mysql.writer import DirectWriter, MySQLWriter, StagedWriter
 from retl.connectors.sql.tables import TableChange, fit
-from retl.model.actions import PreAction, Write
+from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import Mark
 from retl.model.errors import ConfigError
 from retl.model.plan import BatchSize, Load, TargetPlan
@@ -51,19 +53,18 @@ class _Look:
     known: Known | None
     change: TableChange
     names: tuple[str, ...]
-    indexes: tuple[schema.Secondary, ...]
     local: bool
     packet: int
     warnings: tuple[str, ...]
 
-    def preparation(self, load: Load) -> schema.Preparation:
-        return schema.prepare(
+    def preparation(self, load: Load) -> refresh.Preparation:
+        return refresh.prepare(
             self.place,
             load,
             self.change,
             existed=self.known is not None,
             names=self.names,
-            indexes=self.indexes,
+            indexes=self.known.secondary if self.known else (),
         )
 
 
@@ -109,6 +110,13 @@ class MySQLTarget(Target):
             ((rows,),) = await connection.query(f"SELECT COUNT(*) FROM {known.place.sql}")
         return int(rows)
 
+    async def inspect(self, table: str) -> TargetTable | None:
+        async with self._questions.turn() as connection:
+            place = self._locate(await _Settings.of(connection), table)
+            if not await schema.exists(connection, place):
+                return TargetTable(exists=False, empty=True)
+            return TargetTable(exists=True, empty=not await connection.query(f"SELECT 1 FROM {place.sql} LIMIT 1"))
+
     async def preview(self, load: Load) -> TargetPlan:
         async with self._questions.turn() as connection:
             look = await self._look(connection, load)
@@ -121,7 +129,7 @@ class MySQLTarget(Target):
         settings = await _Settings.of(connection)
         place = self._locate(settings, load.table.to)
         preflight.check_place(place)
-        known = await schema.inspect(connection, place)
+        known = await self._seen(connection, place, load)
         if known is None:
             await self._check_database(connection, place)
         warnings = preflight.check(load, known) if known else []
@@ -132,9 +140,19 @@ class MySQLTarget(Target):
         if not local and self._local_infile is None:
             warnings.append(preflight.SLOW_INSERTS)
         names = tuple(await schema.table_names(connection, place.database))
-        swaps = load.table.pre_action is PreAction.SWAP and known is not None
-        indexes = await schema.secondary_indexes(connection, place) if swaps else ()
-        return _Look(place, known, change, names, indexes, local, settings.packet, (*change.warnings, *warnings))
+        return _Look(place, known, change, names, local, settings.packet, (*change.warnings, *warnings))
+
+    async def _seen(self, connection: MySQLConnection, place: Place, load: Load) -> Known | None:
+        """The table, and of what hangs on it also what the catalog does not show to this user."""
+        known = await schema.inspect(connection, place)
+        if known is None or known.kind != "BASE TABLE":
+            return known
+        if not known.triggers:
+            known = replace(known, sees_triggers=await rights.sees_triggers(connection, place))
+        asks = load.table.replaces and Action.ALTER not in load.blacklist and not known.children and not known.parents
+        if asks and await rights.is_referred_to(connection, place):
+            known = replace(known, children=("a table that the user cannot see",))
+        return known
 
     async def _look_again(self, connection: MySQLConnection, load: Load) -> _Look:
         """What the preview of this scan has found counts where nothing is to be changed by it."""
@@ -174,13 +192,13 @@ class MySQLTarget(Target):
             # The journal first: from here on a crash is seen by the next scan.
             await _note(connection, load, mark)
         if preparation.statements:
-            async with fenced(self._login, load, connection) as execute:
-                for statement in preparation.statements:
-                    await execute(statement)
+            await Ddl(self._login, load, look.place, connection, self._lock_timeout).run(preparation.statements)
         loaded = Place(look.place.database, preparation.table)
         known = await schema.inspect(connection, loaded) if preparation.statements else look.known
         if known is None:
             raise ConfigError(f"the table {load.table.to!r} has vanished while it was made ready.")
+        if look.known is not None:
+            known = replace(known, sees_triggers=look.known.sees_triggers)
         job = Job(
             login=self._login,
             load=load,
@@ -248,7 +266,7 @@ async def _note(connection: MySQLConnection, load: Load, mark: Mark | None) -> N
     await connection.execute("COMMIT")
 
 
-def _shown(look: _Look, load: Load, preparation: schema.Preparation) -> list[str]:
+def _shown(look: _Look, load: Load, preparation: refresh.Preparation) -> list[str]:
     """The statements that follow the preparation, for people."""
     names = DIALECT.identifiers(look.change.columns)
     loaded = look.place.beside(preparation.table)

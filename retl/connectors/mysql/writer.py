@@ -9,21 +9,22 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import anyio
 import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.base import Commit, TableWriter
-from retl.connectors.mysql import schema
-from retl.connectors.mysql.connection import Login, MySQLConnection, connected
-from retl.connectors.mysql.encode import Encoder, Refused
+from retl.connectors.mysql import refresh, schema
+from retl.connectors.mysql.connection import MySQLConnection, connected
+from retl.connectors.mysql.ddl import Ddl
+from retl.connectors.mysql.encode import Refused
 from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.job import Job
 from retl.connectors.mysql.load import Lane, Loader, column_of, in_thread, of_rows, warnings, words
 from retl.connectors.mysql.merge import ROW, Merge, Stage
-from retl.connectors.mysql.schema import DIALECT, Known, Place
-from retl.connectors.mysql.session import FENCE_SECONDS, fenced, roll_back
+from retl.connectors.mysql.schema import DIALECT
+from retl.connectors.mysql.session import FENCE_SECONDS, roll_back
 from retl.connectors.mysql.store import run_step
 from retl.connectors.sql.keys import KeyWatch, repeated_key
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect
@@ -31,72 +32,14 @@ from retl.connectors.sql.text import json_text
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import Mark
 from retl.model.errors import ConfigError, RepeatedKey, RetlError, TargetBusy
-from retl.model.plan import Load
 from retl.model.window import Slice
 from retl.state import sql as state
 from retl.threads import to_the_end
 
-_ROW_ACTIONS = frozenset({Action.INSERT, Action.UPDATE, Action.DELETE})
 _INDEX_BYTES = 64 * 1024 * 1024
+_SWITCH_PATIENCE = 10
+"""How many times ``lock_timeout`` a switch may wait for readers."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """One scan of one table, as it was prepared."""
-
-    login: Login
-    load: Load
-    known: Known
-    """The table to load, as it is now."""
-    place: Place
-    """The table that the user named."""
-    existed: bool
-    columns: tuple[str, ...]
-    completion: tuple[str, ...]
-    """What has to be done after the last row, before the table is switched in."""
-    local: bool
-    packet: int
-    lock_timeout: float
-
-    @property
-    def encoder(self) -> Encoder:
-        columns = {name: self.known.column(name) for name in self.columns}
-        # Where explicit_defaults_for_timestamp is off, NULL would become the present time in silence.
-        never_null = {name for name, column in columns.items() if column.is_timestamp and not column.nullable}
-        return Encoder(self.load, {name: column.stored for name, column in columns.items()}, never_null)
-
-    @property
-    def loose_key(self) -> bool:
-        """Whether different keys may be one to the target."""
-        return not all(self.known.column(name).exact for name in self.load.key)
-
-    @property
-    def parallel(self) -> bool:
-        """Whether no row of one connection can wait for one of another: for its duplicate, or for what a trigger or a
-        foreign key to the same table looks at. They would wait for ever."""
-        if self.known.triggers or self.known.refers_to_itself:
-            return False
-        if not self.known.unique:
-            return True
-        return self._only_key and self.load.unique_key and not self.loose_key
-
-    @property
-    def _only_key(self) -> bool:
-        return len(self.known.unique) == 1 and set(self.known.unique[0].columns) == set(self.load.key)
-
-    @property
-    def loads_empty(self) -> bool:
-        """Whether the slices of an upsert could be loaded into the table itself, if it were empty.
-
-        A key may still come twice, where its row was changed while it was read: the later one then
-        replaces the earlier one, of which nothing but this load knows.
-        """
-        table, known = self.load.table, self.known
-        upserts = table.write is Write.UPSERT and not self.load.blacklist & _ROW_ACTIONS
-        watched = known.triggers or known.children
-        whole = len(self.columns) == sum(not column.generated for column in known.columns)
-        return upserts and whole and not watched and self.local and self._only_key and self.parallel
 
 
 class MySQLWriter(TableWriter):
@@ -194,12 +137,20 @@ class MySQLWriter(TableWriter):
         archives: list[str] = []
         if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._load.blacklist:
             names = await schema.table_names(self._main, job.place.database)
-            archives = schema.archives_to_drop(job.place, self._load, names)
-        if not swaps and not archives:
-            if mark is not None:
-                await self._main.execute("START TRANSACTION")
-                await self._save(mark)
-            return
+            archives = refresh.archives_to_drop(job.place, self._load, names)
+        # What was loaded is not loaded again because somebody reads for a while.
+        ddl = Ddl(job.login, self._load, job.place, self._main, _SWITCH_PATIENCE * job.lock_timeout)
+        if swaps:
+            await self._switch(ddl)
+        if archives:
+            await ddl.run([f"DROP TABLE {job.place.beside(name)}" for name in archives], mark=mark)
+        elif mark is not None:
+            await self._main.execute("START TRANSACTION")
+            await self._save(mark)
+
+    async def _switch(self, ddl: Ddl) -> None:
+        """Switch the shadow in. The checkpoint follows only when the old table is gone: until then all can be taken back."""
+        job = self._job
         if job.completion:
             # MySQL builds indexes by sorting, in rather little memory; MariaDB has no such setting.
             with suppress(RetlError):
@@ -207,14 +158,9 @@ class MySQLWriter(TableWriter):
         for statement in job.completion:
             # Not under the fence, since it may take long: nobody else has a table of this name.
             await self._main.execute(statement)
-        async with fenced(job.login, self._load, self._main, mark) as execute:
-            if swaps:
-                await schema.switch(execute, job.place, self._load, existed=job.existed)
-            for name in archives:
-                await execute(f"DROP TABLE {job.place.beside(name)}")
-        if swaps and job.existed:
-            # No longer under the fence either, for the same reason.
-            await self._main.execute(f"DROP TABLE {job.place.beside(job.place.replaced(self._load))}")
+        await ddl.run([refresh.switch(job.place, self._load, existed=job.existed)])
+        if job.existed:
+            await ddl.drop_replaced()
 
     async def abort(self) -> None:
         self._forget()

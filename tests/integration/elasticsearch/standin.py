@@ -87,11 +87,40 @@ def judged(judge: Callable[[int, str], int]) -> Script:
             ((operation, about),) = action.items()
             status = judge(number, about["_id"])
             if status < 300:
+                result = "updated" if about["_id"] in server.documents else "created"
                 server.documents[about["_id"]] = document
-                answers.append({operation: {"status": status}})
+                answers.append({operation: {"_index": "t", "result": result, "status": status}})
             else:
-                answers.append({operation: {"status": status, "error": ERRORS[status]}})
-        return web.json_response({"items": answers})
+                answers.append({operation: {"_index": "t", "status": status, "error": ERRORS[status]}})
+        return answered(answers)
+
+    return script
+
+
+def answered(items: list[Any]) -> web.Response:
+    """The items of an answer as a server writes them: without spaces, and told beforehand whether one has failed."""
+    failed = any("error" in about for item in items for about in item.values())
+    text = json.dumps({"errors": failed, "items": items}, separators=(",", ":"))
+    return web.Response(text=text, content_type="application/json")
+
+
+def told(about: Callable[[int, str], dict[str, Any]]) -> Script:
+    """Nothing is taken; each item is answered by what ``about`` says, by its number and ``_id``."""
+
+    def script(server: StandIn, items: list[tuple[dict[str, Any], bytes]]) -> Answer:
+        pairs = [(number, *next(iter(action.items()))) for number, (action, _) in enumerate(items)]
+        return answered([{operation: about(number, asked["_id"])} for number, operation, asked in pairs])
+
+    return script
+
+
+def cut_down(number: int, status: int = 200) -> Script:
+    """Everything is taken, and only so many items are answered."""
+
+    def script(server: StandIn, items: list[tuple[dict[str, Any], bytes]]) -> Answer:
+        answer = judged(lambda position, name: status if position == 0 else 200)(server, items)
+        assert answer is not None and answer.text is not None
+        return answered(json.loads(answer.text)["items"][:number])
 
     return script
 

@@ -13,20 +13,22 @@ import pytest
 
 from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch import bulk as bulk_module
-from retl.connectors.elasticsearch.bulk import Bulk
+from retl.connectors.elasticsearch.bulk import Bulk, left_alone
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.documents import document_schema
 from retl.connectors.elasticsearch.encode import Encoder, Lines
-from retl.model.errors import ConfigError, ConnectionFailed, TargetBusy
+from retl.model.errors import ConfigError, ConnectionFailed, TargetBusy, TargetError
 from retl.model.plan import Load
 from retl.testing import table_spec
 from tests.integration.elasticsearch.standin import (
     StandIn,
     cut_after,
     cut_before,
+    cut_down,
     cut_half_way,
     judged,
     refused,
+    told,
 )
 from tests.servers.search import SearchServer
 
@@ -67,7 +69,8 @@ class Refusals(list[tuple[str, str, str]]):
 @asynccontextmanager
 async def loop(url: str, refuse: Any = None, **words: Any) -> AsyncIterator[Bulk]:
     client = await Client.open(Elasticsearch(url), "target")
-    made = Bulk(client, "/t/_bulk", {}, Refusals() if refuse is None else refuse, **{"writers": 3, **words})
+    refuse = Refusals() if refuse is None else refuse
+    made = Bulk(client, "/t/_bulk", {}, refuse, **{"writers": 3, "indices": ["t"], **words})
     try:
         yield made
     finally:
@@ -154,7 +157,7 @@ async def test_an_item_that_is_refused_is_told_and_the_others_are_taken(standin:
 
 async def test_what_is_there_already_counts_as_unchanged_where_that_is_meant(standin: StandIn) -> None:
     standin.scripts = [judged(lambda number, name: 409 if number % 2 else 200)]
-    async with loop(standin.url, forgiven=frozenset({409})) as bulk:
+    async with loop(standin.url, conflict=left_alone) as bulk:
         await bulk.send(documents(0, 10))
         await bulk.settle()
         assert (bulk.written, bulk.unchanged) == (5, 5)
@@ -174,6 +177,118 @@ async def test_what_concerns_the_whole_index_is_an_error(standin: StandIn, statu
             await bulk.send(documents(0, 10))
             await bulk.settle()
     assert refuse == []
+
+
+@pytest.mark.parametrize("status", [200, 400], ids=["without errors", "with errors"])
+@pytest.mark.parametrize("number", [0, 19, 21], ids=["none", "one less", "one more"])
+async def test_an_answer_of_another_number_of_items_is_believed_in_nothing(
+    standin: StandIn, number: int, status: int
+) -> None:
+    """A proxy has cut it down, or mixed two: what is not answered was not acknowledged."""
+    cut = cut_down(number, status)
+
+    def padded(server: StandIn, items: Any) -> Any:
+        return cut(server, [*items, *items[: max(0, number - len(items))]])
+
+    standin.scripts = [padded]
+    refuse = Refusals()
+    async with loop(standin.url, refuse) as bulk:
+        with pytest.raises(TargetError, match=f"answered {number} items of a request of 20"):
+            await bulk.send(documents(0, 20))
+            await bulk.settle()
+        assert (bulk.written, refuse) == (0, [])
+
+
+def item(**about: Any) -> dict[str, Any]:
+    return {"_index": "t", "result": "created", "status": 201, **about}
+
+
+def failed(status: int, kind: str, reason: str) -> dict[str, Any]:
+    return {"_index": "t", "status": status, "error": {"type": kind, "reason": reason}}
+
+
+async def test_what_was_acknowledged_and_not_kept_is_counted_apart(standin: StandIn) -> None:
+    standin.scripts = [told(lambda number, name: item() if number % 3 else item(result="noop", status=200))]
+    async with loop(standin.url) as bulk:
+        await bulk.send(documents(0, 30))
+        await bulk.settle()
+        assert (bulk.written, bulk.created, bulk.dropped) == (20, 20, 10)
+
+
+async def test_a_document_in_the_failure_store_is_refused(standin: StandIn) -> None:
+    standin.scripts = [told(lambda number, name: item(**({"failure_store": "used"} if name == "7" else {})))]
+    refuse = Refusals()
+    async with loop(standin.url, refuse) as bulk:
+        await bulk.send(documents(0, 20))
+        await bulk.settle()
+        assert bulk.written == 19
+    ((name, reason, _),) = refuse
+    assert name == "7" and "failure store" in reason
+
+
+ALIKE = [
+    (item(_index="other"), "were sent on to other: an ingest pipeline"),
+    (item(_index="tt"), "were sent on to tt"),
+    (item(result="deleted"), "answered 'deleted' to a document"),
+    (failed(400, "illegal_argument_exception", "pipeline with id [p] does not exist"), "create the ingest pipeline"),
+    (failed(400, "index_closed_exception", "closed"), "open the index again"),
+    (failed(400, "script_exception", "compile error"), "not the document's: compile error"),
+    (failed(400, "some_new_exception", "hm"), "not the document's: hm"),
+    (failed(403, "security_exception", "no"), "lacks a privilege"),
+    (failed(401, "security_exception", "no"), "refused the login"),
+]
+
+
+@pytest.mark.parametrize(("answer", "match"), ALIKE, ids=[match for _, match in ALIKE])
+async def test_what_is_not_the_fault_of_a_document_is_no_reject(
+    standin: StandIn, answer: dict[str, Any], match: str
+) -> None:
+    standin.scripts = [told(lambda number, name: answer if name == "7" else item())]
+    refuse = Refusals()
+    async with loop(standin.url, refuse) as bulk:
+        with pytest.raises((TargetError, ConfigError), match=match):
+            await bulk.send(documents(0, 20))
+            await bulk.settle()
+    assert refuse == []
+
+
+OWN = [
+    failed(500, "fail_processor_exception", "no"),
+    failed(400, "script_exception", "runtime error"),
+    failed(400, "illegal_argument_exception", "unable to convert [x] to integer"),
+    failed(400, "illegal_argument_exception", 'Document contains at least one immense term in field="n"'),
+    failed(400, "strict_dynamic_mapping_exception", "[1:2] mapping set to strict, dynamic introduction of [n]"),
+]
+
+
+@pytest.mark.parametrize("answer", OWN, ids=[str(one["error"]) for one in OWN])
+async def test_what_a_document_causes_itself_is_its_reject(standin: StandIn, answer: dict[str, Any]) -> None:
+    standin.scripts = [told(lambda number, name: answer if name == "7" else item())]
+    refuse = Refusals()
+    async with loop(standin.url, refuse, patience=0.1) as bulk:
+        await bulk.send(documents(0, 20))
+        await bulk.settle()
+        assert bulk.written == 19
+    assert [(name, answer["error"]["reason"] in reason) for name, reason, _ in refuse] == [("7", True)]
+
+
+def in_document(number: int, name: str) -> dict[str, Any]:
+    reason = f"[1:{number}] failed to parse field [n] of type [long] in document with id '{name}'"
+    return failed(400, "document_parsing_exception", reason)
+
+
+async def test_where_every_document_is_refused_for_one_reason_it_is_not_theirs(standin: StandIn) -> None:
+    refuse = Refusals()
+    async with loop(standin.url, refuse) as bulk:
+        standin.scripts = [told(in_document)]
+        with pytest.raises(TargetError, match=r"refused all 10 documents of a request for one reason.* field \[n\]"):
+            await bulk.send(documents(0, 10))
+            await bulk.settle()
+        assert refuse == []
+        standin.scripts = [told(in_document)]
+        await bulk.send(documents(0, 1))
+        await bulk.settle()
+    assert [name for name, _, _ in refuse] == ["0"], "of one alone nobody can tell"
 
 
 @pytest.mark.parametrize("cut", [cut_before, cut_after, cut_half_way])

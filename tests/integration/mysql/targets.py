@@ -57,7 +57,9 @@ class Scene:
         return {name: kind for name, kind, *_ in self.run(f"SHOW COLUMNS FROM {table}")}
 
     def options(self, **words: Any) -> MySQL:
-        return MySQL(self.server.url(self.database), **words)
+        """As a user with the rights that the docs ask for, and no others."""
+        server = self.server.as_documented(self.database) if self.database else self.server
+        return MySQL(server.url(self.database), **words)
 
     @asynccontextmanager
     async def session(self, **options: Any) -> AsyncIterator[Session]:

@@ -31,7 +31,7 @@ async def test_a_name_in_capitals_is_the_same_table(small: Scene, pre_action: st
     )
     words: dict[str, Any] = {"keep_archives": 1} if pre_action == "rename_and_create" else {}
     pipeline = retl.Pipeline(
-        f"small_{pre_action}",
+        "small",
         source=small.options(),
         target=small.options(),
         tables=[retl.Table("Orders", to="BILLS", pre_action=PreAction(pre_action), **words)],

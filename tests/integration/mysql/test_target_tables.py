@@ -19,7 +19,7 @@ from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, SchemaDr
 from retl.model.schema import field
 from retl.testing.target_base import FIRST, Session, with_refresh
 from tests.integration.mysql.targets import PEOPLE, Scene, commit, people, scan, spec
-from tests.servers.database import Server
+from tests.servers.database import RIGHTS, Server
 
 THREE = people((1, "a"), (2, "b"), (3, None))
 LATER = people((2, "B"), (4, "d"))
@@ -140,8 +140,9 @@ async def test_a_swap_alters_no_table_where_that_is_forbidden(scene: Scene) -> N
 
 async def test_a_table_of_another_database_with_odd_names(scene: Scene) -> None:
     other = f"{scene.database}_x y"
+    user = scene.server.as_documented(scene.database).user
     odd = pa.schema([pa.field("i`d", pa.int64(), nullable=False), pa.field("select", pa.string())])
-    scene.run(f"CREATE DATABASE `{other}`")
+    scene.run(f"CREATE DATABASE `{other}`", f"GRANT {RIGHTS} ON `{other}`.* TO `{user}`@'%'")
     try:
         for pre_action in ("none", *REFRESHES):
             table = spec(f'"{other}"."my.ta`ble"', key="i`d", pre_action=pre_action)
@@ -456,7 +457,8 @@ async def test_the_lease_cannot_be_taken_while_ddl_runs(scene: Scene, monkeypatc
 
 @pytest.mark.parametrize("pre_action", ["none", *REFRESHES])
 async def test_a_table_that_somebody_holds_is_busy_and_left_as_it_was(scene: Scene, pre_action: str) -> None:
-    async with scene.session(lock_timeout=1) as session:
+    # A switch is tried for ten times as long: what was loaded is not to be loaded again.
+    async with scene.session(lock_timeout=0.2 if pre_action == "swap" else 1) as session:
         await scan(session, [THREE])
         holder = scene.server.connect(scene.database, autocommit=False)
         try:

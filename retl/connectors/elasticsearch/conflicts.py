@@ -1,0 +1,116 @@
+"""Documents whose version in the target is higher than that of their row.
+
+A version tells what is newer among the documents of one history only. A scan that begins from nothing does
+not go on with the history of its predecessor: what was dated 2099 once would stay for ever, and so would
+nothing where a document has just been deleted, whose version the server remembers. And a document that
+was written in the place of such a one has a version above its cursor from then on. So what clashes is
+looked at: a document stays only where it holds a newer cursor itself, or this very scan has written it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from retl.connectors.elasticsearch.bulk import Bulk, Rows, taken_by_others
+from retl.connectors.elasticsearch.client import Client, quoted
+from retl.connectors.elasticsearch.documents import ROUTING
+from retl.connectors.elasticsearch.encode import Lines
+from retl.connectors.elasticsearch.job import Job
+from retl.connectors.elasticsearch.repeats import Repeats
+
+_TRIES = 5
+_AT_ONCE = 1_000
+
+
+class Conflicts:
+    """Settles what a bulk request found to be older than what is there. ``prove`` raises where another owner writes."""
+
+    def __init__(self, client: Client, job: Job, repeats: Repeats, prove: Callable[[], Awaitable[None]]) -> None:
+        self._client = client
+        self._job = job
+        self._repeats = repeats
+        self._prove = prove
+
+    async def __call__(self, bulk: Bulk, lines: Lines, rows: Rows) -> None:
+        for first in range(0, rows.size, _AT_ONCE):
+            await self._settle(bulk, lines.take(rows[first : first + _AT_ONCE]))
+
+    async def _settle(self, bulk: Bulk, lines: Lines) -> None:
+        for _ in range(_TRIES):
+            found = await stored(self._client, self._job.index, lines, [self._job.load.cursor or ""])
+            # Only now: what another owner wrote before this was there to be seen, and what he writes after it clashes.
+            await self._prove()
+            replaced = [number for number in self._newest(lines) if not self._stays(lines, number, found[number])]
+            bulk.older += len(lines) - len(replaced)
+            numbers = [_numbered(found[number]) for number in replaced]
+            lines = lines.take(replaced)
+            again = await bulk.resend(lines.in_place_of(numbers)) if replaced else ()
+            if not len(again):
+                return
+            lines = lines.take(again)
+        await taken_by_others(bulk, lines, np.arange(len(lines)))
+
+    def _newest(self, lines: Lines) -> list[int]:
+        """The rows of which this slice has not sent a newer one."""
+        ids, versions = lines.ids.to_pylist(), lines.versions.to_pylist()
+        newest = self._repeats.newest(ids)
+        return [
+            n for n, (name, version) in enumerate(zip(ids, versions, strict=True)) if newest.get(name, 0) <= version
+        ]
+
+    def _stays(self, lines: Lines, number: int, document: Mapping[str, Any]) -> bool:
+        """Whether a document is newer than its row, and not the work of a predecessor."""
+        load = self._job.load
+        if self._job.from_nothing or load.cursor is None or not document.get("found"):
+            return False
+        there = version_of(document.get("_source") or {}, load.cursor, load.schema.field(load.cursor).type)
+        return there is not None and there > lines.versions[number].as_py()
+
+
+async def stored(client: Client, index: str, lines: Lines, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Each document as it is there at this moment: ``found``, its numbers, and these fields of it."""
+    routing = lines.rows.column(ROUTING).to_pylist() if ROUTING in lines.rows.schema.names else [None] * len(lines)
+    asked = [
+        {"_id": name, "_source": list(fields) or False, **({} if way is None else {"routing": way})}
+        for name, way in zip(lines.ids.to_pylist(), routing, strict=True)
+    ]
+    answer = await client.call("POST", f"/{quoted(index)}/_mget", body={"docs": asked})
+    found: list[dict[str, Any]] = answer["docs"]
+    return found
+
+
+def _numbered(document: Mapping[str, Any]) -> tuple[int, int] | None:
+    return (document["_seq_no"], document["_primary_term"]) if document.get("found") else None
+
+
+def version_of(source: Mapping[str, Any], cursor: str, logical: pa.DataType) -> int | None:
+    """The version that a document's own cursor gives; ``None`` where it cannot be read."""
+    value = _at(source, cursor)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    if isinstance(value, int):
+        # A number in the place of a time counts milliseconds.
+        return value if pa.types.is_integer(logical) else value * 10**6
+    if pa.types.is_integer(logical):
+        return int(value) if re.fullmatch(r"[0-9]{1,18}", value) else None
+    for zone in (None, "UTC"):  # written without, and with one
+        with suppress(pa.ArrowException):
+            found: int = pa.array([value]).cast(pa.timestamp("ns", zone)).view(pa.int64())[0].as_py()
+            return found
+    return None
+
+
+def _at(source: Any, path: str) -> Any:
+    """A value of a document by its path, whether the names in it are written with dots or as objects."""
+    if not isinstance(source, dict):
+        return None
+    if path in source:
+        return source[path]
+    heads = [path[:at] for at in range(len(path)) if path[at] == "."]
+    return next((_at(source[head], path[len(head) + 1 :]) for head in heads if head in source), None)

@@ -1,0 +1,71 @@
+"""One scan of one table, as it was prepared, and what follows from that for how it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retl.connectors.mysql.connection import Login
+from retl.connectors.mysql.encode import Encoder
+from retl.connectors.mysql.schema import Known, Place
+from retl.model.actions import Action, Write
+from retl.model.plan import Load
+
+_ROW_ACTIONS = frozenset({Action.INSERT, Action.UPDATE, Action.DELETE})
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan of one table, as it was prepared."""
+
+    login: Login
+    load: Load
+    known: Known
+    """The table to load, as it is now."""
+    place: Place
+    """The table that the user named."""
+    existed: bool
+    columns: tuple[str, ...]
+    completion: tuple[str, ...]
+    """What has to be done after the last row, before the table is switched in."""
+    local: bool
+    packet: int
+    lock_timeout: float
+
+    @property
+    def encoder(self) -> Encoder:
+        columns = {name: self.known.column(name) for name in self.columns}
+        # Where explicit_defaults_for_timestamp is off, NULL would become the present time in silence.
+        never_null = {name for name, column in columns.items() if column.is_timestamp and not column.nullable}
+        return Encoder(self.load, {name: column.stored for name, column in columns.items()}, never_null)
+
+    @property
+    def loose_key(self) -> bool:
+        """Whether different keys may be one to the target."""
+        return not all(self.known.column(name).exact for name in self.load.key)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether no row of one connection can wait for one of another: for its duplicate, or for what a trigger or a
+        foreign key to the same table looks at. They would wait for ever."""
+        if self.known.may_have_triggers or self.known.refers_to_itself:
+            return False
+        if not self.known.unique:
+            return True
+        return self._only_key and self.load.unique_key and not self.loose_key
+
+    @property
+    def _only_key(self) -> bool:
+        return len(self.known.unique) == 1 and set(self.known.unique[0].columns) == set(self.load.key)
+
+    @property
+    def loads_empty(self) -> bool:
+        """Whether the slices of an upsert could be loaded into the table itself, if it were empty.
+
+        A key may still come twice, where its row was changed while it was read: the later one then
+        replaces the earlier one, of which nothing but this load knows.
+        """
+        table, known = self.load.table, self.known
+        upserts = table.write is Write.UPSERT and not self.load.blacklist & _ROW_ACTIONS
+        watched = known.may_have_triggers or known.children
+        whole = len(self.columns) == sum(not column.generated for column in known.columns)
+        return upserts and whole and not watched and self.local and self._only_key and self.parallel

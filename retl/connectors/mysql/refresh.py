@@ -1,0 +1,118 @@
+"""The DDL of a refresh: what is done before the first row, at the switch, and when a switch has to be taken back.
+
+DDL commits by itself here. So a refresh is noted in the checkpoint before its first
+statement, tables are exchanged by single RENAME statements, and what a crash leaves
+behind tells by its name how far things had got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retl.connectors.mysql.schema import DIALECT, TABLE_OPTIONS, Place, Secondary
+from retl.connectors.sql.tables import TableChange
+from retl.model.actions import Action, PreAction
+from retl.model.plan import Load
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What has to be done before the first row: statements in order, and the table that the rows then go into."""
+
+    statements: tuple[str, ...]
+    table: str
+    """The name of the table to load."""
+    completion: tuple[str, ...] = ()
+    """What has to be done after the last row, before anybody sees the table."""
+
+
+def prepare(
+    place: Place,
+    load: Load,
+    change: TableChange,
+    *,
+    existed: bool,
+    names: Sequence[str],
+    indexes: Sequence[Secondary] = (),
+) -> Preparation:
+    """Decide the DDL of a scan. ``names`` are the tables there are.
+
+    ``indexes`` are those that a shadow is filled without: to build them at once from all rows
+    takes a fraction of the time that it takes to keep them up row by row.
+    """
+    statements = [f"DROP TABLE {place.beside(name)}" for name in names if place.is_leftover(name, load.pipeline)]
+    pre_action = load.table.pre_action
+    shadow = place.shadow(load)
+    if not existed:
+        # Also a first load is seen as a whole or not at all.
+        table = shadow if pre_action is PreAction.SWAP else place.name
+        return Preparation((*statements, *_changes(place, change, table)), table)
+    if pre_action is PreAction.SWAP:
+        statements.append(_like(place, shadow))
+        completion: list[str] = []
+        if indexes and Action.ALTER not in load.blacklist:
+            dropped = ", ".join(f"DROP INDEX {index.name}" for index in indexes)
+            added = ", ".join(f"ADD {index.definition}" for index in indexes)
+            statements.append(f"ALTER TABLE {place.beside(shadow)} {dropped}")
+            completion.append(f"ALTER TABLE {place.beside(shadow)} {added}")
+        return Preparation((*statements, *_changes(place, change, shadow)), shadow, tuple(completion))
+    archive = _archive(place, load, names)
+    if archive is not None:
+        statements += [_like(place, shadow), *_changes(place, change, shadow)]
+        statements.append(f"RENAME TABLE {place.sql} TO {place.beside(archive)}, {place.beside(shadow)} TO {place.sql}")
+        return Preparation(tuple(statements), place.name)
+    if load.table.replaces and Action.TRUNCATE not in load.blacklist:
+        statements.append(f"TRUNCATE TABLE {place.sql}")
+    elif load.table.replaces:
+        old = place.beside(place.replaced(load))
+        statements.append(_like(place, shadow))
+        statements.append(f"RENAME TABLE {place.sql} TO {old}, {place.beside(shadow)} TO {place.sql}")
+        statements.append(f"DROP TABLE {old}")
+    return Preparation((*statements, *_changes(place, change, place.name)), place.name)
+
+
+def _archive(place: Place, load: Load, names: Sequence[str]) -> str | None:
+    """The name to archive the table under; ``None`` where a refresh that is carried on has done so, or nothing is to be archived."""
+    if load.table.pre_action is not PreAction.RENAME_AND_CREATE:
+        return None
+    if load.refresh is None:
+        return place.archive(load.scan_id)
+    archive = place.archive(load.refresh.scan_id)
+    return archive if load.refresh.archives and archive not in names else None
+
+
+def _like(place: Place, name: str) -> str:
+    return f"CREATE TABLE {place.beside(name)} LIKE {place.sql}"
+
+
+def _changes(place: Place, change: TableChange, name: str) -> list[str]:
+    statements = change.statements(DIALECT, place.beside(name))
+    return [f"{statement} {TABLE_OPTIONS}" for statement in statements] if change.create else statements
+
+
+def switch(place: Place, load: Load, *, existed: bool) -> str:
+    """Puts the shadow in the table's place; the table it replaces is still to be dropped."""
+    shadow = place.beside(place.shadow(load))
+    if existed:
+        old = place.beside(place.replaced(load))
+        return f"RENAME TABLE {place.sql} TO {old}, {shadow} TO {place.sql}"
+    return f"RENAME TABLE {shadow} TO {place.sql}"
+
+
+def put_back(place: Place, load: Load, old: str, names: Sequence[str]) -> list[str]:
+    """Takes back a switch whose old table cannot be dropped. ``names`` are the tables there are."""
+    shadow, there = place.beside(place.shadow(load)), place.name in names
+    away = f"{place.sql} TO {shadow}, " if there else ""
+    return [f"RENAME TABLE {away}{place.beside(old)} TO {place.sql}", *([f"DROP TABLE {shadow}"] if there else [])]
+
+
+def archives_to_drop(place: Place, load: Load, names: Sequence[str]) -> list[str]:
+    """The oldest archives beyond ``keep_archives``; none where it is ``None``."""
+    keep = load.table.keep_archives
+    if keep is None:
+        return []
+    # The archive of this scan is the newest one, also where the wall clock was set back.
+    newest = place.archive(load.refresh.scan_id) if load.refresh else ""
+    found = [name for name in names if place.is_archive(name)]
+    return sorted(found, key=lambda name: (name == newest, name))[:-keep]

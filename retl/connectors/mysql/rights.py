@@ -1,0 +1,74 @@
+"""What the user of a target may see: "nothing found in the catalog" is "there is nothing" only for who may look."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+
+from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.schema import Place
+from retl.model.errors import ConfigError
+
+REFERRED_TO = frozenset({1217, 1451, 1701, 3730, 3776})
+"""What is refused since another table has a foreign key to this one."""
+_NO_COLUMN = 1072
+_NAME = r"(\*|`(?:[^`]|``)+`)"
+_GRANT = re.compile(rf"(GRANT|REVOKE) (.+?) ON (?:TABLE )?{_NAME}\.{_NAME} (?:TO|FROM) ")
+
+
+async def sees_triggers(connection: MySQLConnection, place: Place) -> bool:
+    """Whether a trigger of the table would be in the catalog. MariaDB shows them to everybody who sees the table."""
+    if connection.server.mariadb:
+        return True
+    grants = [str(text) for (text,) in await connection.query("SHOW GRANTS")]
+    return granted(grants, "TRIGGER", place)
+
+
+def granted(grants: Sequence[str], privilege: str, place: Place) -> bool:
+    """Whether lines of SHOW GRANTS give a right on a table. What is not understood gives none."""
+    found = [line for line in map(_GRANT.match, grants) if line is not None and _about(line[3], line[4], place)]
+    wide = (privilege, "ALL PRIVILEGES")
+    given = {line[1] for line in found if any(word in line[2].split(", ") for word in wide)}
+    return given == {"GRANT"}
+
+
+def _about(database: str, table: str, place: Place) -> bool:
+    """Whether a line is about the table; the name of a database is a pattern."""
+    of_table = table == "*" or _unquoted(table) == place.name
+    if database == "*" or not of_table:
+        return of_table and table == "*"
+    if table != "*":
+        return _unquoted(database) == place.database
+    return re.fullmatch(_pattern(_unquoted(database)), place.database, re.DOTALL) is not None
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace("``", "`")
+
+
+def _pattern(like: str) -> str:
+    """A pattern of LIKE as a regular expression."""
+    wild = {"%": ".*", "_": "."}
+    return "".join(
+        re.escape(text[1]) if len(text) > 1 else wild.get(text) or re.escape(text)
+        for text in re.findall(r"\\.|.", like, re.DOTALL)
+    )
+
+
+async def is_referred_to(connection: MySQLConnection, place: Place) -> bool | None:
+    """Whether any table has a foreign key to this one, also one of a database that the user cannot see; ``None`` where
+    that cannot be found out.
+
+    Asked by an ALTER TABLE that fails whatever the server is set to, for it wants an index over a column that there is
+    not: of a table that others refer to the servers say before that its engine cannot be changed.
+    """
+    nowhere = f"retl_no_such_column_{secrets.token_hex(8)}"
+    try:
+        await connection.execute(f"ALTER TABLE {place.sql} ENGINE=MyISAM, ADD KEY (`{nowhere}`)")
+    except TargetRefused as error:
+        return True if error.code in REFERRED_TO else False if error.code == _NO_COLUMN else None
+    except ConfigError:
+        return None  # the user may not alter the table
+    raise AssertionError("an index over no column was made")
