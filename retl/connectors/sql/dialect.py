@@ -72,6 +72,10 @@ class Dialect(ABC):
     def literal(self, text: str, column: pa.Field) -> str:
         """A value of a column's type from its canonical text, to its last digit."""
 
+    def lowest(self, text: str, column: pa.Field) -> str:
+        """The same for the lower end of a window, where one value may be written in several ways."""
+        return self.literal(text, column)
+
     @abstractmethod
     def as_text(self, expression: str) -> str:
         """An expression that gives the value as text, lossless."""

@@ -68,8 +68,9 @@ class Selection:
             if part.nulls:
                 conditions.append(f"{cursor} IS NULL")
             if part.lower is not None:
+                above = f"> {self.dialect.literal(part.lower, column)}"
                 conditions.append(
-                    f"{cursor} {'>' if part.lower_open else '>='} {self.dialect.literal(part.lower, column)}"
+                    f"{cursor} {above if part.lower_open else f'>= {self.dialect.lowest(part.lower, column)}'}"
                 )
             if part.upper is not None:
                 conditions.append(f"{cursor} <= {self.dialect.literal(part.upper, column)}")
@@ -91,8 +92,20 @@ class Selection:
             return f"{ends}, COUNT(*) - COUNT({name}), {now} FROM {relation}{self._where()}"
         # Each part by itself is a look into an index, where there is one.
         without = f"(SELECT COUNT(*) FROM {relation}{self._where(f'{name} IS NULL')})" if cursor.nullable else "0"
-        above = [f"{name} >= {self.dialect.literal(lower, cursor)}"] if lower is not None else []
+        above = [f"{name} >= {self.dialect.lowest(lower, cursor)}"] if lower is not None else []
         return f"{ends}, {without}, {now} FROM {relation}{self._where(*above)}"
+
+    def odd_value(self, cursor: pa.Field, lowest: str, other: str, start: str | None) -> str:
+        """One cursor value ``c`` that a condition holds for: ``lowest`` for the lowest, ``other`` for one from ``start`` on."""
+        name, relation = self.dialect.identifier(cursor.name), self.relation.sql
+        first = f"SELECT MIN({name}) AS c FROM {relation}{self._where()}"
+        some = self._where(
+            f"{name} IS NOT NULL" if start is None else f"{name} >= {self.dialect.literal(start, cursor)}"
+        )
+        rest = f"SELECT {name} AS c FROM {relation}{some}"
+        return (
+            f"SELECT c FROM ({first}) AS a WHERE {lowest} UNION ALL SELECT c FROM ({rest}) AS b WHERE {other} LIMIT 1"
+        )
 
     def count(self, window: Window | None = None, cursor: pa.Field | None = None, bucket: str | None = None) -> str:
         """Rows of a window, and the extremes of their bucket numbers."""

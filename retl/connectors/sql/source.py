@@ -19,7 +19,7 @@ from retl.connectors.base import Source
 from retl.connectors.sql.dialect import Dialect
 from retl.connectors.sql.select import Relation, Selection, choose, cursor_column
 from retl.model.checkpoint import Checkpoint, check_cursor_type
-from retl.model.cursor import is_ahead
+from retl.model.cursor import CursorFamily, is_ahead
 from retl.model.errors import ConfigError
 from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema, native_type
@@ -121,6 +121,7 @@ class SqlSource(Source):
         asked = chosen.bounds(cursor, lower_bound(table, family, checkpoint.watermark))
         low, high, null, now = (await self.query(asked))[0]
         bounds = Bounds(low, high, int(null or 0), self.clock(str(now), cursor))
+        await self.check_order(chosen, cursor, family, checkpoint.watermark, bounds)
         window = make_window(table, family, checkpoint.watermark, bounds)
         slices: list[Slice] = []
         if window is not None:
@@ -183,6 +184,11 @@ class SqlSource(Source):
             else:
                 counts.append((str(value), int(rows)))
         return counts
+
+    async def check_order(
+        self, chosen: Selection, cursor: pa.Field, family: CursorFamily, watermark: str | None, bounds: Bounds
+    ) -> None:
+        """Refuse a cursor that the system does not order by what its values mean."""
 
     def clock(self, now: str, cursor: pa.Field) -> str:
         """The source's clock as the dialect asks for it, in the frame of a cursor column."""

@@ -15,6 +15,7 @@ from retl.model.schema import field, is_json, native_type
 
 Affinity = Literal["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"]
 
+_FRACTION = re.compile(r":\d\d\.\d+$", re.ASCII)
 _DECIMAL = re.compile(r"(?:DECIMAL|NUMERIC)[A-Z ]*\((\d+)\s*,\s*(\d+)\)")
 
 
@@ -122,8 +123,14 @@ class SQLiteDialect(Dialect):
             return str(int(text))
         return self.string(text)
 
+    def lowest(self, text: str, column: pa.Field) -> str:
+        return self.literal(without_zeros(text), column)
+
     def as_text(self, expression: str) -> str:
-        return f"CAST({expression} AS TEXT)"
+        # SQLite writes a real with 15 digits, which may be another one.
+        text = f"CAST({expression} AS TEXT)"
+        inexact = f"TYPEOF({expression}) = 'real' AND CAST({text} AS REAL) <> {expression}"
+        return f"CASE WHEN {inexact} THEN PRINTF('%!.17g', {expression}) ELSE {text} END"
 
     def wire(self, column: pa.Field, expression: str) -> str:
         return expression
@@ -139,6 +146,11 @@ class SQLiteDialect(Dialect):
 
     def now(self, column: pa.Field) -> str:
         return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+
+
+def without_zeros(text: str) -> str:
+    """The first in the order of text of all ways to write a time without a zone: without the zeros at its end."""
+    return text.rstrip("0").rstrip(".") if _FRACTION.search(text) else text
 
 
 def own_name(table: str) -> str:

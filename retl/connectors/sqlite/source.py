@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
+from retl.connectors.sql.select import Selection
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sqlite.catalog import find, inspect, real_key, table_names
 from retl.connectors.sqlite.dialect import DIALECT, logical_field, own_name
 from retl.connectors.sqlite.file import SQLiteFile
+from retl.connectors.sqlite.order import from_day, mixed_forms, out_of_order
+from retl.model.cursor import CursorFamily
 from retl.model.errors import SourceError
 from retl.model.schema import TableSchema, native_type
 from retl.model.table import made_by_a_target
+from retl.model.window import Bounds, lower_bound
 from retl.state.sql import STATE_TABLES
 from retl.threads import to_the_end
 
@@ -62,6 +66,19 @@ class SQLiteSource(SqlSource):
     async def describe(self, table: str) -> TableSchema | None:
         existing = await self._file.run(inspect, own_name(table))
         return TableSchema(table, existing.columns, real_key(existing)) if existing else None
+
+    async def check_order(
+        self, chosen: Selection, cursor: pa.Field, family: CursorFamily, watermark: str | None, bounds: Bounds
+    ) -> None:
+        reference = bounds.high or watermark
+        conditions = out_of_order(cursor, family, reference) if reference else None
+        if reference is None or conditions is None:
+            return
+        # What was read before is in order, or the scan that read it was refused.
+        start = from_day(lower_bound(chosen.table, family, watermark) or reference)
+        found = await self.query(chosen.odd_value(cursor, *conditions, start))
+        if found:
+            raise mixed_forms(cursor.name, chosen.table.name, found[0][0], reference)
 
     async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
         result = _Result(sql, await self.columns(sql))

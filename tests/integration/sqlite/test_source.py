@@ -169,3 +169,89 @@ async def test_odd_tables_travel_between_two_files(shop: Database, app: Database
     for pre_action, spelled in ((PreAction.NONE, offered), (PreAction.SWAP, quoted)):
         await job(shop, app, retl.Table(spelled, to=quoted, pre_action=pre_action)).run_once()
         assert app.run(f"SELECT * FROM {quoted} ORDER BY 1") == [("x", 1, "x1"), ("y", 2, "y2")]
+
+
+# The order of a cursor ------------------------------------------------------
+
+DAY = "2024-05-01"
+
+
+@pytest.mark.parametrize("declared", ["DATETIME", "TEXT", "TIMESTAMPTZ"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (f"{DAY}T09:30:00", f"{DAY} 11:00:00"),
+        (f"{DAY} 09:30:00+02:00", f"{DAY} 09:00:00+00:00"),
+        (f"{DAY}T09:30:00Z", f"{DAY}T09:30:00.5Z"),
+        (f"{DAY}T09:30:00Z", "2024-04-30T23:00:00-12:00"),
+        (f"{DAY} 09:30:00", f"{DAY} 09:30"),
+        (f"{DAY} 09:30:00", 1714555800),
+        (f"{DAY} 09:30:00", ""),
+        (f"{DAY} 09:30", DAY),
+        (f"{DAY} 09:30:00", f"{DAY} 08:30:00\t"),
+    ],
+)
+async def test_times_in_two_forms_are_refused_before_one_is_missed(
+    shop: Database, app: Database, declared: str, old: Any, new: Any
+) -> None:
+    if declared == "TEXT" and not isinstance(new, str):
+        return  # the column makes text of it
+    shop.run(f"CREATE TABLE t (id INTEGER PRIMARY KEY, at {declared})", "INSERT INTO t VALUES (0, '2023-01-01')")
+    shop.run("INSERT INTO t VALUES (1, ?)", values=[old])
+    table = retl.Table("t", cursor="at", lookback="1h" if len(old) > 16 else 0)
+    if len(old) > 16 or declared == "TEXT":
+        await job(shop, app, table).run_once()
+    shop.run("INSERT INTO t VALUES (9, ?)", values=[new])
+    with pytest.raises(SourceError, match="holds times in more than one form") as refused:
+        await job(shop, app, table).run_once()
+    assert repr(new) in str(refused.value)
+    if isinstance(new, str) and new not in ("", f"{DAY} 08:30:00\t"):
+        await by_the_way_out(shop, str(refused.value))
+
+
+async def by_the_way_out(shop: Database, message: str) -> None:
+    """What the message says to do brings every row."""
+    query = message.split('query = "')[1].split('"')[0]
+    copy = Database(shop.path.with_name("copy.db"))
+    await job(shop, copy, retl.Table("t", query=query, key="id", cursor="changed")).run_once()
+    names = ", ".join(name for (name,) in shop.run("SELECT name FROM pragma_table_info('t')"))
+    assert copy.rows("t", names) == shop.rows("t")
+
+
+@pytest.mark.parametrize("declared", ["DATETIME", "TEXT"])
+async def test_fractions_of_any_length_are_in_order(shop: Database, app: Database, declared: str) -> None:
+    times = ["09:30:00", "09:30:00.1", "09:30:00.100", "09:30:00.15", "09:30:01.000000", "09:30:01", "09:30:01.0"]
+    shop.run(f"CREATE TABLE t (id INTEGER PRIMARY KEY, at {declared})")
+    for number, time in enumerate(times):
+        shop.run("INSERT INTO t VALUES (?, ?)", values=[number, f"{DAY} {time}"])
+        await job(shop, app, retl.Table("t", cursor="at")).run_once()
+        assert len(app.rows("t")) == number + 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "old", "new"),
+    [("TEXT", "9", "10"), ("DECIMAL TEXT(9,2)", "9.50", "10.50"), ("VARCHAR(9)", "20240501", "2024050112")],
+)
+async def test_numbers_that_are_text_are_refused_before_one_is_missed(
+    shop: Database, app: Database, declared: str, old: str, new: str
+) -> None:
+    shop.run(f"CREATE TABLE t (id INTEGER PRIMARY KEY, n {declared})", f"INSERT INTO t VALUES (1, '{old}')")
+    await job(shop, app, retl.Table("t", cursor="n")).run_once()
+    shop.run(f"INSERT INTO t VALUES (2, '{new}')")
+    with pytest.raises(SourceError, match="holds numbers in more than one form") as refused:
+        await job(shop, app, retl.Table("t", cursor="n")).run_once()
+    await by_the_way_out(shop, str(refused.value))
+
+
+@pytest.mark.parametrize("number", [12345678901234567890, 0.1 + 0.2, 12.34, 2**53 + 1, 1e300])
+async def test_the_highest_number_is_read_to_its_last_digit(shop: Database, app: Database, number: float) -> None:
+    shop.run("CREATE TABLE t (id INTEGER PRIMARY KEY, n DECIMAL(30, 20))", "INSERT INTO t VALUES (1, 0)")
+    shop.run(f"INSERT INTO t VALUES (2, {number!r})")
+    await job(shop, app, retl.Table("t", cursor="n")).run_once()
+    assert app.rows("t", "id") == [(1,), (2,)]
+
+
+async def test_text_that_means_nothing_is_ordered_as_text(shop: Database, app: Database) -> None:
+    shop.run("CREATE TABLE t (id INTEGER PRIMARY KEY, n TEXT)", "INSERT INTO t VALUES (1, 'a9'), (2, 'b'), (3, '1')")
+    await job(shop, app, retl.Table("t", cursor="n")).run_once()
+    assert app.rows("t") == [(1, "a9"), (2, "b"), (3, "1")]
