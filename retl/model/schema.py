@@ -11,11 +11,22 @@ NATIVE = b"retl.native"
 """Field metadata key: the type as the system that the column came from spells it."""
 JSON = b"retl.json"
 """Field metadata key: the text of this column is JSON."""
+COLLATION = b"retl.collation"
+"""Field metadata key: what the source takes for equal, in its own word for it."""
 
 
-def field(name: str, type: pa.DataType, *, native: str = "", nullable: bool = True, json: bool = False) -> pa.Field:
-    """An Arrow field that remembers its native type; with ``json`` its text is JSON."""
-    metadata = {key: value for key, value in ((NATIVE, native.encode()), (JSON, b"1" if json else b"")) if value}
+def field(
+    name: str,
+    type: pa.DataType,
+    *,
+    native: str = "",
+    nullable: bool = True,
+    json: bool = False,
+    collation: str | None = None,
+) -> pa.Field:
+    """An Arrow field that remembers its native type and collation; with ``json`` its text is JSON."""
+    told = ((NATIVE, native.encode()), (JSON, b"1" if json else b""), (COLLATION, (collation or "").encode()))
+    metadata = {key: value for key, value in told if value}
     return pa.field(name, type, nullable=nullable, metadata=metadata or None)
 
 
@@ -23,6 +34,12 @@ def native_type(column: pa.Field) -> str:
     """The type as the source spells it; the Arrow name where it told none."""
     found = (column.metadata or {}).get(NATIVE)
     return found.decode() if found else str(column.type)
+
+
+def collation(column: pa.Field) -> str | None:
+    """What the source takes for equal in the column, where it told."""
+    found = (column.metadata or {}).get(COLLATION)
+    return found.decode() if found else None
 
 
 def is_json(column: pa.Field) -> bool:

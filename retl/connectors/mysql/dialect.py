@@ -117,10 +117,13 @@ class MySQLDialect(Dialect):
         return "CAST(UTC_TIMESTAMP(6) AS CHAR)"
 
 
-def logical_field(name: str, native: str, nullable: bool = True, *, json: bool = False) -> pa.Field:
+def logical_field(
+    name: str, native: str, nullable: bool = True, *, json: bool = False, collation: str | None = None
+) -> pa.Field:
     """The Arrow field of a column by its type as ``information_schema`` spells it."""
     word = native.lower()
-    return field(name, _logical(word, name), native=native, nullable=nullable, json=json or word == "json")
+    kind = _logical(word, name)
+    return field(name, kind, native=native, nullable=nullable, json=json or word == "json", collation=collation)
 
 
 def _logical(native: str, name: str) -> pa.DataType:

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.mysql.schema import Column, Known
+from retl.connectors.mysql.types import BITS
 from retl.model.actions import Action, Write
 from retl.model.plan import Load
+from retl.model.schema import collation
 
 DIALECT = MySQLDialect()
 ROW = "retl_row"
 """The number of a staged row, in the order in which rows came."""
 _NUMBER = f"{ROW} BIGINT UNSIGNED NOT NULL"
+CHECK_KEYS = "SET SESSION foreign_key_checks = 1"
+_EXACT = frozenset({*BITS, "decimal", "bit", "year", "date", "datetime", "timestamp", "time", "json"})
+"""Types of which two values are equal only where they are the same; JSON, since MySQL overwrites no value with an equal one."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,14 @@ class Merge:
         self._load = load
         self._stage = stage
         self._names = list(names)
+        self._known = known
         self._target = known.place.sql
-        self._several = len(known.unique) > 1
+        # ON DUPLICATE KEY takes a clash in any unique index for the same row, and miscounts where there is a history.
+        self._several = len(known.unique) > 1 or known.versioned
+        self._columns = {name: known.column(name) for name in names}
+        # Where both systems take two spellings for one key, a row's key may change its spelling, as any value may.
+        respelled = {name for name in load.key if not self._columns[name].exact} if respells(load, known) else set()
+        self._rest = [name for name in names if name not in load.key or name in respelled]
 
     def statements(self, condition: str) -> list[str]:
         """What moves the rows that a condition chooses; the counts of all of them say what changed."""
@@ -47,12 +58,10 @@ class Merge:
         rows = f"{self._stage.table} AS s"
         if load.table.write is Write.APPEND:
             return [f"{self._insert()} FROM {rows} WHERE {condition}"]
-        rest = [name for name in self._names if name not in load.key]
-        may_update = Action.UPDATE not in load.blacklist and bool(rest)
+        rest, may_update = self._rest, self._may_update
         if Action.INSERT in load.blacklist:
             return [self._update(rest, condition)] if may_update else []
         if self._several:
-            # ON DUPLICATE KEY would take a clash in any unique index for the same row.
             updates = [self._update(rest, condition)] if may_update else []
             absent = f"{self._missing()} IS NULL AND {condition}"
             return [
@@ -63,6 +72,57 @@ class Merge:
             self._sets(self._target, rest) if may_update else f"{self._key(self._target)} = {self._key(self._target)}"
         )
         return [f"{self._insert()} FROM {rows} WHERE {condition} ON DUPLICATE KEY UPDATE {sets}"]
+
+    @property
+    def _may_update(self) -> bool:
+        return Action.UPDATE not in self._load.blacklist and bool(self._rest)
+
+    def drop_unchanged(self) -> str:
+        """Takes the rows off the stage that the target holds already, byte for byte: they are not written again."""
+        same = " AND ".join([self._same(), *(self._equal(name) for name in self._names)])
+        return f"DELETE s FROM {self._stage.table} AS s JOIN {self._target} AS t ON {same}"
+
+    def other_spellings(self, most: int) -> str:
+        """Finds rows whose key is one with a different key of the target."""
+        different = " OR ".join(f"NOT ({self._equal(name)})" for name in self._load.key)
+        theirs = ", ".join(f"t.{name}" for name in map(DIALECT.identifier, self._load.key))
+        return (
+            f"SELECT s.{ROW}, {theirs} FROM {self._stage.table} AS s JOIN {self._target} AS t ON {self._same()} "
+            f"WHERE {different} ORDER BY s.{ROW} LIMIT {most}"
+        )
+
+    def take_off(self, rows: Sequence[int]) -> str:
+        return f"DELETE FROM {self._stage.table} WHERE {ROW} IN ({', '.join(map(str, rows))})"
+
+    def parking(self) -> list[str]:
+        """Makes the rows that are about to change give up their values in other unique indexes, so that each may take what
+        another one had; nothing where there is no way that loses nothing."""
+        key = {name.lower() for name in self._load.key}
+        others = [taken for index in self._known.unique if (taken := {name.lower() for name in index.columns}) != key]
+        if not others or not self._may_update or self._load.table.write is Write.APPEND:
+            return []
+        rows = f"{self._target} AS t JOIN {self._stage.table} AS s ON {self._same()}"
+        may_be_null = [name for name in self._rest if self._columns[name].nullable]
+        freed = [next((name for name in may_be_null if name.lower() in taken), None) for taken in others]
+        if None not in freed:
+            sets = ", ".join(f"t.{DIALECT.identifier(str(name))} = NULL" for name in dict.fromkeys(freed))
+            differs = " OR ".join(f"NOT ({self._equal(n)})" for n in self._rest if n.lower() in set().union(*others))
+            return [f"UPDATE {rows} SET {sets} WHERE {differs}"]
+        written = len(self._names) == sum(not column.generated for column in self._known.columns)
+        watched = self._known.may_have_triggers or self._known.children
+        if not written or watched or self._load.blacklist & {Action.INSERT, Action.DELETE}:
+            return []
+        # The rows come back under their keys: what refers to them from elsewhere must neither stop this nor go with them.
+        return ["SET SESSION foreign_key_checks = 0", f"DELETE t FROM {rows}", CHECK_KEYS]
+
+    def _equal(self, name: str) -> str:
+        """Whether a column has the same value in both, to its last byte, whatever its collation calls equal."""
+        column, word = DIALECT.identifier(name), self._columns[name].stored.word
+        bytes_ = f"CAST(t.{column} AS BINARY) <=> CAST(s.{column} AS BINARY)"
+        if word in _EXACT:
+            return f"t.{column} <=> s.{column}"
+        # The text of a number may be rounded; its sign is only in the text where it is zero.
+        return f"t.{column} <=> s.{column} AND {bytes_}" if word in ("float", "double") else bytes_
 
     def _insert(self) -> str:
         taken = ", ".join(f"s.{DIALECT.identifier(name)}" for name in self._names)
@@ -122,6 +182,12 @@ class Merge:
         order = f"{DIALECT.identifier(cursor)} DESC" if cursor else self._keys
         place = f"RANK() OVER (PARTITION BY {self._keys} ORDER BY {order}) AS place"
         return f"(SELECT {ROW}, {self._keys}{more}, {place} FROM {self._stage.table}) AS ranked WHERE place = 1"
+
+
+def respells(load: Load, known: Known) -> bool:
+    """Whether the source takes those keys for one that the target takes for one."""
+    loose = [name for name in load.key if not known.column(name).exact]
+    return all(collation(load.schema.field(name)) == known.column(name).collation for name in loose)
 
 
 def _exactly(names: Sequence[str]) -> str:

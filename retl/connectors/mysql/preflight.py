@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.merge import respells
 from retl.connectors.mysql.schema import LONGEST_NAME, Known, Place
 from retl.model.actions import PreAction, Write
 from retl.model.errors import ConfigError, UnsupportedError
@@ -75,7 +76,7 @@ def check(load: Load, known: Known) -> list[str]:
             f"the user may not see the triggers of {shown!r}, so one connection loads it; GRANT TRIGGER makes it two."
         )
     loose = _loose_key(load, known)
-    if loose:
+    if loose and not respells(load, known):
         warnings.append(
             f"the key column {loose[0]!r} of the target has the collation {known.column(loose[0]).collation}, to which texts that "
             "differ in case, accents or spaces at the end may be the same: such keys would be one row."

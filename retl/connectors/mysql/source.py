@@ -165,15 +165,15 @@ class MySQLSource(WireSource):
         database, name = self._locate(table)
         here = f"table_schema = {self.dialect.string(database)} AND table_name = {self.dialect.string(name)}"
         columns = await self.query(
-            "SELECT column_name, column_type, is_nullable, extra FROM information_schema.columns "
+            "SELECT column_name, column_type, is_nullable, extra, collation_name FROM information_schema.columns "
             f"WHERE {here} ORDER BY ordinal_position"
         )
         if not columns:
             return None
         json = await self._json_columns(database, name)
         fields = [
-            logical_field(column, native, nullable == "YES", json=column in json)
-            for column, native, nullable, extra in columns
+            logical_field(column, native, nullable == "YES", json=column in json, collation=collation)
+            for column, native, nullable, extra, collation in columns
             if "INVISIBLE" not in str(extra).upper()
         ]
         return TableSchema(table, pa.schema(fields), await self._key(here, pa.schema(fields)))

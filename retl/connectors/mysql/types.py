@@ -29,7 +29,7 @@ _WHOLE: dict[pa.DataType, str] = {
     pa.uint32(): "int unsigned",
     pa.uint64(): "bigint unsigned",
 }
-_BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
+BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
 _DIGITS_OF_BITS = {8: 3, 16: 5, 24: 8, 32: 10, 64: 20}
 _UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext"})
@@ -216,14 +216,14 @@ class MySQLTypes(TypeMap):
         if _is_bytes(kind):
             return None if there.word in _BYTES else "bytes are no text" if there.word in _TEXTS else _OTHER
         if pa.types.is_boolean(kind):
-            return None if there.word in (*_BITS, "bit", "decimal") else _OTHER
+            return None if there.word in (*BITS, "bit", "decimal") else _OTHER
         if pa.types.is_integer(kind):
             return _misfit_whole(kind, there)
         if pa.types.is_decimal(kind):
             return _misfit_decimal(kind, there)
         if pa.types.is_floating(kind):
             if there.word not in ("float", "double"):
-                return "it would be rounded" if there.word in ("decimal", *_BITS) else _OTHER
+                return "it would be rounded" if there.word in ("decimal", *BITS) else _OTHER
             narrow = there.word == "float" and not kind.bit_width <= 32
             return "it would be rounded" if narrow or there.inner else None
         return _misfit_time(column, kind, there)
@@ -334,8 +334,8 @@ def _declare_value(name: str, kind: pa.DataType) -> str | None:
 
 def _misfit_whole(kind: pa.DataType, there: Stored) -> str | None:
     signed, bits = pa.types.is_signed_integer(kind), int(kind.bit_width)
-    if there.word in _BITS:
-        room = _BITS[there.word]
+    if there.word in BITS:
+        room = BITS[there.word]
         if signed:
             return None if not there.unsigned and bits <= room else "it does not hold all of these numbers"
         return None if bits < room + there.unsigned else "it does not hold all of these numbers"
@@ -358,8 +358,8 @@ def _misfit_decimal(kind: pa.DataType, there: Stored) -> str | None:
         if scale > fraction:
             return f"it keeps only {fraction} digits after the point"
         return None if digits <= room - fraction else f"it keeps only {room - fraction} digits before the point"
-    if there.word in _BITS:
-        enough = scale == 0 and digits < _DIGITS_OF_BITS[_BITS[there.word]]
+    if there.word in BITS:
+        enough = scale == 0 and digits < _DIGITS_OF_BITS[BITS[there.word]]
         return None if enough else "it keeps no digits after the point" if scale else "it has too few digits"
     if there.word in ("float", "double"):
         return None if there.word == "double" and kind.precision <= 15 and not there.inner else "it would be rounded"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 import anyio
@@ -22,7 +22,7 @@ from retl.connectors.mysql.encode import Refused
 from retl.connectors.mysql.errors import TargetRefused
 from retl.connectors.mysql.job import Job
 from retl.connectors.mysql.load import Lane, Loader, column_of, in_thread, of_rows, warnings, words
-from retl.connectors.mysql.merge import ROW, Merge, Stage
+from retl.connectors.mysql.merge import CHECK_KEYS, ROW, Merge, Stage, respells
 from retl.connectors.mysql.schema import DIALECT
 from retl.connectors.mysql.session import FENCE_SECONDS, roll_back
 from retl.connectors.mysql.store import run_step
@@ -214,7 +214,7 @@ class DirectWriter(MySQLWriter):
         await self._save(mark)
         self._begun.clear()
         self._committed += self._rows
-        done = Commit(rows=self._rows, changed=self._rows, rejects=self._refusals.rows)
+        done = Commit(self._rows, self._rows, self._refusals.rows, unchanged=0)
         self._forget()
         return done
 
@@ -235,6 +235,7 @@ class StagedWriter(MySQLWriter):
         self._merge_sql = Merge(job.load, job.known, self._stage, job.columns)
         self._keys = KeyWatch(job.load)
         self._dirty = False
+        self._unchanged = 0
 
     async def open(self) -> None:
         try:
@@ -279,11 +280,11 @@ class StagedWriter(MySQLWriter):
 
         async def attempt() -> int:
             del self._refusals.rows[found:]
-            self._rows = staged
+            self._rows, self._unchanged = staged, 0
             return await self._transaction(mark, part, rejects_left)
 
         changed = await self._again_while_busy(attempt)
-        done = Commit(rows=self._rows, changed=changed, rejects=self._refusals.rows)
+        done = Commit(self._rows, changed, self._refusals.rows, unchanged=self._unchanged)
         self._forget()
         return done
 
@@ -318,11 +319,59 @@ class StagedWriter(MySQLWriter):
 
     async def _merge(self, rejects_left: int) -> int:
         """All staged rows at once; where the table refuses one, find out which."""
+        if self._load.table.write is Write.UPSERT:
+            await self._compare(rejects_left)
         changed, reason = await self._attempt("TRUE")
         if reason is None:
             return changed
-        changed = 0
+        parking = self._merge_sql.parking()
+        if parking:
+            return await self._exchange(parking, rejects_left)
+        changed, refused = await self._search(rejects_left)
+        await self._note_refused(refused)
+        return changed
+
+    async def _compare(self, rejects_left: int) -> None:
+        """Set aside what is in the target already, and keys that it would take for the key of another row."""
+        sql = self._merge_sql
+        self._unchanged = (await self._main.execute(sql.drop_unchanged())).affected
+        if not self._job.loose_key or respells(self._load, self._job.known):
+            return
+        found = await self._main.query(sql.other_spellings(rejects_left + MOST_SHOWN))
+        await self._note_refused({int(number): _same_as(self._shown(key)) for number, *key in found})
+
+    async def _exchange(self, parking: Sequence[str], rejects_left: int) -> int:
+        """Rows that pass on a unique value to one another: all give theirs up first. A row that is refused all the same
+        keeps its old values, which another one may have taken: so all is done again without it."""
+        while True:
+            await self._main.execute("SAVEPOINT retl_parked")
+            parked = await self._park(parking)
+            changed, refused = await self._search(rejects_left)
+            if not parked:
+                await self._note_refused(refused)
+            if not parked or not refused or len(self._refusals.rows) > rejects_left + MOST_SHOWN:
+                return changed
+            await self._main.execute("ROLLBACK TO SAVEPOINT retl_parked")
+            await self._note_refused(refused)
+
+    async def _park(self, parking: Sequence[str]) -> bool:
+        try:
+            for statement in parking:
+                await self._main.execute(statement)
+        except TargetRefused as error:
+            if not of_rows(error):
+                raise
+            await self._main.execute("ROLLBACK TO SAVEPOINT retl_parked")
+            await self._main.execute(CHECK_KEYS)
+            return False
+        return True
+
+    async def _search(self, rejects_left: int) -> tuple[int, dict[int, str]]:
+        """Merge what can be merged: how many rows were changed, and which are refused, why."""
+        changed, refused = 0, dict[int, str]()
         ((first, last),) = await self._main.query(f"SELECT MIN({ROW}), MAX({ROW}) FROM {self._stage.table}")
+        if first is None:
+            return 0, refused
         search = bisect(int(first), int(last), rejects_left + MOST_SHOWN)
         low, high = next(search)
         with suppress(StopIteration):
@@ -330,9 +379,9 @@ class StagedWriter(MySQLWriter):
                 more, reason = await self._attempt(f"s.{ROW} BETWEEN {low} AND {high}")
                 changed += more
                 if reason is not None and low == high:
-                    await self._note_refused(low, reason)
+                    refused[low] = reason
                 low, high = search.send(reason)
-        return changed
+        return changed, refused
 
     async def _attempt(self, condition: str) -> tuple[int, str | None]:
         """Merge some rows as a whole or not at all: how many were changed, or why none were."""
@@ -354,14 +403,18 @@ class StagedWriter(MySQLWriter):
         await self._main.execute("ROLLBACK TO SAVEPOINT retl_merge")
         return 0, reason
 
-    async def _note_refused(self, number: int, reason: str) -> None:
+    async def _note_refused(self, refused: Mapping[int, str]) -> None:
+        """Rejects of what is staged, which leave the stage."""
         names = self._job.columns
-        rows = await self._main.query(
-            f"SELECT {DIALECT.identifiers(names)} FROM {self._stage.table} WHERE {ROW} = {number}"
-        )
-        for row in rows:
-            self._refusals.add(dict(zip(names, row, strict=True)), reason, column_of(reason, self._encoder))
-        self._rows -= len(rows)
+        for number, reason in refused.items():
+            rows = await self._main.query(
+                f"SELECT {DIALECT.identifiers(names)} FROM {self._stage.table} WHERE {ROW} = {number}"
+            )
+            for row in rows:
+                self._refusals.add(dict(zip(names, row, strict=True)), reason, column_of(reason, self._encoder))
+            self._rows -= len(rows)
+        if refused:
+            await self._main.execute(self._merge_sql.take_off(list(refused)))
 
     async def _settle_repeats(self) -> None:
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
@@ -371,7 +424,7 @@ class StagedWriter(MySQLWriter):
         loose = self._job.loose_key
         if not (loose or self._keys.repeats()) or not await self._main.query(sql.repeated()):
             return
-        if loose:
+        if loose and not respells(load, self._job.known):
             for key in await self._main.query(sql.same_to_the_target()):
                 raise _same_to_the_target(load.key, self._shown(key))
         for key in await self._main.query(sql.doubtful()):
@@ -383,6 +436,10 @@ class StagedWriter(MySQLWriter):
 
     def _shown(self, key: Sequence[object]) -> str:
         return json_text(dict(zip(self._load.key, key, strict=True)))
+
+
+def _same_as(key: str) -> str:
+    return f"to the target its key is that of another row, {key}, which differs only in case, accents or spaces"
 
 
 def _same_to_the_target(key: Sequence[str], example: str) -> RepeatedKey:
