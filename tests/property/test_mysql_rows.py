@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retl.connectors.base import REJECT
 from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder, TooLarge
+from retl.connectors.sql.rejects import without_broken_text
 
 LARGEST = 0xFFFFFF
 END = b"\xfe\x00\x00\x02\x00"
@@ -47,8 +49,10 @@ def decode(
     edges = sorted({0, len(sent), *(cut % (len(sent) + 1) for cut in cuts)})
     for start, stop in pairwise(edges):
         decoder.feed(sent[start:stop])
-        for batch in decoder.take():
+        for batch in map(without_broken_text, decoder.take()):
             batch.validate(full=True)
+            if REJECT in batch.schema.names:
+                batch = batch.filter(batch.column(REJECT).is_null()).drop_columns([REJECT])
             rows.extend(zip(*(column.to_pylist() for column in batch.columns), strict=True))
     return rows, decoder
 
@@ -123,7 +127,6 @@ def test_an_error_in_the_middle_comes_after_the_rows_before_it() -> None:
         packets([END, length_encoded(b"1")], 0),
         packets([b"\xfe" + (2**63 - 1).to_bytes(8, "little") + b"abc", END], 0),
         packets([length_encoded(b"abc"), b"\x09abc", length_encoded(b"abcdefg"), END], 0),
-        packets([length_encoded(b"cut \xe6\xbc"), END], 0),
     ],
     ids=[
         "a packet is missing",
@@ -134,12 +137,19 @@ def test_an_error_in_the_middle_comes_after_the_rows_before_it() -> None:
         "more after the end",
         "a length that overflows",
         "a value that lends from the next row",
-        "no UTF-8",
     ],
 )
 def test_what_is_no_result_is_noticed(sent: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(sent, ["text"], [], 0)
+
+
+def test_a_text_that_is_no_utf8_costs_its_row() -> None:
+    values = [length_encoded(text) for text in (b"a", b"cut \xe6\xbc", b"\xc3\xbc")]
+    rows, decoder = decode(packets([*values, END], 0), ["text"], [], 0)
+    assert (rows, decoder.finished) == ([("a",), ("ü",)], True)
+    with pytest.raises(ProtocolError, match="UTF-8"):
+        decode(packets([*values, END], 0), ["utc"], [], 0)
 
 
 def test_a_row_with_fewer_columns_is_noticed() -> None:

@@ -217,13 +217,14 @@ def _lengths(data: Bytes, position: Numbers) -> tuple[Numbers, Numbers, Mask | N
 
 
 def _checked(column: pa.Array, kind: Kind) -> pa.Array:
-    """The column as it is given on: text that is no UTF-8 would break whoever reads it, far from here."""
-    if kind in ("text", "utc"):
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise ProtocolError("text is no UTF-8") from error
-    return pc.binary_join_element_wise(column, "Z", "") if kind == "utc" else column
+    """The column as it is given on. A text that is no UTF-8 is a matter of its row, a time that is none is of the server."""
+    if kind != "utc":
+        return column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ProtocolError("a time is no UTF-8") from error
+    return pc.binary_join_element_wise(column, "Z", "")
 
 
 def _column(data: Bytes, start: Numbers, length: Numbers, null: Mask | None, kind: Kind) -> pa.Array:

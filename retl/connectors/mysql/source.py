@@ -16,6 +16,7 @@ from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.wire import WireField
 from retl.connectors.sql.dialect import split_name
+from retl.connectors.sql.rejects import without_broken_text
 from retl.connectors.sql.select import Selection
 from retl.connectors.sql.source import SqlSource
 from retl.model.errors import ConfigError
@@ -76,7 +77,7 @@ class WireSource(SqlSource):
             aclosing(connection.stream(sql, kinds, names)) as batches,
         ):
             async for batch in batches:
-                yield batch
+                yield without_broken_text(batch)
 
     async def columns(self, sql: str) -> pa.Schema:
         async with self.questions.turn() as connection:

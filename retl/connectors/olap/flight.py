@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.olap.errors import reading_error
+from retl.connectors.sql.rejects import without_broken_text
 from retl.connectors.sql.text import to_text
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
 from retl.threads import Worker, to_the_end
@@ -41,7 +42,7 @@ class FlightStream:
         try:
             await self._worker.run(self._open, sql)
             while (batch := await self._worker.run(self._next)) is not None:
-                yield fitted(batch, schema)
+                yield without_broken_text(fitted(batch, schema))
         finally:
             await to_the_end(self._worker.run(self._close))
             self._worker.close()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from retl.connectors.base import RowReject, with_rejects
 from retl.connectors.sql.text import as_bytes, json_text, not_utf8
 from retl.model.checkpoint import Reject
 from retl.model.errors import RowsRejected
@@ -94,6 +95,24 @@ def plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
         else:
             columns[name] = (column.cast(pa.string()) if timeish else column).to_pylist()
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def without_broken_text(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch of a source; rows with text that is no UTF-8, which no target takes as it is, are rejects of their scan."""
+    found = [(name, not_utf8(batch.column(name))) for name in batch.schema.names]
+    broken = [(name, mask) for name, mask in found if mask is not None]
+    if not broken:
+        return batch
+    rejects = {}
+    for name, mask in reversed(broken):
+        for number in np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist():
+            content = json_text(plain_rows(batch.slice(number, 1))[0])
+            rejects[number] = RowReject("the text is not valid UTF-8", content, name)
+    for name, _ in broken:
+        # A key of these rows is told, in their rejects.
+        shown = [row[name] for row in plain_rows(batch.select([name]))]
+        batch = batch.set_column(batch.schema.get_field_index(name), name, pa.array(shown, batch.column(name).type))
+    return with_rejects(batch, rejects)
 
 
 def bisect(first: int, last: int, most: int) -> Generator[tuple[int, int], str | None, list[tuple[int, str]]]:

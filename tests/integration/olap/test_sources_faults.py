@@ -366,6 +366,37 @@ async def test_nobody_listens(scene: Scene) -> None:
     await source.aclose()
 
 
+# What is no text -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [{}, {"cursor": "id", "slice_rows": 2}, {"pre_action": retl.PreAction.SWAP}])
+async def test_a_text_that_is_no_utf8_is_a_reject_of_its_row(
+    scene: Scene, app: Database, words: dict[str, Any]
+) -> None:
+    scene.create("texts", "id INT NOT NULL, a VARCHAR(40), b VARCHAR(40)")
+    scene.insert(
+        "texts",
+        [1, "x", "ok"],
+        [2, "bad \uf8ff byte, and long", "ok"],
+        [3, "ü", "\uf8ff"],
+        [4, "\uf8ff", "\uf8ff"],
+        [5, None, "é"],
+    )
+    table = retl.Table("texts", max_rejects=3, **words)
+    job = retl.Pipeline("p", source=scene.connector(), target=app.target(), tables=[table])
+    report = (await job.run_once()).scans[0]
+    rejects = await job.rejects()
+    await job.aclose()
+    assert (report.status, report.rows, report.rejects) == ("done", 5, 3)
+    assert app.rows("texts") == [(1, "x", "ok"), (5, None, "é")]
+    assert sorted((one.key, one.column, one.reason) for one in rejects) == [
+        ('{"id":"2"}', "a", "the text is not valid UTF-8"),
+        ('{"id":"3"}', "b", "the text is not valid UTF-8"),
+        ('{"id":"4"}', "a", "the text is not valid UTF-8"),
+    ]
+    assert r"bad \\xff byte" in next(one.content for one in rejects if "2" in one.key)
+
+
 # Several FEs ---------------------------------------------------------------------
 
 

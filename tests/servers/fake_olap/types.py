@@ -242,6 +242,10 @@ def _numbers(kind: Type, sign: int) -> Wire | None:
     return plain.get(kind.name)
 
 
+NO_UTF8 = "\uf8ff".encode()
+"""Stands for a byte that is no UTF-8, which a VARCHAR of these systems may hold, and one of DuckDB not."""
+
+
 class Text:
     """Writes values as rows carry them, for one session."""
 
@@ -256,7 +260,7 @@ class Text:
             return lambda _: None
         if kind.name == "VARBINARY":
             return lambda value: value
-        return lambda value: None if value is None else self.text(value, kind).encode()
+        return lambda value: None if value is None else self.text(value, kind).encode().replace(NO_UTF8, b"\xff")
 
     def text(self, value: Any, kind: Type) -> str:
         match kind.name:
