@@ -107,7 +107,7 @@ class MemoryStore(StateStore):
 
     async def add_report(self, report: ScanReport) -> None:
         history = self._reports.setdefault((report.pipeline, report.table), deque(maxlen=_KEPT_REPORTS))
-        history.append((next(self._numbers), report))
+        history.append((next(self._numbers, 0), report))
 
     async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
         wanted = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -27,3 +28,26 @@ def test_import_retl_loads_no_driver() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
+
+
+def test_no_end_of_an_iterator_becomes_the_end_of_a_coroutine() -> None:
+    """A ``next`` without a default raises StopIteration, which no coroutine can carry: it needs a default, or a ``try``."""
+    found = []
+    for path in sorted((ROOT / "retl").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        caught = {
+            node
+            for tried in ast.walk(tree)
+            if isinstance(tried, ast.Try) and any("StopIteration" in ast.unparse(one) for one in tried.handlers)
+            for statement in tried.body
+            for node in ast.walk(statement)
+        }
+        found += [
+            f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func) == "next"
+            and len(node.args) == 1
+            and node not in caught
+        ]
+    assert found == []

@@ -149,7 +149,7 @@ class DuckDBWriter(TableWriter):
         if first is None:
             return
         search = bisect(first, last, most)
-        low, high = next(search)
+        low, high = next(search, (first, last))
         with suppress(StopIteration):
             while True:
                 reason = self._trial(connection, part, condition.format(low=low, high=high))

@@ -174,8 +174,9 @@ class History(StateStore):
         body, params = msgspec.json.Encoder().encode_lines(lines), {"refresh": "true"}
         answer = await client.call("POST", f"{self._path}/_bulk", params=params, body=body, ndjson=True)
         if answer["errors"]:
-            first = next(about for item in answer["items"] for about in item.values() if "error" in about)
-            raise TargetBusy(f"the state index {self._index!r} does not take what is written: {first['error']}.")
+            reasons = (about["error"] for item in answer["items"] for about in item.values() if "error" in about)
+            first = next(reasons, "it gives no reason")
+            raise TargetBusy(f"the state index {self._index!r} does not take what is written: {first}.")
         return list(answer["items"])
 
     async def aclose(self) -> None:

@@ -194,7 +194,7 @@ def from_values(values: list[Any], column: pa.Field) -> pa.Array:
         return _build([_json(value, column) for value in values], column.type, column)
     allowed = _accepted(column.type)
     if allowed is not None and not all(_is_one(kind, allowed) for kind in kinds):
-        odd = next(value for value in values if value is not None and not _is_one(type(value), allowed))
+        odd = next((value for value in values if value is not None and not _is_one(type(value), allowed)), None)
         raise _misfit(column, odd)
     if UUID in kinds:
         values = [str(value) if isinstance(value, UUID) else value for value in values]

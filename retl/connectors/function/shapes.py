@@ -113,7 +113,7 @@ def learn(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
     names = dict.fromkeys(name for row in rows for name in row)
     for name in names:
         if not isinstance(name, str):
-            raise nameless(name, next(row[name] for row in rows if name in row))
+            raise nameless(name, next((row[name] for row in rows if name in row), None))
     return pa.schema([_learn_column(name, [row.get(name) for row in rows]) for name in names])
 
 
@@ -149,7 +149,7 @@ def _learn_column(name: str, values: list[Any]) -> pa.Field:
         raise SourceError(
             f"column {name!r} holds times with a zone and times without one.", remedy="give all of them a zone."
         )
-    kind = _SCALARS.get(next(iter(kinds))) if len(kinds) == 1 else None
+    kind = _SCALARS.get(*kinds) if len(kinds) == 1 else None
     if kind is None:
         raise SourceError(
             f"column {name!r} holds values of the types {', '.join(sorted(found.__name__ for found in kinds))}.",

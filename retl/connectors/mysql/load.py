@@ -126,7 +126,7 @@ class Loader:
         """Load a batch in parts, down to the single rows that are refused; returns how many rows were taken."""
         refused: dict[int, str] = {}
         search = bisect(0, batch.num_rows - 1, self._most - len(self._refusals.rows))
-        low, high = next(search)
+        low, high = next(search, (0, batch.num_rows - 1))
         with suppress(StopIteration):
             while True:
                 trouble = await self._attempt(batch.slice(low, high - low + 1), None)

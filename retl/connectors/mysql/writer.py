@@ -373,7 +373,7 @@ class StagedWriter(MySQLWriter):
         if first is None:
             return 0, refused
         search = bisect(int(first), int(last), rejects_left + MOST_SHOWN)
-        low, high = next(search)
+        low, high = next(search, (int(first), int(last)))
         with suppress(StopIteration):
             while True:
                 more, reason = await self._attempt(f"s.{ROW} BETWEEN {low} AND {high}")

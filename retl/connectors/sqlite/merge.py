@@ -160,7 +160,7 @@ class Merger:
                 with suppress(*_ROW_ERRORS), self._savepoint():
                     self._park()
             search = bisect(first, last, most)
-            low, high = next(search)
+            low, high = next(search, (first, last))
             while True:
                 reason = self._try(f"{_STAGE}.rowid BETWEEN {low} AND {high}")
                 try:
