@@ -152,10 +152,22 @@ class MySQLStore(sql.SqlStore):
         return await run_step(connection, make())
 
     async def _has_tables(self, connection: MySQLConnection) -> bool:
+        """Whether the store's tables are there. Raises ``StateError`` for what only has their names, or acts on them."""
+        names = ", ".join(map(_DIALECT.string, sql.STATE_TABLES))
         found = await connection.query(
-            "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'retl_scans'"
+            "SELECT table_type, table_name, table_name, engine FROM information_schema.tables "
+            f"WHERE table_schema = DATABASE() AND table_name IN ({names}) "
+            "UNION ALL SELECT 'TRIGGER', trigger_name, event_object_table, NULL FROM information_schema.triggers "
+            f"WHERE event_object_schema = DATABASE() AND event_object_table IN ({names})"
         )
-        return bool(found)
+        for kind, name, table, engine in found:
+            if kind != "BASE TABLE" or str(engine).lower() != "innodb":
+                what = f"a table of {engine}" if kind == "BASE TABLE" else f"a {str(kind).lower()}"
+                raise StateError(
+                    f"{name!r} is {what} where only retl's own table {table!r} of InnoDB may be.",
+                    remedy="find out who made it, and drop it.",
+                )
+        return any(name == "retl_scans" for _, name, _, _ in found)
 
     async def _create(self, connection: MySQLConnection) -> None:
         """Each statement commits by itself; ``retl_scans`` comes last, so where it is, all are."""

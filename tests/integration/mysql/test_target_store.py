@@ -218,3 +218,32 @@ async def test_without_a_database_there_is_no_place_for_checkpoints(scene: Scene
     with pytest.raises(ConfigError, match="names no database"):
         target.state_store()
     await target.aclose()
+
+
+@pytest.mark.parametrize(
+    "prepared",
+    [
+        [
+            "CREATE TABLE theirs LIKE retl_leases",
+            "DROP TABLE retl_leases",
+            "CREATE VIEW retl_leases AS SELECT * FROM theirs",
+        ],
+        ["CREATE TRIGGER look AFTER INSERT ON retl_rejects FOR EACH ROW SET @seen = NEW.body"],
+        ["DROP TABLE retl_checkpoints", "CREATE TABLE retl_checkpoints (id INT) ENGINE=MyISAM"],
+    ],
+    ids=["view", "trigger", "engine"],
+)
+async def test_what_only_has_the_name_of_a_state_table_is_refused(
+    scene: Scene, store: StateStore, prepared: list[str]
+) -> None:
+    await store.take_lease(await store.read_lease("p"), "me", 5.0)
+    scene.run(*prepared)
+    for gone in ([], ["DROP TABLE retl_scans"]):
+        scene.run(*gone, "DO 0")
+        other = opened(scene)
+        with pytest.raises(StateError, match="only retl's own table"):
+            await other.read_lease("p")
+        with pytest.raises(StateError, match="only retl's own table"):
+            await other.take_lease(LeaseRow("p", None, 0, 0, 0.0), "me", 5.0)
+        await other.aclose()
+    assert "retl_scans" not in [name for (name,) in scene.run("SHOW TABLES")]
