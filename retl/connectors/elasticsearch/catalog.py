@@ -11,6 +11,7 @@ from typing import Any
 from retl.connectors.elasticsearch import mapping
 from retl.connectors.elasticsearch.client import Client, is_text, quoted
 from retl.connectors.elasticsearch.errors import understood
+from retl.connectors.elasticsearch.settings import of_documents
 from retl.model.errors import ConfigError, ConnectionFailed
 
 _MOST_HITS = 10_000
@@ -125,7 +126,7 @@ def _found(client: Client, name: str, found: Mapping[str, Any], closed: Sequence
         properties=properties,
         index={
             "mappings": newest if properties else mappings[-1],
-            "settings": {"index": mapping.copyable(settings[-1])},
+            "settings": {"index": of_documents(settings[-1])},
             "aliases": _shared([one.get("aliases") or {} for one in described]),
             "cluster": client.product.cluster,
             "name": name,

@@ -10,11 +10,9 @@ import pyarrow as pa
 
 from retl.connectors.elasticsearch import mapping
 from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE
+from retl.connectors.elasticsearch.settings import BLOCKS, blocks, copyable
 
 Kind = Literal["index", "alias", "data_stream"]
-
-# What the server gives an index itself.
-_GIVEN = ("uuid", "creation_date", "creation_date_string", "provided_name", "version", "history_uuid", "resize")
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,7 @@ class Definition:
 
     def body(self) -> dict[str, Any]:
         """Of the request that creates such an index."""
-        settings = {name: value for name, value in self.settings.items() if name not in _GIVEN}
-        settings.pop("verified_before_close", None)
-        return {"mappings": self.mappings, "settings": {"index": settings}, "aliases": self.aliases}
+        return {"mappings": self.mappings, "settings": {"index": copyable(self.settings)}, "aliases": self.aliases}
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,8 @@ def unwatched(definition: Definition) -> Definition:
 def restored(definition: Definition) -> dict[str, Any]:
     """The settings that such an index is to have in the end; ``None`` is the server's own default."""
     names = ("number_of_replicas", "refresh_interval", "hidden", "auto_expand_replicas")
-    return {name: definition.settings.get(name) for name in names}
+    found = {name: definition.settings.get(name) for name in names}
+    return {**found, BLOCKS: {"write": True}} if "write" in blocks(definition.settings) else found
 
 
 def pipelines(settings: Mapping[str, Any]) -> tuple[str, ...]:

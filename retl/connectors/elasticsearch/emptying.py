@@ -9,11 +9,12 @@ from __future__ import annotations
 import anyio
 import msgspec
 
-from retl.connectors.elasticsearch import index
+from retl.connectors.elasticsearch import index, trial
 from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, Known
 from retl.connectors.elasticsearch.errors import refusal, server_error
-from retl.model.errors import TargetError
+from retl.model.errors import ConnectionFailed, RetlError, TargetError
+from retl.model.plan import Load
 
 _POLL_SECONDS = 0.2
 
@@ -22,8 +23,13 @@ def _note_name(name: str) -> str:
     return index.beside(name, "note")
 
 
-async def recreate(client: Client, known: Known, definition: Definition) -> None:
-    """Delete an index and create it anew, as it was. What it was is noted first."""
+async def recreate(client: Client, load: Load, known: Known, definition: Definition, columns: tuple[str, ...]) -> None:
+    """Delete an index and create it anew, as it was. What it was is noted first.
+
+    Before it is deleted such an index was created once under another name, and nothing forbids it under its own.
+    """
+    await trial.try_out(client, load, definition, columns)
+    await trial.check_name(client, known.written)
     note = _note_name(known.name)
     # Whoever could not see the note could not go on by it after a crash.
     await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))
@@ -32,7 +38,7 @@ async def recreate(client: Client, known: Known, definition: Definition) -> None
     settings = {"index": {"number_of_shards": 1, "number_of_replicas": 0, "hidden": True}}
     await client.request("PUT", f"/{quoted(note)}", body={"settings": settings, "mappings": {"_meta": {"retl": about}}})
     await index.drop(client, known.written)
-    await client.request("PUT", f"/{quoted(known.written)}", body=definition.body())
+    await _create_again(client, known.name, known.written, definition)
     await index.drop(client, note)
 
 
@@ -44,9 +50,45 @@ async def recover(client: Client, name: str) -> None:
     if answer.status != 200:
         return
     about = msgspec.json.decode(answer.body)[note]["mappings"]["_meta"]["retl"]
-    if not await index.uuid(client, about["index"]):
-        await client.request("PUT", f"/{quoted(about['index'])}", body=about["body"].encode())
+    if await index.look(client, name) is None:
+        body = msgspec.json.decode(about["body"])
+        definition = Definition(body["mappings"], body["settings"]["index"], body["aliases"])
+        await _create_again(client, name, about["index"], definition)
     await index.drop(client, note)
+
+
+async def _create_again(client: Client, name: str, written: str, definition: Definition) -> None:
+    """Create an index that is deleted; under another name, behind an alias, where its own is no longer to be had."""
+    try:
+        await index.create(client, written, definition)
+    except ConnectionFailed as error:
+        raise ConnectionFailed(f"{error.message} {_gone(written, name)}", remedy=error.remedy) from None
+    except RetlError as error:
+        await _put_aside(client, name, written, definition, error)
+    else:
+        await index.make_alike(client, written, definition)
+
+
+async def _put_aside(client: Client, name: str, written: str, definition: Definition, error: RetlError) -> None:
+    other = index.beside(name, "again")
+    aliases = {**definition.aliases, name: definition.aliases.get(name, {})}
+    try:
+        await index.create(client, other, Definition(definition.mappings, definition.settings, aliases))
+    except RetlError:
+        raise TargetError(f"{error.message} {_gone(written, name)}", remedy=error.remedy) from None
+    raise TargetError(
+        f"{error.message} So {written!r}, which was deleted to empty it, is now the index {other!r}, empty, behind the "
+        f"alias {name!r}.",
+        remedy="the next scan loads it; free its name for an index where it is to have that again.",
+    )
+
+
+def _gone(written: str, name: str) -> str:
+    note = _note_name(name)
+    return (
+        f"The index {written!r} was deleted to empty it and is not there now. Its mapping, settings and aliases lie in "
+        f"the index {note!r} (GET /{note}/_mapping, below _meta.retl.body), and the next scan creates it from there."
+    )
 
 
 async def delete_documents(client: Client, name: str) -> None:

@@ -14,6 +14,7 @@ from retl.connectors.elasticsearch.definition import Definition, Known, at
 from retl.connectors.elasticsearch.documents import ID, ROUTING, holds_documents, index_of
 from retl.connectors.elasticsearch.encode import gives_versions
 from retl.connectors.elasticsearch.preflight import check_type
+from retl.connectors.elasticsearch.settings import of_documents
 from retl.model.actions import Action
 from retl.model.cursor import cursor_family
 from retl.model.errors import ConfigError, SchemaDrift
@@ -44,17 +45,26 @@ class Fit:
 
 
 def fit(
-    load: Load, known: Known | None, *, filled: bool = True, times: str = "date_nanos", flattened: str = "flattened"
+    load: Load,
+    known: Known | None,
+    *,
+    filled: bool = True,
+    times: str = "date_nanos",
+    flattened: str = "flattened",
+    plain: bool = False,
 ) -> Fit:
     """Decide how the index is made to fit; ``filled`` is whether it holds documents, ``times`` what fine times become.
 
-    ``flattened`` is the target's word for an object that is not mapped leaf by leaf.
+    ``flattened`` is the target's word for an object that is not mapped leaf by leaf. A ``plain`` target does not know
+    the hints by which others store time series and documents in less room.
 
     Raises ``SchemaDrift`` with the reason and what to do.
     """
     warnings: list[str] = []
     there = known.definition if known else None
     wanted = _wanted(load, times, flattened)
+    if plain and holds_documents(load.schema):
+        wanted = _without_hints(wanted, warnings)
     if holds_documents(load.schema):
         columns, added = tuple(load.schema.names), _more_documents(load, there, wanted, warnings)
     else:
@@ -83,7 +93,23 @@ def _wanted(load: Load, times: str, flattened: str) -> Definition:
     if "properties" in mappings:
         mappings["properties"] = mapping.spoken(mappings["properties"], flattened)
     settings = source.get("settings") or {}
-    return Definition(mappings, mapping.copyable(settings.get("index") or settings))
+    return Definition(mappings, of_documents(settings.get("index") or settings))
+
+
+def _without_hints(wanted: Definition, warnings: list[str]) -> Definition:
+    """The index without what only says how to store it, and what this target does not know."""
+    found: list[str] = []
+    mappings, settings = copy.deepcopy(wanted.mappings), copy.deepcopy(wanted.settings)
+    mapping.drop_hints(mappings.get("properties") or {}, found)
+    for name, outer, word in (("_source", mappings, "mode"), ("mapping", settings, "source")):
+        if word in (outer.get(name) or {}):
+            del outer[name][word]
+            found.append(f"{name}.{word}")
+    if found:
+        warnings.append(
+            f"the target does not know {', '.join(sorted(set(found)))}; what they say of how to store is left out."
+        )
+    return replace(wanted, mappings=mappings, settings=settings)
 
 
 def _version_note(load: Load) -> str | None:

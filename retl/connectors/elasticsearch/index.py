@@ -1,6 +1,6 @@
 """Indices of the target: found, created, and switched for others.
 
-A load of a whole new index goes into a shadow, ``retl-<name>-<epoch>-<time>``, whose only
+A load of a whole new index goes into a shadow, ``retl-<name>-<pipeline>-<epoch>-<time>``, whose only
 alias says that it is being loaded. Documents are sent to that alias, and the switch takes it
 off: so does whoever drops what a scan has left behind, and of the two only one can. An index
 without it is none that retl may drop, whatever its name.
@@ -8,19 +8,31 @@ without it is none that retl may drop, whatever its name.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from time import monotonic_ns
 from typing import Any, NamedTuple
 
 import msgspec
 
 from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, Kind, Known, pipelines, restored
-from retl.model.errors import ConnectionFailed
+from retl.connectors.elasticsearch.errors import refusal
+from retl.model.errors import ConfigError, ConnectionFailed
 from retl.model.plan import Load
 
 _EVERYTHING = {"expand_wildcards": "all"}
 _GRACE_SECONDS = 10.0
+# What the server says of a field whose name it does not take beside the others.
+_OF_NAMES = (
+    "defined more than once",
+    "both as an object and a field",
+    "cannot be changed from type",
+    "merge",
+    "empty",
+    "only whitespace",
+)
 
 
 async def look(client: Client, name: str) -> Known | None:
@@ -125,14 +137,58 @@ async def refresh(client: Client, name: str) -> bool:
     return (await client.request("POST", f"/{quoted(name)}/_refresh", allow=(403, 405))).status == 200
 
 
-async def create(client: Client, index: str, definition: Definition) -> None:
-    await client.request("PUT", f"/{quoted(index)}", body=definition.body())
+async def create(
+    client: Client,
+    index: str,
+    definition: Definition,
+    *,
+    known_as: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    allow: tuple[int, ...] = (),
+) -> None:
+    """Create an index. Raises ``ConfigError`` where none can be like that; ``known_as`` is its name for people."""
+    answer = await client.request(
+        "PUT", f"/{quoted(index)}", params=params, body=definition.body(), allow=(400, *allow)
+    )
+    if answer.status == 400:
+        raise unfit(f"the target cannot have an index {known_as or index!r} as it would be created", answer.body)
 
 
 async def extend(client: Client, index: str, added: Mapping[str, Any]) -> None:
     """Add to the mapping of an index."""
     if added:
-        await client.request("PUT", f"/{quoted(index)}/_mapping", body=dict(added))
+        answer = await client.request("PUT", f"/{quoted(index)}/_mapping", body=dict(added), allow=(400,))
+        if answer.status == 400:
+            raise unfit(f"the mapping of {index!r} in the target cannot be extended", answer.body)
+
+
+def unfit(what: str, body: bytes) -> ConfigError:
+    """The server does not take a mapping or settings, for the reason in its answer."""
+    reason = refusal(body).reason
+    remedy = (
+        "leave the field out with exclude or columns, or create the index yourself: its mapping is then left alone."
+    )
+    if "Limit of total fields" in reason:
+        remedy = (
+            "read fewer fields with exclude or columns, or create the index yourself with a higher "
+            "index.mapping.total_fields.limit: it is then left as it is."
+        )
+    elif any(words in reason for words in _OF_NAMES):
+        remedy = f"give the column another name with rename, or {remedy}"
+    return ConfigError(f"{what}: {reason}.", remedy=remedy)
+
+
+async def make_alike(client: Client, index: str, definition: Definition) -> None:
+    """Take off an index that was just created what templates have given it besides: aliases and ingest pipelines."""
+    (found,) = (await client.call("GET", f"/{quoted(index)}")).values()
+    foreign = found["aliases"].keys() - definition.aliases.keys()
+    if foreign:
+        actions = [{"remove": {"index": index, "alias": alias}} for alias in sorted(foreign)]
+        await client.request("POST", "/_aliases", body={"actions": actions})
+    wanted = {name: definition.settings.get(name) for name in ("default_pipeline", "final_pipeline")}
+    given = found["settings"]["index"]
+    if any(given.get(name, "_none") != (value or "_none") for name, value in wanted.items()):
+        await client.request("PUT", f"/{quoted(index)}/_settings", body={"index": wanted})
 
 
 async def drop(client: Client, index: str) -> None:
@@ -151,10 +207,17 @@ def beside(name: str, what: str) -> str:
     return f"retl-{name}-{what}"
 
 
-def shadow_name(load: Load) -> str:
-    """The index that a swap loads: the epoch keeps two owners apart, the time two scans of one."""
-    time = re.sub(r"\D", "", load.scan_id.split("-")[0])
-    return beside(load.table.to, f"{load.epoch}-{time}")
+def shadow_name(load: Load, *, trial: bool = False) -> str:
+    """The index that a swap loads: a hash keeps two pipelines apart, the epoch two owners, the time two scans of one.
+
+    A ``trial`` is none of a scan, so no scan has its name.
+    """
+    time = str(monotonic_ns()) if trial else re.sub(r"\D", "", load.scan_id.split("-")[0])
+    return beside(load.table.to, f"{_digest(load.pipeline)}-{0 if trial else load.epoch}-{time}")
+
+
+def _digest(pipeline: str) -> str:
+    return hashlib.sha256(pipeline.encode()).hexdigest()[:8]
 
 
 def loading_alias(shadow: str) -> str:
@@ -172,25 +235,23 @@ def replaced_alias(name: str) -> str:
     return beside(name, "replaced")
 
 
-async def drop_leftovers(client: Client, name: str) -> None:
-    """Drop the shadows that no scan has finished. Those that were switched in once belong to their user."""
-    answer = await client.call(
-        "GET", f"/{quoted(beside(name, ''))}*/_alias", params={**_EVERYTHING, "ignore_unavailable": "true"}
-    )
-    shadow = re.compile(re.escape(beside(name, "")) + r"\d+-\d+")
+async def drop_leftovers(client: Client, name: str, pipeline: str) -> None:
+    """Drop the shadows that no scan of this pipeline has finished. Those that were switched in once belong to their user."""
+    start = beside(name, f"{_digest(pipeline)}-")
+    answer = await client.call("GET", f"/{quoted(start)}*/_alias", params={**_EVERYTHING, "ignore_unavailable": "true"})
+    shadow = re.compile(re.escape(start) + r"\d+-\d+")
     for index, about in answer.items():
-        if shadow.fullmatch(index) and {loading_alias(index), dropped_alias(index)} & set(about["aliases"]):
+        if re.fullmatch(re.escape(start) + r"0-\d+", index):  # of a trial: no scan has the epoch 0
+            await drop(client, index)
+        elif shadow.fullmatch(index) and {loading_alias(index), dropped_alias(index)} & set(about["aliases"]):
             await drop_shadow(client, index)
 
 
-async def create_shadow(client: Client, shadow: str, definition: Definition) -> None:
-    loading = loading_alias(shadow)
-    await create(client, shadow, Definition(definition.mappings, definition.settings, {loading: {"is_hidden": True}}))
-    # A template may have given it others, and nobody is to see what is loaded. It is empty yet.
-    given = (await client.call("GET", f"/{quoted(shadow)}/_alias"))[shadow]["aliases"].keys() - {loading}
-    if given:
-        actions = [{"remove": {"index": shadow, "alias": alias}} for alias in sorted(given)]
-        await client.request("POST", "/_aliases", body={"actions": actions})
+async def create_shadow(client: Client, name: str, shadow: str, definition: Definition) -> None:
+    own = Definition(definition.mappings, definition.settings, {loading_alias(shadow): {"is_hidden": True}})
+    await create(client, shadow, own, known_as=name)
+    # Of a template: nobody is to see what is loaded, which is empty yet.
+    await make_alike(client, shadow, own)
 
 
 async def drop_shadow(client: Client, shadow: str) -> None:

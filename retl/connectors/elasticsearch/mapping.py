@@ -169,6 +169,18 @@ def spoken(properties: Mapping[str, Any], flattened: str) -> dict[str, Any]:
     return found
 
 
+# What says how values are stored, and nothing of what they are.
+_HINTS = ("time_series_dimension", "time_series_metric", "synthetic_source_keep")
+
+
+def drop_hints(properties: dict[str, Any], found: list[str]) -> None:
+    """Take the hints out of fields, multi-fields too; their names are added to ``found``."""
+    for spec in properties.values():
+        found += [name for name in _HINTS if spec.pop(name, None) is not None]
+        for inner in ("properties", "fields"):
+            drop_hints(spec.get(inner) or {}, found)
+
+
 # From Arrow --------------------------------------------------------------------
 
 
@@ -229,20 +241,3 @@ _NAMES = (
     (pa.types.is_timestamp, "date_nanos"),
     (lambda type_: any(test(type_) for test in _BINARY), "binary"),
 )
-
-
-# Settings ----------------------------------------------------------------------
-
-# What belongs to one index or to one cluster, and pipelines and policies, which would change or delete documents.
-_OWN_SETTINGS = frozenset(
-    {
-        *("uuid", "creation_date", "creation_date_string", "provided_name", "version", "resize", "history_uuid"),
-        *("routing", "blocks", "lifecycle", "default_pipeline", "final_pipeline", "hidden", "frozen"),
-        *("verified_before_close", "store", "plugins", "replication", "time_series", "routing_path", "mode"),
-    }
-)
-
-
-def copyable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an index that another index can be created with, from those below ``index``."""
-    return {name: value for name, value in settings.items() if name not in _OWN_SETTINGS}

@@ -12,17 +12,22 @@ from retl.connectors.elasticsearch import mapping
 from retl.connectors.elasticsearch.catalog import stands_for
 from retl.connectors.elasticsearch.definition import Known
 from retl.connectors.elasticsearch.documents import ID, holds_documents, index_of
+from retl.connectors.elasticsearch.settings import blocks
 from retl.connectors.sql.tables import check_key
 from retl.model.actions import Action, PreAction
-from retl.model.errors import ConfigError, SchemaDrift, UnsupportedError
+from retl.model.errors import ConfigError, ConnectionFailed, SchemaDrift, UnsupportedError
 from retl.model.plan import Load
 from retl.model.schema import is_json, native_type
 
 _BAD_NAME = re.compile(r'[\\/*?"<>| ,#:]|^[-_+]|^\.{1,2}$')
-_SHADOW = re.compile(r"^(retl-.+-)\d+-\d+$")
+_SHADOW = re.compile(r"^(retl-.+-)[0-9a-f]{8}-\d+-\d+$")
 _OF_THE_SERVER = frozenset(
-    {*("_id", "_routing", "_source", "_index", "_field_names", "_ignored", "_doc_count", "_tier", "_nested_path")}
+    {
+        *("_id", "_routing", "_source", "_index", "_field_names", "_ignored", "_doc_count", "_tier", "_nested_path"),
+        *("_seq_no", "_version", "_feature", "_tsid", "_ignored_source"),
+    }
 )
+_LOCKS = frozenset({"read_only", "metadata"})
 _NUMBERS = ("byte", "short", "integer", "long", "unsigned_long", "half_float", "float", "double", "scaled_float")
 _WHOLE = dict(zip(("byte", "short", "integer", "long", "unsigned_long"), (8, 16, 32, 64, 64), strict=True))
 _TEXTS = ("keyword", "constant_keyword", "wildcard", "text", "match_only_text", "search_as_you_type", "annotated_text")
@@ -44,6 +49,25 @@ def check_open(known: Known) -> None:
         raise ConfigError(
             f"the index {name!r} of the target is closed.",
             remedy=f"open it (POST /{name}/_open), or name another with to.",
+        )
+
+
+def check_blocks(load: Load, known: Known) -> None:
+    """Raise where an index does not allow what is to be done to it."""
+    swap = load.table.pre_action is PreAction.SWAP
+    found = blocks(known.definition.settings)
+    forbid = found & (_LOCKS if swap else _LOCKS | {"write"})
+    if forbid:
+        names = ", ".join(f"index.blocks.{name}" for name in sorted(forbid))
+        raise ConfigError(
+            f"the index {known.written!r} of the target must not be written: {names} is set.",
+            remedy=f"take it off (PUT /{known.written}/_settings), or name another index with to.",
+        )
+    if "read_only_allow_delete" in found and not swap:
+        raise ConnectionFailed(
+            f"the index {known.written!r} of the target takes no documents now: index.blocks.read_only_allow_delete is "
+            "set, as the server does where a disk is nearly full.",
+            remedy="make room on the disks; the scan is tried again.",
         )
 
 
@@ -90,6 +114,8 @@ def check(load: Load, known: Known | None, *, by_query: bool) -> None:
             )
         return
     check_open(known)
+    check_blocks(load, known)
+    _check_kind(load, known)
     if known.kind == "data_stream":
         _check_data_stream(load)
     if table.replaces and not by_query and len(known.indices) > 1:
@@ -101,6 +127,21 @@ def check(load: Load, known: Known | None, *, by_query: bool) -> None:
         raise ConfigError(
             f"the alias {name!r} stands for {len(known.indices)} indices, and none is the one to write.",
             remedy="set is_write_index for one of them.",
+        )
+
+
+def _check_kind(load: Load, known: Known) -> None:
+    """Raise for an index that would refuse every document, whatever is in it."""
+    if known.definition.settings.get("mode") == "time_series":
+        raise UnsupportedError(
+            f"{known.written!r} has index.mode time_series: the server makes every _id itself, so no row could be written twice.",
+            remedy="write an index of another mode.",
+        )
+    routed = (known.definition.mappings.get("_routing") or {}).get("required")
+    if routed and not holds_documents(load.schema):
+        raise ConfigError(
+            f"the mapping of {known.written!r} says _routing.required, and a row has no routing.",
+            remedy="write an index whose mapping does not ask for it.",
         )
 
 

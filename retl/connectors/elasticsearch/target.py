@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
-from retl.connectors.elasticsearch import aliases, definition, emptying, index, preflight
+from retl.connectors.elasticsearch import aliases, definition, emptying, index, preflight, trial
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.definition import Known
+from retl.connectors.elasticsearch.documents import ID, ROUTING, holds_documents
 from retl.connectors.elasticsearch.fitting import Fit, fit
 from retl.connectors.elasticsearch.job import Job
 from retl.connectors.elasticsearch.line import Line
+from retl.connectors.elasticsearch.settings import left_out
 from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.connectors.elasticsearch.writer import ElasticsearchWriter
 from retl.model.actions import Action, PreAction
@@ -36,6 +38,8 @@ class _Look:
     fit: Fit
     by_query: bool
     """Whether truncating deletes the documents rather than the index."""
+    created: bool
+    """Whether an index is created, in the place of another one or as the first."""
 
 
 class ElasticsearchTarget(Target):
@@ -84,8 +88,12 @@ class ElasticsearchTarget(Target):
     async def preview(self, load: Load) -> TargetPlan:
         async with self._line.use() as client:
             look = await self._look(client, load)
+            if load.fence is None:  # a scan creates it anyway, before anything depends on it
+                await _try_out(client, load, look)
         return TargetPlan(
-            tuple(_shown(load, look)), look.fit.casts, (*look.fit.warnings, *_warnings(load, look, self._options))
+            tuple(_shown(load, look, keep=self._options.keep_replaced)),
+            look.fit.casts,
+            (*look.fit.warnings, *_warnings(load, look, self._options)),
         )
 
     async def _look(self, client: Client, load: Load) -> _Look:
@@ -101,12 +109,13 @@ class ElasticsearchTarget(Target):
         truncates = load.table.pre_action is PreAction.TRUNCATE
         preflight.check(load, known, by_query=truncates and by_query)
         filled = known is not None and load.cursor is not None and await index.count(client, load.table.to) > 0
+        plain = client.product.opensearch
         words = {"times": self._options.times, "flattened": client.product.flattened}
-        found = fit(load, known, filled=filled, **words)
+        found = fit(load, known, filled=filled, plain=plain, **words)
         created = known is None or (load.table.replaces and not (truncates and by_query))
         if created and self._options.aliases:
             found = found.with_aliases(await aliases.lacking(client, load, known))
-        return _Look(known, found, by_query)
+        return _Look(known, found, by_query, created)
 
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
         await self._end_writing()
@@ -127,20 +136,21 @@ class ElasticsearchTarget(Target):
             raise lease_lost(load.fence)
         await emptying.recover(client, load.table.to)
         # What a former owner has not switched in by now it never will: what is looked at then stays so.
-        await index.drop_leftovers(client, load.table.to)
+        await index.drop_leftovers(client, load.table.to, load.pipeline)
         look = await self._look(client, load)
         known = look.known
         path, shadow = load.table.to, None
         if load.table.pre_action is PreAction.SWAP:
             path = shadow = index.shadow_name(load)
-            await index.create_shadow(client, shadow, definition.unwatched(look.fit.definition))
+            await index.create_shadow(client, load.table.to, shadow, definition.unwatched(look.fit.definition))
         elif known is None:
             await index.create(client, path, look.fit.definition)
         elif load.table.pre_action is PreAction.TRUNCATE and not look.by_query:
-            await emptying.recreate(client, known, look.fit.definition)
+            await emptying.recreate(client, load, known, look.fit.definition, _columns(load, look))
         else:
             await index.extend(client, known.name, look.fit.added)
             if load.table.pre_action is PreAction.TRUNCATE:
+                await trial.check_privileges(client, known.written, "index", "delete")
                 await emptying.delete_documents(client, known.name)
         leads = known is not None and known.kind != "index" and shadow is None
         written = await index.identity(client, known.written if leads and known is not None else path)
@@ -177,10 +187,24 @@ class ElasticsearchTarget(Target):
         await self.release()
 
 
-def _shown(load: Load, look: _Look) -> list[str]:
+async def _try_out(client: Client, load: Load, look: _Look) -> None:
+    """What a scan would create, or add to a mapping, is tried without leaving anything."""
+    if look.created or look.fit.added:
+        await trial.try_out(client, load, look.fit.definition, _columns(load, look))
+    known = look.known
+    if known is not None and look.created and load.table.pre_action is PreAction.TRUNCATE:
+        await trial.check_name(client, known.written)
+
+
+def _columns(load: Load, look: _Look) -> tuple[str, ...]:
+    """The fields that documents will have, where they do not come whole."""
+    return () if holds_documents(load.schema) else tuple(name for name in look.fit.columns if name not in (ID, ROUTING))
+
+
+def _shown(load: Load, look: _Look, *, keep: bool) -> list[str]:
     """The requests of a scan, for people."""
     name, known = load.table.to, look.known
-    shadow = index.beside(name, "<epoch>-<time>")
+    shadow = index.beside(name, "<pipeline>-<epoch>-<time>")
     bulk = f"POST /{name}/_bulk"
     more = "".join(f", {alias}" for alias in look.fit.aliases)
     if load.table.pre_action is PreAction.SWAP:
@@ -190,7 +214,7 @@ def _shown(load: Load, look: _Look) -> list[str]:
             f"POST /{shadow}/_bulk",
             f"PUT /{shadow}/_settings (as they are to be)",
             f"GET /_cluster/health/{shadow} (until the copies are there)",
-            f"POST /_aliases ({name}{more} -> {shadow})",
+            f"POST /_aliases ({name}{more} -> {shadow}{_goes(look, keep=keep)})",
         ]
     if known is None:
         return [f"PUT /{name}" + (f" (with the aliases {more[2:]})" if more else ""), bulk]
@@ -203,11 +227,23 @@ def _shown(load: Load, look: _Look) -> list[str]:
     return [*statements, bulk]
 
 
+def _goes(look: _Look, *, keep: bool) -> str:
+    """What a switch does to the index that is there."""
+    known = look.known
+    if known is None:
+        return ""
+    if keep and known.kind == "alias":
+        return f"; {known.written} is kept as {index.replaced_alias(known.name)}"
+    return f"; DELETE /{known.written} in the same step"
+
+
 def _warnings(load: Load, look: _Look, options: Elasticsearch) -> list[str]:
     known = look.known
     if known is None:
         return []
     found = []
+    if look.created and (lost := left_out(known.definition.settings)):
+        found.append(f"the new index is not given the settings index.{', index.'.join(lost)} of {known.written!r}.")
     if ingest := definition.pipelines(known.definition.settings):
         found.append(
             f"documents go through the ingest pipeline {' and '.join(ingest)} of {known.written!r}, which may change or drop them."

@@ -130,8 +130,10 @@ class ElasticsearchWriter(TableWriter):
 
     async def _prove_now(self) -> None:
         fence, now = self._load.fence, time.monotonic()
-        if fence is not None and self._load.state_in_target and not await self._store.holds(fence):
+        if self._load.state_in_target and fence is not None and not await self._store.holds(fence):
             raise lease_lost(fence)
+        if not self._load.state_in_target and self._load.prove is not None:
+            await self._load.prove()
         self._proved = now
 
     async def discard(self) -> None:

@@ -277,6 +277,7 @@ async def test_a_target_needs_these_privileges_each_of_them_and_no_other(
             with pytest.raises(ConfigError, match=rf"lacks a privilege: .*{lacking.user}.*\b{privilege}\b") as error:
                 await there.run(source, lacking, chosen.words, state=retl.MemoryStore())
             assert f"the target at {place(secured)}" in str(error.value)
+            assert await there.copied() == there.old, "nothing is deleted that could not be written again"
     state = retl.MemoryStore()
     for expected in (DOCUMENTS, {**DOCUMENTS, **LATER}):
         await there.run(source, target(), chosen.words, state=state)

@@ -1,0 +1,113 @@
+"""Settings of an index that another one is created with, below ``index``.
+
+A list names what is copied. What is not in it may be the server's own, and refused, or mean what nobody here
+knows: it is left out, and ``plan`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# How documents are kept, analyzed and searched, wherever they are.
+_OF_DOCUMENTS = frozenset(
+    {
+        *("number_of_shards", "number_of_replicas", "number_of_routing_shards", "routing_partition_size"),
+        *("auto_expand_replicas", "refresh_interval", "analysis", "analyze", "similarity", "mapping", "sort", "codec"),
+        *("max_result_window", "max_inner_result_window", "max_rescore_window", "max_docvalue_fields_search"),
+        *("max_script_fields", "max_ngram_diff", "max_shingle_diff", "max_refresh_listeners", "max_terms_count"),
+        *("max_regex_length", "max_slices_per_scroll", "max_slices_per_pit", "max_adjacency_matrix_filters"),
+        *("highlight", "query", "query_string", "queries", "requests", "fielddata", "search", "indexing", "write"),
+        *("gc_deletes", "soft_deletes", "translog", "merge", "merge_on_flush", "flush_after_merge", "warmer", "shard"),
+        *("load_fixed_bitset_filters_eagerly", "bloom_filter_for_id_field", "use_compound_file"),
+        "optimize_auto_generated_id",
+    }
+)
+# What binds an index to its cluster, its product, its life cycle and its pipelines, or makes it another kind of index: only
+# an index that takes the place of the one that has them is given them.
+_OF_PLACE = frozenset(
+    {
+        *("default_pipeline", "final_pipeline", "search_pipeline", "hidden", "priority", "unassigned", "recovery"),
+        *("mode", "routing_path", "time_series", "top_metrics_max_size", "esql", "dense_vector"),
+        *("knn", "derived_source", "composite_index", "append_only"),
+    }
+)
+# Of a word with several meanings, these.
+_WITHIN = {
+    "lifecycle": ("name", "rollover_alias", "parse_origination_date", "prefer_ilm"),
+    "routing": ("rebalance",),
+    "routing.allocation": ("include", "exclude", "require", "total_shards_per_node", "enable", "disk", "max_retries"),
+    "store": ("type", "preload", "fs", "hybrid"),
+}
+# What the server gives every index itself.
+_GIVEN = frozenset(
+    {
+        *("uuid", "creation_date", "creation_date_string", "provided_name", "version", "history_uuid", "resize"),
+        *("verified_before_close", "replication", "shrink", "frozen", "split"),
+    }
+)
+# Kept while an index is not loaded, and looked at beforehand.
+BLOCKS = "blocks"
+
+
+def of_documents(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that an index anywhere can be created with, from those of another."""
+    return {name: value for name, value in settings.items() if name in _OF_DOCUMENTS}
+
+
+def copyable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an index that takes the place of the one that has these."""
+    found = {name: value for name, value in settings.items() if name in _OF_DOCUMENTS | _OF_PLACE}
+    for path, names in _WITHIN.items():
+        kept = {name: value for name, value in _at(settings, path).items() if name in names}
+        if kept:
+            _put(found, path, kept)
+    return found
+
+
+def left_out(settings: Mapping[str, Any]) -> list[str]:
+    """The settings that are not copied, though somebody may have set them."""
+    kept = copyable(settings)
+    return sorted(
+        path
+        for path in _paths(settings)
+        if path.split(".")[0] not in (*_GIVEN, BLOCKS) and not path.startswith(_QUIET) and not _has(kept, path)
+    )
+
+
+# Of an index that was made from another one, or that nobody has set.
+_QUIET = ("routing.allocation.initial_recovery", "lifecycle.indexing_complete", "lifecycle.origination_date")
+
+
+def blocks(settings: Mapping[str, Any]) -> frozenset[str]:
+    """What an index does not allow: ``write``, ``read_only`` and so on."""
+    return frozenset(name for name, value in (settings.get(BLOCKS) or {}).items() if str(value).lower() == "true")
+
+
+def _at(settings: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    found: Any = settings
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _put(settings: dict[str, Any], path: str, value: Mapping[str, Any]) -> None:
+    *outer, last = path.split(".")
+    for name in outer:
+        settings = settings.setdefault(name, {})
+    settings[last] = {**settings.get(last, {}), **value}
+
+
+def _paths(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _has(settings: Any, path: str) -> bool:
+    head, dot, rest = path.partition(".")
+    if not isinstance(settings, Mapping) or head not in settings:
+        return False
+    return not dot or _has(settings[head], rest)
