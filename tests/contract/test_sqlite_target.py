@@ -12,6 +12,7 @@ import pytest
 
 from retl.connectors import SQLite
 from retl.connectors.base import Target
+from retl.connectors.sqlite import writer
 from retl.testing import TargetContract
 
 
@@ -40,3 +41,11 @@ class TestSQLiteTarget(TargetContract):
 
     def unreachable(self) -> Target:
         return SQLite(str(self.path.parent / "missing" / "target.db")).target()
+
+
+class TestSQLiteTargetThatStagesOnDisk(TestSQLiteTarget):
+    """Every slice is too large for memory."""
+
+    @pytest.fixture(autouse=True)
+    def _no_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(writer, "_MEMORY_BYTES", 0)

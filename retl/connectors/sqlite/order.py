@@ -16,6 +16,7 @@ _TIME = re.compile(
     r"(?P<whole>\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?P<fraction>\.\d+)?(?P<zone>Z|[+-]\d\d:?\d\d)?|\d{4}-\d\d-\d\d([ T]\d\d:\d\d)?",
     re.ASCII,
 )
+A_TIME = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
 _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _OFFSETS = timedelta(days=2)
 """Texts whose dates are further apart than this are in order, whatever their zones."""
@@ -28,7 +29,7 @@ def out_of_order(cursor: pa.Field, family: CursorFamily, reference: str) -> tupl
     """
     if family in ("time", "date", "text") and (found := _TIME.fullmatch(reference)):
         # An old date is older in whatever form it goes on.
-        no_date = f"c IS NOT NULL AND (TYPEOF(c) <> 'text' OR c NOT GLOB '{_form(reference[:10])}*')"
+        no_date = f"c IS NOT NULL AND (TYPEOF(c) <> 'text' OR c NOT GLOB '{A_TIME}')"
         return no_date, f"TYPEOF(c) <> 'text' OR NOT ({_same_form(reference, found)})"
     text = family == "text" or (family == "decimal" and affinity(native_type(cursor)) == "TEXT")
     if text and _NUMBER.fullmatch(reference):

@@ -1,8 +1,8 @@
 """SQLite as a source.
 
 SQLite promises no column type, so every value is looked at: this is the one source that
-makes an object per value. Where a value is not what its column declares, the scan says so
-and changes nothing.
+makes an object per value. A row with a value that is not what its column declares is a
+reject, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from retl.connectors.sql.source import SqlSource
 from retl.connectors.sqlite.catalog import find, inspect, real_key, table_names
 from retl.connectors.sqlite.dialect import DIALECT, logical_field, own_name
 from retl.connectors.sqlite.file import SQLiteFile
-from retl.connectors.sqlite.order import from_day, mixed_forms, out_of_order
+from retl.connectors.sqlite.order import A_TIME, from_day, mixed_forms, out_of_order
+from retl.connectors.sqlite.values import to_batch
 from retl.model.cursor import CursorFamily
-from retl.model.errors import SourceError
-from retl.model.schema import TableSchema, native_type
+from retl.model.schema import TableSchema
 from retl.model.table import made_by_a_target
 from retl.model.window import Bounds, lower_bound
 from retl.state.sql import STATE_TABLES
@@ -66,6 +66,23 @@ class SQLiteSource(SqlSource):
     async def describe(self, table: str) -> TableSchema | None:
         existing = await self._file.run(inspect, own_name(table))
         return TableSchema(table, existing.columns, real_key(existing)) if existing else None
+
+    async def chosen_schema(self, chosen: Selection) -> pa.Schema:
+        """As always; but text that looks like a time stays one, where it stands in for a column of time."""
+        schema = await super().chosen_schema(chosen)
+        for name in chosen.table.expressions:
+            known, place = chosen.relation.schema, chosen.names.index(name)
+            if not known.has(name) or not pa.types.is_string(schema.field(place).type):
+                continue
+            declared = known.columns.field(name)
+            if pa.types.is_temporal(declared.type) and await self._are_times(chosen, name):
+                schema = schema.set(place, declared.with_name(schema.names[place]).with_nullable(True))
+        return schema
+
+    async def _are_times(self, chosen: Selection, name: str) -> bool:
+        sample = f"SELECT {DIALECT.identifier(chosen.table.target_name(name))} AS c FROM ({chosen.raw()}) LIMIT {_SAMPLE_ROWS}"
+        ((lowest,),) = await self.query(f"SELECT MIN(c GLOB '{A_TIME}') FROM ({sample}) WHERE c IS NOT NULL")
+        return bool(lowest)
 
     async def check_order(
         self, chosen: Selection, cursor: pa.Field, family: CursorFamily, watermark: str | None, bounds: Bounds
@@ -138,70 +155,8 @@ class _Result:
         rows = self._cursor.fetchmany(_BATCH_ROWS)
         if not rows:
             return None
-        values = zip(zip(*rows, strict=True), self._schema, strict=True)
-        return pa.RecordBatch.from_arrays([_array(*value) for value in values], names=self._schema.names)
+        return to_batch(rows, self._schema)
 
     def close(self, connection: sqlite3.Connection) -> None:
         if self._cursor is not None:
             self._cursor.close()
-
-
-def _array(values: tuple[Any, ...], column: pa.Field) -> pa.Array:
-    kind = column.type
-    if not _is_as_declared(values, column):
-        return _misfit(column, values)
-    try:
-        if pa.types.is_boolean(kind):
-            return pa.array(values, pa.int64()).cast(pa.bool_())
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_binary(kind):
-            return pa.array(values, kind)
-        if pa.types.is_decimal(kind):
-            return pa.array([value if value is None else str(value) for value in values], pa.string())
-        return pa.array(values, pa.string())
-    except UnicodeEncodeError:
-        return _as_it_is(values)
-    except (pa.ArrowInvalid, OverflowError):
-        return _misfit(column, values)
-
-
-def _is_as_declared(values: tuple[Any, ...], column: pa.Field) -> bool:
-    """Arrow alone would take bytes for text, text for bytes, and cut the fraction off."""
-    if pa.types.is_boolean(column.type):
-        return set(values) <= {None, 0, 1}
-    return set(map(type, values)) <= {type(None), *_expected(column.type)}
-
-
-def _expected(kind: pa.DataType) -> tuple[type, ...]:
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return (int,)
-    if pa.types.is_floating(kind):
-        return (float, int)
-    if pa.types.is_decimal(kind):
-        return (str, int, float)
-    return (bytes,) if pa.types.is_binary(kind) else (str,)
-
-
-def _as_it_is(values: tuple[Any, ...]) -> pa.Array:
-    """Text of which some is no UTF-8: its bytes, unchanged. A target refuses the rows that hold such."""
-    raw = pa.array([None if value is None else value.encode(errors="surrogateescape") for value in values], pa.binary())
-    return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers(), raw.null_count)
-
-
-def _misfit(column: pa.Field, values: tuple[Any, ...]) -> pa.Array:
-    expected = _expected(column.type)
-    taken = (0, 1) if pa.types.is_boolean(column.type) else None
-    odd = next(
-        (
-            value
-            for value in values
-            if value is not None and (type(value) not in expected or (taken and value not in taken))
-        ),
-        None,
-    )
-    raise SourceError(
-        f"column {column.name!r} is declared {native_type(column)}, but it holds {odd!r}."
-        if odd is not None
-        else f"column {column.name!r} is declared {native_type(column)}, but holds values that this does not cover.",
-        remedy=f'convert it with expressions, such as {column.name} = "CAST({column.name} AS TEXT)", or correct the rows.',
-        system="sqlite",
-    )

@@ -585,13 +585,16 @@ async def test_what_sqlite_lets_into_a_column_and_is_none_of_its_type_is_refused
 
 
 @pytest.mark.parametrize(("name", "value"), [("i", "abc"), ("i", 1.5), ("r", b"1.5"), ("v", b"\xff\xfe")])
-async def test_what_sqlite_holds_against_a_declared_type_ends_the_scan(
+async def test_what_sqlite_holds_against_a_declared_type_is_that_rows_reject(
     mysql_server: Server, tmp_path: Path, name: str, value: Any
 ) -> None:
     source = ASQLite(tmp_path)
-    source.make(SQLITE_COLUMNS, [dict.fromkeys(SQLITE_COLUMNS) | {name: value}])
-    with mysql_server.fresh_database() as database, pytest.raises(retl.SourceError, match=f"column '{name}'.*it holds"):
-        await carry(source.connector(), AServer(mysql_server, database), SQLITE_COLUMNS)
+    nothing = dict.fromkeys(SQLITE_COLUMNS)
+    source.make(SQLITE_COLUMNS, [nothing, nothing | {name: value}])
+    with mysql_server.fresh_database() as database:
+        done = await carry(source.connector(), AServer(mysql_server, database), SQLITE_COLUMNS)
+    assert done.rows == {0: nothing}
+    assert done.refused == {1: {name}}
 
 
 # Rows of the user's own --------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -130,32 +131,50 @@ async def test_a_table_has_one_location_by_whatever_name_its_file_is_opened(shop
     await target.aclose()
 
 
-async def test_text_that_is_no_utf8_is_that_rows_reject(shop: Database, app: Database) -> None:
-    shop.run(
-        "CREATE TABLE t (id INTEGER PRIMARY KEY, n TEXT)",
-        "INSERT INTO t VALUES (1, 'é'), (2, CAST(x'636166e9' AS TEXT)), (3, NULL)",
-    )
-    pipeline = job(shop, app, retl.Table("t", max_rejects=1))
-    (scan,) = (await pipeline.run_once()).scans
-    assert scan.rejects == 1
-    assert [(reject.key, reject.reason) for reject in await pipeline.rejects()] == [
-        ('{"id":2}', "the text is not valid UTF-8")
-    ]
-    await pipeline.aclose()
-    assert app.rows("t") == [(1, "é"), (3, None)]
-
-
 @pytest.mark.parametrize(
     ("declared", "value"),
-    [("TEXT", b"abc"), ("BLOB", "abc"), ("JSON", b"{}"), ("BOOLEAN", 2), ("INTEGER", 1.5), ("DATETIME", 5)],
+    [
+        ("TEXT", b"abc"),
+        ("TEXT", "caf\udce9"),
+        ("BLOB", "abc"),
+        ("JSON", b"{}"),
+        ("BOOLEAN", 2),
+        ("INTEGER", 1.5),
+        ("INT", "n/a"),
+        ("DATETIME", 1714555800),
+        ("REAL", "n/a"),
+        ("", 7),
+    ],
 )
-async def test_a_value_that_is_not_what_its_column_says_is_never_changed(
+async def test_a_value_that_is_not_what_its_column_says_is_that_rows_reject(
     shop: Database, app: Database, declared: str, value: Any
 ) -> None:
-    shop.run(f"CREATE TABLE t (id INTEGER PRIMARY KEY, v {declared})")
-    shop.run("INSERT INTO t VALUES (1, ?)", values=[value])
-    with pytest.raises(SourceError, match=f"declared {declared}, but it holds"):
-        await job(shop, app, retl.Table("t")).run_once()
+    if declared == "":
+        shop.run("CREATE TABLE t (id INTEGER PRIMARY KEY, v)", "INSERT INTO t VALUES (0, 'text'), (3, 'too')")
+    else:
+        shop.run(f"CREATE TABLE t (id INTEGER PRIMARY KEY, v {declared}, w REAL)", "INSERT INTO t (id) VALUES (0), (3)")
+    odd = value.encode(errors="surrogateescape") if isinstance(value, str) else value
+    shop.run(f"INSERT INTO t (id, v) VALUES (1, {'CAST(? AS TEXT)' if isinstance(value, str) else '?'})", values=[odd])
+    pipeline = job(shop, app, retl.Table("t", max_rejects=1))
+    (scan,) = (await pipeline.run_once()).scans
+    (reject,) = await pipeline.rejects()
+    await pipeline.aclose()
+    assert (scan.rejects, reject.column, str(json.loads(reject.key)["id"])) == (1, "v", "1")
+    assert f"the column is declared {declared or 'TEXT'}, but it holds" in reject.reason
+    assert "expressions may convert it" in reject.reason
+    assert app.rows("t", "id") == [(0,), (3,)]
+
+
+async def test_epochs_become_times_by_an_expression_of_the_columns_own_name(shop: Database, tmp_path: Path) -> None:
+    shop.run(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, seen DATETIME, day DATE)", "INSERT INTO t VALUES (1, 1714555800, 5)"
+    )
+    words = {"seen": "DATETIME(seen, 'unixepoch')", "day": "CAST(day AS TEXT)"}
+    warehouse = Warehouse(tmp_path / "warehouse.duckdb")
+    await job(shop, warehouse, retl.Table("t", expressions=words)).run_once()
+    types = warehouse.run("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 't' ORDER BY 1")
+    assert types == [("day", "VARCHAR"), ("id", "BIGINT"), ("seen", "TIMESTAMP")]
+    assert warehouse.run("SELECT CAST(seen AS VARCHAR), day FROM t") == [("2024-05-01 09:30:00", "5")]
 
 
 @pytest.mark.parametrize("name", ["my.table", 'we"ird', "sel ect", "it's", "[x]", "main.x", '"q"'])
