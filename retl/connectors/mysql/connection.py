@@ -20,9 +20,9 @@ import pyarrow as pa
 from pymysql.constants import CR, FIELD_TYPE
 from pymysql.err import InterfaceError, MySQLError
 
-from retl.connectors.mysql.errors import Role, server_error
+from retl.connectors.mysql.errors import Role, SourceRefused, TargetRefused, rolled_back, server_error
 from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder, TooLarge
-from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField
+from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField, sqlstate
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetError
 from retl.threads import to_the_end
 
@@ -129,6 +129,10 @@ class MySQLConnection:
     def closed(self) -> bool:
         return bool(self._wire.closed)
 
+    @property
+    def place(self) -> str:
+        return self._login.place
+
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of a small result: ``int`` for whole numbers, ``bytes`` for binary columns, else ``str``, or ``None``."""
         return (await self._ask(self._wire.run(sql)))[1]
@@ -162,6 +166,11 @@ class MySQLConnection:
         """
         with self._guarded():
             return await self._wire.load(sql, chunks)
+
+    async def load_nothing(self, sql: str) -> None:
+        """A LOAD DATA LOCAL without rows, to see whether it is understood."""
+        with self._guarded():
+            await self._wire.load(sql, ())
 
     async def stream(
         self, sql: str, kinds: Sequence[Kind | None] | None = None, names: Sequence[str] | None = None
@@ -207,8 +216,7 @@ class MySQLConnection:
     def _refusal(self, payload: bytes) -> RetlError:
         code = int.from_bytes(payload[1:3], "little")
         text = payload[3:].decode(errors="replace")
-        login = self._login
-        return login.explain(code, text[6:] if text.startswith("#") else text, login.role, login.place)
+        return _explained(self._login, code, text[6:] if text.startswith("#") else text, sqlstate(payload))
 
     async def _give_up(self) -> None:
         """End a query whose result nobody reads. The line is cut: the driver would read the result to its end."""
@@ -279,7 +287,7 @@ def _mapped(login: Login) -> Iterator[None]:
         code, text = _code_and_text(error)
         if isinstance(cause, OSError) and str(cause):
             text = f"{text}: {_reason(cause)}"
-        raise login.explain(code, text, login.role, login.place) from error
+        raise _explained(login, code, text, getattr(error, "state", "")) from error
     except ssl.SSLCertVerificationError as error:
         raise _not_verified(error, login) from error
     except (OSError, TimeoutError, EOFError) as error:
@@ -295,6 +303,15 @@ def _mapped(login: Login) -> Iterator[None]:
             f"{login.place} answers with more than is taken: {error}.",
             remedy="leave large columns out with exclude; where nothing so large is there, see who answers at that address.",
         ) from error
+
+
+def _explained(login: Login, code: int, text: str, state: str) -> RetlError:
+    """What an error of the server means; a SQLSTATE of class 40 says of any number that the transaction was rolled back."""
+    found = login.explain(code, text, login.role, login.place)
+    if isinstance(found, (SourceRefused, TargetRefused)):
+        found.state = state
+        return rolled_back(found, login.role) if state.startswith("40") else found
+    return found
 
 
 def _reason(error: OSError) -> str:

@@ -89,8 +89,10 @@ class Encoder:
             f"({', '.join(taken)})" + (f" SET {', '.join(sets)}" if sets else "")
         )
 
-    def inserts(self, batch: pa.RecordBatch, table: str, most_bytes: int) -> Iterator[tuple[int, str]]:
-        """INSERT statements of about ``most_bytes``, each with the number of its first row."""
+    def inserts(
+        self, batch: pa.RecordBatch, table: str, most_bytes: int, *, replace: bool = False
+    ) -> Iterator[tuple[int, int, str]]:
+        """INSERT statements of about ``most_bytes``, each with the number of its first row, and how many there are."""
         literals = []
         for name, there in self.columns.items():
             text = _quoted(self._plain(name, batch.column(name)).cast(pa.large_string()))
@@ -102,13 +104,13 @@ class Encoder:
             *literals, pa.scalar(",", pa.large_string()), null_handling="replace", null_replacement="NULL"
         )
         rows = _around("({})", rows)
-        head = f"INSERT INTO {table} ({DIALECT.identifiers(list(self.columns))}) VALUES "
+        head = f"{'REPLACE' if replace else 'INSERT'} INTO {table} ({DIALECT.identifiers(list(self.columns))}) VALUES "
         ends = np.cumsum(pc.binary_length(rows).to_numpy(zero_copy_only=False) + 1)
         first = 0
         while first < len(rows):
             sent = int(ends[first - 1]) if first else 0
             last = max(first + 1, int(np.searchsorted(ends, sent + most_bytes - len(head), side="right")))
-            yield first, head + _joined(rows.slice(first, last - first))
+            yield first, last - first, head + _joined(rows.slice(first, last - first))
             first = last
 
     def _plain(self, name: str, column: pa.Array) -> pa.Array:

@@ -2,60 +2,146 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetBusy, TargetError
 
 Role = Literal["source", "target"]
 
-_LOST = frozenset(
-    {
-        1040,
-        1053,
-        1077,
-        1129,
-        1135,
-        1152,
-        1153,
-        1158,
-        1159,
-        1160,
-        1161,
-        1184,
-        1203,
-        1226,
-        1317,
-        1927,
-        2002,
-        2003,
-        2006,
-        2013,
-        2055,
-        3169,
-        4031,
-    }
-)
-_LOCKED = frozenset({1205, 1206, 1213, 1614, 3572})
-_READ_ONLY = frozenset({1290, 1792, 1836, 3989})
-_DENIED = frozenset(
-    {1044, 1045, 1130, 1142, 1143, 1227, 1251, 1370, 1410, 1698, 1820, 1862, 2026, 2059, 2061, 3118, 4151}
-)
-_UNUSUAL = frozenset({2000, 2007, 2012, 2014, 2027})
-_FULL = frozenset({1021, 1030, 1041, 1114, 3, 28})
+_AGAIN = "the scan is tried again."
 _FIRST_OF_SQL = 1000
 """Lower numbers are those of system calls that failed at the server."""
 
 
+class _Meaning(NamedTuple):
+    codes: tuple[int, ...]
+    kind: type[RetlError]
+    what: str
+    """With the places ``{place}``, ``{role}`` and ``{said}``."""
+    remedy: str
+
+
+_MEANINGS = (
+    _Meaning(
+        (1040, 1203, 1226),
+        ConnectionFailed,
+        "the server at {place} allows no more connections: {said}",
+        "raise max_connections, or the user's max_user_connections, at the server, or run fewer pipelines at a time. "
+        f"A scan needs up to 3 at its source and up to 3 + writers at its target; {_AGAIN}",
+    ),
+    _Meaning(
+        (
+            *(1053, 1077, 1129, 1135, 1152, 1153, 1158, 1159, 1160, 1161, 1184, 1317, 1927),
+            *(2002, 2003, 2006, 2013, 2055, 3169, 4031),
+        ),
+        ConnectionFailed,
+        "the connection to {place} failed: {said}",
+        "nothing, if it passes: the scan is tried again. Otherwise check address, network and server.",
+    ),
+    _Meaning(
+        (1205, 1206, 1213, 1614, 3572),
+        TargetBusy,
+        "a lock at {place} was not released in time: {said}",
+        f"end the session that holds it (see SHOW PROCESSLIST); {_AGAIN}",
+    ),
+    _Meaning(
+        (1020, 3100, 3101, 3797),
+        TargetBusy,
+        "the server at {place} rolled a transaction back, since another one was in its way: {said}",
+        f"nothing, if it passes: {_AGAIN} With several writable members of a group, write to one of them.",
+    ),
+    _Meaning(
+        (1969, 3024),
+        ConnectionFailed,
+        "the server at {place} ended a statement that took longer than it allows: {said}",
+        "sessions of retl set max_execution_time and max_statement_time to none: see what else ends statements there, "
+        f"such as a pooler or a watchdog; {_AGAIN}",
+    ),
+    _Meaning(
+        (1290, 1792, 1836, 3989),
+        ConnectionFailed,
+        "the server at {place} does not allow writing now: {said}",
+        f"connect to the server that is writable, or end its read-only mode; {_AGAIN}",
+    ),
+    _Meaning((1049,), ConfigError, "{place}: {said}", "create the database, or name another one in url."),
+    _Meaning(
+        (1665,),
+        ConfigError,
+        "the server at {place} writes its binary log as statements, which cannot repeat what is written here: {said}",
+        "SET GLOBAL binlog_format = 'ROW' (or 'MIXED') at the server.",
+    ),
+    _Meaning(
+        (3159,),
+        ConfigError,
+        "the server at {place} lets nobody in without TLS: {said}",
+        'use tls = "verify", with the authority of its certificate in tls_ca, or tls = "insecure".',
+    ),
+    _Meaning(
+        (1044, 1142, 1143, 1227, 1370, 1410, 3118, 4151),
+        ConfigError,
+        "the {role} at {place} refused a right: {said}",
+        "GRANT the user what is missing; what retl needs stands in its documentation, under MySQL: Rights.",
+    ),
+    _Meaning(
+        (1045, 1130, 1251, 1698, 1820, 1862, 2026, 2059, 2061),
+        ConfigError,
+        "the {role} at {place} refused the login or a right: {said}",
+        "check user, password, TLS and the rights of the user.",
+    ),
+    _Meaning(
+        (1021, 1030, 1041, 1114, 3, 28),
+        ConnectionFailed,
+        "the server at {place} has no room or memory left: {said}",
+        f"make room; {_AGAIN}",
+    ),
+    _Meaning(
+        (3750,),
+        ConfigError,
+        "the server at {place} demands a primary key of every table: {said}",
+        "give the table a key, or SET GLOBAL sql_require_primary_key = OFF at the server.",
+    ),
+)
+_BY_CODE = {code: meaning for meaning in _MEANINGS for code in meaning.codes}
+_UNUSUAL = frozenset({2000, 2007, 2012, 2014, 2027})
+
+_ROW_STATES = ("22", "23", "45")
+"""SQLSTATE classes of errors that a value (22), a constraint (23) or a trigger's SIGNAL (45) is the cause of."""
+_NO_ROW_STATES = frozenset({1052})
+"""23000 all the same: a statement's column is ambiguous."""
+_OF_ROWS = frozenset(
+    {
+        *(1022, 1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 1761, 1762, 1859, 4025),  # 23: constraints
+        *(1263, 1264, 1292, 1365, 1367, 1406, 1416, 1441, 1690, 1918, 3037, 3140, 3141, 3156),  # 22: values
+        *(1261, 1262, 1265),  # 01: too few or too many fields, a value that was cut; errors in a strict session
+        *(1300, 1364, 1366, 1411),  # HY000: no such text, no default, no such number, no such time
+        *(1526, 1591, 1748),  # HY000: no partition for the value
+        1118,  # 42000: a row too large for a page, which the server finds out row by row
+        *(1369, 3819),  # HY000, 44000: a CHECK
+        1644,  # whatever a trigger's SIGNAL says
+        *(3616, 3617, 3618, 3643, 3903, 3904, 3906, 3907),  # places on the earth, functional indexes
+        *(6136, 6137, 6138),  # vectors
+    }
+)
+"""Numbers of errors and warnings that a single row may be the cause of."""
+
+
 class SourceRefused(SourceError):
-    """A statement that the source refused. ``code`` is the server's number, such as 1146."""
+    """A statement that the source refused. ``code`` is the server's number, such as 1146, ``state`` its SQLSTATE."""
 
     code: int = 0
+    state: str = ""
 
 
 class TargetRefused(TargetError):
-    """A statement that the target refused. ``code`` is the server's number, such as 1062."""
+    """A statement that the target refused. ``code`` is the server's number, such as 1062, ``state`` its SQLSTATE."""
 
     code: int = 0
+    state: str = ""
+
+
+def of_rows(code: int, state: str = "") -> bool:
+    """Whether a row may be to blame. What is not known to be about rows is about the statement: it ends the scan."""
+    return code in _OF_ROWS or (state[:2] in _ROW_STATES and code not in _NO_ROW_STATES)
 
 
 def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
@@ -65,33 +151,13 @@ def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
     and https://mariadb.com/kb/en/mariadb-error-code-reference/.
     """
     said = f"{message} (error {code})"
-    if code in _LOST:
-        return ConnectionFailed(
-            f"the connection to {place} failed: {said}.",
-            remedy="nothing, if it passes: the scan is tried again. Otherwise check address, network and server.",
-        )
-    if code in _LOCKED:
-        kind = TargetBusy if role == "target" else ConnectionFailed
-        return kind(
-            f"a lock at {place} was not released in time: {said}.",
-            remedy="end the session that holds it (see SHOW PROCESSLIST); the scan is tried again.",
-        )
-    if code in _READ_ONLY:
-        return ConnectionFailed(
-            f"the server at {place} does not allow writing now: {said}.",
-            remedy="connect to the server that is writable, or end its read-only mode; the scan is tried again.",
-        )
-    if code == 1049:
-        return ConfigError(f"{place}: {said}.", remedy="create the database, or name another one in url.")
-    if code in _DENIED:
-        return ConfigError(
-            f"the {role} at {place} refused the login or a right: {said}.",
-            remedy="check user, password, TLS and the rights of the user.",
-        )
-    if code in _FULL:
-        return ConnectionFailed(
-            f"the server at {place} has no room or memory left: {said}.", remedy="make room; the scan is tried again."
-        )
+    meaning = _BY_CODE.get(code)
+    if code == 1047 and "wsrep" in message.lower():
+        # Others say 1047 of a statement that they do not know; a Galera node says it while it is apart from its cluster.
+        meaning = _BY_CODE[1053]
+    if meaning is not None:
+        kind = ConnectionFailed if meaning.kind is TargetBusy and role == "source" else meaning.kind
+        return kind(f"{meaning.what.format(place=place, role=role, said=said)}.", remedy=meaning.remedy)
     if 0 < code < _FIRST_OF_SQL:
         return ConnectionFailed(
             f"the server at {place} has trouble with its files: {said}.",
@@ -110,3 +176,9 @@ def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
     )
     refused.code = code
     return refused
+
+
+def rolled_back(refused: RetlError, role: Role) -> RetlError:
+    """The error for a SQLSTATE of class 40, whatever its number: the transaction is gone, and may be done again."""
+    kind = TargetBusy if role == "target" else ConnectionFailed
+    return kind(refused.message, remedy=f"nothing, if it passes: {_AGAIN}")

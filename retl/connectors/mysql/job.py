@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.encode import Encoder
+from retl.connectors.mysql.load import Infile
 from retl.connectors.mysql.schema import Known, Place
 from retl.model.actions import Action, Write
 from retl.model.plan import Load
@@ -28,6 +29,7 @@ class Job:
     completion: tuple[str, ...]
     """What has to be done after the last row, before the table is switched in."""
     local: bool
+    infile: Infile
     packet: int
     lock_timeout: float
 

@@ -18,35 +18,36 @@ import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.mysql.connection import MySQLConnection
-from retl.connectors.mysql.encode import Encoder
-from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.encode import DIALECT, Encoder
+from retl.connectors.mysql.errors import TargetRefused, of_rows, server_error
 from retl.connectors.mysql.wire import Done
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect, plain_rows
-from retl.model.errors import ConfigError
+from retl.model.errors import ConfigError, RetlError
 from retl.model.plan import Load
 
 _AT_ROW = re.compile(r" at row (\d+)$")
 _OF_COLUMN = re.compile(r"\b(?:[Cc]olumn|CONSTRAINT) [`']?(?:[^`']*`\.`)*([^`']+)[`']")
 _DELETED = re.compile(r"Deleted: (\d+)")
 _NO_FILES = frozenset({1148, 3948, 4166})
-_NOT_OF_ROWS = frozenset({1054, 1064, 1136, 1146, 1305, 1665, 1785, 3024})
-"""Errors of a statement as a whole, for which no row is to blame."""
-_NOT_OF_VALUES = frozenset({1051, 1287, 1592, 1681, 3719})
-"""Warnings of a statement's words, or of a table that a trigger would have dropped: no value has changed."""
+_NO_SUCH_TABLE = frozenset({1142, 1143, 1146})
+"""What a server says of a table that is not there; first of all it asks whether the user may write one of that name."""
+_NOT_OF_VALUES = frozenset({1051, 1287, 1592, 1681, 3170, 3719, 3778})
+"""Warnings of a statement's words, of its plan, or of a table that a trigger would have dropped: no value has changed."""
 _TOO_LARGE = "the row is larger than the server's max_allowed_packet"
 _SMALL = 64 * 1024
 """Up to so many bytes a batch is turned into CSV faster than a thread is asked to do it."""
 
 
-def of_rows(error: TargetRefused) -> bool:
-    """Whether an error may be due to some rows alone."""
-    return error.code not in _NOT_OF_ROWS
-
-
-def words(error: TargetRefused) -> str:
+def words(error: RetlError) -> str:
     """What the server itself said."""
     cause = error.__cause__
     return str(cause.args[1]) if cause is not None and len(cause.args) > 1 else error.message
+
+
+def _code(error: RetlError) -> int:
+    """The server's number of an error."""
+    cause = error.__cause__
+    return cause.args[0] if cause is not None and cause.args and isinstance(cause.args[0], int) else 0
 
 
 def column_of(reason: str, columns: Encoder) -> str:
@@ -60,14 +61,60 @@ def column_of(reason: str, columns: Encoder) -> str:
 
 
 async def warnings(connection: MySQLConnection, done: Done) -> list[str]:
-    """What the last statement warned of; each means that some value was changed."""
+    """What the last statement warned of; each means that some value was changed.
+
+    Raises ``TargetRefused`` for a warning that is not known to be about rows.
+    """
     if not done.warnings:
         return []
-    listed = await connection.query("SHOW WARNINGS")
-    told = [str(message) for _, code, message in listed if int(code) not in _NOT_OF_VALUES]
+    listed = [(int(code), str(message)) for _, code, message in await connection.query("SHOW WARNINGS")]
+    told = [(code, message) for code, message in listed if code not in _NOT_OF_VALUES]
+    for code, message in told:
+        if not of_rows(code):
+            raise server_error(code, f"it warned: {message}", "target", connection.place)
     if not told and len(listed) < done.warnings:  # no more than max_error_count are listed
         return [f"{done.warnings} warnings, not all of which the server lists"]
-    return told
+    return [message for _, message in told]
+
+
+class Infile:
+    """Whether rows go by LOAD DATA LOCAL. A pooler may refuse the statement though the server allows it."""
+
+    def __init__(self, wanted: bool | None) -> None:
+        self._wanted = wanted
+        self._works = False
+        self.refused = ""
+        """Why not, in the words of whoever refused it."""
+
+    @property
+    def unset(self) -> bool:
+        """Whether the user has left it to us."""
+        return self._wanted is None
+
+    def use(self, *, allowed: bool) -> bool:
+        """``allowed`` is what the server is set to; what the user has said counts for more."""
+        return (allowed and not self.refused) if self._wanted is None else self._wanted
+
+    async def probe(self, connection: MySQLConnection, database: str) -> None:
+        """Have a statement refused for no other reason than that there is no such table."""
+        if self._works or not self.unset:
+            return
+        self.refused = ""
+        statement = f"LOAD DATA LOCAL INFILE 'retl' INTO TABLE {DIALECT.identifier(database)}._retl_probe"
+        try:
+            await connection.load_nothing(statement)
+        except (TargetRefused, ConfigError) as error:
+            if _code(error) not in _NO_SUCH_TABLE:
+                self.refused = words(error)
+        self._works = not self.refused
+
+    def give_up(self, error: TargetRefused | ConfigError) -> bool:
+        """Whether rows go by INSERT from now on, since the statement as a whole was refused."""
+        known = _code(error) in _NO_FILES or not of_rows(_code(error), getattr(error, "state", ""))
+        if not self.unset or not known:
+            return False
+        self.refused, self._works = words(error), False
+        return True
 
 
 @dataclass(frozen=True)
@@ -90,6 +137,7 @@ class Loader:
         table: str,
         *,
         local: bool,
+        infile: Infile,
         packet: int,
         replace: bool = False,
     ) -> None:
@@ -97,7 +145,8 @@ class Loader:
         self._encoder = encoder
         self._refusals = refusals
         self._table = table
-        self._local = local
+        self._local = infile.use(allowed=local)
+        self._infile = infile
         self._packet = packet
         self._replace = replace
         self._most = load.table.max_rejects + MOST_SHOWN
@@ -143,16 +192,26 @@ class Loader:
             return None
         await self._connection.execute("SAVEPOINT retl_load")
         try:
-            trouble = await (self._load(batch, data) if self._local else self._insert(batch))
+            trouble = await self._send(batch, data)
         except TargetRefused as error:
             if error.code in _NO_FILES:
                 raise _no_files() from error
-            if not of_rows(error):
+            if not of_rows(error.code, error.state):
                 raise
             trouble = Trouble(words(error), {})
         if trouble is not None:
             await self._connection.execute("ROLLBACK TO SAVEPOINT retl_load")
         return trouble
+
+    async def _send(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
+        if self._local:
+            try:
+                return await self._load(batch, data)
+            except (TargetRefused, ConfigError) as error:
+                if not self._infile.give_up(error):
+                    raise
+                self._local = False
+        return await self._insert(batch)
 
     async def _load(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
         if data is None:
@@ -166,11 +225,14 @@ class Loader:
         return trouble
 
     async def _insert(self, batch: pa.RecordBatch) -> Trouble | None:
-        for first, statement in self._encoder.inserts(batch, self._table, self._packet // 4):
+        statements = self._encoder.inserts(batch, self._table, self._packet // 4, replace=self._replace)
+        for first, rows, statement in statements:
             if len(statement) * 4 > self._packet and len(statement.encode()) >= self._packet:
                 return Trouble(_TOO_LARGE, {first: _TOO_LARGE})
             done = await self._connection.execute(statement)
             trouble = await self._trouble(done, first)
+            if trouble is None and (done.affected < rows or (done.affected > rows and not self._replace)):
+                trouble = Trouble(f"{done.affected} of {rows} rows arrived", {})
             if trouble is not None:
                 return trouble
         return None

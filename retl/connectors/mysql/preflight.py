@@ -9,11 +9,20 @@ from retl.model.actions import PreAction, Write
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.plan import Load
 
-SLOW_INSERTS = (
-    "the server does not take LOAD DATA LOCAL (local_infile is off), so rows are sent by INSERT, which is 2 to 3 times slower; "
-    "SET GLOBAL local_infile = ON there makes it faster."
-)
 _TABLES = ("BASE TABLE", "SYSTEM VERSIONED")
+
+
+def slow_inserts(refused: str) -> str:
+    """A warning; ``refused`` is who said so in his own words, where it is not the server's setting."""
+    if refused:
+        return (
+            f"LOAD DATA LOCAL is refused ({refused[:200]}), so rows are sent by INSERT, which is 2 to 3 times slower; a pooler may "
+            "have to be told to let it pass."
+        )
+    return (
+        "the server does not take LOAD DATA LOCAL (local_infile is off), so rows are sent by INSERT, which is 2 to 3 times slower; "
+        "SET GLOBAL local_infile = ON there makes it faster."
+    )
 
 
 def check_place(place: Place) -> None:

@@ -10,6 +10,7 @@ from retl.connectors.mysql import preflight, refresh, rights, schema
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.job import Job
+from retl.connectors.mysql.load import Infile
 from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.schema import DIALECT, Known, Place
 from retl.connectors.mysql.session import holding_fence, writing
@@ -80,7 +81,7 @@ class MySQLTarget(Target):
         self._login = writing(login, lock_timeout)
         self._lock_timeout = lock_timeout
         self._writers = writers
-        self._local_infile = local_infile
+        self._infile = Infile(local_infile)
         self._store = MySQLStore(holding_fence(self._login))
         self._questions = Questions(lambda: MySQLConnection.open(self._login))
         self._looked: tuple[Load, _Look] | None = None
@@ -136,9 +137,11 @@ class MySQLTarget(Target):
         server = connection.server
         types = MySQLTypes(load.schema, load.key, mariadb=server.mariadb, version=server.version)
         change = fit(load, known.existing(load.schema.names) if known else None, DIALECT, types)
-        local = settings.local_infile if self._local_infile is None else self._local_infile
-        if not local and self._local_infile is None:
-            warnings.append(preflight.SLOW_INSERTS)
+        if settings.local_infile:
+            await self._infile.probe(connection, place.database)
+        local = self._infile.use(allowed=settings.local_infile)
+        if not local and self._infile.unset:
+            warnings.append(preflight.slow_inserts(self._infile.refused))
         names = tuple(await schema.table_names(connection, place.database))
         return _Look(place, known, change, names, local, settings.packet, (*change.warnings, *warnings))
 
@@ -208,6 +211,7 @@ class MySQLTarget(Target):
             columns=look.change.columns,
             completion=preparation.completion,
             local=look.local,
+            infile=self._infile,
             packet=look.packet,
             lock_timeout=self._lock_timeout,
         )

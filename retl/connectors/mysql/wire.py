@@ -17,7 +17,8 @@ from typing import Any
 
 from aiomysql.connection import Connection, MySQLResult
 from pymysql.constants import CLIENT, COMMAND, CR, FIELD_TYPE
-from pymysql.err import InternalError, OperationalError
+from pymysql.err import InternalError, MySQLError, OperationalError
+from pymysql.protocol import MysqlPacket
 
 VECTOR = 242
 """The type of MySQL 9 that PyMySQL has no name for."""
@@ -32,6 +33,22 @@ _LOST = "Lost connection to MySQL server during query"
 _PLUGINS = (b"mysql_native_password", b"caching_sha2_password", b"sha256_password", b"mysql_clear_password")
 # A peer that is gone without a word is noticed after two minutes; the system's own limit is two hours.
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+
+
+class _Packet(MysqlPacket):  # type: ignore[misc]
+    """A packet whose error keeps its SQLSTATE, which the driver drops."""
+
+    def raise_for_error(self) -> None:
+        try:
+            super().raise_for_error()
+        except MySQLError as error:
+            error.state = sqlstate(self._data)
+            raise
+
+
+def sqlstate(payload: bytes) -> str:
+    """The five characters behind the # of an error packet; an error before the login has none."""
+    return payload[4:9].decode("ascii", "replace") if payload[3:4] == b"#" else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +145,9 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
     def secure(self) -> bool:
         """Whether the line is encrypted, or a local socket."""
         return bool(self._secure)
+
+    async def _read_packet(self, packet_type: type[Any] = _Packet) -> Any:
+        return await super()._read_packet(packet_type)
 
     async def run(self, sql: str) -> tuple[Done, list[tuple[Any, ...]]]:
         """A statement, and its rows where it has some: each value ``int``, ``str``, ``bytes`` or ``None``."""

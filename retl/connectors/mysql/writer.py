@@ -19,9 +19,9 @@ from retl.connectors.mysql import refresh, schema
 from retl.connectors.mysql.connection import MySQLConnection, connected
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.encode import Refused
-from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.errors import TargetRefused, of_rows
 from retl.connectors.mysql.job import Job
-from retl.connectors.mysql.load import Lane, Loader, column_of, in_thread, of_rows, warnings, words
+from retl.connectors.mysql.load import Lane, Loader, column_of, in_thread, warnings, words
 from retl.connectors.mysql.merge import CHECK_KEYS, ROW, Merge, Stage, respells
 from retl.connectors.mysql.schema import DIALECT
 from retl.connectors.mysql.session import FENCE_SECONDS, roll_back
@@ -89,6 +89,7 @@ class MySQLWriter(TableWriter):
             self._refusals,
             table,
             local=job.local,
+            infile=job.infile,
             packet=job.packet,
             replace=replace,
         )
@@ -359,7 +360,7 @@ class StagedWriter(MySQLWriter):
             for statement in parking:
                 await self._main.execute(statement)
         except TargetRefused as error:
-            if not of_rows(error):
+            if not of_rows(error.code, error.state):
                 raise
             await self._main.execute("ROLLBACK TO SAVEPOINT retl_parked")
             await self._main.execute(CHECK_KEYS)
@@ -395,7 +396,7 @@ class StagedWriter(MySQLWriter):
                 if reason is not None:
                     break
         except TargetRefused as error:
-            if not of_rows(error):
+            if not of_rows(error.code, error.state):
                 raise
             reason = words(error)
         if reason is None:
