@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from retl.connectors.mysql.wire import WireField
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.rejects import without_broken_text
 from retl.connectors.sql.select import Selection
-from retl.connectors.sql.source import SqlSource
+from retl.connectors.sql.source import SqlSource, summer_shift
 from retl.model.errors import ConfigError
 from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema
@@ -135,6 +135,24 @@ class MySQLSource(WireSource):
         super().__init__(options.login("source", (*_SESSION, patience)))
         self.dialect = MySQLDialect()
         self._zone = zone(options.timezone, self.system)
+        self._shift: timedelta | None = None
+
+    async def put_back(self) -> timedelta:
+        if self._zone is not None:
+            return summer_shift(self._zone, datetime.now(UTC).year)
+        if self._shift is None:
+            self._shift = await self._server_shift()
+        return self._shift
+
+    async def _server_shift(self) -> timedelta:
+        """By how much the server's own zone differs between winter and summer; it may have no name."""
+        year = datetime.now(UTC).year
+        winter, summer = (
+            f"CONVERT_TZ('{year}-{month}-15 12:00:00', '+00:00', @@GLOBAL.time_zone)" for month in ("01", "07")
+        )
+        days = (datetime(year, 7, 15, tzinfo=UTC) - datetime(year, 1, 15, tzinfo=UTC)).days
+        ((seconds,),) = await self.query(f"SELECT TIMESTAMPDIFF(SECOND, {winter}, {summer})")
+        return timedelta() if seconds is None else abs(timedelta(seconds=int(seconds)) - timedelta(days=days))
 
     def clock(self, now: str, cursor: pa.Field) -> str:
         if self._zone is None or not pa.types.is_timestamp(cursor.type) or cursor.type.tz:

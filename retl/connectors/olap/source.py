@@ -6,7 +6,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import ClassVar
 
@@ -26,6 +26,7 @@ from retl.connectors.olap.flight import FlightStream
 from retl.connectors.olap.options import OlapOptions
 from retl.connectors.olap.session import settings
 from retl.connectors.sql.select import Relation, Selection
+from retl.connectors.sql.source import summer_shift
 from retl.model.actions import PreAction, Write
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, UnsupportedError
@@ -58,6 +59,7 @@ class OlapSource(WireSource):
         self._session = settings(self.system, options.query_timeout)
         self._skip_unchanged = options.skip_unchanged_partitions
         self._zone = zone(options.timezone, self.system)
+        self._server_zone = ""
         self._tls_ca = options.tls_ca
         self._flight_port = options.flight_port if options.protocol == "flight" else None
         if options.protocol == "flight" and options.flight_port is None:
@@ -78,8 +80,9 @@ class OlapSource(WireSource):
         connection = await self._cluster.open(olap_error)
         try:
             await self._check_product(connection)
-            variables = await connection.query("SHOW VARIABLES")
-            self._session = settings(self.system, self._query_timeout, (str(row[0]) for row in variables))
+            variables = {str(row[0]): str(row[1]) for row in await connection.query("SHOW VARIABLES")}
+            self._server_zone = variables.get("time_zone", "")
+            self._session = settings(self.system, self._query_timeout, variables)
             await connection.execute(self._session)
         except BaseException:
             connection.abort()  # it must not pass for one that was looked at
@@ -160,6 +163,13 @@ class OlapSource(WireSource):
     async def _has_real_key(self, database: str, name: str) -> bool:
         """Whether the columns that the catalog marks as keys are unique together."""
         return True
+
+    async def put_back(self) -> timedelta:
+        try:
+            there = self._zone or zone(self._server_zone or None, self.system)
+        except ConfigError:  # a zone by a name of Java's
+            return timedelta()
+        return summer_shift(there, datetime.now(UTC).year) if there else timedelta()
 
     def clock(self, now: str, cursor: pa.Field) -> str:
         if self._zone is None or (pa.types.is_timestamp(cursor.type) and cursor.type.tz):

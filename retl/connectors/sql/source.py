@@ -9,7 +9,7 @@ import difflib
 import hashlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from retl.model.window import Bounds, Slice, Window, cut, lower_bound, make_wind
 _FEWEST_BUCKETS = 64
 _MOST_BUCKETS = 4096
 _FUTURE = timedelta(days=1)
+_LONGEST_SHIFT = timedelta(hours=2)
 
 
 class SqlSource(Source):
@@ -140,7 +141,7 @@ class SqlSource(Source):
             cursor_type=native_type(cursor),
             unique_key=_is_unique(table, chosen.relation.schema),
             statements=(asked, *(chosen.rows(schema, part) for part in slices[:1])),
-            warnings=_future_warning(table, window, bounds),
+            warnings=(*_future_warning(table, window, bounds), *await self._clock_warning(table, cursor)),
             detail={"chosen": chosen},
         )
 
@@ -194,6 +195,18 @@ class SqlSource(Source):
         """The source's clock as the dialect asks for it, in the frame of a cursor column."""
         return now
 
+    async def put_back(self) -> timedelta:
+        """How far the clock by which times without a zone are written is put back in autumn; nothing where it is not, or nobody knows."""
+        return timedelta()
+
+    async def _clock_warning(self, table: TableSpec, cursor: pa.Field) -> tuple[str, ...]:
+        """An hour that comes twice brings changes below the watermark."""
+        lookback = table.lookback if isinstance(table.lookback, timedelta) else timedelta(seconds=table.lookback)
+        if not pa.types.is_timestamp(cursor.type) or cursor.type.tz or (lookback and lookback >= _LONGEST_SHIFT):
+            return ()
+        shift = await self.put_back()
+        return () if lookback >= shift else (_twice(cursor.name, shift),)
+
     def hash_version(self) -> str:
         """Which version it is, where the system's hash may change from one to the next."""
         return ""
@@ -227,6 +240,20 @@ def _null_slices(start: int, rows: int, slice_rows: int) -> list[Slice]:
     parts = max(1, -(-rows // slice_rows))
     whole = Slice(index=start, nulls=True, parts=parts, rows=rows // parts)
     return [msgspec.structs.replace(whole, index=start + part, part=part) for part in range(parts)]
+
+
+def summer_shift(zone: tzinfo, year: int) -> timedelta:
+    """How far a zone's clocks are put back within a year."""
+    offsets = [datetime(year, month, 1, tzinfo=zone).utcoffset() or timedelta() for month in range(1, 13)]
+    return max(offsets) - min(offsets)
+
+
+def _twice(cursor: str, shift: timedelta) -> str:
+    minutes = int(shift.total_seconds() // 60)
+    return (
+        f"the cursor {cursor!r} has no zone, and the clock of its source is put back by {minutes} minutes in autumn: a change in "
+        f'the time that comes twice is missed unless lookback is at least "{minutes}m". If it is written in UTC, say timezone = "UTC".'
+    )
 
 
 def _future_warning(table: TableSpec, window: Window | None, bounds: Bounds) -> tuple[str, ...]:

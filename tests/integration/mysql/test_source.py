@@ -439,6 +439,21 @@ async def test_settle_goes_by_the_servers_clock_in_the_columns_zone(server: Serv
             assert abs(datetime.fromisoformat(plan.window.upper) - there) < timedelta(minutes=2)
 
 
+async def test_an_hour_that_comes_twice_is_warned_of(server: Server, database: str) -> None:
+    run(server, database, "CREATE TABLE t (id INT PRIMARY KEY, at DATETIME, stamp TIMESTAMP NULL)")
+    run(server, database, "INSERT INTO t VALUES (1, '2024-05-01 12:00:00', '2024-05-01 12:00:00')")
+    for words, cursor, lookback, warned in (
+        ({"timezone": "Europe/Berlin"}, "at", 0, True),
+        ({"timezone": "Europe/Berlin"}, "at", 3600, False),
+        ({"timezone": "Europe/Berlin"}, "stamp", 0, False),
+        ({"timezone": "Asia/Shanghai"}, "at", 0, False),
+        ({}, "at", 0, False),  # the clock of the tests' servers is not put back
+    ):
+        async with opened(server, database, **words) as source:
+            plan = await source.plan(spec(retl.Table("t", cursor=cursor, lookback=lookback)), Checkpoint())
+        assert [("put back by 60 minutes" in warning) for warning in plan.warnings] == [True] * warned, words
+
+
 async def test_lookback_reads_what_came_late(server: Server, database: str) -> None:
     run(server, database, "CREATE TABLE t (id INT PRIMARY KEY, at DATETIME(3))")
     run(server, database, "INSERT INTO t VALUES (1, '2024-01-01 00:00:00.499'), (2, '2024-01-01 00:00:00.500'), (3, '2024-01-01 00:00:05.500')")  # fmt: skip

@@ -194,3 +194,32 @@ async def test_a_zone_that_nobody_knows_is_refused_at_once(scene: Scene) -> None
     with pytest.raises(ConfigError, match=r"Mars/Olympus.*Asia/Shanghai") as caught:
         scene.connector(timezone="Mars/Olympus").source()
     assert caught.value.system == scene.kind
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "lookback", "warned"),
+    [
+        ("Europe/Berlin", {}, None, True),
+        ("Europe/Berlin", {}, "59m", True),
+        ("Europe/Berlin", {}, "1h", False),
+        ("Europe/Berlin", {"timezone": "UTC"}, None, False),
+        ("UTC", {"timezone": "America/New_York"}, None, True),
+        ("Asia/Shanghai", {}, None, False),
+        ("CST", {}, None, False),
+    ],
+)
+async def test_an_hour_that_comes_twice_is_warned_of(
+    scene: Scene, there: str, words: dict[str, Any], lookback: str | None, warned: bool
+) -> None:
+    scene.create("orders", f"id INT NOT NULL, at {scene.moment}, day DATE")
+    scene.insert("orders", [1, "2024-05-01 12:00:00", "2024-05-01"])
+    scene.run(f"SET GLOBAL time_zone = '{there}'")
+    options = {} if lookback is None else {"lookback": lookback}
+    try:
+        async with scene.source(**words) as source:
+            plan = await source.plan(table_spec("orders", cursor="at", **options), Checkpoint())
+            by_day = await source.plan(table_spec("orders", cursor="day", **options), Checkpoint())
+    finally:
+        scene.run("SET GLOBAL time_zone = 'UTC'")
+    assert [warning for warning in plan.warnings if "put back by 60 minutes" in warning] == list(plan.warnings)
+    assert len(plan.warnings) == warned and by_day.warnings == ()
