@@ -10,6 +10,7 @@ from typing import Any
 from retl.connectors.base import Connector, Source, Target
 from retl.engine.bus import EventBus
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
+from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
 from retl.engine.runner import Parts, Runner, owner_in_words
 from retl.engine.schedule import make_schedule
@@ -24,6 +25,7 @@ from retl.model.errors import ConfigError, RetlError
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineStatus, TableStatus
 from retl.model.table import LostTarget, NewColumns, NullCursor, Table, TableOptions
+from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
 from retl.threads import to_the_end
 
@@ -71,13 +73,21 @@ class Pipeline:
         write: Write | str | None = None,
         new_columns: NewColumns | None = None,
         slice_rows: int | None = None,
-        lease_ttl: float = DEFAULT_TTL,
+        lease_ttl: Duration = DEFAULT_TTL,
         channel_bytes: int = Limits.channel_bytes,
     ) -> None:
+        if not isinstance(name, str):
+            raise wrong_type("the name of a pipeline", name, 'text, such as "orders"')
         self.name = name
         with self._named():
-            if not name or not name.strip():
+            if not name.strip():
                 raise ConfigError("a pipeline needs a name.", remedy='give it one, such as "orders".')
+            check_length("the name of a pipeline", name)
+            if isinstance(channel_bytes, bool) or not isinstance(channel_bytes, int) or channel_bytes < 1:
+                raise wrong_type("channel_bytes", channel_bytes, "a whole number of bytes, at least 1")
+            if isinstance(blacklist, str):
+                raise ConfigError(f"blacklist is the text {blacklist!r}.", remedy=f"write blacklist=[{blacklist!r}].")
+            ttl = parse_lease_ttl(lease_ttl)
             self.schedule = make_schedule(interval, cron, timezone)
             defaults = TableOptions(
                 cursor=cursor,
@@ -114,7 +124,7 @@ class Pipeline:
             state_in_target=inside is not None,
             blacklist=actions,
             limits=Limits(channel_bytes=channel_bytes),
-            lease_ttl=lease_ttl,
+            lease_ttl=ttl,
         )
         self._bus = EventBus()
         self._runner = Runner(self._parts, self._bus)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path as FilePath
 from typing import Any, cast
 
@@ -16,9 +15,9 @@ from retl.config.registry import Role, connector_types, find_connector
 from retl.config.words import JobFile, PipelineOptions, PipelineWords
 from retl.connectors.base import Source, Target
 from retl.engine.context import DEFAULT_TTL
+from retl.engine.lease import parse_lease_ttl
 from retl.engine.schedule import make_schedule
 from retl.model.actions import Action, parse_actions
-from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.table import Table, TableOptions, check_declaration, is_pattern, resolve
 from retl.pipeline import Pipeline
@@ -157,10 +156,7 @@ class _Maker:
 
     def _lease_ttl(self) -> float:
         ttl = self._setting("lease_ttl")
-        length = parse_duration(DEFAULT_TTL if ttl is None else ttl, what="lease_ttl")
-        if not timedelta(seconds=0.1) <= length <= timedelta(days=1):
-            raise ConfigError(f"lease_ttl is {ttl!r}, but it must be from 100ms to 1d.")
-        return length.total_seconds()
+        return parse_lease_ttl(DEFAULT_TTL if ttl is None else ttl)
 
     def _check_tables(self, blacklist: frozenset[Action]) -> None:
         defaults = TableOptions(**{name: self._setting(name) for name in _OPTIONS})

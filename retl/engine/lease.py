@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -16,11 +17,20 @@ import anyio.to_thread
 
 from retl.engine.context import DEFAULT_TTL
 from retl.model.checkpoint import Fence
+from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError
 from retl.state.base import LeaseRow, StateStore
 from retl.threads import to_the_end
 
 _GIVE_UP_SECONDS = 2.0
+
+
+def parse_lease_ttl(value: Duration) -> float:
+    """The seconds that a user's words mean. Raises ``ConfigError``."""
+    length = parse_duration(value, what="lease_ttl")
+    if not timedelta(seconds=0.1) <= length <= timedelta(days=1):
+        raise ConfigError(f"lease_ttl is {value!r}, but it must be from 100ms to 1d.")
+    return length.total_seconds()
 
 
 def process_identity() -> str:

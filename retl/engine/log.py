@@ -7,6 +7,8 @@ from typing import Any
 
 import structlog
 
+from retl.model.errors import RetlError
+
 _log = structlog.get_logger("retl")
 
 
@@ -19,6 +21,15 @@ def log_unexpected(message: str, error: BaseException, **facts: Any) -> None:
     for cause in _causes(error):
         traceback.clear_frames(cause.__traceback__)
     _log.error(message, exc_info=error, **facts)
+
+
+def as_retl_error(error: Exception, *, pipeline: str, table: str = "", system: str = "") -> RetlError:
+    """The error for people; one that nobody raised on purpose is logged, and hides no other."""
+    if not isinstance(error, RetlError):
+        log_unexpected("unexpected error", error, pipeline=pipeline, table=table)
+        text = f"unexpected {type(error).__name__}: {error}"
+        error = RetlError(text, remedy="this is a fault of retl; please report it with its log.")
+    return error.located(pipeline=pipeline, table=table, system=system)
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from retl.connectors.base import Source, SystemInfo, Target
-from retl.engine import guard
+from retl.engine.drift import check_plan, usable
+from retl.engine.log import as_retl_error
 from retl.engine.runner import Parts
 from retl.engine.targets import check_claims, check_other_table, claim_of, starting_point
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import Load, SourcePlan, TargetPlan
 from retl.model.table import TableSpec
+from retl.threads import to_the_end
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Preflight:
         self._parts = parts
 
     async def check(self) -> list[Finding]:
-        """A finding for each system and each table. Never raises ``RetlError``."""
+        """A finding for each system and each table, whatever goes wrong."""
         parts = self._parts
         findings: list[Finding] = []
         systems: tuple[tuple[str, Source | Target], ...] = (("source", parts.source), ("target", parts.target))
@@ -51,8 +53,8 @@ class Preflight:
         errors: list[Exception] = []
         try:
             specs = await parts.tables.specs(parts.source, parts.target, errors)
-        except RetlError as error:
-            return [*findings, Finding("error", "tables", str(error.located(pipeline=parts.name)))]
+        except Exception as error:
+            return [*findings, Finding("error", "tables", str(as_retl_error(error, pipeline=parts.name)))]
         findings.extend(
             Finding("error", getattr(unresolved, "table", "") or "tables", str(unresolved)) for unresolved in errors
         )
@@ -63,8 +65,10 @@ class Preflight:
     async def _ping(self, findings: list[Finding], role: str, system: Source | Target) -> bool:
         try:
             info: SystemInfo = await system.ping()
-        except RetlError as error:
-            findings.append(Finding("error", role, str(error.located(pipeline=self._parts.name, system=system.system))))
+        except Exception as error:
+            findings.append(
+                Finding("error", role, str(as_retl_error(error, pipeline=self._parts.name, system=system.system)))
+            )
             return False
         text = " ".join(part for part in (info.product, info.version, info.detail) if part)
         findings.append(Finding("ok", role, text))
@@ -74,8 +78,8 @@ class Preflight:
     async def _check_spec(self, spec: TableSpec) -> list[Finding]:
         try:
             plan = await self.plan(spec)
-        except RetlError as error:
-            return [Finding("error", spec.name, str(error))]
+        except Exception as error:
+            return [Finding("error", spec.name, str(as_retl_error(error, pipeline=self._parts.name, table=spec.name)))]
         rows = "" if plan.source.rows is None else f", {plan.source.rows:,} rows to read"
         mode = "full scan" if spec.full else f"incremental by {spec.cursor}"
         ok = Finding("ok", spec.name, f"-> {spec.to}: {mode}{rows}")
@@ -87,11 +91,11 @@ class Preflight:
         for spec in await self._parts.tables.specs(self._parts.source, self._parts.target, errors):
             try:
                 found.append(await self.plan(spec))
-            except RetlError as error:
+            except Exception as error:
                 # What may pass, and a damaged state, concern every table: once is enough to tell it.
                 if errors is None or isinstance(error, TransientError | StateError):
                     raise
-                errors.append(error)
+                errors.append(as_retl_error(error, pipeline=self._parts.name, table=spec.name))
         return found
 
     async def plan(self, spec: TableSpec) -> TablePlan:
@@ -103,23 +107,31 @@ class Preflight:
             claim = await claim_of(parts.name, spec, parts.target, state_in_target=parts.state_in_target)
             if claim is not None:
                 check_claims(claim, await parts.store.claims(claim.target))
-            lost: list[str] = []
-            checkpoint, _ = await starting_point(parts.target, spec, checkpoint, lost.append)
+            warnings: list[str] = []
+            checkpoint = usable(spec, checkpoint, warnings.append)
+            checkpoint, _ = await starting_point(parts.target, spec, checkpoint, warnings.append)
             source = await parts.source.plan(spec, checkpoint)
-            null_warning = guard.check_null_cursor(source)
-            load = Load(
-                pipeline=parts.name,
-                table=spec,
-                schema=source.schema,
-                key=source.key,
-                scan_id="plan",
-                blacklist=parts.blacklist,
-                checkpoint=checkpoint,
-                unique_key=source.unique_key,
-            )
-            target = await parts.target.preview(load)
+            try:
+                target = await self._preview(spec, checkpoint, source, warnings)
+            finally:
+                await to_the_end(parts.source.finish(source))
         except RetlError as error:
             error.located(pipeline=parts.name, table=spec.name)
             raise
-        warnings = (*lost, *source.warnings, *((null_warning,) if null_warning else ()), *target.warnings)
-        return TablePlan(spec, source, target, warnings)
+        return TablePlan(spec, source, target, (*warnings, *target.warnings))
+
+    async def _preview(
+        self, spec: TableSpec, checkpoint: Checkpoint, source: SourcePlan, warnings: list[str]
+    ) -> TargetPlan:
+        check_plan(source.table, checkpoint, source, warnings.append)
+        load = Load(
+            pipeline=self._parts.name,
+            table=spec,
+            schema=source.schema,
+            key=source.key,
+            scan_id="plan",
+            blacklist=self._parts.blacklist,
+            checkpoint=checkpoint,
+            unique_key=source.unique_key,
+        )
+        return await self._parts.target.preview(load)

@@ -21,15 +21,15 @@ import msgspec
 from retl.connectors.base import Source, Target
 from retl.engine import guard
 from retl.engine.channel import Channel
-from retl.engine.checkpoints import columns_of, selection
 from retl.engine.context import DEFAULT_TTL, Emit, Limits, ScanContext, StopSignal, now_text
+from retl.engine.drift import check_plan, usable
 from retl.engine.reader import Item, Reader
 from retl.engine.targets import check_other_table, claim_of, starting_point, take_claim
 from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
-from retl.model.checkpoint import Checkpoint, Fence, check_cursor_type
-from retl.model.errors import ConfigError, RetlError, SchemaDrift
+from retl.model.checkpoint import Checkpoint, Fence
+from retl.model.errors import RetlError
 from retl.model.plan import Load, SourcePlan
 from retl.model.report import Progress, ScanReport
 from retl.model.table import TableSpec
@@ -131,10 +131,10 @@ class Scan:
         return self._context.progress()
 
     async def _run(self, context: ScanContext) -> None:
-        await self._claim_target(context)
         checkpoints = await context.store.load(context.pipeline)
+        await self._claim_target(context)
         context.checkpoint = checkpoints.get(context.table.name, Checkpoint())
-        _check_checkpoint(context)
+        context.checkpoint = usable(context.table, context.checkpoint, context.warn)
         await self._look_at_target(context)
         plan = context.plan = await context.source.plan(context.table, context.checkpoint)
         # A source may know better, such as what truncating means for files.
@@ -159,7 +159,7 @@ class Scan:
             context.checkpoint = msgspec.structs.replace(context.checkpoint, target=context.found.identity)
 
     async def _carry_out(self, context: ScanContext, plan: SourcePlan) -> None:
-        _check_plan(context, plan)
+        check_plan(context.table, context.checkpoint, plan, context.warn)
         window = plan.window
         context.tell_scan(
             events.ScanPlanned,
@@ -199,42 +199,3 @@ class Scan:
             tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
-
-
-def _check_checkpoint(context: ScanContext) -> None:
-    """Refuse a watermark that belongs to another column; warn where the selection has changed."""
-    table, checkpoint = context.table, context.checkpoint
-    if table.cursor is None or (checkpoint.watermark is None and checkpoint.position is None):
-        context.checkpoint = msgspec.structs.replace(checkpoint, watermark=None, position=None)
-        return
-    if checkpoint.cursor != table.cursor:
-        raise ConfigError(
-            f"the checkpoint was made with the cursor {checkpoint.cursor!r}, but the table now has {table.cursor!r}.",
-            remedy=f"run `retl reset` for table {table.name!r}: its next scan then reads everything once.",
-        )
-    if checkpoint.selection is not None and checkpoint.selection != selection(table):
-        context.warn(
-            "columns, filter or expressions have changed since the last scan; rows below the watermark are not read again. "
-            f"`retl reset` for table {table.name!r} reads everything once."
-        )
-
-
-def _check_plan(context: ScanContext, plan: SourcePlan) -> None:
-    """What the source's answer means for this table: warnings, and errors before anything is written."""
-    table, checkpoint = context.table, context.checkpoint
-    for warning in plan.warnings:
-        context.warn(warning)
-    null_warning = guard.check_null_cursor(plan)
-    if null_warning:
-        context.warn(null_warning)
-    if table.cursor is not None and plan.cursor_type is not None:
-        check_cursor_type(table.name, table.cursor, checkpoint, plan.cursor_type)
-    if checkpoint.columns is None or checkpoint.selection != selection(table):
-        return
-    after = columns_of(plan)
-    gone = [name for name in checkpoint.columns if name not in after]
-    if gone:
-        text = f"the source no longer has the column{'s' if len(gone) > 1 else ''} {', '.join(gone)}"
-        if table.new_columns == "fail":
-            raise SchemaDrift(f'{text}, and new_columns is "fail".', remedy="list the columns to read in columns.")
-        context.warn(f"{text}; the target keeps the values that it has.")

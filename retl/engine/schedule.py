@@ -13,8 +13,11 @@ from cronsim import CronSim, CronSimError
 
 from retl.model.duration import Duration, format_duration, parse_duration
 from retl.model.errors import ConfigError
+from retl.model.typed import wrong_type
 
 _LONGEST_SLEEP = 60.0
+_CORRECTION = timedelta(hours=3)
+"""A clock that is set back by more is not put right for daylight saving, it was wrong before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,8 @@ class Cron(Schedule):
     """At the times of a cron expression, in a time zone, daylight saving included.
 
     A tick is never run twice: when the wall clock is set back, the next one is that
-    after the last one that ran.
+    after the last one that ran; unless it is set back by more than three hours, as a clock
+    that was wrong is.
     """
 
     expression: str
@@ -142,7 +146,8 @@ class Cron(Schedule):
     def period(self) -> float:
         try:
             ticks = self.ticks(datetime.now(UTC))
-            first, second = next(ticks), next(ticks)
+            # In UTC: between two times of one zone Python counts what its clocks show, also where they are set back.
+            first, second = next(ticks).astimezone(UTC), next(ticks).astimezone(UTC)
         except StopIteration:
             return 300.0
         return max(1.0, (second - first).total_seconds())
@@ -154,11 +159,19 @@ class _CronTimer(Timer):
         self._clock = clock
         self._last = clock()
 
+    def _since(self) -> datetime:
+        """The last tick, unless the clock that told of it ran far ahead and has been corrected."""
+        now = self._clock()
+        if self._last - now > _CORRECTION:
+            self._last = now
+        return self._last
+
     def _next_time(self, after: datetime) -> datetime | None:
-        return next(iter(self._cron.ticks(after)), None)
+        due = next(iter(self._cron.ticks(after)), None)
+        return due.astimezone(UTC) if due is not None else None
 
     def next(self) -> Tick | None:
-        due = self._next_time(self._last)
+        due = self._next_time(self._since())
         if due is None:
             return None
         delay = (due - self._clock()).total_seconds()
@@ -167,7 +180,7 @@ class _CronTimer(Timer):
         return Tick(max(0.0, delay), missed=self._missed(due) if delay <= 0 else 0)
 
     def left(self) -> float | None:
-        due = self._next_time(self._last)
+        due = self._next_time(self._since())
         return max(0.0, (due - self._clock()).total_seconds()) if due is not None else None
 
     def _missed(self, due: datetime) -> int:
@@ -179,7 +192,7 @@ class _CronTimer(Timer):
         return missed
 
     def consume(self) -> None:
-        due = self._next_time(self._last)
+        due = self._next_time(self._since())
         self._last = max(self._clock(), due or self._last)
 
 
@@ -215,8 +228,12 @@ def make_schedule(interval: Duration | None = None, cron: str | None = None, tim
     ``interval`` is a duration or ``"manual"``. Raises ``ConfigError``.
     """
     if cron is not None:
+        if not isinstance(cron, str):
+            raise wrong_type("cron", cron, 'text such as "*/10 * * * *"')
         if interval is not None:
             raise ConfigError("a pipeline has both an interval and a cron expression.", remedy="keep one of them.")
+        if not isinstance(timezone, str | None):
+            raise wrong_type("timezone", timezone, 'text such as "Europe/Berlin"')
         return Cron(cron, timezone or "UTC")
     if timezone is not None:
         raise ConfigError("timezone has a meaning only with cron.", remedy="remove it, or give a cron expression.")

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from retl.connectors.base import Source, Target
+from retl.engine.log import as_retl_error
 from retl.model.actions import Action
-from retl.model.errors import ConfigError, RetlError
+from retl.model.errors import ConfigError
 from retl.model.table import (
     Table,
     TableOptions,
     TableSpec,
     check_declaration,
+    check_options,
     matching,
     plain_name,
     resolve,
 )
+from retl.model.typed import check_length, wrong_type
 
 
 class Tables:
@@ -42,7 +45,9 @@ class Tables:
         self._writers: dict[str, str] = {}
         """Which table is written to a name of the target."""
         seen: set[str] = set()
+        check_options(defaults)
         for table in declared:
+            self._check(table)
             check_declaration(table)
             if table.name is not None:
                 if table.name in seen:
@@ -58,6 +63,16 @@ class Tables:
                 if to in self._writers:
                     raise _two_writers([self._writers[to], table.name], to)
                 self._writers[to] = table.name
+
+    def _check(self, table: Table) -> None:
+        if not isinstance(table, Table):
+            raise wrong_type("a table", table, 'retl.Table("orders"), or its name as text')
+        try:
+            check_options(table)
+            check_length("the name of a table", table.name)
+        except ConfigError as error:
+            error.located(table=str(table.name or table.match or ""))
+            raise
 
     @property
     def names(self) -> list[str]:
@@ -92,11 +107,13 @@ class Tables:
                         remedy="see `retl tables` for what there is.",
                     )
                 specs.extend([await self._resolve(source, table, name) for name in found if name not in taken])
-            except RetlError as error:
-                error.located(pipeline=self._pipeline, table=table.name or table.match or "")
-                if errors is None:
+            except Exception as error:
+                located = as_retl_error(error, pipeline=self._pipeline, table=table.name or table.match or "")
+                if errors is None and located is error:
                     raise
-                errors.append(error)
+                if errors is None:
+                    raise located from error
+                errors.append(located)
         own = await self._own(specs, source, target) if offered is not None else ()
         return self._with_one_writer([spec for spec in specs if spec.name not in own], offered or (), errors)
 

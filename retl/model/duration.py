@@ -28,7 +28,7 @@ def parse_duration(value: Duration, *, what: str = "duration") -> timedelta:
     """
     if isinstance(value, timedelta):
         result = value
-    elif isinstance(value, bool):
+    elif isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ConfigError(f"{what} is {value!r}, which is not a length of time.", remedy=_HOW)
     elif isinstance(value, int | float):
         if not abs(value) < 1e11:  # also refuses nan

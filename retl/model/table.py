@@ -14,6 +14,7 @@ import msgspec
 from retl.model.actions import Action, PreAction, Write, check_blacklist
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError
+from retl.model.typed import check_types
 
 NullCursor = Literal["warn", "include", "fail"]
 LostTarget = Literal["fail", "reload"]
@@ -151,6 +152,18 @@ def parse_share(value: str | float | None, what: str = "max_shrink") -> float | 
 def is_pattern(table: Table) -> bool:
     """Whether the declaration stands for the tables that its ``match`` finds."""
     return table.match is not None
+
+
+def check_options(options: TableOptions) -> None:
+    """Raise ``ConfigError`` for a value that can be right for no table, also for one that has no use for it."""
+    check_types(options)
+    if options.lookback is not None:
+        _lookback(options.lookback)
+    if options.settle is not None:
+        parse_duration(options.settle, what="settle")
+    parse_share(options.max_shrink)
+    if isinstance(options.max_rejects, str):
+        parse_share(options.max_rejects, "max_rejects")
 
 
 def check_declaration(table: Table) -> None:

@@ -27,6 +27,7 @@ from retl.state.memory import lease_lost
 T = TypeVar("T")
 _KEPT_REPORTS = 1000
 _LONGEST_KEY = 255
+_UNREADABLE_TTL = 30.0
 
 
 class Statement(NamedTuple):
@@ -193,7 +194,7 @@ def read_lease(pipeline: str) -> Step[LeaseRow]:
         return LeaseRow(pipeline, None, 0, 0, 0.0)
     owner, epoch, beat, ttl = rows[0]
     try:
-        return LeaseRow(pipeline, owner, int(epoch), int(beat), float(ttl))
+        return LeaseRow(pipeline, owner, int(epoch), int(beat), _seconds(ttl))
     except (TypeError, ValueError) as error:
         name = pipeline.replace("'", "''")
         raise StateError(
@@ -201,6 +202,15 @@ def read_lease(pipeline: str) -> Step[LeaseRow]:
             remedy="make sure that no process runs the pipeline, then run in its database: "
             f"DELETE FROM retl_leases WHERE pipeline = '{name}'",
         ) from None
+
+
+def _seconds(ttl: Any) -> float:
+    """A time to live as it was stored; one that makes no sense is taken for an ordinary one, and the next owner writes its own."""
+    try:
+        seconds = float(ttl)
+    except (TypeError, ValueError):
+        return _UNREADABLE_TTL
+    return seconds if 0 <= seconds <= 86_400 else _UNREADABLE_TTL
 
 
 def take_lease(seen: LeaseRow, owner: str, ttl: float) -> Step[Fence | None]:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import anyio
 
-from retl.model.errors import ConnectionFailed, RetlError, StateError, TargetBusy
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError, StateError, TargetBusy
+from retl.model.typed import wrong_type
 from retl.state import sql
 from retl.threads import Worker
 
@@ -33,6 +34,18 @@ def run_step(connection: sqlite3.Connection, step: Generator[sql.Statement, Any,
             return end.value  # type: ignore[no-any-return]
         cursor = connection.execute(statement.sql, statement.values)
         answer = cursor.fetchall() if statement.rows else cursor.rowcount
+
+
+def _whole_path(path: str | Path) -> str:
+    """The path as of now, wherever the host goes later. Raises ``ConfigError`` for what names no file."""
+    if not isinstance(path, str | Path):
+        raise wrong_type("the path of a state store", path, 'text, such as "retl-state.db"')
+    if str(path) in ("", ":memory:"):
+        raise ConfigError(
+            f"the state store has the path {str(path)!r}, which is no file.",
+            remedy='name a file, such as "retl-state.db"; retl.MemoryStore() keeps the state in memory.',
+        )
+    return str(Path(path).expanduser().absolute())
 
 
 def make_private(path: str) -> None:
@@ -107,7 +120,7 @@ class SqliteStore(sql.SqlStore):
     """
 
     def __init__(self, path: str | Path, *, busy_timeout: float = 30.0) -> None:
-        self.path = str(path)
+        self.path = _whole_path(path)
         self._busy_timeout = busy_timeout
         self._ready = False
         self._worker: Worker | None = None

@@ -46,6 +46,12 @@ class CrashingSource(Source):
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         return await self._source.plan(table, checkpoint)
 
+    async def location(self, table: str) -> str | None:
+        return await self._source.location(table)
+
+    async def finish(self, plan: SourcePlan) -> None:
+        await self._source.finish(plan)
+
     async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
         async with aclosing(self._source.read(plan, part)) as batches:  # type: ignore[type-var]
             async for batch in batches:

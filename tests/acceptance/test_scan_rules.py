@@ -7,10 +7,15 @@ from typing import Any
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 import retl
 from retl import events
+from retl.model.checkpoint import Checkpoint
+from retl.model.plan import SourcePlan
+from retl.model.table import TableSpec
 from retl.state.base import LeaseRow
+from retl.testing.crashing import CrashingSource
 from tests.support import Database, Recorder, Warehouse
 
 REPLACING = ["truncate", "rename_and_create", "swap"]
@@ -444,3 +449,96 @@ async def test_check_and_plan_write_nothing(warehouse: Warehouse, app: Database)
     assert (await job.status()).tables[0].last is None
     await job.aclose()
     assert not app.exists()
+
+
+# 14. One row, one table, one line ------------------------------------------------
+
+
+class Broken(CrashingSource):
+    """A source with a fault of its own in one call for one table."""
+
+    def __init__(self, warehouse: Warehouse, call: str) -> None:
+        super().__init__(warehouse.source(), at_batch=1, times=0)
+        self._call = call
+        self.finished: list[str] = []
+
+    def _check(self, call: str, table: str) -> None:
+        if call == self._call and table in ("bad", ""):
+            raise ZeroDivisionError("a fault")
+
+    async def ping(self) -> Any:
+        self._check("ping", "")
+        return await super().ping()
+
+    async def list_tables(self) -> list[str]:
+        self._check("list_tables", "")
+        return await super().list_tables()
+
+    async def describe(self, table: str) -> Any:
+        self._check("describe", table)
+        return await super().describe(table)
+
+    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
+        self._check("plan", table.name)
+        return await super().plan(table, checkpoint)
+
+    async def finish(self, plan: SourcePlan) -> None:
+        self.finished.append(plan.table.name)
+
+
+@pytest.mark.parametrize(
+    ("call", "levels"),
+    [
+        ("ping", {"source": "error", "target": "ok"}),
+        ("list_tables", {"source": "ok", "target": "ok", "x*": "error", "bad": "ok", "orders": "ok"}),
+        ("describe", {"source": "ok", "target": "ok", "bad": "error", "orders": "ok", "x_1": "ok"}),
+        ("plan", {"source": "ok", "target": "ok", "bad": "error", "orders": "ok", "x_1": "ok"}),
+    ],
+)
+async def test_a_fault_in_one_table_hides_no_other(
+    warehouse: Warehouse, app: Database, call: str, levels: dict[str, str]
+) -> None:
+    for name in ("bad", "x_1"):
+        warehouse.run(f"CREATE TABLE {name} (id BIGINT PRIMARY KEY, updated_at TIMESTAMP)")
+    source = Broken(warehouse, call)
+    tables: list[Any] = ["bad", "orders", retl.Table(match="x*")]
+    job = retl.Pipeline("p", source=source, target=app.target(), tables=tables, cursor="updated_at")
+    with capture_logs() as logged:
+        found = await job.check()
+    assert [line["exc_info"].args for line in logged] == [("a fault",)]
+    assert {finding.subject: finding.level for finding in found} == levels
+    (error,) = [finding.message for finding in found if finding.level == "error"]
+    assert "unexpected ZeroDivisionError: a fault" in error and "report it" in error
+    if call == "plan":
+        assert sorted(source.finished) == ["orders", "x_1"]
+        errors: list[Exception] = []
+        with capture_logs():
+            assert [plan.table.name for plan in await job.plan(errors=errors)] == ["orders", "x_1"]
+        assert [str(error) for error in errors] == [error]
+    await job.aclose()
+
+
+async def test_a_new_column_of_the_source_is_told_once_and_by_plan(warehouse: Warehouse, app: Database) -> None:
+    job = pipeline(warehouse, app)
+    await job.run_once()
+    warehouse.run("ALTER TABLE orders ADD COLUMN note VARCHAR DEFAULT 'x'")
+    text = (
+        "the source has the new column note; a column that the target gets now is NULL in all rows below the watermark"
+    )
+    assert any(text in warning for plan in await job.plan() for warning in plan.warnings)
+    report = (await job.run_once()).scans[0]
+    assert any(text in warning and "retl reset" in warning for warning in report.warnings)
+    assert (await job.run_once()).scans[0].warnings == ()
+    assert app.rows("orders", "note, id")[-1] == (None, 8) and app.rows("orders", "note, id")[0] == ("x", 9)
+
+
+@pytest.mark.parametrize(("words", "warns"), [({"new_columns": "ignore"}, 1), ({"cursor": False}, 0)])
+async def test_a_new_column_that_is_not_taken_or_whose_rows_are_all_read_needs_no_reset(
+    warehouse: Warehouse, app: Database, words: dict[str, Any], warns: int
+) -> None:
+    table = retl.Table("orders", **{"cursor": "updated_at", **words})
+    await pipeline(warehouse, app, table).run_once()
+    warehouse.run("ALTER TABLE orders ADD COLUMN note VARCHAR DEFAULT 'x'")
+    report = (await pipeline(warehouse, app, table).run_once()).scans[0]
+    assert len(report.warnings) == warns
+    assert not any("retl reset" in warning for warning in report.warnings)

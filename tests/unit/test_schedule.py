@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from retl import ConfigError
+from retl.engine import schedule
 from retl.engine.schedule import Cron, Interval, Manual, Tick, _CronTimer, _IntervalTimer, make_schedule
 
 
@@ -88,6 +90,43 @@ def test_a_tick_of_cron_is_not_run_twice_when_the_clock_is_set_back() -> None:
     assert timer.next() == Tick(1.0)
 
 
+def test_a_clock_that_ran_far_ahead_and_was_put_right_silences_no_tick() -> None:
+    start = datetime(2024, 3, 1, 12, 0, 30, tzinfo=UTC)
+    timer, set_clock = cron_timer("*/5 * * * *", "UTC", start)
+    set_clock(start + timedelta(days=1))
+    assert timer.next() is not None
+    timer.consume()
+    set_clock(start + timedelta(minutes=4))
+    assert timer.next() == Tick(30.0)
+    assert timer.left() == 30.0
+    # Three hours and less are no correction: those ticks have been run.
+    set_clock(start + timedelta(minutes=5))
+    timer.consume()
+    set_clock(start + timedelta(minutes=4) - timedelta(hours=2, minutes=50))
+    assert timer.next() == Tick(60.0, final=False)
+
+
+@pytest.mark.parametrize(
+    ("moment", "expression", "period"),
+    [
+        (datetime(2024, 10, 27, 0, 45, tzinfo=UTC), "*/10 * * * *", 600.0),  # from 2:50 to 2:00, an hour back
+        (datetime(2024, 10, 27, 0, 55, tzinfo=UTC), "*/10 * * * *", 600.0),
+        (datetime(2024, 3, 31, 0, 45, tzinfo=UTC), "*/10 * * * *", 600.0),
+    ],
+)
+def test_the_period_of_cron_is_true_where_the_clock_is_set(
+    moment: datetime, expression: str, period: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Now(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return moment
+
+    cron = Cron(expression, "Europe/Berlin")
+    monkeypatch.setattr(schedule, "datetime", Now)
+    assert cron.period == period
+
+
 def test_missed_ticks_of_cron_are_one() -> None:
     start = datetime(2024, 3, 1, 12, 0, 30, tzinfo=UTC)
     timer, set_clock = cron_timer("* * * * *", "UTC", start)
@@ -143,6 +182,9 @@ def test_words_become_schedules() -> None:
         ({"cron": "61 * * * *"}, "cannot be read"),
         ({"cron": "* * * * *", "timezone": "Mars/Base"}, "time zone 'Mars/Base' is not known"),
         ({"interval": 5, "timezone": "UTC"}, "only with cron"),
+        ({"interval": [5]}, "not a length of time"),
+        ({"cron": 5}, "cron is 5, of type int"),
+        ({"cron": "* * * * *", "timezone": 5}, "timezone is 5, of type int"),
     ],
 )
 def test_wrong_words_are_refused(words: dict[str, object], message: str) -> None:

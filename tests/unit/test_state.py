@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from retl.connectors import DuckDB
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark, Refresh, Reject
-from retl.model.errors import ConnectionFailed, LeaseLost, RetlError, StateError, TargetBusy
+from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, RetlError, StateError, TargetBusy
 from retl.model.report import ScanReport
 from retl.model.window import Position
 from retl.state import memory, sql
@@ -401,6 +402,40 @@ async def refused(path: Path, step: Step, kind: type[RetlError] = StateError, **
         await store.aclose()
     assert texts[0] == texts[1]
     return texts[0]
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", 5, None])
+def test_a_path_that_names_no_file_is_refused_at_once(path: Any) -> None:
+    with pytest.raises(ConfigError, match=r"no file|of type") as caught:
+        SqliteStore(path)
+    assert caught.value.remedy
+
+
+async def test_a_store_stays_where_it_was_named_wherever_its_host_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    here, home = [await anyio.to_thread.run_sync(SqliteStore, path) for path in ("state.db", "~/state.db")]
+    monkeypatch.chdir("/")
+    for store in (here, home):
+        await owned(store)
+        await store.aclose()
+    assert (tmp_path / "state.db").exists() and (tmp_path / "home" / "state.db").exists()
+
+
+async def test_a_time_to_live_that_makes_no_sense_is_healed(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    await filled(path)
+    for ttl in ("'30s'", "-1", "1e300"):
+        execute(path, f"UPDATE retl_leases SET ttl = {ttl}")
+        store = SqliteStore(path)
+        assert (await store.read_lease("p")).ttl == 30.0
+        seen = await store.read_lease("p")
+        assert await store.take_lease(seen, "me", 5.0) is not None
+        assert (await store.read_lease("p")).ttl == 5.0
+        await store.aclose()
 
 
 async def test_a_store_outlives_its_object_and_needs_no_open_file(tmp_path: Path) -> None:
