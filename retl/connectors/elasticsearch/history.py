@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -21,6 +21,11 @@ T = TypeVar("T")
 _KEPT_REPORTS = 1000
 _MOST_FOUND = 10_000
 """Hits that the server gives at once."""
+_MOST_BYTES = 512 * 1024
+"""Of one request, unless one reject takes more: each character of it may become several bytes."""
+_MOST_SHOWN = 48 * 1024
+"""Characters of a reject's key, content and reason that are kept."""
+_READ_AT_ONCE = 100
 _KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at", "target")
 _INDEX = {
     "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
@@ -71,22 +76,35 @@ class History(StateStore):
     async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
         if not rejects:
             return
-        lines = [
-            part
-            for reject in rejects
-            for part in (
+        actions = [
+            [
                 {"index": {"_id": identity("reject", pipeline, reject.table, reject.key)}},
-                {"kind": "reject", "pipeline": pipeline, "table": reject.table, "at": reject.at, "body": text(reject)},
-            )
+                {
+                    "kind": "reject",
+                    "pipeline": pipeline,
+                    "table": reject.table,
+                    "at": reject.at,
+                    "body": text(_shortened(reject)),
+                },
+            ]
+            for reject in rejects
         ]
         async with self._line.use() as client:
             await self._create(client)
-            await self._bulk(client, lines)
+            await self._bulk(client, actions)
 
     async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
-        found = await self._search("reject", pipeline, table, limit, [{"at": "desc"}])
+        newest = await self._search("reject", pipeline, table, limit, [{"at": "desc"}], source=False)
         remedy = "run `retl rejects --clear` to forget the rejects."
-        return [self._decode(hit["body"].encode(), Reject, "a reject", remedy) for hit in found]
+        found: list[Reject] = []
+        # A thousand of them may be more than one answer holds.
+        for first in range(0, len(newest), _READ_AT_ONCE):
+            ids = [hit["_id"] for hit in newest[first : first + _READ_AT_ONCE]]
+            async with self._line.use() as client:
+                answer = await client.call("POST", f"{self._path}/_mget", body={"ids": ids})
+            bodies = [one["_source"]["body"] for one in answer["docs"] if one.get("found")]
+            found += [self._decode(body.encode(), Reject, "a reject", remedy) for body in bodies]
+        return found
 
     async def count_rejects(self, pipeline: str) -> dict[str, int]:
         body = {
@@ -145,18 +163,21 @@ class History(StateStore):
         skip: int = 0,
         one_of_each: str | None = None,
         target: str | None = None,
+        source: bool = True,
     ) -> list[dict[str, Any]]:
+        """What the documents hold, or without their ``source`` which they are."""
         body: dict[str, Any] = {
             "query": _query(kind, pipeline, table, target),
             "sort": sort,
             "size": min(limit, _MOST_FOUND - skip),
             "from": skip,
+            "_source": source,
         }
         if one_of_each is not None:
             body["collapse"] = {"field": one_of_each}
         async with self._line.use() as client:
             answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=body)
-        return [hit["_source"] for hit in answer["hits"]["hits"]]
+        return [hit["_source"] if source else hit for hit in answer["hits"]["hits"]]
 
     async def _delete(self, query: dict[str, Any]) -> int:
         """Delete what is found, by ids: ``_delete_by_query`` could not show that it is gone without a privilege more."""
@@ -166,18 +187,21 @@ class History(StateStore):
                 answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=search)
                 if not answer["hits"]["hits"]:
                     return gone
-                lines = [{"delete": {"_id": hit["_id"]}} for hit in answer["hits"]["hits"]]
-                gone += sum(item["delete"]["status"] == 200 for item in await self._bulk(client, lines))
+                actions = [[{"delete": {"_id": hit["_id"]}}] for hit in answer["hits"]["hits"]]
+                gone += sum(item["delete"]["status"] == 200 for item in await self._bulk(client, actions))
 
-    async def _bulk(self, client: Client, lines: list[Any]) -> list[Any]:
-        """What has become of each action. All of them are visible."""
-        body, params = msgspec.json.Encoder().encode_lines(lines), {"refresh": "true"}
-        answer = await client.call("POST", f"{self._path}/_bulk", params=params, body=body, ndjson=True)
-        if answer["errors"]:
-            reasons = (about["error"] for item in answer["items"] for about in item.values() if "error" in about)
-            first = next(reasons, "it gives no reason")
-            raise TargetBusy(f"the state index {self._index!r} does not take what is written: {first}.")
-        return list(answer["items"])
+    async def _bulk(self, client: Client, actions: Sequence[Sequence[Any]]) -> list[Any]:
+        """What has become of each action, which is one line or two. All of them are visible."""
+        encoded = [msgspec.json.Encoder().encode_lines(lines) for lines in actions]
+        items: list[Any] = []
+        for body in _requests(encoded):
+            path, params = f"{self._path}/_bulk", {"refresh": "true"}
+            answer = await client.call("POST", path, params=params, body=body, ndjson=True)
+            if answer["errors"]:
+                first = next(about for item in answer["items"] for about in item.values() if "error" in about)
+                raise TargetBusy(f"the state index {self._index!r} does not take what is written: {first['error']}.")
+            items += answer["items"]
+        return items
 
     async def aclose(self) -> None:
         await self._line.close()
@@ -187,6 +211,34 @@ class History(StateStore):
             return msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StateError(f"{what} in {self._index!r} cannot be read ({error}).", remedy=remedy) from None
+
+
+def _requests(parts: Sequence[bytes]) -> Iterator[bytes]:
+    """Parts as bodies of requests that every server takes: http.max_content_length may be as low as 1 MB."""
+    held: list[bytes] = []
+    for part in parts:
+        if held and sum(map(len, held)) + len(part) > _MOST_BYTES:
+            yield b"".join(held)
+            held = []
+        held.append(part)
+    if held:
+        yield b"".join(held)
+
+
+def _shortened(reject: Reject) -> Reject:
+    """A reject that people can read. A whole document may be larger than the server takes."""
+    return msgspec.structs.replace(
+        reject, key=_cut_json(reject.key), content=_cut_json(reject.content), reason=_cut(reject.reason)
+    )
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _MOST_SHOWN else f"{words[:_MOST_SHOWN]} ... ({len(words):,} characters)"
+
+
+def _cut_json(value: str) -> str:
+    """JSON text; what is too long becomes its own beginning, as a string."""
+    return value if len(value) <= _MOST_SHOWN else text(_cut(value))
 
 
 def _query(kind: str, pipeline: str | None, table: str | None, target: str | None = None) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark
 from retl.model.errors import ConnectionFailed, LeaseLost, StateError
 from retl.state.base import STATE_VERSION, LeaseRow
+from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.servers.process import free_port
 from tests.servers.search import SearchServer
 from tests.unit.test_state import (  # noqa: F401  # collected here too, with the fixture ``store`` of this module
@@ -237,3 +239,31 @@ async def test_a_server_that_does_not_answer_may_come_back() -> None:
         with pytest.raises(ConnectionFailed):
             await store.load("p")
     await store.aclose()
+
+
+async def test_rejects_are_kept_where_the_server_takes_one_megabyte_at_once(
+    elasticsearch_server: SearchServer, index: str
+) -> None:
+    async def hook(asked: Asked, forward: Callable[[], Awaitable[Answer]]) -> Answer:
+        return (413, b"") if len(asked.body) > 2**20 else await forward()
+
+    large = msgspec.json.encode({"_id": "large", "_source": {"text": "ü" * 1_200_000}}).decode()
+    rejects = [
+        msgspec.structs.replace(reject("0", 0, reason="because " * 10_000), content=large),
+        *(msgspec.structs.replace(reject(str(n), n), content=large[:30_000] + '"}}') for n in range(1, 200)),
+    ]
+    async with between(elasticsearch_server) as line:
+        line.hook = hook
+        store = ElasticsearchStore(Line(Elasticsearch(line.url), "target"), index)
+        try:
+            await store.add_rejects("p", rejects)
+            kept = {one.key: one for one in await store.rejects("p")}
+            assert kept.keys() == {one.key for one in rejects}
+            assert "1,200,037 characters" in json.loads(kept["0"].content)
+            assert json.loads(kept["0"].content).startswith('{"_id":"large","_source":{"text":"üüü')
+            assert "80,000 characters" in kept["0"].reason
+            assert await store.clear_rejects("p") == 200
+        finally:
+            await store.aclose()
+    sizes = [len(asked.body) for asked in line.asked if "_bulk" in asked.path]
+    assert len(sizes) > 3
