@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -44,6 +45,13 @@ _AS_TEXT = re.compile(
     r"HUGEINT|UHUGEINT|BIGNUM|VARINT|UUID|INTERVAL|BIT|TIME WITH TIME ZONE|TIME_NS|ENUM\(.*|GEOMETRY.*|\"NULL\""
 )
 
+_FOLDED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def _folded(text: str) -> str:
+    return f"translate({text}, '{string.ascii_uppercase}', '{string.ascii_lowercase}')"
+
+
 # Per bucket expression: whole numbers at the type's own precision.
 _BUCKETS = {
     "DATE": "date_diff('day', DATE '1970-01-01', {0})",
@@ -59,6 +67,14 @@ class DuckDBDialect(Dialect):
     """DuckDB."""
 
     name: ClassVar[str] = "duckdb"
+
+    def fold(self, name: str) -> str:
+        """A name as DuckDB compares it: only the letters of ASCII are one, small or large."""
+        return name.translate(_FOLDED)
+
+    def same_name(self, left: str, right: str) -> str:
+        """A condition that holds for two texts that are one name."""
+        return f"{_folded(left)} = {_folded(right)}"
 
     def literal(self, text: str, column: pa.Field) -> str:
         return f"CAST({self.string(text)} AS {native_type(column)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_PRIVATE = 0o600
+_OTHERS = 0o077
+
 _written: WeakSet[DuckDBFile] = WeakSet()
 """The files of this process's targets: DuckDB refuses a second, read-only handle in the process that writes."""
 _opening = threading.RLock()
@@ -48,6 +52,7 @@ class DuckDBFile:
         self._cursors: list[duckdb.DuckDBPyConnection] = []
         self._running: duckdb.DuckDBPyConnection | None = None
         self._kept = False
+        self._shared = False
         if not read_only:
             with _opening:
                 _written.add(self)
@@ -55,6 +60,14 @@ class DuckDBFile:
     @property
     def name(self) -> str:
         return self._options.path or "an in-memory database"
+
+    async def location(self, schema: str, name: str) -> str | None:
+        """One text for one table, whoever asks; ``None`` in memory."""
+        return await self.run(self._location, schema, name)
+
+    def _location(self, connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> str | None:
+        path = self._options.path
+        return path and f"duckdb:{Path(path).resolve()}/{DIALECT.fold(schema)}/{DIALECT.fold(name)}"
 
     # Calls ------------------------------------------------------------------
 
@@ -116,8 +129,18 @@ class DuckDBFile:
             raise self.map_error(error) from error
         finally:
             self._running = None
+            self._guard_log()
             if not self._kept:
                 self._close()
+
+    def _guard_log(self) -> None:
+        """The write-ahead log holds rows too: it is no more open to others than the database."""
+        path = self._options.path
+        if self._read_only or path is None:
+            return
+        with suppress(OSError):
+            if not Path(path).stat().st_mode & _OTHERS:
+                Path(f"{path}.wal").chmod(_PRIVATE)
 
     def _interrupt(self) -> None:
         # An interrupt of a connection leaves the cursors made from it running, hence the one that is in use.
@@ -128,10 +151,22 @@ class DuckDBFile:
     # Opening and closing ----------------------------------------------------
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        driver = _driver()
         path = self._options.path
-        if path is not None and self._read_only and not Path(path).exists():
+        there = path is None or Path(path).exists()
+        if self._read_only and not there:
             raise ConfigError(f"there is no DuckDB file {path!r}.", remedy="check the path.", system="duckdb")
+        connection = self._connect()
+        try:
+            if not there and path is not None:
+                Path(path).chmod(_PRIVATE)
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        driver, path = _driver(), self._options.path
         # Options are set afterwards: a database can be shared within a process only by handles opened alike.
         connection: duckdb.DuckDBPyConnection
         try:
@@ -141,12 +176,6 @@ class DuckDBFile:
                 raise
             # The host has this file open itself: share its instance.
             connection = driver.connect(path)
-        try:
-            self._set_options(connection)
-            self._prepare_session(connection)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
     def _reads_alone(self) -> bool:
@@ -159,30 +188,34 @@ class DuckDBFile:
         own = Path(path).resolve()
         return all(Path(other).resolve() != own for other in others if other is not None)
 
-    def _set_options(self, connection: duckdb.DuckDBPyConnection) -> None:
-        duckdb = _driver()
+    def _set_up(self, connection: duckdb.DuckDBPyConnection) -> None:
+        from retl.connectors.duckdb import settings
+
+        self._shared = settings.is_shared(connection)
         try:
-            if self._options.memory_limit is not None:
-                connection.execute(f"SET memory_limit = {DIALECT.string(self._options.memory_limit)}")
-            if self._options.threads is not None:
-                connection.execute(f"SET threads = {int(self._options.threads)}")
-        except duckdb.ProgrammingError as error:
+            if not self._shared:
+                settings.set_instance(connection, self._options, lock=self._read_only)
+            settings.set_session(connection, self._options)
+        except (_driver().ProgrammingError, _driver().SyntaxException) as error:
             raise ConfigError(
                 f"DuckDB refuses its settings ({first_line(error)}).",
                 remedy="check memory_limit and threads.",
                 system="duckdb",
             ) from None
-
-    def _prepare_session(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """What each connection must be told again: a cursor inherits nothing."""
-        connection.execute("SET TimeZone = 'UTC'")
-        if self._options.files is not None:
-            connection.execute(f"SET file_search_path = {DIALECT.string(self._options.files)}")
+        replaced = settings.shadowed(connection)
+        if replaced:
+            raise ConfigError(
+                f"the database has macros named as functions of DuckDB's that retl calls: {', '.join(replaced)}.",
+                remedy="rename them; values would be changed by what they do.",
+                system="duckdb",
+            )
 
     def _new_cursor(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+        from retl.connectors.duckdb import settings
+
         cursor = connection.cursor()
         self._cursors.append(cursor)
-        self._prepare_session(cursor)
+        settings.set_session(cursor, self._options)
         return cursor
 
     def _end_cursor(self, connection: duckdb.DuckDBPyConnection, cursor: duckdb.DuckDBPyConnection) -> None:
@@ -202,10 +235,21 @@ class DuckDBFile:
         cursors, self._cursors = self._cursors, []
         connection, self._connection = self._connection, None
         with _opening:
-            for opened in (*cursors, connection):
-                if opened is not None:
-                    with suppress(_driver().Error):  # of an instance that has failed
-                        opened.close()
+            for cursor in cursors:
+                with suppress(_driver().Error):  # of an instance that has failed
+                    cursor.close()
+            if connection is not None:
+                with suppress(_driver().Error):
+                    self._leave(connection)
+                with suppress(_driver().Error):
+                    connection.close()
+
+    def _leave(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Whoever has joined our instance keeps it when we go."""
+        from retl.connectors.duckdb import settings
+
+        if not self._shared and settings.is_shared(connection):
+            settings.give_back(connection, self._options)
 
     # Errors -----------------------------------------------------------------
 
@@ -219,8 +263,17 @@ class DuckDBFile:
                 remedy="none is needed: it is tried again.",
                 system="duckdb",
             )
+        if isinstance(error, duckdb.PermissionException) and "disabled by configuration" in text:
+            return self._may_not_read(text)
         if isinstance(error, duckdb.IOException):
             return self._map_io_error(text)
+        if "when sniffing file" in text:
+            return SourceError(
+                text,
+                remedy="look for a line with more or fewer values than the others, or read the file by a query that says how: "
+                "SELECT * FROM read_csv('...', delim = ',', all_varchar = true).",
+                system="duckdb",
+            )
         if isinstance(error, duckdb.OutOfMemoryException):
             return PermanentError(
                 f"DuckDB ran out of the memory that it may use ({text}).", remedy="raise memory_limit.", system="duckdb"
@@ -238,6 +291,19 @@ class DuckDBFile:
         if isinstance(error, (duckdb.ConnectionException, duckdb.FatalException)):
             return ConnectionFailed(text, remedy="none is needed: the file is opened again.", system="duckdb")
         return (SourceError if self._read_only else TargetError)(text, system="duckdb")
+
+    def _may_not_read(self, text: str) -> RetlError:
+        if self._options.files is None:
+            return ConfigError(
+                f"the database {self.name} may not read or write other files ({text}).",
+                remedy="if these files are yours, name their folder in files.",
+                system="duckdb",
+            )
+        return ConfigError(
+            f"only files below {self._options.files} may be read ({text}).",
+            remedy="write the file's full path, or name another folder in files.",
+            system="duckdb",
+        )
 
     def _map_io_error(self, text: str) -> RetlError:
         if "Could not set lock" in text:
@@ -273,6 +339,38 @@ def _version(connection: duckdb.DuckDBPyConnection) -> str:
     return str(connection.execute("SELECT version()").fetchall()[0][0])
 
 
+def single(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """The one statement that a text is. What a user writes is a part of it, and must not begin another one."""
+    driver = _driver()
+    try:
+        found = connection.extract_statements(sql)
+    except driver.Error as error:
+        raise SourceError(
+            f"DuckDB does not understand the table's query, where or expressions ({first_line(error)}).",
+            remedy="`retl plan` shows the statement; try it in DuckDB.",
+            system="duckdb",
+        ) from None
+    if len(found) != 1 or found[0].type != driver.StatementType.SELECT:
+        raise ConfigError(
+            "query, where and expressions must be parts of one SELECT.",
+            remedy="leave out whatever ends it, or begins another statement.",
+            system="duckdb",
+        )
+    return found[0]
+
+
+def streamed(text: str) -> duckdb.Error:
+    """The driver's error that a text stands for: out of a stream it comes as ``OSError`` or an error of Arrow's."""
+    driver = _driver()
+    kind = text.removeprefix("Invalid: ").split(" Error:", 1)[0].replace(" ", "")
+    found = getattr(driver, f"{_RENAMED.get(kind, kind)}Exception", driver.Error)
+    error: duckdb.Error = found(text)
+    return error
+
+
+_RENAMED = {"InvalidInput": "InvalidInput", "OutofMemory": "OutOfMemory", "INTERRUPT": "Interrupt"}
+
+
 def in_transaction(connection: duckdb.DuckDBPyConnection, call: Callable[..., T], *arguments: Any) -> T:
     """``call(connection, *arguments)`` as one transaction; any error rolls everything back."""
     connection.execute("BEGIN")
@@ -299,6 +397,10 @@ def roll_back(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """A driver's message without the query that it repeats."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip()
+    """A driver's message without the query that it repeats, and without its advice; a bad line of a file with that file."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    if "CSV Error" not in lines[0]:
+        return lines[0]
+    said = itertools.takewhile(lambda line: line and not line.startswith("Possible"), lines)
+    file = next((line for line in lines if line.startswith("file =")), "")
+    return f"{'; '.join(said)}{'; ' if file else ''}{file}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _IDENTIFIER = r'(?:"(?:[^"]|"")*"|[^\s".(]+)'
 _HEAD = re.compile(rf"CREATE TABLE {_IDENTIFIER}(?:\.{_IDENTIFIER})*\s*(?=\()", re.IGNORECASE)
 _INDEXED = re.compile(r"'((?:[^']|'')*)'|([^\s,\[\]']+)")
-_HERE = "database_name = current_database() AND lower(schema_name) = lower(?)"
+_HERE = f"database_name = current_database() AND {DIALECT.same_name('schema_name', '?')}"
 
 
 def locate(table: str) -> tuple[str, str]:
@@ -46,13 +46,13 @@ def check_table(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
         raise ConfigError(f"the target has no schema {schema!r}.", remedy=f"create it there: CREATE SCHEMA {schema}.")
     known = [schema, name]
     if connection.execute(
-        f"SELECT 1 FROM duckdb_views() WHERE {_HERE} AND lower(view_name) = lower(?)", known
+        f"SELECT 1 FROM duckdb_views() WHERE {_HERE} AND {DIALECT.same_name('view_name', '?')}", known
     ).fetchall():
         raise UnsupportedError(f"{load.table.to!r} is a view, which cannot be written.", remedy="name a table with to.")
     if load.table.pre_action not in (PreAction.RENAME_AND_CREATE, PreAction.SWAP):
         return
     referring = connection.execute(
-        f"SELECT table_name FROM duckdb_constraints() WHERE {_HERE} AND lower(referenced_table) = lower(?) "
+        f"SELECT table_name FROM duckdb_constraints() WHERE {_HERE} AND {DIALECT.same_name('referenced_table', '?')} "
         "AND constraint_type = 'FOREIGN KEY'",
         known,
     ).fetchall()
@@ -77,29 +77,29 @@ def inspect(connection: duckdb.DuckDBPyConnection, table: str, spelling: Iterabl
     known = list(locate(table))
     rows = connection.execute(
         "SELECT column_name, data_type, is_nullable, column_default FROM duckdb_columns() "
-        f"WHERE {_HERE} AND lower(table_name) = lower(?) ORDER BY column_index",
+        f"WHERE {_HERE} AND {DIALECT.same_name('table_name', '?')} ORDER BY column_index",
         known,
     ).fetchall()
     if not rows:
         return None
-    spelled = {name.lower(): name for name in spelling}
+    spelled = {DIALECT.fold(name): name for name in spelling}
     definition = _definition(connection, *known) or ""
     fields, required, generated = [], set(), set()
     for column, native, nullable, default in rows:
-        name = spelled.get(column.lower(), column)
+        name = spelled.get(DIALECT.fold(column), column)
         fields.append(logical_field(name, native, bool(nullable)))
         if default is not None and _is_generated(column, native, definition):
             generated.add(name)
         elif not nullable and default is None:
             required.add(name)
-    keys = [frozenset(spelled.get(name.lower(), name) for name in key) for key in _keys(connection, known)]
+    keys = [frozenset(spelled.get(DIALECT.fold(name), name) for name in key) for key in _keys(connection, known)]
     return Existing(pa.schema(fields), tuple(dict.fromkeys(keys)), frozenset(required), frozenset(generated))
 
 
 def _definition(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> str | None:
     """The CREATE TABLE of a table as DuckDB writes it; ``None`` for a view."""
     rows = connection.execute(
-        f"SELECT sql FROM duckdb_tables() WHERE {_HERE} AND lower(table_name) = lower(?)", [schema, name]
+        f"SELECT sql FROM duckdb_tables() WHERE {_HERE} AND {DIALECT.same_name('table_name', '?')}", [schema, name]
     ).fetchall()
     return str(rows[0][0]) if rows else None
 
@@ -112,7 +112,7 @@ def _is_generated(column: str, native: str, definition: str) -> bool:
 
 def _keys(connection: duckdb.DuckDBPyConnection, known: list[str]) -> list[list[str]]:
     """The sets of columns that are unique together, the primary key first."""
-    where = f"WHERE {_HERE} AND lower(table_name) = lower(?)"
+    where = f"WHERE {_HERE} AND {DIALECT.same_name('table_name', '?')}"
     constraints = connection.execute(
         f"SELECT constraint_column_names FROM duckdb_constraints() {where} "
         "AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') ORDER BY constraint_type",
@@ -181,7 +181,8 @@ def _create_like(connection: duckdb.DuckDBPyConnection, schema: str, old: str, n
 def _take_indexes(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> list[str]:
     """Drop the indexes of a table that are no constraints; returns the statements that make them again."""
     rows = connection.execute(
-        f"SELECT index_name, sql FROM duckdb_indexes() WHERE {_HERE} AND lower(table_name) = lower(?)", [schema, name]
+        f"SELECT index_name, sql FROM duckdb_indexes() WHERE {_HERE} AND {DIALECT.same_name('table_name', '?')}",
+        [schema, name],
     ).fetchall()
     for index, _ in rows:
         connection.execute(f"DROP INDEX {full_name(schema, index)}")

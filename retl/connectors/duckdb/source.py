@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +9,9 @@ import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.duckdb.dialect import DIALECT, logical_field
-from retl.connectors.duckdb.file import DuckDBFile
+from retl.connectors.duckdb.file import DuckDBFile, single, streamed
+from retl.connectors.duckdb.files import is_file, reading
+from retl.connectors.duckdb.schema import full_name
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.source import SqlSource
 from retl.model.schema import TableSchema
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
     from retl.connectors.duckdb import DuckDB
 
-_FILE = re.compile(r".*\.(parquet|csv|tsv|json|jsonl|ndjson)(\.(gz|zst))?", re.IGNORECASE)
+_TABLES = (
+    "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal AND database_name = current_database() "
+    "UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal AND database_name = current_database()"
+)
 _BATCH_ROWS = 16_384
 _HOP_BYTES = 1 * 1024 * 1024
 
@@ -35,6 +39,9 @@ class DuckDBSource(SqlSource):
 
     def __init__(self, options: DuckDB) -> None:
         self._file = DuckDBFile(options, read_only=True)
+        self._folder = options.files
+        self._clauses: dict[str, str] = {}
+        """What stands behind FROM for the tables and files that this run has asked for."""
 
     def hash_version(self) -> str:
         import duckdb
@@ -52,19 +59,28 @@ class DuckDBSource(SqlSource):
         return pa.schema([logical_field(row[0], row[1]) for row in rows])
 
     async def list_tables(self) -> list[str]:
-        rows = await self.query(
-            "SELECT schema_name, table_name FROM duckdb_tables() WHERE NOT internal AND database_name = current_database() "
-            "UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal AND database_name = current_database()"
-        )
+        rows = await self.query(_TABLES)
         return sorted(_spelled(schema, name) for schema, name in rows if not _is_ours(name))
 
     def from_clause(self, name: str) -> str:
-        return self.dialect.string(name) if _is_file(name) else self.dialect.table(name)
+        return self._clauses.get(name) or self.dialect.table(name)
 
     async def describe(self, table: str) -> TableSchema | None:
-        if _is_file(table):
-            return TableSchema(table, await self.columns(f"SELECT * FROM {self.dialect.string(table)}"))
-        return await self._file.run(describe, table)
+        place = await self._file.run(find, table)
+        if place is not None:
+            self._clauses[table] = full_name(*place)
+            return await self._file.run(describe, table, *place)
+        if not is_file(table):
+            return None
+        if table not in self._clauses:
+            self._clauses[table] = await self._file.run(reading, table, self._folder)
+        return TableSchema(table, await self.columns(f"SELECT * FROM {self._clauses[table]}"))
+
+    async def location(self, table: str) -> str | None:
+        place = await self._file.run(find, table)
+        if place is None or await self._file.run(is_view, *place):
+            return None
+        return await self._file.location(*place)
 
     async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
         cursor = await self._file.open_cursor()
@@ -84,6 +100,7 @@ class DuckDBSource(SqlSource):
             await self._file.close_cursor(cursor)
 
     async def release(self) -> None:
+        self._clauses.clear()
         await self._file.close()
 
     async def aclose(self) -> None:
@@ -95,23 +112,43 @@ def _is_ours(name: str) -> bool:
 
 
 def _spelled(schema: str, name: str) -> str:
-    """The name by which a table can be read: parts in which a dot or a quote stands are quoted."""
+    """The name by which a table can be read: quoted where it could be taken for a qualified name or for a file's."""
     parts = (name,) if schema == "main" else (schema, name)
-    return ".".join(DIALECT.identifier(part) if set(part) & set('."`') else part for part in parts)
-
-
-def _is_file(name: str) -> bool:
-    return _FILE.fullmatch(name) is not None
+    spelled = ".".join(DIALECT.identifier(part) if set(part) & set('."`') else part for part in parts)
+    return ".".join(map(DIALECT.identifier, parts)) if is_file(spelled) else spelled
 
 
 def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
-    return connection.execute(sql).fetchall()
+    return connection.execute(single(connection, sql)).fetchall()
 
 
-def describe(connection: duckdb.DuckDBPyConnection, table: str) -> TableSchema | None:
-    """Columns and key of a table or view, or ``None`` where there is none."""
-    parts = split_name(table)
-    schema, name = (parts[-2] if len(parts) > 1 else "main"), parts[-1]
+def find(connection: duckdb.DuckDBPyConnection, table: str) -> tuple[str, str] | None:
+    """Schema and name of the table or view that a user means: the very name that is listed, before one that it could stand for."""
+    rows = connection.execute(_TABLES).fetchall()
+    exact = {
+        **{name: (schema, name) for schema, name in rows if schema == "main"},
+        **{_spelled(*row): row for row in rows},
+    }
+    if table in exact:
+        return exact[table]
+    if is_file(table):
+        return None
+    parts = [DIALECT.fold(part) for part in split_name(table)]
+    wanted = (parts[-2] if len(parts) > 1 else "main", parts[-1])
+    return next(((schema, name) for schema, name in rows if (DIALECT.fold(schema), DIALECT.fold(name)) == wanted), None)
+
+
+def is_view(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> bool:
+    return bool(
+        connection.execute(
+            "SELECT 1 FROM duckdb_views() WHERE schema_name = ? AND view_name = ? AND database_name = current_database()",
+            [schema, name],
+        ).fetchall()
+    )
+
+
+def describe(connection: duckdb.DuckDBPyConnection, table: str, schema: str, name: str) -> TableSchema | None:
+    """Columns and key of a table or view."""
     columns = connection.execute(
         "SELECT column_name, data_type, is_nullable FROM duckdb_columns() "
         "WHERE schema_name = ? AND table_name = ? AND database_name = current_database() ORDER BY column_index",
@@ -139,7 +176,7 @@ class _Result:
 
     def open(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
         # A relation streams its result; ``execute`` would hold all of it in memory.
-        relation: Any = cursor.sql(sql)
+        relation: Any = cursor.sql(single(cursor, sql))
         open_reader = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
         self._reader = open_reader(_BATCH_ROWS)
 
@@ -153,6 +190,8 @@ class _Result:
                 batch = self._reader.read_next_batch()
             except StopIteration:
                 break
+            except (OSError, pa.ArrowException) as error:
+                raise streamed(str(error)) from None
             batches.append(batch)
             size += batch.nbytes
         return batches

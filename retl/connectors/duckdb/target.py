@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
-from retl.connectors.base import SystemInfo, TableWriter, Target
+from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.duckdb import schema
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.file import DuckDBFile, in_transaction
@@ -55,6 +55,12 @@ class DuckDBTarget(Target):
 
     async def count(self, table: str) -> int:
         return await self._file.run(_count, table)
+
+    async def inspect(self, table: str) -> TargetTable | None:
+        return await self._file.run(_inspect, table)
+
+    async def location(self, table: str) -> str | None:
+        return await self._file.location(*schema.locate(table))
 
     async def preview(self, load: Load) -> TargetPlan:
         existing = await self._file.run(_look, load)
@@ -105,12 +111,19 @@ def _prepare(
         connection.execute(statement)
     ready = inspect(connection, table)
     assert ready is not None
-    stored = {column.name.lower(): column for column in ready.columns}
-    columns = [stored[name.lower()].with_name(name) for name in change.columns]
-    return table, columns, {name: stored[name.lower()].name for name in change.columns}
+    stored = {DIALECT.fold(column.name): column for column in ready.columns}
+    columns = [stored[DIALECT.fold(name)].with_name(name) for name in change.columns]
+    return table, columns, {name: stored[DIALECT.fold(name)].name for name in change.columns}
+
+
+def _inspect(connection: duckdb.DuckDBPyConnection, table: str) -> TargetTable:
+    if inspect(connection, table) is None:
+        return TargetTable(exists=False, empty=True)
+    rows = connection.execute(f"SELECT 1 FROM {schema.full_name(*schema.locate(table))} LIMIT 1").fetchall()
+    return TargetTable(exists=True, empty=not rows)
 
 
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     if inspect(connection, table) is None:
         return 0
-    return int(connection.execute(f"SELECT COUNT(*) FROM {DIALECT.table(table)}").fetchall()[0][0])
+    return int(connection.execute(f"SELECT COUNT(*) FROM {schema.full_name(*schema.locate(table))}").fetchall()[0][0])

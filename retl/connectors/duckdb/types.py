@@ -251,11 +251,15 @@ def take(kind: pa.DataType, native: str, value: str, *, attempt: bool) -> str:
         return value
     if native == "BLOB":
         return f"encode({value})"
-    test = _exact(native, value)
     if attempt:
-        return f"CASE WHEN {test} THEN TRY_CAST({value} AS {native}) END"
+        return f"CASE WHEN {_exact(native, value)} THEN TRY_CAST({value} AS {native}) END"
+    return exactly(native, value)
+
+
+def exactly(native: str, value: str) -> str:
+    """The SQL that makes text a value of a type without changing anything; an error where that cannot be."""
     return (
-        f"CASE WHEN {value} IS NULL THEN NULL WHEN {test} THEN CAST({value} AS {native}) "
+        f"CASE WHEN {value} IS NULL THEN NULL WHEN {_exact(native, value)} THEN CAST({value} AS {native}) "
         f"ELSE error('not exactly a value of the type') END"
     )
 

@@ -55,6 +55,42 @@ async def test_tables_and_views_are_listed_under_names_that_can_be_read(scene: S
     await source.aclose()
 
 
+async def test_a_name_is_taken_as_it_is_listed_or_written(scene: Scene) -> None:
+    """The exact name comes first; letter case means as little as it does to DuckDB."""
+    scene.run(
+        'CREATE TABLE "sel ect ""x""" AS SELECT 1 AS id', 'CREATE TABLE "a.b" AS SELECT 2 AS id', "CREATE SCHEMA a",
+        "CREATE TABLE a.b AS SELECT 3 AS id", 'CREATE TABLE "Ärger" AS SELECT 4 AS id', 'CREATE TABLE "ärger" AS SELECT 5 AS id',
+        "CREATE TABLE Mixed AS SELECT 6 AS id",
+    )  # fmt: skip
+    wanted = {
+        'sel ect "x"': 1, '"sel ect ""x"""': 1, '"a.b"': 2, "a.b": 3, '"a"."b"': 3, "main.mixed": 6, "MIXED": 6,
+        "Ärger": 4, "ärger": 5, "ÄRGER": 4,
+    }  # fmt: skip
+    assert {name: (await rows(scene, name))[0]["id"] for name in wanted} == wanted
+
+
+async def test_source_and_target_say_the_same_of_one_table(scene: Scene, tmp_path: Path) -> None:
+    scene.run("CREATE TABLE People AS SELECT 1 AS id", "CREATE VIEW v AS FROM People")
+    (tmp_path / "link.duckdb").symlink_to(scene.path)
+    source, target = scene.source().source(), DuckDB(str(tmp_path / "link.duckdb")).target()
+    here = await source.location("people")
+    assert here == f"duckdb:{scene.path.resolve()}/main/people"
+    assert await target.location("main.PEOPLE") == here
+    assert [await source.location(name) for name in ("v", "nothing", "people.csv")] == [None, None, None]
+    await source.aclose()
+    for sql, found in (
+        ("", (True, False)),
+        ("DELETE FROM People", (True, True)),
+        ("DROP VIEW v; DROP TABLE People", (False, True)),
+    ):
+        await target.aclose()
+        if sql:
+            scene.run(*sql.split("; "))
+        table = await target.inspect("people")
+        assert table is not None and (table.exists, table.empty) == found
+    await target.aclose()
+
+
 async def test_a_key_is_one_that_cannot_be_null(scene: Scene) -> None:
     scene.run(
         "CREATE TABLE pk (a INTEGER, b INTEGER, PRIMARY KEY (b, a))",

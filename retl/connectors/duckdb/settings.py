@@ -1,0 +1,122 @@
+"""The settings that a guarantee rests on, each with its reason: set on every connection, never left to whoever opened the file.
+
+A host may have the file open in the same process; DuckDB then shares one instance, with
+whatever is set in it. So what a scan needs is set for our session alone, and what
+concerns the instance only where nobody else is connected to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from retl.connectors.duckdb.dialect import DIALECT
+
+if TYPE_CHECKING:
+    from retl.connectors.duckdb import DuckDB
+
+_SESSION: tuple[tuple[str, str, str], ...] = (
+    ("TimeZone", "'UTC'", "a time without a zone is never moved by the host's"),
+    ("Calendar", "'gregorian'", "dates are written in this one"),
+    ("default_collation", "''", "text equals only itself: keys and changes are compared by bytes"),
+    ("default_null_order", "'nulls_last'", "of rows with one key that without a cursor is not the newest"),
+    ("default_order", "'asc'", "slices come in ascending order"),
+    ("integer_division", "false", "a user's / is the division of numbers"),
+    ("ieee_floating_point_ops", "true", "1/0 is infinite, not NULL"),
+    ("old_implicit_casting", "false", "text and numbers are never compared by guessing"),
+    ("disable_timestamptz_casts", "false", "cursors of both kinds of time are compared"),
+    ("scalar_subquery_error_on_multiple_rows", "true", "never one row by chance"),
+    ("preserve_identifier_case", "true", "a column keeps its name"),
+    ("preserve_insertion_order", "true", "of rows that clash the first is kept"),
+    ("binary_as_string", "false", "bytes of a Parquet file are no text"),
+    ("max_execution_time", "0", "a long read is not cut off"),
+    ("errors_as_json", "false", "messages are for people"),
+    ("python_enable_replacements", "false", "a table's name never reads a variable of the host's"),
+    ("python_scan_all_frames", "false", "the same"),
+    ("arrow_lossless_conversion", "false", "types arrive as they are declared"),
+    ("arrow_large_buffer_size", "false", "the same"),
+    ("arrow_output_list_view", "false", "the same"),
+    ("produce_arrow_string_view", "false", "the same"),
+    ("arrow_output_version", "'1.0'", "the same"),
+)
+
+# What retl changes after the configuration is locked: its own sessions, and what it gives back.
+_CHANGEABLE = (*(name for name, _, _ in _SESSION), "file_search_path", "memory_limit", "threads")
+
+# What a file could do to the machine that opens it: its views, macros and triggers are somebody's code.
+_CLOSED = ("autoinstall_known_extensions", "autoload_known_extensions", "allow_community_extensions")
+
+
+@cache
+def _spoken() -> tuple[frozenset[str], frozenset[str]]:
+    """The settings that this version of DuckDB has, and those that it has for one session alone."""
+    with duckdb.connect() as connection:
+        known = {name for (name,) in connection.execute("SELECT name FROM duckdb_settings()").fetchall()}
+        own = set()
+        for name, value, _ in _SESSION:
+            try:
+                connection.execute(f"SET SESSION {name} = {value}")
+            except duckdb.Error:
+                continue
+            own.add(name)
+    return frozenset(known | own), frozenset(own)
+
+
+def set_session(connection: duckdb.DuckDBPyConnection, options: DuckDB) -> None:
+    """What each connection must be told again: a cursor inherits nothing."""
+    own = _spoken()[1]
+    statements = [f"SET SESSION {name} = {value}" for name, value, _ in _SESSION if name in own]
+    if options.files is not None:
+        statements.append(f"SET SESSION file_search_path = {DIALECT.string(options.files)}")
+    connection.execute("; ".join(statements))
+
+
+def is_shared(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether somebody else in this process is connected to the same instance."""
+    return int(connection.execute("SELECT * FROM system.main.duckdb_connection_count()").fetchall()[0][0]) > 1
+
+
+def set_instance(connection: duckdb.DuckDBPyConnection, options: DuckDB, *, lock: bool) -> None:
+    """For an instance of our own: how much it may use, and what its database may do. Once only."""
+    known = _spoken()[0]
+    statements = [f"SET GLOBAL {name} = false" for name in _CLOSED if name in known]
+    if options.memory_limit is not None:
+        statements.append(f"SET GLOBAL memory_limit = {DIALECT.string(options.memory_limit)}")
+    if options.threads is not None:
+        statements.append(f"SET GLOBAL threads = {int(options.threads)}")
+    if options.path is not None:
+        if options.files is not None:
+            statements.append(f"SET GLOBAL allowed_directories = [{DIALECT.string(options.files)}]")
+        statements.append("SET GLOBAL enable_external_access = false")
+    if lock and "allowed_configs" in known:
+        names = ", ".join(DIALECT.string(name) for name in _CHANGEABLE if name in known)
+        statements += [f"SET GLOBAL allowed_configs = [{names}]", "SET GLOBAL lock_configuration = true"]
+    connection.execute("; ".join(statements))
+
+
+def give_back(connection: duckdb.DuckDBPyConnection, options: DuckDB) -> None:
+    """What our instance was allowed to use is no business of a host that has joined it."""
+    for name in ("memory_limit", "threads"):
+        if getattr(options, name) is not None:
+            connection.execute(f"RESET GLOBAL {name}")
+
+
+_USED = (
+    "count", "min", "max", "sum", "hash", "encode", "error", "lower", "translate", "now", "version", "isfinite",
+    "regexp_full_match", "json_valid", "to_json", "epoch_us", "epoch_ns", "date_diff", "rank", "row_number",
+    "current_database", "current_schema", "duckdb_tables", "duckdb_views", "duckdb_columns", "duckdb_constraints",
+    "duckdb_indexes", "duckdb_schemas", "duckdb_triggers", "read_csv", "read_json", "read_parquet", "glob", "len",
+)  # fmt: skip
+
+
+def shadowed(connection: duckdb.DuckDBPyConnection) -> Sequence[str]:
+    """The functions that retl calls and the database has replaced by macros of its own."""
+    names = ", ".join(DIALECT.string(name) for name in _USED)
+    found = connection.execute(
+        "SELECT DISTINCT function_name FROM system.main.duckdb_functions() "
+        f"WHERE NOT internal AND function_name IN ({names}) ORDER BY function_name"
+    )
+    return [name for (name,) in found.fetchall()]
