@@ -45,7 +45,9 @@ _AS_TEXT = re.compile(
     r"HUGEINT|UHUGEINT|BIGNUM|VARINT|UUID|INTERVAL|BIT|TIME WITH TIME ZONE|TIME_NS|ENUM\(.*|GEOMETRY.*|\"NULL\""
 )
 
-_FOLDED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+def _exact(text: str) -> str:
+    return f'{text} COLLATE "binary"'
 
 
 def _folded(text: str) -> str:
@@ -68,9 +70,14 @@ class DuckDBDialect(Dialect):
 
     name: ClassVar[str] = "duckdb"
 
-    def fold(self, name: str) -> str:
-        """A name as DuckDB compares it: only the letters of ASCII are one, small or large."""
-        return name.translate(_FOLDED)
+    folds_names: ClassVar[bool] = True
+
+    def equals(self, left: str, right: str, *, untyped: bool = False) -> str:
+        return f"{_exact(left)} = {_exact(right)}" if untyped else super().equals(left, right)
+
+    def differs(self, left: str, right: str, *, untyped: bool = False) -> str:
+        # A column's collation calls texts equal that are not the same.
+        return super().differs(_exact(left), _exact(right)) if untyped else super().differs(left, right)
 
     def same_name(self, left: str, right: str) -> str:
         """A condition that holds for two texts that are one name."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from retl.connectors.duckdb import dependents
 from retl.connectors.duckdb.dialect import DIALECT, logical_field
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import Existing, archive_name, is_archive, is_shadow, shadow_name
@@ -49,6 +50,8 @@ def check_table(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
         f"SELECT 1 FROM duckdb_views() WHERE {_HERE} AND {DIALECT.same_name('view_name', '?')}", known
     ).fetchall():
         raise UnsupportedError(f"{load.table.to!r} is a view, which cannot be written.", remedy="name a table with to.")
+    schema, name = in_use(connection, schema, name)
+    dependents.check_upsert(connection, load, schema, name)
     if load.table.pre_action not in (PreAction.RENAME_AND_CREATE, PreAction.SWAP):
         return
     referring = connection.execute(
@@ -61,6 +64,16 @@ def check_table(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
             f"a foreign key of {referring[0][0]!r} refers to {load.table.to!r}, so DuckDB will not let it be replaced.",
             remedy='drop the foreign key, or use pre_action = "none".',
         )
+    dependents.check_replaceable(connection, load, schema, name)
+
+
+def in_use(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> tuple[str, str]:
+    """Schema and name of a table as it is spelled there; as they are given where there is none."""
+    rows = connection.execute(
+        f"SELECT schema_name, table_name FROM duckdb_tables() WHERE {_HERE} AND {DIALECT.same_name('table_name', '?')}",
+        [schema, name],
+    ).fetchall()
+    return rows[0] if rows else (schema, name)
 
 
 def table_names(connection: duckdb.DuckDBPyConnection, schema: str) -> list[str]:
@@ -102,6 +115,11 @@ def _definition(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -
         f"SELECT sql FROM duckdb_tables() WHERE {_HERE} AND {DIALECT.same_name('table_name', '?')}", [schema, name]
     ).fetchall()
     return str(rows[0][0]) if rows else None
+
+
+def has_collation(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether some column of a table may compare text otherwise than by its bytes."""
+    return " COLLATE " in (_definition(connection, *locate(table)) or "")
 
 
 def _is_generated(column: str, native: str, definition: str) -> bool:
@@ -160,14 +178,14 @@ def _archive(connection: duckdb.DuckDBPyConnection, load: Load, schema: str, nam
     """Rename the table away and create it anew; a refresh that is carried on only empties it again."""
     assert load.refresh is not None
     archive = archive_name(name, load.refresh.scan_id)
+    name = in_use(connection, schema, name)[1]
     if not load.refresh.archives or archive in table_names(connection, schema):
         connection.execute(f"DELETE FROM {full_name(schema, name)}")
         return
-    # Index names are unique in a schema, and a table that has one cannot be renamed: they go with the table in use.
-    indexes = _take_indexes(connection, schema, name)
+    again = dependents.take_off(connection, schema, name)
     _rename(connection, schema, name, archive)
     _create_like(connection, schema, archive, name)
-    for statement in indexes:
+    for statement in again:
         connection.execute(statement)
 
 
@@ -176,17 +194,6 @@ def _create_like(connection: duckdb.DuckDBPyConnection, schema: str, old: str, n
     definition = _definition(connection, schema, old)
     assert definition is not None
     connection.execute(_HEAD.sub(lambda _: f"CREATE TABLE {full_name(schema, new)}", definition, count=1))
-
-
-def _take_indexes(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> list[str]:
-    """Drop the indexes of a table that are no constraints; returns the statements that make them again."""
-    rows = connection.execute(
-        f"SELECT index_name, sql FROM duckdb_indexes() WHERE {_HERE} AND {DIALECT.same_name('table_name', '?')}",
-        [schema, name],
-    ).fetchall()
-    for index, _ in rows:
-        connection.execute(f"DROP INDEX {full_name(schema, index)}")
-    return [sql for _, sql in rows]
 
 
 def _rename(connection: duckdb.DuckDBPyConnection, schema: str, old: str, new: str) -> None:
@@ -198,12 +205,12 @@ def drop(connection: duckdb.DuckDBPyConnection, table: str) -> None:
 
 
 def switch(connection: duckdb.DuckDBPyConnection, table: str, shadow: str) -> None:
-    """Put the shadow in the table's place, with the table's indexes."""
-    schema, name = locate(table)
-    indexes = _take_indexes(connection, schema, name)
+    """Put the shadow in the table's place, with the table's indexes, triggers and comments."""
+    schema, name = in_use(connection, *locate(table))
+    again = dependents.take_off(connection, schema, name)
     drop(connection, full_name(schema, name))
     _rename(connection, schema, locate(shadow)[1], name)
-    for statement in indexes:
+    for statement in again:
         connection.execute(statement)
 
 

@@ -108,7 +108,8 @@ _USED = (
     "count", "min", "max", "sum", "hash", "encode", "error", "lower", "translate", "now", "version", "isfinite",
     "regexp_full_match", "json_valid", "to_json", "epoch_us", "epoch_ns", "date_diff", "rank", "row_number",
     "current_database", "current_schema", "duckdb_tables", "duckdb_views", "duckdb_columns", "duckdb_constraints",
-    "duckdb_indexes", "duckdb_schemas", "duckdb_triggers", "read_csv", "read_json", "read_parquet", "glob", "len",
+    "duckdb_indexes", "duckdb_schemas", "duckdb_triggers", "duckdb_dependencies", "read_csv", "read_json", "read_parquet",
+    "parquet_schema", "list", "len", "length", "ltrim", "trim", "regexp_replace", "json_type", "nullif", "bool_and", "concat_ws",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.types import take, unfit, wire
 from retl.connectors.sql.rejects import Refusals, plain_rows
+from retl.connectors.sql.text import not_a_number, not_utf8
 from retl.model.schema import native_type
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class Stage:
         self.columns = [column.name for column in columns]
         self.names = [f"c{number}" for number in range(len(columns))]
 
+    @property
+    def texts(self) -> frozenset[str]:
+        """The columns that may have a collation of their own in the table."""
+        return frozenset(name for name, native in zip(self.columns, self._natives, strict=True) if native == "VARCHAR")
+
     def create(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Make it, or make it empty: anew, since a DELETE would give no memory back."""
         columns = ", ".join(f"{name} {native}" for name, native in zip(self.names, self._natives, strict=True))
@@ -46,13 +52,13 @@ class Stage:
 
     def add(self, connection: duckdb.DuckDBPyConnection, batch: pa.RecordBatch, refusals: Refusals) -> int:
         """Stage a batch; a row with a value that the target's type does not hold as it is, is refused."""
-        batch = _refuse(batch, self._unfit(batch), refusals)
+        batch = refusals.leave_out(batch, self._unfit(batch))
         try:
             return self._insert(connection, batch)
         except Exception as error:
             if not _is_about_values(error):
                 raise
-            kept = _refuse(batch, self._uncastable(connection, batch), refusals)
+            kept = refusals.leave_out(batch, self._uncastable(connection, batch))
             if kept.num_rows == batch.num_rows:
                 raise
         return self._insert(connection, kept)
@@ -67,6 +73,7 @@ class Stage:
             elif column.null_count and not field.nullable:
                 found.append((column.is_null(), "the target's column is NOT NULL", field.name))
             found.extend((mask, reason, field.name) for mask, reason in unfit(column, native))
+            found.extend((mask, reason, field.name) for mask, reason in _unwritable(column) if mask is not None)
         return found
 
     def _insert(self, connection: duckdb.DuckDBPyConnection, batch: pa.RecordBatch) -> int:
@@ -117,15 +124,10 @@ def fetch_plain(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[st
     return [row for batch in table.to_batches() for row in plain_rows(batch)]
 
 
-def _refuse(batch: pa.RecordBatch, found: list[tuple[pa.Array, str, str]], refusals: Refusals) -> pa.RecordBatch:
-    """Put aside the rows that masks name, each row once; returns the others."""
-    keep = np.ones(batch.num_rows, dtype=bool)
-    for mask, reason, column in found:
-        bad = keep & mask.fill_null(False).to_numpy(zero_copy_only=False)
-        if bad.any():
-            refusals.add_masked(batch, pa.array(bad), reason, column)
-            keep &= ~bad
-    return batch if keep.all() else batch.filter(pa.array(keep))
+def _unwritable(column: pa.Array) -> list[tuple[pa.Array | None, str]]:
+    """What has no form in DuckDB: bytes that are no text, and NaN inside of what becomes JSON."""
+    nested = not_a_number(column) if pa.types.is_nested(column.type) else None
+    return [(not_utf8(column), "the text is not valid UTF-8"), (nested, "JSON has no word for NaN or infinity")]
 
 
 @contextmanager

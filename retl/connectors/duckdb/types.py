@@ -56,6 +56,10 @@ _WHOLE = frozenset({*_INTEGERS, *(f"U{name}" for name in _INTEGERS)})
 _FLOAT_BITS = {"FLOAT": 24, "DOUBLE": 53}
 _DIGITS = {"TIMESTAMP_S": 0, "TIMESTAMP_MS": 3, "TIMESTAMP": 6, _TIMESTAMPTZ: 6, "TIMESTAMP_NS": 9}
 _UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+_OF_EPOCHS = (
+    "; of seconds since 1970 an expression of the source makes a time: to_timestamp(x) in DuckDB, DATETIME(x, 'unixepoch') in "
+    "SQLite, FROM_UNIXTIME(x) in MySQL"
+)
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 
 # The nanoseconds since 1970 that DuckDB's types reach.
@@ -145,7 +149,7 @@ def _misfit_whole(bits: int, stored: str) -> str | None:
         return None
     room = _FLOAT_BITS.get(stored)
     if room is None:
-        return "it takes no numbers"
+        return f"it takes no numbers{_OF_EPOCHS if stored in _DIGITS else ''}"
     return None if bits <= room else f"it keeps only {room} bits of a whole number"
 
 

@@ -7,8 +7,9 @@ temporary table; then the whole is done again, data and checkpoint together.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ import pyarrow as pa
 from retl.connectors.base import Commit, TableWriter
 from retl.connectors.duckdb import schema
 from retl.connectors.duckdb.dialect import DIALECT
+from retl.connectors.duckdb.exchange import Exchange
 from retl.connectors.duckdb.file import DuckDBFile, first_line, in_transaction, roll_back
 from retl.connectors.duckdb.stage import ROWID, STAGE, Stage, fetch_plain
 from retl.connectors.duckdb.store import run_step
@@ -53,6 +55,8 @@ class DuckDBWriter(TableWriter):
         # ON CONFLICT of DuckDB 1.4 finds a column only in the table's own spelling, and takes another one for absent.
         self._spelled = [spelled[column.name] for column in columns]
         self._spelled_load = replace(load, key=tuple(spelled[name] for name in load.key if name in spelled))
+        self._texts = frozenset(spelled[name] for name in self._stage.texts)
+        self._exchange: Exchange | None = None
         # Where the source guarantees its key, or every row is taken as it is, nothing has to be looked for.
         keyed = load.table.write is Write.UPSERT and not load.table.replaces
         self._may_repeat = keyed and not load.unique_key
@@ -68,6 +72,7 @@ class DuckDBWriter(TableWriter):
         self._forget()
 
     def _forget(self) -> None:
+        self._exchange = None
         self._staged = 0
         self._refusals = Refusals(self._load)
 
@@ -88,13 +93,42 @@ class DuckDBWriter(TableWriter):
         self._refusals.check(rejects_left)
         try:
             return in_transaction(connection, self._write_all, mark, part)
-        except duckdb.IntegrityError:
-            before = len(self._refusals.rows)
-            self._find_refused(connection, part, rejects_left)
-            if len(self._refusals.rows) == before:
-                raise
-        self._refusals.check(rejects_left)
+        except duckdb.IntegrityError as error:
+            refused = error
+        self._exchange = self._exchanging(connection)
+        if self._exchange is not None:
+            self._settle_unique(connection, rejects_left)
+            with suppress(duckdb.IntegrityError):
+                return in_transaction(connection, self._write_all, mark, part)
+        before = len(self._refusals.rows)
+        self._find_refused(connection, part, rejects_left)
+        if len(self._refusals.rows) == before:
+            raise refused
+        self._settle_unique(connection, rejects_left)
         return in_transaction(connection, self._write_all, mark, part)
+
+    def _exchanging(self, connection: duckdb.DuckDBPyConnection) -> Exchange | None:
+        """How unique values move from row to row; ``None`` where there are none, or not every row may be written."""
+        table = self._load.table
+        if table.write is Write.APPEND or table.replaces or self._load.blacklist & {Action.INSERT, Action.UPDATE}:
+            return None
+        existing = schema.inspect(connection, self._table)
+        assert existing is not None
+        staged = dict(zip(self._spelled, self._stage.names, strict=True))
+        exchange = Exchange(self._table, existing, self._spelled_load.key, staged, self._texts)
+        return exchange if exchange.unique else None
+
+    def _settle_unique(self, connection: duckdb.DuckDBPyConnection, rejects_left: int) -> None:
+        """Refuse the rows that would clash in the end, each of them, until none is left or there are too many."""
+        found = self._exchange is not None
+        while found:
+            assert self._exchange is not None
+            most = max(0, rejects_left - len(self._refusals.rows)) + MOST_SHOWN
+            clashing = dict(itertools.islice(self._exchange.clashing(connection), most))
+            for rowid, reason in clashing.items():
+                self._note_refused(connection, rowid, reason)
+            found = bool(clashing) and len(self._refusals.rows) <= rejects_left
+        self._refusals.check(rejects_left)
 
     def _write_all(self, connection: duckdb.DuckDBPyConnection, mark: Mark | None, part: Slice) -> int:
         """What is one transaction: the fence, the checkpoint, the rows, the rejects."""
@@ -112,17 +146,43 @@ class DuckDBWriter(TableWriter):
             connection.execute(f"DELETE FROM {self._table} WHERE {column} = ?", [part.scope.value])
         if not self._staged:
             return 0
+        moved = self._exchange.move(connection) if self._exchange is not None and condition == "true" else 0
+        return moved + sum(
+            _number(connection.execute(statement)) for statement in self._statements(connection, condition)
+        )
+
+    def _statements(self, connection: duckdb.DuckDBPyConnection, condition: str) -> Iterator[str]:
+        """What writes the staged rows that a condition chooses."""
+        keyed = self._load.table.write is Write.UPSERT and not self._load.table.replaces
+        if not keyed or not schema.has_collation(connection, self._table):
+            yield from self._merged(self._spelled_load, condition)
+            return
+        # ON CONFLICT compares keys by their collation, and would change every row that this calls equal.
+        if Action.UPDATE not in self._load.blacklist:
+            yield from self._merged(replace(self._spelled_load, blacklist=frozenset({Action.INSERT})), condition)
+        if Action.INSERT not in self._load.blacklist:
+            staged = dict(zip(self._spelled, self._stage.names, strict=True))
+            same = " AND ".join(
+                DIALECT.equals(f"t.{DIALECT.identifier(name)}", staged[name], untyped=name in self._texts)
+                for name in self._spelled_load.key
+            )
+            new = f"{condition} AND NOT EXISTS (SELECT 1 FROM {self._table} AS t WHERE {same})"
+            yield from self._merged(
+                replace(self._spelled_load, table=replace(self._load.table, write=Write.APPEND)), new
+            )
+
+    def _merged(self, load: Load, condition: str) -> list[str]:
         statements = merge(
             DIALECT,
-            self._spelled_load,
+            load,
             self._spelled,
             table=self._table,
             stage=STAGE,
             staged=self._stage.names,
             condition=condition,
+            untyped=self._texts,
         )
-        both = (statements.insert, statements.update)
-        return sum(_number(connection.execute(statement)) for statement in both if statement is not None)
+        return [statement for statement in (statements.insert, statements.update) if statement is not None]
 
     def _settle_repeats(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
@@ -154,7 +214,10 @@ class DuckDBWriter(TableWriter):
             while True:
                 reason = self._trial(connection, part, condition.format(low=low, high=high))
                 if reason is not None and low == high:
-                    self._note_refused(connection, low, reason)
+                    if self._exchange is not None and reason.startswith("Duplicate key"):
+                        reason = None  # by itself it clashes with a row that moves on together with it
+                    else:
+                        self._note_refused(connection, low, reason)
                 low, high = search.send(reason)
 
     def _trial(self, connection: duckdb.DuckDBPyConnection, part: Slice, condition: str) -> str | None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from retl.connectors.base import Commit, SystemInfo, TableWriter, Target
 from retl.connectors.function.calls import call_user, check_callable, guarded, positional, write_failed
-from retl.connectors.function.values import drop_unfit, python_rows
+from retl.connectors.function.values import Unfit, drop_unfit, python_rows
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows
 from retl.model.actions import Action
 from retl.model.checkpoint import Mark
@@ -131,10 +131,8 @@ class FunctionTarget(Target):
         with guarded(self._write, write_failed):
             return await self._thread().run(_refused, returned, batch.num_rows)
 
-    async def fit(
-        self, batch: pa.RecordBatch, load: Load
-    ) -> tuple[pa.RecordBatch, list[tuple[pa.RecordBatch, str, str]]]:
-        """The batch with its columns as their logical types, and the rows that have no such value."""
+    async def fit(self, batch: pa.RecordBatch, load: Load) -> tuple[pa.RecordBatch, Unfit]:
+        """The batch with its columns as their logical types, and which rows have no such value."""
         return await self._thread().run(drop_unfit, batch, load.schema, self._rows)
 
     def _thread(self) -> Worker:
@@ -218,10 +216,9 @@ class _FunctionWriter(TableWriter):
             await self._deliver(batch.slice(start, step))
 
     async def _deliver(self, batch: pa.RecordBatch) -> None:
-        batch, unfit = await self._target.fit(batch, self._load)
-        for rows, column, reason in unfit:
-            for row in plain_rows(rows):
-                self._refusals.add(row, reason, column)
+        given = batch
+        batch, unfit = await self._target.fit(given, self._load)
+        self._refusals.leave_out(given, unfit)
         if not batch.num_rows:
             return
         refused = await self._deliver_in_time(batch)

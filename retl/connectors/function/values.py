@@ -13,8 +13,8 @@ import pyarrow as pa
 from retl.connectors.sql.text import keep_mask, unprintable_times
 from retl.model.schema import JSON, is_json
 
-Unfit = list[tuple[pa.RecordBatch, str, str]]
-"""Rows that were left out, with column and reason."""
+Unfit = list[tuple[pa.Array, str, str]]
+"""Which rows were left out, with reason and column."""
 
 
 def drop_unfit(batch: pa.RecordBatch, schema: pa.Schema, for_python: bool) -> tuple[pa.RecordBatch, Unfit]:
@@ -22,20 +22,18 @@ def drop_unfit(batch: pa.RecordBatch, schema: pa.Schema, for_python: bool) -> tu
 
     With ``for_python`` also rows with a time that Python has no word for.
     """
-    bad: list[pa.Array] = []
     unfit: Unfit = []
     columns = []
     for array, column in zip(batch.columns, schema, strict=True):
         typed, wrong = _typed(array, column.type)
         if wrong is not None:
-            unfit.append((batch.filter(wrong), column.name, f"the value is no {column.type}"))
-            bad.append(wrong)
+            unfit.append((wrong, f"the value is no {column.type}", column.name))
         late = unprintable_times(typed) if for_python else None
         if late is not None:
-            unfit.append((batch.filter(late), column.name, "the time lies outside the years 1 to 9999"))
-            bad.append(late)
+            unfit.append((late, "the time lies outside the years 1 to 9999", column.name))
         columns.append(typed)
     typed_batch = pa.RecordBatch.from_arrays(columns, schema=_as_nullable(schema, columns))
+    bad = [mask for mask, _, _ in unfit]
     return (typed_batch.filter(pa.array(keep_mask(bad))) if bad else typed_batch), unfit
 
 

@@ -49,9 +49,14 @@ class Dialect(ABC):
     def differs(self, left: str, right: str, *, untyped: bool = False) -> str:
         """A condition that holds for two values that are not the same to the last byte; NULL is the same as NULL.
 
-        ``untyped`` tells of a column that keeps values of several types.
+        ``untyped`` tells of a column whose type does not say how values are compared: it keeps several types, or text
+        with a collation.
         """
         return f"{left} IS DISTINCT FROM {right}"
+
+    def equals(self, left: str, right: str, *, untyped: bool = False) -> str:
+        """A condition that holds for two values of a key that are the same."""
+        return f"{left} = {right}"
 
     def identifiers(self, names: Sequence[str]) -> str:
         return ", ".join(self.identifier(name) for name in names)

@@ -337,7 +337,10 @@ def merge(
     if Action.INSERT in load.blacklist:
         sets = ", ".join(f"{dialect.identifier(column)} = {source}" for column, source in rest)
         by_name = dict(zip(columns, staged, strict=True))
-        same = " AND ".join(f"{name}.{dialect.identifier(column)} = {by_name[column]}" for column in load.key)
+        same = " AND ".join(
+            dialect.equals(f"{name}.{dialect.identifier(column)}", by_name[column], untyped=column in untyped)
+            for column in load.key
+        )
         changed = any_of([differs(column, source) for column, source in rest])
         return Merge(
             None, f"{dialect.update} {name} SET {sets} FROM {stage} WHERE {same} AND ({changed}) AND {condition}"

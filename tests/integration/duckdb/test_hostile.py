@@ -10,6 +10,7 @@ import pytest
 
 import retl
 from retl.connectors import DuckDB, SQLite
+from retl.model.actions import Write
 from retl.model.errors import ConfigError, RetlError, SourceError
 from retl.testing import collect, table_spec
 from tests.integration.duckdb.scenes import PEOPLE, Scene
@@ -117,7 +118,7 @@ async def test_a_trigger_of_the_targets_reads_no_file(scene: Scene, tmp_path: Pa
     source = Database(tmp_path / "app.db")
     source.run("CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT)", "INSERT INTO people VALUES (1, 'a')")
     pipeline = retl.Pipeline(
-        "in", source=source.source(), target=DuckDB(str(scene.path)), tables=[retl.Table("people", write="append")]
+        "in", source=source.source(), target=DuckDB(str(scene.path)), tables=[retl.Table("people", write=Write.APPEND)]
     )
     with pytest.raises(ConfigError, match="may not read or write other files"):
         await pipeline.run_once()

@@ -39,6 +39,7 @@ from tests.integration.duckdb.scenes import (
     scan,
     spec,
 )
+from tests.support import Database
 
 THREE = people((1, "a"), (2, "b"), (3, None))
 LATER = people((2, "B"), (4, "d"))
@@ -297,6 +298,79 @@ async def test_a_cancelled_commit_leaves_the_connection_fit_for_use(scene: Scene
 
 # Refused rows ---------------------------------------------------------------
 
+SEATS = "CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR, age INTEGER UNIQUE CHECK (age >= 0), mail VARCHAR DEFAULT 'kept', twice INTEGER GENERATED ALWAYS AS (age * 2))"
+
+
+async def test_unique_values_change_places_in_slices_of_any_size(scene: Scene) -> None:
+    """DuckDB checks some thousand rows at a time, and each against what the table held before."""
+    many = 5_000
+    scene.run(SEATS, f"INSERT INTO people (id, name, age) SELECT i, 'n', i FROM range({many}) t(i)")
+    rows = [(number, "n", (number + 1) % many) for number in range(many)] + [(9000, "new", many)]
+    schema = pa.schema(list(FULL)[:3])
+    async with scene.session() as session:
+        done = await scan(session, [people(*rows, schema=schema)])
+        assert (done.changed, len(done.rejects)) == (many + 1, 0)
+        assert (await scan(session, [people(*rows, schema=schema)])).changed == 0
+    assert scene.run("SELECT id, name, age FROM people ORDER BY id") == rows
+    assert scene.run("SELECT DISTINCT mail, twice - age * 2 FROM people") == [("kept", 0)]
+
+
+async def test_a_row_that_is_bad_keeps_no_right_one_from_its_place(scene: Scene) -> None:
+    scene.run(SEATS, "INSERT INTO people (id, name, age) VALUES (1, 'n', 1), (2, 'n', 2), (3, 'n', 3), (4, 'n', 4)")
+    rows = [(1, "n", 2), (2, "n", 1), (3, "n", -1), (4, "n", 5)]
+    async with scene.session() as session:
+        done = await scan(session, [people(*rows, schema=pa.schema(list(FULL)[:3]))], rejects_left=1)
+    assert [reject.key for reject in done.rejects] == ['{"id":3}']
+    assert scene.run("SELECT id, age FROM people ORDER BY id") == [(1, 2), (2, 1), (3, 3), (4, 5)]
+
+
+async def test_a_change_that_a_collation_hides_arrives(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR COLLATE NOCASE)")
+    async with scene.session() as session:
+        await scan(session, [people((1, "ann"))])
+        assert (await scan(session, [people((1, "Ann"))])).changed == 1
+    assert scene.rows("people") == [(1, "Ann")]
+
+
+@pytest.mark.parametrize("blacklist", [frozenset[Action](), frozenset({Action.INSERT})])
+async def test_keys_that_a_collation_calls_equal_are_two(scene: Scene, blacklist: frozenset[Action]) -> None:
+    scene.run(
+        "CREATE TABLE people (id BIGINT, name VARCHAR COLLATE NOCASE PRIMARY KEY)",
+        "INSERT INTO people VALUES (1, 'ann')",
+    )
+    async with scene.session() as session:
+        await scan(session, [people((2, "Ann"))], spec(key=["name"]), key=("name",), blacklist=blacklist)
+    assert scene.rows("people") == [(1, "ann")] + ([] if blacklist else [(2, "Ann")])
+
+
+async def test_epochs_become_times_by_the_expression_that_the_refusal_names(scene: Scene, tmp_path: Path) -> None:
+    source = Database(tmp_path / "app.db")
+    source.run(
+        "CREATE TABLE people (id INTEGER PRIMARY KEY, seen INTEGER)", "INSERT INTO people VALUES (1, 1714557600)"
+    )
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, seen TIMESTAMP)")
+    words: dict[str, Any] = {"target": DuckDB(str(scene.path)), "source": source.source()}
+    plain = retl.Pipeline("p", tables=["people"], **words)
+    with pytest.raises(SchemaDrift, match=r"DATETIME\(x, 'unixepoch'\) in SQLite"):
+        await plain.run_once()
+    await plain.aclose()
+    table = retl.Table("people", expressions={"seen": "DATETIME(seen, 'unixepoch')"})
+    pipeline = retl.Pipeline("p", tables=[table], **words)
+    await pipeline.run_once()
+    await pipeline.aclose()
+    assert scene.run("SELECT seen::VARCHAR FROM people") == [("2024-05-01 10:00:00",)]
+
+
+async def test_what_has_no_form_in_duckdb_is_that_rows_reject(scene: Scene) -> None:
+    nested = pa.array([[1.5], [float("nan")], None], pa.list_(pa.float64()))
+    text = pa.array([b"a", b"b", b"\xff"], pa.binary()).view(pa.string())
+    batch = pa.RecordBatch.from_arrays([pa.array([1, 2, 3]), nested, text], ["id", "list", "name"])
+    async with scene.session() as session:
+        done = await scan(session, [batch], rejects_left=2)
+    assert {(reject.key, reject.column) for reject in done.rejects} == {('{"id":2}', "list"), ('{"id":3}', "name")}
+    assert scene.run("SELECT id, list::VARCHAR, name FROM people") == [(1, "[1.5]", "a")]
+
+
 CHECKED = "CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR NOT NULL, age INTEGER CHECK (age >= 0), mail VARCHAR UNIQUE)"
 FULL = pa.schema([*PEOPLE, pa.field("age", pa.int64()), pa.field("mail", pa.string())])
 
@@ -399,6 +473,48 @@ async def test_a_refresh_keeps_keys_checks_defaults_and_indexes(scene: Scene, pr
     assert len(archives) == (pre_action == "rename_and_create")
     for archive in archives:
         assert scene.rows(archive) == [(8, "old"), (9, "old")]
+
+
+@pytest.mark.parametrize("pre_action", ["truncate", "rename_and_create", "swap"])
+async def test_a_refresh_keeps_comments_and_triggers(scene: Scene, pre_action: str) -> None:
+    scene.run(
+        *OWNED, "COMMENT ON TABLE people IS 'who''s who'", "COMMENT ON COLUMN people.name IS 'as written'",
+        "COMMENT ON INDEX people_name IS 'quick'",
+    )  # fmt: skip
+    triggers = hasattr(duckdb, "__version__") and int(duckdb.__version__.split(".")[0]) >= 2
+    if triggers:
+        scene.run("CREATE TABLE log (id BIGINT)", "CREATE TRIGGER noted AFTER INSERT ON people REFERENCING NEW TABLE AS n FOR EACH STATEMENT INSERT INTO log SELECT id FROM n")  # fmt: skip
+    async with scene.session() as session:
+        await scan(session, [people((1, "a"))], spec(to="main.People", pre_action=pre_action))
+    assert scene.run("SELECT table_name, comment FROM duckdb_tables() WHERE table_name = 'people'") == [
+        ("people", "who's who")
+    ]
+    assert scene.run("SELECT comment FROM duckdb_columns() WHERE table_name = 'people' AND column_name = 'name'") == [
+        ("as written",)
+    ]
+    assert scene.run("SELECT index_name, comment FROM duckdb_indexes()") == [("people_name", "quick")]
+    if triggers:
+        assert (77,) in scene.run("INSERT INTO people VALUES (77, 'x')", "SELECT id FROM log")
+
+
+async def test_what_depends_on_a_table_keeps_it_from_being_replaced(scene: Scene) -> None:
+    if int(duckdb.__version__.split(".")[0]) < 2:
+        pytest.skip("this DuckDB has no triggers")
+    create = "CREATE TRIGGER noted AFTER INSERT ON {} REFERENCING NEW TABLE AS n FOR EACH STATEMENT INSERT INTO {} SELECT id FROM n"
+    scene.run(
+        "CREATE TABLE people (id BIGINT PRIMARY KEY)",
+        "CREATE TABLE others (id BIGINT)",
+        create.format("others", "people"),
+    )
+    one = people((1,), schema=pa.schema(list(PEOPLE)[:1]))
+    async with scene.session() as session:
+        with pytest.raises(UnsupportedError, match=r"the trigger 'noted' depends on 'people'"):
+            await scan(session, [one], spec(pre_action="swap"))
+        await scan(session, [one])
+        scene.run("DROP TRIGGER noted ON others", create.format("people", "others"))
+        with pytest.raises(UnsupportedError, match=r"the trigger 'noted' of 'people' refers to new or old rows"):
+            await scan(session, [one])
+    assert scene.rows("people") == [(1,)]
 
 
 async def test_old_archives_are_dropped(scene: Scene) -> None:
