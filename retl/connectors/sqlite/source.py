@@ -7,6 +7,7 @@ reject, and nothing is changed.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +23,7 @@ from retl.connectors.sqlite.file import SQLiteFile
 from retl.connectors.sqlite.order import A_TIME, from_day, mixed_forms, out_of_order
 from retl.connectors.sqlite.values import to_batch
 from retl.model.cursor import CursorFamily
-from retl.model.schema import TableSchema
+from retl.model.schema import TableSchema, field
 from retl.model.table import made_by_a_target
 from retl.model.window import Bounds, lower_bound
 from retl.state.sql import STATE_TABLES
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 8_192
 _SAMPLE_ROWS = 1_000
+_DATETIME = re.compile(r"\s*DATETIME\s*\(", re.IGNORECASE)
 _STORAGE = {"integer": "INTEGER", "real": "REAL", "text": "TEXT", "blob": "BLOB"}
 
 
@@ -68,13 +70,16 @@ class SQLiteSource(SqlSource):
         return TableSchema(table, existing.columns, real_key(existing)) if existing else None
 
     async def chosen_schema(self, chosen: Selection) -> pa.Schema:
-        """As always; but text that looks like a time stays one, where it stands in for a column of time."""
+        """As always; but text that looks like a time is one, where it stands in for a column of time or DATETIME() made it."""
         schema = await super().chosen_schema(chosen)
-        for name in chosen.table.expressions:
-            known, place = chosen.relation.schema, chosen.names.index(name)
-            if not known.has(name) or not pa.types.is_string(schema.field(place).type):
+        known = chosen.relation.schema
+        for name, text in chosen.table.expressions.items():
+            place = chosen.names.index(name)
+            if not pa.types.is_string(schema.field(place).type):
                 continue
-            declared = known.columns.field(name)
+            declared = known.columns.field(name) if known.has(name) else schema.field(place)
+            if _DATETIME.match(text) and not pa.types.is_temporal(declared.type):
+                declared = field(name, pa.timestamp("us"), native="DATETIME")
             if pa.types.is_temporal(declared.type) and await self._are_times(chosen, name):
                 schema = schema.set(place, declared.with_name(schema.names[place]).with_nullable(True))
         return schema
