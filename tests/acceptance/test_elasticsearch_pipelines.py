@@ -332,9 +332,10 @@ def test_what_its_own_source_would_read_is_never_written(desk: Desk, name: str, 
     desk.server.ask("PUT", f"/{desk.orders}/_alias/{prefix}-alias")
     before = desk.everything()
     desk.write(f'[[pipelines.shop.tables]]\nname = "{prefix}{name}"\nto = "{prefix}{to}"\npre_action = "{pre_action}"')
+    one = f"the table '{prefix}{name}' is its own target: source and target are one system, and '{prefix}{to}' is"
+    among_others = f"would be both read, as '{prefix}{name}', and written, as '{prefix}{to}'"
     for command in ("plan", "check", "run --once"):
-        said = " ".join(desk.fail(command).split())
-        assert f"would be both read, as '{prefix}{name}', and written, as '{prefix}{to}'" in said
+        assert (among_others if "*" in name else one) in " ".join(desk.fail(command).split())
     after = {name: found for name, found in desk.everything().items() if not name.startswith(".")}
     assert after == before
 

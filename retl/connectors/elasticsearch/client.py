@@ -28,6 +28,7 @@ from retl.connectors.elasticsearch.errors import (
     moved,
     server_error,
     too_large,
+    understood,
     unexpected,
     unreachable,
     untrusted,
@@ -100,10 +101,8 @@ class Client:
             opened = cls(client, Product("", (), ""), role, login)
             try:
                 answer = await opened.call("GET", "/")
-                try:
+                with understood(login.place):
                     opened.product = Product.of(answer)
-                except (KeyError, TypeError, IndexError):
-                    raise unexpected(msgspec.json.encode(answer)) from None
             except BaseException:
                 await opened.close()
                 raise

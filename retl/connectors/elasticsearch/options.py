@@ -55,7 +55,7 @@ class Login:
     """Whom to trust; ``None`` where a fingerprint says it, and without https."""
     encrypted: bool = False
     unchecked: bool = False
-    """Whether the server need not prove who it is."""
+    """Whether a server on another machine need not prove who it is."""
     names_trust: bool = False
     """Whether the user has said whom to trust."""
     basic: tuple[str, str] | None = field(default=None, repr=False)
@@ -167,7 +167,10 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             fingerprint=fingerprint,
             tls=self._tls_context() if encrypted and fingerprint is None else None,
             encrypted=encrypted,
-            unchecked=encrypted and fingerprint is None and self.tls == "insecure",
+            unchecked=encrypted
+            and fingerprint is None
+            and self.tls == "insecure"
+            and not (nodes and all(_is_here(node.host) for node in nodes)),
             names_trust=self.tls_ca is not None or self.tls_fingerprint is not None,
             basic=basic,
             api_key=api_key,

@@ -50,7 +50,10 @@ class Product:
 
     def pit_id(self, answer: Mapping[str, Any]) -> str:
         """The id in the answer to that."""
-        return str(answer["pit_id" if self.opensearch else "id"])
+        found = answer["pit_id" if self.opensearch else "id"]
+        if not isinstance(found, str):
+            raise TypeError("the id of a point in time is no text")
+        return found
 
     def close_pit(self, pit: str) -> tuple[str, dict[str, Any]]:
         """Path and body of the DELETE that gives a point in time back."""

@@ -69,7 +69,10 @@ class ElasticsearchSource(Source):
         return None if found is None else schema_of(table, found)
 
     async def location(self, table: str) -> str | None:
-        return await index.location(await self._client(), table)
+        client = await self._client()
+        if any(sign in table for sign in "*,") or await index.look(client, table) is None:
+            return None  # what is not there is said by the plan, with the names that are
+        return await index.location(client, table)
 
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         client = await self._client()

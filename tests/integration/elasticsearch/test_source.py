@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -13,11 +14,10 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch import pages, pit
+from retl.connectors.elasticsearch import pages, pit, read
 from retl.connectors.elasticsearch.catalog import stands_for
 from retl.connectors.elasticsearch.documents import index_of
 from retl.connectors.elasticsearch.pages import PAGE_BYTES
@@ -719,33 +719,22 @@ async def test_documents_without_a_cursor_can_stop_a_scan(elasticsearch_server: 
     await source.aclose()
 
 
-async def test_big_pages_do_not_stall_the_loop(elasticsearch_server: SearchServer, prefix: str) -> None:
-    index = create(elasticsearch_server, prefix, {"dynamic": False, "properties": {}})
-    text = "x" * 1000
-    for start in range(0, 40_000, 10_000):
-        elasticsearch_server.put(index, {str(n): {"n": n, "t": text} for n in range(start, start + 10_000)})
-    longest = 0.0
+@pytest.mark.usefixtures("small_pages")
+async def test_big_pages_do_not_stall_the_loop(
+    elasticsearch_server: SearchServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = create(elasticsearch_server, prefix, {"dynamic": False, "properties": {}}, shards=1)
+    small, large = "x" * 1000, "x" * 300_000
+    elasticsearch_server.put(index, {str(n): {"n": n, "t": large if 7 <= n < 14 else small} for n in range(21)})
+    decoded: list[tuple[int, bool]] = []
 
-    async def watch() -> None:
-        nonlocal longest
-        # What the process itself has computed between two turns of the loop: others may keep the machine busy.
-        last = time.process_time()
-        while True:
-            await anyio.sleep(0.001)
-            now = time.process_time()
-            longest, last = max(longest, now - last), now
+    def watched(body: bytes, *words: Any) -> pages.Page:
+        decoded.append((len(body), threading.current_thread() is threading.main_thread()))
+        return pages.page(body, *words)
 
-    source = Elasticsearch(elasticsearch_server.url).source()
-    rows = size = 0
-    plan = await source.plan(documents(index), Checkpoint())
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch)
-        async with aclosing(source.read(plan, plan.slices[0])) as batches:  # type: ignore[type-var]
-            async for batch in batches:
-                rows, size = rows + batch.num_rows, max(size, batch.nbytes)
-                assert pc.all(pc.starts_with(batch.column("_source").cast(pa.string()), '{"n": ')).as_py()
-        tasks.cancel_scope.cancel()
-    await source.aclose()
-    assert rows == 40_000
-    assert size > PAGE_BYTES // 2
-    assert longest < 0.05
+    monkeypatch.setattr(read, "page", watched)
+    found = await collect(Elasticsearch(elasticsearch_server.url, read_slices=1), documents(index))
+    assert by_id(found) == elasticsearch_server.texts(index)
+    in_loop = {size for size, in_the_loop in decoded if in_the_loop}
+    in_threads = {size for size, in_the_loop in decoded if not in_the_loop}
+    assert max(in_loop) <= 2 * PAGE_BYTES < min(in_threads)
