@@ -98,6 +98,8 @@ class OlapDialect(MySQLDialect):
         elif word.startswith("bigint") and word.endswith("unsigned"):
             word = "largeint"
         base = re.split(r"[\s(<]", word, maxsplit=1)[0]
+        if base == "timestamp":  # so a result calls it
+            base = "timestamptz"
         if base in _WHOLE:
             return field(name, _WHOLE[base], native=base, nullable=nullable)
         if base in _PLAIN:

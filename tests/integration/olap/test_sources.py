@@ -146,10 +146,11 @@ async def test_values_mean_what_they_meant(scene: Scene) -> None:
 
 
 @DORIS
-async def test_doris_times_with_a_zone_are_instants(scene: Scene) -> None:
+@pytest.mark.parametrize("words", [{}, {"query": "SELECT * FROM zoned", "key": "id"}])
+async def test_doris_times_with_a_zone_are_instants(scene: Scene, words: dict[str, Any]) -> None:
     scene.create("zoned", "id INT NOT NULL, at TIMESTAMPTZ")
     scene.insert("zoned", [1, "2024-01-01 02:00:00.000001+03:00"], [2, "2024-01-01 00:00:00-11:30"])
-    assert by_id(await scene.collect("zoned")) == [
+    assert by_id(await scene.collect(table_spec("zoned", **words))) == [
         {"id": 1, "at": datetime.fromisoformat("2023-12-31 23:00:00.000001").replace(tzinfo=UTC)},
         {"id": 2, "at": datetime.fromisoformat("2024-01-01 11:30:00").replace(tzinfo=UTC)},
     ]

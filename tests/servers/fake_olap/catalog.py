@@ -248,6 +248,35 @@ def describe(table: Table, full: bool) -> tuple[Columns, list[Row]]:
     return _texts(names), rows
 
 
+def with_kinds(columns: Columns, rows: list[Row], flavour: Flavour) -> tuple[Columns, list[Row]]:
+    """SHOW FULL TABLES: what each one is."""
+    more = ["Table_type", *(["Storage_format", "Inverted_index_storage_format"] if flavour.doris else [])]
+    known = ("BASE TABLE", *(("V2", "V2") if flavour.doris else ()))
+    return [*columns, *_texts(more)], [(*row, *known) for row in rows]
+
+
+def show_create(table: Table, flavour: Flavour) -> tuple[Columns, list[Row]]:
+    """SHOW CREATE TABLE."""
+    lines = ",\n".join(f"  {_definition(column, flavour)}" for column in table.columns)
+    spread = f"HASH({_ticked(table.distribution)})" if table.distribution else "RANDOM"
+    parts = [
+        f"CREATE TABLE `{table.name}` (\n{lines}\n) ENGINE=OLAP",
+        f"{table.model} KEY({_ticked(table.keys)})",
+        *([f'COMMENT "{table.comment}"'] if table.comment else []),
+        f"DISTRIBUTED BY {spread} BUCKETS {table.buckets}",
+        'PROPERTIES (\n"replication_num" = "1"\n);',
+    ]
+    return _texts(["Table", "Create Table"]), [(table.name, "\n".join(parts))]
+
+
+def _definition(column: Column, flavour: Flavour) -> str:
+    kind = column.type.sql() if flavour.doris else _shown(column.type)
+    words = [f"`{column.name}`", kind, column.aggregate, "NULL" if column.nullable else "NOT NULL"]
+    default = [f'DEFAULT "{column.default}"'] if column.default is not None else []
+    comment = [f'COMMENT "{column.comment}"'] if column.comment else []
+    return " ".join(filter(None, [*words, *default, *comment]))
+
+
 def _texts(names: list[str]) -> Columns:
     return [(name, Type("VARCHAR", (30,))) for name in names]
 

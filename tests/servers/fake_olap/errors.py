@@ -45,6 +45,9 @@ class StarRocksErrors:
     def unknown_table(self, database: str, table: str) -> Refusal:
         return self._analysis(f"Unknown table '{database}.{table}'", 5502, "42602")
 
+    def nothing_to_show(self, database: str, table: str) -> Refusal:
+        return self.unknown_table(database, table)
+
     def table_exists(self, table: str) -> Refusal:
         return Refusal(1050, "42S01", f"Table '{table}' already exists")
 
@@ -141,6 +144,9 @@ class DorisErrors:
 
     def unknown_table(self, database: str, table: str) -> Refusal:
         return self._detail(f"Table [{table}] does not exist in database [{database}].")
+
+    def nothing_to_show(self, database: str, table: str) -> Refusal:
+        return self._detail(f"Unknown table '{table}'", 1051, "42S02")
 
     def table_exists(self, table: str) -> Refusal:
         return self._detail(f"Table '{table}' already exists", 1050, "42S01")

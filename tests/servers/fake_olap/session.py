@@ -21,6 +21,7 @@ from tests.servers.fake_olap.tables import Table
 from tests.servers.fake_olap.types import Type
 
 _HINT = re.compile(r"/\*\+\s*SET_VAR\s*\(([^)]*)\)\s*\*/", re.IGNORECASE)
+_CONFIG = re.compile(r"ADMIN SHOW FRONTEND CONFIG(?: LIKE '([^']*)')?;?", re.IGNORECASE)
 _SORTED = re.compile(r"ORDER BY [^)]*$", re.IGNORECASE)
 _OFFSET = re.compile(r"([+-])(\d{1,2}):(\d\d)")
 _SCOPES = ("SESSION", "LOCAL", "GLOBAL")
@@ -113,6 +114,8 @@ class Session:
         """Answer a statement, or tell what is to be done. Blocks: it belongs into a thread."""
         if "NO_BACKSLASH_ESCAPES" in self.variable("sql_mode"):
             sql = sql.replace("\\", "\\\\")
+        if found := _CONFIG.fullmatch(sql.strip()):
+            return self._config(found[1] or "%")
         reader = self.engine.reader(sql)
         if reader.token is None:
             raise self.flavour.errors.syntax("<EOF>", 1, 0)
@@ -216,6 +219,13 @@ class Session:
         self.engine.drop_column(table, name)
         return OK
 
+    def _shown(self, reader: Reader) -> Table:
+        """A table to describe: of an unknown one Doris speaks otherwise than in a query."""
+        database, name = reader.table()
+        if name not in self.engine.database(database or self.database):
+            raise self.flavour.errors.nothing_to_show(database or self.database, name)
+        return self.engine.table(database or self.database, name)
+
     def _table(self, reader: Reader) -> Table:
         database, name = reader.table()
         return self.engine.table(database or self.database, name)
@@ -281,7 +291,7 @@ class Session:
             self._variables[name] = value
 
     def _desc(self, reader: Reader) -> Answer:
-        table = self._table(reader)
+        table = self._shown(reader)
         reader.end()
         return Answer(*catalog.describe(table, False))
 
@@ -291,11 +301,15 @@ class Session:
         full = reader.accept("FULL")
         if reader.accept("COLUMNS") or reader.accept("FIELDS"):
             reader.expect("FROM")
-            return self._last(reader, Answer(*catalog.describe(self._table(reader), full)))
+            return self._last(reader, Answer(*catalog.describe(self._shown(reader), full)))
         if reader.accept("TABLES"):
             database = reader.name() if reader.accept("FROM") or reader.accept("IN") else self.database
             names = sorted(self.engine.database(database))
-            return self._liked(reader, f"Tables_in_{database}", names)
+            answer = self._liked(reader, f"Tables_in_{database}", names)
+            return Answer(*catalog.with_kinds(answer.columns, answer.rows, self.flavour)) if full else answer
+        if reader.accept("CREATE", "TABLE"):
+            table = self._table(reader)
+            return self._last(reader, Answer(*catalog.show_create(table, self.flavour)))
         if reader.accept("DATABASES") or reader.accept("SCHEMAS"):
             return self._liked(reader, "Database", sorted([*self.engine.databases, "information_schema"]))
         if reader.accept("PARTITIONS"):
@@ -318,6 +332,15 @@ class Session:
         pattern = self._like(reader)
         shown = [(name, value) for name, value in sorted(self._variables.items()) if pattern.fullmatch(name)]
         return Answer([(name, Type("VARCHAR", (64,))) for name in ("Variable_name", "Value")], list(shown))
+
+    def _config(self, pattern: str) -> Answer:
+        """Settings of an FE: for administrators."""
+        if self.user != "root":
+            raise self.flavour.errors.privilege("OPERATE", "SYSTEM", "")
+        names = ["Key", "AliasNames", "Value", "Type", "IsMutable", "Comment"]
+        rows: list[Row] = [("run_mode", "[]", "shared_nothing", "String", "false", "")]
+        columns = [(name, Type("VARCHAR", (64,))) for name in names]
+        return Answer(columns, [row for row in rows if _liking(pattern).fullmatch(row[0])])
 
     def _tablets(self, reader: Reader) -> Answer:
         reader.expect("FROM")
@@ -345,8 +368,7 @@ class Session:
         if reader.accept("LIKE"):
             pattern = reader.value()
         reader.end()
-        parts = (".*" if char == "%" else "." if char == "_" else re.escape(char) for char in pattern)
-        return re.compile("".join(parts), re.IGNORECASE)
+        return _liking(pattern)
 
 
 _STATEMENTS = frozenset(
@@ -368,6 +390,11 @@ _STATEMENTS = frozenset(
         "USE",
     ]
 )
+
+
+def _liking(pattern: str) -> re.Pattern[str]:
+    parts = (".*" if char == "%" else "." if char == "_" else re.escape(char) for char in pattern)
+    return re.compile("".join(parts), re.IGNORECASE)
 
 
 def _zone(name: str) -> tzinfo | None:

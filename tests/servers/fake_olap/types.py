@@ -24,7 +24,7 @@ import numpy as np
 UTF8, BINARY = 33, 63
 
 TINY, SHORT, LONG, FLOAT, DOUBLE, LONGLONG = 1, 2, 3, 4, 5, 8
-DATE, TIME, DATETIME = 10, 11, 12
+TIMESTAMP, DATE, TIME, DATETIME = 7, 10, 11, 12
 # 400 in the source of Doris, of which one byte fits into the packet.
 MAP = 400 & 0xFF
 JSON, NEWDECIMAL, BLOB, VAR_STRING, STRING = 245, 246, 252, 253, 254
@@ -211,8 +211,10 @@ def doris_wire(kind: Type) -> Wire:
     if wire := _numbers(kind, sign=1):
         return wire
     match kind.name:
-        case "DATETIME" | "TIMESTAMPTZ":
+        case "DATETIME":
             return Wire(DATETIME, BINARY, 19, _scale(kind))
+        case "TIMESTAMPTZ":
+            return Wire(TIMESTAMP, BINARY, 32, _scale(kind))
         case "JSON" | "VARIANT":
             return Wire(JSON, UTF8, 255)
         case "STRING":
