@@ -76,6 +76,11 @@ class Load:
         return name if name in self.schema.names else None
 
     @property
+    def unread_cursor(self) -> str | None:
+        """The cursor, where it is not among the columns: the target then knows nothing of it."""
+        return self.table.cursor if self.cursor is None else None
+
+    @property
     def epoch(self) -> int:
         return self.fence.epoch if self.fence else 0
 

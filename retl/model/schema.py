@@ -57,6 +57,8 @@ class TableSchema:
     name: str
     columns: pa.Schema
     key: tuple[str, ...] = ()
+    hidden: frozenset[str] = frozenset()
+    """Columns that are read only where they are named: ``SELECT *`` does not show them."""
 
     @property
     def names(self) -> list[str]:

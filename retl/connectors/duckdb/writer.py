@@ -192,7 +192,11 @@ class DuckDBWriter(TableWriter):
             return
         doubtful, all_but_newest = keep_newest(self._load, self._stage.columns, self._stage.names, STAGE)
         for found in fetch_plain(connection, doubtful):
-            raise repeated_key(self._load.key, json_text(dict(zip(self._load.key, found.values(), strict=True))))
+            raise repeated_key(
+                self._load.key,
+                json_text(dict(zip(self._load.key, found.values(), strict=True))),
+                self._load.unread_cursor,
+            )
         connection.execute(all_but_newest)
 
     # Refused rows -----------------------------------------------------------

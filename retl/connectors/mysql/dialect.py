@@ -60,6 +60,7 @@ class MySQLDialect(Dialect):
     name: ClassVar[str] = "mysql"
     looks_up: ClassVar[bool] = True
     quote: ClassVar[str] = "`"
+    folds_names: ClassVar[bool] = True
 
     def __init__(self, timezone: str | None = None) -> None:
         self._timezone = timezone

@@ -13,9 +13,7 @@ from retl.model.plan import Load
 from retl.model.schema import collation
 
 DIALECT = MySQLDialect()
-ROW = "retl_row"
-"""The number of a staged row, in the order in which rows came."""
-_NUMBER = f"{ROW} BIGINT UNSIGNED NOT NULL"
+_NUMBER = "BIGINT UNSIGNED NOT NULL"
 CHECK_KEYS = "SET SESSION foreign_key_checks = 1"
 _EXACT = frozenset({*BITS, "decimal", "bit", "year", "date", "datetime", "timestamp", "time", "json"})
 """Types of which two values are equal only where they are the same; JSON, since MySQL overwrites no value with an equal one."""
@@ -30,9 +28,21 @@ class Stage:
     """A second one, for the numbers of the rows that stay where keys repeat: no statement may open a temporary table twice."""
     columns: tuple[Column, ...]
 
+    @property
+    def row(self) -> str:
+        """The number of a staged row, in the order in which rows came."""
+        return self.helper("retl_row")
+
+    def helper(self, name: str) -> str:
+        """A name for a column of ours that no column of the user's has."""
+        taken = {column.name.lower() for column in self.columns}
+        while name in taken:
+            name += "_"
+        return name
+
     def create(self) -> str:
         definitions = ", ".join(column.definition() for column in self.columns)
-        columns = f"{_NUMBER} AUTO_INCREMENT PRIMARY KEY, {definitions}"
+        columns = f"{self.row} {_NUMBER} AUTO_INCREMENT PRIMARY KEY, {definitions}"
         return f"CREATE TEMPORARY TABLE {self.table} ({columns}) ENGINE=InnoDB ROW_FORMAT=DYNAMIC"
 
 
@@ -87,12 +97,12 @@ class Merge:
         different = " OR ".join(f"NOT ({self._equal(name)})" for name in self._load.key)
         theirs = ", ".join(f"t.{name}" for name in map(DIALECT.identifier, self._load.key))
         return (
-            f"SELECT s.{ROW}, {theirs} FROM {self._stage.table} AS s JOIN {self._target} AS t ON {self._same()} "
-            f"WHERE {different} ORDER BY s.{ROW} LIMIT {most}"
+            f"SELECT s.{self._stage.row}, {theirs} FROM {self._stage.table} AS s JOIN {self._target} AS t ON {self._same()} "
+            f"WHERE {different} ORDER BY s.{self._stage.row} LIMIT {most}"
         )
 
     def take_off(self, rows: Sequence[int]) -> str:
-        return f"DELETE FROM {self._stage.table} WHERE {ROW} IN ({', '.join(map(str, rows))})"
+        return f"DELETE FROM {self._stage.table} WHERE {self._stage.row} IN ({', '.join(map(str, rows))})"
 
     def parking(self) -> list[str]:
         """Makes the rows that are about to change give up their values in other unique indexes, so that each may take what
@@ -163,16 +173,17 @@ class Merge:
 
     def doubtful(self) -> str:
         """Finds a key whose newest row is in doubt: there are several, and they differ."""
-        newest = self._ranked(f", {_exactly(self._names)} AS content")
-        return f"SELECT {self._keys} FROM {newest} GROUP BY {self._keys} HAVING COUNT(DISTINCT content) > 1 LIMIT 1"
+        content = self._stage.helper("content")
+        newest = self._ranked(f", {_exactly(self._names)} AS {content}")
+        return f"SELECT {self._keys} FROM {newest} GROUP BY {self._keys} HAVING COUNT(DISTINCT {content}) > 1 LIMIT 1"
 
     def keep_newest(self) -> list[str]:
         """Leave one row for each key: one with the highest cursor."""
-        table, kept = self._stage.table, self._stage.kept
+        table, kept, row = self._stage.table, self._stage.kept, self._stage.row
         return [
-            f"CREATE TEMPORARY TABLE {kept} ({_NUMBER} PRIMARY KEY) ENGINE=InnoDB",
-            f"INSERT INTO {kept} SELECT MIN({ROW}) FROM {self._ranked('')} GROUP BY {self._keys}",
-            f"DELETE s FROM {table} AS s LEFT JOIN {kept} AS k ON k.{ROW} = s.{ROW} WHERE k.{ROW} IS NULL",
+            f"CREATE TEMPORARY TABLE {kept} ({row} {_NUMBER} PRIMARY KEY) ENGINE=InnoDB",
+            f"INSERT INTO {kept} SELECT MIN({row}) FROM {self._ranked('')} GROUP BY {self._keys}",
+            f"DELETE s FROM {table} AS s LEFT JOIN {kept} AS k ON k.{row} = s.{row} WHERE k.{row} IS NULL",
             f"DROP TEMPORARY TABLE {kept}",
         ]
 
@@ -180,8 +191,9 @@ class Merge:
         cursor = self._load.cursor
         # Without a cursor all rows of a key are the newest: ordered by what is the same in all of them.
         order = f"{DIALECT.identifier(cursor)} DESC" if cursor else self._keys
-        place = f"RANK() OVER (PARTITION BY {self._keys} ORDER BY {order}) AS place"
-        return f"(SELECT {ROW}, {self._keys}{more}, {place} FROM {self._stage.table}) AS ranked WHERE place = 1"
+        rank = self._stage.helper("place")
+        place = f"RANK() OVER (PARTITION BY {self._keys} ORDER BY {order}) AS {rank}"
+        return f"(SELECT {self._stage.row}, {self._keys}{more}, {place} FROM {self._stage.table}) AS ranked WHERE {rank} = 1"
 
 
 def respells(load: Load, known: Known) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from retl.connectors.mysql.errors import TargetRefused
 from retl.connectors.mysql.merge import respells
-from retl.connectors.mysql.schema import LONGEST_NAME, Known, Place
+from retl.connectors.mysql.schema import DIALECT, LONGEST_NAME, Known, Place
+from retl.connectors.mysql.types import length
 from retl.model.actions import PreAction, Write
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.plan import Load
+from retl.model.schema import native_type
 
 _TABLES = ("BASE TABLE", "SYSTEM VERSIONED")
 
@@ -25,8 +29,14 @@ def slow_inserts(refused: str) -> str:
     )
 
 
-def check_place(place: Place) -> None:
+def check_names(place: Place, load: Load) -> None:
     """Refuse names that cannot be, or that are ours."""
+    odd = next((name for name in (place.name, *load.schema.names) if max(name, default="") > "\uffff"), None)
+    if odd is not None:
+        raise ConfigError(
+            f"the name {odd!r} has a sign that no name can have here: MySQL would write ? for it.",
+            remedy="give the table another name with to, or the column with rename.",
+        )
     if place.name.lower().startswith(("retl_", "_retl_")):
         raise ConfigError(f"{place.name!r} is a reserved name.", remedy="choose another name with to.")
     if len(place.name) > LONGEST_NAME:
@@ -84,6 +94,7 @@ def check(load: Load, known: Known) -> list[str]:
         warnings.append(
             f"the user may not see the triggers of {shown!r}, so one connection loads it; GRANT TRIGGER makes it two."
         )
+    warnings += _narrow(load, known)
     loose = _loose_key(load, known)
     if loose and not respells(load, known):
         warnings.append(
@@ -100,6 +111,20 @@ def referred_to(load: Load, error: TargetRefused) -> UnsupportedError:
         f"as it was ({error.message}).",
         remedy='drop the foreign key, or use pre_action = "none".',
     )
+
+
+def _narrow(load: Load, known: Known) -> list[str]:
+    """Columns that have become longer at the source than they are in the target."""
+    found: list[str] = []
+    names = {column.name.lower(): column for column in known.columns}
+    for column in load.schema:
+        there = names.get(column.name.lower())
+        if there is not None and (length(native_type(column)) or 0) > (length(there.type) or sys.maxsize):
+            found.append(
+                f"column {column.name!r} is {native_type(column)} at the source, but {there.type} in the target: longer values "
+                f"are refused; widen it there, by ALTER TABLE {known.place.sql} MODIFY {DIALECT.identifier(there.name)} ..."
+            )
+    return found
 
 
 def _loose_key(load: Load, known: Known) -> list[str]:

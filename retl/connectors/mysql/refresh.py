@@ -47,7 +47,7 @@ def prepare(
     if not existed:
         # Also a first load is seen as a whole or not at all.
         table = shadow if pre_action is PreAction.SWAP else place.name
-        return Preparation((*statements, *_changes(place, change, table)), table)
+        return Preparation((*statements, *changes(place, change, table)), table)
     if pre_action is PreAction.SWAP:
         statements.append(_like(place, shadow))
         completion: list[str] = []
@@ -56,20 +56,23 @@ def prepare(
             added = ", ".join(f"ADD {index.definition}" for index in indexes)
             statements.append(f"ALTER TABLE {place.beside(shadow)} {dropped}")
             completion.append(f"ALTER TABLE {place.beside(shadow)} {added}")
-        return Preparation((*statements, *_changes(place, change, shadow)), shadow, tuple(completion))
+        return Preparation((*statements, *changes(place, change, shadow)), shadow, tuple(completion))
     archive = _archive(place, load, names)
     if archive is not None:
-        statements += [_like(place, shadow), *_changes(place, change, shadow)]
+        statements += [_like(place, shadow), *changes(place, change, shadow)]
         statements.append(f"RENAME TABLE {place.sql} TO {place.beside(archive)}, {place.beside(shadow)} TO {place.sql}")
         return Preparation(tuple(statements), place.name)
+    # Whatever may be refused comes before what cannot be undone.
     if load.table.replaces and Action.TRUNCATE not in load.blacklist:
-        statements.append(f"TRUNCATE TABLE {place.sql}")
-    elif load.table.replaces:
+        return Preparation(
+            (*statements, *changes(place, change, place.name), f"TRUNCATE TABLE {place.sql}"), place.name
+        )
+    if load.table.replaces:
         old = place.beside(place.replaced(load))
-        statements.append(_like(place, shadow))
+        statements += [_like(place, shadow), *changes(place, change, shadow)]
         statements.append(f"RENAME TABLE {place.sql} TO {old}, {place.beside(shadow)} TO {place.sql}")
-        statements.append(f"DROP TABLE {old}")
-    return Preparation((*statements, *_changes(place, change, place.name)), place.name)
+        return Preparation((*statements, f"DROP TABLE {old}"), place.name)
+    return Preparation((*statements, *changes(place, change, place.name)), place.name)
 
 
 def _archive(place: Place, load: Load, names: Sequence[str]) -> str | None:
@@ -86,7 +89,7 @@ def _like(place: Place, name: str) -> str:
     return f"CREATE TABLE {place.beside(name)} LIKE {place.sql}"
 
 
-def _changes(place: Place, change: TableChange, name: str) -> list[str]:
+def changes(place: Place, change: TableChange, name: str) -> list[str]:
     statements = change.statements(DIALECT, place.beside(name))
     return [f"{statement} {TABLE_OPTIONS}" for statement in statements] if change.create else statements
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -143,18 +143,11 @@ class Known:
     def refers_to_itself(self) -> bool:
         return f"{self.place.database}.{self.place.name}" in self.parents
 
-    def existing(self, spelling: Iterable[str] = ()) -> Existing:
-        """For ``fit``. The case of a column's name means nothing: it is given in its ``spelling``, where that has it."""
-        spelled = {name.lower(): name for name in spelling}
-
-        def spell(name: str) -> str:
-            return spelled.get(name.lower(), name)
-
-        fields = [column.field.with_name(spell(column.name)) for column in self.columns]
-        generated = frozenset(spell(column.name) for column in self.columns if column.generated)
-        required = frozenset(spell(c.name) for c in self.columns if not (c.nullable or c.has_default or c.generated))
-        keys = tuple(frozenset(map(spell, index.columns)) for index in self.unique if index.whole)
-        return Existing(pa.schema(fields), keys, required, generated)
+    def existing(self) -> Existing:
+        generated = frozenset(column.name for column in self.columns if column.generated)
+        required = frozenset(c.name for c in self.columns if not (c.nullable or c.has_default or c.generated))
+        keys = tuple(frozenset(index.columns) for index in self.unique if index.whole)
+        return Existing(pa.schema([column.field for column in self.columns]), keys, required, generated)
 
     def key(self) -> tuple[str, ...]:
         """The primary key, else the first unique one whose columns cannot be NULL."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected, held
 from retl.connectors.mysql.dialect import MySQLDialect, described_field, logical_field, wire_kind
+from retl.connectors.mysql.errors import SourceRefused
 from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.wire import WireField
@@ -28,6 +29,7 @@ from retl.state.sql import STATE_TABLES
 if TYPE_CHECKING:
     from retl.connectors.mysql import MySQL
 
+_BROKEN_VIEW = 1356
 SYSTEM_DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
 _SESSION = (
     # Whatever the server makes of a new session: backslashes escape, quotes are texts; a reader that waits is no reason
@@ -192,10 +194,24 @@ class MySQLSource(WireSource):
         json = await self._json_columns(database, name)
         fields = [
             logical_field(column, native, nullable == "YES", json=column in json, collation=collation)
-            for column, native, nullable, extra, collation in columns
-            if "INVISIBLE" not in str(extra).upper()
+            for column, native, nullable, _, collation in columns
         ]
-        return TableSchema(table, pa.schema(fields), await self._key(here, pa.schema(fields)))
+        hidden = frozenset(column for column, _, _, extra, _ in columns if "INVISIBLE" in str(extra).upper())
+        shown = pa.schema([column for column in fields if column.name not in hidden])
+        return TableSchema(table, pa.schema(fields), await self._key(here, shown), hidden)
+
+    async def _no_such_table(self, name: str) -> None:
+        try:
+            await self.columns(f"SELECT * FROM {self.from_clause(name)}")
+        except SourceRefused as error:
+            if error.code == _BROKEN_VIEW:
+                raise ConfigError(
+                    f"{name!r} is a view that the source itself cannot read: {error.message}",
+                    remedy="repair the view there, or the rights of its definer; or leave it out of tables.",
+                ) from error
+        except ConfigError:
+            pass  # told below in our words
+        await super()._no_such_table(name)
 
     async def _json_columns(self, database: str, name: str) -> set[str]:
         """MariaDB's JSON is LONGTEXT with a check."""

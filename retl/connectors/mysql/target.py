@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
-from retl.connectors.mysql import preflight, refresh, rights, schema
+from retl.connectors.mysql import preflight, refresh, rights, schema, trial
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.job import Job
@@ -129,14 +129,15 @@ class MySQLTarget(Target):
     async def _look(self, connection: MySQLConnection, load: Load) -> _Look:
         settings = await _Settings.of(connection)
         place = self._locate(settings, load.table.to)
-        preflight.check_place(place)
+        preflight.check_names(place, load)
         known = await self._seen(connection, place, load)
         if known is None:
             await self._check_database(connection, place)
         warnings = preflight.check(load, known) if known else []
         server = connection.server
         types = MySQLTypes(load.schema, load.key, mariadb=server.mariadb, version=server.version)
-        change = fit(load, known.existing(load.schema.names) if known else None, DIALECT, types)
+        change = fit(load, known.existing() if known else None, DIALECT, types)
+        await trial.check(connection, place, load, change)
         if settings.local_infile:
             await self._infile.probe(connection, place.database)
         local = self._infile.use(allowed=settings.local_infile)

@@ -183,21 +183,21 @@ class MySQLTypes(TypeMap):
         return declared
 
     def _declare_text(self, column: pa.Field, kind: pa.DataType, in_key: bool) -> str:
-        length = _text_length(column, kind)
+        declared = _text_length(column, kind)
         if in_key:
             most = self._key_bytes // _CHARACTER_BYTES
-            return f"varchar({min(length or most, most)}) {self._exact}"
-        if length is None or column.name in self._long:
+            return f"varchar({min(declared or most, most)}) {self._exact}"
+        if declared is None or column.name in self._long:
             return "longtext"
-        return f"varchar({length})"
+        return f"varchar({declared})"
 
     def _declare_bytes(self, column: pa.Field, kind: pa.DataType, in_key: bool) -> str:
-        length = _bytes_length(column, kind)
+        declared = _bytes_length(column, kind)
         if in_key:
-            return f"varbinary({min(length or self._key_bytes, self._key_bytes)})"
-        if length is None or column.name in self._long:
+            return f"varbinary({min(declared or self._key_bytes, self._key_bytes)})"
+        if declared is None or column.name in self._long:
             return "longblob"
-        return f"varbinary({length})"
+        return f"varbinary({declared})"
 
     def misfit(self, column: pa.Field, existing: pa.Field) -> str | None:
         kind, there = _plain(column.type), stored(native_type(existing))
@@ -277,23 +277,27 @@ def _kept(column: pa.Field, kind: pa.DataType) -> str | None:
     return stored(native).sql if logical_field(column.name, native).type == kind else None
 
 
+def length(native: str) -> int | None:
+    """The length that a column of texts or bytes is declared with, where it is."""
+    found = _LENGTH.fullmatch(native)
+    return int(found[1]) if found else None
+
+
 def _text_length(column: pa.Field, kind: pa.DataType) -> int | None:
     if kind == pa.uuid():
         return 36
     native = native_type(column)
     if native.lower() in _ADDRESSES:
         return _ADDRESSES[native.lower()]
-    found = _LENGTH.fullmatch(native)
-    length = int(found[1]) if found else 0
-    return length if 0 < length <= _ROW_BYTES // _CHARACTER_BYTES else None
+    declared = length(native) or 0
+    return declared if 0 < declared <= _ROW_BYTES // _CHARACTER_BYTES else None
 
 
 def _bytes_length(column: pa.Field, kind: pa.DataType) -> int | None:
     if pa.types.is_fixed_size_binary(kind):
         return int(kind.byte_width) or 1
-    found = _LENGTH.fullmatch(native_type(column))
-    length = int(found[1]) if found else 0
-    return length if 0 < length <= _ROW_BYTES else None
+    declared = length(native_type(column)) or 0
+    return declared if 0 < declared <= _ROW_BYTES else None
 
 
 def _row_bytes(column: pa.Field) -> int:

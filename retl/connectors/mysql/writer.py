@@ -22,7 +22,7 @@ from retl.connectors.mysql.encode import Refused
 from retl.connectors.mysql.errors import TargetRefused, of_rows
 from retl.connectors.mysql.job import Job
 from retl.connectors.mysql.load import Lane, Loader, column_of, in_thread, warnings, words
-from retl.connectors.mysql.merge import CHECK_KEYS, ROW, Merge, Stage, respells
+from retl.connectors.mysql.merge import CHECK_KEYS, Merge, Stage, respells
 from retl.connectors.mysql.schema import DIALECT
 from retl.connectors.mysql.session import FENCE_SECONDS, roll_back
 from retl.connectors.mysql.store import run_step
@@ -49,10 +49,14 @@ class MySQLWriter(TableWriter):
         self._job = job
         self._load = job.load
         self._encoder = job.encoder
-        self._refusals = Refusals(job.load)
+        self._refusals = self._no_refusals()
         self._lanes = [Lane(connection) for connection in connections]
         self._turn = 0
         self._rows = 0
+
+    def _no_refusals(self) -> Refusals:
+        # People know the table that is loaded by its place, not by the name of the shadow.
+        return Refusals(self._load, called=(self._job.known.place.name, self._job.place.name))
 
     @property
     def _main(self) -> MySQLConnection:
@@ -100,7 +104,7 @@ class MySQLWriter(TableWriter):
 
     def _forget(self) -> None:
         self._rows = 0
-        self._refusals = Refusals(self._load)
+        self._refusals = self._no_refusals()
 
     async def _save(self, mark: Mark | None) -> None:
         """The last of a transaction: fence, checkpoint, rejects, COMMIT. The lease's row is locked no longer than that takes."""
@@ -369,15 +373,15 @@ class StagedWriter(MySQLWriter):
 
     async def _search(self, rejects_left: int) -> tuple[int, dict[int, str]]:
         """Merge what can be merged: how many rows were changed, and which are refused, why."""
-        changed, refused = 0, dict[int, str]()
-        ((first, last),) = await self._main.query(f"SELECT MIN({ROW}), MAX({ROW}) FROM {self._stage.table}")
+        changed, refused, row = 0, dict[int, str](), self._stage.row
+        ((first, last),) = await self._main.query(f"SELECT MIN({row}), MAX({row}) FROM {self._stage.table}")
         if first is None:
             return 0, refused
         search = bisect(int(first), int(last), rejects_left + MOST_SHOWN)
         low, high = next(search, (int(first), int(last)))
         with suppress(StopIteration):
             while True:
-                more, reason = await self._attempt(f"s.{ROW} BETWEEN {low} AND {high}")
+                more, reason = await self._attempt(f"s.{row} BETWEEN {low} AND {high}")
                 changed += more
                 if reason is not None and low == high:
                     refused[low] = reason
@@ -409,7 +413,7 @@ class StagedWriter(MySQLWriter):
         names = self._job.columns
         for number, reason in refused.items():
             rows = await self._main.query(
-                f"SELECT {DIALECT.identifiers(names)} FROM {self._stage.table} WHERE {ROW} = {number}"
+                f"SELECT {DIALECT.identifiers(names)} FROM {self._stage.table} WHERE {self._stage.row} = {number}"
             )
             for row in rows:
                 self._refusals.add(dict(zip(names, row, strict=True)), reason, column_of(reason, self._encoder))
@@ -429,7 +433,7 @@ class StagedWriter(MySQLWriter):
             for key in await self._main.query(sql.same_to_the_target()):
                 raise _same_to_the_target(load.key, self._shown(key))
         for key in await self._main.query(sql.doubtful()):
-            raise repeated_key(load.key, self._shown(key))
+            raise repeated_key(load.key, self._shown(key), load.unread_cursor)
         for statement in sql.keep_newest():
             await self._main.execute(statement)
         ((rows,),) = await self._main.query(f"SELECT COUNT(*) FROM {self._stage.table}")

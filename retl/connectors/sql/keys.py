@@ -71,9 +71,10 @@ def keep_newest(load: Load, columns: Sequence[str], staged: Sequence[str], stage
     return doubtful, f"DELETE FROM {stage} WHERE rowid NOT IN (SELECT MIN(r) FROM {newest} GROUP BY {key})"
 
 
-def repeated_key(key: Sequence[str], example: str) -> RepeatedKey:
-    """The error of a key that repeats where nothing tells which row is newer."""
+def repeated_key(key: Sequence[str], example: str, unread_cursor: str | None = None) -> RepeatedKey:
+    """The error of a key that repeats where nothing tells which row is newer; perhaps the cursor does, which is not read."""
+    cursor = f"take the cursor {unread_cursor!r} into columns" if unread_cursor else "give the table a cursor"
     return RepeatedKey(
         f"the key ({', '.join(key)}) does not identify one row: {example} occurs more than once.",
-        remedy="name more columns in key, filter the rows with where, or give the table a cursor, by which the newest row wins.",
+        remedy=f"name more columns in key, filter the rows with where, or {cursor}, by which the newest row wins.",
     )

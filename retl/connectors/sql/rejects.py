@@ -24,8 +24,10 @@ MOST_SHOWN = 100
 class Refusals:
     """The refused rows of one slice."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, *, called: tuple[str, str] = ("", "")) -> None:
+        """``called``: a name that the system's reasons may hold, and the one that people know instead."""
         self._load = load
+        self._called = called
         self._whole = frozenset(column.name for column in load.schema if pa.types.is_integer(column.type))
         self.rows: list[Reject] = []
 
@@ -39,7 +41,7 @@ class Refusals:
             Reject(
                 table=self._load.table.name,
                 key=json_text(key) if key else content,
-                reason=reason,
+                reason=reason.replace(*self._called) if self._called[0] else reason,
                 content=content,
                 column=column,
                 scan_id=self._load.scan_id,

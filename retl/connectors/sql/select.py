@@ -142,7 +142,8 @@ def choose(dialect: Dialect, relation: Relation, table: TableSpec) -> Selection:
     have = relation.schema.names
     _check_exclude(relation, table)
     left_out = set(table.exclude)
-    names = list(table.columns) if table.columns is not None else [name for name in have if name not in left_out]
+    unasked = left_out | relation.schema.hidden.difference(table.rename, table.key, [table.cursor])
+    names = list(table.columns) if table.columns is not None else [name for name in have if name not in unasked]
     names.extend(missing(table.expressions, names))
     real = [name for name in names if name not in table.expressions]
     _require(real, have, "columns")

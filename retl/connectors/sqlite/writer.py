@@ -195,7 +195,9 @@ class SQLiteWriter(TableWriter):
         doubtful, all_but_newest = keep_newest(self._load, self._columns, self._names, self._stage_name)
         found = connection.execute(doubtful).fetchone()
         if found is not None:
-            raise repeated_key(self._load.key, json_text(dict(zip(self._load.key, found, strict=True))))
+            raise repeated_key(
+                self._load.key, json_text(dict(zip(self._load.key, found, strict=True))), self._load.unread_cursor
+            )
         return connection.execute(all_but_newest).rowcount
 
     async def count(self) -> int:

@@ -500,3 +500,29 @@ async def test_a_quick_server_does_not_keep_the_loop(server: Server, database: s
                 assert turns > before
         finally:
             task.cancel()
+
+
+async def test_invisible_columns_are_read_where_they_are_named(server: Server, database: str) -> None:
+    server.query(
+        "CREATE TABLE t (id INT PRIMARY KEY, v INT, secret INT DEFAULT 7 INVISIBLE, at DATETIME DEFAULT '2024-01-01' INVISIBLE)",
+        database=database,
+    )
+    server.query("INSERT INTO t (id, v) VALUES (1, 2)", database=database)
+    cases: list[tuple[dict[str, Any], list[str], Row]] = [
+        ({}, ["id", "v"], ("1", "2")),
+        ({"columns": ["id", "secret"]}, ["id", "secret"], ("1", "7")),
+        ({"cursor": "at"}, ["id", "v", "at"], ("1", "2", "2024-01-01 00:00:00")),
+        ({"exclude": ["secret", "v"], "rename": {"at": "seen"}}, ["id", "seen"], ("1", "2024-01-01 00:00:00")),
+    ]
+    for words, names, row in cases:
+        schema, rows = await read(server, database, retl.Table("t", **words))
+        assert (schema.names, [tuple(map(str, found)) for found in rows]) == (names, [row])
+
+
+async def test_a_view_that_does_not_work_is_told_as_such(server: Server, database: str) -> None:
+    for statement in ("CREATE TABLE t (id INT PRIMARY KEY)", "CREATE VIEW broken AS SELECT * FROM t", "DROP TABLE t"):
+        server.query(statement, database=database)
+    async with opened(server, database) as source:
+        with pytest.raises(ConfigError, match="is a view that the source itself cannot read") as caught:
+            await source.plan(spec("broken"), Checkpoint())
+    assert "SELECT" not in caught.value.remedy

@@ -11,11 +11,20 @@ import pyarrow as pa
 import pymysql
 import pytest
 
+from retl.connectors.base import TargetTable
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.writer import StagedWriter
 from retl.model.actions import Action
 from retl.model.checkpoint import Refresh
-from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, SchemaDrift, TargetBusy, UnsupportedError
+from retl.model.errors import (
+    ConfigError,
+    ConnectionFailed,
+    LeaseLost,
+    RepeatedKey,
+    SchemaDrift,
+    TargetBusy,
+    UnsupportedError,
+)
 from retl.model.schema import field
 from retl.testing.target_base import FIRST, Session, with_refresh
 from tests.integration.mysql.targets import PEOPLE, Scene, commit, people, scan, spec
@@ -280,6 +289,109 @@ async def test_names_that_cannot_be_are_refused(scene: Scene, name: str) -> None
     async with scene.session() as session:
         with pytest.raises(ConfigError, match=r"reserved|more than 64|no database"):
             await session.target.preview(session.load(spec(name), schema=PEOPLE))
+
+
+WIDE = pa.schema([pa.field("id", pa.int64(), nullable=False), *(pa.field(f"c{n}", pa.string()) for n in range(1100))])
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "grown"])
+async def test_a_table_that_the_server_cannot_have_is_refused_before_anything_is_touched(
+    scene: Scene, there: bool
+) -> None:
+    if there:
+        scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, c0 TEXT)", "INSERT INTO people VALUES (1, 'kept')")
+    async with scene.session() as session:
+        for pre_action in ("none", *REFRESHES):
+            load = session.load(spec(pre_action=pre_action), schema=WIDE)
+            with pytest.raises(ConfigError, match="1101 columns") as caught:
+                await session.target.preview(load)
+            assert "exclude" in caught.value.remedy
+            with pytest.raises(ConfigError, match="1101 columns"):
+                await session.prepare(load)
+    assert scene.tables() == (["people"] if there else [])
+    assert not there or scene.rows("people") == [(1, "kept")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words", "says"),
+    [
+        (["id", "smile \U0001f642"], {}, "rename"),
+        (["id", "space "], {}, "rename"),
+        (["id", "x" * 65], {}, "rename"),
+        (["id", "Name", "name"], {}, "rename"),
+        (["id", "name"], {"to": "smile \U0001f642"}, "another name"),
+    ],
+    ids=["beyond", "space", "long", "twice", "table"],
+)
+async def test_a_name_that_the_server_cannot_keep_is_refused(
+    scene: Scene, columns: list[str], words: dict[str, Any], says: str
+) -> None:
+    schema = pa.schema([pa.field(name, pa.int64(), nullable=name != "id") for name in columns])
+    async with scene.session() as session:
+        with pytest.raises(ConfigError) as caught:
+            await session.target.preview(session.load(spec(**words), schema=schema))
+    assert says in caught.value.remedy
+    assert scene.tables() == []
+
+
+async def test_columns_with_the_names_of_our_own_are_columns_as_any(scene: Scene) -> None:
+    names = ["place", "retl_row", "RETL_ROW_", "content", "t", "s", "retl_try"]
+    schema = pa.schema([pa.field(name, pa.int64(), nullable=name != "place") for name in names])
+    table = spec(key="place", cursor="retl_row")
+    async with scene.session() as session:
+        await scan(session, [people((1, 1, 1, 1, 1, 1, 1), schema=schema)], table)
+        twice = people((1, 2, 2, 2, 2, 2, 2), (1, 3, 3, 3, 3, 3, 3), (2, 1, 1, 1, 1, 1, 1), schema=schema)
+        done = await scan(session, [twice], table)
+        with pytest.raises(RepeatedKey, match="more than once"):
+            await scan(session, [people((1, 4, 1, 1, 1, 1, 1), (1, 4, 2, 2, 2, 2, 2), schema=schema)], table)
+    assert (done.rows, done.changed) == (2, 2)
+    assert scene.rows("people") == [(1, 3, 3, 3, 3, 3, 3), (2, 1, 1, 1, 1, 1, 1)]
+
+
+async def test_a_repeated_key_says_to_read_the_cursor_that_there_is(scene: Scene) -> None:
+    async with scene.session() as session:
+        with pytest.raises(RepeatedKey) as caught:
+            await scan(session, [people((1, "a"), (1, "b"))], spec(cursor="updated_at"))
+    assert "take the cursor 'updated_at' into columns" in caught.value.remedy
+    assert "give the table a cursor" not in caught.value.remedy
+
+
+async def test_a_reject_of_a_swap_names_the_table_and_not_its_shadow(scene: Scene) -> None:
+    scene.run(
+        "CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), UNIQUE KEY by_name (name), CONSTRAINT short CHECK (name <> 'no'))"
+    )
+    async with scene.session() as session:
+        done = await scan(
+            session, [people((1, "a"), (2, "a"), (3, "no"))], spec(pre_action="swap", max_rejects=3), rejects_left=3
+        )
+    assert [reject.key for reject in done.rejects] == ['{"id":2}', '{"id":3}']
+    assert not any("_retl_" in reject.reason for reject in done.rejects)
+    assert scene.rows("people") == [(1, "a")]
+
+
+async def test_a_column_that_became_longer_at_the_source_is_told(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), raw VARBINARY(5))")
+    schema = pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            field("name", pa.string(), native="varchar(50)"),
+            field("raw", pa.binary(), native="varbinary(5)"),
+        ]
+    )
+    async with scene.session() as session:
+        told = (await session.target.preview(session.load(spec(), schema=schema))).warnings
+    assert [("varchar(50)" in text, "MODIFY `name`" in text) for text in told] == [(True, True)]
+
+
+async def test_whether_a_table_is_there_and_holds_rows_is_told(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY)", "CREATE VIEW seen AS SELECT * FROM people")
+    async with scene.session() as session:
+        assert await session.target.inspect("people") == TargetTable(exists=True, empty=True)
+        scene.run("INSERT INTO people VALUES (1)")
+        for name in ("people", f"{scene.database}.people", "seen"):
+            assert await session.target.inspect(name) == TargetTable(exists=True, empty=False)
+        assert await session.target.inspect("nowhere") == TargetTable(exists=False, empty=True)
+        assert await session.target.inspect("no_such_database.people") == TargetTable(exists=False, empty=True)
 
 
 async def test_rights_that_are_missing_are_told(scene: Scene) -> None:
