@@ -18,6 +18,7 @@ import pytest
 import retl
 from retl import events
 from retl.cli import main
+from retl.connectors.mysql.source import WireSource
 from tests.acceptance.test_cli import Outcome, process, wait_for
 from tests.integration.mysql.targets import Scene
 from tests.servers.database import Server
@@ -520,6 +521,59 @@ async def running(job: retl.Pipeline) -> AsyncIterator[Callable[..., Any]]:
             tasks.start_soon(job.run_forever)
             yield after
             job.stop()
+
+
+@pytest.mark.parametrize("loss", ["DROP TABLE orders", "TRUNCATE TABLE orders"])
+async def test_a_target_that_was_lost_is_never_passed_over(shop: Scene, app: Scene, loss: str) -> None:
+    fill(shop)
+    job = pipeline("lost", shop, app, retl.Table("orders", cursor="updated_at"))
+    await job.run_once()
+    app.run(loss)
+    change(shop)
+    for ask in (job.run_once, job.plan):
+        with pytest.raises(retl.GuardStopped, match="retl reset --table orders"):
+            await ask()
+    assert [finding.level for finding in await job.check()] == ["ok", "ok", "error"]
+    await job.aclose()
+    again = pipeline("lost", shop, app, retl.Table("orders", cursor="updated_at", lost_target="reload"))
+    await again.run_once()
+    assert app.rows("orders") == NEW
+    (report,) = (await again.run_once()).scans
+    assert (report.status, report.changed, report.unchanged) == ("done", 0, 1)
+    await again.aclose()
+
+
+async def test_a_source_that_lies_about_a_type_runs_nothing_in_the_target(
+    shop: Scene, app: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may say what it likes of its columns: here it ends the definition and copies what it cannot read."""
+    fill(shop)
+    app.run(
+        "CREATE TABLE salaries (id INT PRIMARY KEY, who VARCHAR(20))", "INSERT INTO salaries VALUES (9, 'all of them')"
+    )
+    real = WireSource.query
+    lies = [
+        f"enum('a'), PRIMARY KEY (id)) SELECT id, who AS city, NOW() AS updated_at FROM `{app.database}`.salaries -- ')",
+        f"set('a') NULL, DROP COLUMN id, RENAME TO `{app.database}`.elsewhere -- ')",
+        "enum('\\\\') , x INT) -- ')",
+    ]
+
+    async def query(self: WireSource, sql: str) -> list[tuple[Any, ...]]:
+        rows = await real(self, sql)
+        return [(row[0], lie, *row[2:]) if row[0] == "city" and "column_type" in sql else row for row in rows]
+
+    monkeypatch.setattr(WireSource, "query", query)
+    for number in range(len(lies)):
+        lie = lies[number]
+        for new in (True, False):
+            table = retl.Table("orders", to=f"copy_{number}_{new}")
+            if not new:
+                app.run(f"CREATE TABLE copy_{number}_{new} (id INT PRIMARY KEY, updated_at DATETIME(6))")
+            job = pipeline("lies", shop, app, table)
+            await job.run_once()
+            await job.aclose()
+            assert app.rows(f"copy_{number}_{new}", "id, city, updated_at") == OLD
+    assert app.tables() == sorted([*(f"copy_{n}_{new}" for n in range(3) for new in (True, False)), "salaries"])
 
 
 async def test_two_pipelines_of_one_process_into_one_database(shop: Scene, app: Scene) -> None:
