@@ -169,9 +169,12 @@ class TargetRefreshes(TargetBase):
 
     async def test_a_pre_action_with_an_old_fence_touches_nothing(self) -> None:
         self.needs_transactions()
+        declared = sorted(self.pre_actions - {PreAction.NONE})
+        if not declared:
+            pytest.skip("this target has no pre-action")
         await self.loaded(_OLD)
         async with self.session() as old, self.session():
-            for pre_action in sorted(self.pre_actions - {PreAction.NONE}):
+            for pre_action in declared:
                 with pytest.raises(LeaseLost):
                     await old.prepare(old.load(refresh(pre_action)))
         assert in_order(await self.contents(TABLE)) == in_order(_OLD)

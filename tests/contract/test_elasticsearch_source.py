@@ -46,7 +46,8 @@ class WithoutId(Source):
         return await self._source.describe(table)
 
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
-        chosen = dataclasses.replace(table, columns=table.columns or tuple(SCHEMA.names))
+        every = tuple(name for name in SCHEMA.names if name not in table.exclude)
+        chosen = dataclasses.replace(table, columns=table.columns or every)
         plan = await self._source.plan(chosen, checkpoint)
         schema = pa.schema([column.with_type(_naive(column.type)) for column in plan.schema])
         return dataclasses.replace(plan, schema=schema)
