@@ -116,7 +116,7 @@ async def apart(work: Awaitable[T], *, patience: float = 10.0) -> T:
     cancellation that nobody asked for) does not reach the caller's. Where the caller is
     cancelled, ``work`` is cancelled once and has ``patience`` seconds to clean up.
     """
-    task = asyncio.get_running_loop().create_task(outcome(work))
+    task = start(work)
     try:
         await asyncio.wait([task])
     except asyncio.CancelledError:
@@ -126,8 +126,16 @@ async def apart(work: Awaitable[T], *, patience: float = 10.0) -> T:
     return task.result().unwrap()
 
 
-async def outcome(work: Awaitable[T]) -> Outcome[T]:
-    """What ``work`` gives or raises, as a value."""
+def start(work: Awaitable[T]) -> asyncio.Task[Outcome[T]]:
+    """A task that gives what ``work`` gives or raises, as a value."""
+    task = asyncio.get_running_loop().create_task(_outcome(work))
+    task.add_done_callback(
+        lambda done: done.cancelled() or done.exception()
+    )  # seen: the keyboard's ends the loop itself
+    return task
+
+
+async def _outcome(work: Awaitable[T]) -> Outcome[T]:
     try:
         return Outcome(await work)
     except KeyboardInterrupt:

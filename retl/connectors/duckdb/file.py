@@ -169,6 +169,7 @@ class DuckDBFile:
         driver, path = _driver(), self._options.path
         # Options are set afterwards: a database can be shared within a process only by handles opened alike.
         connection: duckdb.DuckDBPyConnection
+        self._shared = self._is_open_here()
         try:
             connection = driver.connect(path or ":memory:", read_only=self._reads_alone())
         except driver.ConnectionException as error:
@@ -177,6 +178,17 @@ class DuckDBFile:
             # The host has this file open itself: share its instance.
             connection = driver.connect(path)
         return connection
+
+    def _is_open_here(self) -> bool:
+        from retl.connectors.duckdb import settings
+
+        path = self._options.path
+        return (
+            path is not None
+            and not settings.counts_connections()
+            and Path(path).exists()
+            and settings.is_open_here(path)
+        )
 
     def _reads_alone(self) -> bool:
         """Whether the file may be opened read-only, so that other processes can read it too."""
@@ -191,7 +203,8 @@ class DuckDBFile:
     def _set_up(self, connection: duckdb.DuckDBPyConnection) -> None:
         from retl.connectors.duckdb import settings
 
-        self._shared = settings.is_shared(connection)
+        if settings.counts_connections():
+            self._shared = settings.is_shared(connection)
         try:
             if not self._shared:
                 settings.set_instance(connection, self._options, lock=self._read_only)
@@ -248,7 +261,7 @@ class DuckDBFile:
         """Whoever has joined our instance keeps it when we go."""
         from retl.connectors.duckdb import settings
 
-        if not self._shared and settings.is_shared(connection):
+        if not self._shared and (not settings.counts_connections() or settings.is_shared(connection)):
             settings.give_back(connection, self._options)
 
     # Errors -----------------------------------------------------------------

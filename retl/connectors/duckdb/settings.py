@@ -74,9 +74,27 @@ def set_session(connection: duckdb.DuckDBPyConnection, options: DuckDB) -> None:
     connection.execute("; ".join(statements))
 
 
+@cache
+def counts_connections() -> bool:
+    """Whether this version of DuckDB tells how many are connected to an instance."""
+    with duckdb.connect() as connection:
+        found = connection.execute("SELECT 1 FROM duckdb_functions() WHERE function_name = 'duckdb_connection_count'")
+        return bool(found.fetchall())
+
+
 def is_shared(connection: duckdb.DuckDBPyConnection) -> bool:
     """Whether somebody else in this process is connected to the same instance."""
     return int(connection.execute("SELECT * FROM system.main.duckdb_connection_count()").fetchall()[0][0]) > 1
+
+
+def is_open_here(path: str) -> bool:
+    """Whether somebody in this process has a file open, for versions that count nobody: a second instance is refused."""
+    with duckdb.connect() as probe:
+        try:
+            probe.execute(f"ATTACH {DIALECT.string(path)} AS probe (READ_ONLY)")
+        except duckdb.Error as error:
+            return "already attached" in str(error)
+    return False
 
 
 def set_instance(connection: duckdb.DuckDBPyConnection, options: DuckDB, *, lock: bool) -> None:

@@ -52,6 +52,8 @@ class DuckDBWriter(TableWriter):
         self._stage = Stage(columns, load.key)
         self._refusals = Refusals(load)
         self._staged = 0
+        self._older = 0
+        """Staged rows that another one with their key has outdated."""
         # ON CONFLICT of DuckDB 1.4 finds a column only in the table's own spelling, and takes another one for absent.
         self._spelled = [spelled[column.name] for column in columns]
         self._spelled_load = replace(load, key=tuple(spelled[name] for name in load.key if name in spelled))
@@ -73,17 +75,28 @@ class DuckDBWriter(TableWriter):
 
     def _forget(self) -> None:
         self._exchange = None
-        self._staged = 0
+        self._staged = self._older = 0
         self._refusals = Refusals(self._load)
 
     # Committing -------------------------------------------------------------
 
     async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
         changed = await self._file.run(self._commit, mark, part, rejects_left)
-        done = Commit(rows=self._staged, changed=changed, rejects=self._refusals.rows)
+        done = self._counted(changed)
         await self._file.run(self._stage.create)
         self._forget()
         return done
+
+    def _counted(self, changed: int) -> Commit:
+        """Every row that was given, in one of the counts; with a blacklist nobody knows why a row was not written."""
+        partly = {Action.INSERT, Action.UPDATE} & self._load.blacklist
+        return Commit(
+            rows=self._staged + self._older + len(self._refusals.rows),
+            changed=changed,
+            unchanged=None if partly else self._staged - changed,
+            older=self._older,
+            rejects=self._refusals.rows,
+        )
 
     def _commit(self, connection: duckdb.DuckDBPyConnection, mark: Mark | None, part: Slice, rejects_left: int) -> int:
         import duckdb
@@ -197,7 +210,8 @@ class DuckDBWriter(TableWriter):
                 json_text(dict(zip(self._load.key, found.values(), strict=True))),
                 self._load.unread_cursor,
             )
-        connection.execute(all_but_newest)
+        self._older = _number(connection.execute(all_but_newest))
+        self._staged -= self._older
 
     # Refused rows -----------------------------------------------------------
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from retl.connectors.function.rows import is_row
 from retl.connectors.function.snapshot import Snapshots, check_distinct, is_lazy, is_page
 from retl.model.errors import ConfigError, RetlError, SourceError, TargetError, TransientError
-from retl.threads import CallFailed, Outcome, Worker, apart, end_task, outcome
+from retl.threads import CallFailed, Outcome, Worker, apart, end_task, start
 
 _PULL_SECONDS = 0.2
 _TURN_SECONDS = 0.01
@@ -174,7 +174,7 @@ class _AsyncItems:
         self._news = asyncio.Event()
 
     async def items(self) -> AsyncGenerator[list[Any], None]:
-        task = asyncio.get_running_loop().create_task(outcome(self._run()))
+        task = start(self._run())
         task.add_done_callback(lambda _: self._news.set())
         try:
             while True:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from retl.connectors.function.shapes import nameless, plain
-from retl.connectors.sql.text import json_text
+from retl.connectors.sql.text import holds_nan
 from retl.model.errors import SourceError
 from retl.model.schema import JSON, native_type
 
@@ -199,6 +199,8 @@ def from_values(values: list[Any], column: pa.Field) -> pa.Array:
     if UUID in kinds:
         values = [str(value) if isinstance(value, UUID) else value for value in values]
     if pa.types.is_timestamp(column.type) or pa.types.is_time(column.type):
+        if kinds - {datetime, time}:
+            values = [_clock(value, column) for value in values]
         _check_zones(values, column)
         # Python's clock has microseconds: of coarser ones Arrow would cut digits off without a word.
         exact = pa.time64("us") if pa.types.is_time(column.type) else pa.timestamp("us", tz=column.type.tz)
@@ -235,6 +237,15 @@ def _is_one(kind: type, allowed: tuple[type, ...]) -> bool:
     return issubclass(kind, allowed)
 
 
+def _clock(value: Any, column: pa.Field) -> Any:
+    """A time of a class of its own, such as pandas': its "not a time" is no value, and nanoseconds would be cut off."""
+    if value is None or value != value:
+        return None
+    if getattr(value, "nanosecond", 0):
+        raise _misfit(column, value, " with nanoseconds, which a datetime does not have")
+    return value
+
+
 def _check_zones(values: list[Any], column: pa.Field) -> None:
     zoned = pa.types.is_timestamp(column.type) and column.type.tz is not None
     for value in values:
@@ -251,7 +262,20 @@ def _json(value: Any, column: pa.Field) -> str | None:
         except msgspec.DecodeError:
             raise _misfit(column, value, ", which is no JSON text") from None
         return value
-    return json_text(value)
+    try:
+        text = msgspec.json.encode(value, enc_hook=_json_value).decode()
+    except (UnicodeEncodeError, RecursionError, TypeError, ValueError, OverflowError):
+        raise _misfit(column, value, ", which has no form in JSON") from None
+    if "null" in text and holds_nan(value):  # msgspec would write null
+        raise _misfit(column, value, " with NaN or infinity, which JSON has no word for")
+    return text
+
+
+def _json_value(value: Any) -> Any:
+    """What JSON has no word for as what it means: NumPy's numbers are numbers, the rest is told as text."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 def _build(values: list[Any], kind: pa.DataType, column: pa.Field) -> pa.Array:

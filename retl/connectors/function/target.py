@@ -252,7 +252,7 @@ class _FunctionWriter(TableWriter):
         self._refusals.check(
             rejects_left, f"the slice failed; {self._delivered:,} rows of it were delivered and will be again"
         )
-        done = Commit(rows=self._delivered, rejects=self._refusals.rows)
+        done = Commit(rows=self._delivered + len(self._refusals.rows), rejects=self._refusals.rows)
         self._committed += self._delivered
         await self.discard()
         return done

@@ -97,15 +97,16 @@ def not_a_number(column: pa.Array) -> pa.Array | None:
 
 def _nested_nan(column: pa.Array) -> pa.Array | None:
     """Which values hold NaN anywhere, for which JSON has no word."""
-    bad = pa.array([_holds_nan(value) for value in column.to_pylist()])
+    bad = pa.array([holds_nan(value) for value in column.to_pylist()])
     return bad if pc.any(bad).as_py() else None
 
 
-def _holds_nan(value: Any) -> bool:
+def holds_nan(value: Any) -> bool:
+    """Whether NaN or infinity, for which JSON has no word, is anywhere in a value."""
     if isinstance(value, dict):
-        return any(map(_holds_nan, value.values()))
+        return any(map(holds_nan, value.values()))
     if isinstance(value, list | tuple):
-        return any(map(_holds_nan, value))
+        return any(map(holds_nan, value))
     return isinstance(value, float) and not math.isfinite(value)
 
 

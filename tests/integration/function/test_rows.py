@@ -27,6 +27,12 @@ AWARE = NAIVE.replace(tzinfo=UTC)
 JSON = field("x", pa.string(), json=True)
 
 
+class Precise(datetime):
+    """As pandas' Timestamp is: a datetime with more digits."""
+
+    nanosecond = 789
+
+
 def column(kind: pa.DataType | pa.Field) -> pa.Schema:
     return pa.schema([kind if isinstance(kind, pa.Field) else pa.field("x", kind)])
 
@@ -84,6 +90,7 @@ class Size(StrEnum):
         (JSON, {"a": [1, Decimal("1.10"), AWARE]}, '{"a":[1,"1.10","2024-05-01T12:30:00.000001Z"]}'),
         (JSON, "[1]", "[1]"),
         (JSON, 5, "5"),
+        (JSON, [np.int64(1), np.float64(2.5), np.array([3])], "[1,2.5,[3]]"),
         (pa.int64(), msgspec.UNSET, None),
         (pa.int64(), None, None),
     ],
@@ -124,6 +131,10 @@ async def test_a_value_that_fits_is_kept(kind: Any, value: Any, stored: Any) -> 
         (pa.time64("us"), time(1, tzinfo=UTC)),
         (pa.time32("s"), time(1, 2, 3, 4)),
         (JSON, "no JSON"),
+        (JSON, {"a": [1.5, float("nan")]}),
+        (JSON, ["\ud800"]),
+        (pa.timestamp("us"), Precise(2024, 5, 1)),
+        (pa.decimal128(10, 2), Decimal("NaN")),
     ],
 )
 async def test_a_value_that_does_not_fit_is_named(kind: Any, value: Any) -> None:
