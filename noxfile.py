@@ -95,3 +95,10 @@ def adversity(session: nox.Session) -> None:
         *session.posargs,
         env={"RETL_KILLS": "1000", "RETL_MODEL_SEQUENCES": "10000", "RETL_EVERY_STEP": "1"},
     )
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Small changes that would lose, double, leak or show half: does a test of their room notice each?"""
+    install(session, "test")
+    session.run("python", "-m", "tests.mutants", *session.posargs)
