@@ -15,7 +15,7 @@ from tests.servers.search import SearchServer
 
 pytestmark = pytest.mark.adversity
 
-KILLS = int(os.environ.get("RETL_KILLS", "100"))
+KILLS = int(os.environ.get("RETL_KILLS", "40"))
 SHARES = {"incremental": 0.4, "none": 0.1, "truncate": 0.25, "swap": 0.25}
 
 

@@ -16,7 +16,7 @@ from tests.adversity.world import World, survive
 
 pytestmark = pytest.mark.adversity
 
-KILLS = int(os.environ.get("RETL_KILLS", "200"))
+KILLS = int(os.environ.get("RETL_KILLS", "100"))
 SUFFIXES = {"duckdb": ".duckdb", "sqlite": ".db"}
 
 

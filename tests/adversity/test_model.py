@@ -31,7 +31,7 @@ from tests.adversity.steps import Steps
 
 pytestmark = pytest.mark.adversity
 
-SEQUENCES = int(os.environ.get("RETL_MODEL_SEQUENCES", "1000"))
+SEQUENCES = int(os.environ.get("RETL_MODEL_SEQUENCES", "400"))
 WORKERS = min(4, os.cpu_count() or 1)
 MODES = ("incremental", "append", "none", "truncate", "rename_and_create", "swap", "full-mixed")
 FULL = ("none", "truncate", "rename_and_create", "swap")

@@ -17,7 +17,7 @@ from tests.servers.database import Server
 
 pytestmark = pytest.mark.adversity
 
-KILLS = int(os.environ.get("RETL_KILLS", "200"))
+KILLS = int(os.environ.get("RETL_KILLS", "100"))
 
 
 @dataclass(frozen=True)
