@@ -15,6 +15,7 @@ from retl.model.schema import field, is_json, native_type
 
 Affinity = Literal["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"]
 
+_ARGUMENTS = 99
 _FRACTION = re.compile(r":\d\d\.\d+$", re.ASCII)
 _DECIMAL = re.compile(r"(?:DECIMAL|NUMERIC)[A-Z ]*\((\d+)\s*,\s*(\d+)\)")
 
@@ -142,7 +143,13 @@ class SQLiteDialect(Dialect):
         return f"({dividend} / {divisor})"
 
     def part(self, columns: Sequence[str], part: int, parts: int) -> str:
-        return f"retl_hash({self.identifiers(columns)}) % {parts} = {part}"
+        return f"{self._hash(list(map(self.identifier, columns)))} % {parts} = {part}"
+
+    def _hash(self, columns: Sequence[str]) -> str:
+        # As bytes, since text need not be UTF-8; and no function takes more than a hundred arguments everywhere.
+        head, rest = columns[:_ARGUMENTS], columns[_ARGUMENTS:]
+        values = [f"CAST({column} AS BLOB)" for column in head]
+        return f"retl_hash({', '.join([*values, self._hash(rest)] if rest else values)})"
 
     def now(self, column: pa.Field) -> str:
         return "strftime('%Y-%m-%d %H:%M:%f', 'now')"

@@ -94,7 +94,8 @@ def _plain_name(table: str) -> str:
             f"the SQLite target takes a table's plain name, not {table!r}.",
             remedy=f"write only the name: to = {json_text(name)}. A name that has dots is quoted: to = '{DIALECT.identifier(table)}'.",
         )
-    if name.lower().startswith(("sqlite_", "retl_", "_retl_")):
+    # In an upsert `excluded` is what could not be inserted, whatever table has that name.
+    if name.lower().startswith(("sqlite_", "retl_", "_retl_")) or name.lower() == "excluded":
         raise ConfigError(f"{name!r} is a reserved name.", remedy="choose another name with to.")
     return name
 

@@ -5,7 +5,6 @@ A slice that is too large for that piles up in a temporary table on disk meanwhi
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
@@ -38,7 +37,6 @@ _MEMORY_BYTES = 16 * 1024 * 1024
 _LARGEST_INTEGER = 2**63 - 1
 _NO_NAN = "SQLite has no NaN: it would become NULL"
 _NO_JSON = "JSON has no NaN and no infinity: they would become null"
-_FAILED_COLUMN = re.compile(r"constraint failed: (?:\S+\.)?(\w+)$")
 
 
 class SQLiteWriter(TableWriter):
@@ -173,8 +171,8 @@ class SQLiteWriter(TableWriter):
         merger = Merger(connection, self._load, self._columns, self._names, table=self._table, stage=self._stage_name)
         merged = merger.run(rejects_left + MOST_SHOWN)
         for values, reason in merged.refused:
-            column = _FAILED_COLUMN.search(reason)
-            self._refusals.add(dict(zip(self._columns, values, strict=True)), reason, column[1] if column else "")
+            column = next((name for name in self._columns if _names(reason, name)), "")
+            self._refusals.add(dict(zip(self._columns, values, strict=True)), reason, column)
         return merged
 
     def _counted(self, merged: Merged, older: int, found: int) -> Commit:
@@ -239,6 +237,11 @@ def _open_stage(connection: sqlite3.Connection, names: list[str]) -> bool:
     connection.execute(f"DROP TABLE IF EXISTS {_DISK}")
     connection.execute(f"CREATE TABLE {_DISK} ({', '.join(names)})")
     return bool(connection.execute("PRAGMA encoding").fetchone() == ("UTF-8",))
+
+
+def _names(reason: str, column: str) -> bool:
+    """Whether SQLite gives a column as the one that failed: ``UNIQUE constraint failed: people.name``."""
+    return DIALECT.fold(reason).endswith(f".{DIALECT.fold(column)}") and " constraint failed: " in reason
 
 
 def _numbers(column: pa.Array, logical: pa.DataType) -> pa.Array:

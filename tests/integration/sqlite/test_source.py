@@ -15,6 +15,7 @@ import pytest
 
 import retl
 from retl.connectors import SQLite
+from retl.connectors.sqlite import file
 from retl.connectors.sqlite.source import SQLiteSource
 from retl.model.actions import PreAction
 from retl.model.errors import ConfigError, SourceError
@@ -76,8 +77,8 @@ async def test_a_source_is_opened_for_reading_only(shop: Database, app: Database
         await job(shop, app, retl.Table("t")).run_once()
         assert app.rows("t") == [(1, "a")]
         assert shop.path.read_bytes() == before
-    for file in (shop.path, *shop.path.parent.glob("shop.db-*")):
-        file.chmod(0o444)
+    for path in (shop.path, *shop.path.parent.glob("shop.db-*")):
+        path.chmod(0o444)
     await job(shop, app, retl.Table("t")).run_once()
     source = SQLiteSource(shop.source())
     with pytest.raises(SourceError, match="only read"):
@@ -274,3 +275,27 @@ async def test_text_that_means_nothing_is_ordered_as_text(shop: Database, app: D
     shop.run("CREATE TABLE t (id INTEGER PRIMARY KEY, n TEXT)", "INSERT INTO t VALUES (1, 'a9'), (2, 'b'), (3, '1')")
     await job(shop, app, retl.Table("t", cursor="n")).run_once()
     assert app.rows("t") == [(1, "a9"), (2, "b"), (3, "1")]
+
+
+async def test_rows_without_a_key_are_cut_by_a_hash_of_everything_they_have(shop: Database, app: Database) -> None:
+    columns = ", ".join(f"v{number} TEXT" for number in range(250))
+    shop.run(f"CREATE TABLE t (at DATETIME, {columns})")
+    shop.run(
+        "INSERT INTO t (at, v0, v249) SELECT '2024-05-01 00:00:00', CAST(x'ff' AS TEXT), value FROM json_each('[1, 2, 3, 4, 5, 6, 7, 8, 9]')"
+    )
+    table = retl.Table("t", cursor="at", columns=["at", "v249"], write="append", settle="1s", slice_rows=2)  # type: ignore[arg-type]
+    (scan,) = (await job(shop, app, table).run_once()).scans
+    assert scan.slices > 1
+    assert app.rows("t", "v249") == [(str(number),) for number in range(1, 10)]
+
+
+async def test_the_session_has_every_setting_that_a_guarantee_rests_on(shop: Database) -> None:
+    shop.run("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    for read_only, settings in ((True, file._SOURCE_SETTINGS), (False, file._TARGET_SETTINGS)):
+        opened = file.SQLiteFile(shop.source(), read_only=read_only)
+        for name, value in settings.items():
+            if name not in file._UNREADABLE:
+                asked = await opened.run(lambda connection, name=name: connection.execute(f"PRAGMA {name}").fetchone())
+                assert (name, *asked) == (name, value)
+        assert await opened.run(lambda connection: connection.execute("SELECT 'a' LIKE 'A'").fetchone()) == (1,)
+        await opened.close()

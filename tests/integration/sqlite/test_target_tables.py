@@ -46,7 +46,7 @@ async def test_the_case_of_ascii_letters_means_nothing_in_a_name(scene: Scene, p
 
 
 @pytest.mark.parametrize("pre_action", REFRESHES)
-@pytest.mark.parametrize("name", ["my.table", 'we"ird', "sel ect", "naïve", "it's", "[x]", "main.x"])
+@pytest.mark.parametrize("name", ["my.table", 'we"ird', "sel ect", "naïve", "it's", "[x]", "main.x", "b", "retl.x"])
 async def test_any_name_can_be_a_table(scene: Scene, name: str, pre_action: str) -> None:
     quoted = '"' + name.replace('"', '""') + '"'
     table = spec(quoted, pre_action=pre_action)
@@ -287,3 +287,19 @@ async def test_a_table_of_somebody_else_is_never_a_leftover(scene: Scene) -> Non
         assert mine not in scene.tables() and theirs in scene.tables()
         await session.finish(writer)
     assert scene.tables() == ["People", theirs]
+
+
+async def test_a_switch_neither_waits_for_a_reader_nor_disturbs_it(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT)", "INSERT INTO people VALUES (1, 'old')")
+    async with scene.session() as session:
+        writer = await session.prepare(loading(session, spec(pre_action="swap")))
+        await commit(session, writer, [NEW])
+        with closing(sqlite3.connect(scene.path, isolation_level=None)) as reader:
+            seen = []
+            for step in ("BEGIN", "SELECT 1", "COMMIT"):
+                reader.execute(step)
+                seen.append(reader.execute("SELECT name FROM people ORDER BY id").fetchall())
+                if step == "SELECT 1":
+                    await session.finish(writer)
+                    seen.append(reader.execute("SELECT name FROM people ORDER BY id").fetchall())
+    assert seen == [[("old",)], [("old",)], [("old",)], [("new",), ("b",)]]
