@@ -53,6 +53,29 @@ async def test_keys_that_only_a_collation_takes_for_one_are_told(scene: Scene, k
     assert scene.rows("people", "email, name") == [("a@x", "one")]
 
 
+async def test_a_key_that_is_compared_by_its_bytes_is_not_held_up_by_another_index(scene: Scene) -> None:
+    scene.run(
+        "CREATE TABLE people (email TEXT PRIMARY KEY, name TEXT)",
+        "CREATE UNIQUE INDEX some ON people (email COLLATE NOCASE) WHERE name = 'staff'",
+    )
+    async with scene.session() as session:
+        await scan(session, [people(("a@x", "one"), ("A@x", "two"), schema=MAILS)], spec(key="email"))
+    assert scene.rows("people") == [("A@x", "two"), ("a@x", "one")]
+
+
+@pytest.mark.parametrize("triggers", [True, False])
+async def test_a_swap_brings_a_key_in_another_case(scene: Scene, triggers: bool) -> None:
+    scene.run(
+        "CREATE TABLE people (email TEXT COLLATE NOCASE PRIMARY KEY, name TEXT)",
+        "INSERT INTO people VALUES ('a@x', 'one')",
+    )
+    if triggers:
+        scene.run("CREATE TRIGGER t AFTER INSERT ON people BEGIN SELECT 1; END")
+    async with scene.session() as session:
+        await scan(session, [people(("A@x", "one"), schema=MAILS)], spec(key="email", pre_action="swap"))
+    assert scene.rows("people") == [("A@x", "one")]
+
+
 @pytest.mark.parametrize(
     ("declared", "old", "new", "kind"),
     [
@@ -160,7 +183,8 @@ async def test_where_update_is_forbidden_nothing_is_moved(scene: Scene) -> None:
     async with scene.session() as session:
         await scan(session, [people((1, "1B", 1), (2, "1C", 2), schema=SEATS)], blacklist=frozenset({Action.UPDATE}))
         with pytest.raises(RowsRejected, match="UNIQUE"):
-            await scan(session, [people((3, "1A", 1), schema=SEATS)], blacklist=frozenset({Action.UPDATE}))
+            wants = people((1, "1B", 1), (3, "1A", 1), schema=SEATS)
+            await scan(session, [wants], blacklist=frozenset({Action.UPDATE}))
     assert scene.rows("people") == [(1, "1A", 1), (2, "1C", 2)]
 
 
