@@ -136,7 +136,9 @@ def _found(client: Client, name: str, found: Mapping[str, Any], closed: Sequence
         hides=any(str(one.get("dynamic", "true")).lower() in ("false", "runtime") for one in mappings),
         kept=tuple(one.get("_source") or {} for one in mappings),
         sources=all((one.get("_source") or {}).get("enabled", True) is not False for one in mappings),
-        runtime=tuple(sorted({field for one in mappings for field in one.get("runtime") or ()})),
+        runtime=tuple(
+            sorted({field for one in mappings for word in ("runtime", "derived") for field in one.get(word) or ()})
+        ),
         closed=tuple(closed),
         shards=max(int(one.get("number_of_shards", 1)) for one in settings),
         synthetic=any(_synthetic(about, index) for about, index in zip(mappings, settings, strict=True)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,11 @@ def choose(table: TableSpec, found: Found, product: Product) -> Choice:
     known = dict(mapping.leaves(found.properties))
     cursor = None
     if table.cursor is not None:
+        if table.cursor in found.runtime:
+            raise ConfigError(
+                f"the cursor {table.cursor!r} is computed anew by each search (a runtime field), so it orders no change.",
+                remedy="choose a field of the mapping.",
+            )
         _check_known("cursor", [table.cursor], known)
         cursor = CursorField.of(table.cursor, known[table.cursor], several=found.several)
     asked = filters_of(table.where, Fields(found.properties, found.runtime))
@@ -174,7 +180,7 @@ def _columns(
         for path in wanted
     ]
     schema = pa.schema([leaf.column.with_name(table.target_name(leaf.path)) for leaf in leaves])
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(schema.names).items() if times > 1)
     if twice:
         raise ConfigError(f"two columns would be written to {', '.join(twice)}.", remedy="rename one of them.")
     chosen = table.key or KEY

@@ -45,7 +45,7 @@ _EVERY_ERROR = range(300, 600)
 _LARGE_BODY = 2**20
 _MOST_BYTES = 2**29
 """The longest answer that is read: more than any page of documents that a server gives."""
-_MOST_CALL_BYTES = 2**26
+_MOST_DECODED = 2**26
 """The longest answer that is decoded as a whole, where no documents are asked for."""
 _CONNECTIONS = 32
 
@@ -67,7 +67,9 @@ class Answer(NamedTuple):
     body: bytes
 
     def json(self) -> Any:
-        """The body, decoded. Raises ``ConnectionFailed`` where it is none of a search server."""
+        """The body, decoded. Raises ``ConnectionFailed`` where it is none of a search server, or has no end to speak of."""
+        if len(self.body) > _MOST_DECODED:
+            raise too_large("the server", _MOST_DECODED)
         try:
             return msgspec.json.decode(self.body)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -169,8 +171,6 @@ class Client:
     ) -> Any:
         """The decoded JSON of a small answer."""
         answer = await self.request(method, path, params=params, body=body, ndjson=ndjson, allow=allow, timeout=timeout)
-        if len(answer.body) > _MOST_CALL_BYTES:
-            raise too_large(self.place, _MOST_CALL_BYTES)
         return answer.json()
 
     async def close(self) -> None:

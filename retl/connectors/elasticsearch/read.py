@@ -164,6 +164,8 @@ async def _pages(
         over = rows < asked or found.last is None
         if total is None or came > total or (over and came < total):
             raise _miscounted(total, came)
+        if after.get("search_after") == found.last is not None:
+            raise _strange("the server gives the same documents again, however it is asked")
         if question.once and rows:
             await _check_once(pit, question, found)
         if rows:
@@ -175,8 +177,12 @@ async def _pages(
 
 def _miscounted(total: int | None, came: int) -> ConnectionFailed:
     counted = "did not count the documents" if total is None else f"counted {total:,} documents and gave {came:,}"
+    return _strange(f"the source {counted}, of one and the same moment")
+
+
+def _strange(what: str) -> ConnectionFailed:
     return ConnectionFailed(
-        f"the source {counted}, of one and the same moment.",
+        f"{what}.",
         remedy="nothing, if it passes: the scan is tried again. Otherwise check what stands between here and the server.",
     )
 

@@ -17,6 +17,7 @@ from retl.connectors.elasticsearch import mapping
 from retl.connectors.elasticsearch.documents import ID
 from retl.connectors.elasticsearch.pages import TORN, Hit, binary, decode_all
 from retl.connectors.sql.text import unprintable_times
+from retl.model.errors import SourceError
 from retl.model.schema import is_json
 
 TIME_FORMAT = "strict_date_optional_time_nanos"
@@ -76,6 +77,12 @@ class Documents:
         return {"_source": asked} if asked else {}
 
     def batch(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> pa.RecordBatch:
+        bare = next((hit for hit in hits if not hit.source), None)
+        if bare is not None:
+            raise SourceError(
+                f"the document {bare.id!r} came without its source.",
+                remedy="read an index that keeps its documents (_source).",
+            )
         columns = [
             pa.array([hit.id for hit in hits], pa.string()),
             pa.array([hit.routing for hit in hits], pa.string()),
@@ -229,7 +236,8 @@ def _kind(leaf: Leaf) -> Any:
         return list[bool]
     if pa.types.is_integer(type_):
         return list[int]
-    return list[float] if pa.types.is_floating(type_) else list[str]
+    # Where one index has whole numbers and another floats, a whole number may have more digits than a float.
+    return list[int | float] if pa.types.is_floating(type_) else list[str]
 
 
 def _typed(values: Sequence[Any], leaf: Leaf, rejects: Rejects) -> pa.Array:

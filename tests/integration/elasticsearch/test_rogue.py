@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
@@ -89,11 +90,45 @@ async def test_what_is_packed_or_has_no_end_is_not_read(
         tracemalloc.stop()
 
 
-async def test_a_small_answer_that_is_large_is_not_decoded(rogue: Rogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_MOST_CALL_BYTES", 1000)
-    rogue.harm["POST /orders/_pit"] = said({"id": "x" * 1000})
+@pytest.mark.parametrize("where", ["POST /orders/_pit", "GET /orders"])
+async def test_a_small_answer_that_is_large_is_not_decoded(
+    rogue: Rogue, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(client, "_MOST_DECODED", 1000)
+    rogue.harm[where] = said({"id": "x" * 1000})
     with pytest.raises(ConnectionFailed, match="more than"):
         await read(rogue)
+
+
+async def test_pages_that_stand_still_are_not_read_for_ever(rogue: Rogue) -> None:
+    async def again(request: Any) -> Any:
+        size = (await request.json())["size"]
+        hits = [{"_id": str(n), "_source": {}, "sort": ["2024-05-01T00:00:01.000Z", 1]} for n in range(size)]
+        return await said({"_shards": {}, "hits": {"total": {"value": 2**60}, "hits": hits}})(request)
+
+    rogue.harm["POST /_search"] = again
+    with anyio.fail_after(20), pytest.raises(ConnectionFailed, match="the same documents again"):
+        await read(rogue)
+
+
+async def test_a_document_without_its_source_is_none(rogue: Rogue) -> None:
+    rogue.harm["POST /_search"] = said(PAGE % b'{"_id":"1","sort":["2024-05-01T00:00:01.000Z",1]}')
+    with pytest.raises(SourceError, match="'1' came without its source"):
+        await read(rogue)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_mapping_of_many_fields_is_read_in_no_time(rogue: Rogue, whole: bool) -> None:
+    fields = {f"field{n}": {"type": "long"} for n in range(20_000)}
+    about = {"mappings": {"properties": fields}, "settings": {"index": {"number_of_shards": "1"}}}
+    rogue.harm["GET /orders"] = said({"orders": about})
+    source = Elasticsearch(rogue.url).source()
+    table = documents if whole else table_spec
+    began = time.thread_time()
+    plan = await source.plan(table("orders", exclude=["field7"], where="field9:1"), Checkpoint())
+    assert time.thread_time() - began < 2
+    assert whole or len(plan.schema) == 20_000
+    await source.aclose()
 
 
 async def test_an_answer_that_drips_is_waited_for_no_longer_than_any(rogue: Rogue) -> None:

@@ -14,7 +14,7 @@ import retl
 from retl.connectors import Elasticsearch, SQLite
 from retl.connectors.elasticsearch import pages
 from retl.model.checkpoint import Checkpoint, Reject
-from retl.model.errors import ConfigError, RepeatedKey, RetlError, RowsRejected
+from retl.model.errors import ConfigError, RepeatedKey
 from retl.model.report import ScanReport
 from retl.testing import collect, table_spec
 from tests.integration.elasticsearch.test_source import by_id, create, documents
@@ -328,5 +328,37 @@ async def test_one_document_of_another_shape_is_one_reject(server: SearchServer,
     assert sorted(each.column for each in rejects) == ["n", "tag"]
 
 
-def test_the_errors_are_ours() -> None:
-    assert issubclass(RowsRejected, RetlError)
+async def test_a_number_of_more_digits_than_a_float_is_one_reject(
+    server: SearchServer, prefix: str, tmp_path: Path
+) -> None:
+    create(server, f"{prefix}-1", {"properties": {"n": {"type": "long"}}}, shards=1)
+    create(server, f"{prefix}-2", {"properties": {"n": {"type": "double"}}}, shards=1)
+    server.put(f"{prefix}-1", {"long": {"n": 2**53 + 1}, "short": {"n": 7}})
+    server.put(f"{prefix}-2", {"float": {"n": 0.5}})
+    copy = Copy(server, tmp_path, f"{prefix}-*", max_rejects=1)
+    report, (reject,) = await copy.run()
+    assert report.error is None
+    assert copy.rows("n") == {"short": 7.0, "float": 0.5}
+    assert "'long' holds 9007199254740993, which a column of double cannot hold" in reject.reason
+
+
+async def test_documents_that_are_made_anew_are_told(elasticsearch_server: SearchServer) -> None:
+    server = elasticsearch_server
+    with server.fresh_names() as prefix:
+        index = create(server, prefix, {"_source": {"mode": "synthetic"}, "properties": {"a": {"type": "keyword"}}})
+        server.put(index, {"1": {"a": "x"}})
+        source = Elasticsearch(server.url).source()
+        (warned,) = (await source.plan(documents(index), Checkpoint())).warnings
+        assert "synthetic _source" in warned
+        assert (await collect(source, index)).to_pylist() == [{"_id": "1", "a": "x"}]
+        await source.aclose()
+
+
+async def test_a_cursor_that_is_computed_by_each_search_is_refused(server: SearchServer, prefix: str) -> None:
+    word = "runtime" if server.product == "Elasticsearch" else "derived"
+    about = {"type": "date", "script": {"source": "emit(0L)"}}
+    index = create(server, prefix, {word: {"made": about}, "properties": {"n": {"type": "long"}}})
+    source = Elasticsearch(server.url).source()
+    with pytest.raises(ConfigError, match="the cursor 'made' is computed anew"):
+        await source.plan(documents(index, cursor="made"), Checkpoint())
+    await source.aclose()
