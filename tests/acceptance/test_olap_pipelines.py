@@ -20,7 +20,7 @@ import pytest
 import retl
 from retl.cli import main
 from retl.connectors import DuckDB, MySQL, SQLite
-from retl.model.errors import UnsupportedError
+from retl.model.errors import GuardStopped, UnsupportedError
 from tests.integration.olap.scenes import Scene, opened
 from tests.integration.olap.test_sources import everything
 from tests.servers import olap
@@ -346,6 +346,22 @@ async def test_partitions_that_have_not_changed_are_left_out(scene: Scene, place
     assert (await job.run_once()).scans[0].rows == 0
     await job.aclose()
     assert place.orders() == [order(number) for number in range(1, 102)]
+
+
+async def test_partitions_are_not_left_out_of_a_target_that_was_lost(scene: Scene, place: Place) -> None:
+    def pipeline(**words: Any) -> retl.Pipeline:
+        source = scene.connector(skip_unchanged_partitions=True)
+        return retl.Pipeline("shop", source=source, target=place.connector(), tables=[retl.Table("orders")], **words)
+
+    async with pipeline() as job:
+        assert (await job.run_once()).scans[0].rows == 100
+    place.query("DROP TABLE orders")
+    async with pipeline() as job:
+        with pytest.raises(GuardStopped, match="'orders' is gone"):
+            await job.run_once()
+    async with pipeline(lost_target="reload") as job:
+        assert (await job.run_once()).scans[0].rows == 100
+    assert place.orders() == [order(number) for number in range(1, 101)]
 
 
 # Types ----------------------------------------------------------------------

@@ -75,7 +75,9 @@ def attempt(mutant: Mutant) -> tuple[Outcome, str]:
             )
         except subprocess.TimeoutExpired:
             return "noticed", "the tests did not end"
-    failed = [line.removeprefix("FAILED ") for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    failed = [
+        line.removeprefix("FAILED ") for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))
+    ]
     if done.returncode == 0:
         return "NOT NOTICED", ""
     if not failed:
@@ -91,7 +93,9 @@ def main(words: Sequence[str]) -> int:
             outcomes.append(outcome)
             print(f"{outcome:<12} {mutant.name:<44} {by or mutant.loses}", flush=True)
     noticed, stale = outcomes.count("noticed"), outcomes.count("STALE")
-    print(f"{noticed} of {len(chosen)} mutants noticed, {outcomes.count('NOT NOTICED')} not, {stale} no longer fit the code")
+    print(
+        f"{noticed} of {len(chosen)} mutants noticed, {outcomes.count('NOT NOTICED')} not, {stale} no longer fit the code"
+    )
     if stale:
         return 2
     return 0 if noticed >= GOAL * len(chosen) else 1

@@ -410,6 +410,7 @@ def of(numbers: Scene, *ports: int, **words: Any) -> Any:
 async def test_the_next_fe_is_asked_where_one_cannot_be_reached(numbers: Scene) -> None:
     source = of(numbers, free_port(), numbers.server.port).source()
     assert (await source.ping()).product == numbers.server.product
+    assert source._cluster.login.port == numbers.server.port  # it is asked first from now on
     assert await whole(source) == list(range(MANY))
     await source.aclose()
 
