@@ -29,7 +29,7 @@ async def recreate(client: Client, load: Load, known: Known, definition: Definit
     Before it is deleted such an index was created once under another name, and nothing forbids it under its own.
     """
     await trial.try_out(client, load, definition, columns)
-    await trial.check_name(client, known.written)
+    await trial.check_name(client, known.written, again=True)
     note = _note_name(known.name)
     # Whoever could not see the note could not go on by it after a crash.
     await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))

@@ -1,6 +1,6 @@
 """Indices of the target: found, created, and switched for others.
 
-A load of a whole new index goes into a shadow, ``retl-<name>-<pipeline>-<epoch>-<time>``, whose only
+A load of a whole new index goes into a shadow, ``retl-<name>-<epoch>-<time>``, whose only
 alias says that it is being loaded. Documents are sent to that alias, and the switch takes it
 off: so does whoever drops what a scan has left behind, and of the two only one can. An index
 without it is none that retl may drop, whatever its name.
@@ -24,6 +24,7 @@ from retl.model.plan import Load
 
 _EVERYTHING = {"expand_wildcards": "all"}
 _GRACE_SECONDS = 10.0
+CREATE_STREAM = "create the data stream yourself (PUT /_data_stream/NAME), name another index with to"
 # What the server says of a field whose name it does not take beside the others.
 _OF_NAMES = (
     "defined more than once",
@@ -173,6 +174,8 @@ def unfit(what: str, body: bytes) -> ConfigError:
             "read fewer fields with exclude or columns, or create the index yourself with a higher "
             "index.mapping.total_fields.limit: it is then left as it is."
         )
+    elif "creates data streams only" in reason:
+        remedy = f"{CREATE_STREAM}, or change the pattern of the template."
     elif any(words in reason for words in _OF_NAMES):
         remedy = f"give the column another name with rename, or {remedy}"
     return ConfigError(f"{what}: {reason}.", remedy=remedy)
@@ -208,16 +211,17 @@ def beside(name: str, what: str) -> str:
 
 
 def shadow_name(load: Load, *, trial: bool = False) -> str:
-    """The index that a swap loads: a hash keeps two pipelines apart, the epoch two owners, the time two scans of one.
+    """The index that a swap loads: the epoch keeps two owners apart, the time two scans of one.
 
-    A ``trial`` is none of a scan, so no scan has its name.
+    Behind the digits of the time stand those of the pipeline, which keep two pipelines apart. No scan has the epoch of a
+    ``trial``.
     """
-    time = str(monotonic_ns()) if trial else re.sub(r"\D", "", load.scan_id.split("-")[0])
-    return beside(load.table.to, f"{_digest(load.pipeline)}-{0 if trial else load.epoch}-{time}")
+    time = f"{monotonic_ns():020}" if trial else re.sub(r"\D", "", load.scan_id.split("-")[0])
+    return beside(load.table.to, f"{0 if trial else load.epoch}-{time}{_digits(load.pipeline)}")
 
 
-def _digest(pipeline: str) -> str:
-    return hashlib.sha256(pipeline.encode()).hexdigest()[:8]
+def _digits(pipeline: str) -> str:
+    return f"{int(hashlib.sha256(pipeline.encode()).hexdigest(), 16) % 10**8:08}"
 
 
 def loading_alias(shadow: str) -> str:
@@ -237,13 +241,15 @@ def replaced_alias(name: str) -> str:
 
 async def drop_leftovers(client: Client, name: str, pipeline: str) -> None:
     """Drop the shadows that no scan of this pipeline has finished. Those that were switched in once belong to their user."""
-    start = beside(name, f"{_digest(pipeline)}-")
-    answer = await client.call("GET", f"/{quoted(start)}*/_alias", params={**_EVERYTHING, "ignore_unavailable": "true"})
-    shadow = re.compile(re.escape(start) + r"\d+-\d+")
+    answer = await client.call(
+        "GET", f"/{quoted(beside(name, ''))}*/_alias", params={**_EVERYTHING, "ignore_unavailable": "true"}
+    )
+    shadow = re.compile(re.escape(beside(name, "")) + rf"(\d+)-\d+{_digits(pipeline)}")
     for index, about in answer.items():
-        if re.fullmatch(re.escape(start) + r"0-\d+", index):  # of a trial: no scan has the epoch 0
+        found = shadow.fullmatch(index)
+        if found and found[1] == "0":  # of a trial
             await drop(client, index)
-        elif shadow.fullmatch(index) and {loading_alias(index), dropped_alias(index)} & set(about["aliases"]):
+        elif found and {loading_alias(index), dropped_alias(index)} & set(about["aliases"]):
             await drop_shadow(client, index)
 
 

@@ -34,7 +34,7 @@ _REASONS_OF_DOCUMENT = re.compile(
 )
 # Where in a document, and in which: two documents that are refused for one reason differ in this only.
 _PLACE = re.compile(r"^\[\d+:\d+\] |(in document )?with id '.*?'|\[_doc\]\[[^\]]*\]")
-_ONE_FIELD = 20
+_ONE_FIELD = 3
 """So many documents that are refused for one field, and none that is taken, are not to blame for it."""
 
 

@@ -20,7 +20,7 @@ from retl.model.plan import Load
 from retl.model.schema import is_json, native_type
 
 _BAD_NAME = re.compile(r'[\\/*?"<>| ,#:]|^[-_+]|^\.{1,2}$')
-_SHADOW = re.compile(r"^(retl-.+-)[0-9a-f]{8}-\d+-\d+$")
+_SHADOW = re.compile(r"^(retl-.+-)\d+-\d+$")
 _OF_THE_SERVER = frozenset(
     {
         *("_id", "_routing", "_source", "_index", "_field_names", "_ignored", "_doc_count", "_tier", "_nested_path"),
@@ -56,18 +56,20 @@ def check_blocks(load: Load, known: Known) -> None:
     """Raise where an index does not allow what is to be done to it."""
     swap = load.table.pre_action is PreAction.SWAP
     found = blocks(known.definition.settings)
-    forbid = found & (_LOCKS if swap else _LOCKS | {"write"})
+    passes = found & {"read_only_allow_delete", *(() if load.table.replaces else ("write",))}
+    forbid = found & (_LOCKS if swap else _LOCKS | {"write"}) - passes
     if forbid:
         names = ", ".join(f"index.blocks.{name}" for name in sorted(forbid))
         raise ConfigError(
             f"the index {known.written!r} of the target must not be written: {names} is set.",
             remedy=f"take it off (PUT /{known.written}/_settings), or name another index with to.",
         )
-    if "read_only_allow_delete" in found and not swap:
+    if passes and not swap:
+        names = ", ".join(f"index.blocks.{name}" for name in sorted(passes))
         raise ConnectionFailed(
-            f"the index {known.written!r} of the target takes no documents now: index.blocks.read_only_allow_delete is "
-            "set, as the server does where a disk is nearly full.",
-            remedy="make room on the disks; the scan is tried again.",
+            f"the index {known.written!r} of the target does not allow this now: {names} is set"
+            f"{', as the server does where a disk is nearly full' if 'read_only_allow_delete' in passes else ''}.",
+            remedy="make room on the disks, or take the block off the index; the scan is tried again.",
         )
 
 
@@ -123,9 +125,11 @@ def check(load: Load, known: Known | None, *, by_query: bool) -> None:
             f"the alias {name!r} stands for {len(known.indices)} indices, so it cannot be replaced by one.",
             remedy='name an alias of one index with to, or use truncate = "delete_by_query".',
         )
-    if not known.written:
+    unwritten = (known.definition.aliases.get(name) or {}).get("is_write_index") is False
+    if not known.written or (unwritten and table.pre_action is not PreAction.SWAP):
+        number = f"{len(known.indices)} indices" if len(known.indices) > 1 else "one index"
         raise ConfigError(
-            f"the alias {name!r} stands for {len(known.indices)} indices, and none is the one to write.",
+            f"the alias {name!r} stands for {number}, and none is the one to write.",
             remedy="set is_write_index for one of them.",
         )
 

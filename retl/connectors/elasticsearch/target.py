@@ -108,6 +108,8 @@ class ElasticsearchTarget(Target):
         )
         truncates = load.table.pre_action is PreAction.TRUNCATE
         preflight.check(load, known, by_query=truncates and by_query)
+        if known is not None:
+            await trial.check_pipelines(client, known.written, definition.pipelines(known.definition.settings))
         filled = known is not None and load.cursor is not None and await index.count(client, load.table.to) > 0
         plain = client.product.opensearch
         words = {"times": self._options.times, "flattened": client.product.flattened}
@@ -191,9 +193,9 @@ async def _try_out(client: Client, load: Load, look: _Look) -> None:
     """What a scan would create, or add to a mapping, is tried without leaving anything."""
     if look.created or look.fit.added:
         await trial.try_out(client, load, look.fit.definition, _columns(load, look))
-    known = look.known
-    if known is not None and look.created and load.table.pre_action is PreAction.TRUNCATE:
-        await trial.check_name(client, known.written)
+    if look.created and load.table.pre_action is not PreAction.SWAP:
+        known = look.known
+        await trial.check_name(client, known.written if known else load.table.to, again=known is not None)
 
 
 def _columns(load: Load, look: _Look) -> tuple[str, ...]:
@@ -204,7 +206,7 @@ def _columns(load: Load, look: _Look) -> tuple[str, ...]:
 def _shown(load: Load, look: _Look, *, keep: bool) -> list[str]:
     """The requests of a scan, for people."""
     name, known = load.table.to, look.known
-    shadow = index.beside(name, "<pipeline>-<epoch>-<time>")
+    shadow = index.beside(name, "<epoch>-<time>")
     bulk = f"POST /{name}/_bulk"
     more = "".join(f", {alias}" for alias in look.fit.aliases)
     if load.table.pre_action is PreAction.SWAP:
@@ -214,7 +216,7 @@ def _shown(load: Load, look: _Look, *, keep: bool) -> list[str]:
             f"POST /{shadow}/_bulk",
             f"PUT /{shadow}/_settings (as they are to be)",
             f"GET /_cluster/health/{shadow} (until the copies are there)",
-            f"POST /_aliases ({name}{more} -> {shadow}{_goes(look, keep=keep)})",
+            f"POST /_aliases ({name}{more} -> {shadow}){_goes(look, keep=keep)}",
         ]
     if known is None:
         return [f"PUT /{name}" + (f" (with the aliases {more[2:]})" if more else ""), bulk]

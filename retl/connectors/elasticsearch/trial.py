@@ -9,7 +9,7 @@ from typing import Any
 from retl.connectors.elasticsearch import index
 from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, unwatched
-from retl.model.errors import ConfigError
+from retl.model.errors import ConfigError, TargetError
 from retl.model.plan import Load
 from retl.threads import to_the_end
 
@@ -35,20 +35,34 @@ async def try_out(client: Client, load: Load, definition: Definition, columns: t
         await to_the_end(client.request("DELETE", f"/{quoted(name)}", allow=(403, 404)))
 
 
-async def check_name(client: Client, name: str) -> None:
-    """Raise ``ConfigError`` where no index can be created under this name, as far as that can be asked."""
+async def check_name(client: Client, name: str, *, again: bool) -> None:
+    """Raise ``ConfigError`` where no index can be created under this name, as far as that can be asked.
+
+    ``again`` is for one that would be deleted first.
+    """
     answer = await client.request("GET", "/_index_template", allow=(403,))
     if answer.status == 200:
         found = [one for one in answer.json()["index_templates"] if _is_for(one["index_template"], name)]
         winner = max(found, key=lambda one: one["index_template"].get("priority") or 0, default=None)
         if winner is not None and "data_stream" in winner["index_template"]:
+            ways = 'use truncate = "delete_by_query" or pre_action = "swap"' if again else index.CREATE_STREAM
             raise ConfigError(
-                f"the index {name!r} cannot be created again once it is deleted: the index template {winner['name']!r} "
-                "makes a data stream of every new name like it.",
-                remedy='use truncate = "delete_by_query" or pre_action = "swap", or change the pattern of the template.',
+                f"no index {name!r} can be created{' again once it is deleted' if again else ''}: the index template "
+                f"{winner['name']!r} makes a data stream of every new name like it.",
+                remedy=f"{ways}, or change the pattern of the template.",
             )
     await client.request("POST", f"/_index_template/_simulate_index/{quoted(name)}", allow=(403, 404))
     await check_privileges(client, name, "create_index", "index")
+
+
+async def check_pipelines(client: Client, name: str, pipelines: tuple[str, ...]) -> None:
+    """Raise ``TargetError`` where an ingest pipeline of an index is not there: every document would be refused."""
+    for pipeline in pipelines:
+        if (await client.request("GET", f"/_ingest/pipeline/{quoted(pipeline)}", allow=(403, 404))).status == 404:
+            raise TargetError(
+                f"the index {name!r} sends its documents through the pipeline with id [{pipeline}], which does not exist.",
+                remedy="create the ingest pipeline, or take it off the index (index.default_pipeline, index.final_pipeline).",
+            )
 
 
 async def check_privileges(client: Client, name: str, *wanted: str) -> None:

@@ -34,8 +34,10 @@ def existing(scene: Scene, **body: Any) -> str:
     """An index of the target with one document; its name."""
     name = f"{scene.prefix}-t"
     settings = {"number_of_replicas": 0, **body.pop("settings", {})}
+    last = {"final_pipeline": settings.pop("final_pipeline", None)}
     scene.ask("PUT", f"/{name}", {"settings": settings, **body})
     scene.server.put(name, OLD, routing="r")
+    scene.ask("PUT", f"/{name}/_settings", {"index": last})
     return name
 
 
@@ -62,6 +64,38 @@ async def test_what_a_template_makes_a_data_stream_is_not_deleted(
         assert scene.indices() == [name]
         await scan(session, dataclasses.replace(load, blacklist=frozenset({Action.DROP})), ROWS)
     assert scene.server.documents(name) == NEW
+
+
+async def test_a_name_that_a_template_has_taken_is_said_before_an_index_is_created(scene: Scene) -> None:
+    name = f"{scene.prefix}-new"
+    template: dict[str, Any] = {"index_patterns": [f"{scene.prefix}*"], "data_stream": {}}
+    scene.ask("PUT", f"/_index_template/{scene.prefix}", template)
+    async with scene.session() as session:
+        load = load_of(session, whole(name))
+        for attempt in (session.target.preview(dataclasses.replace(load, fence=None)), session.prepare(load)):
+            with pytest.raises(ConfigError, match=f"{name}.*data stream.*PUT /_data_stream/NAME"):
+                await attempt
+        assert scene.indices() == []
+
+
+@pytest.mark.parametrize("mode", ["none", "truncate"])
+async def test_an_alias_that_is_not_to_be_written_is_refused(scene: Scene, mode: str) -> None:
+    name = existing(scene, aliases={f"{scene.prefix}-a": {"is_write_index": False}})
+    async with scene.session() as session:
+        with pytest.raises(ConfigError, match="none is the one to write"):
+            await session.prepare(load_of(session, whole(f"{scene.prefix}-a", pre_action=mode)))
+    assert scene.server.documents(name) == OLD
+
+
+@pytest.mark.parametrize("truncate", ["recreate", "delete_by_query"])
+async def test_what_would_refuse_every_document_is_said_before_an_index_is_emptied(scene: Scene, truncate: str) -> None:
+    name = existing(scene, settings={"final_pipeline": f"{scene.prefix}-gone"})
+    async with scene.session(truncate=truncate) as session:
+        load = load_of(session, whole(name, pre_action="truncate"))
+        for attempt in (session.target.preview(load), session.prepare(load)):
+            with pytest.raises(TargetError, match=f"pipeline with id .{scene.prefix}-gone., which does not exist"):
+                await attempt
+    assert scene.server.documents(name) == OLD
 
 
 @pytest.mark.parametrize("mode", ["truncate", "swap"])

@@ -101,7 +101,7 @@ async def test_a_pipeline_that_is_missing_for_a_while_loses_nothing(scene: Scene
     table = retl.Table(source, to=name, cursor="at", max_rejects=1000)
     job = retl.Pipeline("p", source=scene.options(), target=scene.options(), tables=[table])
     try:
-        with pytest.raises(TargetError, match=r"pipeline with id \[.*-gone\] does not exist"):
+        with pytest.raises(TargetError, match=r"pipeline with id \[.*-gone\], which does not exist"):
             await job.run_once()
         scene.ask("PUT", f"/_ingest/pipeline/{name}-gone", {"processors": []})
         report = (await job.run_once()).scans[0]
