@@ -31,8 +31,8 @@ class Pooler:
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = "127.0.0.1", 0
         self.refusals: list[Refusal] = []
-        self.hands_on = False
-        """Whether a session is reset before a transaction begins, as one is that another client has had meanwhile."""
+        self.hands_on = ""
+        """Before which statements a session is reset, as one is that another client has had meanwhile."""
         self.said: list[str] = []
         """Every statement that came."""
         self._server = (host, port)
@@ -83,7 +83,7 @@ class Pooler:
                 if refused is not None:
                     writer.write(refused.packet())
                     continue
-                if self.hands_on and text.startswith("START TRANSACTION"):
+                if self.hands_on and text.startswith(self.hands_on):
                     own.set()
                     server.write(b"\x01\x00\x00\x00" + _RESET)
                     await answers.get()

@@ -59,6 +59,8 @@ class Login:
     tls: ssl.SSLContext | None = None
     connect_timeout: float = 10.0
     session: tuple[str, ...] = ()
+    proof: str = ""
+    """A question that only such a session answers by 1."""
     role: Role = "source"
     system: str = "mysql"
     explain: Callable[[int, str, Role, str], RetlError] = server_error
@@ -149,6 +151,23 @@ class MySQLConnection:
     async def execute(self, sql: str) -> Done:
         """A statement that gives no rows."""
         return (await self._ask(self._wire.run(sql)))[0]
+
+    async def begin(self) -> None:
+        """Begin a transaction in the session that was made ready."""
+        await self.execute("START TRANSACTION")
+        await self.prove()
+
+    async def prove(self) -> None:
+        """Make sure that the server is there, and the session the one that was made ready.
+
+        A pooler may hand it on, or reset it, between two transactions. Raises ``ConfigError`` then.
+        """
+        if self._login.proof and await self.query(self._login.proof) != [(1,)]:
+            self.abort()
+            raise ConfigError(
+                f"the session at {self.place} is not the one that was made ready: a pooler has reset it, or handed it on.",
+                remedy="connect to the server itself, or have the pooler keep a session for each connection.",
+            )
 
     async def _ask(self, statement: Coroutine[Any, Any, T]) -> T:
         """A statement; one that is cancelled ends on the server too."""

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 
 from retl.connectors.mysql.connection import MySQLConnection
-from retl.model.errors import RetlError
+from retl.model.errors import ConnectionFailed, RetlError
 from retl.threads import to_the_end
 
 
@@ -30,19 +30,28 @@ class Questions:
         """The connection, for nobody else until the block ends. One that was lost is replaced."""
         async with self._lock:
             try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = await self._connect()
+                self._connection = await self._ready(self._connection)
                 yield self._connection
             finally:
                 if self._leaving:
                     await to_the_end(self._leave())
 
-    def take(self) -> MySQLConnection | None:
-        """The connection for good, where nobody is asking anything; the next question opens another."""
-        if self._lock.locked():
-            return None
-        connection, self._connection = self._connection, None
-        return connection
+    async def take(self) -> MySQLConnection:
+        """A connection for good: the one for questions where nobody is asking anything, else another one."""
+        kept = None
+        if not self._lock.locked():
+            kept, self._connection = self._connection, None
+        return await self._ready(kept)
+
+    async def _ready(self, kept: MySQLConnection | None) -> MySQLConnection:
+        """The connection that was kept, where the server still knows it; else a new one. Whoever idles is cut off sometimes."""
+        if kept is not None and not kept.closed:
+            try:
+                await kept.prove()
+                return kept
+            except ConnectionFailed:
+                kept.abort()
+        return await self._connect()
 
     async def close(self) -> None:
         if self._lock.locked():

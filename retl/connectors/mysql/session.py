@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -12,27 +13,13 @@ from retl.model.checkpoint import Mark
 from retl.model.errors import RetlError
 from retl.model.plan import Load
 from retl.state import sql as state
+from retl.threads import to_the_end
 
 FENCE_SECONDS = 60
 """After so long a silence the server ends a session that holds the lease: a frozen owner blocks nobody for longer."""
-_STRICT = (
-    "STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,"
-    "NO_AUTO_VALUE_ON_ZERO"  # a key of 0 is a key, not the wish for a new number
-)
+_SIGN_OF_LIFE = "DO 0"
 
 Execute = Callable[[str], Awaitable[object]]
-
-
-def writing(login: Login, lock_timeout: float) -> Login:
-    """The login with a session that changes no value in silence and waits for no lock for long."""
-    seconds = max(1, round(lock_timeout))
-    settings = (
-        f"SET NAMES utf8mb4, SESSION sql_mode = '{_STRICT}', time_zone = '+00:00', autocommit = 1, "
-        f"lock_wait_timeout = {seconds}, innodb_lock_wait_timeout = {seconds}, foreign_key_checks = 1, "
-        "unique_checks = 1, sql_notes = 1, sql_safe_updates = 0"
-    )
-    isolation = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
-    return replace(login, session=(*login.session, settings, isolation))
 
 
 def holding_fence(login: Login) -> Login:
@@ -51,17 +38,30 @@ async def fenced(login: Login, load: Load, ddl: MySQLConnection, mark: Mark | No
         yield ddl.execute
         return
     async with connected(holding_fence(login)) as guard:
-        await guard.execute("START TRANSACTION")
+        await guard.begin()
         await run_step(guard, state.prove(load.fence))
 
         async def execute(statement: str) -> None:
-            await ddl.execute(statement)
-            await guard.execute("DO 0")  # a sign of life
+            await _meanwhile(guard, ddl.execute(statement))
+            await guard.execute(_SIGN_OF_LIFE)
 
         yield execute
         if mark is not None:
             await run_step(guard, state.save(mark))
         await guard.execute("COMMIT")
+
+
+async def _meanwhile(guard: MySQLConnection, statement: Coroutine[object, object, object]) -> None:
+    """Wait for a statement that may take long. The fence holds while its owner gives signs of life."""
+    running = asyncio.ensure_future(statement)
+    try:
+        while not (await asyncio.wait([running], timeout=FENCE_SECONDS / 3))[0]:
+            await guard.execute(_SIGN_OF_LIFE)
+        await running
+    finally:
+        if not running.done():
+            running.cancel()
+            await to_the_end(asyncio.wait([running]))
 
 
 async def roll_back(connection: MySQLConnection) -> None:

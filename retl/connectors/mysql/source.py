@@ -15,6 +15,7 @@ from retl.connectors.mysql.dialect import MySQLDialect, described_field, logical
 from retl.connectors.mysql.errors import SourceRefused
 from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.questions import Questions
+from retl.connectors.mysql.settings import reading
 from retl.connectors.mysql.wire import WireField
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.rejects import without_broken_text
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
 
 _BROKEN_VIEW = 1356
 SYSTEM_DATABASES = ("information_schema", "mysql", "performance_schema", "sys")
-_SESSION = (
-    # Whatever the server makes of a new session: backslashes escape, quotes are texts; a reader that waits is no reason
-    # to give up; whole results.
-    "SET NAMES utf8mb4, SESSION time_zone = '+00:00', sql_mode = 'NO_ENGINE_SUBSTITUTION', net_write_timeout = 3600, sql_select_limit = DEFAULT",
-)
 
 
 class WireSource(SqlSource):
@@ -132,9 +128,7 @@ class MySQLSource(WireSource):
     system: ClassVar[str] = "mysql"
 
     def __init__(self, options: MySQL) -> None:
-        # A server waits for a year for a table that another session has locked.
-        patience = f"SET SESSION lock_wait_timeout = {max(1, round(options.lock_seconds))}"
-        super().__init__(options.login("source", (*_SESSION, patience)))
+        super().__init__(reading(options.login("source", ()), options.lock_seconds))
         self.dialect = MySQLDialect()
         self._zone = zone(options.timezone, self.system)
         self._shift: timedelta | None = None

@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 _DIALECT = MySQLDialect()
 _DUPLICATE = 1062
+_TOO_LONG = 1406
+_DAMAGED = frozenset({126, 127, 145, 1034, 1054, 1136, 1146, 1194, 1195, 1364, 1932})
+"""A table or a column of ours is gone, of another kind, or broken."""
 
 
 def literal(value: Any) -> str:
@@ -114,10 +117,15 @@ class MySQLStore(sql.SqlStore):
         return result
 
     def _unusable(self, error: TargetRefused) -> StateError:
+        """Only tables that are not what they were are to be restored: whoever drops the others forgets every watermark for nothing."""
         self._ready = False
+        remedy = "see what the server says: the state tables themselves are as they were."
+        if error.code in _DAMAGED:
+            remedy = "restore them from a backup, or drop the tables retl_* to start over."
+        elif error.code == _TOO_LONG:
+            remedy = "choose shorter names: a pipeline's and a table's have 255 characters at most."
         return StateError(
-            f"the state tables in {self._login.database!r} cannot be used ({error.message}).",
-            remedy="restore them from a backup, or drop the tables retl_* to start over.",
+            f"the state tables in {self._login.database!r} cannot be used ({error.message}).", remedy=remedy
         )
 
     async def _open(self) -> MySQLConnection:
@@ -129,11 +137,11 @@ class MySQLStore(sql.SqlStore):
         """A connection in a new transaction. One that was lost since the last step is replaced."""
         connection = await self._open()
         try:
-            await connection.execute("START TRANSACTION")
+            await connection.begin()
         except ConnectionFailed:
             connection.abort()
             connection = await self._open()
-            await connection.execute("START TRANSACTION")
+            await connection.begin()
         return connection
 
     async def _run(
@@ -147,7 +155,7 @@ class MySQLStore(sql.SqlStore):
             else:
                 await self._create(connection)
                 if not single:
-                    await connection.execute("START TRANSACTION")
+                    await connection.begin()
             self._ready = True
         return await run_step(connection, make())
 
@@ -180,7 +188,7 @@ class MySQLStore(sql.SqlStore):
         )
         for statement in dialect.create():
             await connection.execute(statement)
-        await connection.execute("START TRANSACTION")
+        await connection.begin()
         try:
             await run_step(connection, sql.check_version())
         except TargetRefused as error:

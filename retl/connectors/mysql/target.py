@@ -13,7 +13,8 @@ from retl.connectors.mysql.job import Job
 from retl.connectors.mysql.load import Infile
 from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.schema import DIALECT, Known, Place
-from retl.connectors.mysql.session import holding_fence, writing
+from retl.connectors.mysql.session import holding_fence
+from retl.connectors.mysql.settings import writing
 from retl.connectors.mysql.store import MySQLStore, run_step
 from retl.connectors.mysql.types import MySQLTypes
 from retl.connectors.mysql.writer import DirectWriter, MySQLWriter, StagedWriter
@@ -179,9 +180,7 @@ class MySQLTarget(Target):
 
     async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
         await self._end_writing()
-        connection = self._questions.take()
-        if connection is None or connection.closed:
-            connection = await MySQLConnection.open(self._login)
+        connection = await self._questions.take()
         try:
             self._writing = await self._prepare(connection, load, mark)
             return self._writing
@@ -263,7 +262,7 @@ async def _note(connection: MySQLConnection, load: Load, mark: Mark | None) -> N
     """Save the checkpoint that says a refresh has begun; where there is none, prove the fence."""
     if mark is None and (load.fence is None or not load.state_in_target):
         return
-    await connection.execute("START TRANSACTION")
+    await connection.begin()
     if mark is not None:
         await run_step(connection, state.save(mark))
     elif load.fence is not None:

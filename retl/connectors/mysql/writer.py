@@ -25,6 +25,7 @@ from retl.connectors.mysql.load import Lane, Loader, column_of, in_thread, warni
 from retl.connectors.mysql.merge import CHECK_KEYS, Merge, Stage, respells
 from retl.connectors.mysql.schema import DIALECT
 from retl.connectors.mysql.session import FENCE_SECONDS, roll_back
+from retl.connectors.mysql.settings import IDLE_SECONDS
 from retl.connectors.mysql.store import run_step
 from retl.connectors.sql.keys import KeyWatch, repeated_key
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect
@@ -117,7 +118,7 @@ class MySQLWriter(TableWriter):
             await run_step(self._main, state.add_rejects(mark.fence.pipeline, self._refusals.rows))
         await to_the_end(self._end())
         with suppress(RetlError):  # what is committed does not fail any more
-            await self._main.execute("SET SESSION wait_timeout = DEFAULT")
+            await self._main.execute(f"SET SESSION wait_timeout = {IDLE_SECONDS}")
 
     async def _end(self) -> None:
         await self._main.execute("COMMIT")
@@ -150,7 +151,7 @@ class MySQLWriter(TableWriter):
         if archives:
             await ddl.run([f"DROP TABLE {job.place.beside(name)}" for name in archives], mark=mark)
         elif mark is not None:
-            await self._main.execute("START TRANSACTION")
+            await self._main.begin()
             await self._save(mark)
 
     async def _switch(self, ddl: Ddl) -> None:
@@ -192,7 +193,7 @@ class DirectWriter(MySQLWriter):
 
     async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
         if connection not in self._begun:
-            await connection.execute("START TRANSACTION")
+            await connection.begin()
             self._begun.add(connection)
         # Added only now: another connection's load counts its rows meanwhile.
         loader = self._loader(connection, self._job.known.place.sql, replace=not self._load.table.replaces)
@@ -211,7 +212,7 @@ class DirectWriter(MySQLWriter):
         await self._settle()
         self._refusals.check(rejects_left)
         if self._main not in self._begun:
-            await self._main.execute("START TRANSACTION")
+            await self._main.begin()
         for connection in self._begun - {self._main}:
             if mark is not None:
                 await run_step(connection, state.prove(mark.fence))
@@ -255,7 +256,7 @@ class StagedWriter(MySQLWriter):
 
     async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
         await self._clean()
-        await connection.execute("START TRANSACTION")
+        await connection.begin()
         taken = await self._loader(connection, self._stage.table).take(batch, data)
         self._rows += taken
         await connection.execute("COMMIT")
@@ -308,7 +309,7 @@ class StagedWriter(MySQLWriter):
 
     async def _transaction(self, mark: Mark | None, part: Slice, rejects_left: int) -> int:
         """Rows first, fence and checkpoint last."""
-        await self._main.execute("START TRANSACTION")
+        await self._main.begin()
         try:
             if part.scope is not None:
                 column = DIALECT.identifier(part.scope.column)

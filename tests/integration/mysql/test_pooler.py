@@ -9,6 +9,7 @@ import pytest
 
 from retl.connectors import MySQL
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, RowsRejected, TargetBusy, TargetError
+from retl.testing import collect, table_spec
 from retl.testing.target_base import Session
 from tests.integration.mysql.targets import PEOPLE, Scene, people, scan, spec
 from tests.servers.database import Server
@@ -98,3 +99,26 @@ async def test_what_is_known_to_be_a_rows_fault_is_a_reject(scene: Scene, state:
         done = await scan(session, [ROWS], spec(max_rejects=1), rejects_left=1)
     assert [(reject.key, reject.reason) for reject in done.rejects] == [('{"id":2}', "not b")]
     assert scene.rows("people") == [(1, "a"), (3, "c"), (9, "z")]
+
+
+@pytest.mark.parametrize("pre_action", ["none", "swap"])
+async def test_a_session_that_a_pooler_hands_on_between_transactions_writes_nothing(
+    scene: Scene, pre_action: str
+) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20))", "INSERT INTO people VALUES (9, 'z')")
+    async with behind(scene) as (pooler, session):
+        pooler.hands_on = "START TRANSACTION"
+        with pytest.raises(ConfigError, match="a pooler has reset it"):
+            await scan(session, [ROWS], spec(pre_action=pre_action))
+    assert scene.rows("people") == [(9, "z")]
+
+
+async def test_a_session_that_a_pooler_hands_on_between_statements_reads_nothing(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY)", "INSERT INTO people VALUES (9)")
+    async with pooled(scene.server.host, scene.server.port) as pooler:
+        source = MySQL(scene.server.at(pooler.host, pooler.port).url(scene.database)).source()
+        assert (await collect(source, table_spec("people"))).to_pylist() == [{"id": 9}]
+        pooler.hands_on = "SELECT"
+        with pytest.raises(ConfigError, match="a pooler has reset it"):
+            await collect(source, table_spec("people"))
+        await source.aclose()

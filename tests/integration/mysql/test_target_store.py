@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
+from retl.connectors import MySQL
 from retl.model.checkpoint import Checkpoint, Fence, Mark, Refresh, Reject
-from retl.model.errors import ConfigError, LeaseLost, StateError
+from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, RetlError, StateError, TargetBusy
 from retl.model.report import ScanReport
 from retl.state.base import LeaseRow, StateStore
 from tests.integration.mysql.targets import Scene
 from tests.servers.database import Server
+from tests.servers.pooler import Refusal, pooled
 from tests.unit.test_state import (  # noqa: F401  # collected here too, with the fixture ``store`` of this module
     test_a_claim_takes_the_place_of_the_older_one_of_its_table_and_can_be_given_up,
     test_a_fence_holds_only_with_owner_epoch_and_pipeline,
@@ -211,6 +213,48 @@ async def test_a_damaged_store_is_told(scene: Scene, damage: list[str], message:
     with pytest.raises(StateError, match=message):
         await store.load("p")
     await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "remedy"),
+    [
+        (Refusal("INSERT", 1665, "HY000", "statements alone"), ConfigError, "binlog_format"),
+        (Refusal("COMMIT", 3101, "40000", "the plugin rolled it back"), TargetBusy, "nothing, if it passes"),
+        (Refusal("INSERT", 1290, "HY000", "--read-only"), ConnectionFailed, "writable"),
+        (Refusal("INSERT", 1142, "42000", "INSERT command denied"), ConfigError, "GRANT"),
+        (Refusal("INSERT", 1406, "22001", "Data too long for column"), StateError, "shorter names"),
+        (Refusal("INSERT", 1235, "42000", "not yet supported"), StateError, "as they were"),
+        (Refusal("INSERT", 1146, "42S02", "no such table"), StateError, "restore them from a backup"),
+    ],
+    ids=lambda value: str(value.code) if isinstance(value, Refusal) else "",
+)
+async def test_a_remedy_belongs_to_its_cause(
+    mysql_server: Server, refusal: Refusal, kind: type[RetlError], remedy: str
+) -> None:
+    """Whoever drops the state tables forgets every watermark: only what is damaged is worth that. Half a step is undone."""
+    with mysql_server.fresh_database() as database:
+        scene = Scene(mysql_server, database)
+        store = opened(scene)
+        fence = await store.take_lease(await store.read_lease("p"), "me", 15.0)
+        assert fence is not None
+        await store.aclose()
+        async with pooled(mysql_server.host, mysql_server.port) as pooler:
+            target = MySQL(mysql_server.at(pooler.host, pooler.port).url(database)).target()
+            store = target.state_store()
+            pooler.refusals = [refusal]
+            mark = Mark(fence, "t", Checkpoint(watermark="1"))
+            with pytest.raises(kind) as refused:
+                await store.save(mark)
+            assert remedy in refused.value.remedy
+            assert ("drop the tables" in refused.value.remedy) is (refusal.code == 1146)
+            pooler.refusals = []
+            # Not a word of the step that was refused is committed with the next one.
+            assert await store.load("p") == {}
+            await store.clear_rejects("p")
+            assert await store.load("p") == {}
+            await store.save(mark)
+            assert await store.load("p") == {"t": Checkpoint(watermark="1")}
+            await target.aclose()
 
 
 async def test_without_a_database_there_is_no_place_for_checkpoints(scene: Scene) -> None:
