@@ -12,7 +12,7 @@ from retl.engine.bus import EventBus
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
 from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
-from retl.engine.runner import Parts, Runner, owner_in_words
+from retl.engine.runner import KEEP_REJECTS, Parts, Runner, owner_in_words
 from retl.engine.schedule import make_schedule
 from retl.engine.tables import Tables
 from retl.engine.targets import claim_of, hand_over
@@ -20,7 +20,7 @@ from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
 from retl.model.checkpoint import Checkpoint, Fence, Reject
 from retl.model.cursor import age, family_of_text
-from retl.model.duration import Duration
+from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, RetlError
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineStatus, TableStatus
@@ -73,6 +73,7 @@ class Pipeline:
         write: Write | str | None = None,
         new_columns: NewColumns | None = None,
         slice_rows: int | None = None,
+        keep_rejects: Duration = KEEP_REJECTS,
         lease_ttl: Duration = DEFAULT_TTL,
         channel_bytes: int = Limits.channel_bytes,
     ) -> None:
@@ -88,6 +89,7 @@ class Pipeline:
             if isinstance(blacklist, str):
                 raise ConfigError(f"blacklist is the text {blacklist!r}.", remedy=f"write blacklist=[{blacklist!r}].")
             ttl = parse_lease_ttl(lease_ttl)
+            keep = parse_duration(keep_rejects, what="keep_rejects")
             self.schedule = make_schedule(interval, cron, timezone)
             defaults = TableOptions(
                 cursor=cursor,
@@ -125,6 +127,7 @@ class Pipeline:
             blacklist=actions,
             limits=Limits(channel_bytes=channel_bytes),
             lease_ttl=ttl,
+            keep_rejects=keep,
         )
         self._bus = EventBus()
         self._runner = Runner(self._parts, self._bus)

@@ -13,18 +13,13 @@ import msgspec
 
 from retl.model.duration import format_duration
 from retl.model.errors import RetlError
-from retl.model.hidden import conceal
+from retl.model.hidden import conceal, visible
 from retl.model.report import ScanReport
-
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def clean(text: str) -> str:
-    """A text as a terminal may show it: signs that steer a terminal become visible, hidden values stay hidden.
-
-    The name of a table can hold anything, also what moves the cursor or sets the title.
-    """
-    return _STEERING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), conceal(text))
+    """A text as a terminal may show it: what steers it becomes visible, hidden values stay hidden."""
+    return visible(conceal(text))
 
 
 def say(text: str, *, error: bool = False, flush: bool = False) -> None:

@@ -126,9 +126,9 @@ class _Maker:
     def _pipeline(self, source: Source, target: Target, store: StateStore | None, lease_ttl: float) -> Pipeline:
         options: dict[str, Any] = {name: self._setting(name) for name in _OPTIONS}
         options["cursor"] = options["cursor"] or None
-        channel_bytes = self._setting("channel_bytes")
-        if channel_bytes is not None:
-            options["channel_bytes"] = channel_bytes
+        for name in ("channel_bytes", "keep_rejects"):
+            if (value := self._setting(name)) is not None:
+                options[name] = value
         return Pipeline(
             self._name,
             source=source,

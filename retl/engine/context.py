@@ -13,7 +13,7 @@ from retl.connectors.base import Commit, Source, Target, TargetTable
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Fence, Mark
-from retl.model.hidden import conceal
+from retl.model.hidden import shown
 from retl.model.plan import SourcePlan
 from retl.model.report import Progress
 from retl.model.table import TableSpec
@@ -132,6 +132,6 @@ class ScanContext:
 
     def warn(self, message: str) -> None:
         """Something that people should know, and that stops nothing: kept in the report too."""
-        message = conceal(message)
+        message = shown(message)
         self.counters.warnings.append(message)
         self.tell(events.Warned, message=message)

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from retl.model.errors import RetlError
+from retl.model.hidden import shown
 
 _log = structlog.get_logger("retl")
 
@@ -30,6 +31,11 @@ def as_retl_error(error: Exception, *, pipeline: str, table: str = "", system: s
         text = f"unexpected {type(error).__name__}: {error}"
         error = RetlError(text, remedy="this is a fault of retl; please report it with its log.")
     return error.located(pipeline=pipeline, table=table, system=system)
+
+
+def error_text(error: BaseException) -> str:
+    """An error in the words of an event, a report or the history."""
+    return str(error) if isinstance(error, RetlError) else shown(str(error) or type(error).__name__)
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from retl.engine.context import Emit, StopSignal, now_text
-from retl.engine.log import log_unexpected
+from retl.engine.log import error_text, log_unexpected
 from retl.engine.retry import backoff
 from retl.engine.scan import Scan
 from retl.model import events
@@ -118,11 +118,12 @@ class Run:
             await self._give_up(turn)
 
     def _report_unresolved(self, error: Exception) -> None:
-        if str(error) not in self._unresolved:  # it may be found at each attempt
-            self._unresolved.append(str(error))
+        text = error_text(error)
+        if text not in self._unresolved:  # it may be found at each attempt
+            self._unresolved.append(text)
             self.errors.append(error)
             kind = type(error).__name__
-            self._emit(events.RunFailed(pipeline=self._parts.name, at=now_text(), error=str(error), error_type=kind))
+            self._emit(events.RunFailed(pipeline=self._parts.name, at=now_text(), error=text, error_type=kind))
 
     async def _scan(self, turn: _Turn, spec: TableSpec) -> None:
         parts = self._parts

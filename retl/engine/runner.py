@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +15,7 @@ from retl.connectors.base import Source, Target
 from retl.engine.bus import EventBus
 from retl.engine.context import Limits, StopSignal, now_text
 from retl.engine.lease import Lease
-from retl.engine.log import log_unexpected
+from retl.engine.log import error_text, log_unexpected
 from retl.engine.retry import backoff
 from retl.engine.run import Run
 from retl.engine.scan import Scan
@@ -28,6 +29,12 @@ from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineState
 from retl.state.base import StateStore
 from retl.threads import to_the_end
+
+KEEP_REJECTS = timedelta(days=90)
+"""How long refused rows are kept."""
+_MOST_REJECTS = 5_000
+"""So many of each table are kept at most."""
+_PRUNE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Parts:
     blacklist: frozenset[Action]
     limits: Limits
     lease_ttl: float
+    keep_rejects: timedelta = KEEP_REJECTS
 
 
 class Runner:
@@ -61,6 +69,7 @@ class Runner:
         self._wake = anyio.Event()
         self._triggered = False
         self._paused = False
+        self._pruned = -math.inf
         self._timer: Timer | None = None
         self.state: PipelineState = "stopped"
         self.last: dict[str, ScanReport] = {}
@@ -120,7 +129,9 @@ class Runner:
         else:
             log_unexpected("unexpected error in a run", error, pipeline=self.name)
         self._bus.emit(
-            events.RunFailed(pipeline=self.name, at=now_text(), error=str(error), error_type=type(error).__name__)
+            events.RunFailed(
+                pipeline=self.name, at=now_text(), error=error_text(error), error_type=type(error).__name__
+            )
         )
 
     async def _hold_lease(self) -> bool:
@@ -210,10 +221,20 @@ class Runner:
             with anyio.CancelScope() as self._run_scope:
                 await run.run()
             await run.end()
+            await self._forget_old_rejects()
         finally:
             self._run_scope = None
             self.scans.clear()
         return run.report, run.errors
+
+    async def _forget_old_rejects(self) -> None:
+        """Refused rows are rows of people: they are not kept for ever."""
+        if time.monotonic() - self._pruned < _PRUNE_SECONDS:
+            return
+        before = datetime.now(UTC) - self._parts.keep_rejects
+        with suppress(RetlError):  # nothing depends on it, and the next run comes back to it
+            await self._store.prune_rejects(self.name, before.isoformat(timespec="milliseconds"), _MOST_REJECTS)
+            self._pruned = time.monotonic()
 
     # What it is told ----------------------------------------
 

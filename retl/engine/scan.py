@@ -23,6 +23,7 @@ from retl.engine import guard
 from retl.engine.channel import Channel
 from retl.engine.context import DEFAULT_TTL, Emit, Limits, ScanContext, StopSignal, now_text
 from retl.engine.drift import check_plan, usable
+from retl.engine.log import error_text
 from retl.engine.reader import Item, Reader
 from retl.engine.targets import check_other_table, claim_of, starting_point, take_claim
 from retl.engine.writer import Writer
@@ -121,7 +122,7 @@ class Scan:
             read_wait=round(self._channel.send_wait, 3),
             write_wait=round(self._channel.receive_wait, 3),
             warnings=tuple(counters.warnings),
-            error=str(error) if error else None,
+            error=error_text(error) if error else None,
             error_type=type(error).__name__ if error else None,
             next_run=next_run,
         )

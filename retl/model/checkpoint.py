@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
 
 from retl.model.errors import SchemaDrift
+from retl.model.hidden import shown
 from retl.model.window import Position
 
 CHECKPOINT_VERSION = 1
+_LONGEST_KEY = 2_000
+_LONGEST_REASON = 1_000
+_LONGEST_CONTENT = 48 * 1024
 
 
 class Refresh(msgspec.Struct, frozen=True):
@@ -87,3 +92,28 @@ class Reject(msgspec.Struct, frozen=True, kw_only=True):
     column: str = ""
     scan_id: str = ""
     at: str = ""
+
+    def __post_init__(self) -> None:
+        """What is kept has a bound: a value may be as large as a request of the store, or larger."""
+        for name, value in (
+            ("key", _short_key(self.key)),
+            ("reason", shown(self.reason, _LONGEST_REASON)),
+            ("column", shown(self.column, _LONGEST_REASON)),
+            ("content", _short_content(self.content)),
+        ):
+            msgspec.structs.force_setattr(self, name, value)
+
+
+def _short_key(key: str) -> str:
+    """A key that is too long keeps its beginning, and is told from others by a hash."""
+    if len(key) <= _LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{key[: _LONGEST_KEY - len(digest) - 1]}#{digest}"
+
+
+def _short_content(content: str) -> str:
+    """JSON text; what is too long becomes its own beginning, as a string."""
+    if len(content) <= _LONGEST_CONTENT or (content[:1] == '"' and len(content) <= 7 * _LONGEST_CONTENT):
+        return content
+    return msgspec.json.encode(f"{content[:_LONGEST_CONTENT]}… ({len(content):,} characters)").decode()

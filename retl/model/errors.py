@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from retl.model.hidden import conceal
+from retl.model.hidden import shown, visible
 
 Recovery = Literal["configuration", "transient", "permanent"]
 
@@ -50,10 +50,10 @@ class RetlError(Exception):
         table: str = "",
         system: str = "",
     ) -> None:
-        message = conceal(message)
+        message = shown(message)
         super().__init__(message)
         self.message = message
-        self.remedy = conceal(remedy)
+        self.remedy = shown(remedy)
         self.pipeline = pipeline
         self.table = table
         self.system = system
@@ -66,7 +66,7 @@ class RetlError(Exception):
         return self
 
     def __str__(self) -> str:
-        place = " / ".join(part for part in (self.pipeline, self.table) if part)
+        place = visible(" / ".join(part for part in (self.pipeline, self.table) if part))
         if self.system:
             place = f"{place} ({self.system})" if place else self.system
         text = f"{place}: {self.message}" if place else self.message

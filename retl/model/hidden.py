@@ -12,6 +12,9 @@ LEAST_SECRET = 6
 """Shorter secrets are too likely to be part of an ordinary word of a message."""
 LEAST_REFERENCE = 4
 
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 4_000
+"""Characters of a message: a server may answer with the whole value that it refuses."""
 _MOST = 1_000
 _shown_as: dict[str, str] = {}
 
@@ -38,3 +41,22 @@ def conceal(text: str) -> str:
         return text
     whole = "|".join(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])" for value in found)
     return re.sub(whole, lambda match: _shown_as.get(match[0], "***"), text)
+
+
+def visible(text: str) -> str:
+    """The text with its escape in the place of each sign that steers a terminal, or that cannot be encoded.
+
+    The name of a table can hold anything, also what moves the cursor or sets the title.
+    """
+    return _STEERING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
+def shown(text: str, most: int = _LONGEST) -> str:
+    """A text from anywhere as a message may hold it: nothing hidden, nothing that steers, and not as long as the data."""
+    if len(text) <= most + 50:  # room for what is said of a cut, so that a text that was cut stays as it is
+        return visible(conceal(text))
+    # A hidden value that the cut would halve is still found, and half of one at the very end is dropped.
+    longest = max(map(len, _shown_as), default=0)
+    found = conceal(text[: most + longest])
+    found = found[: min(most, max(0, len(found) - longest))]
+    return f"{visible(found)}… ({len(text):,} characters)"

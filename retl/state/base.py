@@ -122,6 +122,10 @@ class StateStore(ABC):
         """Remove refused rows; returns how many there were."""
 
     @abstractmethod
+    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
+        """Remove refused rows that were kept before a time of day, and of each table the oldest beyond ``most``."""
+
+    @abstractmethod
     async def add_report(self, report: ScanReport) -> None:
         """Append to the history of scans; the oldest beyond 1,000 of a table are dropped."""
 

@@ -105,6 +105,15 @@ class MemoryStore(StateStore):
             del self._rejects[key]
         return len(gone)
 
+    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
+        kept: dict[str, int] = {}
+        for key, reject in sorted(self._rejects.items(), key=lambda item: item[1].at, reverse=True):
+            if key[0] != pipeline:
+                continue
+            kept[reject.table] = kept.get(reject.table, 0) + 1
+            if reject.at < before or kept[reject.table] > most:
+                del self._rejects[key]
+
     async def add_report(self, report: ScanReport) -> None:
         history = self._reports.setdefault((report.pipeline, report.table), deque(maxlen=_KEPT_REPORTS))
         history.append((next(self._numbers, 0), report))

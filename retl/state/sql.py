@@ -310,6 +310,24 @@ def clear_rejects(pipeline: str, table: str | None) -> Step[int]:
     return int(count)
 
 
+def prune_rejects(pipeline: str, before: str, most: int) -> Step[None]:
+    yield Statement("DELETE FROM retl_rejects WHERE pipeline = ? AND rejected_at < ?", (pipeline, before))
+    counts = yield from count_rejects(pipeline)
+    for table in (table for table, count in counts.items() if count > most):
+        rows = yield _narrowed(
+            "SELECT rejected_at FROM retl_rejects",
+            pipeline,
+            table,
+            f" ORDER BY rejected_at DESC, row_key LIMIT 1 OFFSET {int(most)}",
+            rows=True,
+        )
+        if rows:
+            yield Statement(
+                "DELETE FROM retl_rejects WHERE pipeline = ? AND table_name = ? AND rejected_at <= ?",
+                (pipeline, table, rows[0][0]),
+            )
+
+
 _REPORT = "s.pipeline, s.table_name, s.scan_id, s.started_at, s.status, s.body"
 
 
@@ -411,6 +429,9 @@ class SqlStore(StateStore):
 
     async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
         return await self._step(lambda: clear_rejects(pipeline, table))
+
+    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
+        await self._step(lambda: prune_rejects(pipeline, before, most))
 
     async def add_report(self, report: ScanReport) -> None:
         await self._step(lambda: add_report(report))

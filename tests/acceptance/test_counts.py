@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import retl
 from retl import events
 from retl.connectors.base import Commit, TableWriter
 from retl.connectors.sqlite.target import SQLiteTarget
-from retl.model.checkpoint import Checkpoint, Mark
+from retl.model.checkpoint import Checkpoint, Mark, Reject
 from retl.model.plan import Load, SourcePlan
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -228,6 +229,19 @@ async def test_more_patience_is_advised_only_where_few_rows_were_refused(
         await pipeline(warehouse.source(), app).run_once()
     assert ("raise max_rejects" in caught.value.remedy) is advised
     assert "retl rejects" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("keep", "left"), [("1d", ["1"]), ("3d", ["1", "2"])])
+async def test_rejects_are_kept_as_long_as_is_wanted(
+    warehouse: Warehouse, app: Database, keep: str, left: list[str]
+) -> None:
+    store = retl.MemoryStore()
+    now = datetime.now(UTC)
+    for key, age in (("1", timedelta(hours=23)), ("2", timedelta(days=2)), ("3", timedelta(days=4))):
+        at = (now - age).isoformat(timespec="milliseconds")
+        await store.add_rejects("p", [Reject(table="orders", key=key, reason="", content="{}", at=at)])
+    await pipeline(warehouse.source(), app, state=store, keep_rejects=keep).run_once()
+    assert sorted(reject.key for reject in await store.rejects("p")) == left
 
 
 # What the engine must not do ------------------------------------------------------

@@ -23,6 +23,7 @@ WRONG = [
     ({"lease_ttl": 0}, "lease_ttl is 0, but it must be from 100ms to 1d"),
     ({"lease_ttl": float("nan")}, "not a usable length of time"),
     ({"lease_ttl": "2d"}, "from 100ms to 1d"),
+    ({"keep_rejects": "for ever"}, "keep_rejects is 'for ever', which is not a length of time"),
     ({"channel_bytes": "8MiB"}, "channel_bytes is '8MiB', of type str"),
     ({"channel_bytes": 0}, "channel_bytes is 0"),
     ({"channel_bytes": True}, "channel_bytes is True"),

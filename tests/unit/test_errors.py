@@ -9,6 +9,7 @@ import pytest
 
 from retl.model import errors
 from retl.model.errors import ConfigError, PermanentError, RetlError, TransientError
+from retl.model.hidden import hide
 
 
 def tree() -> list[type[RetlError]]:
@@ -86,3 +87,29 @@ def test_the_place_is_filled_in_on_the_way_up_and_never_replaced() -> None:
     assert error.located(table="outer", system="mysql") is error
     error.located(pipeline="p", system="other")
     assert str(error) == "p / inner (mysql): it broke."
+
+
+def test_a_message_is_never_as_long_as_the_data_and_steers_no_terminal() -> None:
+    error = ConfigError("the value " + "x" * 20_000_000, remedy="\x1b[2J" + "y" * 20_000_000, table="t\x1b]0;title\x07")
+    text = str(error.located(pipeline="p"))
+    assert text.startswith("p / t\\x1b]0;title\\x07: the value xxx") and "What to do: \\x1b[2Jyyy" in text
+    assert "(20,000,010 characters)" in error.message
+    assert len(text) < 10_000 and "\x1b" not in text
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.message, again.remedy) == (error.message, error.remedy)
+    assert ConfigError("two\nlines\tstay, \ud83d is shown").message == "two\nlines\tstay, \\ud83d is shown"
+
+
+@pytest.mark.parametrize("before", range(3_980, 4_010))
+def test_a_hidden_value_is_not_shown_by_half_where_a_message_is_cut(before: int) -> None:
+    hide("a-secret-word-of-30-characters")
+    message = ConfigError("." * before + " a-secret-word-of-30-characters " + "." * 10_000).message
+    assert "a-secret" not in message and message.endswith("characters)")
+
+
+def test_half_of_a_hidden_value_is_not_shown_where_others_make_room_for_it() -> None:
+    hide("a-secret-word-of-30-characters")
+    hide("z" * 500)
+    for shift in range(0, 600, 7):
+        text = " ".join(["z" * 500] * 7) + "." * shift + " a-secret-word-of-30-characters " * 40
+        assert "a-secret" not in ConfigError(text).message

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pyarrow as pa
 import pytest
 
 from retl.connectors.sql.rejects import Refusals
+from retl.model.checkpoint import Reject
 from retl.model.plan import Load
 from retl.testing import table_spec
 
@@ -31,3 +33,25 @@ def _kept(value: object) -> object:
     assert json.loads(reject.key) == {"id": content["id"]}
     assert content["n"] == content["id"]
     return content["n"]
+
+
+def test_a_long_value_is_kept_with_its_beginning_and_long_keys_are_told_apart() -> None:
+    schema = pa.schema([("id", pa.string()), ("n", pa.string()), ("b", pa.binary())])
+    refusals = Refusals(Load("p", table_spec("t", key="id"), schema, ("id",), "scan"))
+    for end in "xy":
+        refusals.add(
+            {"id": "k" * 20_000_000 + end, "n": "v" * 20_000_000, "b": b"\xff" * 20_000_000}, "why " * 1_000_000
+        )
+    first, second = refusals.rows
+    assert json.loads(first.content)["n"] == "v" * 4_000 + "… (20,000,000 in all)"
+    assert first.key != second.key and first.key[:1_000] == second.key[:1_000]
+    assert max(map(len, (first.key, first.reason, first.content))) < 70_000
+    assert msgspec.json.decode(msgspec.json.encode(first), type=Reject) == first
+
+
+def test_a_reject_holds_nothing_that_steers_a_terminal_or_cannot_be_stored() -> None:
+    reject = Reject(table="t", key="1", reason="bad \x1b[2J \ud83d", content="x" * 10_000_000, column="\x1b]0;")
+    assert reject.reason == "bad \\x1b[2J \\ud83d" and reject.column == "\\x1b]0;"
+    assert len(reject.content) < 70_000
+    assert json.loads(reject.content).endswith("x… (10,000,000 characters)")
+    assert msgspec.json.decode(msgspec.json.encode(reject), type=Reject) == reject

@@ -314,6 +314,19 @@ async def test_rejects_are_cleared_by_table_or_all(store: StateStore) -> None:
     assert await store.count_rejects("q") == {"t": 1}
 
 
+async def test_old_rejects_are_removed_and_too_many_of_a_table(store: StateStore) -> None:
+    await store.add_rejects("p", [reject(str(number), number) for number in range(6)])
+    await store.add_rejects("p", [reject("9", 1, table="u"), reject("8", 3, table="u")])
+    await store.add_rejects("q", [reject("1", 0)])
+    await store.prune_rejects("p", "0002", 3)
+    assert [one.key for one in await store.rejects("p", "t")] == ["5", "4", "3"]
+    assert [one.key for one in await store.rejects("p", "u")] == ["8"]
+    assert await store.count_rejects("q") == {"t": 1}
+    await store.prune_rejects("nothing", "9999", 0)
+    await store.prune_rejects("p", "9999", 3)
+    assert await store.rejects("p") == []
+
+
 # History --------------------------------------------------------------------
 
 

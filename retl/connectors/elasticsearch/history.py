@@ -23,8 +23,6 @@ _MOST_FOUND = 10_000
 """Hits that the server gives at once."""
 _MOST_BYTES = 512 * 1024
 """Of one request, unless one reject takes more: each character of it may become several bytes."""
-_MOST_SHOWN = 48 * 1024
-"""Characters of a reject's key, content and reason that are kept."""
 _READ_AT_ONCE = 100
 _KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at", "target")
 _INDEX = {
@@ -84,7 +82,7 @@ class History(StateStore):
                     "pipeline": pipeline,
                     "table": reject.table,
                     "at": reject.at,
-                    "body": text(_shortened(reject)),
+                    "body": text(reject),
                 },
             ]
             for reject in rejects
@@ -119,6 +117,15 @@ class History(StateStore):
 
     async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
         return await self._delete(_query("reject", pipeline, table))
+
+    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
+        query = _query("reject", pipeline, None)
+        await self._delete({"bool": {"filter": [query, {"range": {"at": {"lt": before}}}]}})
+        for table, count in (await self.count_rejects(pipeline)).items():
+            if count > most:
+                oldest = await self._search("reject", pipeline, table, 1, [{"at": "desc"}], skip=most)
+                about = [_query("reject", pipeline, table), {"range": {"at": {"lte": oldest[0]["at"]}}}]
+                await self._delete({"bool": {"filter": about}})
 
     async def add_report(self, report: ScanReport) -> None:
         document = {
@@ -223,22 +230,6 @@ def _requests(parts: Sequence[bytes]) -> Iterator[bytes]:
         held.append(part)
     if held:
         yield b"".join(held)
-
-
-def _shortened(reject: Reject) -> Reject:
-    """A reject that people can read. A whole document may be larger than the server takes."""
-    return msgspec.structs.replace(
-        reject, key=_cut_json(reject.key), content=_cut_json(reject.content), reason=_cut(reject.reason)
-    )
-
-
-def _cut(words: str) -> str:
-    return words if len(words) <= _MOST_SHOWN else f"{words[:_MOST_SHOWN]} ... ({len(words):,} characters)"
-
-
-def _cut_json(value: str) -> str:
-    """JSON text; what is too long becomes its own beginning, as a string."""
-    return value if len(value) <= _MOST_SHOWN else text(_cut(value))
 
 
 def _query(kind: str, pipeline: str | None, table: str | None, target: str | None = None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -17,6 +18,7 @@ from retl.model.errors import RowsRejected
 from retl.model.plan import Load
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,19}")
+_LONGEST_VALUE = 4_000
 MOST_SHOWN = 100
 """How many refused rows are looked for beyond what is allowed, so that people see more than the first."""
 
@@ -36,11 +38,11 @@ class Refusals:
         # A source may send numbers as text; the same row has the same identity whoever sends it.
         row = {name: _number(value) if name in self._whole else value for name, value in row.items()}
         key = {name: row[name] for name in self._load.key if name in row}
-        content = json_text(row)
+        content = json_text({name: _short(value) for name, value in row.items()})
         self.rows.append(
             Reject(
                 table=self._load.table.name,
-                key=json_text(key) if key else content,
+                key=json_text(key or row),
                 reason=reason.replace(*self._called) if self._called[0] else reason,
                 content=content,
                 column=column,
@@ -77,6 +79,14 @@ class Refusals:
         )
         error.rejects = list(self.rows)
         raise error
+
+
+def _short(value: Any) -> Any:
+    """A long value's beginning: a reject is kept for people, and must fit into one request."""
+    if isinstance(value, str | bytes) and len(value) > _LONGEST_VALUE:
+        start = json_text(value[:_LONGEST_VALUE])
+        return f"{msgspec.json.decode(start)}… ({len(value):,} in all)"
+    return value
 
 
 def _number(value: Any) -> Any:

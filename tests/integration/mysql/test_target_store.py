@@ -26,6 +26,7 @@ from tests.unit.test_state import (  # noqa: F401  # collected here too, with th
     test_an_owner_that_beats_cannot_be_taken_over_by_what_was_seen_before,
     test_an_owner_that_does_not_beat_is_taken_over_and_fenced_off,
     test_forgetting_takes_one_table_or_all_of_one_pipeline,
+    test_old_rejects_are_removed_and_too_many_of_a_table,
     test_rejects_are_cleared_by_table_or_all,
 )
 
