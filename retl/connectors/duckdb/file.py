@@ -203,12 +203,12 @@ class DuckDBFile:
     def _set_up(self, connection: duckdb.DuckDBPyConnection) -> None:
         from retl.connectors.duckdb import settings
 
-        if settings.counts_connections():
-            self._shared = settings.is_shared(connection)
         try:
+            settings.set_session(connection, self._options)
+            if settings.counts_connections():
+                self._shared = settings.is_shared(connection)
             if not self._shared:
                 settings.set_instance(connection, self._options, lock=self._read_only)
-            settings.set_session(connection, self._options)
         except (_driver().ProgrammingError, _driver().SyntaxException) as error:
             raise ConfigError(
                 f"DuckDB refuses its settings ({first_line(error)}).",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from retl.connectors.duckdb import DuckDB
 
 _SESSION: tuple[tuple[str, str, str], ...] = (
+    ("max_execution_time", "0", "a long read is not cut off; first, so that it holds for what follows"),
     ("TimeZone", "'UTC'", "a time without a zone is never moved by the host's"),
     ("Calendar", "'gregorian'", "dates are written in this one"),
     ("default_collation", "''", "text equals only itself: keys and changes are compared by bytes"),
@@ -32,7 +33,6 @@ _SESSION: tuple[tuple[str, str, str], ...] = (
     ("preserve_identifier_case", "true", "a column keeps its name"),
     ("preserve_insertion_order", "true", "of rows that clash the first is kept"),
     ("binary_as_string", "false", "bytes of a Parquet file are no text"),
-    ("max_execution_time", "0", "a long read is not cut off"),
     ("errors_as_json", "false", "messages are for people"),
     ("python_enable_replacements", "false", "a table's name never reads a variable of the host's"),
     ("python_scan_all_frames", "false", "the same"),

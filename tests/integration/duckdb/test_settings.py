@@ -18,7 +18,7 @@ ODD = {
     "TimeZone": "'Asia/Tokyo'", "default_null_order": "'nulls_first'", "default_order": "'desc'", "default_collation": "'nocase'",
     "integer_division": "true", "ieee_floating_point_ops": "false", "old_implicit_casting": "true",
     "preserve_insertion_order": "false", "preserve_identifier_case": "false", "binary_as_string": "true",
-    "scalar_subquery_error_on_multiple_rows": "false", "errors_as_json": "true", "max_execution_time": "1",
+    "scalar_subquery_error_on_multiple_rows": "false", "errors_as_json": "true", "max_execution_time": "20",
     "arrow_large_buffer_size": "true", "produce_arrow_string_view": "true", "arrow_output_list_view": "true",
     "arrow_lossless_conversion": "true", "disable_timestamptz_casts": "true", "memory_limit": "'800MB'", "threads": "3",
 }  # fmt: skip
