@@ -25,6 +25,7 @@ from retl.model.plan import Load
 _EVERYTHING = {"expand_wildcards": "all"}
 _GRACE_SECONDS = 10.0
 CREATE_STREAM = "create the data stream yourself (PUT /_data_stream/NAME), name another index with to"
+_LOADED = re.compile(r"retl-(.+)-\d+-\d{28}")
 # What the server says of a field whose name it does not take beside the others.
 _OF_NAMES = (
     "defined more than once",
@@ -103,9 +104,14 @@ async def location(client: Client, name: str) -> str | None:
     if any(sign in name for sign in "*,"):
         return None
     known = await look(client, name)
-    if known is not None and (known.kind == "data_stream" or len(known.indices) > 1):
+    if known is None:
+        return f"elasticsearch:{client.product.cluster}/{name}"
+    if known.kind == "data_stream" or len(known.indices) > 1:
         return None
-    return f"elasticsearch:{client.product.cluster}/{known.written if known is not None else name}"
+    # Each swap makes another index of the same table.
+    shadow = _LOADED.fullmatch(known.written)
+    own = shadow[1] if shadow and shadow[1] in known.definition.aliases else known.written
+    return f"elasticsearch:{client.product.cluster}/{own}"
 
 
 async def is_empty(client: Client, names: Sequence[str]) -> bool:

@@ -31,8 +31,9 @@ def run(scene: Scene) -> Run:
 
     async def once(**words: Any) -> retl.ScanReport:
         name = words.pop("name", f"{scene.prefix}-in")
+        pipeline = words.pop("pipeline", "p")
         table = retl.Table(name, **{"to": f"{scene.prefix}-t", "cursor": "at", **words})
-        job = retl.Pipeline("p", source=Elasticsearch(scene.server.url), target=scene.options(), tables=[table])
+        job = retl.Pipeline(pipeline, source=Elasticsearch(scene.server.url), target=scene.options(), tables=[table])
         try:
             return (await job.run_once()).scans[0]
         finally:
@@ -114,6 +115,26 @@ async def test_a_swap_of_ours_is_no_loss(scene: Scene, run: Run) -> None:
     assert (await run()).rows == 7
     assert (await run()).status == "done"
     assert scene.server.documents(f"{scene.prefix}-t") == scene.server.documents(f"{scene.prefix}-in")
+
+
+async def test_a_table_that_is_swapped_stays_one_place_and_has_one_owner(scene: Scene, run: Run) -> None:
+    name = f"{scene.prefix}-t"
+    source, target = Elasticsearch(scene.server.url).source(), scene.options().target()
+    places = set()
+    try:
+        for _ in range(2):
+            places.add(await target.location(name))
+            await run(pre_action="swap", cursor=False)
+            (behind,) = scene.ask("GET", f"/_alias/{name}")
+            places |= {await target.location(name), await source.location(name), await source.location(behind)}
+    finally:
+        await source.aclose()
+        await target.aclose()
+    assert len(places) == 1
+    for to in (name, behind):
+        with pytest.raises(retl.ConfigError, match="pipeline 'p'"):
+            await run(pipeline="q", pre_action="swap", cursor=False, to=to)
+    assert list(scene.ask("GET", f"/_alias/{name}")) == [behind]
 
 
 async def test_a_closed_index_is_named_beforehand(scene: Scene, run: Run) -> None:
