@@ -115,7 +115,27 @@ class Tables:
                     raise located from error
                 errors.append(located)
         own = await self._own(specs, source, target) if offered is not None else ()
-        return self._with_one_writer([spec for spec in specs if spec.name not in own], offered or (), errors)
+        specs = await self._without_aliases([spec for spec in specs if spec.name not in own], target, errors)
+        return self._with_one_writer(specs, offered or (), errors)
+
+    async def _without_aliases(
+        self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None
+    ) -> list[TableSpec]:
+        """Of tables that are written to one table by two spellings of its name, only the first."""
+        first: dict[str, TableSpec] = {}
+        kept = []
+        for spec in specs:
+            other = first.setdefault(plain_name(spec.to).casefold(), spec)
+            place = await target.location(spec.to) if other.to != spec.to else None
+            if place is None or place != await target.location(other.to):
+                kept.append(spec)
+                continue
+            error = _two_writers([other.name, spec.name], other.to, kept=other.name)
+            error.located(pipeline=self._pipeline, table=spec.name)
+            if errors is None:
+                raise error
+            errors.append(error)
+        return kept
 
     async def _own(self, specs: Sequence[TableSpec], source: Source, target: Target) -> set[str]:
         """What a pattern has found and a table of this pipeline is written to: both sides are one system."""

@@ -113,7 +113,7 @@ def holds_nan(value: Any) -> bool:
 def not_utf8(column: pa.Array) -> pa.Array | None:
     """Which values are text only by their type, since their bytes are no UTF-8; ``None`` where there is none."""
     kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         return None
     try:
         column.validate(full=True)
@@ -124,7 +124,7 @@ def not_utf8(column: pa.Array) -> pa.Array | None:
 
 def as_bytes(column: pa.Array) -> list[bytes | None]:
     """Text as its bytes, whatever they are."""
-    values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
+    values: list[bytes | None] = column.cast(pa.binary_view()).to_pylist()
     return values
 
 

@@ -58,6 +58,20 @@ def from_day(value: str) -> str | None:
     return (day - min(_OFFSETS, day - date.min)).isoformat()
 
 
+def no_time(cursor: str, table: str, value: str) -> SourceError:
+    """The error of a cursor that is declared as a time and holds something else."""
+    return SourceError(
+        f"the cursor {cursor!r} is declared as a time, but it holds {value!r}.",
+        remedy=f'if that counts time, let a query make a number of it: query = "SELECT *, CAST({cursor} AS INTEGER) AS changed FROM {table}" '
+        'with cursor = "changed" and the table\'s key; or correct the rows.',
+        system="sqlite",
+    )
+
+
+def is_time(value: str) -> bool:
+    return _TIME.fullmatch(value) is not None
+
+
 def mixed_forms(cursor: str, table: str, odd: object, reference: str) -> SourceError:
     """The error of a cursor whose text is out of order."""
     what, cast = "times", f"STRFTIME('%Y-%m-%d %H:%M:%f', {cursor})"

@@ -8,7 +8,7 @@ import sqlite3
 from retl.connectors.sql.tables import archive_name, is_archive, is_shadow, shadow_name
 from retl.connectors.sqlite.catalog import Table, find, table_names
 from retl.connectors.sqlite.dialect import DIALECT
-from retl.model.actions import PreAction
+from retl.model.actions import Action, PreAction
 from retl.model.errors import TargetError, UnsupportedError
 from retl.model.plan import Load
 
@@ -63,6 +63,16 @@ def belongings(connection: sqlite3.Connection, table: str) -> list[tuple[str, st
 
 def has_triggers(connection: sqlite3.Connection, table: str) -> bool:
     return any(kind == "trigger" for kind, _, _ in belongings(connection, table))
+
+
+def check_swap(connection: sqlite3.Connection, load: Load, table: str) -> None:
+    """A table with triggers is not replaced: what differs is written, so that they fire."""
+    forbidden = sorted({Action.INSERT, Action.UPDATE, Action.DELETE} & load.blacklist)
+    if forbidden and has_triggers(connection, table):
+        raise UnsupportedError(
+            f"{table!r} has triggers, which a swap fires by writing what differs, but the blacklist forbids {forbidden[0]}.",
+            remedy=f"take {forbidden[0]} off the blacklist, or drop the triggers.",
+        )
 
 
 def drop(connection: sqlite3.Connection, table: str) -> None:

@@ -20,7 +20,7 @@ from retl.connectors.sql.source import SqlSource
 from retl.connectors.sqlite.catalog import find, inspect, real_key, table_names
 from retl.connectors.sqlite.dialect import DIALECT, logical_field, own_name
 from retl.connectors.sqlite.file import SQLiteFile
-from retl.connectors.sqlite.order import A_TIME, from_day, mixed_forms, out_of_order
+from retl.connectors.sqlite.order import A_TIME, from_day, is_time, mixed_forms, no_time, out_of_order
 from retl.connectors.sqlite.values import to_batch
 from retl.model.cursor import CursorFamily
 from retl.model.schema import TableSchema, field
@@ -93,6 +93,8 @@ class SQLiteSource(SqlSource):
         self, chosen: Selection, cursor: pa.Field, family: CursorFamily, watermark: str | None, bounds: Bounds
     ) -> None:
         reference = bounds.high or watermark
+        if reference is not None and family in ("time", "date") and not is_time(reference):
+            raise no_time(cursor.name, chosen.table.name, reference)
         conditions = out_of_order(cursor, family, reference) if reference else None
         if reference is None or conditions is None:
             return

@@ -16,6 +16,7 @@ from retl.connectors.sqlite.catalog import Table, count, find, inspect, real_key
 from retl.connectors.sqlite.dialect import DIALECT, STRICT_TYPES, TARGET_DIALECT, TYPES
 from retl.connectors.sqlite.file import SQLiteFile, use_wal
 from retl.connectors.sqlite.writer import SQLiteWriter
+from retl.model.actions import PreAction
 from retl.model.checkpoint import Mark
 from retl.model.errors import ConfigError, RetlError, UnsupportedError
 from retl.model.plan import BatchSize, Load, TargetPlan
@@ -109,6 +110,8 @@ def _look(connection: sqlite3.Connection, load: Load) -> tuple[Table | None, Tab
             f"{columns:,} columns are more than the {limit:,} that this SQLite gives a table.",
             remedy="choose fewer with columns or exclude.",
         )
+    if table and load.table.pre_action is PreAction.SWAP:
+        schema.check_swap(connection, load, table.name)
     types = STRICT_TYPES if table and table.strict else TYPES
     existing = inspect(connection, load.table.to) if table else None
     return table, fit(load, existing, TARGET_DIALECT, types)

@@ -191,6 +191,19 @@ async def test_odd_tables_travel_between_two_files(shop: Database, app: Database
         assert app.run(f"SELECT * FROM {quoted} ORDER BY 1") == [("x", 1, "x1"), ("y", 2, "y2")]
 
 
+async def test_two_spellings_of_one_target_are_two_writers(shop: Database, app: Database) -> None:
+    shop.run(
+        "CREATE TABLE a (id INTEGER PRIMARY KEY)", "CREATE TABLE b (id INTEGER PRIMARY KEY)", "INSERT INTO a VALUES (1)"
+    )
+    tables = [retl.Table(name, to=to, pre_action=PreAction.SWAP) for name, to in (("a", "Users"), ("b", "users"))]
+    pipeline = job(shop, app, *tables)
+    assert [found.subject for found in await pipeline.check() if found.level == "error"] == ["b"]
+    with pytest.raises(ConfigError, match="'a' and 'b' would both be written to 'Users'; only 'a' is"):
+        await pipeline.run_once()
+    await pipeline.aclose()
+    assert app.rows("users") == [(1,)]
+
+
 # The order of a cursor ------------------------------------------------------
 
 DAY = "2024-05-01"
@@ -299,3 +312,16 @@ async def test_the_session_has_every_setting_that_a_guarantee_rests_on(shop: Dat
                 assert (name, *asked) == (name, value)
         assert await opened.run(lambda connection: connection.execute("SELECT 'a' LIKE 'A'").fetchone()) == (1,)
         await opened.close()
+
+
+@pytest.mark.parametrize("value", ["1714555800", "2460432.25", "'soon'"])
+async def test_a_cursor_that_is_declared_as_a_time_and_holds_none_is_named(
+    shop: Database, app: Database, value: str
+) -> None:
+    shop.run("CREATE TABLE t (id INTEGER PRIMARY KEY, at DATETIME)", f"INSERT INTO t VALUES (1, {value}), (2, NULL)")
+    with pytest.raises(SourceError, match="declared as a time, but it holds") as refused:
+        await job(shop, app, retl.Table("t", cursor="at")).run_once()
+    if value == "1714555800":
+        query = str(refused.value).split('query = "')[1].split('"')[0].replace("*", "id")
+        await job(shop, app, retl.Table("t2", query=query, key="id", cursor="changed")).run_once()
+        assert app.rows("t2") == [(1, 1714555800)]

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from retl.connectors.sql.text import not_utf8
 from retl.connectors.sqlite import writer
 from retl.model.actions import Action
 from retl.model.errors import RowsRejected
@@ -226,6 +227,15 @@ async def test_one_row_is_one_reject_whatever_is_wrong_with_it(scene: Scene) -> 
     assert "caf\\\\xe9" in done.rejects[2].content
     assert done.rows == 4
     assert scene.rows("people") == [(4, 1.0, 1.0, "é")]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_text_is_looked_at_whatever_arrow_calls_it(kind: pa.DataType) -> None:
+    assert not_utf8(pa.array(["é", None], kind)) is None
+    view = text_of(b"caf\xe9", b"x").cast(kind)
+    mask = not_utf8(view)
+    assert mask is not None
+    assert mask.to_pylist() == [True, False]
 
 
 async def test_a_nan_in_a_list_is_that_rows_reject(scene: Scene) -> None:

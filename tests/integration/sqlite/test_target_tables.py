@@ -9,7 +9,10 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors.sql.tables import shadow_name
+from retl.model.actions import Action
+from retl.model.checkpoint import Refresh
 from retl.model.errors import ConfigError, StateError, TargetError, UnsupportedError
+from retl.testing.target_base import FIRST, with_refresh
 from tests.integration.duckdb.scenes import commit, loading, people, scan, spec
 from tests.integration.sqlite.scenes import Scene, scene
 
@@ -222,6 +225,14 @@ async def test_a_swap_fires_the_triggers_of_what_it_changes(scene: Scene, key: b
     assert scene.tables() == ["log", "people"]
 
 
+async def test_a_swap_that_may_not_write_what_differs_is_refused(scene: Scene) -> None:
+    scene.run(*FTS)
+    async with scene.session() as session:
+        load = loading(session, spec(pre_action="swap"), blacklist=frozenset({Action.DELETE}))
+        with pytest.raises(UnsupportedError, match="the blacklist forbids DELETE"):
+            await session.target.preview(load)
+
+
 @pytest.mark.parametrize(
     "way", ["RAISE(ROLLBACK, 'never')", "RAISE(IGNORE)", "RAISE(ABORT, 'never')", "RAISE(FAIL, 'never')"]
 )
@@ -303,3 +314,23 @@ async def test_a_switch_neither_waits_for_a_reader_nor_disturbs_it(scene: Scene)
                     await session.finish(writer)
                     seen.append(reader.execute("SELECT name FROM people ORDER BY id").fetchall())
     assert seen == [[("old",)], [("old",)], [("old",)], [("new",), ("b",)]]
+
+
+async def test_a_scans_own_archive_is_the_newest_although_the_clock_went_back(scene: Scene) -> None:
+    table = spec("People", pre_action="rename_and_create", keep_archives=1)
+    async with scene.session() as session:
+        await scan(session, [people((1, "first"))], table)
+        for number, name in ((9, "second"), (1, "third")):
+            await scan(session, [people((number, name))], table, scan_id=f"2024050{number}T120000.000001-aaaaaa")
+    assert [scene.rows(name) for name in scene.tables()] == [[(1, "third")], [(9, "second")]]
+
+
+async def test_what_was_only_half_loaded_is_no_archive(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT)", "INSERT INTO people VALUES (8, 'half')")
+    async with scene.session() as session:
+        load = loading(session, spec(pre_action="rename_and_create"))
+        writer = await session.prepare(with_refresh(load, Refresh(FIRST, "rename_and_create", archives=False)))
+        await commit(session, writer, [NEW])
+        await session.finish(writer)
+    assert scene.tables() == ["people"]
+    assert scene.rows("people") == [(1, "new"), (2, "b")]
