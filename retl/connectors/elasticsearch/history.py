@@ -205,8 +205,9 @@ class History(StateStore):
             path, params = f"{self._path}/_bulk", {"refresh": "true"}
             answer = await client.call("POST", path, params=params, body=body, ndjson=True)
             if answer["errors"]:
-                first = next(about for item in answer["items"] for about in item.values() if "error" in about)
-                raise TargetBusy(f"the state index {self._index!r} does not take what is written: {first['error']}.")
+                reasons = (about["error"] for item in answer["items"] for about in item.values() if "error" in about)
+                reason = next(reasons, "it gives no reason")
+                raise TargetBusy(f"the state index {self._index!r} does not take what is written: {reason}.")
             items += answer["items"]
         return items
 
