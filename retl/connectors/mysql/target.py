@@ -15,9 +15,10 @@ from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.schema import DIALECT, Known, Place
 from retl.connectors.mysql.session import holding_fence
 from retl.connectors.mysql.settings import writing
+from retl.connectors.mysql.staged import StagedWriter
 from retl.connectors.mysql.store import MySQLStore, run_step
 from retl.connectors.mysql.types import MySQLTypes
-from retl.connectors.mysql.writer import DirectWriter, MySQLWriter, StagedWriter
+from retl.connectors.mysql.writer import DirectWriter, MySQLWriter
 from retl.connectors.sql.tables import TableChange, fit
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import Mark

@@ -13,7 +13,7 @@ import pytest
 
 from retl.connectors.base import TargetTable
 from retl.connectors.mysql.connection import MySQLConnection
-from retl.connectors.mysql.writer import StagedWriter
+from retl.connectors.mysql.staged import StagedWriter
 from retl.model.actions import Action
 from retl.model.checkpoint import Refresh
 from retl.model.errors import (
