@@ -19,6 +19,8 @@ import aiomysql.connection
 import pymysql.connections
 import pytest
 from aiomysql.connection import Connection, MySQLResult
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pymysql.constants import CLIENT, COMMAND, FIELD_TYPE
 
 from retl.connectors import MySQL
@@ -32,6 +34,12 @@ SALT = b"abcdefgh" + b"ijklmnopqrst"
 OK = b"\x00\x00\x00\x02\x00\x00\x00"
 END = b"\xfe\x00\x00\x02\x00"
 Script = Callable[["Talk"], Awaitable[None]]
+
+ROGUE_KEY = (
+    rsa.generate_private_key(65537, 2048)
+    .public_key()
+    .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+)
 
 NO_TLS = CLIENT.CAPABILITIES & ~CLIENT.SSL | CLIENT.PLUGIN_AUTH | CLIENT.LOCAL_FILES
 
@@ -300,6 +308,29 @@ async def test_no_way_to_log_in_that_gives_the_password_away(plugin: bytes, when
         assert plugin.decode() in str(refused.value) or "clear text" in str(refused.value)
         await asyncio.wait_for(talks[0].over.wait(), 5)
         assert PASSWORD.encode() not in talks[0].heard
+
+
+@pytest.mark.parametrize("plugin", [b"caching_sha2_password", b"sha256_password"])
+async def test_a_rogue_server_does_not_get_the_password_by_a_key_of_its_own(
+    plugin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TextWire, "local", False)
+    answers: list[bytes] = []
+
+    async def script(talk: Talk) -> None:
+        talk.greet(plugin)
+        await talk.receive()
+        if plugin == b"caching_sha2_password":
+            talk.send(b"\x01\x04")  # the whole password, please
+            answers.append(await talk.receive())
+        talk.send(b"\x01" + ROGUE_KEY)
+        answers.append(await talk.receive())
+
+    async with scripted(script) as (port, talks):
+        with pytest.raises(ConfigError, match="server_public_key"):
+            await MySQLConnection.open(login(port))
+        await asyncio.wait_for(talks[0].over.wait(), 5)
+    assert answers == []
 
 
 # Servers that stall, and what is no server --------------------------------------------------------------------------

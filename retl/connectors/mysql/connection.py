@@ -13,9 +13,11 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import anyio.to_thread
 import pyarrow as pa
 from pymysql.constants import CR, FIELD_TYPE
 from pymysql.err import InterfaceError, MySQLError
@@ -57,6 +59,11 @@ class Login:
     password: str = field(repr=False)
     database: str | None = None
     tls: ssl.SSLContext | None = None
+    """How the server is to be verified, where TLS is demanded."""
+    tls_where_offered: bool = True
+    """Whether a line is encrypted where the server can, though nobody has asked for it."""
+    public_key: str | None = None
+    """A file with the server's RSA key, under which a password may be sent without TLS."""
     connect_timeout: float = 10.0
     session: tuple[str, ...] = ()
     proof: str = ""
@@ -95,12 +102,15 @@ class MySQLConnection:
         self._wire = wire
         self.server = Server(str(wire.server_version))
         self.thread_id = int(wire.thread_id())
+        self.warnings = tuple(_exposed(login, wire))
+        """What people should know of the way to the server."""
         self.query_name = str(self.thread_id)
         """By what KILL QUERY finds a running statement of this connection."""
 
     @classmethod
     async def open(cls, login: Login) -> MySQLConnection:
         """Connect and make the session ready. Raises ``ConnectionFailed`` or ``ConfigError``."""
+        key = await anyio.to_thread.run_sync(_key_in, login.public_key) if login.public_key else None
         # The driver turns a password into bytes as Latin-1; a server expects UTF-8.
         wire = TextWire(
             host=login.host,
@@ -109,11 +119,12 @@ class MySQLConnection:
             password=login.password.encode().decode("latin-1"),
             db=login.database,
             charset="utf8mb4",
-            ssl=login.tls,
+            ssl=login.tls or (_UNVERIFIED if login.tls_where_offered else None),
             connect_timeout=login.connect_timeout,
             autocommit=None,
             program_name="retl",
             tls_required=login.tls is not None,
+            public_key=key,
         )
         try:
             with _mapped(login):
@@ -268,6 +279,37 @@ class MySQLConnection:
         """Close politely. Safe to call again."""
         with suppress(OSError):
             await self._wire.quit()
+
+
+def _key_in(path: str) -> bytes:
+    try:
+        key = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"the key in {path!r} cannot be read ({error.strerror}).",
+            remedy="name the PEM file of the server in server_public_key (public_key.pem in its data folder).",
+        ) from None
+    if b"-----BEGIN PUBLIC KEY-----" not in key:
+        raise ConfigError(f"{path!r} holds no public key.", remedy="name a PEM file: -----BEGIN PUBLIC KEY-----.")
+    return key
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+_UNVERIFIED = _unverified()
+
+
+def _exposed(login: Login, wire: TextWire) -> Iterator[str]:
+    """A warning where a password goes to another machine, and nobody has made sure which one that is."""
+    if not login.password or wire.local or (login.tls is not None and login.tls.verify_mode is not ssl.CERT_NONE):
+        return
+    how = "encrypted, but whoever answers is taken for the server" if wire.secure else "not encrypted"
+    yield f'the line to {login.place} is {how}: the password and all rows may be read on the way; use tls = "verify".'
 
 
 async def kill_query(login: Login, name: str) -> None:

@@ -6,7 +6,7 @@ import re
 import ssl
 from datetime import timedelta, timezone, tzinfo
 from typing import Annotated, ClassVar, Literal
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -18,7 +18,15 @@ from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.secret import Secret, reveal, without_password
 
-Tls = Literal["verify", "insecure"]
+Tls = Literal["verify", "insecure", "off"]
+_HARMLESS = {
+    "charset": ("utf8mb4", "utf8", "utf-8"),
+    "characterencoding": ("utf8mb4", "utf8", "utf-8"),
+    "useunicode": ("true", "1"),
+    "autocommit": ("true", "1"),
+    "parsetime": ("true", "1"),
+    "binary_prefix": ("true", "1"),
+}
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
 
@@ -56,7 +64,8 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     tls: Annotated[
         Tls | None,
         msgspec.Meta(
-            description="`verify` encrypts and checks the server's certificate, `insecure` encrypts only; unset: no TLS."
+            description="`verify` encrypts and checks the server's certificate, `insecure` encrypts only, `off` does not; "
+            "unset: encrypted where the server offers it, whoever that is."
         ),
     ] = None
     tls_ca: Annotated[
@@ -69,6 +78,13 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     tls_check_hostname: Annotated[
         bool, msgspec.Meta(description="Whether the certificate must carry the host's name.")
     ] = True
+    server_public_key: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="A PEM file with the server's RSA key, under which it may get the password without TLS.",
+            extra={"path": True},
+        ),
+    ] = None
     connect_timeout: Annotated[
         float | str, msgspec.Meta(description="How long connecting and logging in may take.")
     ] = 10
@@ -101,6 +117,8 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             password=given,
             database=self.database or unquote(url.path.lstrip("/")) or None,
             tls=self._tls_context(),
+            tls_where_offered=self.tls != "off",
+            public_key=self.server_public_key,
             connect_timeout=timeout,
             session=session,
             role=role,
@@ -115,16 +133,28 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         except ValueError:
             raise ConfigError(f"the url of {self.type_name} is no address.", remedy=self._how()) from None
         # An @ behind the first / is one that ends a login: a part of it would be taken for host and database.
-        if address and (url.scheme not in self.schemes or url.query or url.fragment or "@" in url.path):
+        if address and (url.scheme not in self.schemes or url.fragment or "@" in url.path):
             shown = without_password(address)
             raise ConfigError(f"the url {shown!r} is not one of {self.type_name}.", remedy=self._how())
+        self._check_words(url.query)
         return url
+
+    def _check_words(self, query: str) -> None:
+        """Behind the ? other libraries take words of their own: those that ask for what is done anyway are no mistake."""
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if value.lower() not in _HARMLESS.get(name.lower(), ()):
+                raise ConfigError(
+                    f"the url of {self.type_name} asks for {name!r}, which is not understood there.",
+                    remedy="leave out what stands behind the ?; TLS, time limits and the like are options of their own.",
+                )
 
     def _how(self) -> str:
         return f"write {self.schemes[0]}://user@host:{self.default_port}/database; signs such as @ and / in a name as %40 and %2F."
 
     def _tls_context(self) -> ssl.SSLContext | None:
-        if self.tls is None and self.tls_ca is None:
+        if self.tls == "off" and self.tls_ca is not None:
+            raise ConfigError('tls_ca and tls = "off" contradict each other.', remedy="leave one of them out.")
+        if self.tls == "off" or (self.tls is None and self.tls_ca is None):
             return None
         try:
             context = ssl.create_default_context(cafile=self.tls_ca)

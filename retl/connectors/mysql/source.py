@@ -13,6 +13,7 @@ from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected, held
 from retl.connectors.mysql.dialect import MySQLDialect, described_field, logical_field, wire_kind
 from retl.connectors.mysql.errors import SourceRefused
+from retl.connectors.mysql.location import location
 from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.settings import reading
@@ -160,7 +161,12 @@ class MySQLSource(WireSource):
         async with connected(self._login) as connection:
             await connection.query("SELECT 1")
             server = connection.server
-            return SystemInfo("MariaDB" if server.mariadb else "MySQL", ".".join(map(str, server.version)))
+            product = "MariaDB" if server.mariadb else "MySQL"
+            return SystemInfo(product, ".".join(map(str, server.version)), warnings=connection.warnings)
+
+    async def location(self, table: str) -> str | None:
+        async with self.questions.turn() as connection:
+            return await location(connection, *self._locate(table))
 
     async def list_tables(self) -> list[str]:
         mine = self._login.database

@@ -11,6 +11,7 @@ from retl.connectors.mysql.connection import Login, MySQLConnection, connected
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.job import Job
 from retl.connectors.mysql.load import Infile
+from retl.connectors.mysql.location import location
 from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.schema import DIALECT, Known, Place
 from retl.connectors.mysql.session import holding_fence
@@ -92,7 +93,13 @@ class MySQLTarget(Target):
     async def ping(self) -> SystemInfo:
         async with connected(self._login) as connection:
             ((version,),) = await connection.query("SELECT VERSION()")
-            return SystemInfo("MariaDB" if connection.server.mariadb else "MySQL", str(version))
+            product = "MariaDB" if connection.server.mariadb else "MySQL"
+            return SystemInfo(product, str(version), warnings=connection.warnings)
+
+    async def location(self, table: str) -> str | None:
+        place = schema.locate(table, self._login.database, lower=False)
+        async with self._questions.turn() as connection:
+            return await location(connection, place.database, place.name)
 
     def _locate(self, settings: _Settings, table: str) -> Place:
         return schema.locate(table, self._login.database, lower=settings.lower)

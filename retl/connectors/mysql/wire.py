@@ -8,6 +8,7 @@ for a version of aiomysql that changed one of these names.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -81,7 +82,10 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
     Errors are the driver's; what makes no sense is an ``InternalError`` with the number of a malformed packet.
     """
 
-    def __init__(self, *, tls_required: bool, **words: Any) -> None:
+    def __init__(self, *, tls_required: bool, public_key: bytes | None = None, **words: Any) -> None:
+        """``ssl`` is used where the server offers TLS, and ``tls_required`` gives up where it does not."""
+        self._known_key = public_key
+        self._told_key: bytes | None = None
         super().__init__(**words, client_flag=CLIENT.LOCAL_FILES, local_infile=False, conv=_NUMBERS, use_unicode=True)
         # One statement at a time: a name or a value that ends one cannot begin another.
         self.client_flag &= ~CLIENT.MULTI_STATEMENTS
@@ -101,26 +105,57 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
 
     async def _request_authentication(self) -> None:
         # The driver goes on without TLS where the server offers none: the password would be sent in the open.
-        if self._tls_required and not self.server_capabilities & CLIENT.SSL:
+        offered = bool(self.server_capabilities & CLIENT.SSL)
+        if self._tls_required and not offered:
             raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not offer TLS")
-        self._check_plugin(self._server_auth_plugin.encode("latin-1"), secure=self._tls_required)
+        if not offered:
+            self.client_flag &= ~CLIENT.SSL
+        self._check_plugin(self._server_auth_plugin.encode("latin-1"))
         await super()._request_authentication()
 
     async def _process_auth(self, plugin_name: bytes, auth_packet: Any) -> Any:
-        self._check_plugin(plugin_name, secure=self._secure)
+        self._check_plugin(plugin_name)
         return await super()._process_auth(plugin_name, auth_packet)
 
-    def _check_plugin(self, name: bytes, *, secure: bool) -> None:
+    def _check_plugin(self, name: bytes) -> None:
         """The server names the way to log in, at first and again: none that shows the password to the line."""
-        if name == b"mysql_clear_password" and not secure:
+        if name == b"mysql_clear_password" and not self._tls_required:
             raise OperationalError(
-                CR.CR_AUTH_PLUGIN_CANNOT_LOAD, "the server asks for the password in clear text, and there is no TLS"
+                CR.CR_AUTH_PLUGIN_CANNOT_LOAD,
+                "the server asks for the password in clear text, and no TLS was asked for (tls)",
             )
         if name and name not in _PLUGINS:
             raise OperationalError(
                 CR.CR_AUTH_PLUGIN_CANNOT_LOAD,
                 f"the server asks for a login by {name.decode('latin-1')}, which is not supported",
             )
+
+    @property
+    def server_public_key(self) -> bytes | None:
+        """The key under which the driver sends the password over a plain line, where it has to.
+
+        Whoever answers may name one of his own, and read the password: so it is one that the
+        user has named, or the line does not leave this machine.
+        """
+        if self._known_key is None and not self._secure and self._writer is not None and not self.local:
+            raise OperationalError(
+                CR.CR_AUTH_PLUGIN_CANNOT_LOAD,
+                "the server asks for the password itself, and the line is not encrypted: use TLS (tls), or name the "
+                "server's key in server_public_key",
+            )
+        return self._known_key or self._told_key
+
+    @server_public_key.setter
+    def server_public_key(self, told: bytes | None) -> None:
+        self._told_key = told
+
+    @property
+    def local(self) -> bool:
+        """Whether the other end is on this machine."""
+        try:
+            return ipaddress.ip_address(self._writer.get_extra_info("peername")[0]).is_loopback
+        except (TypeError, ValueError, LookupError):
+            return False
 
     @contextmanager
     def _understood(self) -> Iterator[None]:

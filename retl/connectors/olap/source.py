@@ -120,7 +120,7 @@ class OlapSource(WireSource):
     async def ping(self) -> SystemInfo:
         async with held(await self._cluster.open(olap_error)) as connection:
             comment = await self._check_product(connection)
-            return SystemInfo(self.product, await self._version(connection), comment)
+            return SystemInfo(self.product, await self._version(connection), comment, connection.warnings)
 
     @abstractmethod
     async def _version(self, connection: MySQLConnection) -> str:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from retl.connectors import MySQL
 from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.wire import TextWire
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
 from tests.servers import mariadb, mysql
 from tests.servers.database import Server
@@ -60,9 +63,70 @@ async def test_without_tls_at_first_and_again(server: Server, password: str) -> 
     """On MySQL the first login sends the password under the server's RSA key, the next ones take the fast path."""
     with user(server, password) as name:
         for _ in range(3):
-            assert await who(options(server, name, password)) == (name, False)
+            assert await who(options(server, name, password, tls="off")) == (name, False)
     with user(server, "") as name:
-        assert await who(options(server, name, "")) == (name, False)
+        assert await who(options(server, name, "", tls="off")) == (name, False)
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if servers were on other machines."""
+    monkeypatch.setattr(TextWire, "local", False)
+
+
+@pytest.mark.usefixtures("away")
+async def test_the_line_is_encrypted_where_the_server_offers_it(server: Server) -> None:
+    """And ``check`` says what that is worth."""
+    with user(server, "secret-word") as name:
+        offers = server.product != "MariaDB"
+        assert await who(options(server, name, "secret-word")) == (name, offers)
+        for opened in (
+            options(server, name, "secret-word").source(),
+            options(server, name, "secret-word").target(),
+        ):
+            (warning,) = (await opened.ping()).warnings
+            assert ("is encrypted, but" if offers else "not encrypted") in warning and "verify" in warning
+            await opened.aclose()
+
+
+@pytest.mark.usefixtures("away")
+@pytest.mark.parametrize("plugin", ["caching_sha2_password", "sha256_password"])
+async def test_no_password_under_a_key_that_whoever_answers_has_named(
+    mysql_server: Server, plugin: str, tmp_path: Path
+) -> None:
+    ((_, key),) = mysql_server.query("SHOW STATUS LIKE 'Caching_sha2_password_rsa_public_key'")
+    (tmp_path / "known.pem").write_text(key)
+    other = rsa.generate_private_key(65537, 2048).public_key()
+    pem = other.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "other.pem").write_bytes(pem)
+    with user(mysql_server, "secret-word", how=f"IDENTIFIED WITH {plugin} BY '{{}}'") as name:
+
+        def plain(**words: Any) -> MySQL:
+            return options(mysql_server, name, "secret-word", tls="off", **words)
+
+        asked = await refused(plain(), "secret-word")
+        assert isinstance(asked, ConfigError) and "server_public_key" in str(asked)
+        wrong = await refused(plain(server_public_key=str(tmp_path / "other.pem")), "secret-word")
+        assert isinstance(wrong, ConfigError)
+        assert await who(plain(server_public_key=str(tmp_path / "known.pem"))) == (name, False)
+        none = await refused(plain(server_public_key=str(tmp_path / "none.pem")), "secret-word")
+        assert isinstance(none, ConfigError) and "cannot be read" in str(none)
+
+
+def test_tls_that_is_off_is_not_verified_either() -> None:
+    with pytest.raises(ConfigError, match="contradict"):
+        MySQL("mysql://me@db/shop", tls="off", tls_ca="ca.pem").source()
+
+
+@pytest.mark.parametrize("words", ["charset=utf8mb4", "charset=UTF8&autocommit=true", ""])
+def test_words_of_other_libraries_that_change_nothing_are_taken(words: str) -> None:
+    assert MySQL(f"mysql://me@db:3306/shop?{words}").login("source", ()).database == "shop"
+
+
+@pytest.mark.parametrize("words", ["charset=latin1", "ssl=true", "x"])
+def test_words_that_are_not_understood_are_named(words: str) -> None:
+    with pytest.raises(ConfigError, match=f"asks for '{words.split('=')[0]}'"):
+        MySQL(f"mysql://me:s3cret@db:3306/shop?{words}").source()
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
@@ -76,7 +140,7 @@ async def test_a_password_by_sha256_and_by_native(mysql_server: Server, mariadb_
     with user(mariadb_server, PASSWORDS[1], how="IDENTIFIED VIA mysql_native_password USING PASSWORD('{}')") as name:
         assert await who(options(mariadb_server, name, PASSWORDS[1])) == (name, False)
     with user(mysql_server, PASSWORDS[1], how="IDENTIFIED WITH sha256_password BY '{}'") as name:
-        assert await who(options(mysql_server, name, PASSWORDS[1])) == (name, False)
+        assert await who(options(mysql_server, name, PASSWORDS[1], tls="off")) == (name, False)
         assert await who(options(mysql_server, name, PASSWORDS[1], tls="insecure")) == (name, True)
 
 
