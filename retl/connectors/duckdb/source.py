@@ -68,7 +68,7 @@ class DuckDBSource(SqlSource):
     async def describe(self, table: str) -> TableSchema | None:
         place = await self._file.run(find, table)
         if place is not None:
-            self._clauses[table] = full_name(*place)
+            self._clauses[table] = DIALECT.identifier(place[1]) if place[0] == "main" else full_name(*place)
             return await self._file.run(describe, table, *place)
         if not is_file(table):
             return None
