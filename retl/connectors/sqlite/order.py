@@ -29,12 +29,12 @@ def out_of_order(cursor: pa.Field, family: CursorFamily, reference: str) -> tupl
     """
     if family in ("time", "date", "text") and (found := _TIME.fullmatch(reference)):
         # An old date is older in whatever form it goes on.
-        no_date = f"c IS NOT NULL AND (TYPEOF(c) <> 'text' OR c NOT GLOB '{A_TIME}')"
-        return no_date, f"TYPEOF(c) <> 'text' OR NOT ({_same_form(reference, found)})"
+        no_date = f"c NOT GLOB '{A_TIME}'"
+        return no_date, f"NOT ({_same_form(reference, found)})"
     text = family == "text" or (family == "decimal" and affinity(native_type(cursor)) == "TEXT")
     if text and _NUMBER.fullmatch(reference):
-        other = f"TYPEOF(c) <> 'text' OR c NOT GLOB '{_form(reference)}'"
-        return f"c IS NOT NULL AND ({other})", other
+        other = f"c NOT GLOB '{_form(reference)}'"
+        return other, other
     return None
 
 

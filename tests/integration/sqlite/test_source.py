@@ -166,6 +166,19 @@ async def test_a_value_that_is_not_what_its_column_says_is_that_rows_reject(
     assert app.rows("t", "id") == [(0,), (3,)]
 
 
+async def test_a_row_is_one_reject_and_every_such_row_is_one(shop: Database, app: Database) -> None:
+    shop.run(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a INT, b INT, c)",
+        "INSERT INTO t VALUES (1, 'x', 1, 0.5), (2, 2, 'y', 0.5), (3, 'x', 'y', 0.5), (4, 4, 4, 4), (5, 5, 5, 9007199254740993)",
+    )
+    pipeline = job(shop, app, retl.Table("t", max_rejects=4))
+    (scan,) = (await pipeline.run_once()).scans
+    found = {json.loads(reject.content)["id"]: reject.column for reject in await pipeline.rejects()}
+    await pipeline.aclose()
+    assert (scan.rejects, found) == (4, {1: "a", 2: "b", 3: "a", 5: "c"})
+    assert app.rows("t") == [(4, 4, 4, 4.0)]
+
+
 async def test_epochs_become_times_by_an_expression_of_the_columns_own_name(shop: Database, tmp_path: Path) -> None:
     shop.run(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, seen DATETIME, day DATE)", "INSERT INTO t VALUES (1, 1714555800, 5)"

@@ -267,3 +267,12 @@ async def test_rows_that_were_staged_on_disk_are_staged_once(scene: Scene, monke
             await commit(session, load, [people((number, "a")), people((number, "x" * 70_000))])
         await session.finish(load)
     assert scene.run("SELECT id, LENGTH(name) FROM people ORDER BY 1, 2") == [(1, 1), (1, 70_000), (2, 1), (2, 70_000)]
+
+
+async def test_of_rows_with_one_key_the_newest_is_written_and_the_others_are_older(scene: Scene) -> None:
+    rows = [people((1, "1A", 1), (2, "2A", 1), (1, "1C", 3), (1, "1B", 2), schema=SEATS)]
+    async with scene.session() as session:
+        for known in (0, 2):
+            done = await scan(session, rows, spec(cursor="row"))
+            assert (done.rows, done.changed, done.unchanged, done.older) == (4, 2 - known, known, 2)
+    assert scene.rows("people") == [(1, "1C", 3), (2, "2A", 1)]
