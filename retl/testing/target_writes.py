@@ -18,6 +18,33 @@ WIDER = SCHEMA.append(pa.field("note", pa.string()))
 class TargetWrites(TargetBase):
     """Everything but when rows become visible."""
 
+    async def test_the_state_of_a_table_is_told_or_nothing_is(self) -> None:
+        """A checkpoint whose table was lost is never passed over: the engine asks before every scan."""
+        self.needs_tables()
+        async with self.session() as session:
+            missing = await session.target.inspect(TABLE)
+            if missing is None:
+                pytest.skip("this target cannot tell")
+            assert not missing.exists
+            await session.scan([])
+            made = await session.target.inspect(TABLE)
+            assert made is not None and (made.exists, made.empty) == (True, True)
+            await session.scan(rows_of([1, 2]))
+            filled = await session.target.inspect(TABLE)
+            assert filled is not None and (filled.exists, filled.empty) == (True, False)
+            assert filled.identity == made.identity
+
+    async def test_a_place_is_told_whether_there_is_a_table_or_not(self) -> None:
+        """What is one table has one place, and what is another has another."""
+        self.needs_tables()
+        async with self.session() as session:
+            before = await session.target.location(TABLE)
+            if before is None:
+                pytest.skip("this target cannot tell")
+            await session.scan(rows_of([1]))
+            assert await session.target.location(TABLE) == before
+            assert await session.target.location(TABLE + "_2") not in (before, None)
+
     async def test_ping_says_who_answers(self) -> None:
         target = self.target()
         info = await target.ping()
