@@ -22,6 +22,7 @@ from retl.model.checkpoint import Checkpoint, Fence, Reject
 from retl.model.cursor import age, family_of_text
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, RetlError
+from retl.model.naming import Naming
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineStatus, TableStatus
 from retl.model.table import LostTarget, NewColumns, NullCursor, Table, TableOptions
@@ -113,7 +114,8 @@ class Pipeline:
             self._target = target.target() if isinstance(target, Connector) else target
             _check_side(self._source, Source, "source", "IteratorSource")
             _check_side(self._target, Target, "target", "FunctionTarget")
-            self._tables = Tables(name, declared, defaults, actions, documents=self._target.documents)
+            naming = Naming(self._source.schemas, self._target.schemas)
+            self._tables = Tables(name, declared, defaults, actions, documents=self._target.documents, naming=naming)
             inside = self._target.state_store() if state is None else None
             self._store: StateStore = state or inside or _no_store(self._target)
         self._parts = Parts(

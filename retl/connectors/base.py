@@ -103,6 +103,8 @@ class Source(ABC):
 
     system: ClassVar[str]
     """The name that job files and messages use: ``"duckdb"``."""
+    schemas: ClassVar[bool] = True
+    """Whether a dot in a name divides schema and table, unless it is quoted."""
 
     @abstractmethod
     async def ping(self) -> SystemInfo:
@@ -209,6 +211,8 @@ class Target(ABC):
 
     system: ClassVar[str]
     batch_size: BatchSize = BatchSize()
+    schemas: ClassVar[bool] = True
+    """Whether a dot in a name divides schema and table, unless it is quoted."""
     documents: ClassVar[bool] = False
     """Whether a document may come whole, as its JSON, rather than as columns (``TableSpec.documents``)."""
 

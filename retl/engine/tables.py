@@ -9,16 +9,8 @@ from retl.connectors.base import Source, Target
 from retl.engine.log import as_retl_error
 from retl.model.actions import Action
 from retl.model.errors import ConfigError
-from retl.model.table import (
-    Table,
-    TableOptions,
-    TableSpec,
-    check_declaration,
-    check_options,
-    matching,
-    plain_name,
-    resolve,
-)
+from retl.model.naming import Naming, matching, plain_name
+from retl.model.table import Table, TableOptions, TableSpec, check_declaration, check_options, resolve
 from retl.model.typed import check_length, wrong_type
 
 
@@ -33,6 +25,7 @@ class Tables:
         blacklist: frozenset[Action],
         *,
         documents: bool = False,
+        naming: Naming = Naming(),  # noqa: B008  # frozen
     ) -> None:
         if not declared:
             raise ConfigError("the pipeline has no tables.", remedy="name at least one.")
@@ -41,6 +34,7 @@ class Tables:
         self.defaults = defaults
         self._blacklist = blacklist
         self._documents = documents
+        self._naming = naming
         self._resolved: dict[int, TableSpec] = {}
         self._writers: dict[str, str] = {}
         """Which table is written to a name of the target."""
@@ -59,7 +53,7 @@ class Tables:
                     )
                 seen.add(table.name)
                 # A table that inherits its cursor is checked again when its columns are known.
-                to = resolve(table, table.name, defaults, blacklist, inherited_cursor=None).to
+                to = resolve(table, table.name, defaults, blacklist, inherited_cursor=None, naming=naming).to
                 if to in self._writers:
                     raise _two_writers([self._writers[to], table.name], to)
                 self._writers[to] = table.name
@@ -184,7 +178,7 @@ class Tables:
             schema = await source.describe(name)
             if schema is not None and not schema.has(inherited):
                 inherited = None
-        spec = resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited)
+        spec = resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited, naming=self._naming)
         return replace(spec, documents=self._documents)
 
 

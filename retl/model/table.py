@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,6 +12,7 @@ import msgspec
 from retl.model.actions import Action, PreAction, Write, check_blacklist
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError
+from retl.model.naming import Naming, named_after
 from retl.model.typed import check_types
 
 NullCursor = Literal["warn", "include", "fail"]
@@ -21,8 +20,6 @@ LostTarget = Literal["fail", "reload"]
 NewColumns = Literal["add", "ignore", "fail"]
 
 DEFAULT_SLICE_ROWS = 50_000
-_MADE_BY_TARGETS = re.compile(r"_arc_[0-9]{20}$|^_retl_")
-"""Names of archives, by their time to the microsecond, and of shadows."""
 
 
 class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -191,6 +188,7 @@ def resolve(
     blacklist: frozenset[Action],
     *,
     inherited_cursor: str | None,
+    naming: Naming = Naming(),  # noqa: B008  # frozen
 ) -> TableSpec:
     """Apply a pipeline's defaults to one table and check that the words fit together.
 
@@ -198,14 +196,19 @@ def resolve(
     Raises ``ConfigError``.
     """
     try:
-        return _resolve(table, name, defaults, blacklist, inherited_cursor)
+        return _resolve(table, name, defaults, blacklist, inherited_cursor, naming)
     except ConfigError as error:
         error.located(table=name)
         raise
 
 
 def _resolve(
-    table: Table, name: str, defaults: TableOptions, blacklist: frozenset[Action], inherited_cursor: str | None
+    table: Table,
+    name: str,
+    defaults: TableOptions,
+    blacklist: frozenset[Action],
+    inherited_cursor: str | None,
+    naming: Naming,
 ) -> TableSpec:
     def setting(option: str, fallback: Any) -> Any:
         for owner in (table, defaults):
@@ -247,7 +250,7 @@ def _resolve(
     lookback = _lookback(setting("lookback", 0)) if cursor else timedelta()
     spec = TableSpec(
         name=name,
-        to=target_name(table, name),
+        to=target_name(table, name, naming),
         query=table.query,
         key=(table.key,) if isinstance(table.key, str) else tuple(table.key or ()),
         cursor=cursor,
@@ -340,35 +343,8 @@ def _check_words(spec: TableSpec) -> None:
             )
 
 
-def target_name(table: Table, name: str) -> str:
+def target_name(table: Table, name: str, naming: Naming = Naming()) -> str:  # noqa: B008  # frozen
     """The name in the target: ``to``, or the source's name without schema, folder and endings."""
-    if table.to is not None:
-        return table.to.replace("{name}", plain_name(name)) if table.match is not None else table.to
-    return plain_name(name)
-
-
-def plain_name(name: str) -> str:
-    """``dw.orders`` is ``orders``, ``exports/2024/sales-*.csv.gz`` is ``sales``; ``logs-2024.01`` has no schema."""
-    if "/" in name or re.search(r"\.(parquet|csv|tsv|json|jsonl|ndjson)(\.(gz|zst))?$", name):
-        stem = name.rsplit("/", 1)[-1].split(".", 1)[0]
-        return re.sub(r"\W+", "_", stem).strip("_") or "data"
-    last = name.rsplit(".", 1)[-1]
-    return name if not last or last[0].isdigit() else last
-
-
-def matching(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that a pattern stands for, in order; ``*``, ``?`` and ``[...]``, letter case counts.
-
-    What a target has made for itself, archives and shadows, is nobody's table.
-    """
-    return sorted(
-        name
-        for name in names
-        if (fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(plain_name(name), pattern))
-        and not made_by_a_target(plain_name(name))
-    )
-
-
-def made_by_a_target(name: str) -> bool:
-    """Whether it is the name of an archive or of a shadow."""
-    return _MADE_BY_TARGETS.search(name) is not None
+    if table.to is not None and table.match is None:
+        return table.to
+    return named_after(table.to or "{name}", name, naming)

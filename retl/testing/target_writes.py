@@ -28,10 +28,12 @@ class TargetWrites(TargetBase):
             assert not missing.exists
             await session.scan([])
             made = await session.target.inspect(TABLE)
-            assert made is not None and (made.exists, made.empty) == (True, True)
+            assert made is not None
+            assert (made.exists, made.empty) == (True, True)
             await session.scan(rows_of([1, 2]))
             filled = await session.target.inspect(TABLE)
-            assert filled is not None and (filled.exists, filled.empty) == (True, False)
+            assert filled is not None
+            assert (filled.exists, filled.empty) == (True, False)
             assert filled.identity == made.identity
 
     async def test_a_place_is_told_whether_there_is_a_table_or_not(self) -> None:

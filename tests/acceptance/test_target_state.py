@@ -273,3 +273,13 @@ async def test_a_table_of_that_name_elsewhere_is_found(app: Database, tmp_path: 
     )
     assert [plan.table.name for plan in await elsewhere.plan()] == ["a", "b", "copy_a"]
     assert [plan.table.name for plan in await job.plan()] == ["a", "b"]
+
+
+async def test_a_table_with_a_dot_in_its_name_is_carried_by_name_and_by_pattern(app: Database, tmp_path: Path) -> None:
+    other = Database(tmp_path / "other.db")
+    other.run('CREATE TABLE "a.b" (id INTEGER PRIMARY KEY)', 'INSERT INTO "a.b" VALUES (1), (2)')
+    for tables in ([retl.Table('"a.b"')], [retl.Table(match="a.*", to="copy_{name}")]):
+        job = retl.Pipeline(f"p{tables[0].match}", source=other.source(), target=app.target(), tables=tables)
+        await job.run_once()
+    assert app.tables() == ["a.b", "copy_a.b"]
+    assert app.rows("a.b") == app.rows("copy_a.b") == [(1,), (2,)]

@@ -9,15 +9,14 @@ import pytest
 
 from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import ConfigError
+from retl.model.naming import Naming, matching, plain_name
 from retl.model.table import (
     Table,
     TableOptions,
     TableSpec,
     check_declaration,
     is_pattern,
-    matching,
     parse_share,
-    plain_name,
     resolve,
     target_name,
 )
@@ -237,11 +236,41 @@ def test_what_is_no_share_is_refused(written: str | float) -> None:
         ("in/*.csv", "data"),
         ("logs-2024.01.15", "logs-2024.01.15"),
         ("odd.", "odd."),
+        ('"a.b"', "a.b"),
+        ("`a.b`", "a.b"),
+        ('dw."a.b"', "a.b"),
+        ('"d w".`it``s`', "it`s"),
+        ('"sel ect ""x"""', 'sel ect "x"'),
+        ('5" disk', '5" disk'),
     ],
 )
 def test_the_target_is_named_like_the_source_without_place_and_endings(name: str, plain: str) -> None:
     assert plain_name(name) == plain
     assert target_name(Table(name), name) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "written"),
+    [
+        ("dw.orders", None, "orders"),
+        ('"a.b"', None, '"a.b"'),
+        ('dw."a.b"', "copy_{name}", '"copy_a.b"'),
+        ("`a.b`", "shop.copy_{name}", 'shop."copy_a.b"'),
+        ('"a""b"', None, '"a""b"'),
+        ("`a.b`", '"x.{name}"', '"x.a.b"'),
+        ("logs-2024.01", None, '"logs-2024.01"'),
+        ("orders", "shop.{name}", "shop.orders"),
+    ],
+)
+def test_a_name_with_dots_stays_one_name_where_dots_divide(name: str, to: str | None, written: str) -> None:
+    table = Table(match="*", to=to) if to else Table(name)
+    assert target_name(table, name, Naming(target_schemas=True)) == written
+
+
+def test_the_name_of_an_index_has_no_schema() -> None:
+    naming = Naming(source_schemas=False)
+    assert target_name(Table("app.logs"), "app.logs", naming) == "app.logs"
+    assert target_name(Table(match="app.*", to="x-{name}"), "app.logs", naming) == "x-app.logs"
 
 
 def test_to_names_the_target_and_may_hold_the_name_of_a_match() -> None:
@@ -283,6 +312,7 @@ def test_a_pattern_stands_for_tables_with_and_without_their_schema() -> None:
     assert matching("ods_?", names) == ["dw.ods_a", "dw.ods_b", "ods_c"]
     assert matching("*.[!o]*", names) == ["dw.ads_a"]
     assert matching("nothing*", names) == []
+    assert matching("a.*", ['"a.b"', "a.c", 'dw."a.d"']) == ['"a.b"', "a.c", 'dw."a.d"']
 
 
 def test_a_pattern_finds_no_archive_and_no_shadow() -> None:

@@ -42,6 +42,7 @@ class ElasticsearchSource(Source):
     """
 
     system: ClassVar[str] = "elasticsearch"
+    schemas: ClassVar[bool] = False
 
     def __init__(self, options: Elasticsearch) -> None:
         self._options = options

@@ -46,6 +46,7 @@ class ElasticsearchTarget(Target):
     """Writes Elasticsearch or OpenSearch. See ``retl.connectors.Elasticsearch``."""
 
     system: ClassVar[str] = "elasticsearch"
+    schemas: ClassVar[bool] = False
     batch_size = BatchSize(rows=65_536, bytes=4 * 1024 * 1024)
     documents: ClassVar[bool] = True
 

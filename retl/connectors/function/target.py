@@ -77,6 +77,7 @@ class FunctionTarget(Target):
     """
 
     system: ClassVar[str] = "function"
+    schemas: ClassVar[bool] = False
 
     def __init__(
         self, write: Write, *, batch_rows: int = 1_000, rows: bool = False, retry_for: Duration = _RETRY_SECONDS

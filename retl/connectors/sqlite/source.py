@@ -23,8 +23,8 @@ from retl.connectors.sqlite.file import SQLiteFile
 from retl.connectors.sqlite.order import A_TIME, from_day, is_time, mixed_forms, no_time, out_of_order
 from retl.connectors.sqlite.values import to_batch
 from retl.model.cursor import CursorFamily
+from retl.model.naming import made_by_a_target
 from retl.model.schema import TableSchema, field
-from retl.model.table import made_by_a_target
 from retl.model.window import Bounds, lower_bound
 from retl.state.sql import STATE_TABLES
 from retl.threads import to_the_end
@@ -59,7 +59,8 @@ class SQLiteSource(SqlSource):
     async def list_tables(self) -> list[str]:
         names = await self._file.run(table_names)
         offered = [name for name in names if DIALECT.fold(name) not in STATE_TABLES and not made_by_a_target(name)]
-        return [name if own_name(name) == name else DIALECT.identifier(name) for name in offered]
+        # With a dot in it, too: elsewhere that divides schema and table.
+        return [DIALECT.identifier(name) if set(name) & set('."`') else name for name in offered]
 
     async def location(self, table: str) -> str | None:
         found = await self._file.run(find, own_name(table))
