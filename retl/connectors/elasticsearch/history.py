@@ -25,10 +25,20 @@ _MOST_BYTES = 512 * 1024
 """Of one request, unless one reject takes more: each character of it may become several bytes."""
 _READ_AT_ONCE = 100
 _KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at", "target")
+# What templates would say otherwise of such a name is said here: what is written is kept as it is.
 _INDEX = {
-    "settings": {"index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "hidden": True}},
+    "settings": {
+        "index": {
+            "number_of_shards": 1,
+            "auto_expand_replicas": "0-1",
+            "hidden": True,
+            "default_pipeline": "_none",
+            "final_pipeline": "_none",
+        }
+    },
     "mappings": {
         "dynamic": False,
+        "_source": {"enabled": True},
         "properties": {name: {"type": "keyword", "ignore_above": 8191} for name in _KEYWORDS},
     },
 }
@@ -66,7 +76,8 @@ class History(StateStore):
         path = f"{self._path}/_doc/{identity('claim', claim.pipeline, claim.table)}"
         async with self._line.use() as client:
             await self._create(client)
-            await client.request("PUT", path, params={"refresh": "true"}, body={"kind": "claim", **asdict(claim)})
+            body = {"kind": "claim", **asdict(claim)}
+            self._check_kept(await client.call("PUT", path, params={"refresh": "true"}, body=body))
 
     async def release_claims(self, pipeline: str, table: str | None = None) -> int:
         return await self._delete(_query("claim", pipeline, table))
@@ -138,7 +149,7 @@ class History(StateStore):
         path = f"{self._path}/_doc/{identity('report', report.pipeline, report.table, report.scan_id)}"
         async with self._line.use() as client:
             await self._create(client)
-            await client.request("PUT", path, params={"refresh": "true"}, body=document)
+            self._check_kept(await client.call("PUT", path, params={"refresh": "true"}, body=document))
         query = _query("report", report.pipeline, report.table)
         oldest = await self._search("report", report.pipeline, report.table, 1, _NEWEST, skip=_KEPT_REPORTS)
         if oldest:
@@ -208,8 +219,19 @@ class History(StateStore):
                 reasons = (about["error"] for item in answer["items"] for about in item.values() if "error" in about)
                 reason = next(reasons, "it gives no reason")
                 raise TargetBusy(f"the state index {self._index!r} does not take what is written: {reason}.")
+            for item in answer["items"]:
+                self._check_kept(*item.values())
             items += answer["items"]
         return items
+
+    def _check_kept(self, answer: dict[str, Any]) -> None:
+        """Raise ``StateError`` where a document was taken, and not kept: an ingest pipeline may drop it."""
+        if answer.get("result") not in ("created", "updated", "deleted", "not_found"):
+            raise StateError(
+                f"the state index {self._index!r} took what was written and did not keep it ({answer.get('result')}).",
+                remedy="take the ingest pipeline off it (index.default_pipeline, index.final_pipeline), or name another "
+                "index with state_index.",
+            )
 
     async def aclose(self) -> None:
         await self._line.close()

@@ -155,6 +155,7 @@ class ElasticsearchStore(History):
                 path = f"{self._path}/_doc/{identity('pipeline', pipeline)}"
                 answer = await client.request("PUT", path, params=params, body=body, allow=(409,))
                 if answer.status != 409:
+                    self._check_kept(answer.json())
                     return result(state)
         raise TargetBusy(
             f"the state of {pipeline!r} in {self._index!r} is changed by somebody else all the time.",

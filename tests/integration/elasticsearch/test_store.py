@@ -268,3 +268,34 @@ async def test_rejects_are_kept_where_the_server_takes_one_megabyte_at_once(
             await store.aclose()
     sizes = [len(asked.body) for asked in line.asked if "_bulk" in asked.path]
     assert len(sizes) > 3
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["a template", "settings"])
+async def test_no_ingest_pipeline_keeps_the_state_from_being_kept(
+    elasticsearch_server: SearchServer, index: str, before: bool
+) -> None:
+    ask, name = elasticsearch_server.run, index[1:]
+    await ask("PUT", f"/_ingest/pipeline/{name}", {"processors": [{"drop": {}}]})
+    template = {"settings": {"final_pipeline": name}, "mappings": {"_source": {"enabled": False}}}
+    if before:
+        await ask("PUT", f"/_index_template/{name}", {"index_patterns": [f".{name}*"], "template": template})
+    store = opened(elasticsearch_server, index)
+    try:
+        fence = await owned(store)
+        await store.save(Mark(fence, "t", Checkpoint(watermark="7")))
+        await store.add_rejects("p", [reject("1", 1)])
+        if before:
+            assert await store.load("p") == {"t": Checkpoint(watermark="7")}
+            assert len(await store.rejects("p")) == 1
+            return
+        await ask("PUT", f"/{index}/_settings", {"index": {"final_pipeline": name}})
+        for write in (
+            store.save(Mark(fence, "t", Checkpoint(watermark="8"))),
+            store.add_rejects("p", [reject("2", 2)]),
+            store.add_report(report(1)),
+        ):
+            with pytest.raises(StateError, match="did not keep it"):
+                await write
+        assert await store.load("p") == {"t": Checkpoint(watermark="7")}
+    finally:
+        await store.aclose()

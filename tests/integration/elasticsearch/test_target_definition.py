@@ -131,6 +131,23 @@ async def test_aliases_and_pipelines_of_a_template_that_came_later_are_not_given
     assert scene.server.documents(name) == NEW
 
 
+async def test_nothing_is_deleted_before_its_definition_was_tried(scene: Scene) -> None:
+    name = existing(scene)
+
+    async def hook(asked: Asked, forward: Forward) -> Answer:
+        if asked.method == "PUT" and asked.json.get("settings", {}).get("index", {}).get("number_of_shards"):
+            return 400, json.dumps({"error": {"type": "illegal_argument_exception", "reason": "not so"}}).encode()
+        return await forward()
+
+    async with between(scene.server) as line, scene.session(url=line.url) as session:
+        load = load_of(session, whole(name, pre_action="truncate"))
+        line.hook = hook
+        with pytest.raises(ConfigError, match=f"cannot have an index '{name}' as it would be created: not so"):
+            await session.prepare(load)
+        assert ("DELETE", f"/{name}") not in {(asked.method, asked.path) for asked in line.asked}
+    assert scene.server.documents(name) == OLD
+
+
 @pytest.mark.parametrize("refused", ["its own name", "every name"])
 async def test_what_cannot_be_created_again_after_all_is_not_lost(scene: Scene, refused: str) -> None:
     mappings = {"properties": {"n": {"type": "integer"}}}
