@@ -25,7 +25,7 @@ class Stage:
 
     table: str
     kept: str
-    """A second one, for the numbers of the rows that stay where keys repeat: no statement may open a temporary table twice."""
+    """A second one, for the numbers of some rows: no statement may open a temporary table twice."""
     columns: tuple[Column, ...]
 
     @property
@@ -40,10 +40,13 @@ class Stage:
             name += "_"
         return name
 
-    def create(self) -> str:
+    def create(self) -> list[str]:
         definitions = ", ".join(column.definition() for column in self.columns)
         columns = f"{self.row} {_NUMBER} AUTO_INCREMENT PRIMARY KEY, {definitions}"
-        return f"CREATE TEMPORARY TABLE {self.table} ({columns}) ENGINE=InnoDB ROW_FORMAT=DYNAMIC"
+        return [
+            f"CREATE TEMPORARY TABLE {self.table} ({columns}) ENGINE=InnoDB ROW_FORMAT=DYNAMIC",
+            f"CREATE TEMPORARY TABLE {self.kept} ({self.row} {_NUMBER} PRIMARY KEY) ENGINE=InnoDB",
+        ]
 
 
 class Merge:
@@ -87,10 +90,18 @@ class Merge:
     def _may_update(self) -> bool:
         return Action.UPDATE not in self._load.blacklist and bool(self._rest)
 
-    def drop_unchanged(self) -> str:
-        """Takes the rows off the stage that the target holds already, byte for byte: they are not written again."""
+    def drop_unchanged(self) -> list[str]:
+        """Takes the rows off the stage that the target holds already, byte for byte: they are not written again.
+
+        Their numbers are looked up first: a DELETE would lock the target's rows for that. The last statement tells how many.
+        """
         same = " AND ".join([self._same(), *(self._equal(name) for name in self._names)])
-        return f"DELETE s FROM {self._stage.table} AS s JOIN {self._target} AS t ON {same}"
+        table, kept, row = self._stage.table, self._stage.kept, self._stage.row
+        return [
+            f"TRUNCATE TABLE {kept}",
+            f"INSERT INTO {kept} SELECT s.{row} FROM {table} AS s JOIN {self._target} AS t ON {same}",
+            f"DELETE s FROM {table} AS s JOIN {kept} AS k ON k.{row} = s.{row}",
+        ]
 
     def other_spellings(self, most: int) -> str:
         """Finds rows whose key is one with a different key of the target."""
@@ -181,10 +192,9 @@ class Merge:
         """Leave one row for each key: one with the highest cursor."""
         table, kept, row = self._stage.table, self._stage.kept, self._stage.row
         return [
-            f"CREATE TEMPORARY TABLE {kept} ({row} {_NUMBER} PRIMARY KEY) ENGINE=InnoDB",
+            f"TRUNCATE TABLE {kept}",
             f"INSERT INTO {kept} SELECT MIN({row}) FROM {self._ranked('')} GROUP BY {self._keys}",
             f"DELETE s FROM {table} AS s LEFT JOIN {kept} AS k ON k.{row} = s.{row} WHERE k.{row} IS NULL",
-            f"DROP TEMPORARY TABLE {kept}",
         ]
 
     def _ranked(self, more: str) -> str:

@@ -42,11 +42,11 @@ class StagedWriter(MySQLWriter):
         self._merge_sql = Merge(job.load, job.known, self._stage, job.columns)
         self._keys = KeyWatch(job.load)
         self._dirty = False
-        self._unchanged = 0
 
     async def open(self) -> None:
         try:
-            await self._main.execute(self._stage.create())
+            for statement in self._stage.create():
+                await self._main.execute(statement)
         except ConfigError as error:
             database = self._job.known.place.database
             error.remedy = f"GRANT CREATE TEMPORARY TABLES ON `{database}`.* to the user: slices are staged in one."
@@ -83,15 +83,17 @@ class StagedWriter(MySQLWriter):
         self._refusals.check(rejects_left)
         if self._rows:
             await self._settle_repeats()
+        # Rows of a scope go before they come: none of them is left alone.
+        unchanged = await self._compare(rejects_left) if part.scope is None else None
         found, staged = len(self._refusals.rows), self._rows
 
         async def attempt() -> int:
             del self._refusals.rows[found:]
-            self._rows, self._unchanged = staged, 0
+            self._rows = staged
             return await self._transaction(mark, part, rejects_left)
 
         changed = await self._again_while_busy(attempt)
-        done = Commit(self._rows, changed, self._refusals.rows, unchanged=self._unchanged)
+        done = Commit(self._rows, changed, self._refusals.rows, unchanged=unchanged)
         self._forget()
         return done
 
@@ -126,8 +128,6 @@ class StagedWriter(MySQLWriter):
 
     async def _merge(self, rejects_left: int) -> int:
         """All staged rows at once; where the table refuses one, find out which."""
-        if self._load.table.write is Write.UPSERT:
-            await self._compare(rejects_left)
         changed, reason = await self._attempt("TRUE")
         if reason is None:
             return changed
@@ -138,14 +138,19 @@ class StagedWriter(MySQLWriter):
         await self._note_refused(refused)
         return changed
 
-    async def _compare(self, rejects_left: int) -> None:
+    async def _compare(self, rejects_left: int) -> int | None:
         """Set aside what is in the target already, and keys that it would take for the key of another row."""
+        if self._load.table.write is not Write.UPSERT:
+            return None
+        if not self._rows:
+            return 0
         sql = self._merge_sql
-        self._unchanged = (await self._main.execute(sql.drop_unchanged())).affected
+        done = [await self._main.execute(statement) for statement in sql.drop_unchanged()]
         if not self._job.loose_key or respells(self._load, self._job.known):
-            return
+            return done[-1].affected
         found = await self._main.query(sql.other_spellings(rejects_left + MOST_SHOWN))
         await self._note_refused({int(number): _same_as(self._shown(key)) for number, *key in found})
+        return done[-1].affected
 
     async def _exchange(self, parking: Sequence[str], rejects_left: int) -> int:
         """Rows that pass on a unique value to one another: all give theirs up first. A row that is refused all the same
