@@ -27,6 +27,20 @@ from retl.model.schema import native_type
 
 _STAGE = "retl_staged"
 _ROW_ERRORS = (sqlite3.IntegrityError, sqlite3.DataError)
+_OF_A_ROW = frozenset(
+    {
+        sqlite3.SQLITE_CONSTRAINT_CHECK,
+        sqlite3.SQLITE_CONSTRAINT_NOTNULL,
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+        sqlite3.SQLITE_CONSTRAINT_ROWID,
+        sqlite3.SQLITE_CONSTRAINT_TRIGGER,
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+        sqlite3.SQLITE_CONSTRAINT | 12 << 8,  # DATATYPE: a value that a STRICT table does not take
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
+"""What a row's values can cause. Whatever else SQLite refuses, the statement or the file is to blame."""
 _PARKED = {
     "TEXT": "'retl ' || HEX(RANDOMBLOB(16))",
     "BLOB": "RANDOMBLOB(16)",
@@ -137,6 +151,8 @@ class Merger:
                     system="sqlite",
                 ) from error
             keep = False
+            if isinstance(error, _ROW_ERRORS) and error.sqlite_errorcode not in _OF_A_ROW:
+                raise TargetError(f"{error}.", system="sqlite") from error
             raise
         finally:
             if self._connection.in_transaction:

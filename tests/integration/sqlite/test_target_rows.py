@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from retl.connectors.sql.text import not_utf8
 from retl.connectors.sqlite import writer
 from retl.model.actions import Action
-from retl.model.errors import RowsRejected
+from retl.model.errors import RowsRejected, TargetError
 from tests.integration.duckdb.scenes import commit, loading, people, scan, spec
 from tests.integration.sqlite.scenes import Scene, scene
 
@@ -276,3 +277,35 @@ async def test_of_rows_with_one_key_the_newest_is_written_and_the_others_are_old
             done = await scan(session, rows, spec(cursor="row"))
             assert (done.rows, done.changed, done.unchanged, done.older) == (4, 2 - known, known, 2)
     assert scene.rows("people") == [(1, "1C", 3), (2, "2A", 1)]
+
+
+@pytest.mark.parametrize(
+    ("definition", "kind", "good", "odd", "refused"),
+    [
+        ("(id INTEGER PRIMARY KEY, name TEXT CHECK (name <> 'odd'))", pa.string(), "fine", "odd", "CHECK"),
+        ("(id INTEGER PRIMARY KEY, name INTEGER) STRICT", pa.date32(), None, date(2024, 5, 1), "cannot store TEXT"),
+        ("(id INTEGER PRIMARY KEY, name TEXT NOT NULL)", pa.string(), "fine", None, "NOT NULL"),
+    ],
+)
+async def test_what_a_table_refuses_is_a_reject_of_that_row(
+    scene: Scene, definition: str, kind: pa.DataType, good: Any, odd: Any, refused: str
+) -> None:
+    scene.run(f"CREATE TABLE people {definition}")
+    schema = pa.schema([pa.field("id", pa.int64()), pa.field("name", kind)])
+    async with scene.session() as session:
+        done = await scan(session, [people((1, good), (2, odd), (3, good), schema=schema)], rejects_left=1)
+    assert [(reject.key, refused in reject.reason) for reject in done.rejects] == [('{"id":2}', True)]
+    assert scene.rows("people", "id") == [(1,), (3,)]
+
+
+async def test_what_is_not_of_a_row_ends_the_scan(scene: Scene) -> None:
+    """A full-text table that a trigger keeps up refuses in the name of its own."""
+    scene.run(
+        "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT)",
+        "CREATE VIRTUAL TABLE places USING rtree(id, low, high)",
+        "CREATE TRIGGER t AFTER INSERT ON people BEGIN INSERT INTO places VALUES (new.id, 2, 1); END",
+    )
+    async with scene.session() as session:
+        with pytest.raises(TargetError, match="rtree constraint failed"):
+            await scan(session, [people((1, "a"), (2, "b"))], rejects_left=9)
+    assert scene.rows("people") == []
