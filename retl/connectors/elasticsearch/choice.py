@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from retl.connectors.elasticsearch import mapping
 from retl.connectors.elasticsearch.catalog import Found, covers
+from retl.connectors.elasticsearch.convert import Leaf
 from retl.connectors.elasticsearch.cursor import CursorField
 from retl.connectors.elasticsearch.documents import ID, KEY, document_schema
 from retl.connectors.elasticsearch.pages import Shape
 from retl.connectors.elasticsearch.products import Product
-from retl.connectors.elasticsearch.shapes import Columns, Documents, Leaf
+from retl.connectors.elasticsearch.shapes import Columns, Documents
 from retl.connectors.elasticsearch.where import Fields, filters_of
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.schema import TableSchema, field, missing

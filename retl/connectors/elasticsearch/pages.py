@@ -45,6 +45,8 @@ class Hit(msgspec.Struct, gc=False):
     fields: msgspec.Raw = _NOTHING
     ignored: list[str] | None = msgspec.field(name="_ignored", default=None)
     ignored_values: dict[str, list[msgspec.Raw]] | None = msgspec.field(name="ignored_field_values", default=None)
+    mended: bool = msgspec.field(name="retl mended", default=False)
+    """Whether halves of signs were replaced somewhere in the answer."""
     torn: msgspec.Raw = msgspec.field(name="retl torn", default=_NOTHING)
     """The document as it came, where it has halves of signs (lone surrogates); in all else they are replaced."""
 
@@ -139,6 +141,7 @@ def _decoded(body: bytes) -> _Answer:
             raise
     found = _DECODER.decode(whole)
     for hit in found.hits.hits:
+        hit.mended = True
         if _REPLACED in hit.id or _REPLACED in (hit.routing or ""):
             raise SourceError(
                 f"the _id {hit.id!r} of a document, or its routing, has half of a sign in it, and can be said to nobody.",

@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from retl.connectors.base import RowReject, with_rejects
+from retl.connectors.base import with_rejects
 from retl.connectors.elasticsearch import mapping
+from retl.connectors.elasticsearch.convert import Leaf, Rejects, cursor_array, listed_as, shown, text_of, typed
 from retl.connectors.elasticsearch.documents import ID
 from retl.connectors.elasticsearch.pages import TORN, Hit, binary, decode_all
-from retl.connectors.sql.text import unprintable_times
 from retl.model.errors import SourceError
 from retl.model.schema import is_json
 
 TIME_FORMAT = "strict_date_optional_time_nanos"
 _VECTORS = {"exclude_vectors": False}
-_MOST_SHOWN = 100
 _HALF = "holds half of a sign (a lone surrogate), which no text of a column can hold"
-_MISFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError)
-
-
-class Rejects:
-    """The documents of a page that have a value which no column can hold, by their number; the first reason counts."""
-
-    def __init__(self, hits: Sequence[Hit]) -> None:
-        self._hits = hits
-        self.rows: dict[int, RowReject] = {}
-
-    def add(self, number: int, path: str, what: str) -> None:
-        hit = self._hits[number]
-        parts = {"_source": _text(hit.source), "fields": _text(hit.fields)}
-        content = "".join(f',"{name}":{text}' for name, text in parts.items() if text)
-        reason = f"the field {path!r} of the document {hit.id!r} {what}"
-        self.rows.setdefault(number, RowReject(reason, f'{{"_id":{json.dumps(hit.id)}{content}}}', path))
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A field of the mapping that becomes a column."""
-
-    path: str
-    spec: Mapping[str, Any]
-    column: pa.Field
-    array: bool = False
-
-    @property
-    def listed(self) -> bool:
-        """Whether the server lists its values; otherwise it is JSON as it stands in the document."""
-        # A list would lack the texts that were too long for the index.
-        return mapping.is_value(self.spec) and not (self.array and "ignore_above" in self.spec)
 
 
 class Documents:
@@ -97,16 +61,6 @@ class Documents:
         return with_rejects(pa.RecordBatch.from_arrays(columns, schema=self.schema), rejects.rows)
 
 
-def cursor_array(firsts: Sequence[Any], kind: pa.DataType, leaf: Leaf, rejects: Rejects) -> pa.Array:
-    """Sort values as a column: text of a time, or whole numbers, which count in the unit of ``kind``."""
-    type_ = leaf.column.type
-    if not pa.types.is_timestamp(type_):
-        return pa.array(firsts, type_)
-    if any(isinstance(value, str) for value in firsts):
-        return _times(firsts, leaf, rejects)
-    return _of_our_years(pa.array(firsts, pa.int64()).cast(kind).cast(type_, safe=False), leaf, rejects)
-
-
 class Columns:
     """Hits as a column for each leaf of the mapping, ``_id`` first where it is among the chosen.
 
@@ -131,7 +85,7 @@ class Columns:
         # Whose values are looked for in the document where the server lists none.
         self._hidden = {leaf.path for leaf in leaves if "ignore_above" in leaf.spec and not tells_ignored}
         listed = [leaf for leaf in leaves if leaf.listed]
-        self._decoders = {leaf.path: msgspec.json.Decoder(_kind(leaf)) for leaf in listed}
+        self._decoders = {leaf.path: msgspec.json.Decoder(listed_as(leaf)) for leaf in listed}
         self._fields = _struct(listed)
 
     def asked(self) -> dict[str, Any]:
@@ -155,10 +109,10 @@ class Columns:
     def _lists(self, hits: Sequence[Hit], rejects: Rejects) -> Mapping[str, Sequence[Any]]:
         """By the path of each field its list of values in each document; nothing where it has none."""
         raws = [hit.fields for hit in hits]
-        if self._fields is not None and not any(TORN in bytes(raw) for raw in raws):
+        if self._fields is not None and not any(hit.mended for hit in hits):
             try:
                 rows = decode_all(raws, self._fields)
-                return {path: [getattr(row, f"f{n}") for row in rows] for n, path in enumerate(self._decoders)}
+                return {path: list(map(attrgetter(f"f{n}"), rows)) for n, path in enumerate(self._decoders)}
             except msgspec.ValidationError:
                 pass
         found: dict[str, list[Any]] = {path: [None] * len(hits) for path in self._decoders}
@@ -175,7 +129,7 @@ class Columns:
         try:
             return self._decoders[path].decode(raw)
         except msgspec.ValidationError:
-            rejects.add(number, path, f"holds {_shown(raw)}, which is not what the mapping says")
+            rejects.add(number, path, f"holds {shown(raw)}, which is not what the mapping says")
             return None
 
     def _array(
@@ -196,11 +150,24 @@ class Columns:
             for number, hit in enumerate(hits):
                 if hit.ignored and leaf.path in hit.ignored:
                     _not_indexed(leaf, hit, number, rejects)
-            return pa.array([_text(raw) or None if raw else None for raw in found], pa.string())
-        values = [self._value(leaf, hit, found[number], number, rejects) for number, hit in enumerate(hits)]
+            return pa.array([text_of(raw) or None if raw else None for raw in found], pa.string())
+        values = [one[0] if one else None for one in found]
+        for number in self._odd(leaf, hits, found):
+            values[number] = self._value(leaf, hits[number], found[number], number, rejects)
         if self._cursor is not None and leaf.path == self._cursor.name and firsts is not None:
             return cursor_array(firsts, self._cursor.type, leaf, rejects)
-        return _typed(values, leaf, rejects)
+        return typed(values, leaf, rejects)
+
+    def _odd(self, leaf: Leaf, hits: Sequence[Hit], found: Sequence[Any]) -> set[int]:
+        """The documents whose value is not just the one that the server lists."""
+        odd = set()
+        if max(map(len, filter(None, found)), default=0) > 1:
+            odd |= {number for number, one in enumerate(found) if one and len(one) > 1}
+        if any(map(attrgetter("ignored"), hits)):
+            odd |= {number for number, hit in enumerate(hits) if hit.ignored and leaf.path in hit.ignored}
+        if leaf.path in self._hidden:
+            odd |= {number for number, one in enumerate(found) if one is None}
+        return odd
 
     def _value(self, leaf: Leaf, hit: Hit, found: Sequence[Any] | None, number: int, rejects: Rejects) -> Any:
         """The one value of a field in a document."""
@@ -219,99 +186,10 @@ def _struct(leaves: Sequence[Leaf]) -> Any:
     if any(sign < " " or sign in '"\\' for leaf in leaves for sign in leaf.path):
         return None
     members = [
-        (f"f{n}", msgspec.Raw, msgspec.Raw(b"")) if leaf.array else (f"f{n}", _kind(leaf) | None, None)
+        (f"f{n}", msgspec.Raw, msgspec.Raw(b"")) if leaf.array else (f"f{n}", listed_as(leaf) | None, None)
         for n, leaf in enumerate(leaves)
     ]
     return msgspec.defstruct("Fields", members, rename={f"f{n}": leaf.path for n, leaf in enumerate(leaves)}, gc=False)
-
-
-def _kind(leaf: Leaf) -> Any:
-    """How the server lists the values of a field; a list that stays JSON stays bytes."""
-    type_ = leaf.column.type
-    if leaf.array:
-        return msgspec.Raw
-    if is_json(leaf.column):
-        return list[msgspec.Raw]
-    if pa.types.is_boolean(type_):
-        return list[bool]
-    if pa.types.is_integer(type_):
-        return list[int]
-    # Where one index has whole numbers and another floats, a whole number may have more digits than a float.
-    return list[int | float] if pa.types.is_floating(type_) else list[str]
-
-
-def _typed(values: Sequence[Any], leaf: Leaf, rejects: Rejects) -> pa.Array:
-    if pa.types.is_timestamp(leaf.column.type):
-        return _times(values, leaf, rejects)
-    try:
-        return _plain(values, leaf)
-    except _MISFIT:
-        return _one_by_one(values, leaf, rejects, _plain)
-
-
-def _plain(values: Sequence[Any], leaf: Leaf) -> pa.Array:
-    type_ = leaf.column.type
-    if is_json(leaf.column):
-        return pa.array([None if value is None else _text(value) for value in values], pa.string())
-    if pa.types.is_binary(type_):
-        return pa.array([None if value is None else base64.b64decode(value) for value in values], type_)
-    return pa.array(values, type_)
-
-
-def _times(values: Sequence[Any], leaf: Leaf, rejects: Rejects) -> pa.Array:
-    try:
-        found = _as_times(values, leaf)
-    except _MISFIT:
-        found = _one_by_one(values, leaf, rejects, _as_times)
-    return _of_our_years(found, leaf, rejects)
-
-
-def _as_times(values: Sequence[Any], leaf: Leaf) -> pa.Array:
-    texts = pa.array(values, pa.string())
-    if leaf.column.type.unit == "us":  # what has nanoseconds, and is to be cut
-        texts = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
-    return texts.cast(leaf.column.type)
-
-
-def _of_our_years(found: pa.Array, leaf: Leaf, rejects: Rejects) -> pa.Array:
-    """Times as they are, but for those that no text can show."""
-    late = unprintable_times(found)
-    if late is None:
-        return found
-    for number in pc.indices_nonzero(late.fill_null(False)).to_pylist():
-        rejects.add(number, leaf.path, "holds a time that lies outside the years 1 to 9999")
-    return pc.if_else(late, pa.scalar(None, found.type), found)
-
-
-def _one_by_one(
-    values: Sequence[Any], leaf: Leaf, rejects: Rejects, convert: Callable[[Sequence[Any], Leaf], pa.Array]
-) -> pa.Array:
-    """The values that a column can hold; the documents of the others are rejects."""
-    pieces = []
-    for number, value in enumerate(values):
-        try:
-            pieces.append(convert([value], leaf))
-        except _MISFIT:
-            rejects.add(number, leaf.path, f"holds {_shown(value)}, which {_reach(leaf.column.type)}")
-            pieces.append(pa.nulls(1, leaf.column.type))
-    return pa.concat_arrays(pieces)
-
-
-def _reach(type_: pa.DataType) -> str:
-    if not pa.types.is_timestamp(type_):
-        return f"a column of {type_} cannot hold"
-    if type_.unit == "ns":
-        return 'nanoseconds cannot reach (1677 to 2262); format = { nanoseconds = "cut" } reads microseconds'
-    return "lies outside the years 1 to 9999"
-
-
-def _shown(value: Any) -> str:
-    text = _text(value) if isinstance(value, bytes | msgspec.Raw) else repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} ..."
-
-
-def _text(raw: Any) -> str:
-    return bytes(raw).decode("utf-8", "replace")
 
 
 def _several(leaf: Leaf) -> str:
@@ -330,12 +208,12 @@ def _not_indexed(leaf: Leaf, hit: Hit, number: int, rejects: Rejects) -> Any:
             return msgspec.json.decode(found[0])
         rejects.add(number, leaf.path, _HALF)
         return None
-    shown = f", such as {_shown(found[0])}" if found else ""
+    such = f", such as {shown(found[0])}" if found else ""
     where = f'{{"bool": {{"must_not": {{"term": {{"_ignored": "{leaf.path}"}}}}}}}}'
     rejects.add(
         number,
         leaf.path,
-        f"holds what is no {mapping.kind(leaf.spec)}{shown}; the index ignores it, but a column may not: correct the document, "
+        f"holds what is no {mapping.kind(leaf.spec)}{such}; the index ignores it, but a column may not: correct the document, "
         f"leave such documents out with where = '{where}', or leave the field out with exclude",
     )
     return None
@@ -351,7 +229,7 @@ def _too_long(leaf: Leaf, hit: Hit, number: int, rejects: Rejects) -> str | None
     if len(values) > 1:
         rejects.add(number, leaf.path, _several(leaf))
         return None
-    return None if not values else values[0] if isinstance(values[0], str) else _text(msgspec.json.encode(values[0]))
+    return None if not values else values[0] if isinstance(values[0], str) else text_of(msgspec.json.encode(values[0]))
 
 
 def _document_part(hit: Hit, leaf: Leaf, number: int, rejects: Rejects) -> str | None:
@@ -372,9 +250,9 @@ def _json_at(source: msgspec.Raw, leaf: Leaf) -> str | None:
     if not found:
         return None
     if len(found) == 1 and not several:
-        text = _text(found[0])
+        text = text_of(found[0])
         return f"[{text}]" if leaf.array and not text.startswith("[") else text
-    return f"[{','.join(map(_text, found))}]"
+    return f"[{','.join(map(text_of, found))}]"
 
 
 def _at(value: msgspec.Raw, path: Sequence[str], several: list[bool]) -> Iterator[msgspec.Raw]:
