@@ -49,14 +49,17 @@ class PointInTime:
         if newest and self._id is not None:
             self._id = _checked(newest)
 
-    async def search(self, body: dict[str, Any]) -> bytes:
-        """The answer to one search, asked once. Raises ``ContextLost`` where the moment is no longer kept."""
+    async def search(self, body: dict[str, Any], *, exact: bool = False) -> bytes:
+        """The answer to one search, asked once. Raises ``ContextLost`` where the moment is no longer kept.
+
+        ``exact``: it is sorted by times that may differ by less than a millisecond.
+        """
         if self._id is None:
             raise ContextLost("the point in time was closed.")
         answer = await self._client.request(
             "POST",
             "/_search",
-            params={"allow_partial_search_results": "false"},
+            params={"allow_partial_search_results": "false", **(self._client.product.exact_search if exact else {})},
             body={**body, "pit": {"id": self._id, "keep_alive": _KEEP_ALIVE}},
         )
         self._used = time.monotonic()

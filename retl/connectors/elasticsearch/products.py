@@ -73,6 +73,15 @@ class Product:
         return [{"_shard_doc": "asc"}] if self.shard_doc else [{"_id": "asc"}, {"_index": "asc"}]
 
     @property
+    def exact_search(self) -> dict[str, str]:
+        """The parameters of a search that is sorted by nanoseconds.
+
+        OpenSearch tells the shards that it asks last what the first ones have found, in milliseconds: whatever lies
+        within the same one is then left out. It does not where it has asked all of them something before.
+        """
+        return {"search_type": "dfs_query_then_fetch"} if self.opensearch else {}
+
+    @property
     def sort_format(self) -> bool:
         """Whether a sort can say how its values are to be written."""
         return not self.opensearch

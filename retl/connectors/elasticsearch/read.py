@@ -147,7 +147,7 @@ async def _pages(
     while True:
         asked = size.rows
         try:
-            answer = await pit.search({**body, "size": asked, **after})
+            answer = await pit.search({**body, "size": asked, **after}, exact=order is not None)
             found = await _decoded(answer, question.shape, order)
         except ContextLost:
             raise
@@ -163,7 +163,7 @@ async def _pages(
         came, total = came + rows, found.total if total is None else total
         over = rows < asked or found.last is None
         if total is None or came > total or (over and came < total):
-            raise _miscounted(total, came)
+            raise _miscounted(total, came, by_cursor=order is not None)
         if after.get("search_after") == found.last is not None:
             raise _strange("the server gives the same documents again, however it is asked")
         if question.once and rows:
@@ -175,9 +175,12 @@ async def _pages(
         after = {"search_after": found.last}
 
 
-def _miscounted(total: int | None, came: int) -> ConnectionFailed:
+def _miscounted(total: int | None, came: int, *, by_cursor: bool) -> ConnectionFailed:
     counted = "did not count the documents" if total is None else f"counted {total:,} documents and gave {came:,}"
-    return _strange(f"the source {counted}, of one and the same moment")
+    error = _strange(f"the source {counted}, of one and the same moment")
+    if by_cursor:
+        error.remedy += " What was committed already may lack some: `retl reset` for the table reads everything once."
+    return error
 
 
 def _strange(what: str) -> ConnectionFailed:

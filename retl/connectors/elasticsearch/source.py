@@ -211,7 +211,7 @@ class ElasticsearchSource(Source):
         return hits
 
     async def _search(self, client: Client, found: Found, body: dict[str, Any]) -> bytes:
-        params = {"allow_partial_search_results": "false"}
+        params = {"allow_partial_search_results": "false", **client.product.exact_search}
         return (await client.request("POST", f"/{found.path}/_search", params=params, body=body)).body
 
     async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:

@@ -194,6 +194,26 @@ async def test_times_before_1970_beside_nanoseconds(
     await source.aclose()
 
 
+@pytest.mark.parametrize("type_", [{"type": "date_nanos"}, {"type": "date", "format": "yyyy-MM-dd||epoch_millis"}])
+async def test_times_that_are_written_less_finely_than_they_differ_are_told_apart(
+    server: SearchServer, prefix: str, monkeypatch: pytest.MonkeyPatch, type_: dict[str, str]
+) -> None:
+    monkeypatch.setattr(pages, "_FIRST_ROWS", 3)
+    monkeypatch.setattr(pages.PageSize, "came", lambda self, rows, size: None)
+    index = create(server, prefix, {"properties": {"at": type_}}, shards=5)
+    if type_["type"] == "date":
+        values: list[Any] = [1_714_564_800_000 + n for n in range(60)]
+    else:
+        values = [f"2024-05-01T12:00:00.{n:09d}Z" for n in range(60)]
+    server.put(index, {str(n): {"at": at} for n, at in enumerate(values)})
+    source = Elasticsearch(server.url).source()
+    plan = await source.plan(documents(index, cursor="at"), Checkpoint())
+    assert plan.window is not None
+    assert plan.window.upper.endswith("59Z")
+    assert (await collect(source, documents(index, cursor="at")))["_id"].to_pylist() == [str(n) for n in range(60)]
+    await source.aclose()
+
+
 async def test_a_moment_that_is_lost_among_times_before_1970_begins_again(
     elasticsearch_server: SearchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
