@@ -122,3 +122,14 @@ async def test_parts_made_by_another_version_s_hash_are_read_again(
     monkeypatch.setattr(source, "hash_version", lambda: "another")
     assert [part.part for part in (await source.plan(same, begun)).slices] == [0, 1]
     await source.aclose()
+
+
+@pytest.mark.parametrize(("key", "unique"), [([], True), (["id"], True), (["id", "name"], True), (["name"], False)])
+async def test_a_key_is_unique_where_the_source_s_own_is_part_of_it(
+    orders: Connector, key: list[str], unique: bool
+) -> None:
+    source = orders.source()
+    for cursor in (None, "moved"):
+        plan = await source.plan(table_spec("orders", key=key, cursor=cursor), Checkpoint())
+        assert plan.unique_key is unique
+    await source.aclose()

@@ -18,6 +18,7 @@ from retl.model.errors import UnsupportedError
 from retl.model.schema import is_json, native_type
 from retl.testing import table_spec
 from tests.integration.olap.scenes import DORIS, STARROCKS, Scene, by_id, sent
+from tests.servers.fake_olap.tables import COLUMN_KEYS
 
 LARGEST, SMALLEST = 2**127 - 1, -(2**127)
 TINIEST = 1.401298464324817e-45
@@ -306,6 +307,15 @@ async def test_only_keys_that_tell_rows_apart_are_keys(scene: Scene, model: str,
         plan = await source.plan(table_spec("keyed"), Checkpoint())
     assert schema is not None and schema.key == expected
     assert (plan.key, plan.unique_key) == (expected, bool(expected))
+
+
+@STARROCKS
+async def test_a_key_by_its_mark_alone_is_none(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.create("log", "id INT, line VARCHAR(20)", model="DUPLICATE")
+    monkeypatch.setitem(COLUMN_KEYS, "DUPLICATE", "PRI")
+    async with scene.source() as source:
+        schema = await source.describe("log")
+    assert schema is not None and schema.key == ()
 
 
 async def test_duplicates_of_a_table_without_a_key_are_all_read(scene: Scene) -> None:

@@ -13,6 +13,7 @@ from retl.testing import table_spec
 from retl.testing.rows import read_slice
 from tests.integration.olap.scenes import DORIS, STARROCKS, Scene, ids, reads, sent
 from tests.servers.fake_olap.errors import Refusal
+from tests.servers.fake_olap.tables import Partition
 
 MONTHS = {"jan": ("2024-01-01", "2024-02-01"), "feb": ("2024-02-01", "2024-03-01"), "mar": ("2024-03-01", "2024-04-01")}
 
@@ -256,3 +257,13 @@ async def test_versions_are_noted_before_the_rows_are_read(days: Scene) -> None:
         assert sum(batch.num_rows for batch in await sent(source, plan)) == 4
         again = await source.plan(table_spec("days"), remembered(plan))
         assert await rows_read(source, again) == [[6]]
+
+
+@STARROCKS
+async def test_a_temporary_partition_is_none_of_the_table(days: Scene) -> None:
+    """It waits to take the place of another one, and readers do not see it."""
+    table = days.fake.engine.table(days.database, "days")
+    table.partitions.append(Partition(9, "next_jan", "false", "", [], temporary=True))
+    async with days.source() as source:
+        plan = await source.plan(table_spec("days"), Checkpoint())
+        assert sorted(await rows_read(source, plan)) == [[], [1, 2], [3]]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from retl.connectors.starrocks import StarRocksDialect
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError
 from retl.testing import table_spec
@@ -223,3 +224,20 @@ async def test_an_hour_that_comes_twice_is_warned_of(
         scene.run("SET GLOBAL time_zone = 'UTC'")
     assert [warning for warning in plan.warnings if "put back by 60 minutes" in warning] == list(plan.warnings)
     assert len(plan.warnings) == warned and by_day.warnings == ()
+
+
+async def test_rows_with_nulls_are_in_one_part_each(scene: Scene) -> None:
+    """Without a key all columns are hashed, and a NULL among them must not take the row out of every part."""
+    scene.create("log", "id INT, at DATE, note VARCHAR(9)", model="DUPLICATE")
+    scene.insert("log", *[[number, "2024-01-01", "x" if number % 2 else None] for number in range(20)])
+    async with scene.source() as source:
+        table = table_spec("log", cursor="at", slice_rows=5, write="append", settle="1s")
+        plan = await source.plan(table, Checkpoint())
+        found = [ids(await read_slice(source, plan, part)) for part in plan.slices]
+    assert [part.parts for part in plan.slices] == [4] * 4
+    assert sorted(number for part in found for number in part) == list(range(20))
+
+
+def test_the_lowest_number_is_no_negative_of_a_higher_one() -> None:
+    column = StarRocksDialect().logical_field("c", "largeint")
+    assert StarRocksDialect().literal(str(-(2**127)), column) == f"CAST('{-(2**127)}' AS LARGEINT)"

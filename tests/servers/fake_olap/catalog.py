@@ -173,7 +173,8 @@ def _partition(table: Table, part: Partition, rows: int) -> Row:
     return (
         *(table.database, table.name, part.name, part.id, 0, part.version, part.changed, part.version + 1),
         *(part.version, part.id, "TXN_NORMAL", ", ".join(table.partition_by), part.values),
-        *(", ".join(table.distribution) or "ALL KEY", len(part.tablets), 1, "HDD", None, None, False, False, rows * 64),
+        *(", ".join(table.distribution) or "ALL KEY", len(part.tablets), 1, "HDD", None, None, False),
+        *(part.temporary, rows * 64),
         *(rows, False, 0.0, 0.0, 0.0, None, rows * 64, 0),
     )
 

@@ -37,6 +37,7 @@ class Partition:
     values: str
     tablets: list[int]
     version: int = 1
+    temporary: bool = False
     changed: datetime = field(default_factory=lambda: now())
 
     def change(self) -> None:
