@@ -291,12 +291,16 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         self.close()
 
     async def quit(self) -> None:
-        """Say goodbye and close."""
+        """Say goodbye and close. Over TLS that would take turns of the loop, which may be at its end."""
+        writer = self._writer
         try:
             await self.ensure_closed()
         except (OSError, asyncio.CancelledError):
             self.abort()
             raise
+        if writer is not None:
+            writer.transport.abort()
+            await asyncio.sleep(0)
 
 
 def _fields(result: MySQLResult) -> list[WireField]:
