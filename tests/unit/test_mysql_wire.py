@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import aiomysql.connection
+import anyio
 import pymysql.connections
 import pytest
 from aiomysql.connection import Connection, MySQLResult
@@ -27,7 +28,7 @@ from retl.connectors import MySQL
 from retl.connectors.mysql.connection import Login, MySQLConnection
 from retl.connectors.mysql.errors import server_error
 from retl.connectors.mysql.wire import TextWire
-from retl.model.errors import ConfigError, ConnectionFailed, RetlError
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError
 
 PASSWORD = "päss-漢-word"
 SALT = b"abcdefgh" + b"ijklmnopqrst"
@@ -364,6 +365,126 @@ async def test_a_server_that_stalls_is_given_up_in_time(script: Script) -> None:
         with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{port}.*in time"):
             await MySQLConnection.open(login(port, connect_timeout=0.3, session=("SET x = 1",)))
         assert time.monotonic() - begun < 3
+
+
+async def _answers_nothing(talk: Talk) -> None:
+    await talk.log_in()
+    await talk.reader.read()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retl.connectors.mysql.wire._QUIET_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("use", ["query", "stream"])
+async def test_a_server_that_is_silent_and_lets_nobody_in_is_given_up(use: str) -> None:
+    async with scripted(_answers_nothing) as (port, talks):
+        connection = await MySQLConnection.open(login(port, connect_timeout=0.1))
+        with anyio.fail_after(20), pytest.raises(ConnectionFailed, match="nobody else in"):
+            await USES[use](connection)
+        assert connection.closed and len(talks) >= 3
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("use", ["query", "stream"])
+async def test_a_server_that_is_busy_is_waited_for(use: str) -> None:
+    looked = asyncio.Event()
+
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        asked = await talk.receive()
+        if b"DO 0" in asked:
+            talk.send(OK)
+            looked.set()
+        else:
+            await looked.wait()
+            talk.send(*result([b"1"]))
+
+    async with scripted(script) as (port, _):
+        connection = await MySQLConnection.open(login(port))
+        with anyio.fail_after(20):
+            assert await USES[use](connection)
+        await connection.close()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("drips", [False, True])
+async def test_a_small_answer_takes_no_longer_than_allowed(drips: bool) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        asked = await talk.receive()
+        if b"DO 0" in asked or b"KILL" in asked:
+            talk.send(OK)
+        elif drips:
+            for packet in result([b"x"] * 1000):
+                talk.send(packet)
+                await asyncio.sleep(0.02)
+
+    async with scripted(script) as (port, _):
+        connection = await MySQLConnection.open(login(port, read_timeout=0.4))
+        with anyio.fail_after(20), pytest.raises(ConnectionFailed):
+            await connection.query("SELECT 1")
+        assert connection.closed
+
+
+def _endless(*first: bytes, again: bytes) -> Script:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        await talk.receive()
+        talk.send(*first)
+        while True:
+            talk.send(again)
+            await talk.writer.drain()
+
+    return script
+
+
+async def _continued(talk: Talk) -> None:
+    await talk.log_in()
+    await talk.receive()
+    talk.send(b"\x01", column(b"c"), END)
+    while True:
+        talk.writer.write(b"\xff\xff\xff" + bytes([talk.sequence]) + bytes(0xFFFFFF))
+        talk.sequence = (talk.sequence + 1) & 0xFF
+        await talk.writer.drain()
+
+
+ENDLESS: dict[str, tuple[str, Script, str]] = {
+    "rows": ("query", _endless(b"\x01", column(b"c"), END, again=b"\x01a"), "rows"),
+    "large rows": ("query", _endless(b"\x01", column(b"c"), END, again=b"\xfd\x00\x00\x01" + bytes(1 << 16)), "larger than 1 MB"),
+    "a row of a small result": ("query", _continued, "larger than 1 MB"),
+    "a row of a large result": ("stream", _continued, "a row is larger than 20 MB"),
+    "columns of a small result": ("query", _endless(b"\xfe" + (2**63).to_bytes(8, "little"), again=column(b"c")), "columns"),
+    "columns of a large result": ("stream", _endless(b"\xfe" + (2**63).to_bytes(8, "little"), again=column(b"c")), "columns"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+async def test_an_answer_that_never_ends_is_given_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retl.connectors.mysql.wire._MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("retl.connectors.mysql.wire._MOST_PACKETS", 500)
+    monkeypatch.setattr("retl.connectors.mysql.wire._MOST_COLUMNS", 300)
+    monkeypatch.setattr("retl.connectors.mysql.rows._MOST_BYTES", 20 << 20)
+    use, script, words = ENDLESS[name]
+    async with scripted(script) as (port, _):
+        connection = await MySQLConnection.open(login(port))
+        with anyio.fail_after(30), pytest.raises(SourceError, match=words) as failed:
+            await USES[use](connection)
+        assert connection.closed and failed.value.remedy
+
+
+async def test_a_row_with_fewer_columns_than_the_result_is_noticed() -> None:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        await talk.receive()
+        talk.send(b"\x02", column(b"a"), column(b"b"), END, b"\x01x", END)
+
+    async with scripted(script) as (port, _):
+        connection = await MySQLConnection.open(login(port))
+        with pytest.raises(ConnectionFailed, match="does not speak MySQL's protocol"):
+            await connection.query("SELECT 1")
 
 
 GARBAGE: dict[str, bytes] = {

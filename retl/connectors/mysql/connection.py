@@ -7,21 +7,20 @@ Values come as canonical text, batches as Arrow columns of it. Errors are those 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 import pyarrow as pa
 from pymysql.constants import CR, FIELD_TYPE
-from pymysql.err import InterfaceError, MySQLError
+from pymysql.err import InterfaceError, MySQLError, OperationalError
 
+from retl.connectors.mysql import line
 from retl.connectors.mysql.errors import Role, SourceRefused, TargetRefused, rolled_back, server_error
 from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder, TooLarge
 from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField, sqlstate
@@ -65,6 +64,8 @@ class Login:
     public_key: str | None = None
     """A file with the server's RSA key, under which a password may be sent without TLS."""
     connect_timeout: float = 10.0
+    read_timeout: float = 86_400.0
+    """How long a statement may take, or a large result be silent."""
     session: tuple[str, ...] = ()
     proof: str = ""
     """A question that only such a session answers by 1."""
@@ -100,9 +101,12 @@ class MySQLConnection:
     def __init__(self, login: Login, wire: TextWire) -> None:
         self._login = login
         self._wire = wire
+        self._quiet = 0.0
+        self._missed = 0
+        wire.on_silence = self._look_for_server
         self.server = Server(str(wire.server_version))
         self.thread_id = int(wire.thread_id())
-        self.warnings = tuple(_exposed(login, wire))
+        self.warnings = line.warnings(login.place, login.password, login.tls, wire)
         """What people should know of the way to the server."""
         self.query_name = str(self.thread_id)
         """By what KILL QUERY finds a running statement of this connection."""
@@ -110,7 +114,7 @@ class MySQLConnection:
     @classmethod
     async def open(cls, login: Login) -> MySQLConnection:
         """Connect and make the session ready. Raises ``ConnectionFailed`` or ``ConfigError``."""
-        key = await anyio.to_thread.run_sync(_key_in, login.public_key) if login.public_key else None
+        key = await anyio.to_thread.run_sync(line.key_in, login.public_key) if login.public_key else None
         # The driver turns a password into bytes as Latin-1; a server expects UTF-8.
         wire = TextWire(
             host=login.host,
@@ -119,7 +123,7 @@ class MySQLConnection:
             password=login.password.encode().decode("latin-1"),
             db=login.database,
             charset="utf8mb4",
-            ssl=login.tls or (_UNVERIFIED if login.tls_where_offered else None),
+            ssl=login.tls or (line.UNVERIFIED if login.tls_where_offered else None),
             connect_timeout=login.connect_timeout,
             autocommit=None,
             program_name="retl",
@@ -173,7 +177,12 @@ class MySQLConnection:
 
         A pooler may hand it on, or reset it, between two transactions. Raises ``ConfigError`` then.
         """
-        if self._login.proof and await self.query(self._login.proof) != [(1,)]:
+        try:
+            held = not self._login.proof or await self.query(self._login.proof) == [(1,)]
+        except BaseException:
+            self.abort()
+            raise
+        if not held:
             self.abort()
             raise ConfigError(
                 f"the session at {self.place} is not the one that was made ready: a pooler has reset it, or handed it on.",
@@ -181,21 +190,45 @@ class MySQLConnection:
             )
 
     async def _ask(self, statement: Coroutine[Any, Any, T]) -> T:
-        """A statement; one that is cancelled ends on the server too."""
+        """A statement; one that is cancelled, or takes too long, ends on the server too."""
+        self._quiet, self._missed = 0.0, 0
+        with self._guarded():
+            async with asyncio.timeout(self._login.read_timeout):
+                try:
+                    return await statement
+                except asyncio.CancelledError:
+                    await to_the_end(self._give_up())
+                    raise
+
+    async def _look_for_server(self, seconds: float) -> None:
+        """It is silent: is it busy, or gone? One that is gone lets nobody in, twice in a row."""
+        self._quiet += seconds
+        if self._quiet > self._login.read_timeout:
+            raise OperationalError(
+                CR.CR_SERVER_LOST, f"it has said nothing for {self._quiet:,.0f} seconds (read_timeout)"
+            )
         try:
-            with self._guarded():
-                return await statement
-        except asyncio.CancelledError:
-            await to_the_end(self._give_up())
-            raise
+            async with asyncio.timeout(self._login.connect_timeout):
+                await (await MySQLConnection.open(replace(self._login, session=("DO 0",)))).close()
+            self._missed = 0
+        except (ConnectionFailed, TimeoutError) as error:
+            if _is_full(error):
+                return
+            self._missed += 1
+            if self._missed > 1:
+                raise OperationalError(
+                    CR.CR_SERVER_LOST, f"it has said nothing for {self._quiet:,.0f} seconds, and lets nobody else in"
+                ) from None
 
     async def load(self, sql: str, chunks: Iterable[bytes | memoryview]) -> Done:
         """``LOAD DATA LOCAL INFILE`` with the rows that ``chunks`` gives; the file's name in ``sql`` means nothing.
 
         The count of warnings must be looked at: LOCAL turns every error of a row into one.
         """
+        self._quiet, self._missed = 0.0, 0
         with self._guarded():
-            return await self._wire.load(sql, chunks)
+            async with asyncio.timeout(self._login.read_timeout):
+                return await self._wire.load(sql, chunks)
 
     async def load_nothing(self, sql: str) -> None:
         """A LOAD DATA LOCAL without rows, to see whether it is understood."""
@@ -235,6 +268,7 @@ class MySQLConnection:
 
     async def _batches(self, decoder: RowDecoder) -> AsyncGenerator[pa.RecordBatch, None]:
         while not decoder.finished:
+            self._quiet, self._missed = 0.0, 0
             with self._guarded():
                 decoder.feed(await self._wire.raw_result())
                 batches = decoder.take()
@@ -281,37 +315,6 @@ class MySQLConnection:
             await self._wire.quit()
 
 
-def _key_in(path: str) -> bytes:
-    try:
-        key = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"the key in {path!r} cannot be read ({error.strerror}).",
-            remedy="name the PEM file of the server in server_public_key (public_key.pem in its data folder).",
-        ) from None
-    if b"-----BEGIN PUBLIC KEY-----" not in key:
-        raise ConfigError(f"{path!r} holds no public key.", remedy="name a PEM file: -----BEGIN PUBLIC KEY-----.")
-    return key
-
-
-def _unverified() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-_UNVERIFIED = _unverified()
-
-
-def _exposed(login: Login, wire: TextWire) -> Iterator[str]:
-    """A warning where a password goes to another machine, and nobody has made sure which one that is."""
-    if not login.password or wire.local or (login.tls is not None and login.tls.verify_mode is not ssl.CERT_NONE):
-        return
-    how = "encrypted, but whoever answers is taken for the server" if wire.secure else "not encrypted"
-    yield f'the line to {login.place} is {how}: the password and all rows may be read on the way; use tls = "verify".'
-
-
 async def kill_query(login: Login, name: str) -> None:
     """End the running statement of another connection of the same user."""
     killing = replace(login, session=(*login.session, f"KILL QUERY {name}"))
@@ -344,13 +347,13 @@ def _mapped(login: Login) -> Iterator[None]:
         # The driver hides why a connection could not be made.
         cause = error.__cause__
         if isinstance(cause, ssl.SSLCertVerificationError):
-            raise _not_verified(cause, login) from error
+            raise line.not_verified(cause, login.place) from error
         code, text = _code_and_text(error)
         if isinstance(cause, OSError) and str(cause):
-            text = f"{text}: {_reason(cause)}"
+            text = f"{text}: {line.reason(cause)}"
         raise _explained(login, code, text, getattr(error, "state", "")) from error
     except ssl.SSLCertVerificationError as error:
-        raise _not_verified(error, login) from error
+        raise line.not_verified(error, login.place) from error
     except (OSError, TimeoutError, EOFError) as error:
         raise ConnectionFailed(
             f"the connection to {login.place} failed: {str(error) or 'no answer in time'}.",
@@ -375,18 +378,10 @@ def _explained(login: Login, code: int, text: str, state: str) -> RetlError:
     return found
 
 
-def _reason(error: OSError) -> str:
-    """The system's own words; asyncio puts others in their place."""
-    if not error.errno or error.errno < 0 or isinstance(error, ssl.SSLError):
-        return str(error.strerror or error)
-    return os.strerror(error.errno)
-
-
-def _not_verified(error: ssl.SSLCertVerificationError, login: Login) -> ConfigError:
-    return ConfigError(
-        f"the certificate of {login.place} cannot be verified: {error.verify_message}.",
-        remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
-    )
+def _is_full(error: BaseException) -> bool:
+    """Whether the server has answered after all: it lets nobody else in, since there are too many already."""
+    cause = error.__cause__
+    return isinstance(cause, MySQLError) and _code_and_text(cause)[0] in (1040, 1203, 1226)
 
 
 def _code_and_text(error: MySQLError) -> tuple[int, str]:

@@ -88,6 +88,12 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     connect_timeout: Annotated[
         float | str, msgspec.Meta(description="How long connecting and logging in may take.")
     ] = 10
+    read_timeout: Annotated[
+        float | str,
+        msgspec.Meta(
+            description="How long a statement may take, or a large result be silent. A server that lets nobody in meanwhile is given up after minutes."
+        ),
+    ] = "24h"
 
     def __repr__(self) -> str:
         shown = without_password(self.address() or "")
@@ -120,6 +126,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             tls_where_offered=self.tls != "off",
             public_key=self.server_public_key,
             connect_timeout=timeout,
+            read_timeout=parse_duration(self.read_timeout, what="read_timeout").total_seconds(),
             session=session,
             role=role,
             system=self.type_name,

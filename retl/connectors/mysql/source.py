@@ -51,7 +51,9 @@ class WireSource(SqlSource):
 
     async def connect_stream(self) -> MySQLConnection:
         """A new connection for one large result."""
-        return await MySQLConnection.open(self._login)
+        connection = await MySQLConnection.open(self._login)
+        await connection.prove()
+        return connection
 
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
         async with self.questions.turn() as connection:

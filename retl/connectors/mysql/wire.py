@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +21,19 @@ from pymysql.constants import CLIENT, COMMAND, CR, FIELD_TYPE
 from pymysql.err import InternalError, MySQLError, OperationalError
 from pymysql.protocol import MysqlPacket
 
+from retl.connectors.mysql.rows import TooLarge
+
 VECTOR = 242
 """The type of MySQL 9 that PyMySQL has no name for."""
 READ_BYTES = 1024 * 1024
 """How much of a result is taken at once, and how much may wait in the stream."""
+_QUIET_SECONDS = 60.0
+"""After so long a silence somebody should look whether the server is still there."""
 _PACKET = 256 * 1024
+# What a server may answer that is not streamed: far beyond any catalog, and far below what fills a host.
+_MOST_BYTES = 256 * 1024 * 1024
+_MOST_PACKETS = 1_000_000
+_MOST_COLUMNS = 16_384
 _WRITE_BUFFER = 1024 * 1024
 _NUMBERS = dict.fromkeys(
     (FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG), int
@@ -90,6 +98,9 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         # One statement at a time: a name or a value that ends one cannot begin another.
         self.client_flag &= ~CLIENT.MULTI_STATEMENTS
         self._tls_required = tls_required
+        self._bytes = self._packets = self._columns = 0  # of the answer that is read
+        self.on_silence: Callable[[float], Awaitable[None]] | None = None
+        """Called with the seconds in which no byte came; raises where nobody should wait any longer."""
 
     async def open(self) -> None:
         with self._understood():
@@ -181,8 +192,36 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         """Whether the line is encrypted, or a local socket."""
         return bool(self._secure)
 
+    async def _execute_command(self, command: int, sql: str | bytes) -> None:
+        self._bytes = self._packets = self._columns = 0
+        await super()._execute_command(command, sql)
+
     async def _read_packet(self, packet_type: type[Any] = _Packet) -> Any:
+        self._packets += 1
+        self._columns += packet_type is not _Packet
+        if self._columns > _MOST_COLUMNS:
+            raise TooLarge(f"a result has more than {_MOST_COLUMNS:,} columns")
+        if self._packets > _MOST_PACKETS:
+            raise TooLarge(f"an answer that should be small has more than {_MOST_PACKETS:,} rows")
         return await super()._read_packet(packet_type)
+
+    async def _read_bytes(self, num_bytes: int) -> bytes:
+        self._bytes += num_bytes
+        if self._bytes > _MOST_BYTES:
+            raise TooLarge(f"an answer that should be small is larger than {_MOST_BYTES // 1024**2} MB")
+        found: bytes = await self._patiently(super()._read_bytes, num_bytes)
+        return found
+
+    async def _patiently(self, read: Callable[[int], Awaitable[bytes]], size: int) -> bytes:
+        """Read what comes late, as long as somebody says that it is worth the time. A read that is given up takes nothing."""
+        while True:
+            had = len(self._reader._buffer)
+            try:
+                async with asyncio.timeout(_QUIET_SECONDS):
+                    return await read(size)
+            except TimeoutError:
+                if self.on_silence is not None and had == len(self._reader._buffer):
+                    await self.on_silence(_QUIET_SECONDS)
 
     async def run(self, sql: str) -> tuple[Done, list[tuple[Any, ...]]]:
         """A statement, and its rows where it has some: each value ``int``, ``str``, ``bytes`` or ``None``."""
@@ -192,6 +231,8 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
     async def _ask(self, sql: str) -> MySQLResult:
         with self._understood():
             await self.query(sql)
+            if any(len(row) != self._result.field_count for row in self._result.rows or ()):
+                raise ValueError("a row has other columns than the result")
         return self._result
 
     async def begin_result(self, sql: str) -> list[WireField]:
@@ -233,7 +274,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
     async def _read(self, most: int) -> bytes:
         self._ensure_alive()
         try:
-            data: bytes = await self._reader.read(most)
+            data = await self._patiently(self._reader.read, most)
         except OSError as error:
             self.abort()
             raise OperationalError(CR.CR_SERVER_LOST, f"{_LOST} ({error})") from error

@@ -176,11 +176,9 @@ async def test_killed_from_outside(server: Server, filled: str, what: str) -> No
                 got.extend(_rows(batch))
         assert 0 < len(got) < ROWS
         assert got == expected(0, len(got))
-        # The connection for questions, while it is idle.
+        # The connection for questions, while it is idle: it is looked at before it is used, and replaced.
         for identifier, _, _ in await connections(server, filled):
             await server.run(f"KILL CONNECTION {identifier}")
-        with pytest.raises(ConnectionFailed):
-            await source.query("SELECT 1")
         assert await source.query("SELECT 1") == [(1,)]
     await all_gone(server, filled)
 
@@ -301,8 +299,6 @@ async def test_a_server_that_starts_again(server: Server, filled: str) -> None:
             async for batch in stream:
                 got.extend(_rows(batch))
         assert got == expected(0, len(got))
-        with pytest.raises(ConnectionFailed):
-            await source.plan(spec("t"), Checkpoint())
         again = await source.plan(spec(retl.Table("t", columns=["id", "pad"])), Checkpoint())
         rows = [(int(number), pad) for number, pad in await rows_of(source, again)]
         assert rows == expected()
