@@ -18,7 +18,7 @@ from retl.connectors import SQLite
 from retl.connectors.sqlite import file
 from retl.connectors.sqlite.source import SQLiteSource
 from retl.model.actions import PreAction
-from retl.model.errors import ConfigError, SourceError
+from retl.model.errors import ConfigError, GuardStopped, SourceError
 from tests.support import Database, Warehouse
 
 
@@ -255,6 +255,15 @@ async def test_times_in_two_forms_are_refused_before_one_is_missed(
         await by_the_way_out(shop, str(refused.value))
 
 
+async def test_times_at_the_lower_end_of_a_window_are_looked_at_too(shop: Database, app: Database) -> None:
+    shop.run("CREATE TABLE t (id INTEGER PRIMARY KEY, at DATETIME)", f"INSERT INTO t VALUES (1, '{DAY}T09:30:00')")
+    table = retl.Table("t", cursor="at", lookback="10d")
+    await job(shop, app, table).run_once()
+    shop.run("INSERT INTO t VALUES (2, '2024-04-21 11:00:00')")  # a late one, within the ten days
+    with pytest.raises(SourceError, match="in more than one form"):
+        await job(shop, app, table).run_once()
+
+
 async def by_the_way_out(shop: Database, message: str) -> None:
     """What the message says to do brings every row."""
     query = message.split('query = "')[1].split('"')[0]
@@ -295,6 +304,18 @@ async def test_the_highest_number_is_read_to_its_last_digit(shop: Database, app:
     shop.run(f"INSERT INTO t VALUES (2, {number!r})")
     await job(shop, app, retl.Table("t", cursor="n")).run_once()
     assert app.rows("t", "id") == [(1,), (2,)]
+
+
+async def test_a_target_that_was_emptied_is_not_passed_over(shop: Database, app: Database) -> None:
+    shop.run("CREATE TABLE t (id INTEGER PRIMARY KEY, at DATETIME)", f"INSERT INTO t VALUES (1, '{DAY} 09:30:00')")
+    table = retl.Table("t", to="T", cursor="at")
+    await job(shop, app, table).run_once()
+    for lost in ("DELETE FROM t", "DROP TABLE t"):
+        app.run(lost)
+        with pytest.raises(GuardStopped, match=r"the target table 'T' is (empty|gone)"):
+            await job(shop, app, table).run_once()
+        await job(shop, app, table, lost_target="reload").run_once()
+        assert app.rows("t") == [(1, f"{DAY} 09:30:00")]
 
 
 async def test_text_that_means_nothing_is_ordered_as_text(shop: Database, app: Database) -> None:
