@@ -148,6 +148,14 @@ class Source(ABC):
         reject of its scan, and never reaches the target.
         """
 
+    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
+        """How many rows a slice has as of now; ``None`` where the source cannot tell.
+
+        Asked where fewer came than the plan had counted: then either rows have gone since, or something between here
+        and the source cuts its answers.
+        """
+        return None
+
     async def finish(self, plan: SourcePlan) -> None:  # noqa: B027  # not abstract: most sources hold nothing for a scan
         """The scan that ``plan`` began is over, well or not: a snapshot or a point in time may be given back."""
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from retl.connectors.base import REJECT
 from retl.model.actions import PreAction
-from retl.model.errors import ConfigError, GuardStopped, RowsRejected, SourceError
+from retl.model.errors import ConfigError, GuardStopped, RowsRejected, SourceError, TransientError
 from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -18,6 +18,8 @@ from retl.model.window import Slice
 _MUCH_LESS_FULL = 0.1
 _MUCH_LESS_INCREMENTAL = 0.5
 """Shares of what was counted that may be missing in what comes: rows of a window move on while it is read."""
+_LATE_SHARE = 0.01
+"""The same of one slice, where the source still has more rows than it sent: a few may have come since."""
 _MANY_REJECTS = 100
 _ANY_NUMBER = 2**31
 
@@ -105,6 +107,19 @@ def check_all_slices(plan: SourcePlan, rows: int) -> None:
 def _other_count(counted: int, came: int, what: str) -> SourceError:
     return SourceError(
         f"the source counted {counted:,} rows for this {what} and sent {came:,}; nothing of it was committed.",
+        remedy="look for what limits or filters its answers: a setting such as a row limit, a proxy, a rule on the table.",
+    )
+
+
+def falls_short(came: int, counted: int) -> bool:
+    """Whether so many fewer came than were counted that it has to be looked into."""
+    return counted - came > counted * _LATE_SHARE
+
+
+def cut_answer(there: int, came: int) -> TransientError:
+    """The error of a source that has rows and does not send them."""
+    return TransientError(
+        f"the source has {there:,} rows for this slice and sent {came:,}; the slice was not committed.",
         remedy="look for what limits or filters its answers: a setting such as a row limit, a proxy, a rule on the table.",
     )
 

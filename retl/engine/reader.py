@@ -63,7 +63,7 @@ class Reader:
             await self._channel.send(Item("begin", part))
             try:
                 rows, without_cursor = await self._pass_on(part, resizer)
-                self._check_count(part, rows)
+                await self._check_count(part, rows)
             except TransientError as error:
                 if attempt >= _ATTEMPTS or part.divisible or (error.retry_after or 0.0) > _LONGEST_PAUSE:
                     raise
@@ -83,9 +83,13 @@ class Reader:
             liked = dataclasses.replace(liked, rows=min(liked.rows, self._context.table.slice_rows))
         return Resizer(liked)
 
-    def _check_count(self, part: Slice, rows: int) -> None:
+    async def _check_count(self, part: Slice, rows: int) -> None:
         """Before the end of a slice is told: what lacks rows must not be committed."""
         guard.check_slice(self._plan, part, rows)
+        if part.rows is not None and guard.falls_short(rows, part.rows):
+            there = await self._context.source.recount(self._plan, part)
+            if there is not None and guard.falls_short(rows, min(there, part.rows)):
+                raise guard.cut_answer(there, rows)
         self._rows += rows
         if part.index == self._plan.slices[-1].index:
             guard.check_all_slices(self._plan, self._rows)

@@ -49,6 +49,9 @@ class CrashingSource(Source):
     async def location(self, table: str) -> str | None:
         return await self._source.location(table)
 
+    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
+        return await self._source.recount(plan, part)
+
     async def finish(self, plan: SourcePlan) -> None:
         await self._source.finish(plan)
 

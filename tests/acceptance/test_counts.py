@@ -55,6 +55,9 @@ class Limited(CrashingSource):
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         return dataclasses.replace(await super().plan(table, checkpoint), **self._plan)
 
+    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
+        return None
+
     async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
         left = self.limit if self.limit is not None else 2**31
         async with aclosing(super().read(plan, part)) as batches:  # type: ignore[type-var]
@@ -133,6 +136,58 @@ async def test_a_scan_that_brings_much_less_than_was_counted_says_so(
     found = [warning for warning in report.warnings if f"counted 10 rows before this scan, and only {limit}" in warning]
     assert len(found) == warns
     assert report.rows == limit
+
+
+class Cutting(Limited):
+    """The same, which can be asked again how many rows there are. ``between`` happens once, after the first plan."""
+
+    def __init__(self, warehouse: Warehouse, limit: int | None, between: str = "") -> None:
+        super().__init__(warehouse, limit)
+        self.warehouse = warehouse
+        self.between = between
+
+    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
+        plan = await super().plan(table, checkpoint)
+        if self.between:
+            await self.release()
+            self.warehouse.run(self.between)
+            self.between = ""
+        return plan
+
+    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
+        return await self._source.recount(plan, part)
+
+
+@pytest.mark.parametrize("table", [None, full("none"), full("swap")], ids=["incremental", "none", "swap"])
+async def test_rows_that_are_there_and_do_not_come_are_not_passed_over(
+    warehouse: Warehouse, app: Database, table: retl.Table | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retl.engine.run._PATIENCE", 0.0)
+    monkeypatch.setattr("retl.engine.reader.backoff", lambda attempt, most: 0.0)
+    source = Cutting(warehouse, 9)
+    job = pipeline(source, app, table)
+    with pytest.raises(retl.TransientError, match="has 10 rows for this slice and sent 9; the slice was not committed"):
+        await job.run_once()
+    assert app.tables() == [] or app.rows("orders") == []
+    assert (await job.status()).tables[0].watermark is None
+    source.limit = None
+    assert (await job.run_once()).rows == 10
+    assert app.rows("orders") == expected(0, 9)
+
+
+@pytest.mark.parametrize(
+    "between",
+    ["DELETE FROM orders WHERE id < 8", "UPDATE orders SET updated_at = TIMESTAMP '2025-01-01' WHERE id < 8"],
+    ids=["deleted", "changed"],
+)
+async def test_rows_that_go_between_count_and_read_are_missed_by_nobody(
+    warehouse: Warehouse, app: Database, between: str
+) -> None:
+    job = pipeline(Cutting(warehouse, None, between), app)
+    assert (await job.run_once()).rows == 2
+    await job.run_once()
+    held = app.rows("orders", "id")
+    assert sorted(held) == ([(8,), (9,)] if "DELETE" in between else [(number,) for number in range(10)])
 
 
 # What was sent is there --------------------------------------------------------

@@ -113,6 +113,10 @@ class Selection:
         conditions = self.window(window, cursor) if window is not None and cursor is not None else []
         return f"SELECT COUNT(*){extremes} FROM {self.relation.sql}{self._where(*conditions)}"
 
+    def count_slice(self, part: Slice) -> str:
+        """Rows of one slice."""
+        return f"SELECT COUNT(*) FROM {self.relation.sql}{self._where(*self._slice(part))}"
+
     def window(self, window: Window, cursor: pa.Field) -> list[str]:
         return self._slice(Slice(index=0, lower=window.lower, upper=window.upper, lower_open=window.lower_open))
 

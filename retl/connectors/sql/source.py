@@ -222,6 +222,9 @@ class SqlSource(Source):
         assert isinstance(chosen, Selection)
         return chosen
 
+    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
+        return int((await self.query(self.selection(plan, part).count_slice(part)))[0][0])
+
     async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
         batches = self.stream(self.selection(plan, part).rows(plan.schema, part))
         try:
