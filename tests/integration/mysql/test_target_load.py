@@ -16,10 +16,12 @@ import pytest
 import retl
 from retl.connectors import DuckDB
 from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.encode import Encoder
 from retl.model.actions import PreAction
 from retl.model.errors import LeaseLost, RepeatedKey, RowsRejected, TargetBusy
 from retl.model.window import Scope, Slice
 from retl.testing import table_spec
+from retl.testing.target_base import Session
 from tests.integration.mysql.targets import PEOPLE, Scene, commit, people, scan, spec
 from tests.servers.database import Server
 from tests.support import Warehouse
@@ -381,3 +383,60 @@ async def test_a_pipeline_from_end_to_end(scene: Scene, tmp_path: Any) -> None:
         await pipeline.run_once()
     assert await scene.many("orders") == sorted(warehouse.run("SELECT * FROM orders"))
     assert await scene.many("daily") == sorted(warehouse.run("SELECT * FROM daily"))
+
+
+# Counts ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pre_action", ["none", "truncate"])
+@pytest.mark.parametrize("local_infile", [None, False], ids=["load", "insert"])
+async def test_rows_that_did_not_arrive_are_noticed_and_sent_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, pre_action: str, local_infile: bool | None
+) -> None:
+    """Without a warning, as a server or something before it may lose them: the count tells."""
+    lost: list[int] = []
+    load, inserts = Encoder.csv, Encoder.inserts
+
+    def fewer(self: Encoder, batch: pa.RecordBatch) -> pa.Buffer:
+        if not lost:
+            lost.append(1)
+            batch = batch.slice(1)
+        return load(self, batch)
+
+    def fewer_inserts(self: Encoder, batch: pa.RecordBatch, *words: Any, **more: Any) -> Any:
+        for first, rows, statement in inserts(self, batch, *words, **more):
+            if not lost:
+                lost.append(1)
+                ((_, _, statement),) = inserts(self, batch.slice(1), *words, **more)
+            yield first, rows, statement
+
+    monkeypatch.setattr(Encoder, "csv", fewer)
+    monkeypatch.setattr(Encoder, "inserts", fewer_inserts)
+    async with scene.session(local_infile=local_infile) as session:
+        done = await scan(session, [numbered(0, 10)], spec(pre_action=pre_action), rejects_left=1)
+    assert lost and (done.rows, done.rejects) == (10, [])
+    assert scene.rows("people") == sorted(expected(numbered(0, 10)), key=repr)
+
+
+@pytest.mark.parametrize("listed", [0, 1])
+@pytest.mark.parametrize("pre_action", ["none", "truncate"])
+async def test_a_warning_that_the_server_does_not_list_is_one(server: Server, pre_action: str, listed: int) -> None:
+    """How many are listed is a setting that not every user may change."""
+    with server.fresh_database() as database:
+        scene = Scene(server, database)
+        scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(3))")
+        options = scene.options()
+        ((before,),) = server.query("SELECT @@GLOBAL.max_error_count")
+        server.query(f"SET GLOBAL max_error_count = {listed}")
+        try:
+            session = await Session.begin(options.target())
+            batch = people((1, "abc"), (2, "far too long"), (3, "also too long"), (4, "d"))
+            table = spec(pre_action=pre_action)
+            with pytest.raises(RowsRejected):
+                await scan(session, [batch], table, rejects_left=1)
+            done = await scan(session, [batch], table, rejects_left=2)
+            await session.target.aclose()
+        finally:
+            server.query(f"SET GLOBAL max_error_count = {before}")
+        assert sorted(reject.key for reject in done.rejects) == ['{"id":2}', '{"id":3}']
+        assert scene.rows("people") == [(1, "abc"), (4, "d")]

@@ -258,6 +258,24 @@ async def test_a_remedy_belongs_to_its_cause(
             await target.aclose()
 
 
+async def test_half_a_step_is_never_committed_with_the_next_one(mysql_server: Server) -> None:
+    two = [Reject(table="t", key=key, reason="r", content="{}", at=f"2024-0{key}") for key in ("1", "2")]
+    with mysql_server.fresh_database() as database:
+        async with pooled(mysql_server.host, mysql_server.port) as pooler:
+            target = MySQL(mysql_server.at(pooler.host, pooler.port).url(database)).target()
+            store = target.state_store()
+            await store.add_rejects("p", [])
+            second = "INSERT INTO retl_rejects (pipeline, table_name, row_key, rejected_at, reason, body) VALUES ('p', 't', '2'"
+            pooler.refusals = [Refusal(second, 1235, "42000", "not yet supported")]
+            with pytest.raises(StateError, match="not yet supported"):
+                await store.add_rejects("p", two)
+            pooler.refusals = []
+            await store.add_rejects("q", two)
+            assert await store.count_rejects("p") == {}
+            assert await store.count_rejects("q") == {"t": 2}
+            await target.aclose()
+
+
 async def test_without_a_database_there_is_no_place_for_checkpoints(scene: Scene) -> None:
     target = Scene(scene.server, "").options().target()
     with pytest.raises(ConfigError, match="names no database"):
