@@ -196,7 +196,7 @@ async def test_a_load_runs_while_the_next_batch_is_made_ready(scene: Scene, monk
 
 
 def staged(said: list[str]) -> bool:
-    return any("TEMPORARY" in statement for statement in said)
+    return any("retl_stage" in statement for statement in said)
 
 
 @pytest.fixture
