@@ -244,6 +244,8 @@ class World:
             assert found is not None
             self._check_complete(found, saved)
             self._settle(found, saved)
+        elif self.mode == "swap" and self._target.ddl_commits and found == self._expected():
+            self._good = found  # switched, and to be noted when the old table is gone: the next scan loads it again
         elif saved.refresh is None:
             assert found == self._good
             assert self._found_archives() == self._archives
