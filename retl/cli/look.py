@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from retl.cli.ask import ask, chosen
 from retl.cli.codes import FAILED, exit_code, worst
 from retl.cli.render import grid, plural, print_error, print_json, say, without_place
-from retl.model.errors import RetlError
-from retl.pipeline import Pipeline, TablePlan
+from retl.engine.targets import check_claims
+from retl.model.errors import ConfigError, RetlError
+from retl.pipeline import Finding, Pipeline, TablePlan
 
 _SIGNS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
@@ -19,6 +21,7 @@ def check(arguments: argparse.Namespace) -> int:
     """Test both connections of every pipeline and look at every table."""
     answers, code = ask(chosen(arguments), Pipeline.check)
     found = [(answer.pipeline.name, finding) for answer in answers for finding in answer.value]
+    found += _clashes(found)
     if arguments.json:
         print_json(
             [
@@ -34,6 +37,20 @@ def check(arguments: argparse.Namespace) -> int:
         say("\n".join(grid(("", "PIPELINE", "SUBJECT", "FOUND"), rows)))
     failed = any(finding.level == "error" for _, finding in found)
     return worst((code, FAILED if failed else code))
+
+
+def _clashes(found: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
+    """Pipelines of one file that would write one table, also before any of them has run."""
+    claims = [finding.claim for _, finding in found if finding.claim is not None]
+    clashes = []
+    for name, finding in found:
+        try:
+            if finding.claim is not None:
+                check_claims(finding.claim, [claim for claim in claims if claim.target == finding.claim.target])
+        except ConfigError as error:
+            text = str(error.located(pipeline=name, table=finding.subject))
+            clashes.append((name, Finding("error", finding.subject, text)))
+    return clashes
 
 
 def tables(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import Load, SourcePlan, TargetPlan
 from retl.model.table import TableSpec
+from retl.state.base import Claim
 from retl.threads import to_the_end
 
 
@@ -25,6 +26,8 @@ class TablePlan:
     source: SourcePlan
     target: TargetPlan
     warnings: tuple[str, ...] = ()
+    claim: Claim | None = None
+    """The target's table and how it is written, where the target can tell it from those of others."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Finding:
     level: Literal["ok", "warning", "error"]
     subject: str
     message: str
+    claim: Claim | None = None
+    """Of a table that is in order: what it writes, to compare with other pipelines."""
 
 
 class Preflight:
@@ -82,7 +87,7 @@ class Preflight:
             return [Finding("error", spec.name, str(as_retl_error(error, pipeline=self._parts.name, table=spec.name)))]
         rows = "" if plan.source.rows is None else f", {plan.source.rows:,} rows to read"
         mode = "full scan" if spec.full else f"incremental by {spec.cursor}"
-        ok = Finding("ok", spec.name, f"-> {spec.to}: {mode}{rows}")
+        ok = Finding("ok", spec.name, f"-> {spec.to}: {mode}{rows}", plan.claim)
         return [ok, *(Finding("warning", spec.name, warning) for warning in plan.warnings)]
 
     async def plans(self, errors: list[Exception] | None) -> list[TablePlan]:
@@ -115,10 +120,11 @@ class Preflight:
                 target = await self._preview(spec, checkpoint, source, warnings)
             finally:
                 await to_the_end(parts.source.finish(source))
+            told = claim if await parts.target.location(spec.to) is not None else None
         except RetlError as error:
             error.located(pipeline=parts.name, table=spec.name)
             raise
-        return TablePlan(spec, source, target, (*warnings, *target.warnings))
+        return TablePlan(spec, source, target, (*warnings, *target.warnings), told)
 
     async def _preview(
         self, spec: TableSpec, checkpoint: Checkpoint, source: SourcePlan, warnings: list[str]

@@ -392,6 +392,18 @@ def test_check_finds_what_is_wrong(shop: Path, retl: Retl) -> None:
     assert all("What to do: " in item["message"] for item in found.values())
 
 
+def test_check_finds_two_pipelines_that_would_write_one_table(shop: Path, retl: Retl) -> None:
+    second = JOBS.replace("[pipelines.shop", "[pipelines.copy").replace("[[pipelines.shop", "[[pipelines.copy")
+    Path("jobs.toml").write_text(JOBS + second[second.index("[pipelines.copy") :])
+    done = retl("check", "--json")
+    clashes = [
+        (item["pipeline"], item["subject"]) for item in done.json() if "written by the pipeline" in item["message"]
+    ]
+    assert done.code == 1 and clashes == [("shop", "report"), ("copy", "report")]  # both only upsert the orders
+    retl("run", "--once")
+    assert [report["status"] for report in retl("history", "--json", "--table", "report").json()].count("done") == 1
+
+
 def test_tables(shop: Path, retl: Retl) -> None:
     assert retl("tables").out == "shop: 2 tables in the source\n  customers\n  orders\n"
     assert retl("tables", "--json").json() == [{"pipeline": "shop", "tables": ["customers", "orders"]}]
