@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.errors import TargetRefused, server_error
 from retl.connectors.mysql.merge import respells
 from retl.connectors.mysql.schema import DIALECT, LONGEST_NAME, Known, Place
 from retl.connectors.mysql.types import length
@@ -27,6 +28,13 @@ def slow_inserts(refused: str) -> str:
         "the server does not take LOAD DATA LOCAL (local_infile is off), so rows are sent by INSERT, which is 2 to 3 times slower; "
         "SET GLOBAL local_infile = ON there makes it faster."
     )
+
+
+async def check_server(connection: MySQLConnection) -> None:
+    """Raises ``ConfigError`` where nothing could be written. A server that is read only says so by itself."""
+    found = await connection.query("SHOW VARIABLES WHERE variable_name IN ('log_bin', 'binlog_format')")
+    if {str(name): str(value).upper() for name, value in found} == {"log_bin": "ON", "binlog_format": "STATEMENT"}:
+        raise server_error(1665, "binlog_format is STATEMENT", "target", connection.place)
 
 
 def check_names(place: Place, load: Load) -> None:

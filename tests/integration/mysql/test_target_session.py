@@ -12,10 +12,12 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors import MySQL
-from retl.model.errors import ConnectionFailed
+from retl.model.errors import ConfigError, ConnectionFailed
+from retl.model.plan import Load
 from retl.testing import collect, table_spec
 from retl.testing.target_base import Session
 from tests.integration.mysql.targets import PEOPLE, Scene, people, scan, spec
+from tests.servers import mariadb
 from tests.servers.database import Server
 
 WAYS = pytest.mark.parametrize("local_infile", [None, False], ids=["load", "insert"])
@@ -27,7 +29,7 @@ def scene(server: Server, database: str) -> Scene:
 
 
 @contextmanager
-def setting(server: Server, name: str, value: str) -> Iterator[None]:
+def setting(server: Server, name: str, value: str | int) -> Iterator[None]:
     """A setting of the server for sessions that begin meanwhile."""
     ((before,),) = server.query(f"SELECT @@GLOBAL.{name}")
     server.query(f"SET GLOBAL {name} = %s", value)
@@ -142,3 +144,33 @@ async def test_a_source_that_somebody_has_locked_is_waited_for_no_longer_than_al
     found = await collect(source, table_spec("people"))
     assert found.to_pylist() == [{"id": 1}]
     await source.aclose()
+
+
+async def test_a_binary_log_of_statements_is_refused_before_anything_is_written() -> None:
+    with mariadb.started("--log-bin", "--binlog-format=STATEMENT") as server, server.fresh_database() as database:
+        scene = Scene(server, database)
+        target = scene.options().target()
+        load = Load(pipeline="p", table=spec(), schema=PEOPLE, key=("id",), scan_id="s")
+        with pytest.raises(ConfigError, match="binary log") as refused:
+            await target.preview(load)
+        assert "binlog_format" in refused.value.remedy
+        store = target.state_store()
+        with pytest.raises(ConfigError, match="binary log") as refused:
+            await store.take_lease(await store.read_lease("p"), "me", 15.0)
+        assert "binlog_format" in refused.value.remedy and "drop" not in refused.value.remedy
+        await target.release()
+        server.query("SET GLOBAL binlog_format = 'MIXED'")
+        await target.preview(load)
+        async with scene.session() as session:
+            done = await scan(session, [people((1, "a"))])
+        assert done.rows == 1
+        await target.aclose()
+
+
+@WAYS
+async def test_a_server_that_is_read_only_is_seen_beforehand(scene: Scene, local_infile: bool | None) -> None:
+    async with scene.session(local_infile=local_infile) as session:
+        with setting(scene.server, "read_only", 1), pytest.raises(ConnectionFailed, match="does not allow writing"):
+            await session.target.preview(session.load(spec(), schema=PEOPLE))
+        assert (await scan(session, [people((1, "a"))])).rows == 1
+    assert scene.rows("people") == [(1, "a")]
