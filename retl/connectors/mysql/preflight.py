@@ -30,11 +30,15 @@ def slow_inserts(refused: str) -> str:
     )
 
 
-async def check_server(connection: MySQLConnection) -> None:
-    """Raises ``ConfigError`` where nothing could be written. A server that is read only says so by itself."""
-    found = await connection.query("SHOW VARIABLES WHERE variable_name IN ('log_bin', 'binlog_format')")
-    if {str(name): str(value).upper() for name, value in found} == {"log_bin": "ON", "binlog_format": "STATEMENT"}:
+async def check_server(connection: MySQLConnection) -> list[str]:
+    """Warnings of what the server is set to. Raises ``ConfigError`` where nothing could be written."""
+    found = await connection.query("SHOW VARIABLES WHERE variable_name IN ('log_bin', 'binlog_format', 'read_only')")
+    settings = {str(name): str(value).upper() for name, value in found}
+    if settings.get("log_bin") == "ON" and settings.get("binlog_format") == "STATEMENT":
         raise server_error(1665, "binlog_format is STATEMENT", "target", connection.place)
+    if settings.get("read_only", "OFF") == "OFF":
+        return []
+    return ["the server is read only now (read_only): most users cannot write there. Is it the right one?"]
 
 
 def check_names(place: Place, load: Load) -> None:

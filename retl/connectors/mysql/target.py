@@ -142,8 +142,8 @@ class MySQLTarget(Target):
         known = await self._seen(connection, place, load)
         if known is None:
             await self._check_database(connection, place)
-        await preflight.check_server(connection)
-        warnings = preflight.check(load, known) if known else []
+        warnings = await preflight.check_server(connection)
+        warnings += preflight.check(load, known) if known else []
         server = connection.server
         types = MySQLTypes(load.schema, load.key, mariadb=server.mariadb, version=server.version)
         change = fit(load, known.existing() if known else None, DIALECT, types)
