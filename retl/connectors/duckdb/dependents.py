@@ -23,7 +23,7 @@ _HERE = "database_name = current_database() AND schema_name = ? AND table_name =
 
 
 @cache
-def _has_triggers() -> bool:
+def has_triggers() -> bool:
     """Whether this version of DuckDB knows triggers at all."""
     with duckdb.connect() as connection:
         found = connection.execute(
@@ -34,7 +34,7 @@ def _has_triggers() -> bool:
 
 def _triggers(connection: DuckDBPyConnection, table: Sequence[str]) -> list[tuple[str, str]]:
     """Names and definitions."""
-    if not _has_triggers():
+    if not has_triggers():
         return []
     return connection.execute(f"SELECT trigger_name, sql FROM duckdb_triggers() WHERE {_HERE}", table).fetchall()
 
@@ -88,7 +88,7 @@ def check_replaceable(connection: DuckDBPyConnection, load: Load, schema: str, n
     """Refuse to replace a table that others need: DuckDB would not let it go, and say so only after the load."""
     names = "SELECT table_name AS name, table_oid AS oid, 'table' AS kind FROM duckdb_tables() UNION ALL "
     names += "SELECT view_name, view_oid, 'view' FROM duckdb_views()"
-    if _has_triggers():
+    if has_triggers():
         names += " UNION ALL SELECT trigger_name, trigger_oid, 'trigger' FROM duckdb_triggers()"
     found = connection.execute(
         f"SELECT kind, name FROM duckdb_dependencies() AS d JOIN ({names}) AS n ON d.refobjid = n.oid WHERE deptype = 'n' "

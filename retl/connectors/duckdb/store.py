@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from retl.connectors.duckdb.dependents import has_triggers
 from retl.connectors.duckdb.file import DuckDBFile, first_line, in_transaction
 from retl.model.errors import StateError, TargetBusy
 from retl.state import sql
@@ -93,8 +94,27 @@ def _peek(connection: duckdb.DuckDBPyConnection, make: Callable[[], Generator[sq
     return result
 
 
+def _refuse_others(connection: duckdb.DuckDBPyConnection) -> None:
+    """Raise ``StateError`` for what only has the name of one of the store's tables, or acts on it."""
+    others = "SELECT 'view', view_name, schema_name, view_name FROM duckdb_views()"
+    if has_triggers():
+        others += " UNION ALL SELECT 'trigger', trigger_name, schema_name, table_name FROM duckdb_triggers()"
+    names = ", ".join("?" * len(sql.STATE_TABLES))
+    found = connection.execute(
+        f"SELECT * FROM ({others}) AS t(kind, name, schema, table_name) "
+        f"WHERE schema = current_schema() AND table_name IN ({names})",
+        sql.STATE_TABLES,
+    ).fetchall()
+    for kind, name, _, table in found:
+        raise StateError(
+            f"{name!r} is a {kind} where only retl's own table {table!r} may be.",
+            remedy="find out who made it, and drop it.",
+        )
+
+
 def _ensure_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the store's tables where they are missing; refuse those of a newer version."""
+    _refuse_others(connection)
     for statement in DIALECT.create():
         connection.execute(statement)
     run_step(connection, sql.check_version())

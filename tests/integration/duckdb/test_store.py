@@ -113,3 +113,14 @@ async def test_a_damaged_store_is_told(scene: Scene, damage: str, message: str) 
     scene.run(damage)
     with pytest.raises(StateError, match=message):
         await opened(scene).load("p")
+
+
+async def test_what_only_has_the_name_of_a_state_table_is_refused(scene: Scene) -> None:
+    scene.run("CREATE TABLE other (pipeline VARCHAR)", "CREATE VIEW retl_leases AS SELECT * FROM other")
+    store = opened(scene)
+    with pytest.raises(StateError, match="'retl_leases' is a view where only retl's own table 'retl_leases' may be"):
+        await store.take_lease(LeaseRow("p", None, 0, 0, 0.0), "me", 15.0)
+    assert scene.run("SELECT table_name FROM duckdb_tables()") == [("other",)]
+    scene.run("DROP VIEW retl_leases")
+    assert await store.take_lease(LeaseRow("p", None, 0, 0, 0.0), "me", 15.0) is not None
+    await store.aclose()
