@@ -122,7 +122,13 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         if not offered:
             self.client_flag &= ~CLIENT.SSL
         self._check_plugin(self._server_auth_plugin.encode("latin-1"))
-        await super()._request_authentication()
+        try:
+            await super()._request_authentication()
+        except BaseException:
+            # The driver closes a line politely, and forgets it. Over TLS that takes turns of a loop that may be at its end.
+            if self._writer is not None:
+                self._writer.transport.abort()
+            raise
 
     async def _process_auth(self, plugin_name: bytes, auth_packet: Any) -> Any:
         self._check_plugin(plugin_name)

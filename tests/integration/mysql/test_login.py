@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import secrets
 import subprocess
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -227,6 +230,17 @@ async def test_what_people_see_when_a_login_fails(server: Server) -> None:
     assert isinstance(away, ConnectionFailed) and "no-such-host.invalid:3306" in str(away)
     shut = await refused(MySQL(host="127.0.0.1", port=1, user="me", password="right-word"), "right-word")
     assert isinstance(shut, ConnectionFailed) and "127.0.0.1:1" in str(shut) and "refused" in str(shut)
+
+
+def test_a_login_that_fails_leaves_no_line_open(mysql_server: Server) -> None:
+    """Although the loop ends at once: over TLS a polite end takes turns of it."""
+    with user(mysql_server, "right") as name, warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            with pytest.raises(ConfigError, match="Access denied"):
+                asyncio.run(who(options(mysql_server, name, "wrong")))
+            gc.collect()
+    assert [str(warning.message) for warning in found if warning.category is ResourceWarning] == []
 
 
 async def test_what_a_server_makes_of_new_sessions_does_not_matter(server: Server, database: str) -> None:
