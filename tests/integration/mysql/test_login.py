@@ -232,6 +232,29 @@ async def test_what_people_see_when_a_login_fails(server: Server) -> None:
     assert isinstance(shut, ConnectionFailed) and "127.0.0.1:1" in str(shut) and "refused" in str(shut)
 
 
+async def test_a_limit_of_connections_names_what_to_raise(server: Server) -> None:
+    with user(server, "pw") as name:
+        server.query(f"ALTER USER '{name}'@'%' WITH MAX_USER_CONNECTIONS 1")
+        one = await MySQLConnection.open(options(server, name, "pw").login("source", ()))
+        try:
+            with pytest.raises(ConnectionFailed, match=r"allows no more connections.*max_user_connections") as failed:
+                await options(server, name, "pw").source().ping()
+        finally:
+            await one.close()
+    assert "up to 3 at its source and up to 3 + writers at its target" in failed.value.remedy
+
+
+async def test_a_server_that_lets_nobody_in_without_tls_names_the_option(mysql_server: Server) -> None:
+    with user(mysql_server, "pw") as name:
+        mysql_server.query("SET GLOBAL require_secure_transport = ON")
+        try:
+            with pytest.raises(ConfigError, match="lets nobody in without TLS") as failed:
+                await options(mysql_server, name, "pw", tls="off").source().ping()
+        finally:
+            mysql_server.query("SET GLOBAL require_secure_transport = OFF")
+    assert 'tls = "verify"' in failed.value.remedy
+
+
 def test_a_login_that_fails_leaves_no_line_open(mysql_server: Server) -> None:
     """Although the loop ends at once: over TLS a polite end takes turns of it."""
     with user(mysql_server, "right") as name, warnings.catch_warnings(record=True) as found:
