@@ -374,6 +374,32 @@ async def test_a_former_owner_switches_nothing_where_the_state_is_kept_elsewhere
     assert (await store.load("p"))["orders"].columns is None  # not finished
 
 
+async def test_what_a_former_owner_has_staged_is_not_committed_where_the_state_is_kept_elsewhere(
+    warehouse: Warehouse, app: Database
+) -> None:
+    store = Stolen()
+
+    class LosesItsLease(SQLiteTarget):
+        """Between the last batch of a slice and its commit a successor takes over."""
+
+        async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+            writer = await super().prepare(load, mark)
+            write = writer.write
+
+            async def then_lost(batch: pa.RecordBatch) -> None:
+                await write(batch)
+                store.steal()
+
+            writer.write = then_lost  # type: ignore[method-assign]
+            return writer
+
+    job = pipeline(warehouse.source(), app, target=LosesItsLease(app.target()), state=store)
+    with pytest.raises(retl.LeaseLost):
+        await job.run_once()
+    assert app.rows("orders") == []
+    assert (await store.load("p")).get("orders", Checkpoint()).watermark is None
+
+
 async def test_a_lost_lease_ends_the_run(warehouse: Warehouse, app: Database) -> None:
     warehouse.run("CREATE TABLE later (id BIGINT PRIMARY KEY)")
     store = Stolen()
