@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,21 +26,6 @@ from tests.acceptance.test_scan_rules import expected
 from tests.support import Database, Recorder, Warehouse
 
 REPLACING = ["truncate", "rename_and_create", "swap"]
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    warehouse = Warehouse(tmp_path / "warehouse.duckdb")
-    warehouse.run(
-        "CREATE TABLE orders (id BIGINT PRIMARY KEY, city VARCHAR, updated_at TIMESTAMP)",
-        "INSERT INTO orders SELECT i, 'city ' || i, TIMESTAMP '2024-01-01' + INTERVAL (i) SECOND FROM range(10) t(i)",
-    )
-    return warehouse
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Database:
-    return Database(tmp_path / "app.db")
 
 
 class Limited(CrashingSource):

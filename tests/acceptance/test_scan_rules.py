@@ -21,21 +21,6 @@ from tests.support import Database, Recorder, Warehouse
 REPLACING = ["truncate", "rename_and_create", "swap"]
 
 
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    warehouse = Warehouse(tmp_path / "warehouse.duckdb")
-    warehouse.run(
-        "CREATE TABLE orders (id BIGINT PRIMARY KEY, city VARCHAR, updated_at TIMESTAMP)",
-        "INSERT INTO orders SELECT i, 'city ' || i, TIMESTAMP '2024-01-01' + INTERVAL (i) SECOND FROM range(10) t(i)",
-    )
-    return warehouse
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Database:
-    return Database(tmp_path / "app.db")
-
-
 def pipeline(source: Any, target: Any, table: retl.Table | None = None, **words: Any) -> retl.Pipeline:
     tables = [table or retl.Table("orders", cursor="updated_at")]
     return retl.Pipeline("orders", source=source.source(), target=target.target(), tables=tables, **words)
