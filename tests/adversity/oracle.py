@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.sql.source import SqlSource
-from retl.connectors.sqlite.catalog import inspect, real_key
+from retl.connectors.sql.tables import real_key
+from retl.connectors.sqlite.catalog import inspect
 from retl.connectors.sqlite.dialect import DIALECT
 from retl.engine.lease import process_identity
 from retl.model.checkpoint import Checkpoint

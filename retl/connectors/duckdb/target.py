@@ -11,11 +11,11 @@ from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.duckdb import schema
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.file import DuckDBFile, in_transaction
-from retl.connectors.duckdb.schema import inspect, real_key
+from retl.connectors.duckdb.schema import inspect
 from retl.connectors.duckdb.store import DuckDBStore, run_step
 from retl.connectors.duckdb.types import TYPES
 from retl.connectors.duckdb.writer import DuckDBWriter
-from retl.connectors.sql.tables import Existing, describe_refresh, fit
+from retl.connectors.sql.tables import Existing, describe_refresh, fit, real_key
 from retl.model.checkpoint import Mark
 from retl.model.errors import ConfigError, RetlError
 from retl.model.plan import BatchSize, Load, TargetPlan

@@ -48,6 +48,15 @@ class Existing:
         )
 
 
+def real_key(existing: Existing) -> tuple[str, ...]:
+    """The first unique key whose columns cannot be NULL."""
+    strict = {column.name for column in existing.columns if not column.nullable}
+    for key in existing.keys:
+        if key <= strict:
+            return tuple(name for name in existing.columns.names if name in key)
+    return ()
+
+
 class TypeMap(ABC):
     """How a target stores Arrow's types."""
 

@@ -88,15 +88,6 @@ def inspect(connection: sqlite3.Connection, name: str, schema: str = "main") -> 
     return Existing(pa.schema(fields), tuple(dict.fromkeys(keys)), frozenset(required), frozenset(generated))
 
 
-def real_key(existing: Existing) -> tuple[str, ...]:
-    """The first unique key whose columns cannot be NULL."""
-    strict = {column.name for column in existing.columns if not column.nullable}
-    for key in existing.keys:
-        if key <= strict:
-            return tuple(name for name in existing.columns.names if name in key)
-    return ()
-
-
 def count(connection: sqlite3.Connection, name: str) -> int:
     """How many rows a table has; ``name`` is its own, unquoted."""
     (rows,) = connection.execute(f"SELECT COUNT(*) FROM {DIALECT.identifier(name)}").fetchone()

@@ -17,7 +17,8 @@ import pyarrow as pa
 from retl.connectors.base import SystemInfo
 from retl.connectors.sql.select import Selection
 from retl.connectors.sql.source import SqlSource
-from retl.connectors.sqlite.catalog import find, inspect, real_key, table_names
+from retl.connectors.sql.tables import real_key
+from retl.connectors.sqlite.catalog import find, inspect, table_names
 from retl.connectors.sqlite.dialect import DIALECT, logical_field, own_name
 from retl.connectors.sqlite.file import SQLiteFile
 from retl.connectors.sqlite.order import A_TIME, from_day, is_time, mixed_forms, no_time, out_of_order

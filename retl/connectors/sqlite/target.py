@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.tables import TableChange, describe_refresh, fit
+from retl.connectors.sql.tables import TableChange, describe_refresh, fit, real_key
 from retl.connectors.sql.text import json_text
 from retl.connectors.sqlite import schema
-from retl.connectors.sqlite.catalog import Table, count, find, inspect, real_key
+from retl.connectors.sqlite.catalog import Table, count, find, inspect
 from retl.connectors.sqlite.dialect import DIALECT, STRICT_TYPES, TARGET_DIALECT, TYPES
 from retl.connectors.sqlite.file import SQLiteFile, use_wal
 from retl.connectors.sqlite.writer import SQLiteWriter
