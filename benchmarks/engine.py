@@ -13,8 +13,8 @@ import pyarrow as pa
 import retl
 from benchmarks import common
 from retl.connectors.base import Commit, Source, SystemInfo, TableWriter, Target
-from retl.model.checkpoint import Checkpoint, Mark
-from retl.model.plan import BatchSize, Load, SourcePlan, TargetPlan
+from retl.model.checkpoint import Checkpoint, FencedCheckpoint
+from retl.model.plan import BatchSize, Load, SourcePlan, TargetPreview
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -74,10 +74,10 @@ class DroppingTarget(Target):
     async def count(self, table: str) -> int:
         return 0
 
-    async def preview(self, load: Load) -> TargetPlan:
-        return TargetPlan()
+    async def preview(self, load: Load) -> TargetPreview:
+        return TargetPreview()
 
-    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
         return DroppingWriter()
 
     async def aclose(self) -> None:
@@ -94,14 +94,14 @@ class DroppingWriter(TableWriter):
     async def discard(self) -> None:
         self._rows = 0
 
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         rows, self._rows = self._rows, 0
         return Commit(rows)
 
     async def count(self) -> int:
         return 0
 
-    async def finish(self, mark: Mark | None) -> None:
+    async def finish(self, fenced: FencedCheckpoint | None) -> None:
         return None
 
     async def abort(self) -> None:

@@ -26,9 +26,9 @@ from typing import ClassVar
 import msgspec
 import pyarrow as pa
 
-from retl.model.checkpoint import Checkpoint, Mark, Reject
+from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Reject
 from retl.model.errors import UnsupportedError
-from retl.model.plan import BatchSize, Load, SourcePlan, TargetPlan
+from retl.model.plan import BatchSize, Load, SourcePlan, TargetPreview
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -182,10 +182,10 @@ class TableWriter(ABC):
         """Forget what is staged; the engine will read the slice again."""
 
     @abstractmethod
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         """Make the staged rows part of the target.
 
-        Where ``mark`` is given (the target holds the checkpoints), the rows, the
+        Where ``fenced`` is given (the target holds the checkpoints), the rows, the
         checkpoint and the proof that the fence still holds are *one* transaction; an
         old fence raises ``LeaseLost`` and changes nothing. Where it is ``None`` the engine
         has proved the fence just before and saves the checkpoint just after, so a crash in
@@ -202,10 +202,10 @@ class TableWriter(ABC):
         """The rows committed by this writer into a table that it will switch in, or the target's rows."""
 
     @abstractmethod
-    async def finish(self, mark: Mark | None) -> None:
+    async def finish(self, fenced: FencedCheckpoint | None) -> None:
         """After the last commit: switch the shadow in, prune archives, save the checkpoint, in one step where possible.
 
-        ``mark`` is ``None`` where the last commit has saved the final checkpoint already, as it does
+        ``fenced`` is ``None`` where the last commit has saved the final checkpoint already, as it does
         for a table that is not replaced, and where the target does not hold the checkpoints.
         """
 
@@ -252,7 +252,7 @@ class Target(ABC):
         return None
 
     @abstractmethod
-    async def preview(self, load: Load) -> TargetPlan:
+    async def preview(self, load: Load) -> TargetPreview:
         """What ``prepare`` and ``finish`` would do. Writes nothing.
 
         Raises ``ConfigError`` or ``SchemaDrift`` for what can be known beforehand: no
@@ -260,10 +260,10 @@ class Target(ABC):
         """
 
     @abstractmethod
-    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
         """Create or evolve the table, do the pre-action, remove what a crash left behind.
 
-        ``mark`` holds the checkpoint that says a refresh has begun; it is saved together
+        ``fenced`` holds the checkpoint that says a refresh has begun; it is saved together
         with the pre-action where the target can do both at once.
         """
 

@@ -12,7 +12,7 @@ from typing import Any
 from retl.connectors.base import Commit, Source, Target, TargetTable
 from retl.model import events
 from retl.model.actions import Action
-from retl.model.checkpoint import Checkpoint, Fence, Mark
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
 from retl.model.hidden import shown
 from retl.model.plan import SourcePlan
 from retl.model.report import Progress
@@ -106,9 +106,9 @@ class ScanContext:
     stopped: bool = False
     began: float = field(default_factory=time.monotonic)
 
-    def mark(self, checkpoint: Checkpoint) -> Mark:
+    def fenced(self, checkpoint: Checkpoint) -> FencedCheckpoint:
         """A checkpoint on its way into the store, with the proof of ownership."""
-        return Mark(self.fence, self.table.name, checkpoint)
+        return FencedCheckpoint(self.fence, self.table.name, checkpoint)
 
     def progress(self) -> Progress:
         """How far it is."""

@@ -12,7 +12,7 @@ from retl.engine.runner import Parts
 from retl.engine.targets import check_claims, check_other_table, claim_of, starting_point
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
-from retl.model.plan import Load, SourcePlan, TargetPlan
+from retl.model.plan import Load, SourcePlan, TargetPreview
 from retl.model.table import TableSpec
 from retl.state.base import Claim
 from retl.threads import to_the_end
@@ -24,7 +24,7 @@ class TablePlan:
 
     table: TableSpec
     source: SourcePlan
-    target: TargetPlan
+    target: TargetPreview
     warnings: tuple[str, ...] = ()
     claim: Claim | None = None
     """The target's table and how it is written, where the target can tell it from those of others."""
@@ -128,7 +128,7 @@ class Preflight:
 
     async def _preview(
         self, spec: TableSpec, checkpoint: Checkpoint, source: SourcePlan, warnings: list[str]
-    ) -> TargetPlan:
+    ) -> TargetPreview:
         check_plan(source.table, checkpoint, source, warnings.append)
         load = Load(
             pipeline=self._parts.name,

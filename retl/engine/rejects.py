@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import REJECT, Commit, TableWriter
-from retl.model.checkpoint import Mark, Reject
+from retl.model.checkpoint import FencedCheckpoint, Reject
 from retl.model.errors import RowsRejected
 from retl.model.plan import Load
 from retl.model.window import Slice
@@ -52,17 +52,17 @@ class SourceRejects(TableWriter):
         self._rejects.clear()
         await self._writer.discard()
 
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         mine = tuple(self._rejects)
         self._check(rejects_left)
         try:
-            done = await self._writer.commit(mark, part, rejects_left - len(mine))
+            done = await self._writer.commit(fenced, part, rejects_left - len(mine))
         except RowsRejected as error:
             error.rejects = [*mine, *error.rejects]
             raise
-        if mine and mark is not None:
+        if mine and fenced is not None:
             # The target keeps its own rejects with the rows.
-            await self._store.add_rejects(mark.fence.pipeline, mine)
+            await self._store.add_rejects(fenced.fence.pipeline, mine)
         self._rejects.clear()
         return dataclasses.replace(done, rows=done.rows + len(mine), rejects=(*mine, *done.rejects))
 
@@ -81,8 +81,8 @@ class SourceRejects(TableWriter):
     async def count(self) -> int:
         return await self._writer.count()
 
-    async def finish(self, mark: Mark | None) -> None:
-        await self._writer.finish(mark)
+    async def finish(self, fenced: FencedCheckpoint | None) -> None:
+        await self._writer.finish(fenced)
 
     async def abort(self) -> None:
         await self._writer.abort()

@@ -22,7 +22,7 @@ from retl.engine.reader import Item
 from retl.engine.rejects import SourceRejects
 from retl.model import events
 from retl.model.actions import Action, PreAction
-from retl.model.checkpoint import Checkpoint, Mark, Refresh, Reject
+from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Refresh, Reject
 from retl.model.errors import LeaseLost, RowsRejected, TargetError
 from retl.model.plan import Load, SourcePlan
 from retl.model.window import Slice
@@ -112,14 +112,14 @@ class Writer:
 
     async def _prepare(self) -> TableWriter:
         context = self._context
-        mark = await self._begin_refresh()
+        fenced = await self._begin_refresh()
         load = dataclasses.replace(self._load, refresh=context.checkpoint.refresh, prove=self._prove)
-        if mark is not None and not context.state_in_target:
-            await context.store.save(mark)
-        writer = await context.target.prepare(load, mark if context.state_in_target else None)
+        if fenced is not None and not context.state_in_target:
+            await context.store.save(fenced)
+        writer = await context.target.prepare(load, fenced if context.state_in_target else None)
         return SourceRejects(writer, load, context.store)
 
-    async def _begin_refresh(self) -> Mark | None:
+    async def _begin_refresh(self) -> FencedCheckpoint | None:
         """For a pre-action that readers see: the note that it has begun, so a crash cannot repeat it."""
         context = self._context
         pre_action = context.table.pre_action
@@ -136,7 +136,7 @@ class Writer:
             )
             refresh = Refresh(context.scan_id, str(pre_action), archives)
         context.checkpoint = msgspec.structs.replace(context.checkpoint, refresh=refresh)
-        return context.mark(context.checkpoint)
+        return context.fenced(context.checkpoint)
 
     async def _write_slices(self, writer: TableWriter, first: list[Item]) -> None:
         context = self._context
@@ -196,12 +196,12 @@ class Writer:
             # Nothing is left to be done but to remember that the scan is over: that is done at once.
             checkpoint = after_scan(checkpoint, self._plan, context.scan_id)
             self._over = True
-        mark = context.mark(checkpoint)
+        fenced = context.fenced(checkpoint)
         left = guard.max_rejects(context.table, self._plan.rows, context.counters.rows) - context.counters.rejects
         if not context.state_in_target:
             await self._prove()
         try:
-            done = await writer.commit(mark if context.state_in_target else None, part, left)
+            done = await writer.commit(fenced if context.state_in_target else None, part, left)
         except RowsRejected as error:
             await self._prove()  # they may clash with what another owner has written meanwhile
             guard.advise(error, self._staged)
@@ -210,7 +210,7 @@ class Writer:
         if not context.state_in_target:
             if done.rejects:
                 await context.store.add_rejects(context.pipeline, done.rejects)
-            await context.store.save(mark)
+            await context.store.save(fenced)
         context.checkpoint = checkpoint
         await self._correct(before, self._lands(self._staged - len(done.rejects) - done.older - done.dropped))
         self._note(done, complete=complete)
@@ -227,7 +227,7 @@ class Writer:
             return
         context.checkpoint = msgspec.structs.replace(context.checkpoint, written=before.written + rows)
         if not context.checkpoint.written:  # else the next one that is saved says it
-            await context.store.save(context.mark(context.checkpoint))
+            await context.store.save(context.fenced(context.checkpoint))
 
     def _give_memory_back(self) -> None:
         """Arrow's allocator keeps freed memory for itself; a host service wants it back, but not so often that it costs time."""
@@ -274,7 +274,7 @@ class Writer:
         if self._over:
             await writer.finish(None)
             return
-        final = context.mark(after_scan(context.checkpoint, self._plan, context.scan_id))
+        final = context.fenced(after_scan(context.checkpoint, self._plan, context.scan_id))
         if not context.state_in_target:
             await self._prove()
         await writer.finish(final if context.state_in_target else None)
@@ -291,7 +291,7 @@ class Writer:
         if found is None or found.identity in (None, context.checkpoint.target):
             return
         context.checkpoint = msgspec.structs.replace(context.checkpoint, target=found.identity)
-        await context.store.save(context.mark(context.checkpoint))
+        await context.store.save(context.fenced(context.checkpoint))
 
 
 async def _abort(writer: TableWriter) -> None:

@@ -74,7 +74,7 @@ class Fence(msgspec.Struct, frozen=True):
     epoch: int
 
 
-class Mark(msgspec.Struct, frozen=True):
+class FencedCheckpoint(msgspec.Struct, frozen=True):
     """A checkpoint on its way into the store, with the fence that must still hold."""
 
     fence: Fence

@@ -86,7 +86,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class TargetPlan:
+class TargetPreview:
     """What the target would do to make itself ready, and what it would do to the values."""
 
     statements: tuple[str, ...] = ()

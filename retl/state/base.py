@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.report import ScanReport, ScanStatus
 
 STATE_VERSION = 1
@@ -70,7 +70,7 @@ class StateStore(ABC):
         """The checkpoints of a pipeline, by table."""
 
     @abstractmethod
-    async def save(self, mark: Mark) -> None:
+    async def save(self, fenced: FencedCheckpoint) -> None:
         """Store a checkpoint; raises ``LeaseLost``, and stores nothing, where the fence is old."""
 
     @abstractmethod

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain, count
 from operator import itemgetter
 
-from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import LeaseLost
 from retl.model.report import ScanReport
 from retl.state.base import Claim, LeaseRow, StateStore
@@ -29,10 +29,10 @@ class MemoryStore(StateStore):
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
         return dict(self._checkpoints.get(pipeline, {}))
 
-    async def save(self, mark: Mark) -> None:
-        if not self._holds(mark.fence):
-            raise lease_lost(mark.fence)
-        self._checkpoints.setdefault(mark.fence.pipeline, {})[mark.table] = mark.checkpoint
+    async def save(self, fenced: FencedCheckpoint) -> None:
+        if not self._holds(fenced.fence):
+            raise lease_lost(fenced.fence)
+        self._checkpoints.setdefault(fenced.fence.pipeline, {})[fenced.table] = fenced.checkpoint
 
     async def forget(self, pipeline: str, table: str | None = None) -> int:
         tables = self._checkpoints.get(pipeline, {})

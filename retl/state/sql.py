@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 import msgspec
 
-from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark, Reject
+from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import StateError
 from retl.model.report import ScanReport, ScanStatus
 from retl.state.base import STATE_VERSION, Claim, LeaseRow, StateStore, unreadable_report
@@ -157,10 +157,10 @@ def prove(fence: Fence) -> Step[None]:
         raise lease_lost(fence)
 
 
-def save(mark: Mark) -> Step[None]:
-    yield from prove(mark.fence)
-    values = (mark.checkpoint.watermark, _encode(mark.checkpoint), mark.fence.epoch, _now())
-    identity = (mark.fence.pipeline, mark.table)
+def save(fenced: FencedCheckpoint) -> Step[None]:
+    yield from prove(fenced.fence)
+    values = (fenced.checkpoint.watermark, _encode(fenced.checkpoint), fenced.fence.epoch, _now())
+    identity = (fenced.fence.pipeline, fenced.table)
     # Asked for, and not seen by what an UPDATE counts: some systems count only rows that it made different.
     known = yield Statement("SELECT 1 FROM retl_checkpoints WHERE pipeline = ? AND table_name = ?", identity, rows=True)
     if known:
@@ -391,8 +391,8 @@ class SqlStore(StateStore):
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
         return await self._step(lambda: load(pipeline), write=False)
 
-    async def save(self, mark: Mark) -> None:
-        await self._step(lambda: save(mark))
+    async def save(self, fenced: FencedCheckpoint) -> None:
+        await self._step(lambda: save(fenced))
 
     async def forget(self, pipeline: str, table: str | None = None) -> int:
         return await self._step(lambda: forget(pipeline, table))

@@ -11,7 +11,7 @@ import pytest
 
 from retl.connectors.base import Commit, TableWriter, Target
 from retl.model.actions import PreAction
-from retl.model.checkpoint import Checkpoint, Fence, Mark, Refresh
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh
 from retl.model.plan import Load
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -128,12 +128,12 @@ class Session:
         }
         return Load(**given)
 
-    def mark(self, watermark: str | None, *, refresh: Refresh | None = None) -> Mark | None:
+    def fenced(self, watermark: str | None, *, refresh: Refresh | None = None) -> FencedCheckpoint | None:
         """A checkpoint on its way into the target, where that holds them."""
         if self.store is None:
             return None
         checkpoint = Checkpoint(cursor="updated_at", watermark=watermark, scan_id=FIRST, refresh=refresh)
-        return Mark(self.fence, TABLE, checkpoint)
+        return FencedCheckpoint(self.fence, TABLE, checkpoint)
 
     async def checkpoint(self) -> Checkpoint | None:
         """What the target remembers of the table."""
@@ -149,15 +149,15 @@ class Session:
         if load.refresh is None:
             existed = await self.target.describe(load.table.to) is not None
             load = with_refresh(load, Refresh(load.scan_id, str(load.table.pre_action), existed))
-        return await self.target.prepare(load, self.mark(None, refresh=load.refresh))
+        return await self.target.prepare(load, self.fenced(None, refresh=load.refresh))
 
     async def commit(
         self, writer: TableWriter, watermark: str | None = None, *, rejects_left: int = 0, part: Slice | None = None
     ) -> Commit:
-        return await writer.commit(self.mark(watermark), part or Slice(index=0), rejects_left)
+        return await writer.commit(self.fenced(watermark), part or Slice(index=0), rejects_left)
 
     async def finish(self, writer: TableWriter, watermark: str | None = None) -> None:
-        await writer.finish(self.mark(watermark))
+        await writer.finish(self.fenced(watermark))
 
     async def scan(
         self, rows: Iterable[Row], table: TableSpec = UPSERT, *, watermark: str | None = None, **words: Any

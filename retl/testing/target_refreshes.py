@@ -185,7 +185,7 @@ class TargetRefreshes(TargetBase):
         writer = await session.prepare(session.load(table))
         await write(writer, _NEW[:2])
         begun = None if table.pre_action is PreAction.SWAP else Refresh(FIRST, str(table.pre_action))
-        await writer.commit(session.mark(None, refresh=begun), Slice(index=0), 0)
+        await writer.commit(session.fenced(None, refresh=begun), Slice(index=0), 0)
         return writer
 
     async def _note_is_kept(self, session: Session) -> None:

@@ -15,7 +15,7 @@ import retl
 from retl import events
 from retl.connectors.base import Commit, TableWriter
 from retl.connectors.sqlite.target import SQLiteTarget
-from retl.model.checkpoint import Checkpoint, Mark, Reject
+from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Reject
 from retl.model.plan import BatchSize, Load, SourcePlan
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -187,12 +187,12 @@ class Telling(SQLiteTarget):
         self.commits = commits
         self.lacks = lacks
 
-    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
-        writer = await super().prepare(load, mark)
+    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
+        writer = await super().prepare(load, fenced)
         commit, count = writer.commit, writer.count
 
-        async def told(mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
-            return dataclasses.replace(await commit(mark, part, rejects_left), **self.commits.pop(0))
+        async def told(fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+            return dataclasses.replace(await commit(fenced, part, rejects_left), **self.commits.pop(0))
 
         async def fewer() -> int:
             return await count() - self.lacks
@@ -366,8 +366,8 @@ async def test_what_a_former_owner_has_staged_is_not_committed_where_the_state_i
     class LosesItsLease(SQLiteTarget):
         """Between the last batch of a slice and its commit a successor takes over."""
 
-        async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
-            writer = await super().prepare(load, mark)
+        async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
+            writer = await super().prepare(load, fenced)
             write = writer.write
 
             async def then_lost(batch: pa.RecordBatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from retl.connectors.base import Commit, RowReject, TableWriter, with_rejects
 from retl.engine.guard import apply_null_cursor
 from retl.engine.rejects import SourceRejects
-from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import RowsRejected
 from retl.model.plan import Load
 from retl.model.window import Slice
@@ -44,7 +44,7 @@ class Kept(TableWriter):
     async def discard(self) -> None:
         self.names.clear()
 
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         self.allowed.append(rejects_left)
         theirs = [Reject(table="t", key="k", reason="r", content="c") for name in self.names if name == "refused"]
         if len(theirs) > rejects_left:
@@ -56,7 +56,7 @@ class Kept(TableWriter):
     async def count(self) -> int:
         return len(self.names)
 
-    async def finish(self, mark: Mark | None) -> None: ...
+    async def finish(self, fenced: FencedCheckpoint | None) -> None: ...
 
     async def abort(self) -> None: ...
 
@@ -103,7 +103,7 @@ async def test_a_target_that_holds_the_state_keeps_them_too() -> None:
     store = MemoryStore()
     writer = SourceRejects(Kept(), LOAD, store)
     await writer.write(batch("a", rejects=[0]))
-    await writer.commit(Mark(Fence("p", "me", 1), "t", Checkpoint()), PART, 1)
+    await writer.commit(FencedCheckpoint(Fence("p", "me", 1), "t", Checkpoint()), PART, 1)
     assert [each.reason for each in await store.rejects("p")] == ["the reason"]
 
 

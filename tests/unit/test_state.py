@@ -15,7 +15,7 @@ import anyio.to_thread
 import pytest
 
 from retl.connectors import DuckDB
-from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark, Refresh, Reject
+from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
 from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, RetlError, StateError, TargetBusy
 from retl.model.report import ScanReport
 from retl.model.window import Position
@@ -85,16 +85,16 @@ async def test_an_empty_store_knows_nothing(store: StateStore) -> None:
 
 async def test_a_checkpoint_comes_back_to_its_last_digit(store: StateStore) -> None:
     fence = await owned(store)
-    await store.save(Mark(fence, "orders", RICH))
-    await store.save(Mark(fence, "items", Checkpoint()))
+    await store.save(FencedCheckpoint(fence, "orders", RICH))
+    await store.save(FencedCheckpoint(fence, "items", Checkpoint()))
     assert await store.load("p") == {"orders": RICH, "items": Checkpoint()}
 
 
 async def test_a_checkpoint_is_replaced_and_belongs_to_one_pipeline(store: StateStore) -> None:
     first, second = await owned(store, "p"), await owned(store, "q")
-    await store.save(Mark(first, "t", Checkpoint(watermark="1")))
-    await store.save(Mark(second, "t", Checkpoint(watermark="7")))
-    await store.save(Mark(first, "t", Checkpoint(watermark="2")))
+    await store.save(FencedCheckpoint(first, "t", Checkpoint(watermark="1")))
+    await store.save(FencedCheckpoint(second, "t", Checkpoint(watermark="7")))
+    await store.save(FencedCheckpoint(first, "t", Checkpoint(watermark="2")))
     assert await store.load("p") == {"t": Checkpoint(watermark="2")}
     assert await store.load("q") == {"t": Checkpoint(watermark="7")}
 
@@ -103,7 +103,7 @@ async def test_forgetting_takes_one_table_or_all_of_one_pipeline(store: StateSto
     for pipeline in ("p", "q"):
         fence = await owned(store, pipeline)
         for table in ("a", "b", "c"):
-            await store.save(Mark(fence, table, Checkpoint(watermark=table)))
+            await store.save(FencedCheckpoint(fence, table, Checkpoint(watermark=table)))
     assert await store.forget("p", "b") == 1
     assert await store.forget("p", "nothing") == 0
     assert set(await store.load("p")) == {"a", "c"}
@@ -131,25 +131,25 @@ async def test_an_owner_that_beats_cannot_be_taken_over_by_what_was_seen_before(
     assert (await store.read_lease("p")).beat > seen.beat
     assert await store.take_lease(seen, "other", 15.0) is None
     assert (await store.read_lease("p")).owner == "me"
-    await store.save(Mark(fence, "t", Checkpoint(watermark="1")))
+    await store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="1")))
     assert await store.load("p") == {"t": Checkpoint(watermark="1")}
 
 
 async def test_an_owner_that_does_not_beat_is_taken_over_and_fenced_off(store: StateStore) -> None:
     old = await owned(store, owner="old")
-    await store.save(Mark(old, "t", Checkpoint(watermark="1")))
+    await store.save(FencedCheckpoint(old, "t", Checkpoint(watermark="1")))
     new = await owned(store, owner="new")
     held = await store.read_lease("p")
     with pytest.raises(LeaseLost, match="the commit of epoch 1 was refused and nothing was written") as caught:
-        await store.save(Mark(old, "t", Checkpoint(watermark="2")))
+        await store.save(FencedCheckpoint(old, "t", Checkpoint(watermark="2")))
     assert caught.value.pipeline == "p"
     with pytest.raises(LeaseLost):
-        await store.save(Mark(old, "another", Checkpoint(watermark="2")))
+        await store.save(FencedCheckpoint(old, "another", Checkpoint(watermark="2")))
     assert not await store.beat(old)
     await store.give_up_lease(old)
     assert await store.read_lease("p") == held
     assert await store.load("p") == {"t": Checkpoint(watermark="1")}
-    await store.save(Mark(new, "t", Checkpoint(watermark="3")))
+    await store.save(FencedCheckpoint(new, "t", Checkpoint(watermark="3")))
     assert await store.load("p") == {"t": Checkpoint(watermark="3")}
 
 
@@ -159,7 +159,7 @@ async def test_an_owner_that_does_not_beat_is_taken_over_and_fenced_off(store: S
 async def test_a_fence_holds_only_with_owner_epoch_and_pipeline(store: StateStore, fence: Fence) -> None:
     await owned(store)
     with pytest.raises(LeaseLost):
-        await store.save(Mark(fence, "t", Checkpoint(watermark="1")))
+        await store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="1")))
     assert not await store.beat(fence)
     assert await store.load("p") == await store.load("q") == {}
     assert (await store.read_lease("p")).owner == "me"
@@ -172,7 +172,7 @@ async def test_a_lease_that_was_given_up_is_free_but_its_epoch_is_not_used_again
     assert (free.owner, free.epoch) == (None, 1)
     assert not await store.beat(old)
     with pytest.raises(LeaseLost):
-        await store.save(Mark(old, "t", Checkpoint()))
+        await store.save(FencedCheckpoint(old, "t", Checkpoint()))
     assert await store.take_lease(free, "me", 15.0) == Fence("p", "me", 2)
 
 
@@ -379,7 +379,7 @@ async def test_the_history_of_a_table_is_bounded_and_pushes_no_other_out(
 Step = Callable[[StateStore], Any]
 STEPS: dict[str, Step] = {
     "load": lambda store: store.load("p"),
-    "save": lambda store: store.save(Mark(Fence("p", "me", 1), "t", Checkpoint())),
+    "save": lambda store: store.save(FencedCheckpoint(Fence("p", "me", 1), "t", Checkpoint())),
     "read_lease": lambda store: store.read_lease("p"),
     "rejects": lambda store: store.rejects("p"),
     "add_report": lambda store: store.add_report(report(1)),
@@ -394,7 +394,7 @@ def execute(path: Path, *statements: str) -> None:
 
 async def filled(path: Path) -> None:
     store = SqliteStore(path)
-    await store.save(Mark(await owned(store), "t", Checkpoint(watermark="1")))
+    await store.save(FencedCheckpoint(await owned(store), "t", Checkpoint(watermark="1")))
     await store.add_rejects("p", [reject("1", 1)])
     await store.add_report(report(1))
     await store.aclose()
@@ -546,14 +546,14 @@ async def test_content_that_makes_no_sense_is_refused(tmp_path: Path, damage: st
 async def test_the_statement_that_the_remedy_names_mends_the_store(tmp_path: Path, damage: str, step: Step) -> None:
     path = tmp_path / "state.db"
     store = SqliteStore(path)
-    await store.save(Mark(await owned(store, "it's"), "t", Checkpoint(watermark="1")))
+    await store.save(FencedCheckpoint(await owned(store, "it's"), "t", Checkpoint(watermark="1")))
     await store.aclose()
     execute(path, damage)
     statement = (await refused(path, step)).partition("run in its database: ")[2]
     assert statement
     execute(path, statement)
     store = SqliteStore(path)
-    await store.save(Mark(await owned(store, "it's", "next"), "u", Checkpoint(watermark="2")))
+    await store.save(FencedCheckpoint(await owned(store, "it's", "next"), "u", Checkpoint(watermark="2")))
     assert await store.load("it's") == {"t": Checkpoint(watermark="1"), "u": Checkpoint(watermark="2")}
     await store.aclose()
 
@@ -610,10 +610,10 @@ async def test_a_locked_file_is_busy_and_works_again_afterwards(tmp_path: Path) 
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(TargetBusy, match=r"state.db is locked by another process.* What to do: close"):
-            await store.save(Mark(fence, "t", Checkpoint(watermark="2")))
+            await store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="2")))
         other.execute("ROLLBACK")
     assert await store.load("p") == {"t": Checkpoint(watermark="1")}
-    await store.save(Mark(fence, "t", Checkpoint(watermark="2")))
+    await store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="2")))
     assert await store.load("p") == {"t": Checkpoint(watermark="2")}
     await store.aclose()
 
@@ -628,7 +628,7 @@ async def test_a_new_file_that_is_locked_is_busy(tmp_path: Path) -> None:
 async def test_reading_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     store = SqliteStore(path, busy_timeout=0.02)
-    await store.save(Mark(await owned(store), "t", Checkpoint(watermark="1")))
+    await store.save(FencedCheckpoint(await owned(store), "t", Checkpoint(watermark="1")))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("DELETE FROM retl_checkpoints")
@@ -641,8 +641,8 @@ async def test_many_steps_at_once_all_take_effect(tmp_path: Path) -> None:
     fence = await owned(stores[0])
     async with anyio.create_task_group() as tasks:
         for number in range(30):
-            mark = Mark(fence, f"t{number}", Checkpoint(watermark=str(number)))
-            tasks.start_soon(partial(stores[number % 3].save, mark))
+            fenced = FencedCheckpoint(fence, f"t{number}", Checkpoint(watermark=str(number)))
+            tasks.start_soon(partial(stores[number % 3].save, fenced))
     assert await stores[1].load("p") == {f"t{n}": Checkpoint(watermark=str(n)) for n in range(30)}
     for store in stores:
         await store.aclose()

@@ -16,9 +16,9 @@ from retl.connectors.duckdb.store import DuckDBStore, run_step
 from retl.connectors.duckdb.types import TYPES
 from retl.connectors.duckdb.writer import DuckDBWriter
 from retl.connectors.sql.tables import Existing, describe_refresh, fit, real_key
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError, RetlError
-from retl.model.plan import BatchSize, Load, TargetPlan
+from retl.model.plan import BatchSize, Load, TargetPreview
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
@@ -62,12 +62,12 @@ class DuckDBTarget(Target):
     async def location(self, table: str) -> str | None:
         return await self._file.location(*schema.locate(table))
 
-    async def preview(self, load: Load) -> TargetPlan:
+    async def preview(self, load: Load) -> TargetPreview:
         existing = await self._file.run(_look, load)
         return describe_refresh(load, existing, fit(load, existing, DIALECT, TYPES), DIALECT)
 
-    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
-        table, columns, spelled = await self._file.run(in_transaction, _prepare, load, mark)
+    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
+        table, columns, spelled = await self._file.run(in_transaction, _prepare, load, fenced)
         writer = DuckDBWriter(self._file, load, table=table, columns=columns, spelled=spelled)
         try:
             await writer.open()
@@ -93,14 +93,14 @@ def _look(connection: duckdb.DuckDBPyConnection, load: Load) -> Existing | None:
 
 
 def _prepare(
-    connection: duckdb.DuckDBPyConnection, load: Load, mark: Mark | None
+    connection: duckdb.DuckDBPyConnection, load: Load, fenced: FencedCheckpoint | None
 ) -> tuple[str, list[pa.Field], dict[str, str]]:
     """Everything that must happen before the first row, in one transaction.
 
     Returns the table to load, the columns to write, and how the table itself spells them.
     """
-    if mark is not None:
-        run_step(connection, state.save(mark))
+    if fenced is not None:
+        run_step(connection, state.save(fenced))
     elif load.fence is not None and load.state_in_target:
         run_step(connection, state.prove(load.fence))
     existing = _look(connection, load)

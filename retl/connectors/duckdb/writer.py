@@ -28,7 +28,7 @@ from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect
 from retl.connectors.sql.tables import merge
 from retl.connectors.sql.text import json_text
 from retl.model.actions import Action, PreAction, Write
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
 from retl.model.plan import Load
 from retl.model.window import Slice
@@ -80,8 +80,8 @@ class DuckDBWriter(TableWriter):
 
     # Committing -------------------------------------------------------------
 
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
-        changed = await self._file.run(self._commit, mark, part, rejects_left)
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+        changed = await self._file.run(self._commit, fenced, part, rejects_left)
         done = self._counted(changed)
         await self._file.run(self._stage.create)
         self._forget()
@@ -98,27 +98,29 @@ class DuckDBWriter(TableWriter):
             rejects=self._refusals.rows,
         )
 
-    def _commit(self, connection: duckdb.DuckDBPyConnection, mark: Mark | None, part: Slice, rejects_left: int) -> int:
+    def _commit(
+        self, connection: duckdb.DuckDBPyConnection, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int
+    ) -> int:
         import duckdb
 
         if self._may_repeat:
             self._settle_repeats(connection)
         self._refusals.check(rejects_left)
         try:
-            return in_transaction(connection, self._write_all, mark, part)
+            return in_transaction(connection, self._write_all, fenced, part)
         except duckdb.IntegrityError as error:
             refused = error
         self._exchange = self._exchanging(connection)
         if self._exchange is not None:
             self._settle_unique(connection, rejects_left)
             with suppress(duckdb.IntegrityError):
-                return in_transaction(connection, self._write_all, mark, part)
+                return in_transaction(connection, self._write_all, fenced, part)
         before = len(self._refusals.rows)
         self._find_refused(connection, part, rejects_left)
         if len(self._refusals.rows) == before:
             raise refused
         self._settle_unique(connection, rejects_left)
-        return in_transaction(connection, self._write_all, mark, part)
+        return in_transaction(connection, self._write_all, fenced, part)
 
     def _exchanging(self, connection: duckdb.DuckDBPyConnection) -> Exchange | None:
         """How unique values move from row to row; ``None`` where there are none, or not every row may be written."""
@@ -143,13 +145,13 @@ class DuckDBWriter(TableWriter):
             found = bool(clashing) and len(self._refusals.rows) <= rejects_left
         self._refusals.check(rejects_left)
 
-    def _write_all(self, connection: duckdb.DuckDBPyConnection, mark: Mark | None, part: Slice) -> int:
+    def _write_all(self, connection: duckdb.DuckDBPyConnection, fenced: FencedCheckpoint | None, part: Slice) -> int:
         """What is one transaction: the fence, the checkpoint, the rows, the rejects."""
-        if mark is not None:
-            run_step(connection, state.save(mark))
+        if fenced is not None:
+            run_step(connection, state.save(fenced))
         changed = self._merge(connection, part, "true")
-        if mark is not None and self._refusals.rows:
-            run_step(connection, state.add_rejects(mark.fence.pipeline, self._refusals.rows))
+        if fenced is not None and self._refusals.rows:
+            run_step(connection, state.add_rejects(fenced.fence.pipeline, self._refusals.rows))
         return changed
 
     def _merge(self, connection: duckdb.DuckDBPyConnection, part: Slice, condition: str) -> int:
@@ -263,13 +265,13 @@ class DuckDBWriter(TableWriter):
     async def count(self) -> int:
         return await self._file.run(_count, self._table)
 
-    async def finish(self, mark: Mark | None) -> None:
-        await self._file.run(in_transaction, self._finish, mark)
+    async def finish(self, fenced: FencedCheckpoint | None) -> None:
+        await self._file.run(in_transaction, self._finish, fenced)
         await self._file.run(self._stage.drop)
 
-    def _finish(self, connection: duckdb.DuckDBPyConnection, mark: Mark | None) -> None:
-        if mark is not None:
-            run_step(connection, state.save(mark))
+    def _finish(self, connection: duckdb.DuckDBPyConnection, fenced: FencedCheckpoint | None) -> None:
+        if fenced is not None:
+            run_step(connection, state.save(fenced))
         table = self._load.table
         if table.pre_action is PreAction.SWAP and self._is_shadow():
             schema.switch(connection, table.to, self._table)

@@ -16,7 +16,7 @@ import msgspec
 
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.history import History, identity, text
-from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark
+from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import StateError, TargetBusy
 from retl.state.base import STATE_VERSION, Claim, LeaseRow
 from retl.state.memory import lease_lost
@@ -69,15 +69,15 @@ class ElasticsearchStore(History):
             state, _ = await self._read(client, pipeline)
         return {saved.table: _checkpoint(saved, pipeline) for saved in state.checkpoints}
 
-    async def save(self, mark: Mark) -> None:
+    async def save(self, fenced: FencedCheckpoint) -> None:
         def change(state: _State) -> bool:
-            if not state.holds(mark.fence):
-                raise lease_lost(mark.fence)
-            others = [saved for saved in state.checkpoints if saved.table != mark.table]
-            state.checkpoints = [*others, _Saved(mark.table, text(mark.checkpoint))]
+            if not state.holds(fenced.fence):
+                raise lease_lost(fenced.fence)
+            others = [saved for saved in state.checkpoints if saved.table != fenced.table]
+            state.checkpoints = [*others, _Saved(fenced.table, text(fenced.checkpoint))]
             return True
 
-        await self._change(mark.fence.pipeline, change, lambda state: None)
+        await self._change(fenced.fence.pipeline, change, lambda state: None)
 
     async def forget(self, pipeline: str, table: str | None = None) -> int:
         gone = 0

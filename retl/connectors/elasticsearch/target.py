@@ -19,8 +19,8 @@ from retl.connectors.elasticsearch.settings import left_out
 from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.connectors.elasticsearch.writer import ElasticsearchWriter
 from retl.model.actions import Action, PreAction
-from retl.model.checkpoint import Mark
-from retl.model.plan import BatchSize, Load, TargetPlan
+from retl.model.checkpoint import FencedCheckpoint
+from retl.model.plan import BatchSize, Load, TargetPreview
 from retl.model.schema import TableSchema
 from retl.state.base import StateStore
 from retl.state.memory import lease_lost
@@ -86,12 +86,12 @@ class ElasticsearchTarget(Target):
         async with self._line.use() as client:
             return await index.location(client, table)
 
-    async def preview(self, load: Load) -> TargetPlan:
+    async def preview(self, load: Load) -> TargetPreview:
         async with self._line.use() as client:
             look = await self._look(client, load)
             if load.fence is None:  # a scan creates it anyway, before anything depends on it
                 await _try_out(client, load, look)
-        return TargetPlan(
+        return TargetPreview(
             tuple(_shown(load, look, keep=self._options.keep_replaced)),
             look.fit.casts,
             (*look.fit.warnings, *_warnings(load, look, self._options)),
@@ -120,21 +120,21 @@ class ElasticsearchTarget(Target):
             found = found.with_aliases(await aliases.lacking(client, load, known))
         return _Look(known, found, by_query, created)
 
-    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
         await self._end_writing()
         client = await Client.open(self._options, "target")
         try:
-            job = await self._prepare(client, load, mark)
+            job = await self._prepare(client, load, fenced)
         except BaseException:
             await to_the_end(client.close())
             raise
         self._writing = ElasticsearchWriter(job, client, self._store)
         return self._writing
 
-    async def _prepare(self, client: Client, load: Load, mark: Mark | None) -> Job:
+    async def _prepare(self, client: Client, load: Load, fenced: FencedCheckpoint | None) -> Job:
         # The journal first, and with it the proof of the fence: from here on a crash is seen by the next scan.
-        if mark is not None:
-            await self._store.save(mark)
+        if fenced is not None:
+            await self._store.save(fenced)
         elif load.fence is not None and load.state_in_target and not await self._store.beat(load.fence):
             raise lease_lost(load.fence)
         await emptying.recover(client, load.table.to)

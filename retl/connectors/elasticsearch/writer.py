@@ -26,7 +26,7 @@ from retl.connectors.elasticsearch.job import Job
 from retl.connectors.elasticsearch.repeats import Repeats
 from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError, TargetError, UnsupportedError
 from retl.model.window import Slice
 from retl.state.memory import lease_lost
@@ -155,7 +155,7 @@ class ElasticsearchWriter(TableWriter):
         self._repeats.clear()
         self._refusals = Refusals(self._load)
 
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         if part.scope is not None:
             raise UnsupportedError(
                 "this target cannot replace the documents of one file in one step.",
@@ -166,10 +166,10 @@ class ElasticsearchWriter(TableWriter):
         self._refusals.check(rejects_left)
         await self._check_index()
         rejects = self._refusals.rows
-        if mark is not None:
-            await self._store.add_rejects(mark.fence.pipeline, rejects)
+        if fenced is not None:
+            await self._store.add_rejects(fenced.fence.pipeline, rejects)
             self._encoder.keep()  # though the answer be lost, the checkpoint may say that they are there
-            await to_the_end(self._store.save(mark))
+            await to_the_end(self._store.save(fenced))
         bulk = self._bulk
         self._sure += bulk.written if self._load.unique_key or self._encoder.makes_ids else bulk.created
         done = Commit(
@@ -193,17 +193,17 @@ class ElasticsearchWriter(TableWriter):
     async def count(self) -> int:
         return await index.count(self._client, self._job.path)
 
-    async def finish(self, mark: Mark | None) -> None:
+    async def finish(self, fenced: FencedCheckpoint | None) -> None:
         await self._bulk.settle()
         await self._check_index()
         if self._job.shadow is not None:
-            await self._switch(self._job.shadow, mark)
+            await self._switch(self._job.shadow, fenced)
         else:
             seen = await index.refresh(self._client, self._job.path)
             if seen and self._load.table.replaces:
                 await self._check_count(self._job.path)
-        if mark is not None:
-            await to_the_end(self._store.save(mark))
+        if fenced is not None:
+            await to_the_end(self._store.save(fenced))
         await self.close()
 
     async def _check_count(self, name: str) -> None:
@@ -216,7 +216,7 @@ class ElasticsearchWriter(TableWriter):
                 "the next scan loads it anew.",
             )
 
-    async def _switch(self, shadow: str, mark: Mark | None) -> None:
+    async def _switch(self, shadow: str, fenced: FencedCheckpoint | None) -> None:
         job = self._job
         await index.settle(self._client, shadow, job.fit.definition)
         await self._check_count(shadow)
@@ -229,8 +229,8 @@ class ElasticsearchWriter(TableWriter):
             )
         # The last look before the step that cannot carry the fence itself. Should another owner come after it: whoever
         # prepares a swap drops this shadow, and then the step fails as a whole.
-        if mark is not None and not await self._store.beat(mark.fence):
-            raise lease_lost(mark.fence)
+        if fenced is not None and not await self._store.beat(fenced.fence):
+            raise lease_lost(fenced.fence)
         more, keep = job.fit.aliases, job.keep_replaced
         await index.switch(self._client, self._load.table.to, shadow, known, more=more, keep=keep)
 

@@ -20,10 +20,10 @@ from retl.connectors.function.calls import call_user, check_callable, guarded, p
 from retl.connectors.function.values import Unfit, drop_unfit, python_rows
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows
 from retl.model.actions import Action
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, TargetError, TransientError, UnsupportedError
-from retl.model.plan import BatchSize, Load, TargetPlan
+from retl.model.plan import BatchSize, Load, TargetPreview
 from retl.model.schema import TableSchema
 from retl.model.window import Slice
 from retl.threads import Worker
@@ -100,7 +100,7 @@ class FunctionTarget(Target):
     async def count(self, table: str) -> int:
         return 0
 
-    async def preview(self, load: Load) -> TargetPlan:
+    async def preview(self, load: Load) -> TargetPreview:
         if load.table.replaces:
             raise UnsupportedError(
                 f'pre_action = "{load.table.pre_action}" needs a table that can be replaced, and a function has none.',
@@ -114,11 +114,11 @@ class FunctionTarget(Target):
             )
         name = getattr(self._write, "__name__", "write")
         what = "list of dicts" if self._rows else "pyarrow.RecordBatch"
-        return TargetPlan((f"{name}({what} of at most {self.batch_size.rows:,} rows)",))
+        return TargetPreview((f"{name}({what} of at most {self.batch_size.rows:,} rows)",))
 
-    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
         await self.preview(load)
-        if mark is not None:
+        if fenced is not None:
             raise UnsupportedError("a function cannot hold checkpoints.", remedy="give the pipeline a state store.")
         return _FunctionWriter(self, load)
 
@@ -247,7 +247,7 @@ class _FunctionWriter(TableWriter):
         self._delivered = 0
         self._refusals = Refusals(self._load)
 
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         if part.scope is not None:
             raise UnsupportedError("a function cannot delete the rows that a slice replaces.")
         self._refusals.check(
@@ -261,7 +261,7 @@ class _FunctionWriter(TableWriter):
     async def count(self) -> int:
         return self._committed
 
-    async def finish(self, mark: Mark | None) -> None:
+    async def finish(self, fenced: FencedCheckpoint | None) -> None:
         return None
 
     async def abort(self) -> None:

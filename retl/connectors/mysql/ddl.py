@@ -13,8 +13,8 @@ from retl.connectors.mysql.connection import Login, MySQLConnection
 from retl.connectors.mysql.errors import TargetRefused
 from retl.connectors.mysql.rights import REFERRED_TO
 from retl.connectors.mysql.schema import Place
-from retl.connectors.mysql.session import fenced
-from retl.model.checkpoint import Mark
+from retl.connectors.mysql.session import under_fence
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError, TargetBusy
 from retl.model.plan import Load
 
@@ -33,10 +33,10 @@ class Ddl:
         self._connection = connection
         self._patience = patience
 
-    async def run(self, statements: Sequence[str], *, mark: Mark | None = None) -> None:
+    async def run(self, statements: Sequence[str], *, fenced: FencedCheckpoint | None = None) -> None:
         """Run statements in their order, each once, under the fence. Raises ``TargetBusy`` where readers do not end."""
         try:
-            await self._patiently(list(statements), mark)
+            await self._patiently(list(statements), fenced)
         except TargetRefused as error:
             if error.code in REFERRED_TO:
                 await self._put_back()
@@ -53,7 +53,7 @@ class Ddl:
             await self._put_back()
             raise preflight.referred_to(self._load, error) from error
 
-    async def _patiently(self, left: list[str], mark: Mark | None) -> None:
+    async def _patiently(self, left: list[str], fenced: FencedCheckpoint | None) -> None:
         """A statement that has to wait is tried again after a pause, in which readers go on."""
         connection = self._connection
         deadline, pause = time.monotonic() + self._patience, _FIRST_PAUSE
@@ -61,7 +61,7 @@ class Ddl:
         await connection.execute(f"SET SESSION lock_wait_timeout = {_ASKED_SECONDS}")
         while True:
             try:
-                async with fenced(self._login, self._load, connection, mark) as execute:
+                async with under_fence(self._login, self._load, connection, fenced) as execute:
                     while left:
                         await execute(left[0])
                         del left[0]

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from retl.connectors.mysql.connection import Login, MySQLConnection, connected
 from retl.connectors.mysql.store import run_step
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
 from retl.model.plan import Load
 from retl.state import sql as state
@@ -28,10 +28,12 @@ def holding_fence(login: Login) -> Login:
 
 
 @asynccontextmanager
-async def fenced(login: Login, load: Load, ddl: MySQLConnection, mark: Mark | None = None) -> AsyncIterator[Execute]:
+async def under_fence(
+    login: Login, load: Load, ddl: MySQLConnection, fenced: FencedCheckpoint | None = None
+) -> AsyncIterator[Execute]:
     """DDL that nobody runs who has lost the lease: its row stays locked by a second session until the block ends.
 
-    DDL commits by itself, so it cannot share the fence's transaction. ``mark`` is saved at
+    DDL commits by itself, so it cannot share the fence's transaction. ``fenced`` is saved at
     the end of the block, together with the release of the fence.
     """
     if load.fence is None or not load.state_in_target:
@@ -46,8 +48,8 @@ async def fenced(login: Login, load: Load, ddl: MySQLConnection, mark: Mark | No
             await guard.execute(_SIGN_OF_LIFE)
 
         yield execute
-        if mark is not None:
-            await run_step(guard, state.save(mark))
+        if fenced is not None:
+            await run_step(guard, state.save(fenced))
         await guard.execute("COMMIT")
 
 

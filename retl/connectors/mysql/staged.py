@@ -24,7 +24,7 @@ from retl.connectors.sql.keys import KeyWatch, repeated_key
 from retl.connectors.sql.rejects import MOST_SHOWN, bisect
 from retl.connectors.sql.text import json_text
 from retl.model.actions import Write
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError, RepeatedKey, TargetBusy
 from retl.model.window import Slice
 
@@ -77,7 +77,7 @@ class StagedWriter(MySQLWriter):
         self._keys.clear()
         self._dirty = True
 
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         await self._settle()
         await self._clean()
         self._refusals.check(rejects_left)
@@ -90,7 +90,7 @@ class StagedWriter(MySQLWriter):
         async def attempt() -> int:
             del self._refusals.rows[found:]
             self._rows = staged
-            return await self._transaction(mark, part, rejects_left)
+            return await self._transaction(fenced, part, rejects_left)
 
         changed = await self._again_while_busy(attempt)
         done = Commit(self._rows, changed, self._refusals.rows, unchanged=unchanged)
@@ -110,7 +110,7 @@ class StagedWriter(MySQLWriter):
             await anyio.sleep(random.uniform(wait / 2, wait))
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    async def _transaction(self, mark: Mark | None, part: Slice, rejects_left: int) -> int:
+    async def _transaction(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> int:
         """Rows first, fence and checkpoint last."""
         await self._main.begin()
         try:
@@ -120,7 +120,7 @@ class StagedWriter(MySQLWriter):
                 await self._main.execute(f"DELETE FROM {self._job.known.place.sql} WHERE {column} = {value}")
             changed = await self._merge(rejects_left) if self._rows else 0
             self._refusals.check(rejects_left)
-            await self._save(mark)
+            await self._save(fenced)
         except BaseException:
             await roll_back(self._main)
             raise

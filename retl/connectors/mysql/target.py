@@ -22,9 +22,9 @@ from retl.connectors.mysql.types import MySQLTypes
 from retl.connectors.mysql.writer import DirectWriter, MySQLWriter
 from retl.connectors.sql.tables import TableChange, fit
 from retl.model.actions import Action, PreAction, Write
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError
-from retl.model.plan import BatchSize, Load, TargetPlan
+from retl.model.plan import BatchSize, Load, TargetPreview
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
@@ -127,13 +127,13 @@ class MySQLTarget(Target):
                 return TargetTable(exists=False, empty=True)
             return TargetTable(exists=True, empty=not await connection.query(f"SELECT 1 FROM {place.sql} LIMIT 1"))
 
-    async def preview(self, load: Load) -> TargetPlan:
+    async def preview(self, load: Load) -> TargetPreview:
         async with self._questions.turn() as connection:
             look = await self._look(connection, load)
         self._looked = load, look
         preparation = look.preparation(load)
         statements = [*preparation.statements, *_shown(look, load, preparation)]
-        return TargetPlan(tuple(statements), look.change.casts, look.warnings)
+        return TargetPreview(tuple(statements), look.change.casts, look.warnings)
 
     async def _look(self, connection: MySQLConnection, load: Load) -> _Look:
         settings = await _Settings.of(connection)
@@ -187,22 +187,22 @@ class MySQLTarget(Target):
                 remedy=f"create it there: CREATE DATABASE {place.database} CHARACTER SET utf8mb4.",
             )
 
-    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
         await self._end_writing()
         connection = await self._questions.take()
         try:
-            self._writing = await self._prepare(connection, load, mark)
+            self._writing = await self._prepare(connection, load, fenced)
             return self._writing
         except BaseException:
             connection.abort()
             raise
 
-    async def _prepare(self, connection: MySQLConnection, load: Load, mark: Mark | None) -> MySQLWriter:
+    async def _prepare(self, connection: MySQLConnection, load: Load, fenced: FencedCheckpoint | None) -> MySQLWriter:
         look = await self._look_again(connection, load)
         preparation = look.preparation(load)
-        if mark is not None or preparation.statements:
+        if fenced is not None or preparation.statements:
             # The journal first: from here on a crash is seen by the next scan.
-            await _note(connection, load, mark)
+            await _note(connection, load, fenced)
         if preparation.statements:
             await Ddl(self._login, load, look.place, connection, self._lock_timeout).run(preparation.statements)
         loaded = Place(look.place.database, preparation.table)
@@ -267,13 +267,13 @@ class MySQLTarget(Target):
         await self.release()
 
 
-async def _note(connection: MySQLConnection, load: Load, mark: Mark | None) -> None:
+async def _note(connection: MySQLConnection, load: Load, fenced: FencedCheckpoint | None) -> None:
     """Save the checkpoint that says a refresh has begun; where there is none, prove the fence."""
-    if mark is None and (load.fence is None or not load.state_in_target):
+    if fenced is None and (load.fence is None or not load.state_in_target):
         return
     await connection.begin()
-    if mark is not None:
-        await run_step(connection, state.save(mark))
+    if fenced is not None:
+        await run_step(connection, state.save(fenced))
     elif load.fence is not None:
         await run_step(connection, state.prove(load.fence))
     await connection.execute("COMMIT")

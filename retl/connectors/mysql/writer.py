@@ -24,7 +24,7 @@ from retl.connectors.mysql.settings import IDLE_SECONDS
 from retl.connectors.mysql.store import run_step
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals
 from retl.model.actions import Action, PreAction
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
 from retl.model.window import Slice
 from retl.state import sql as state
@@ -99,15 +99,15 @@ class MySQLWriter(TableWriter):
         self._rows = 0
         self._refusals = self._no_refusals()
 
-    async def _save(self, mark: Mark | None) -> None:
+    async def _save(self, fenced: FencedCheckpoint | None) -> None:
         """The last of a transaction: fence, checkpoint, rejects, COMMIT. The lease's row is locked no longer than that takes."""
-        if mark is None:
+        if fenced is None:
             await to_the_end(self._end())
             return
         await self._main.execute(f"SET SESSION wait_timeout = {FENCE_SECONDS}")
-        await run_step(self._main, state.save(mark))
+        await run_step(self._main, state.save(fenced))
         if self._refusals.rows:
-            await run_step(self._main, state.add_rejects(mark.fence.pipeline, self._refusals.rows))
+            await run_step(self._main, state.add_rejects(fenced.fence.pipeline, self._refusals.rows))
         await to_the_end(self._end())
         with suppress(RetlError):  # what is committed does not fail any more
             await self._main.execute(f"SET SESSION wait_timeout = {IDLE_SECONDS}")
@@ -119,9 +119,9 @@ class MySQLWriter(TableWriter):
         rows = await self._main.query(f"SELECT COUNT(*) FROM {self._job.known.place.sql}")
         return int(rows[0][0])
 
-    async def finish(self, mark: Mark | None) -> None:
+    async def finish(self, fenced: FencedCheckpoint | None) -> None:
         await self._settle()
-        await self._finish(mark)
+        await self._finish(fenced)
         await self.close()
 
     async def close(self) -> None:
@@ -129,7 +129,7 @@ class MySQLWriter(TableWriter):
         for lane in self._lanes:
             await lane.stop()
 
-    async def _finish(self, mark: Mark | None) -> None:
+    async def _finish(self, fenced: FencedCheckpoint | None) -> None:
         job, table = self._job, self._load.table
         swaps = table.pre_action is PreAction.SWAP
         archives: list[str] = []
@@ -141,10 +141,10 @@ class MySQLWriter(TableWriter):
         if swaps:
             await self._switch(ddl)
         if archives:
-            await ddl.run([f"DROP TABLE {job.place.beside(name)}" for name in archives], mark=mark)
-        elif mark is not None:
+            await ddl.run([f"DROP TABLE {job.place.beside(name)}" for name in archives], fenced=fenced)
+        elif fenced is not None:
             await self._main.begin()
-            await self._save(mark)
+            await self._save(fenced)
 
     async def _switch(self, ddl: Ddl) -> None:
         """Switch the shadow in. The checkpoint follows only when the old table is gone: until then all can be taken back."""
@@ -199,17 +199,17 @@ class DirectWriter(MySQLWriter):
         self._begun.clear()
         self._forget()
 
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         assert part.scope is None, "an empty table has no rows of a scope"
         await self._settle()
         self._refusals.check(rejects_left)
         if self._main not in self._begun:
             await self._main.begin()
         for connection in self._begun - {self._main}:
-            if mark is not None:
-                await run_step(connection, state.prove(mark.fence))
+            if fenced is not None:
+                await run_step(connection, state.prove(fenced.fence))
             await connection.execute("COMMIT")
-        await self._save(mark)
+        await self._save(fenced)
         self._begun.clear()
         self._committed += self._rows
         done = Commit(self._rows, self._rows, self._refusals.rows, unchanged=0)

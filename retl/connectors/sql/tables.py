@@ -12,7 +12,7 @@ import pyarrow as pa
 from retl.connectors.sql.dialect import Dialect, any_of
 from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import ConfigError, SchemaDrift
-from retl.model.plan import Load, TargetPlan
+from retl.model.plan import Load, TargetPreview
 from retl.model.schema import native_type
 
 _ARCHIVE_DIGITS = 20
@@ -229,7 +229,7 @@ def _casts(schema: pa.Schema, declared: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def describe_refresh(load: Load, existing: Existing | None, change: TableChange, dialect: Dialect) -> TargetPlan:
+def describe_refresh(load: Load, existing: Existing | None, change: TableChange, dialect: Dialect) -> TargetPreview:
     """The statements of a scan, for people."""
     table, shown = load.table, dialect.table(load.table.to)
     statements = change.statements(dialect, table.to)
@@ -246,7 +246,7 @@ def describe_refresh(load: Load, existing: Existing | None, change: TableChange,
     insert = f"INSERT INTO {shown} ({dialect.identifiers(change.columns)})"
     if table.write is Write.UPSERT and not table.replaces:
         insert += f" ... on conflict ({', '.join(load.key)}) update"
-    return TargetPlan((*statements, insert), change.casts, change.warnings)
+    return TargetPreview((*statements, insert), change.casts, change.warnings)
 
 
 def shadow_name(table: str, pipeline: str, epoch: int, *, longest: int | None = None) -> str:

@@ -17,9 +17,9 @@ from retl.connectors.sqlite.dialect import DIALECT, STRICT_TYPES, TARGET_DIALECT
 from retl.connectors.sqlite.file import SQLiteFile, use_wal
 from retl.connectors.sqlite.writer import SQLiteWriter
 from retl.model.actions import PreAction
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError, RetlError, UnsupportedError
-from retl.model.plan import BatchSize, Load, TargetPlan
+from retl.model.plan import BatchSize, Load, TargetPreview
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
@@ -55,13 +55,13 @@ class SQLiteTarget(Target):
     async def location(self, table: str) -> str | None:
         return await self._file.location(_plain_name(table))
 
-    async def preview(self, load: Load) -> TargetPlan:
+    async def preview(self, load: Load) -> TargetPreview:
         return await self._file.look(_preview, _named(load))
 
-    async def prepare(self, load: Load, mark: Mark | None) -> TableWriter:
+    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
         load = _named(load)
         await self._file.run(use_wal)
-        table, columns = await self._file.transaction(_prepare, load, mark)
+        table, columns = await self._file.transaction(_prepare, load, fenced)
         writer = SQLiteWriter(self._file, load, table=table, columns=columns)
         try:
             await writer.open()
@@ -117,7 +117,7 @@ def _look(connection: sqlite3.Connection, load: Load) -> tuple[Table | None, Tab
     return table, fit(load, existing, TARGET_DIALECT, types)
 
 
-def _preview(connection: sqlite3.Connection, load: Load) -> TargetPlan:
+def _preview(connection: sqlite3.Connection, load: Load) -> TargetPreview:
     table, change = _look(connection, load)
     existing = inspect(connection, load.table.to) if table else None
     plan = describe_refresh(load, existing, change, TARGET_DIALECT)
@@ -143,10 +143,12 @@ def _warnings(connection: sqlite3.Connection, table: str) -> list[str]:
     ]
 
 
-def _prepare(connection: sqlite3.Connection, load: Load, mark: Mark | None) -> tuple[str, tuple[str, ...]]:
+def _prepare(
+    connection: sqlite3.Connection, load: Load, fenced: FencedCheckpoint | None
+) -> tuple[str, tuple[str, ...]]:
     """Everything that must happen before the first row, in one transaction."""
-    if mark is not None:
-        run_step(connection, state.save(mark))
+    if fenced is not None:
+        run_step(connection, state.save(fenced))
     elif load.fence is not None and load.state_in_target:
         run_step(connection, state.prove(load.fence))
     schema.remove_leftovers(connection, load)

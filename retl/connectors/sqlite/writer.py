@@ -23,7 +23,7 @@ from retl.connectors.sqlite.file import SQLiteFile
 from retl.connectors.sqlite.merge import Merged, Merger, put_in_place
 from retl.connectors.sqlite.pages import Image
 from retl.model.actions import Action, PreAction
-from retl.model.checkpoint import Mark
+from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
 from retl.model.plan import Load
 from retl.model.window import Slice
@@ -144,27 +144,32 @@ class SQLiteWriter(TableWriter):
         self._keys.clear()
         self._refusals = Refusals(self._load)
 
-    async def commit(self, mark: Mark | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         await self._file.run(self._settle)
         found = len(self._refusals.rows)
-        done = await self._file.transaction(self._commit, mark, part, rejects_left, found)
+        done = await self._file.transaction(self._commit, fenced, part, rejects_left, found)
         await self._clear()
         return done
 
     def _commit(
-        self, connection: sqlite3.Connection, mark: Mark | None, part: Slice, rejects_left: int, found: int
+        self,
+        connection: sqlite3.Connection,
+        fenced: FencedCheckpoint | None,
+        part: Slice,
+        rejects_left: int,
+        found: int,
     ) -> Commit:
         del self._refusals.rows[found:]  # a transaction that is tried again finds its refused rows anew
-        if mark is not None:
-            run_step(connection, state.save(mark))
+        if fenced is not None:
+            run_step(connection, state.save(fenced))
         if part.scope is not None:
             column = DIALECT.identifier(part.scope.column)
             connection.execute(f"DELETE FROM {DIALECT.identifier(self._table)} WHERE {column} = ?", (part.scope.value,))
         older = self._keep_newest(connection) if self._keys.repeats() else 0
         merged = self._merge(connection, rejects_left) if self._staged else Merged()
         self._refusals.check(rejects_left)
-        if mark is not None and self._refusals.rows:
-            run_step(connection, state.add_rejects(mark.fence.pipeline, self._refusals.rows))
+        if fenced is not None and self._refusals.rows:
+            run_step(connection, state.add_rejects(fenced.fence.pipeline, self._refusals.rows))
         return self._counted(merged, older, found)
 
     def _merge(self, connection: sqlite3.Connection, rejects_left: int) -> Merged:
@@ -201,13 +206,13 @@ class SQLiteWriter(TableWriter):
     async def count(self) -> int:
         return await self._file.run(count, self._table)
 
-    async def finish(self, mark: Mark | None) -> None:
-        await self._file.transaction(self._finish, mark)
+    async def finish(self, fenced: FencedCheckpoint | None) -> None:
+        await self._file.transaction(self._finish, fenced)
         await self._file.run(_drop_stage)
 
-    def _finish(self, connection: sqlite3.Connection, mark: Mark | None) -> None:
-        if mark is not None:
-            run_step(connection, state.save(mark))
+    def _finish(self, connection: sqlite3.Connection, fenced: FencedCheckpoint | None) -> None:
+        if fenced is not None:
+            run_step(connection, state.save(fenced))
         table = self._load.table
         if table.pre_action is PreAction.SWAP and self._table != table.to:
             self._switch(connection, table.to)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from retl.connectors import DuckDB
 from retl.connectors.base import Commit, TableWriter
-from retl.model.checkpoint import Fence, Mark
+from retl.model.checkpoint import Fence, FencedCheckpoint
 from retl.model.plan import Load
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -106,11 +106,13 @@ async def commit(
     return await session.commit(writer, rejects_left=rejects_left, part=part)
 
 
-def old_mark(session: Session) -> Mark:
+def old_mark(session: Session) -> FencedCheckpoint:
     """A checkpoint whose fence is of an earlier owner."""
-    mark = session.mark("never")
-    assert mark is not None
-    return Mark(Fence(mark.fence.pipeline, "someone else", mark.fence.epoch - 1), mark.table, mark.checkpoint)
+    fenced = session.fenced("never")
+    assert fenced is not None
+    return FencedCheckpoint(
+        Fence(fenced.fence.pipeline, "someone else", fenced.fence.epoch - 1), fenced.table, fenced.checkpoint
+    )
 
 
 def loading(session: Session, table: TableSpec, schema: pa.Schema = PEOPLE, **words: Any) -> Load:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retl.connectors import DuckDB
-from retl.model.checkpoint import Checkpoint, Fence, Mark, Reject
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import LeaseLost, StateError
 from retl.model.report import ScanReport
 from retl.state.base import LeaseRow, StateStore
@@ -60,10 +60,12 @@ async def test_every_step(scene: Scene) -> None:
     assert await store.beat(fence)
     assert (await store.read_lease("p")).beat == 1
 
-    mark = Mark(fence, "t", Checkpoint(watermark="2024-02-29 23:59:59.123456789", columns={"naïve": "text"}))
+    fenced = FencedCheckpoint(
+        fence, "t", Checkpoint(watermark="2024-02-29 23:59:59.123456789", columns={"naïve": "text"})
+    )
     for _ in range(2):
-        await store.save(mark)
-    assert await store.load("p") == {"t": mark.checkpoint}
+        await store.save(fenced)
+    assert await store.load("p") == {"t": fenced.checkpoint}
 
     refused = [Reject(table="t", key=str(number), reason="r", content="{}", at=f"2024-0{number}") for number in (1, 2)]
     for _ in range(2):  # the same row again replaces what is known of it
@@ -76,7 +78,7 @@ async def test_every_step(scene: Scene) -> None:
     assert (await store.read_lease("p")).owner is None
     assert not await store.beat(fence)
     with pytest.raises(LeaseLost):
-        await store.save(mark)
+        await store.save(fenced)
     assert await store.forget("p") == 1
 
 
@@ -109,7 +111,7 @@ async def test_a_damaged_store_is_told(scene: Scene, damage: str, message: str) 
     store = opened(scene)
     fence = await store.take_lease(await store.read_lease("p"), "me", 15.0)
     assert fence is not None
-    await store.save(Mark(fence, "t", Checkpoint()))
+    await store.save(FencedCheckpoint(fence, "t", Checkpoint()))
     scene.run(damage)
     with pytest.raises(StateError, match=message):
         await opened(scene).load("p")

@@ -15,7 +15,7 @@ from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch import history
 from retl.connectors.elasticsearch.line import Line
 from retl.connectors.elasticsearch.store import ElasticsearchStore
-from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, Mark
+from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import ConnectionFailed, LeaseLost, StateError
 from retl.state.base import STATE_VERSION, LeaseRow
 from tests.integration.elasticsearch.between import Answer, Asked, between
@@ -76,7 +76,7 @@ async def test_reading_creates_nothing(
     assert not await store.beat(Fence("p", "me", 1))
     await store.give_up_lease(Fence("p", "me", 1))
     with pytest.raises(LeaseLost):
-        await store.save(Mark(Fence("p", "me", 1), "t", Checkpoint()))
+        await store.save(FencedCheckpoint(Fence("p", "me", 1), "t", Checkpoint()))
     assert elasticsearch_server.ask("GET", f"/{index}", allow=(404,))["status"] == 404
 
 
@@ -85,7 +85,7 @@ async def test_the_index_is_hidden_and_one_pipeline_is_one_document(
 ) -> None:
     fence = await owned(store)
     for table in ("a", "b..c", ".", "ü"):
-        await store.save(Mark(fence, table, Checkpoint(watermark=table)))
+        await store.save(FencedCheckpoint(fence, table, Checkpoint(watermark=table)))
     (found,) = elasticsearch_server.ask("GET", f"/{index}").values()
     assert found["settings"]["index"]["hidden"] == "true"
     (document,) = elasticsearch_server.documents(index).values()
@@ -124,8 +124,8 @@ async def test_many_steps_at_once_all_take_effect(elasticsearch_server: SearchSe
     fence = await owned(stores[0])
     async with anyio.create_task_group() as tasks:
         for number in range(12):
-            mark = Mark(fence, f"t{number}", Checkpoint(watermark=str(number)))
-            tasks.start_soon(partial(stores[number % 3].save, mark))
+            fenced = FencedCheckpoint(fence, f"t{number}", Checkpoint(watermark=str(number)))
+            tasks.start_soon(partial(stores[number % 3].save, fenced))
             tasks.start_soon(stores[number % 3].beat, fence)
     assert await stores[1].load("p") == {f"t{n}": Checkpoint(watermark=str(n)) for n in range(12)}
     assert (await stores[2].read_lease("p")).beat == 12
@@ -138,7 +138,7 @@ async def test_between_the_proof_of_the_fence_and_the_save_nobody_can_take_over(
 ) -> None:
     old, new = opened(elasticsearch_server, index), opened(elasticsearch_server, index)
     fence = await owned(old, owner="old")
-    await old.save(Mark(fence, "t", Checkpoint(watermark="1")))
+    await old.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="1")))
     read = ElasticsearchStore._read
 
     async def slow_read(self: ElasticsearchStore, client: Any, pipeline: str) -> Any:
@@ -150,7 +150,7 @@ async def test_between_the_proof_of_the_fence_and_the_save_nobody_can_take_over(
 
     monkeypatch.setattr(ElasticsearchStore, "_read", slow_read)
     with pytest.raises(LeaseLost):
-        await old.save(Mark(fence, "t", Checkpoint(watermark="2")))
+        await old.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="2")))
     assert await new.load("p") == {"t": Checkpoint(watermark="1")}
     await old.aclose()
     await new.aclose()
@@ -172,7 +172,7 @@ async def test_very_long_names_and_keys_are_kept_apart(store: ElasticsearchStore
     pipelines = ["p" * 2000 + end for end in "ab"]
     for pipeline in pipelines:
         fence = await owned(store, pipeline)
-        await store.save(Mark(fence, "t" * 2000, Checkpoint(watermark=pipeline[-1])))
+        await store.save(FencedCheckpoint(fence, "t" * 2000, Checkpoint(watermark=pipeline[-1])))
         await store.add_rejects(pipeline, [reject("k" * 40_000 + pipeline[-1], 1)])
     for pipeline in pipelines:
         assert await store.load(pipeline) == {"t" * 2000: Checkpoint(watermark=pipeline[-1])}
@@ -197,7 +197,7 @@ async def test_very_long_names_and_keys_are_kept_apart(store: ElasticsearchStore
 async def test_content_that_makes_no_sense_is_refused(
     store: ElasticsearchStore, index: str, elasticsearch_server: SearchServer, damage: dict[str, Any], text: str
 ) -> None:
-    await store.save(Mark(await owned(store), "t", Checkpoint(watermark="1")))
+    await store.save(FencedCheckpoint(await owned(store), "t", Checkpoint(watermark="1")))
     (key,) = elasticsearch_server.documents(index)
     elasticsearch_server.ask("POST", f"/{index}/_update/{key}", {"doc": damage})
     with pytest.raises(StateError) as caught:
@@ -209,14 +209,14 @@ async def test_content_that_makes_no_sense_is_refused(
 async def test_the_request_that_the_remedy_names_starts_a_pipeline_over(
     store: ElasticsearchStore, index: str, elasticsearch_server: SearchServer
 ) -> None:
-    await store.save(Mark(await owned(store), "t", Checkpoint(watermark="1")))
+    await store.save(FencedCheckpoint(await owned(store), "t", Checkpoint(watermark="1")))
     (key,) = elasticsearch_server.documents(index)
     elasticsearch_server.ask("POST", f"/{index}/_update/{key}", {"doc": {"epoch": "one"}})
     with pytest.raises(StateError) as caught:
         await store.read_lease("p")
     elasticsearch_server.ask("DELETE", caught.value.remedy.partition(" over by: DELETE ")[2])
     assert await store.load("p") == {}
-    await store.save(Mark(await owned(store), "t", Checkpoint(watermark="2")))
+    await store.save(FencedCheckpoint(await owned(store), "t", Checkpoint(watermark="2")))
 
 
 async def test_a_report_that_cannot_be_read_hides_no_other_and_says_so(
@@ -282,7 +282,7 @@ async def test_no_ingest_pipeline_keeps_the_state_from_being_kept(
     store = opened(elasticsearch_server, index)
     try:
         fence = await owned(store)
-        await store.save(Mark(fence, "t", Checkpoint(watermark="7")))
+        await store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="7")))
         await store.add_rejects("p", [reject("1", 1)])
         if before:
             assert await store.load("p") == {"t": Checkpoint(watermark="7")}
@@ -290,7 +290,7 @@ async def test_no_ingest_pipeline_keeps_the_state_from_being_kept(
             return
         await ask("PUT", f"/{index}/_settings", {"index": {"final_pipeline": name}})
         for write in (
-            store.save(Mark(fence, "t", Checkpoint(watermark="8"))),
+            store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="8"))),
             store.add_rejects("p", [reject("2", 2)]),
             store.add_report(report(1)),
         ):

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from retl.connectors import MySQL
-from retl.model.checkpoint import Checkpoint, Fence, Mark, Refresh, Reject
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
 from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, RetlError, StateError, TargetBusy
 from retl.model.report import ScanReport
 from retl.state.base import LeaseRow, StateStore
@@ -86,11 +86,11 @@ async def test_every_step(scene: Scene) -> None:
         columns={"naïve": "text", "a'b\\": "😀?"},
         refresh=Refresh("s1", "swap"),
     )
-    mark = Mark(fence, "t", checkpoint)
+    fenced = FencedCheckpoint(fence, "t", checkpoint)
     for _ in range(2):  # the same values again are no news to an UPDATE
-        await store.save(mark)
-    await store.save(Mark(fence, "t ", Checkpoint(watermark="1")))
-    await store.save(Mark(fence, "T", Checkpoint(watermark="2")))
+        await store.save(fenced)
+    await store.save(FencedCheckpoint(fence, "t ", Checkpoint(watermark="1")))
+    await store.save(FencedCheckpoint(fence, "T", Checkpoint(watermark="2")))
     assert await store.load("p") == {"t": checkpoint, "t ": Checkpoint(watermark="1"), "T": Checkpoint(watermark="2")}
 
     long = "k" * 300
@@ -108,7 +108,7 @@ async def test_every_step(scene: Scene) -> None:
     assert (await store.read_lease("p")).owner is None
     assert not await store.beat(fence)
     with pytest.raises(LeaseLost):
-        await store.save(mark)
+        await store.save(fenced)
     assert await store.forget("p", "t") == 1
     assert await store.forget("p") == 2
     await store.aclose()
@@ -158,14 +158,14 @@ async def test_two_owners_through_two_connections(scene: Scene) -> None:
     mine, yours = opened(scene), opened(scene)
     first = await mine.take_lease(await mine.read_lease("p"), "me", 15.0)
     assert first is not None
-    await mine.save(Mark(first, "t", Checkpoint(watermark="1")))
+    await mine.save(FencedCheckpoint(first, "t", Checkpoint(watermark="1")))
     second = await yours.take_lease(await yours.read_lease("p"), "you", 15.0)
     assert second is not None
     assert not await mine.beat(first)
     with pytest.raises(LeaseLost):
-        await mine.save(Mark(first, "t", Checkpoint(watermark="2")))
+        await mine.save(FencedCheckpoint(first, "t", Checkpoint(watermark="2")))
     assert await mine.load("p") == {"t": Checkpoint(watermark="1")}
-    await yours.save(Mark(second, "t", Checkpoint(watermark="3")))
+    await yours.save(FencedCheckpoint(second, "t", Checkpoint(watermark="3")))
     assert await mine.load("p") == {"t": Checkpoint(watermark="3")}
     await mine.aclose()
     await yours.aclose()
@@ -188,9 +188,9 @@ async def test_a_store_is_held_by_steps_that_are_cancelled(scene: Scene) -> None
     assert fence is not None
     for delay in (0, 0.0005, 0.001, 0.002):
         with anyio.move_on_after(delay):
-            await store.save(Mark(fence, "t", Checkpoint(watermark=str(delay))))
+            await store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark=str(delay))))
         assert await store.beat(fence)
-    await store.save(Mark(fence, "t", Checkpoint(watermark="last")))
+    await store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="last")))
     assert await store.load("p") == {"t": Checkpoint(watermark="last")}
     await store.aclose()
 
@@ -207,7 +207,7 @@ async def test_a_damaged_store_is_told(scene: Scene, damage: list[str], message:
     store = opened(scene)
     fence = await store.take_lease(await store.read_lease("p"), "me", 15.0)
     assert fence is not None
-    await store.save(Mark(fence, "t", Checkpoint()))
+    await store.save(FencedCheckpoint(fence, "t", Checkpoint()))
     await store.aclose()
     scene.run(*damage)
     store = opened(scene)
@@ -243,9 +243,9 @@ async def test_a_remedy_belongs_to_its_cause(
             target = MySQL(mysql_server.at(pooler.host, pooler.port).url(database)).target()
             store = target.state_store()
             pooler.refusals = [refusal]
-            mark = Mark(fence, "t", Checkpoint(watermark="1"))
+            fenced = FencedCheckpoint(fence, "t", Checkpoint(watermark="1"))
             with pytest.raises(kind) as refused:
-                await store.save(mark)
+                await store.save(fenced)
             assert remedy in refused.value.remedy
             assert ("drop the tables" in refused.value.remedy) is (refusal.code == 1146)
             pooler.refusals = []
@@ -253,7 +253,7 @@ async def test_a_remedy_belongs_to_its_cause(
             assert await store.load("p") == {}
             await store.clear_rejects("p")
             assert await store.load("p") == {}
-            await store.save(mark)
+            await store.save(fenced)
             assert await store.load("p") == {"t": Checkpoint(watermark="1")}
             await target.aclose()
 

@@ -248,7 +248,7 @@ async def test_what_cannot_be_written_is_refused(
 ) -> None:
     scene.run(*made)
     async with scene.session() as session:
-        for call in (session.target.preview, lambda load: session.target.prepare(load, session.mark("x"))):
+        for call in (session.target.preview, lambda load: session.target.prepare(load, session.fenced("x"))):
             with pytest.raises(error, match=says):
                 await call(session.load(spec(**words), schema=PEOPLE))
         assert await session.checkpoint() is None
