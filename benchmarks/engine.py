@@ -14,7 +14,7 @@ import retl
 from benchmarks import common
 from retl.connectors.base import Commit, Source, SystemInfo, TableWriter, Target
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint
-from retl.model.plan import BatchSize, Load, SourcePlan, TargetPreview
+from retl.model.plan import BatchSize, SourcePlan, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -74,10 +74,10 @@ class DroppingTarget(Target):
     async def count(self, table: str) -> int:
         return 0
 
-    async def preview(self, load: Load) -> TargetPreview:
+    async def preview(self, load: WriteSpec) -> TargetPreview:
         return TargetPreview()
 
-    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
+    async def prepare(self, load: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
         return DroppingWriter()
 
     async def aclose(self) -> None:

@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Reject
 from retl.model.errors import UnsupportedError
-from retl.model.plan import BatchSize, Load, SourcePlan, TargetPreview
+from retl.model.plan import BatchSize, SourcePlan, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -252,7 +252,7 @@ class Target(ABC):
         return None
 
     @abstractmethod
-    async def preview(self, load: Load) -> TargetPreview:
+    async def preview(self, spec: WriteSpec) -> TargetPreview:
         """What ``prepare`` and ``finish`` would do. Writes nothing.
 
         Raises ``ConfigError`` or ``SchemaDrift`` for what can be known beforehand: no
@@ -260,7 +260,7 @@ class Target(ABC):
         """
 
     @abstractmethod
-    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
+    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
         """Create or evolve the table, do the pre-action, remove what a crash left behind.
 
         ``fenced`` holds the checkpoint that says a refresh has begun; it is saved together

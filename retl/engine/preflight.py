@@ -12,7 +12,7 @@ from retl.engine.runner import Parts
 from retl.engine.targets import check_claims, check_other_table, claim_of, starting_point
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
-from retl.model.plan import Load, SourcePlan, TargetPreview
+from retl.model.plan import SourcePlan, TargetPreview, WriteSpec
 from retl.model.table import TableSpec
 from retl.state.base import Claim
 from retl.threads import to_the_end
@@ -130,7 +130,7 @@ class Preflight:
         self, spec: TableSpec, checkpoint: Checkpoint, source: SourcePlan, warnings: list[str]
     ) -> TargetPreview:
         check_plan(source.table, checkpoint, source, warnings.append)
-        load = Load(
+        load = WriteSpec(
             pipeline=self._parts.name,
             table=spec,
             schema=source.schema,

@@ -11,7 +11,7 @@ import pyarrow as pa
 from retl.connectors.base import REJECT, Commit, TableWriter
 from retl.model.checkpoint import FencedCheckpoint, Reject
 from retl.model.errors import RowsRejected
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.window import Slice
 from retl.state.base import StateStore
 
@@ -19,9 +19,9 @@ from retl.state.base import StateStore
 class SourceRejects(TableWriter):
     """A target's writer that is given all rows but those; they count as rejects of the commit."""
 
-    def __init__(self, writer: TableWriter, load: Load, store: StateStore) -> None:
+    def __init__(self, writer: TableWriter, spec: WriteSpec, store: StateStore) -> None:
         self._writer = writer
-        self._load = load
+        self._spec = spec
         self._store = store
         self._rejects: list[Reject] = []
 
@@ -34,14 +34,14 @@ class SourceRejects(TableWriter):
             await self._writer.write(batch)
 
     def _told(self, batch: pa.RecordBatch) -> list[Reject]:
-        keys = batch.select([name for name in self._load.key if name in batch.schema.names])
+        keys = batch.select([name for name in self._spec.key if name in batch.schema.names])
         texts = [column.cast(pa.string()).to_pylist() for column in keys.columns]
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         return [
             Reject(
-                table=self._load.table.name,
+                table=self._spec.table.name,
                 key=msgspec.json.encode(dict(zip(keys.schema.names, key, strict=True))).decode(),
-                scan_id=self._load.scan_id,
+                scan_id=self._spec.scan_id,
                 at=at,
                 **found,
             )

@@ -31,7 +31,7 @@ from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.errors import RetlError
-from retl.model.plan import Load, SourcePlan
+from retl.model.plan import SourcePlan, WriteSpec
 from retl.model.report import Progress, ScanReport
 from retl.model.table import TableSpec
 from retl.state.base import StateStore
@@ -172,7 +172,7 @@ class Scan:
         there = context.found is None or context.found.exists
         if not plan.slices and not context.table.replaces and context.checkpoint.scan_id is not None and there:
             return  # nothing new: nothing is written
-        load = Load(
+        spec = WriteSpec(
             pipeline=context.pipeline,
             table=context.table,
             schema=plan.schema,
@@ -184,9 +184,9 @@ class Scan:
             state_in_target=context.state_in_target,
             unique_key=plan.unique_key,
         )
-        for warning in (await context.target.preview(load)).warnings:
+        for warning in (await context.target.preview(spec)).warnings:
             context.warn(warning)
-        await self._transfer(Reader(context, plan, self._channel), Writer(context, plan, load, self._channel))
+        await self._transfer(Reader(context, plan, self._channel), Writer(context, plan, spec, self._channel))
 
     async def _transfer(self, reader: Reader, writer: Writer) -> None:
         """Reader and writer side by side."""

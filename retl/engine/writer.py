@@ -24,7 +24,7 @@ from retl.model import events
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Refresh, Reject
 from retl.model.errors import LeaseLost, RowsRejected, TargetError
-from retl.model.plan import Load, SourcePlan
+from retl.model.plan import SourcePlan, WriteSpec
 from retl.model.window import Slice
 from retl.threads import to_the_end
 
@@ -38,10 +38,10 @@ _PROOF_SECONDS = 1.0
 class Writer:
     """Prepares the target once the source has proved itself, then writes, commits and finishes."""
 
-    def __init__(self, context: ScanContext, plan: SourcePlan, load: Load, channel: Channel[Item]) -> None:
+    def __init__(self, context: ScanContext, plan: SourcePlan, spec: WriteSpec, channel: Channel[Item]) -> None:
         self._context = context
         self._plan = plan
-        self._load = load
+        self._spec = spec
         self._channel = channel
         self._over = False
         self._shown = 0.0
@@ -113,11 +113,11 @@ class Writer:
     async def _prepare(self) -> TableWriter:
         context = self._context
         fenced = await self._begin_refresh()
-        load = dataclasses.replace(self._load, refresh=context.checkpoint.refresh, prove=self._prove)
+        spec = dataclasses.replace(self._spec, refresh=context.checkpoint.refresh, prove=self._prove)
         if fenced is not None and not context.state_in_target:
             await context.store.save(fenced)
-        writer = await context.target.prepare(load, fenced if context.state_in_target else None)
-        return SourceRejects(writer, load, context.store)
+        writer = await context.target.prepare(spec, fenced if context.state_in_target else None)
+        return SourceRejects(writer, spec, context.store)
 
     async def _begin_refresh(self) -> FencedCheckpoint | None:
         """For a pre-action that readers see: the note that it has begun, so a crash cannot repeat it."""

@@ -45,7 +45,7 @@ class SourcePlan:
 
 
 @dataclass(frozen=True)
-class Load:
+class WriteSpec:
     """One scan of one table as the target is asked to take it."""
 
     pipeline: str

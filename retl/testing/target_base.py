@@ -12,7 +12,7 @@ import pytest
 from retl.connectors.base import Commit, TableWriter, Target
 from retl.model.actions import PreAction
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.state.base import StateStore
@@ -113,8 +113,8 @@ class Session:
         assert fence is not None
         return cls(target, store, fence)
 
-    def load(self, table: TableSpec = UPSERT, *, schema: pa.Schema = SCHEMA, **words: Any) -> Load:
-        """A scan of one table; ``words`` are those of ``Load``."""
+    def load(self, table: TableSpec = UPSERT, *, schema: pa.Schema = SCHEMA, **words: Any) -> WriteSpec:
+        """A scan of one table; ``words`` are those of ``WriteSpec``."""
         given = {
             "pipeline": PIPELINE,
             "table": table,
@@ -126,7 +126,7 @@ class Session:
             "unique_key": False,
             **words,
         }
-        return Load(**given)
+        return WriteSpec(**given)
 
     def fenced(self, watermark: str | None, *, refresh: Refresh | None = None) -> FencedCheckpoint | None:
         """A checkpoint on its way into the target, where that holds them."""
@@ -140,16 +140,16 @@ class Session:
         assert self.store is not None
         return (await self.store.load(PIPELINE)).get(TABLE)
 
-    async def prepare(self, load: Load | None = None) -> TableWriter:
+    async def prepare(self, spec: WriteSpec | None = None) -> TableWriter:
         """As the engine does it: a refresh that readers see is noted together with the pre-action."""
-        load = load or self.load()
-        visible = load.table.pre_action in (PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE)
+        spec = spec or self.load()
+        visible = spec.table.pre_action in (PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE)
         if not visible:
-            return await self.target.prepare(load, None)
-        if load.refresh is None:
-            existed = await self.target.describe(load.table.to) is not None
-            load = with_refresh(load, Refresh(load.scan_id, str(load.table.pre_action), existed))
-        return await self.target.prepare(load, self.fenced(None, refresh=load.refresh))
+            return await self.target.prepare(spec, None)
+        if spec.refresh is None:
+            existed = await self.target.describe(spec.table.to) is not None
+            spec = with_refresh(spec, Refresh(spec.scan_id, str(spec.table.pre_action), existed))
+        return await self.target.prepare(spec, self.fenced(None, refresh=spec.refresh))
 
     async def commit(
         self, writer: TableWriter, watermark: str | None = None, *, rejects_left: int = 0, part: Slice | None = None
@@ -174,10 +174,10 @@ class Session:
         return done
 
 
-def with_refresh(load: Load, refresh: Refresh) -> Load:
+def with_refresh(spec: WriteSpec, refresh: Refresh) -> WriteSpec:
     """The load as the scan that a refresh began with, or that carries it on."""
-    words = {name: getattr(load, name) for name in Load.__dataclass_fields__}
-    return Load(**{**words, "refresh": refresh})
+    words = {name: getattr(spec, name) for name in WriteSpec.__dataclass_fields__}
+    return WriteSpec(**{**words, "refresh": refresh})
 
 
 async def write(writer: TableWriter, rows: Iterable[Row], schema: pa.Schema = SCHEMA) -> None:

@@ -156,8 +156,8 @@ class TargetRefreshes(TargetBase):
                 assert checkpoint is not None
                 begun = checkpoint.refresh or begun
                 assert begun.scan_id == FIRST
-            load = with_refresh(session.load(refresh(pre_action), scan_id=_SECOND), begun)
-            writer = await session.prepare(load)
+            spec = with_refresh(session.load(refresh(pre_action), scan_id=_SECOND), begun)
+            writer = await session.prepare(spec)
             await write(writer, _NEW)
             await session.commit(writer)
             await session.finish(writer)

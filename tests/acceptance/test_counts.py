@@ -16,7 +16,7 @@ from retl import events
 from retl.connectors.base import Commit, TableWriter
 from retl.connectors.sqlite.target import SQLiteTarget
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Reject
-from retl.model.plan import BatchSize, Load, SourcePlan
+from retl.model.plan import BatchSize, SourcePlan, WriteSpec
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.state.base import LeaseRow
@@ -187,7 +187,7 @@ class Telling(SQLiteTarget):
         self.commits = commits
         self.lacks = lacks
 
-    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
+    async def prepare(self, load: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
         writer = await super().prepare(load, fenced)
         commit, count = writer.commit, writer.count
 
@@ -366,7 +366,7 @@ async def test_what_a_former_owner_has_staged_is_not_committed_where_the_state_i
     class LosesItsLease(SQLiteTarget):
         """Between the last batch of a slice and its commit a successor takes over."""
 
-        async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
+        async def prepare(self, load: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
             writer = await super().prepare(load, fenced)
             write = writer.write
 

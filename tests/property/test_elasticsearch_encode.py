@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from retl.connectors.elasticsearch.documents import document_schema
 from retl.connectors.elasticsearch.encode import Encoder, Lines
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.schema import field
 from retl.testing import table_spec
 
@@ -31,7 +31,7 @@ ANY_JSON = st.recursive(
 def encode(schema: pa.Schema, batch: pa.RecordBatch, **words: Any) -> tuple[Lines, list[Any]]:
     key = words.pop("key", ("id",))
     versions = words.pop("versions", False)
-    load = Load("p", table_spec("t", key=key, **words), schema, key, "scan")
+    load = WriteSpec("p", table_spec("t", key=key, **words), schema, key, "scan")
     return Encoder(load, schema.names, operation="index", versions=versions)(batch)
 
 

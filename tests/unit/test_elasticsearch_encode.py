@@ -14,16 +14,16 @@ from retl.connectors.elasticsearch.encode import Encoder, Lines, version_numbers
 from retl.connectors.elasticsearch.repeats import Repeats
 from retl.model.actions import Action
 from retl.model.errors import RepeatedKey
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.schema import field
 from retl.testing import table_spec
 
 ID = field("id", pa.int64(), nullable=False)
 
 
-def load_of(schema: pa.Schema, key: tuple[str, ...] = ("id",), **words: Any) -> Load:
+def load_of(schema: pa.Schema, key: tuple[str, ...] = ("id",), **words: Any) -> WriteSpec:
     blacklist = words.pop("blacklist", frozenset())
-    return Load("p", table_spec("t", key=key, **words), schema, key, "scan", blacklist=blacklist)
+    return WriteSpec("p", table_spec("t", key=key, **words), schema, key, "scan", blacklist=blacklist)
 
 
 def values(column: pa.Field, array: pa.Array) -> tuple[list[Any], list[tuple[list[int], str]]]:
@@ -99,7 +99,7 @@ def test_ids_that_the_server_does_not_take_are_put_aside() -> None:
 
 def test_appended_rows_have_ids_of_their_own() -> None:
     schema = pa.schema([field("n", pa.int64())])
-    load = Load("p", table_spec("t", write="append"), schema, (), "scan")
+    load = WriteSpec("p", table_spec("t", write="append"), schema, (), "scan")
     batch = pa.RecordBatch.from_pydict({"n": [1, 1]}, schema=schema)
     first, second = (Encoder(load, ["n"], operation="create", versions=False) for _ in range(2))
     ids = [name for encoder in (first, first, second) for name in encoder(batch)[0].ids.to_pylist()]

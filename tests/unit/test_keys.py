@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors.sql.keys import KeyWatch
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.testing import table_spec
 
 ROWS = pa.record_batch({"id": [1, 2, 1], "name": ["a", "b", "c"]})
@@ -16,7 +16,7 @@ ROWS = pa.record_batch({"id": [1, 2, 1], "name": ["a", "b", "c"]})
 
 def watched(*, unique_key: bool = False, **words: Any) -> bool:
     table = table_spec("people", key="id", **words)
-    keys = KeyWatch(Load("p", table, ROWS.schema, ("id",), "s", unique_key=unique_key))
+    keys = KeyWatch(WriteSpec("p", table, ROWS.schema, ("id",), "s", unique_key=unique_key))
     keys.add(ROWS)
     return keys.repeats()
 
@@ -26,7 +26,7 @@ def test_an_upsert_hears_of_a_repeated_key() -> None:
 
 
 def test_batches_of_text_and_typed_ones_are_held_against_each_other() -> None:
-    keys = KeyWatch(Load("p", table_spec("people", key="id"), ROWS.schema, ("id",), "s"))
+    keys = KeyWatch(WriteSpec("p", table_spec("people", key="id"), ROWS.schema, ("id",), "s"))
     keys.add(ROWS.slice(0, 2))
     keys.add(pa.record_batch({"id": ["3", "4"], "name": ["c", "d"]}))
     assert not keys.repeats()

@@ -12,13 +12,13 @@ from retl.engine.guard import apply_null_cursor
 from retl.engine.rejects import SourceRejects
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import RowsRejected
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.window import Slice
 from retl.state.memory import MemoryStore
 from retl.testing import table_spec
 
 SCHEMA = pa.schema([("id", pa.int64()), ("name", pa.string())])
-LOAD = Load(pipeline="p", table=table_spec("t"), schema=SCHEMA, key=("id",), scan_id="s", checkpoint=Checkpoint())
+LOAD = WriteSpec(pipeline="p", table=table_spec("t"), schema=SCHEMA, key=("id",), scan_id="s", checkpoint=Checkpoint())
 PART = Slice(index=0)
 BAD = RowReject("the reason", '{"id":2}', "name")
 

@@ -14,7 +14,7 @@ import duckdb
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.model.actions import Write
 from retl.model.errors import UnsupportedError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -72,19 +72,19 @@ def _comments(connection: DuckDBPyConnection, schema: str, name: str, shown: str
     ]
 
 
-def check_upsert(connection: DuckDBPyConnection, load: Load, schema: str, name: str) -> None:
+def check_upsert(connection: DuckDBPyConnection, spec: WriteSpec, schema: str, name: str) -> None:
     """Refuse what DuckDB cannot do where a trigger looks at the new rows."""
-    if load.table.write is not Write.UPSERT or load.table.replaces:
+    if spec.table.write is not Write.UPSERT or spec.table.replaces:
         return
     for trigger, sql in _triggers(connection, [schema, name]):
         if "REFERENCING" in sql.upper():
             raise UnsupportedError(
-                f"the trigger {trigger!r} of {load.table.to!r} refers to new or old rows, and DuckDB then inserts without updating only.",
+                f"the trigger {trigger!r} of {spec.table.to!r} refers to new or old rows, and DuckDB then inserts without updating only.",
                 remedy='drop the trigger, or use pre_action = "swap" or write = "append".',
             )
 
 
-def check_replaceable(connection: DuckDBPyConnection, load: Load, schema: str, name: str) -> None:
+def check_replaceable(connection: DuckDBPyConnection, spec: WriteSpec, schema: str, name: str) -> None:
     """Refuse to replace a table that others need: DuckDB would not let it go, and say so only after the load."""
     names = "SELECT table_name AS name, table_oid AS oid, 'table' AS kind FROM duckdb_tables() UNION ALL "
     names += "SELECT view_name, view_oid, 'view' FROM duckdb_views()"
@@ -97,6 +97,6 @@ def check_replaceable(connection: DuckDBPyConnection, load: Load, schema: str, n
     ).fetchall()
     for kind, other in found:
         raise UnsupportedError(
-            f"the {kind} {other!r} depends on {load.table.to!r}, so DuckDB will not let it be replaced.",
+            f"the {kind} {other!r} depends on {spec.table.to!r}, so DuckDB will not let it be replaced.",
             remedy=f'drop the {kind}, or use pre_action = "truncate" or "none".',
         )

@@ -14,7 +14,7 @@ from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import Existing, archive_name, is_archive, is_shadow, shadow_name
 from retl.model.actions import PreAction
 from retl.model.errors import ConfigError, UnsupportedError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 if TYPE_CHECKING:
     import duckdb
@@ -38,9 +38,9 @@ def full_name(schema: str, name: str) -> str:
     return f"{DIALECT.identifier(schema)}.{DIALECT.identifier(name)}"
 
 
-def check_table(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
+def check_table(connection: duckdb.DuckDBPyConnection, spec: WriteSpec) -> None:
     """Refuse a target that cannot be written, or not in the way that is asked for."""
-    schema, name = locate(load.table.to)
+    schema, name = locate(spec.table.to)
     if name.lower().startswith(("retl_", "_retl_")):
         raise ConfigError(f"{name!r} is a reserved name.", remedy="choose another name with to.")
     if not connection.execute(f"SELECT 1 FROM duckdb_schemas() WHERE {_HERE}", [schema]).fetchall():
@@ -49,10 +49,10 @@ def check_table(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
     if connection.execute(
         f"SELECT 1 FROM duckdb_views() WHERE {_HERE} AND {DIALECT.same_name('view_name', '?')}", known
     ).fetchall():
-        raise UnsupportedError(f"{load.table.to!r} is a view, which cannot be written.", remedy="name a table with to.")
+        raise UnsupportedError(f"{spec.table.to!r} is a view, which cannot be written.", remedy="name a table with to.")
     schema, name = in_use(connection, schema, name)
-    dependents.check_upsert(connection, load, schema, name)
-    if load.table.pre_action not in (PreAction.RENAME_AND_CREATE, PreAction.SWAP):
+    dependents.check_upsert(connection, spec, schema, name)
+    if spec.table.pre_action not in (PreAction.RENAME_AND_CREATE, PreAction.SWAP):
         return
     referring = connection.execute(
         f"SELECT table_name FROM duckdb_constraints() WHERE {_HERE} AND {DIALECT.same_name('referenced_table', '?')} "
@@ -61,10 +61,10 @@ def check_table(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
     ).fetchall()
     if referring:
         raise UnsupportedError(
-            f"a foreign key of {referring[0][0]!r} refers to {load.table.to!r}, so DuckDB will not let it be replaced.",
+            f"a foreign key of {referring[0][0]!r} refers to {spec.table.to!r}, so DuckDB will not let it be replaced.",
             remedy='drop the foreign key, or use pre_action = "none".',
         )
-    dependents.check_replaceable(connection, load, schema, name)
+    dependents.check_replaceable(connection, spec, schema, name)
 
 
 def in_use(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> tuple[str, str]:
@@ -148,29 +148,29 @@ def _keys(connection: duckdb.DuckDBPyConnection, known: list[str]) -> list[list[
 # Refreshes ------------------------------------------------------------------
 
 
-def begin_refresh(connection: duckdb.DuckDBPyConnection, load: Load, *, existed: bool) -> str:
+def begin_refresh(connection: duckdb.DuckDBPyConnection, spec: WriteSpec, *, existed: bool) -> str:
     """Do the pre-action; returns the full name of the table to load, which is still to be made where ``existed`` is false."""
-    schema, name = locate(load.table.to)
+    schema, name = locate(spec.table.to)
     table = full_name(schema, name)
-    if load.table.pre_action is PreAction.SWAP:
+    if spec.table.pre_action is PreAction.SWAP:
         # Also a first load is seen as a whole or not at all.
-        shadow = shadow_name(name, load.pipeline, load.epoch)
+        shadow = shadow_name(name, spec.pipeline, spec.epoch)
         if existed:
             _create_like(connection, schema, name, shadow)
         return full_name(schema, shadow)
-    if existed and load.table.pre_action is PreAction.TRUNCATE:
+    if existed and spec.table.pre_action is PreAction.TRUNCATE:
         connection.execute(f"DELETE FROM {table}")
-    elif existed and load.table.pre_action is PreAction.RENAME_AND_CREATE:
-        _archive(connection, load, schema, name)
+    elif existed and spec.table.pre_action is PreAction.RENAME_AND_CREATE:
+        _archive(connection, spec, schema, name)
     return table
 
 
-def _archive(connection: duckdb.DuckDBPyConnection, load: Load, schema: str, name: str) -> None:
+def _archive(connection: duckdb.DuckDBPyConnection, spec: WriteSpec, schema: str, name: str) -> None:
     """Rename the table away and create it anew; a refresh that is carried on only empties it again."""
-    assert load.refresh is not None
-    archive = archive_name(name, load.refresh.scan_id)
+    assert spec.refresh is not None
+    archive = archive_name(name, spec.refresh.scan_id)
     name = in_use(connection, schema, name)[1]
-    if not load.refresh.archives or archive in table_names(connection, schema):
+    if not spec.refresh.archives or archive in table_names(connection, schema):
         connection.execute(f"DELETE FROM {full_name(schema, name)}")
         return
     again = dependents.take_off(connection, schema, name)
@@ -205,22 +205,22 @@ def switch(connection: duckdb.DuckDBPyConnection, table: str, shadow: str) -> No
         connection.execute(statement)
 
 
-def remove_leftovers(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
+def remove_leftovers(connection: duckdb.DuckDBPyConnection, spec: WriteSpec) -> None:
     """Drop the shadows that a crash or another owner of the pipeline left behind."""
-    schema, name = locate(load.table.to)
+    schema, name = locate(spec.table.to)
     for found in table_names(connection, schema):
-        if is_shadow(found, name, load.pipeline):
+        if is_shadow(found, name, spec.pipeline):
             drop(connection, full_name(schema, found))
 
 
-def prune_archives(connection: duckdb.DuckDBPyConnection, load: Load) -> None:
+def prune_archives(connection: duckdb.DuckDBPyConnection, spec: WriteSpec) -> None:
     """Drop the oldest archives beyond ``keep_archives``; all stay where it is ``None``."""
-    keep = load.table.keep_archives
+    keep = spec.table.keep_archives
     if keep is None:
         return
-    schema, name = locate(load.table.to)
+    schema, name = locate(spec.table.to)
     # The archive of this scan is the newest one, also where the wall clock was set back.
-    newest = archive_name(name, load.refresh.scan_id) if load.refresh else ""
+    newest = archive_name(name, spec.refresh.scan_id) if spec.refresh else ""
     found = [archive for archive in table_names(connection, schema) if is_archive(archive, name)]
     for archive in sorted(found, key=lambda archive: (archive == newest, archive))[:-keep]:
         drop(connection, full_name(schema, archive))

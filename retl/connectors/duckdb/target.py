@@ -18,7 +18,7 @@ from retl.connectors.duckdb.writer import DuckDBWriter
 from retl.connectors.sql.tables import Existing, describe_refresh, fit, real_key
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError, RetlError
-from retl.model.plan import BatchSize, Load, TargetPreview
+from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
@@ -62,13 +62,13 @@ class DuckDBTarget(Target):
     async def location(self, table: str) -> str | None:
         return await self._file.location(*schema.locate(table))
 
-    async def preview(self, load: Load) -> TargetPreview:
-        existing = await self._file.run(_look, load)
-        return describe_refresh(load, existing, fit(load, existing, DIALECT, TYPES), DIALECT)
+    async def preview(self, spec: WriteSpec) -> TargetPreview:
+        existing = await self._file.run(_look, spec)
+        return describe_refresh(spec, existing, fit(spec, existing, DIALECT, TYPES), DIALECT)
 
-    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
-        table, columns, spelled = await self._file.run(in_transaction, _prepare, load, fenced)
-        writer = DuckDBWriter(self._file, load, table=table, columns=columns, spelled=spelled)
+    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
+        table, columns, spelled = await self._file.run(in_transaction, _prepare, spec, fenced)
+        writer = DuckDBWriter(self._file, spec, table=table, columns=columns, spelled=spelled)
         try:
             await writer.open()
         except BaseException:
@@ -87,13 +87,13 @@ class DuckDBTarget(Target):
         await self._file.close()
 
 
-def _look(connection: duckdb.DuckDBPyConnection, load: Load) -> Existing | None:
-    schema.check_table(connection, load)
-    return inspect(connection, load.table.to, load.schema.names)
+def _look(connection: duckdb.DuckDBPyConnection, spec: WriteSpec) -> Existing | None:
+    schema.check_table(connection, spec)
+    return inspect(connection, spec.table.to, spec.schema.names)
 
 
 def _prepare(
-    connection: duckdb.DuckDBPyConnection, load: Load, fenced: FencedCheckpoint | None
+    connection: duckdb.DuckDBPyConnection, spec: WriteSpec, fenced: FencedCheckpoint | None
 ) -> tuple[str, list[pa.Field], dict[str, str]]:
     """Everything that must happen before the first row, in one transaction.
 
@@ -101,12 +101,12 @@ def _prepare(
     """
     if fenced is not None:
         run_step(connection, state.save(fenced))
-    elif load.fence is not None and load.state_in_target:
-        run_step(connection, state.prove(load.fence))
-    existing = _look(connection, load)
-    schema.remove_leftovers(connection, load)
-    change = fit(load, existing, DIALECT, TYPES)
-    table = schema.begin_refresh(connection, load, existed=existing is not None)
+    elif spec.fence is not None and spec.state_in_target:
+        run_step(connection, state.prove(spec.fence))
+    existing = _look(connection, spec)
+    schema.remove_leftovers(connection, spec)
+    change = fit(spec, existing, DIALECT, TYPES)
+    table = schema.begin_refresh(connection, spec, existed=existing is not None)
     for statement in change.statements(DIALECT, table):
         connection.execute(statement)
     ready = inspect(connection, table)

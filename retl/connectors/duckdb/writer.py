@@ -30,7 +30,7 @@ from retl.connectors.sql.text import json_text
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.window import Slice
 from retl.state import sql as state
 
@@ -44,24 +44,24 @@ class DuckDBWriter(TableWriter):
     """Writes one scan of one table. Made by ``DuckDBTarget.prepare``."""
 
     def __init__(
-        self, file: DuckDBFile, load: Load, *, table: str, columns: Sequence[pa.Field], spelled: Mapping[str, str]
+        self, file: DuckDBFile, spec: WriteSpec, *, table: str, columns: Sequence[pa.Field], spelled: Mapping[str, str]
     ) -> None:
         self._file = file
-        self._load = load
+        self._spec = spec
         self._table = table
-        self._stage = Stage(columns, load.key)
-        self._refusals = Refusals(load)
+        self._stage = Stage(columns, spec.key)
+        self._refusals = Refusals(spec)
         self._staged = 0
         self._older = 0
         """Staged rows that another one with their key has outdated."""
         # ON CONFLICT of DuckDB 1.4 finds a column only in the table's own spelling, and takes another one for absent.
         self._spelled = [spelled[column.name] for column in columns]
-        self._spelled_load = replace(load, key=tuple(spelled[name] for name in load.key if name in spelled))
+        self._spelled_load = replace(spec, key=tuple(spelled[name] for name in spec.key if name in spelled))
         self._texts = frozenset(spelled[name] for name in self._stage.texts)
         self._exchange: Exchange | None = None
         # Where the source guarantees its key, or every row is taken as it is, nothing has to be looked for.
-        keyed = load.table.write is Write.UPSERT and not load.table.replaces
-        self._may_repeat = keyed and not load.unique_key
+        keyed = spec.table.write is Write.UPSERT and not spec.table.replaces
+        self._may_repeat = keyed and not spec.unique_key
 
     async def open(self) -> None:
         await self._file.run(self._stage.create)
@@ -76,7 +76,7 @@ class DuckDBWriter(TableWriter):
     def _forget(self) -> None:
         self._exchange = None
         self._staged = self._older = 0
-        self._refusals = Refusals(self._load)
+        self._refusals = Refusals(self._spec)
 
     # Committing -------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class DuckDBWriter(TableWriter):
 
     def _counted(self, changed: int) -> Commit:
         """Every row that was given, in one of the counts; with a blacklist nobody knows why a row was not written."""
-        partly = {Action.INSERT, Action.UPDATE} & self._load.blacklist
+        partly = {Action.INSERT, Action.UPDATE} & self._spec.blacklist
         return Commit(
             rows=self._staged + self._older + len(self._refusals.rows),
             changed=changed,
@@ -124,8 +124,8 @@ class DuckDBWriter(TableWriter):
 
     def _exchanging(self, connection: duckdb.DuckDBPyConnection) -> Exchange | None:
         """How unique values move from row to row; ``None`` where there are none, or not every row may be written."""
-        table = self._load.table
-        if table.write is Write.APPEND or table.replaces or self._load.blacklist & {Action.INSERT, Action.UPDATE}:
+        table = self._spec.table
+        if table.write is Write.APPEND or table.replaces or self._spec.blacklist & {Action.INSERT, Action.UPDATE}:
             return None
         existing = schema.inspect(connection, self._table)
         assert existing is not None
@@ -168,14 +168,14 @@ class DuckDBWriter(TableWriter):
 
     def _statements(self, connection: duckdb.DuckDBPyConnection, condition: str) -> Iterator[str]:
         """What writes the staged rows that a condition chooses."""
-        keyed = self._load.table.write is Write.UPSERT and not self._load.table.replaces
+        keyed = self._spec.table.write is Write.UPSERT and not self._spec.table.replaces
         if not keyed or not schema.has_collation(connection, self._table):
             yield from self._merged(self._spelled_load, condition)
             return
         # ON CONFLICT compares keys by their collation, and would change every row that this calls equal.
-        if Action.UPDATE not in self._load.blacklist:
+        if Action.UPDATE not in self._spec.blacklist:
             yield from self._merged(replace(self._spelled_load, blacklist=frozenset({Action.INSERT})), condition)
-        if Action.INSERT not in self._load.blacklist:
+        if Action.INSERT not in self._spec.blacklist:
             staged = dict(zip(self._spelled, self._stage.names, strict=True))
             same = " AND ".join(
                 DIALECT.equals(f"t.{DIALECT.identifier(name)}", staged[name], untyped=name in self._texts)
@@ -183,13 +183,13 @@ class DuckDBWriter(TableWriter):
             )
             new = f"{condition} AND NOT EXISTS (SELECT 1 FROM {self._table} AS t WHERE {same})"
             yield from self._merged(
-                replace(self._spelled_load, table=replace(self._load.table, write=Write.APPEND)), new
+                replace(self._spelled_load, table=replace(self._spec.table, write=Write.APPEND)), new
             )
 
-    def _merged(self, load: Load, condition: str) -> list[str]:
+    def _merged(self, spec: WriteSpec, condition: str) -> list[str]:
         statements = merge(
             DIALECT,
-            load,
+            spec,
             self._spelled,
             table=self._table,
             stage=STAGE,
@@ -202,15 +202,15 @@ class DuckDBWriter(TableWriter):
     def _settle_repeats(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
         by_name = dict(zip(self._stage.columns, self._stage.names, strict=True))
-        key = ", ".join(by_name[name] for name in self._load.key)
+        key = ", ".join(by_name[name] for name in self._spec.key)
         if not connection.execute(f"SELECT 1 FROM {STAGE} GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1").fetchall():
             return
-        doubtful, all_but_newest = keep_newest(self._load, self._stage.columns, self._stage.names, STAGE)
+        doubtful, all_but_newest = keep_newest(self._spec, self._stage.columns, self._stage.names, STAGE)
         for found in fetch_plain(connection, doubtful):
             raise repeated_key(
-                self._load.key,
-                json_text(dict(zip(self._load.key, found.values(), strict=True))),
-                self._load.unread_cursor,
+                self._spec.key,
+                json_text(dict(zip(self._spec.key, found.values(), strict=True))),
+                self._spec.unread_cursor,
             )
         self._older = _number(connection.execute(all_but_newest))
         self._staged -= self._older
@@ -272,14 +272,14 @@ class DuckDBWriter(TableWriter):
     def _finish(self, connection: duckdb.DuckDBPyConnection, fenced: FencedCheckpoint | None) -> None:
         if fenced is not None:
             run_step(connection, state.save(fenced))
-        table = self._load.table
+        table = self._spec.table
         if table.pre_action is PreAction.SWAP and self._is_shadow():
             schema.switch(connection, table.to, self._table)
-        if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._load.blacklist:
-            schema.prune_archives(connection, self._load)
+        if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._spec.blacklist:
+            schema.prune_archives(connection, self._spec)
 
     def _is_shadow(self) -> bool:
-        return self._table != schema.full_name(*schema.locate(self._load.table.to))
+        return self._table != schema.full_name(*schema.locate(self._spec.table.to))
 
     async def abort(self) -> None:
         self._forget()

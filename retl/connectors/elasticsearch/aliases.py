@@ -15,23 +15,23 @@ from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, Known
 from retl.connectors.elasticsearch.documents import index_of
 from retl.model.errors import ConfigError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 # Aliases by which a swap tells indices apart.
 _OF_A_SWAP = re.compile(r"^retl-.+-(replaced|\d+-\d+-(loading|dropped))$")
 _REMEDY = "set aliases = false and give the index its aliases yourself, or free the name in the target."
 
 
-async def lacking(client: Client, load: Load, known: Known | None) -> dict[str, Any]:
+async def lacking(client: Client, spec: WriteSpec, known: Known | None) -> dict[str, Any]:
     """Those of the source's aliases that the index does not have.
 
     Raises ``ConfigError`` where one would change what is read or written under its name.
     """
-    source = index_of(load.schema) or {}
+    source = index_of(spec.schema) or {}
     own = known.definition.aliases if known is not None else {}
     found: dict[str, Any] = {}
     for alias, about in (source.get("aliases") or {}).items():
-        if alias == load.table.to or alias in own or _OF_A_SWAP.match(alias):
+        if alias == spec.table.to or alias in own or _OF_A_SWAP.match(alias):
             continue
         await _check(client, alias, about, source.get("cluster"))
         found[alias] = about

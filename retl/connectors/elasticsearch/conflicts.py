@@ -43,7 +43,7 @@ class Conflicts:
 
     async def _settle(self, bulk: Bulk, lines: Lines) -> None:
         for _ in range(_TRIES):
-            found = await stored(self._client, self._job.index, lines, [self._job.load.cursor or ""])
+            found = await stored(self._client, self._job.index, lines, [self._job.spec.cursor or ""])
             # Only now: what another owner wrote before this was there to be seen, and what he writes after it clashes.
             await self._prove()
             replaced = [number for number in self._newest(lines) if not self._stays(lines, number, found[number])]
@@ -66,10 +66,10 @@ class Conflicts:
 
     def _stays(self, lines: Lines, number: int, document: Mapping[str, Any]) -> bool:
         """Whether a document is newer than its row, and not the work of a predecessor."""
-        load = self._job.load
-        if self._job.from_nothing or load.cursor is None or not document.get("found"):
+        spec = self._job.spec
+        if self._job.from_nothing or spec.cursor is None or not document.get("found"):
             return False
-        there = version_of(document.get("_source") or {}, load.cursor, load.schema.field(load.cursor).type)
+        there = version_of(document.get("_source") or {}, spec.cursor, spec.schema.field(spec.cursor).type)
         return there is not None and there > lines.versions[number].as_py()
 
 

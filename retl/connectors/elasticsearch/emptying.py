@@ -14,7 +14,7 @@ from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, Known
 from retl.connectors.elasticsearch.errors import refusal, server_error
 from retl.model.errors import ConnectionFailed, RetlError, TargetError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 _POLL_SECONDS = 0.2
 
@@ -23,12 +23,14 @@ def _note_name(name: str) -> str:
     return index.beside(name, "note")
 
 
-async def recreate(client: Client, load: Load, known: Known, definition: Definition, columns: tuple[str, ...]) -> None:
+async def recreate(
+    client: Client, spec: WriteSpec, known: Known, definition: Definition, columns: tuple[str, ...]
+) -> None:
     """Delete an index and create it anew, as it was. What it was is noted first.
 
     Before it is deleted such an index was created once under another name, and nothing forbids it under its own.
     """
-    await trial.try_out(client, load, definition, columns)
+    await trial.try_out(client, spec, definition, columns)
     await trial.check_name(client, known.written, again=True)
     note = _note_name(known.name)
     # Whoever could not see the note could not go on by it after a crash.

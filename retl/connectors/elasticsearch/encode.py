@@ -26,7 +26,7 @@ from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE, holds_d
 from retl.connectors.elasticsearch.values import data, json_strings, json_values, offsets, one_line, plain_text
 from retl.connectors.sql.text import keep_mask
 from retl.model.actions import Action, Write
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 LONGEST_ID = 512
 """Bytes of an ``_id`` that the servers take."""
@@ -118,15 +118,15 @@ class Lines:
 class Encoder:
     """Turns the batches of one load into lines. Pure, so that a thread may do it."""
 
-    def __init__(self, load: Load, columns: Sequence[str], *, operation: Operation, versions: bool) -> None:
-        self._schema = load.schema
+    def __init__(self, spec: WriteSpec, columns: Sequence[str], *, operation: Operation, versions: bool) -> None:
+        self._schema = spec.schema
         self._operation = operation
-        self._whole = holds_documents(load.schema)
+        self._whole = holds_documents(spec.schema)
         self._columns = [name for name in columns if name not in (ID, ROUTING)]
-        appends = load.table.write is Write.APPEND and not (self._whole and load.key)
-        self._key = () if appends else load.key
+        appends = spec.table.write is Write.APPEND and not (self._whole and spec.key)
+        self._key = () if appends else spec.key
         self._cursor = (
-            load.cursor if versions and operation == "index" and Action.INSERT not in load.blacklist else None
+            spec.cursor if versions and operation == "index" and Action.INSERT not in spec.blacklist else None
         )
         self._series = secrets.token_hex(8)
         self._made = self._kept = 0

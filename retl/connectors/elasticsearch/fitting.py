@@ -18,7 +18,7 @@ from retl.connectors.elasticsearch.settings import of_documents
 from retl.model.actions import Action
 from retl.model.cursor import cursor_family
 from retl.model.errors import ConfigError, SchemaDrift
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.schema import native_type
 
 
@@ -45,7 +45,7 @@ class Fit:
 
 
 def fit(
-    load: Load,
+    spec: WriteSpec,
     known: Known | None,
     *,
     filled: bool = True,
@@ -62,32 +62,32 @@ def fit(
     """
     warnings: list[str] = []
     there = known.definition if known else None
-    wanted = _wanted(load, times, flattened)
-    if plain and holds_documents(load.schema):
+    wanted = _wanted(spec, times, flattened)
+    if plain and holds_documents(spec.schema):
         wanted = _without_hints(wanted, warnings)
-    if holds_documents(load.schema):
-        columns, added = tuple(load.schema.names), _more_documents(load, there, wanted, warnings)
+    if holds_documents(spec.schema):
+        columns, added = tuple(spec.schema.names), _more_documents(spec, there, wanted, warnings)
     else:
-        columns, added = _more_columns(load, there, wanted, warnings)
-    versions = _versions(load, known, warnings, filled=filled)
-    note = {"key": list(load.key), "columns": list(columns), "versions": _version_note(load) if versions else None}
+        columns, added = _more_columns(spec, there, wanted, warnings)
+    versions = _versions(spec, known, warnings, filled=filled)
+    note = {"key": list(spec.key), "columns": list(columns), "versions": _version_note(spec) if versions else None}
     mappings = _with(_with(there.mappings if there else wanted.mappings, added), {"_meta": {"retl": note}})
     definition = Definition(mappings, (there or wanted).settings, (there or wanted).aliases)
     if there is not None:
-        added = {**added, **_new_note(load, there, columns, versions)}
+        added = {**added, **_new_note(spec, there, columns, versions)}
     casts = tuple(
-        f"{name}: {native_type(load.schema.field(name))} -> {mapping.kind(spec)}"
-        for name, spec in wanted.properties.items()
-        if not holds_documents(load.schema)
+        f"{name}: {native_type(spec.schema.field(name))} -> {mapping.kind(mapped)}"
+        for name, mapped in wanted.properties.items()
+        if not holds_documents(spec.schema)
     )
     return Fit(columns, definition, added, versions, casts, tuple(warnings))
 
 
-def _wanted(load: Load, times: str, flattened: str) -> Definition:
+def _wanted(spec: WriteSpec, times: str, flattened: str) -> Definition:
     """The index as the source would have it."""
-    if not holds_documents(load.schema):
-        return Definition(mapping.from_arrow(load.schema, load.key, times=times))
-    source = index_of(load.schema) or {}
+    if not holds_documents(spec.schema):
+        return Definition(mapping.from_arrow(spec.schema, spec.key, times=times))
+    source = index_of(spec.schema) or {}
     mappings = copy.deepcopy(source.get("mappings") or {})
     (mappings.get("_meta") or {}).pop("retl", None)
     if "properties" in mappings:
@@ -112,45 +112,45 @@ def _without_hints(wanted: Definition, warnings: list[str]) -> Definition:
     return replace(wanted, mappings=mappings, settings=settings)
 
 
-def _version_note(load: Load) -> str | None:
+def _version_note(spec: WriteSpec) -> str | None:
     """What the versions of documents are made of; they compare only with those that are made of the same."""
-    if load.cursor is None or not gives_versions(load.schema.field(load.cursor).type):
+    if spec.cursor is None or not gives_versions(spec.schema.field(spec.cursor).type):
         return None
-    return f"{load.cursor} ({cursor_family(load.schema.field(load.cursor).type)})"
+    return f"{spec.cursor} ({cursor_family(spec.schema.field(spec.cursor).type)})"
 
 
-def _versions(load: Load, known: Known | None, warnings: list[str], *, filled: bool) -> bool:
+def _versions(spec: WriteSpec, known: Known | None, warnings: list[str], *, filled: bool) -> bool:
     """Whether the cursor can be the version of the documents.
 
     Versions that something else has given may be higher than any cursor; the server would then take
     every document for an old one. A moment in nanoseconds is higher than any count of changes.
     """
-    wanted = _version_note(load)
+    wanted = _version_note(spec)
     if wanted is None or (known is not None and known.kind == "data_stream"):
         return False
     noted = known.definition.note.get("versions") if known else None
-    counts = _counts(load)
+    counts = _counts(spec)
     if noted == wanted or (noted is None and not (counts and filled)):
-        return not (counts and load.table.null_cursor == "include")  # a NULL would count, not compare
+        return not (counts and spec.table.null_cursor == "include")  # a NULL would count, not compare
     warnings.append(
-        f"the versions of the documents in {load.table.to!r} are made of {noted or 'the number of their changes'}, and {wanted} "
+        f"the versions of the documents in {spec.table.to!r} are made of {noted or 'the number of their changes'}, and {wanted} "
         'cannot be compared with them: documents are written without. A scan with pre_action = "swap" begins anew.'
     )
     return False
 
 
-def _counts(load: Load) -> bool:
+def _counts(spec: WriteSpec) -> bool:
     """Whether the cursor is a number, which is no higher than what counts changes."""
-    return load.cursor is not None and pa.types.is_integer(load.schema.field(load.cursor).type)
+    return spec.cursor is not None and pa.types.is_integer(spec.schema.field(spec.cursor).type)
 
 
-def _new_note(load: Load, there: Definition, columns: tuple[str, ...], versions: bool) -> dict[str, Any]:
+def _new_note(spec: WriteSpec, there: Definition, columns: tuple[str, ...], versions: bool) -> dict[str, Any]:
     """The note in the mapping, where it changes. What others have noted there stays."""
-    if Action.ALTER in load.blacklist:
+    if Action.ALTER in spec.blacklist:
         return {}
     note = dict(there.note)
     if versions:
-        note["versions"] = _version_note(load)
+        note["versions"] = _version_note(spec)
     elif str(note.get("versions", "")).endswith("(integer)"):
         note["versions"] = "something else"  # what is written now counts the versions on
     if "columns" in note:
@@ -167,72 +167,74 @@ def _with(mappings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any
     return both
 
 
-def _more_documents(load: Load, there: Definition | None, wanted: Definition, warnings: list[str]) -> dict[str, Any]:
+def _more_documents(
+    spec: WriteSpec, there: Definition | None, wanted: Definition, warnings: list[str]
+) -> dict[str, Any]:
     """What of the source's mapping the target lacks."""
     if there is None:
-        _check_agreed(load, wanted.properties)
+        _check_agreed(spec, wanted.properties)
         return {}
     lacking = _lacking(there.properties, wanted.properties)
-    if not lacking or not _takes_new(load, [path for path, _ in mapping.leaves(lacking)], warnings, whole=True):
+    if not lacking or not _takes_new(spec, [path for path, _ in mapping.leaves(lacking)], warnings, whole=True):
         return {}
-    _check_agreed(load, lacking)
+    _check_agreed(spec, lacking)
     return {"properties": lacking}
 
 
-def _check_agreed(load: Load, properties: Mapping[str, Any]) -> None:
+def _check_agreed(spec: WriteSpec, properties: Mapping[str, Any]) -> None:
     """Fields that are added to a mapping have one type."""
     for path, types in mapping.conflicts(properties):
         raise ConfigError(
             f"the indices of the source disagree on the field {path!r}: it is {types}.",
-            remedy=f"map it in {load.table.to!r} yourself, or read the indices as tables of their own.",
+            remedy=f"map it in {spec.table.to!r} yourself, or read the indices as tables of their own.",
         )
 
 
 def _lacking(have: Mapping[str, Any], want: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, spec in want.items():
+    for name, mapped in want.items():
         mine = have.get(name)
         if mine is None:
-            found[name] = spec
-        elif "properties" in spec and "properties" in mine:
-            inner = _lacking(mine["properties"], spec["properties"])
+            found[name] = mapped
+        elif "properties" in mapped and "properties" in mine:
+            inner = _lacking(mine["properties"], mapped["properties"])
             if inner:
                 # A nested field must say so again, or it would be told to become an object.
-                found[name] = {**({"type": spec["type"]} if "type" in spec else {}), "properties": inner}
+                found[name] = {**({"type": mapped["type"]} if "type" in mapped else {}), "properties": inner}
     return found
 
 
 def _more_columns(
-    load: Load, there: Definition | None, wanted: Definition, warnings: list[str]
+    spec: WriteSpec, there: Definition | None, wanted: Definition, warnings: list[str]
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The columns that are written, and what the mapping lacks for them."""
-    names = [name for name in load.schema.names if name not in (ID, ROUTING)]
+    names = [name for name in spec.schema.names if name not in (ID, ROUTING)]
     if there is None:
         return tuple(names), {}
     noted = set(there.note.get("columns") or ())
     new: list[str] = []
     for name in names:
-        spec = at(there.properties, name)
-        if spec is not None:
-            check_type(load, load.schema.field(name), spec)
+        mapped = at(there.properties, name)
+        if mapped is not None:
+            check_type(spec, spec.schema.field(name), mapped)
         elif name not in noted:
             new.append(name)
-    if new and not _takes_new(load, new, warnings, whole=False):
+    if new and not _takes_new(spec, new, warnings, whole=False):
         return tuple(name for name in names if name not in new), {}
     added = {name: wanted.properties[name] for name in new if name in wanted.properties}
     return tuple(names), {"properties": added} if added else {}
 
 
-def _takes_new(load: Load, names: list[str], warnings: list[str], *, whole: bool) -> bool:
+def _takes_new(spec: WriteSpec, names: list[str], warnings: list[str], *, whole: bool) -> bool:
     """Whether fields that the mapping of the target lacks are added to it."""
     shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
-    policy = load.table.new_columns
+    policy = spec.table.new_columns
     if policy == "fail":
         raise SchemaDrift(
-            f'the source has {shown}, which the mapping of {load.table.to!r} lacks, and new_columns is "fail".',
+            f'the source has {shown}, which the mapping of {spec.table.to!r} lacks, and new_columns is "fail".',
             remedy='add it to the mapping yourself, or choose new_columns = "add" or "ignore".',
         )
-    if policy == "add" and Action.ALTER not in load.blacklist:
+    if policy == "add" and Action.ALTER not in spec.blacklist:
         return True
     reason = 'new_columns is "ignore"' if policy == "ignore" else "the blacklist forbids ALTER"
     what = "its mapping stays as it is, though documents that hold it come whole" if whole else "it is left out"

@@ -20,7 +20,7 @@ from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, Kind, Known, pipelines, restored
 from retl.connectors.elasticsearch.errors import refusal
 from retl.model.errors import ConfigError, ConnectionFailed
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 _EVERYTHING = {"expand_wildcards": "all"}
 _GRACE_SECONDS = 10.0
@@ -216,14 +216,14 @@ def beside(name: str, what: str) -> str:
     return f"retl-{name}-{what}"
 
 
-def shadow_name(load: Load, *, trial: bool = False) -> str:
+def shadow_name(spec: WriteSpec, *, trial: bool = False) -> str:
     """The index that a swap loads: the epoch keeps two owners apart, the time two scans of one.
 
     Behind the digits of the time stand those of the pipeline, which keep two pipelines apart. No scan has the epoch of a
     ``trial``.
     """
-    time = f"{monotonic_ns():020}" if trial else re.sub(r"\D", "", load.scan_id.split("-")[0])
-    return beside(load.table.to, f"{0 if trial else load.epoch}-{time}{_digits(load.pipeline)}")
+    time = f"{monotonic_ns():020}" if trial else re.sub(r"\D", "", spec.scan_id.split("-")[0])
+    return beside(spec.table.to, f"{0 if trial else spec.epoch}-{time}{_digits(spec.pipeline)}")
 
 
 def _digits(pipeline: str) -> str:

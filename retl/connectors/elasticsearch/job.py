@@ -9,14 +9,14 @@ from retl.connectors.elasticsearch.definition import Known
 from retl.connectors.elasticsearch.encode import Operation
 from retl.connectors.elasticsearch.fitting import Fit
 from retl.model.actions import Action, Write
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 
 @dataclass(frozen=True)
 class Job:
     """One scan of one table, as it was prepared."""
 
-    load: Load
+    spec: WriteSpec
     fit: Fit
     path: str
     """The name that is written: the index, or the alias or data stream that leads to it."""
@@ -33,14 +33,14 @@ class Job:
     @property
     def operation(self) -> Operation:
         """``create`` leaves what is there as it is."""
-        adds = self.load.table.write is Write.APPEND or Action.UPDATE in self.load.blacklist
+        adds = self.spec.table.write is Write.APPEND or Action.UPDATE in self.spec.blacklist
         stream = self.known is not None and self.known.kind == "data_stream"
-        return "create" if stream or (adds and not self.load.table.replaces) else "index"
+        return "create" if stream or (adds and not self.spec.table.replaces) else "index"
 
     @property
     def from_nothing(self) -> bool:
         """Whether the table has not been read to its end since there is a checkpoint: what is there, others have left."""
-        return self.load.checkpoint.columns is None
+        return self.spec.checkpoint.columns is None
 
     @property
     def index(self) -> str:
@@ -56,7 +56,7 @@ class Job:
 
     @property
     def only_existing(self) -> bool:
-        return Action.INSERT in self.load.blacklist
+        return Action.INSERT in self.spec.blacklist
 
     @property
     def address(self) -> str:

@@ -16,7 +16,7 @@ from retl.connectors.elasticsearch.settings import blocks
 from retl.connectors.sql.tables import check_key
 from retl.model.actions import Action, PreAction
 from retl.model.errors import ConfigError, ConnectionFailed, SchemaDrift, UnsupportedError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.schema import is_json, native_type
 
 _BAD_NAME = re.compile(r'[\\/*?"<>| ,#:]|^[-_+]|^\.{1,2}$')
@@ -52,11 +52,11 @@ def check_open(known: Known) -> None:
         )
 
 
-def check_blocks(load: Load, known: Known) -> None:
+def check_blocks(spec: WriteSpec, known: Known) -> None:
     """Raise where an index does not allow what is to be done to it."""
-    swap = load.table.pre_action is PreAction.SWAP
+    swap = spec.table.pre_action is PreAction.SWAP
     found = blocks(known.definition.settings)
-    passes = found & {"read_only_allow_delete", *(() if load.table.replaces else ("write",))}
+    passes = found & {"read_only_allow_delete", *(() if spec.table.replaces else ("write",))}
     forbid = found & (_LOCKS if swap else _LOCKS | {"write"}) - passes
     if forbid:
         names = ", ".join(f"index.blocks.{name}" for name in sorted(forbid))
@@ -73,9 +73,9 @@ def check_blocks(load: Load, known: Known) -> None:
         )
 
 
-def check_apart(load: Load, known: Known | None, shadow: str | None, cluster: str) -> None:
+def check_apart(spec: WriteSpec, known: Known | None, shadow: str | None, cluster: str) -> None:
     """Raise ``ConfigError`` where a scan would write, or even empty, what it reads, or the next one read its own copy."""
-    source, name = index_of(load.schema) or {}, load.table.to
+    source, name = index_of(spec.schema) or {}, spec.table.to
     if not cluster or source.get("cluster") != cluster:
         return
     read: str = source.get("name") or ""
@@ -93,33 +93,33 @@ def check_apart(load: Load, known: Known | None, shadow: str | None, cluster: st
         )
 
 
-def check(load: Load, known: Known | None, *, by_query: bool) -> None:
+def check(spec: WriteSpec, known: Known | None, *, by_query: bool) -> None:
     """Raise ``ConfigError`` for what this system, or this index, cannot do."""
-    name, table = load.table.to, load.table
+    name, table = spec.table.to, spec.table
     if table.pre_action is PreAction.RENAME_AND_CREATE:
         raise UnsupportedError(
             'pre_action = "rename_and_create" needs a table that can be renamed, and an index cannot be.',
             remedy='use pre_action = "swap" with an alias; with keep_replaced the target keeps the index that was replaced.',
         )
-    check_key(load)
-    own = sorted(_OF_THE_SERVER & set(load.schema.names) - (set(load.key) & {ID}))
-    if own and not holds_documents(load.schema):
+    check_key(spec)
+    own = sorted(_OF_THE_SERVER & set(spec.schema.names) - (set(spec.key) & {ID}))
+    if own and not holds_documents(spec.schema):
         raise ConfigError(
             f"the server keeps the field name {', '.join(own)} for itself.",
             remedy="give the column another name in rename.",
         )
     if known is None:
-        if Action.CREATE in load.blacklist:
+        if Action.CREATE in spec.blacklist:
             raise ConfigError(
                 f"the target has no index {name!r}, and the blacklist forbids CREATE.",
                 remedy="create the index yourself, or take CREATE off the blacklist.",
             )
         return
     check_open(known)
-    check_blocks(load, known)
-    _check_kind(load, known)
+    check_blocks(spec, known)
+    _check_kind(spec, known)
     if known.kind == "data_stream":
-        _check_data_stream(load)
+        _check_data_stream(spec)
     if table.replaces and not by_query and len(known.indices) > 1:
         raise ConfigError(
             f"the alias {name!r} stands for {len(known.indices)} indices, so it cannot be replaced by one.",
@@ -134,7 +134,7 @@ def check(load: Load, known: Known | None, *, by_query: bool) -> None:
         )
 
 
-def _check_kind(load: Load, known: Known) -> None:
+def _check_kind(spec: WriteSpec, known: Known) -> None:
     """Raise for an index that would refuse every document, whatever is in it."""
     if known.definition.settings.get("mode") == "time_series":
         raise UnsupportedError(
@@ -142,29 +142,29 @@ def _check_kind(load: Load, known: Known) -> None:
             remedy="write an index of another mode.",
         )
     routed = (known.definition.mappings.get("_routing") or {}).get("required")
-    if routed and not holds_documents(load.schema):
+    if routed and not holds_documents(spec.schema):
         raise ConfigError(
             f"the mapping of {known.written!r} says _routing.required, and a row has no routing.",
             remedy="write an index whose mapping does not ask for it.",
         )
 
 
-def _check_data_stream(load: Load) -> None:
-    if load.table.pre_action is PreAction.SWAP:
+def _check_data_stream(spec: WriteSpec) -> None:
+    if spec.table.pre_action is PreAction.SWAP:
         raise UnsupportedError(
-            f"{load.table.to!r} is a data stream, which cannot be switched for another.",
+            f"{spec.table.to!r} is a data stream, which cannot be switched for another.",
             remedy='use pre_action = "truncate", which deletes its documents, or an index behind an alias.',
         )
-    if Action.INSERT in load.blacklist:
+    if Action.INSERT in spec.blacklist:
         raise UnsupportedError(
-            f"{load.table.to!r} is a data stream, which only takes new documents, and the blacklist forbids INSERT."
+            f"{spec.table.to!r} is a data stream, which only takes new documents, and the blacklist forbids INSERT."
         )
 
 
-def check_type(load: Load, column: pa.Field, spec: Mapping[str, Any]) -> None:
-    if not _holds(column, mapping.kind(spec)):
+def check_type(spec: WriteSpec, column: pa.Field, mapped: Mapping[str, Any]) -> None:
+    if not _holds(column, mapping.kind(mapped)):
         raise SchemaDrift(
-            f"column {column.name!r} of the source is {native_type(column)}, but the target has mapped it as {mapping.kind(spec)}.",
+            f"column {column.name!r} of the source is {native_type(column)}, but the target has mapped it as {mapping.kind(mapped)}.",
             remedy='map it otherwise in a new index (pre_action = "swap" with another name), leave it out with columns, or convert it with expressions.',
         )
 

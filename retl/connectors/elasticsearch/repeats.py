@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from retl.connectors.elasticsearch.encode import Lines
 from retl.connectors.sql.keys import repeated_key
 from retl.model.actions import Write
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 
 class Repeats:
@@ -19,9 +19,9 @@ class Repeats:
     Rows that are equal in everything are one. What is in one batch is noticed before it is sent.
     """
 
-    def __init__(self, load: Load) -> None:
-        self._key = load.key
-        self._watch = bool(load.key) and not load.unique_key and load.table.write is Write.UPSERT
+    def __init__(self, spec: WriteSpec) -> None:
+        self._key = spec.key
+        self._watch = bool(spec.key) and not spec.unique_key and spec.table.write is Write.UPSERT
         self._held: list[pa.Table] = []
 
     def add(self, lines: Lines) -> None:

@@ -20,7 +20,7 @@ from retl.connectors.elasticsearch.store import ElasticsearchStore
 from retl.connectors.elasticsearch.writer import ElasticsearchWriter
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import FencedCheckpoint
-from retl.model.plan import BatchSize, Load, TargetPreview
+from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state.base import StateStore
 from retl.state.memory import lease_lost
@@ -86,79 +86,79 @@ class ElasticsearchTarget(Target):
         async with self._line.use() as client:
             return await index.location(client, table)
 
-    async def preview(self, load: Load) -> TargetPreview:
+    async def preview(self, spec: WriteSpec) -> TargetPreview:
         async with self._line.use() as client:
-            look = await self._look(client, load)
-            if load.fence is None:  # a scan creates it anyway, before anything depends on it
-                await _try_out(client, load, look)
+            look = await self._look(client, spec)
+            if spec.fence is None:  # a scan creates it anyway, before anything depends on it
+                await _try_out(client, spec, look)
         return TargetPreview(
-            tuple(_shown(load, look, keep=self._options.keep_replaced)),
+            tuple(_shown(spec, look, keep=self._options.keep_replaced)),
             look.fit.casts,
-            (*look.fit.warnings, *_warnings(load, look, self._options)),
+            (*look.fit.warnings, *_warnings(spec, look, self._options)),
         )
 
-    async def _look(self, client: Client, load: Load) -> _Look:
-        preflight.check_name(load.table.to)
-        known = await index.look(client, load.table.to)
-        shadow = index.shadow_name(load) if load.table.pre_action is PreAction.SWAP else None
-        preflight.check_apart(load, known, shadow, client.product.cluster)
+    async def _look(self, client: Client, spec: WriteSpec) -> _Look:
+        preflight.check_name(spec.table.to)
+        known = await index.look(client, spec.table.to)
+        shadow = index.shadow_name(spec) if spec.table.pre_action is PreAction.SWAP else None
+        preflight.check_apart(spec, known, shadow, client.product.cluster)
         by_query = (
             self._options.truncate == "delete_by_query"
             or (known is not None and known.kind == "data_stream")
-            or bool({Action.DROP, Action.CREATE} & load.blacklist)
+            or bool({Action.DROP, Action.CREATE} & spec.blacklist)
         )
-        truncates = load.table.pre_action is PreAction.TRUNCATE
-        preflight.check(load, known, by_query=truncates and by_query)
+        truncates = spec.table.pre_action is PreAction.TRUNCATE
+        preflight.check(spec, known, by_query=truncates and by_query)
         if known is not None:
             await trial.check_pipelines(client, known.written, definition.pipelines(known.definition.settings))
-        filled = known is not None and load.cursor is not None and await index.count(client, load.table.to) > 0
+        filled = known is not None and spec.cursor is not None and await index.count(client, spec.table.to) > 0
         plain = client.product.opensearch
         words = {"times": self._options.times, "flattened": client.product.flattened}
-        found = fit(load, known, filled=filled, plain=plain, **words)
-        created = known is None or (load.table.replaces and not (truncates and by_query))
+        found = fit(spec, known, filled=filled, plain=plain, **words)
+        created = known is None or (spec.table.replaces and not (truncates and by_query))
         if created and self._options.aliases:
-            found = found.with_aliases(await aliases.lacking(client, load, known))
+            found = found.with_aliases(await aliases.lacking(client, spec, known))
         return _Look(known, found, by_query, created)
 
-    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
+    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
         await self._end_writing()
         client = await Client.open(self._options, "target")
         try:
-            job = await self._prepare(client, load, fenced)
+            job = await self._prepare(client, spec, fenced)
         except BaseException:
             await to_the_end(client.close())
             raise
         self._writing = ElasticsearchWriter(job, client, self._store)
         return self._writing
 
-    async def _prepare(self, client: Client, load: Load, fenced: FencedCheckpoint | None) -> Job:
+    async def _prepare(self, client: Client, spec: WriteSpec, fenced: FencedCheckpoint | None) -> Job:
         # The journal first, and with it the proof of the fence: from here on a crash is seen by the next scan.
         if fenced is not None:
             await self._store.save(fenced)
-        elif load.fence is not None and load.state_in_target and not await self._store.beat(load.fence):
-            raise lease_lost(load.fence)
-        await emptying.recover(client, load.table.to)
+        elif spec.fence is not None and spec.state_in_target and not await self._store.beat(spec.fence):
+            raise lease_lost(spec.fence)
+        await emptying.recover(client, spec.table.to)
         # What a former owner has not switched in by now it never will: what is looked at then stays so.
-        await index.drop_leftovers(client, load.table.to, load.pipeline)
-        look = await self._look(client, load)
+        await index.drop_leftovers(client, spec.table.to, spec.pipeline)
+        look = await self._look(client, spec)
         known = look.known
-        path, shadow = load.table.to, None
-        if load.table.pre_action is PreAction.SWAP:
-            path = shadow = index.shadow_name(load)
-            await index.create_shadow(client, load.table.to, shadow, definition.unwatched(look.fit.definition))
+        path, shadow = spec.table.to, None
+        if spec.table.pre_action is PreAction.SWAP:
+            path = shadow = index.shadow_name(spec)
+            await index.create_shadow(client, spec.table.to, shadow, definition.unwatched(look.fit.definition))
         elif known is None:
             await index.create(client, path, look.fit.definition)
-        elif load.table.pre_action is PreAction.TRUNCATE and not look.by_query:
-            await emptying.recreate(client, load, known, look.fit.definition, _columns(load, look))
+        elif spec.table.pre_action is PreAction.TRUNCATE and not look.by_query:
+            await emptying.recreate(client, spec, known, look.fit.definition, _columns(spec, look))
         else:
             await index.extend(client, known.name, look.fit.added)
-            if load.table.pre_action is PreAction.TRUNCATE:
+            if spec.table.pre_action is PreAction.TRUNCATE:
                 await trial.check_privileges(client, known.written, "index", "delete")
                 await emptying.delete_documents(client, known.name)
         leads = known is not None and known.kind != "index" and shadow is None
         written = await index.identity(client, known.written if leads and known is not None else path)
         return Job(
-            load=load,
+            spec=spec,
             fit=look.fit,
             path=path,
             known=known,
@@ -190,27 +190,27 @@ class ElasticsearchTarget(Target):
         await self.release()
 
 
-async def _try_out(client: Client, load: Load, look: _Look) -> None:
+async def _try_out(client: Client, spec: WriteSpec, look: _Look) -> None:
     """What a scan would create, or add to a mapping, is tried without leaving anything."""
     if look.created or look.fit.added:
-        await trial.try_out(client, load, look.fit.definition, _columns(load, look))
-    if look.created and load.table.pre_action is not PreAction.SWAP:
+        await trial.try_out(client, spec, look.fit.definition, _columns(spec, look))
+    if look.created and spec.table.pre_action is not PreAction.SWAP:
         known = look.known
-        await trial.check_name(client, known.written if known else load.table.to, again=known is not None)
+        await trial.check_name(client, known.written if known else spec.table.to, again=known is not None)
 
 
-def _columns(load: Load, look: _Look) -> tuple[str, ...]:
+def _columns(spec: WriteSpec, look: _Look) -> tuple[str, ...]:
     """The fields that documents will have, where they do not come whole."""
-    return () if holds_documents(load.schema) else tuple(name for name in look.fit.columns if name not in (ID, ROUTING))
+    return () if holds_documents(spec.schema) else tuple(name for name in look.fit.columns if name not in (ID, ROUTING))
 
 
-def _shown(load: Load, look: _Look, *, keep: bool) -> list[str]:
+def _shown(spec: WriteSpec, look: _Look, *, keep: bool) -> list[str]:
     """The requests of a scan, for people."""
-    name, known = load.table.to, look.known
+    name, known = spec.table.to, look.known
     shadow = index.beside(name, "<epoch>-<time>")
     bulk = f"POST /{name}/_bulk"
     more = "".join(f", {alias}" for alias in look.fit.aliases)
-    if load.table.pre_action is PreAction.SWAP:
+    if spec.table.pre_action is PreAction.SWAP:
         copies = f"PUT /{shadow} (mapping and settings of {known.written if known else 'the source'}; no replicas, no refresh)"
         return [
             copies,
@@ -222,7 +222,7 @@ def _shown(load: Load, look: _Look, *, keep: bool) -> list[str]:
     if known is None:
         return [f"PUT /{name}" + (f" (with the aliases {more[2:]})" if more else ""), bulk]
     statements = [f"PUT /{name}/_mapping"] if look.fit.added else []
-    if load.table.pre_action is PreAction.TRUNCATE:
+    if spec.table.pre_action is PreAction.TRUNCATE:
         if not look.by_query:
             own = f"its own mapping, settings and aliases{' and' + more[1:] if more else ''}"
             return [f"DELETE /{known.written}", f"PUT /{known.written} ({own})", bulk]
@@ -240,7 +240,7 @@ def _goes(look: _Look, *, keep: bool) -> str:
     return f"; DELETE /{known.written} in the same step"
 
 
-def _warnings(load: Load, look: _Look, options: Elasticsearch) -> list[str]:
+def _warnings(spec: WriteSpec, look: _Look, options: Elasticsearch) -> list[str]:
     known = look.known
     if known is None:
         return []
@@ -251,16 +251,16 @@ def _warnings(load: Load, look: _Look, options: Elasticsearch) -> list[str]:
         found.append(
             f"documents go through the ingest pipeline {' and '.join(ingest)} of {known.written!r}, which may change or drop them."
         )
-    if known.kind == "data_stream" and Action.UPDATE not in load.blacklist:
+    if known.kind == "data_stream" and Action.UPDATE not in spec.blacklist:
         found.append(
             f"{known.name!r} is a data stream: it takes new documents, and leaves those that it has as they are."
         )
-    if known.kind == "alias" and len(known.indices) > 1 and not load.table.replaces:
+    if known.kind == "alias" and len(known.indices) > 1 and not spec.table.replaces:
         found.append(
             f"{known.name!r} is an alias of {len(known.indices)} indices and {known.written!r} is written: "
             "a document that is in another one will be there twice."
         )
-    if known.kind == "index" and load.table.pre_action is PreAction.SWAP and options.keep_replaced:
+    if known.kind == "index" and spec.table.pre_action is PreAction.SWAP and options.keep_replaced:
         found.append(
             f"{known.name!r} is an index, not an alias: it cannot be kept, since the alias takes its name. The next one will be."
         )

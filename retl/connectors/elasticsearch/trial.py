@@ -10,18 +10,18 @@ from retl.connectors.elasticsearch import index
 from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, unwatched
 from retl.model.errors import ConfigError, TargetError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.threads import to_the_end
 
 _AT_ONCE = {"wait_for_active_shards": "0"}
 
 
-async def try_out(client: Client, load: Load, definition: Definition, columns: tuple[str, ...] = ()) -> None:
+async def try_out(client: Client, spec: WriteSpec, definition: Definition, columns: tuple[str, ...] = ()) -> None:
     """Raise ``ConfigError`` where no index can be created so, or where ``columns`` cannot be fields of it.
 
     Nothing is left. Whoever may not create an index beside the table's tries nothing.
     """
-    name = index.shadow_name(load, trial=True)
+    name = index.shadow_name(spec, trial=True)
     mappings = dict(definition.mappings)
     # A column that is not mapped, such as JSON, has a name that a document must be able to hold.
     unmapped = {
@@ -30,7 +30,7 @@ async def try_out(client: Client, load: Load, definition: Definition, columns: t
     mappings["properties"] = {**unmapped, **definition.properties}
     tried = unwatched(Definition(mappings, definition.settings, {}))
     try:
-        await index.create(client, name, tried, known_as=load.table.to, params=_AT_ONCE, allow=(403,))
+        await index.create(client, name, tried, known_as=spec.table.to, params=_AT_ONCE, allow=(403,))
     finally:
         await to_the_end(client.request("DELETE", f"/{quoted(name)}", allow=(403, 404)))
 

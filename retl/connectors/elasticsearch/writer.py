@@ -43,13 +43,13 @@ class ElasticsearchWriter(TableWriter):
 
     def __init__(self, job: Job, client: Client, store: ElasticsearchStore) -> None:
         self._job = job
-        self._load = job.load
+        self._spec = job.spec
         self._client = client
         self._store = store
-        self._whole = holds_documents(job.load.schema)
-        self._encoder = Encoder(job.load, job.fit.columns, operation=job.operation, versions=job.fit.versions)
-        self._repeats = Repeats(job.load)
-        self._refusals = Refusals(job.load)
+        self._whole = holds_documents(job.spec.schema)
+        self._encoder = Encoder(job.spec, job.fit.columns, operation=job.operation, versions=job.fit.versions)
+        self._repeats = Repeats(job.spec)
+        self._refusals = Refusals(job.spec)
         self._closed = False
         self._proved = time.monotonic()
         self._sure = 0
@@ -75,7 +75,7 @@ class ElasticsearchWriter(TableWriter):
         return taken_by_others
 
     async def write(self, batch: pa.RecordBatch) -> None:
-        if not batch.num_rows or len(self._refusals.rows) > self._load.table.max_rejects + MOST_SHOWN:
+        if not batch.num_rows or len(self._refusals.rows) > self._spec.table.max_rejects + MOST_SHOWN:
             return  # with so many refused the commit will fail: no need to send the rest
         if batch.nbytes < _SMALL:
             lines = self._encode(batch)
@@ -120,7 +120,7 @@ class ElasticsearchWriter(TableWriter):
 
     async def _stands_for(self, name: str) -> bool:
         """Whether an index is one of those that are written: an alias or a data stream may have rolled over."""
-        known = await index.look(self._client, self._load.table.to) if self._job.leads else None
+        known = await index.look(self._client, self._spec.table.to) if self._job.leads else None
         return known is not None and name in known.indices
 
     async def _prove(self) -> None:
@@ -129,11 +129,11 @@ class ElasticsearchWriter(TableWriter):
             await self._prove_now()
 
     async def _prove_now(self) -> None:
-        fence, now = self._load.fence, time.monotonic()
-        if self._load.state_in_target and fence is not None and not await self._store.holds(fence):
+        fence, now = self._spec.fence, time.monotonic()
+        if self._spec.state_in_target and fence is not None and not await self._store.holds(fence):
             raise lease_lost(fence)
-        if not self._load.state_in_target and self._load.prove is not None:
-            await self._load.prove()
+        if not self._spec.state_in_target and self._spec.prove is not None:
+            await self._spec.prove()
         self._proved = now
 
     async def discard(self) -> None:
@@ -153,7 +153,7 @@ class ElasticsearchWriter(TableWriter):
         self._encoder.keep()
         self._bulk.forget()
         self._repeats.clear()
-        self._refusals = Refusals(self._load)
+        self._refusals = Refusals(self._spec)
 
     async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         if part.scope is not None:
@@ -171,7 +171,7 @@ class ElasticsearchWriter(TableWriter):
             self._encoder.keep()  # though the answer be lost, the checkpoint may say that they are there
             await to_the_end(self._store.save(fenced))
         bulk = self._bulk
-        self._sure += bulk.written if self._load.unique_key or self._encoder.makes_ids else bulk.created
+        self._sure += bulk.written if self._spec.unique_key or self._encoder.makes_ids else bulk.created
         done = Commit(
             rows=bulk.written + bulk.unchanged + bulk.older + bulk.dropped,
             rejects=rejects,
@@ -187,7 +187,7 @@ class ElasticsearchWriter(TableWriter):
         if self._job.uuid and await index.uuid(self._client, self._job.path) != self._job.uuid:
             raise TargetError(
                 f"the index {self._job.path!r} was deleted while it was written; what came before may be missing.",
-                remedy=f"let nobody delete it; `retl reset` for table {self._load.table.name!r} reads everything again.",
+                remedy=f"let nobody delete it; `retl reset` for table {self._spec.table.name!r} reads everything again.",
             )
 
     async def count(self) -> int:
@@ -200,7 +200,7 @@ class ElasticsearchWriter(TableWriter):
             await self._switch(self._job.shadow, fenced)
         else:
             seen = await index.refresh(self._client, self._job.path)
-            if seen and self._load.table.replaces:
+            if seen and self._spec.table.replaces:
                 await self._check_count(self._job.path)
         if fenced is not None:
             await to_the_end(self._store.save(fenced))
@@ -220,11 +220,11 @@ class ElasticsearchWriter(TableWriter):
         job = self._job
         await index.settle(self._client, shadow, job.fit.definition)
         await self._check_count(shadow)
-        known = await index.look(self._client, self._load.table.to)
+        known = await index.look(self._client, self._spec.table.to)
         before, now = (None if one is None else (one.written, one.uuid) for one in (job.known, known))
         if before != now:
             raise TargetError(
-                f"what stands under {self._load.table.to!r} was replaced by somebody else meanwhile.",
+                f"what stands under {self._spec.table.to!r} was replaced by somebody else meanwhile.",
                 remedy="let one pipeline write it; the next scan loads it anew.",
             )
         # The last look before the step that cannot carry the fence itself. Should another owner come after it: whoever
@@ -232,7 +232,7 @@ class ElasticsearchWriter(TableWriter):
         if fenced is not None and not await self._store.beat(fenced.fence):
             raise lease_lost(fenced.fence)
         more, keep = job.fit.aliases, job.keep_replaced
-        await index.switch(self._client, self._load.table.to, shadow, known, more=more, keep=keep)
+        await index.switch(self._client, self._spec.table.to, shadow, known, more=more, keep=keep)
 
     async def abort(self) -> None:
         if self._closed:

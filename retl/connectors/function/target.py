@@ -23,7 +23,7 @@ from retl.model.actions import Action
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, TargetError, TransientError, UnsupportedError
-from retl.model.plan import BatchSize, Load, TargetPreview
+from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.model.window import Slice
 from retl.threads import Worker
@@ -100,13 +100,13 @@ class FunctionTarget(Target):
     async def count(self, table: str) -> int:
         return 0
 
-    async def preview(self, load: Load) -> TargetPreview:
-        if load.table.replaces:
+    async def preview(self, spec: WriteSpec) -> TargetPreview:
+        if spec.table.replaces:
             raise UnsupportedError(
-                f'pre_action = "{load.table.pre_action}" needs a table that can be replaced, and a function has none.',
+                f'pre_action = "{spec.table.pre_action}" needs a table that can be replaced, and a function has none.',
                 remedy='use pre_action = "none"; every row is then delivered as one to insert or change.',
             )
-        rows_are_changed = sorted(load.blacklist & {Action.INSERT, Action.UPDATE, Action.DELETE})
+        rows_are_changed = sorted(spec.blacklist & {Action.INSERT, Action.UPDATE, Action.DELETE})
         if rows_are_changed:
             raise UnsupportedError(
                 f"the blacklist forbids {', '.join(rows_are_changed)}, but what a function does with a row cannot be known.",
@@ -116,11 +116,11 @@ class FunctionTarget(Target):
         what = "list of dicts" if self._rows else "pyarrow.RecordBatch"
         return TargetPreview((f"{name}({what} of at most {self.batch_size.rows:,} rows)",))
 
-    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
-        await self.preview(load)
+    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
+        await self.preview(spec)
         if fenced is not None:
             raise UnsupportedError("a function cannot hold checkpoints.", remedy="give the pipeline a state store.")
-        return _FunctionWriter(self, load)
+        return _FunctionWriter(self, spec)
 
     async def deliver(self, batch: pa.RecordBatch, context: BatchContext) -> list[tuple[int, str]]:
         """Call the callable with one batch; returns the rows that it refused."""
@@ -132,9 +132,9 @@ class FunctionTarget(Target):
         with guarded(self._write, write_failed):
             return await self._thread().run(_refused, returned, batch.num_rows)
 
-    async def fit(self, batch: pa.RecordBatch, load: Load) -> tuple[pa.RecordBatch, Unfit]:
+    async def fit(self, batch: pa.RecordBatch, spec: WriteSpec) -> tuple[pa.RecordBatch, Unfit]:
         """The batch with its columns as their logical types, and which rows have no such value."""
-        return await self._thread().run(drop_unfit, batch, load.schema, self._rows)
+        return await self._thread().run(drop_unfit, batch, spec.schema, self._rows)
 
     def _thread(self) -> Worker:
         if self._worker is None:
@@ -201,24 +201,24 @@ def _pause(error: TransientError, attempt: int) -> float:
 class _FunctionWriter(TableWriter):
     """Delivers while it is written to: a callable cannot be asked to forget."""
 
-    def __init__(self, target: FunctionTarget, load: Load) -> None:
+    def __init__(self, target: FunctionTarget, spec: WriteSpec) -> None:
         self._target = target
-        self._load = load
-        self._context = BatchContext(load.pipeline, load.table.to, load.scan_id, load.key)
-        self._refusals = Refusals(load)
+        self._spec = spec
+        self._context = BatchContext(spec.pipeline, spec.table.to, spec.scan_id, spec.key)
+        self._refusals = Refusals(spec)
         self._delivered = 0
         self._committed = 0
 
     async def write(self, batch: pa.RecordBatch) -> None:
         step = self._target.batch_size.rows
         for start in range(0, batch.num_rows, step):
-            if len(self._refusals.rows) > self._load.table.max_rejects + MOST_SHOWN:
+            if len(self._refusals.rows) > self._spec.table.max_rejects + MOST_SHOWN:
                 return  # the commit will fail: no need to send the rest
             await self._deliver(batch.slice(start, step))
 
     async def _deliver(self, batch: pa.RecordBatch) -> None:
         given = batch
-        batch, unfit = await self._target.fit(given, self._load)
+        batch, unfit = await self._target.fit(given, self._spec)
         self._refusals.leave_out(given, unfit)
         if not batch.num_rows:
             return
@@ -240,12 +240,12 @@ class _FunctionWriter(TableWriter):
                 if time.monotonic() + pause > deadline:
                     raise
                 await anyio.sleep(pause)
-            if self._load.prove is not None:
-                await self._load.prove()
+            if self._spec.prove is not None:
+                await self._spec.prove()
 
     async def discard(self) -> None:
         self._delivered = 0
-        self._refusals = Refusals(self._load)
+        self._refusals = Refusals(self._spec)
 
     async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         if part.scope is not None:

@@ -16,7 +16,7 @@ from retl.connectors.mysql.schema import Place
 from retl.connectors.mysql.session import under_fence
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError, TargetBusy
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 _ASKED_SECONDS = 1
 """A statement that waits for one old reader makes all new ones wait: no longer than this at a time."""
@@ -26,9 +26,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 class Ddl:
     """The DDL of one scan on one connection. ``patience`` is how many seconds a statement may wait for readers in all."""
 
-    def __init__(self, login: Login, load: Load, place: Place, connection: MySQLConnection, patience: float) -> None:
+    def __init__(
+        self, login: Login, spec: WriteSpec, place: Place, connection: MySQLConnection, patience: float
+    ) -> None:
         self._login = login
-        self._load = load
+        self._spec = spec
         self._place = place
         self._connection = connection
         self._patience = patience
@@ -40,18 +42,18 @@ class Ddl:
         except TargetRefused as error:
             if error.code in REFERRED_TO:
                 await self._put_back()
-                raise preflight.referred_to(self._load, error) from error
+                raise preflight.referred_to(self._spec, error) from error
             raise
 
     async def drop_replaced(self) -> None:
         """Drop the table that was switched out. Not under the fence, since it may take long: nobody else knows its name."""
         try:
             await self._connection.execute(
-                f"DROP TABLE {self._place.beside(self._place.replaced(self._load))}",
+                f"DROP TABLE {self._place.beside(self._place.replaced(self._spec))}",
             )
         except TargetRefused as error:
             await self._put_back()
-            raise preflight.referred_to(self._load, error) from error
+            raise preflight.referred_to(self._spec, error) from error
 
     async def _patiently(self, left: list[str], fenced: FencedCheckpoint | None) -> None:
         """A statement that has to wait is tried again after a pause, in which readers go on."""
@@ -61,7 +63,7 @@ class Ddl:
         await connection.execute(f"SET SESSION lock_wait_timeout = {_ASKED_SECONDS}")
         while True:
             try:
-                async with under_fence(self._login, self._load, connection, fenced) as execute:
+                async with under_fence(self._login, self._spec, connection, fenced) as execute:
                     while left:
                         await execute(left[0])
                         del left[0]
@@ -78,5 +80,5 @@ class Ddl:
         """Give the user's table its name again, where a table that cannot be dropped lies beside it."""
         names = await schema.table_names(self._connection, self._place.database)
         for old in names:
-            if old.startswith(schema.OLD) and self._place.is_leftover(old, self._load.pipeline):
-                await self._patiently(refresh.put_back(self._place, self._load, old, names), None)
+            if old.startswith(schema.OLD) and self._place.is_leftover(old, self._spec.pipeline):
+                await self._patiently(refresh.put_back(self._place, self._spec, old, names), None)

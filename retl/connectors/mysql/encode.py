@@ -21,7 +21,7 @@ from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.mysql.types import Stored
 from retl.connectors.sql.csv import csv_bytes, hex_text, plain
 from retl.connectors.sql.text import keep_mask, unprintable_times
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 DIALECT = MySQLDialect()
 _UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6}
@@ -44,11 +44,11 @@ class Refused:
 class Encoder:
     """Turns the batches of one load into what its table takes. Pure, so that a thread may do it."""
 
-    def __init__(self, load: Load, columns: dict[str, Stored], never_null: Collection[str] = ()) -> None:
+    def __init__(self, spec: WriteSpec, columns: dict[str, Stored], never_null: Collection[str] = ()) -> None:
         self.columns = columns
         self._never_null = frozenset(never_null)
-        self._key = frozenset(load.key)
-        self._logical = {column.name: column.type for column in load.schema}
+        self._key = frozenset(spec.key)
+        self._logical = {column.name: column.type for column in spec.schema}
 
     def sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Refused]]:
         """The rows that may be sent, and those that the server would change without a word."""
@@ -69,7 +69,7 @@ class Encoder:
         return (batch.filter(pa.array(keep_mask(bad))) if bad else batch), refused
 
     def csv(self, batch: pa.RecordBatch) -> pa.Buffer:
-        """The rows for ``load``."""
+        """The rows for ``spec``."""
         return csv_bytes([self._plain(name, batch.column(name)) for name in self.columns])
 
     def load(self, table: str, *, replace: bool = False) -> str:

@@ -9,7 +9,7 @@ from retl.connectors.mysql.encode import Encoder
 from retl.connectors.mysql.load import Infile
 from retl.connectors.mysql.schema import Known, Place
 from retl.model.actions import Action, Write
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 _ROW_ACTIONS = frozenset({Action.INSERT, Action.UPDATE, Action.DELETE})
 
@@ -19,7 +19,7 @@ class Job:
     """One scan of one table, as it was prepared."""
 
     login: Login
-    load: Load
+    spec: WriteSpec
     known: Known
     """The table to load, as it is now."""
     place: Place
@@ -38,12 +38,12 @@ class Job:
         columns = {name: self.known.column(name) for name in self.columns}
         # Where explicit_defaults_for_timestamp is off, NULL would become the present time in silence.
         never_null = {name for name, column in columns.items() if column.is_timestamp and not column.nullable}
-        return Encoder(self.load, {name: column.stored for name, column in columns.items()}, never_null)
+        return Encoder(self.spec, {name: column.stored for name, column in columns.items()}, never_null)
 
     @property
     def loose_key(self) -> bool:
         """Whether different keys may be one to the target."""
-        return not all(self.known.column(name).exact for name in self.load.key)
+        return not all(self.known.column(name).exact for name in self.spec.key)
 
     @property
     def parallel(self) -> bool:
@@ -53,11 +53,11 @@ class Job:
             return False
         if not self.known.unique:
             return True
-        return self._only_key and self.load.unique_key and not self.loose_key
+        return self._only_key and self.spec.unique_key and not self.loose_key
 
     @property
     def _only_key(self) -> bool:
-        return len(self.known.unique) == 1 and set(self.known.unique[0].columns) == set(self.load.key)
+        return len(self.known.unique) == 1 and set(self.known.unique[0].columns) == set(self.spec.key)
 
     @property
     def loads_empty(self) -> bool:
@@ -66,8 +66,8 @@ class Job:
         A key may still come twice, where its row was changed while it was read: the later one then
         replaces the earlier one, of which nothing but this load knows.
         """
-        table, known = self.load.table, self.known
-        upserts = table.write is Write.UPSERT and not self.load.blacklist & _ROW_ACTIONS
+        table, known = self.spec.table, self.known
+        upserts = table.write is Write.UPSERT and not self.spec.blacklist & _ROW_ACTIONS
         watched = known.may_have_triggers or known.children
         whole = len(self.columns) == sum(not column.generated for column in known.columns)
         return upserts and whole and not watched and self.local and self._only_key and self.parallel

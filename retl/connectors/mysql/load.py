@@ -23,7 +23,7 @@ from retl.connectors.mysql.errors import TargetRefused, of_rows, server_error
 from retl.connectors.mysql.wire import Done
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect, plain_rows
 from retl.model.errors import ConfigError, RetlError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 _AT_ROW = re.compile(r" at row (\d+)$")
 _OF_COLUMN = re.compile(r"\b(?:[Cc]olumn|CONSTRAINT) [`']?(?:[^`']*`\.`)*([^`']+)[`']")
@@ -131,7 +131,7 @@ class Loader:
     def __init__(
         self,
         connection: MySQLConnection,
-        load: Load,
+        spec: WriteSpec,
         encoder: Encoder,
         refusals: Refusals,
         table: str,
@@ -149,7 +149,7 @@ class Loader:
         self._infile = infile
         self._packet = packet
         self._replace = replace
-        self._most = load.table.max_rejects + MOST_SHOWN
+        self._most = spec.table.max_rejects + MOST_SHOWN
         self._lists_all = False
 
     async def take(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> int:
@@ -206,14 +206,14 @@ class Loader:
     async def _send(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
         if self._local:
             try:
-                return await self._load(batch, data)
+                return await self._spec(batch, data)
             except (TargetRefused, ConfigError) as error:
                 if not self._infile.give_up(error):
                     raise
                 self._local = False
         return await self._insert(batch)
 
-    async def _load(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
+    async def _spec(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
         if data is None:
             data = await in_thread(self._encoder, batch)
         statement = self._encoder.load(self._table, replace=self._replace)

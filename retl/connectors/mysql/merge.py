@@ -9,7 +9,7 @@ from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.mysql.schema import Column, Known
 from retl.connectors.mysql.types import BITS
 from retl.model.actions import Action, Write
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.schema import collation
 
 DIALECT = MySQLDialect()
@@ -52,8 +52,8 @@ class Stage:
 class Merge:
     """The SQL that merges staged rows into a table. ``names`` are the columns to write."""
 
-    def __init__(self, load: Load, known: Known, stage: Stage, names: Sequence[str]) -> None:
-        self._load = load
+    def __init__(self, spec: WriteSpec, known: Known, stage: Stage, names: Sequence[str]) -> None:
+        self._spec = spec
         self._stage = stage
         self._names = list(names)
         self._known = known
@@ -62,17 +62,17 @@ class Merge:
         self._several = len(known.unique) > 1 or known.versioned
         self._columns = {name: known.column(name) for name in names}
         # Where both systems take two spellings for one key, a row's key may change its spelling, as any value may.
-        respelled = {name for name in load.key if not self._columns[name].exact} if respells(load, known) else set()
-        self._rest = [name for name in names if name not in load.key or name in respelled]
+        respelled = {name for name in spec.key if not self._columns[name].exact} if respells(spec, known) else set()
+        self._rest = [name for name in names if name not in spec.key or name in respelled]
 
     def statements(self, condition: str) -> list[str]:
         """What moves the rows that a condition chooses; the counts of all of them say what changed."""
-        load = self._load
+        spec = self._spec
         rows = f"{self._stage.table} AS s"
-        if load.table.write is Write.APPEND:
+        if spec.table.write is Write.APPEND:
             return [f"{self._insert()} FROM {rows} WHERE {condition}"]
         rest, may_update = self._rest, self._may_update
-        if Action.INSERT in load.blacklist:
+        if Action.INSERT in spec.blacklist:
             return [self._update(rest, condition)] if may_update else []
         if self._several:
             updates = [self._update(rest, condition)] if may_update else []
@@ -88,7 +88,7 @@ class Merge:
 
     @property
     def _may_update(self) -> bool:
-        return Action.UPDATE not in self._load.blacklist and bool(self._rest)
+        return Action.UPDATE not in self._spec.blacklist and bool(self._rest)
 
     def drop_unchanged(self) -> list[str]:
         """Takes the rows off the stage that the target holds already, byte for byte: they are not written again.
@@ -105,8 +105,8 @@ class Merge:
 
     def other_spellings(self, most: int) -> str:
         """Finds rows whose key is one with a different key of the target."""
-        different = " OR ".join(f"NOT ({self._equal(name)})" for name in self._load.key)
-        theirs = ", ".join(f"t.{name}" for name in map(DIALECT.identifier, self._load.key))
+        different = " OR ".join(f"NOT ({self._equal(name)})" for name in self._spec.key)
+        theirs = ", ".join(f"t.{name}" for name in map(DIALECT.identifier, self._spec.key))
         return (
             f"SELECT s.{self._stage.row}, {theirs} FROM {self._stage.table} AS s JOIN {self._target} AS t ON {self._same()} "
             f"WHERE {different} ORDER BY s.{self._stage.row} LIMIT {most}"
@@ -118,9 +118,9 @@ class Merge:
     def parking(self) -> list[str]:
         """Makes the rows that are about to change give up their values in other unique indexes, so that each may take what
         another one had; nothing where there is no way that loses nothing."""
-        key = {name.lower() for name in self._load.key}
+        key = {name.lower() for name in self._spec.key}
         others = [taken for index in self._known.unique if (taken := {name.lower() for name in index.columns}) != key]
-        if not others or not self._may_update or self._load.table.write is Write.APPEND:
+        if not others or not self._may_update or self._spec.table.write is Write.APPEND:
             return []
         rows = f"{self._target} AS t JOIN {self._stage.table} AS s ON {self._same()}"
         may_be_null = [name for name in self._rest if self._columns[name].nullable]
@@ -131,7 +131,7 @@ class Merge:
             return [f"UPDATE {rows} SET {sets} WHERE {differs}"]
         written = len(self._names) == sum(not column.generated for column in self._known.columns)
         watched = self._known.may_have_triggers or self._known.children
-        if not written or watched or self._load.blacklist & {Action.INSERT, Action.DELETE}:
+        if not written or watched or self._spec.blacklist & {Action.INSERT, Action.DELETE}:
             return []
         # The rows come back under their keys: what refers to them from elsewhere must neither stop this nor go with them.
         return ["SET SESSION foreign_key_checks = 0", f"DELETE t FROM {rows}", CHECK_KEYS]
@@ -160,10 +160,10 @@ class Merge:
         return ", ".join(f"{table}.{name} = s.{name}" for name in quoted)
 
     def _same(self) -> str:
-        return " AND ".join(f"t.{name} = s.{name}" for name in map(DIALECT.identifier, self._load.key))
+        return " AND ".join(f"t.{name} = s.{name}" for name in map(DIALECT.identifier, self._spec.key))
 
     def _key(self, table: str) -> str:
-        return f"{table}.{DIALECT.identifier(self._load.key[0])}"
+        return f"{table}.{DIALECT.identifier(self._spec.key[0])}"
 
     def _missing(self) -> str:
         return self._key("t")
@@ -172,7 +172,7 @@ class Merge:
 
     @property
     def _keys(self) -> str:
-        return ", ".join(DIALECT.identifier(name) for name in self._load.key)
+        return ", ".join(DIALECT.identifier(name) for name in self._spec.key)
 
     def repeated(self) -> str:
         """Finds a key that is there more than once."""
@@ -180,7 +180,7 @@ class Merge:
 
     def same_to_the_target(self) -> str:
         """Finds keys that are different, and yet one key to the target."""
-        return f"{self.repeated()[: -len(' LIMIT 1')]} AND COUNT(DISTINCT {_exactly(self._load.key)}) > 1 LIMIT 1"
+        return f"{self.repeated()[: -len(' LIMIT 1')]} AND COUNT(DISTINCT {_exactly(self._spec.key)}) > 1 LIMIT 1"
 
     def doubtful(self) -> str:
         """Finds a key whose newest row is in doubt: there are several, and they differ."""
@@ -198,7 +198,7 @@ class Merge:
         ]
 
     def _ranked(self, more: str) -> str:
-        cursor = self._load.cursor
+        cursor = self._spec.cursor
         # Without a cursor all rows of a key are the newest: ordered by what is the same in all of them.
         order = f"{DIALECT.identifier(cursor)} DESC" if cursor else self._keys
         rank = self._stage.helper("place")
@@ -206,10 +206,10 @@ class Merge:
         return f"(SELECT {self._stage.row}, {self._keys}{more}, {place} FROM {self._stage.table}) AS ranked WHERE {rank} = 1"
 
 
-def respells(load: Load, known: Known) -> bool:
+def respells(spec: WriteSpec, known: Known) -> bool:
     """Whether the source takes those keys for one that the target takes for one."""
-    loose = [name for name in load.key if not known.column(name).exact]
-    return all(collation(load.schema.field(name)) == known.column(name).collation for name in loose)
+    loose = [name for name in spec.key if not known.column(name).exact]
+    return all(collation(spec.schema.field(name)) == known.column(name).collation for name in loose)
 
 
 def _exactly(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from retl.connectors.mysql.schema import DIALECT, LONGEST_NAME, Known, Place
 from retl.connectors.mysql.types import length
 from retl.model.actions import PreAction, Write
 from retl.model.errors import ConfigError, UnsupportedError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.schema import native_type
 
 _TABLES = ("BASE TABLE", "SYSTEM VERSIONED")
@@ -41,9 +41,9 @@ async def check_server(connection: MySQLConnection) -> list[str]:
     return ["the server is read only now (read_only): most users cannot write there. Is it the right one?"]
 
 
-def check_names(place: Place, load: Load) -> None:
+def check_names(place: Place, spec: WriteSpec) -> None:
     """Refuse names that cannot be, or that are ours."""
-    odd = next((name for name in (place.name, *load.schema.names) if max(name, default="") > "\uffff"), None)
+    odd = next((name for name in (place.name, *spec.schema.names) if max(name, default="") > "\uffff"), None)
     if odd is not None:
         raise ConfigError(
             f"the name {odd!r} has a sign that no name can have here: MySQL would write ? for it.",
@@ -57,9 +57,9 @@ def check_names(place: Place, load: Load) -> None:
         )
 
 
-def check(load: Load, known: Known) -> list[str]:
+def check(spec: WriteSpec, known: Known) -> list[str]:
     """Warnings about a table. Raises ``UnsupportedError`` where it cannot be written, or not in the way that is asked for."""
-    shown, pre_action = load.table.to, load.table.pre_action
+    shown, pre_action = spec.table.to, spec.table.pre_action
     if known.kind not in _TABLES:
         raise UnsupportedError(
             f"{shown!r} is a {known.kind.lower()}, which cannot be written.", remedy="name a table with to."
@@ -69,12 +69,12 @@ def check(load: Load, known: Known) -> list[str]:
             f"{shown!r} is kept by {known.engine}, which has no transactions: a crash would leave half a slice.",
             remedy=f"ALTER TABLE {shown} ENGINE=InnoDB, or name another table with to.",
         )
-    if load.table.replaces and known.versioned:
+    if spec.table.replaces and known.versioned:
         raise UnsupportedError(
             f"{shown!r} is system-versioned: to empty or exchange it would lose its history.",
             remedy='use pre_action = "none", which writes only what changed, or name another table with to.',
         )
-    if load.table.replaces and known.children:
+    if spec.table.replaces and known.children:
         raise UnsupportedError(
             f"{known.children[0]!r} has a foreign key to {shown!r}, so it can be neither emptied nor exchanged: "
             "the key would stop it, or follow the table that is renamed away.",
@@ -102,13 +102,13 @@ def check(load: Load, known: Known) -> list[str]:
         warnings.append(
             f"{shown!r} has triggers ({', '.join(known.triggers)}), which fire for every row that is written."
         )
-    elif load.table.replaces and not known.sees_triggers:
+    elif spec.table.replaces and not known.sees_triggers:
         warnings.append(
             f"the user may not see the triggers of {shown!r}, so one connection loads it; GRANT TRIGGER makes it two."
         )
-    warnings += _narrow(load, known)
-    loose = _loose_key(load, known)
-    if loose and not respells(load, known):
+    warnings += _narrow(spec, known)
+    loose = _loose_key(spec, known)
+    if loose and not respells(spec, known):
         warnings.append(
             f"the key column {loose[0]!r} of the target has the collation {known.column(loose[0]).collation}, to which texts that "
             "differ in case, accents or spaces at the end may be the same: such keys would be one row."
@@ -116,20 +116,20 @@ def check(load: Load, known: Known) -> list[str]:
     return warnings
 
 
-def referred_to(load: Load, error: TargetRefused) -> UnsupportedError:
+def referred_to(spec: WriteSpec, error: TargetRefused) -> UnsupportedError:
     """A refresh that a foreign key of a table stopped which the user cannot see. Nothing has changed."""
     return UnsupportedError(
-        f"some table has a foreign key to {load.table.to!r}, so it can be neither emptied nor exchanged, and was left "
+        f"some table has a foreign key to {spec.table.to!r}, so it can be neither emptied nor exchanged, and was left "
         f"as it was ({error.message}).",
         remedy='drop the foreign key, or use pre_action = "none".',
     )
 
 
-def _narrow(load: Load, known: Known) -> list[str]:
+def _narrow(spec: WriteSpec, known: Known) -> list[str]:
     """Columns that have become longer at the source than they are in the target."""
     found: list[str] = []
     names = {column.name.lower(): column for column in known.columns}
-    for column in load.schema:
+    for column in spec.schema:
         there = names.get(column.name.lower())
         if there is not None and (length(native_type(column)) or 0) > (length(there.type) or sys.maxsize):
             found.append(
@@ -139,9 +139,9 @@ def _narrow(load: Load, known: Known) -> list[str]:
     return found
 
 
-def _loose_key(load: Load, known: Known) -> list[str]:
+def _loose_key(spec: WriteSpec, known: Known) -> list[str]:
     """Key columns of which different values may be the same to the target."""
-    if load.table.write is Write.APPEND:
+    if spec.table.write is Write.APPEND:
         return []
     names = {column.name.lower() for column in known.columns if not column.exact}
-    return [name for name in load.key if name.lower() in names]
+    return [name for name in spec.key if name.lower() in names]

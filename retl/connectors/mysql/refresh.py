@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from retl.connectors.mysql.schema import DIALECT, TABLE_OPTIONS, Place, Secondary
 from retl.connectors.sql.tables import TableChange
 from retl.model.actions import Action, PreAction
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Preparation:
 
 def prepare(
     place: Place,
-    load: Load,
+    spec: WriteSpec,
     change: TableChange,
     *,
     existed: bool,
@@ -41,9 +41,9 @@ def prepare(
     ``indexes`` are those that a shadow is filled without: to build them at once from all rows
     takes a fraction of the time that it takes to keep them up row by row.
     """
-    statements = [f"DROP TABLE {place.beside(name)}" for name in names if place.is_leftover(name, load.pipeline)]
-    pre_action = load.table.pre_action
-    shadow = place.shadow(load)
+    statements = [f"DROP TABLE {place.beside(name)}" for name in names if place.is_leftover(name, spec.pipeline)]
+    pre_action = spec.table.pre_action
+    shadow = place.shadow(spec)
     if not existed:
         # Also a first load is seen as a whole or not at all.
         table = shadow if pre_action is PreAction.SWAP else place.name
@@ -51,38 +51,38 @@ def prepare(
     if pre_action is PreAction.SWAP:
         statements.append(_like(place, shadow))
         completion: list[str] = []
-        if indexes and Action.ALTER not in load.blacklist:
+        if indexes and Action.ALTER not in spec.blacklist:
             dropped = ", ".join(f"DROP INDEX {index.name}" for index in indexes)
             added = ", ".join(f"ADD {index.definition}" for index in indexes)
             statements.append(f"ALTER TABLE {place.beside(shadow)} {dropped}")
             completion.append(f"ALTER TABLE {place.beside(shadow)} {added}")
         return Preparation((*statements, *changes(place, change, shadow)), shadow, tuple(completion))
-    archive = _archive(place, load, names)
+    archive = _archive(place, spec, names)
     if archive is not None:
         statements += [_like(place, shadow), *changes(place, change, shadow)]
         statements.append(f"RENAME TABLE {place.sql} TO {place.beside(archive)}, {place.beside(shadow)} TO {place.sql}")
         return Preparation(tuple(statements), place.name)
     # Whatever may be refused comes before what cannot be undone.
-    if load.table.replaces and Action.TRUNCATE not in load.blacklist:
+    if spec.table.replaces and Action.TRUNCATE not in spec.blacklist:
         return Preparation(
             (*statements, *changes(place, change, place.name), f"TRUNCATE TABLE {place.sql}"), place.name
         )
-    if load.table.replaces:
-        old = place.beside(place.replaced(load))
+    if spec.table.replaces:
+        old = place.beside(place.replaced(spec))
         statements += [_like(place, shadow), *changes(place, change, shadow)]
         statements.append(f"RENAME TABLE {place.sql} TO {old}, {place.beside(shadow)} TO {place.sql}")
         return Preparation((*statements, f"DROP TABLE {old}"), place.name)
     return Preparation((*statements, *changes(place, change, place.name)), place.name)
 
 
-def _archive(place: Place, load: Load, names: Sequence[str]) -> str | None:
+def _archive(place: Place, spec: WriteSpec, names: Sequence[str]) -> str | None:
     """The name to archive the table under; ``None`` where a refresh that is carried on has done so, or nothing is to be archived."""
-    if load.table.pre_action is not PreAction.RENAME_AND_CREATE:
+    if spec.table.pre_action is not PreAction.RENAME_AND_CREATE:
         return None
-    if load.refresh is None:
-        return place.archive(load.scan_id)
-    archive = place.archive(load.refresh.scan_id)
-    return archive if load.refresh.archives and archive not in names else None
+    if spec.refresh is None:
+        return place.archive(spec.scan_id)
+    archive = place.archive(spec.refresh.scan_id)
+    return archive if spec.refresh.archives and archive not in names else None
 
 
 def _like(place: Place, name: str) -> str:
@@ -94,28 +94,28 @@ def changes(place: Place, change: TableChange, name: str) -> list[str]:
     return [f"{statement} {TABLE_OPTIONS}" for statement in statements] if change.create else statements
 
 
-def switch(place: Place, load: Load, *, existed: bool) -> str:
+def switch(place: Place, spec: WriteSpec, *, existed: bool) -> str:
     """Puts the shadow in the table's place; the table it replaces is still to be dropped."""
-    shadow = place.beside(place.shadow(load))
+    shadow = place.beside(place.shadow(spec))
     if existed:
-        old = place.beside(place.replaced(load))
+        old = place.beside(place.replaced(spec))
         return f"RENAME TABLE {place.sql} TO {old}, {shadow} TO {place.sql}"
     return f"RENAME TABLE {shadow} TO {place.sql}"
 
 
-def put_back(place: Place, load: Load, old: str, names: Sequence[str]) -> list[str]:
+def put_back(place: Place, spec: WriteSpec, old: str, names: Sequence[str]) -> list[str]:
     """Takes back a switch whose old table cannot be dropped. ``names`` are the tables there are."""
-    shadow, there = place.beside(place.shadow(load)), place.name in names
+    shadow, there = place.beside(place.shadow(spec)), place.name in names
     away = f"{place.sql} TO {shadow}, " if there else ""
     return [f"RENAME TABLE {away}{place.beside(old)} TO {place.sql}", *([f"DROP TABLE {shadow}"] if there else [])]
 
 
-def archives_to_drop(place: Place, load: Load, names: Sequence[str]) -> list[str]:
+def archives_to_drop(place: Place, spec: WriteSpec, names: Sequence[str]) -> list[str]:
     """The oldest archives beyond ``keep_archives``; none where it is ``None``."""
-    keep = load.table.keep_archives
+    keep = spec.table.keep_archives
     if keep is None:
         return []
     # The archive of this scan is the newest one, also where the wall clock was set back.
-    newest = place.archive(load.refresh.scan_id) if load.refresh else ""
+    newest = place.archive(spec.refresh.scan_id) if spec.refresh else ""
     found = [name for name in names if place.is_archive(name)]
     return sorted(found, key=lambda name: (name == newest, name))[:-keep]

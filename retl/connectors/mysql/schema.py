@@ -13,7 +13,7 @@ from retl.connectors.mysql.types import Stored, stored
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import Existing, archive_name, is_archive, is_shadow, shadow_name
 from retl.model.errors import ConfigError, SchemaDrift
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 DIALECT = MySQLDialect()
 LONGEST_NAME = 64
@@ -37,12 +37,12 @@ class Place:
         """Another table of the same database."""
         return f"{DIALECT.identifier(self.database)}.{DIALECT.identifier(name)}"
 
-    def shadow(self, load: Load) -> str:
-        return shadow_name(self.name, load.pipeline, load.epoch, longest=LONGEST_NAME)
+    def shadow(self, spec: WriteSpec) -> str:
+        return shadow_name(self.name, spec.pipeline, spec.epoch, longest=LONGEST_NAME)
 
-    def replaced(self, load: Load) -> str:
+    def replaced(self, spec: WriteSpec) -> str:
         """The name of the table that a shadow takes the place of, until it is dropped."""
-        return OLD + self.shadow(load).removeprefix("_retl_new_")
+        return OLD + self.shadow(spec).removeprefix("_retl_new_")
 
     def archive(self, scan_id: str) -> str:
         return archive_name(self.name, scan_id, longest=LONGEST_NAME)

@@ -11,7 +11,7 @@ from retl.connectors.mysql.connection import Login, MySQLConnection, connected
 from retl.connectors.mysql.store import run_step
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.state import sql as state
 from retl.threads import to_the_end
 
@@ -29,19 +29,19 @@ def holding_fence(login: Login) -> Login:
 
 @asynccontextmanager
 async def under_fence(
-    login: Login, load: Load, ddl: MySQLConnection, fenced: FencedCheckpoint | None = None
+    login: Login, spec: WriteSpec, ddl: MySQLConnection, fenced: FencedCheckpoint | None = None
 ) -> AsyncIterator[Execute]:
     """DDL that nobody runs who has lost the lease: its row stays locked by a second session until the block ends.
 
     DDL commits by itself, so it cannot share the fence's transaction. ``fenced`` is saved at
     the end of the block, together with the release of the fence.
     """
-    if load.fence is None or not load.state_in_target:
+    if spec.fence is None or not spec.state_in_target:
         yield ddl.execute
         return
     async with connected(holding_fence(login)) as guard:
         await guard.begin()
-        await run_step(guard, state.prove(load.fence))
+        await run_step(guard, state.prove(spec.fence))
 
         async def execute(statement: str) -> None:
             await _meanwhile(guard, ddl.execute(statement))

@@ -39,8 +39,8 @@ class StagedWriter(MySQLWriter):
         place = job.known.place
         columns = tuple(job.known.column(name) for name in job.columns)
         self._stage = Stage(place.beside("retl_stage"), place.beside("retl_kept"), columns)
-        self._merge_sql = Merge(job.load, job.known, self._stage, job.columns)
-        self._keys = KeyWatch(job.load)
+        self._merge_sql = Merge(job.spec, job.known, self._stage, job.columns)
+        self._keys = KeyWatch(job.spec)
         self._dirty = False
 
     async def open(self) -> None:
@@ -140,13 +140,13 @@ class StagedWriter(MySQLWriter):
 
     async def _compare(self, rejects_left: int) -> int | None:
         """Set aside what is in the target already, and keys that it would take for the key of another row."""
-        if self._load.table.write is not Write.UPSERT:
+        if self._spec.table.write is not Write.UPSERT:
             return None
         if not self._rows:
             return 0
         sql = self._merge_sql
         done = [await self._main.execute(statement) for statement in sql.drop_unchanged()]
-        if not self._job.loose_key or respells(self._load, self._job.known):
+        if not self._job.loose_key or respells(self._spec, self._job.known):
             return done[-1].affected
         found = await self._main.query(sql.other_spellings(rejects_left + MOST_SHOWN))
         await self._note_refused({int(number): _same_as(self._shown(key)) for number, *key in found})
@@ -230,24 +230,24 @@ class StagedWriter(MySQLWriter):
 
     async def _settle_repeats(self) -> None:
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
-        load, sql = self._load, self._merge_sql
-        if load.table.write is not Write.UPSERT:
+        spec, sql = self._spec, self._merge_sql
+        if spec.table.write is not Write.UPSERT:
             return
         loose = self._job.loose_key
         if not (loose or self._keys.repeats()) or not await self._main.query(sql.repeated()):
             return
-        if loose and not respells(load, self._job.known):
+        if loose and not respells(spec, self._job.known):
             for key in await self._main.query(sql.same_to_the_target()):
-                raise _same_to_the_target(load.key, self._shown(key))
+                raise _same_to_the_target(spec.key, self._shown(key))
         for key in await self._main.query(sql.doubtful()):
-            raise repeated_key(load.key, self._shown(key), load.unread_cursor)
+            raise repeated_key(spec.key, self._shown(key), spec.unread_cursor)
         for statement in sql.keep_newest():
             await self._main.execute(statement)
         ((rows,),) = await self._main.query(f"SELECT COUNT(*) FROM {self._stage.table}")
         self._rows = int(rows)
 
     def _shown(self, key: Sequence[object]) -> str:
-        return json_text(dict(zip(self._load.key, key, strict=True)))
+        return json_text(dict(zip(self._spec.key, key, strict=True)))
 
 
 def _same_as(key: str) -> str:

@@ -24,7 +24,7 @@ from retl.connectors.sql.tables import TableChange, fit
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError
-from retl.model.plan import BatchSize, Load, TargetPreview
+from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
@@ -61,10 +61,10 @@ class _Look:
     packet: int
     warnings: tuple[str, ...]
 
-    def preparation(self, load: Load) -> refresh.Preparation:
+    def preparation(self, spec: WriteSpec) -> refresh.Preparation:
         return refresh.prepare(
             self.place,
-            load,
+            spec,
             self.change,
             existed=self.known is not None,
             names=self.names,
@@ -87,7 +87,7 @@ class MySQLTarget(Target):
         self._infile = Infile(local_infile)
         self._store = MySQLStore(holding_fence(self._login))
         self._questions = Questions(lambda: MySQLConnection.open(self._login))
-        self._looked: tuple[Load, _Look] | None = None
+        self._looked: tuple[WriteSpec, _Look] | None = None
         self._writing: MySQLWriter | None = None
 
     async def ping(self) -> SystemInfo:
@@ -127,27 +127,27 @@ class MySQLTarget(Target):
                 return TargetTable(exists=False, empty=True)
             return TargetTable(exists=True, empty=not await connection.query(f"SELECT 1 FROM {place.sql} LIMIT 1"))
 
-    async def preview(self, load: Load) -> TargetPreview:
+    async def preview(self, spec: WriteSpec) -> TargetPreview:
         async with self._questions.turn() as connection:
-            look = await self._look(connection, load)
-        self._looked = load, look
-        preparation = look.preparation(load)
-        statements = [*preparation.statements, *_shown(look, load, preparation)]
+            look = await self._look(connection, spec)
+        self._looked = spec, look
+        preparation = look.preparation(spec)
+        statements = [*preparation.statements, *_shown(look, spec, preparation)]
         return TargetPreview(tuple(statements), look.change.casts, look.warnings)
 
-    async def _look(self, connection: MySQLConnection, load: Load) -> _Look:
+    async def _look(self, connection: MySQLConnection, spec: WriteSpec) -> _Look:
         settings = await _Settings.of(connection)
-        place = self._locate(settings, load.table.to)
-        preflight.check_names(place, load)
-        known = await self._seen(connection, place, load)
+        place = self._locate(settings, spec.table.to)
+        preflight.check_names(place, spec)
+        known = await self._seen(connection, place, spec)
         if known is None:
             await self._check_database(connection, place)
         warnings = await preflight.check_server(connection)
-        warnings += preflight.check(load, known) if known else []
+        warnings += preflight.check(spec, known) if known else []
         server = connection.server
-        types = MySQLTypes(load.schema, load.key, mariadb=server.mariadb, version=server.version)
-        change = fit(load, known.existing() if known else None, DIALECT, types)
-        await trial.check(connection, place, load, change)
+        types = MySQLTypes(spec.schema, spec.key, mariadb=server.mariadb, version=server.version)
+        change = fit(spec, known.existing() if known else None, DIALECT, types)
+        await trial.check(connection, place, spec, change)
         if settings.local_infile:
             await self._infile.probe(connection, place.database)
         local = self._infile.use(allowed=settings.local_infile)
@@ -156,26 +156,26 @@ class MySQLTarget(Target):
         names = tuple(await schema.table_names(connection, place.database))
         return _Look(place, known, change, names, local, settings.packet, (*change.warnings, *warnings))
 
-    async def _seen(self, connection: MySQLConnection, place: Place, load: Load) -> Known | None:
+    async def _seen(self, connection: MySQLConnection, place: Place, spec: WriteSpec) -> Known | None:
         """The table, and of what hangs on it also what the catalog does not show to this user."""
         known = await schema.inspect(connection, place)
         if known is None or known.kind != "BASE TABLE":
             return known
         if not known.triggers:
             known = replace(known, sees_triggers=await rights.sees_triggers(connection, place))
-        asks = load.table.replaces and Action.ALTER not in load.blacklist and not known.children and not known.parents
+        asks = spec.table.replaces and Action.ALTER not in spec.blacklist and not known.children and not known.parents
         if asks and await rights.is_referred_to(connection, place):
             known = replace(known, children=("a table that the user cannot see",))
         return known
 
-    async def _look_again(self, connection: MySQLConnection, load: Load) -> _Look:
+    async def _look_again(self, connection: MySQLConnection, spec: WriteSpec) -> _Look:
         """What the preview of this scan has found counts where nothing is to be changed by it."""
         looked, self._looked = self._looked, None
         if looked is not None:
             previewed, look = looked
-            if previewed == replace(load, refresh=previewed.refresh) and not look.preparation(load).statements:
+            if previewed == replace(spec, refresh=previewed.refresh) and not look.preparation(spec).statements:
                 return look
-        return await self._look(connection, load)
+        return await self._look(connection, spec)
 
     async def _check_database(self, connection: MySQLConnection, place: Place) -> None:
         found = await connection.query(
@@ -187,33 +187,35 @@ class MySQLTarget(Target):
                 remedy=f"create it there: CREATE DATABASE {place.database} CHARACTER SET utf8mb4.",
             )
 
-    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
+    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
         await self._end_writing()
         connection = await self._questions.take()
         try:
-            self._writing = await self._prepare(connection, load, fenced)
+            self._writing = await self._prepare(connection, spec, fenced)
             return self._writing
         except BaseException:
             connection.abort()
             raise
 
-    async def _prepare(self, connection: MySQLConnection, load: Load, fenced: FencedCheckpoint | None) -> MySQLWriter:
-        look = await self._look_again(connection, load)
-        preparation = look.preparation(load)
+    async def _prepare(
+        self, connection: MySQLConnection, spec: WriteSpec, fenced: FencedCheckpoint | None
+    ) -> MySQLWriter:
+        look = await self._look_again(connection, spec)
+        preparation = look.preparation(spec)
         if fenced is not None or preparation.statements:
             # The journal first: from here on a crash is seen by the next scan.
-            await _note(connection, load, fenced)
+            await _note(connection, spec, fenced)
         if preparation.statements:
-            await Ddl(self._login, load, look.place, connection, self._lock_timeout).run(preparation.statements)
+            await Ddl(self._login, spec, look.place, connection, self._lock_timeout).run(preparation.statements)
         loaded = Place(look.place.database, preparation.table)
         known = await schema.inspect(connection, loaded) if preparation.statements else look.known
         if known is None:
-            raise ConfigError(f"the table {load.table.to!r} has vanished while it was made ready.")
+            raise ConfigError(f"the table {spec.table.to!r} has vanished while it was made ready.")
         if look.known is not None:
             known = replace(known, sees_triggers=look.known.sees_triggers)
         job = Job(
             login=self._login,
-            load=load,
+            spec=spec,
             known=known,
             place=look.place,
             existed=look.known is not None,
@@ -227,7 +229,7 @@ class MySQLTarget(Target):
         return await self._writer(job, connection)
 
     async def _writer(self, job: Job, connection: MySQLConnection) -> MySQLWriter:
-        if not job.load.table.replaces:
+        if not job.spec.table.replaces:
             if job.loads_empty and not await connection.query(f"SELECT 1 FROM {job.known.place.sql} LIMIT 1"):
                 return DirectWriter(job, [connection])
             staged = StagedWriter(job, [connection])
@@ -267,28 +269,28 @@ class MySQLTarget(Target):
         await self.release()
 
 
-async def _note(connection: MySQLConnection, load: Load, fenced: FencedCheckpoint | None) -> None:
+async def _note(connection: MySQLConnection, spec: WriteSpec, fenced: FencedCheckpoint | None) -> None:
     """Save the checkpoint that says a refresh has begun; where there is none, prove the fence."""
-    if fenced is None and (load.fence is None or not load.state_in_target):
+    if fenced is None and (spec.fence is None or not spec.state_in_target):
         return
     await connection.begin()
     if fenced is not None:
         await run_step(connection, state.save(fenced))
-    elif load.fence is not None:
-        await run_step(connection, state.prove(load.fence))
+    elif spec.fence is not None:
+        await run_step(connection, state.prove(spec.fence))
     await connection.execute("COMMIT")
 
 
-def _shown(look: _Look, load: Load, preparation: refresh.Preparation) -> list[str]:
+def _shown(look: _Look, spec: WriteSpec, preparation: refresh.Preparation) -> list[str]:
     """The statements that follow the preparation, for people."""
     names = DIALECT.identifiers(look.change.columns)
     loaded = look.place.beside(preparation.table)
     how = "LOAD DATA LOCAL INFILE ... INTO TABLE" if look.local else "INSERT INTO"
-    if not load.table.replaces:
-        upsert = " ON DUPLICATE KEY UPDATE ..." if load.table.write is Write.UPSERT else ""
+    if not spec.table.replaces:
+        upsert = " ON DUPLICATE KEY UPDATE ..." if spec.table.write is Write.UPSERT else ""
         return [f"{how} a temporary table", f"INSERT INTO {loaded} ({names}) SELECT ...{upsert}"]
     statements = [f"{how} {loaded} ({names})", *preparation.completion]
-    if load.table.pre_action is PreAction.SWAP:
+    if spec.table.pre_action is PreAction.SWAP:
         away = f"{look.place.sql} TO ..., " if look.known else ""
         statements.append(f"RENAME TABLE {away}{loaded} TO {look.place.sql}")
     return statements

@@ -11,7 +11,7 @@ from retl.connectors.mysql.errors import TargetRefused
 from retl.connectors.mysql.schema import Place
 from retl.connectors.sql.tables import TableChange
 from retl.model.errors import ConfigError, RetlError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 _TABLE = "retl_try"
 _ROOM = (
@@ -22,7 +22,7 @@ _KEY = "name a shorter key, or create the table yourself."
 _REMEDIES = {1117: _ROOM, 1118: _ROOM, 1005: _ROOM, 1071: _KEY, 1059: _NAME, 1060: _NAME, 1166: _NAME, 1300: _NAME}
 
 
-async def check(connection: MySQLConnection, place: Place, load: Load, change: TableChange) -> None:
+async def check(connection: MySQLConnection, place: Place, spec: WriteSpec, change: TableChange) -> None:
     """Make the table, or what is added to it, for a moment. Raises ``ConfigError`` where the server refuses it."""
     statements = refresh.changes(place, change, _TABLE)
     if not statements:
@@ -33,14 +33,14 @@ async def check(connection: MySQLConnection, place: Place, load: Load, change: T
             return
         for statement in statements:
             await connection.execute(statement.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1))
-        if not load.table.replaces:
+        if not spec.table.replaces:
             # Rows are staged in such a table, beside a number of their own.
             await connection.execute(f"ALTER TABLE {table} ADD COLUMN retl_{secrets.token_hex(8)} BIGINT NOT NULL")
     except ConfigError:
         return  # the user may make no temporary tables; an upsert, which needs one, says so itself
     except TargetRefused as error:
         raise ConfigError(
-            f"the target cannot have the table {load.table.to!r} with these {len(load.schema)} columns: {error.message}",
+            f"the target cannot have the table {spec.table.to!r} with these {len(spec.schema)} columns: {error.message}",
             remedy=_REMEDIES.get(error.code, "create the table yourself: its definition is then left alone."),
         ) from error
     finally:

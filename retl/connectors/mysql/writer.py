@@ -40,7 +40,7 @@ class MySQLWriter(TableWriter):
 
     def __init__(self, job: Job, connections: Sequence[MySQLConnection]) -> None:
         self._job = job
-        self._load = job.load
+        self._spec = job.spec
         self._encoder = job.encoder
         self._refusals = self._no_refusals()
         self._lanes = [Lane(connection) for connection in connections]
@@ -49,7 +49,7 @@ class MySQLWriter(TableWriter):
 
     def _no_refusals(self) -> Refusals:
         # People know the table that is loaded by its place, not by the name of the shadow.
-        return Refusals(self._load, called=(self._job.known.place.name, self._job.place.name))
+        return Refusals(self._spec, called=(self._job.known.place.name, self._job.place.name))
 
     @property
     def _main(self) -> MySQLConnection:
@@ -64,7 +64,7 @@ class MySQLWriter(TableWriter):
         for rows in refused:
             everything = pa.array([True] * rows.rows.num_rows)
             self._refusals.add_masked(rows.rows, everything, rows.reason, rows.column)
-        if sifted.num_rows and len(self._refusals.rows) <= self._load.table.max_rejects + MOST_SHOWN:
+        if sifted.num_rows and len(self._refusals.rows) <= self._spec.table.max_rejects + MOST_SHOWN:
             self._note(sifted)
             lane.start(self._take(lane.connection, sifted, data))
 
@@ -81,7 +81,7 @@ class MySQLWriter(TableWriter):
         job = self._job
         return Loader(
             connection,
-            job.load,
+            job.spec,
             self._encoder,
             self._refusals,
             table,
@@ -130,14 +130,14 @@ class MySQLWriter(TableWriter):
             await lane.stop()
 
     async def _finish(self, fenced: FencedCheckpoint | None) -> None:
-        job, table = self._job, self._load.table
+        job, table = self._job, self._spec.table
         swaps = table.pre_action is PreAction.SWAP
         archives: list[str] = []
-        if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._load.blacklist:
+        if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._spec.blacklist:
             names = await schema.table_names(self._main, job.place.database)
-            archives = refresh.archives_to_drop(job.place, self._load, names)
+            archives = refresh.archives_to_drop(job.place, self._spec, names)
         # What was loaded is not loaded again because somebody reads for a while.
-        ddl = Ddl(job.login, self._load, job.place, self._main, _SWITCH_PATIENCE * job.lock_timeout)
+        ddl = Ddl(job.login, self._spec, job.place, self._main, _SWITCH_PATIENCE * job.lock_timeout)
         if swaps:
             await self._switch(ddl)
         if archives:
@@ -156,7 +156,7 @@ class MySQLWriter(TableWriter):
         for statement in job.completion:
             # Not under the fence, since it may take long: nobody else has a table of this name.
             await self._main.execute(statement)
-        await ddl.run([refresh.switch(job.place, self._load, existed=job.existed)])
+        await ddl.run([refresh.switch(job.place, self._spec, existed=job.existed)])
         if job.existed:
             await ddl.drop_replaced()
 
@@ -188,7 +188,7 @@ class DirectWriter(MySQLWriter):
             await connection.begin()
             self._begun.add(connection)
         # Added only now: another connection's load counts its rows meanwhile.
-        loader = self._loader(connection, self._job.known.place.sql, replace=not self._load.table.replaces)
+        loader = self._loader(connection, self._job.known.place.sql, replace=not self._spec.table.replaces)
         taken = await loader.take(batch, data)
         self._rows += taken
 

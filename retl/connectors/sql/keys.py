@@ -10,7 +10,7 @@ import pyarrow as pa
 from retl.connectors.sql.text import to_text
 from retl.model.actions import Write
 from retl.model.errors import RepeatedKey
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 
 class KeyWatch:
@@ -20,10 +20,10 @@ class KeyWatch:
     no Python object is made per row.
     """
 
-    def __init__(self, load: Load) -> None:
-        self._key = list(load.key)
-        keyed = load.table.write is Write.UPSERT and not load.table.replaces
-        self._watch = bool(load.key) and keyed and not load.unique_key
+    def __init__(self, spec: WriteSpec) -> None:
+        self._key = list(spec.key)
+        keyed = spec.table.write is Write.UPSERT and not spec.table.replaces
+        self._watch = bool(spec.key) and keyed and not spec.unique_key
         self._held: list[pa.RecordBatch] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -55,14 +55,14 @@ def _alike(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
     return [pa.RecordBatch.from_arrays(list(map(to_text, batch.columns)), batch.schema.names) for batch in batches]
 
 
-def keep_newest(load: Load, columns: Sequence[str], staged: Sequence[str], stage: str) -> tuple[str, str]:
+def keep_newest(spec: WriteSpec, columns: Sequence[str], staged: Sequence[str], stage: str) -> tuple[str, str]:
     """For staged rows with one key: what finds a key whose newest row is in doubt, and what deletes all but the newest.
 
     The newest is the row with the highest cursor; rows that are equal in everything are one.
     """
     by_name = dict(zip(columns, staged, strict=True))
-    key = ", ".join(by_name[name] for name in load.key)
-    order = f"ORDER BY {by_name[load.cursor]} DESC NULLS LAST" if load.cursor else ""
+    key = ", ".join(by_name[name] for name in spec.key)
+    order = f"ORDER BY {by_name[spec.cursor]} DESC NULLS LAST" if spec.cursor else ""
     newest = f"(SELECT rowid AS r, *, RANK() OVER (PARTITION BY {key} {order}) AS place FROM {stage}) AS ranked WHERE place = 1"
     doubtful = (
         f"SELECT {key} FROM (SELECT DISTINCT {', '.join(staged)} FROM {newest}) AS distinct_rows "

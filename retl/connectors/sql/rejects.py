@@ -15,7 +15,7 @@ from retl.connectors.base import RowReject, with_rejects
 from retl.connectors.sql.text import as_bytes, json_text, not_utf8
 from retl.model.checkpoint import Reject
 from retl.model.errors import RowsRejected
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,19}")
 _LONGEST_VALUE = 4_000
@@ -26,27 +26,27 @@ MOST_SHOWN = 100
 class Refusals:
     """The refused rows of one slice."""
 
-    def __init__(self, load: Load, *, called: tuple[str, str] = ("", "")) -> None:
+    def __init__(self, spec: WriteSpec, *, called: tuple[str, str] = ("", "")) -> None:
         """``called``: a name that the system's reasons may hold, and the one that people know instead."""
-        self._load = load
+        self._spec = spec
         self._called = called
-        self._whole = frozenset(column.name for column in load.schema if pa.types.is_integer(column.type))
+        self._whole = frozenset(column.name for column in spec.schema if pa.types.is_integer(column.type))
         self.rows: list[Reject] = []
 
     def add(self, row: dict[str, Any], reason: str, column: str = "") -> None:
         """Keep one row. Its identity is its key; without a key its whole content."""
         # A source may send numbers as text; the same row has the same identity whoever sends it.
         row = {name: _number(value) if name in self._whole else value for name, value in row.items()}
-        key = {name: row[name] for name in self._load.key if name in row}
+        key = {name: row[name] for name in self._spec.key if name in row}
         content = json_text({name: _short(value) for name, value in row.items()})
         self.rows.append(
             Reject(
-                table=self._load.table.name,
+                table=self._spec.table.name,
                 key=json_text(key or row),
                 reason=reason.replace(*self._called) if self._called[0] else reason,
                 content=content,
                 column=column,
-                scan_id=self._load.scan_id,
+                scan_id=self._spec.scan_id,
                 at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             )
         )

@@ -12,7 +12,7 @@ import pyarrow as pa
 from retl.connectors.sql.dialect import Dialect, any_of
 from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import ConfigError, SchemaDrift
-from retl.model.plan import Load, TargetPreview
+from retl.model.plan import TargetPreview, WriteSpec
 from retl.model.schema import native_type
 
 _ARCHIVE_DIGITS = 20
@@ -91,22 +91,22 @@ class TableChange:
         return [f"ALTER TABLE {name} ADD COLUMN {definition}" for definition in self.added]
 
 
-def fit(load: Load, existing: Existing | None, dialect: Dialect, types: TypeMap) -> TableChange:
+def fit(spec: WriteSpec, existing: Existing | None, dialect: Dialect, types: TypeMap) -> TableChange:
     """Decide how the target table is made to fit.
 
     Raises ``ConfigError`` and ``SchemaDrift`` with the reason and what to do.
     """
-    check_key(load)
-    _check_names(load, dialect)
+    check_key(spec)
+    _check_names(spec, dialect)
     if existing is None:
-        return _new(load, dialect, types)
-    return _fitted(load, existing.spelled(load.schema.names, dialect), dialect, types)
+        return _new(spec, dialect, types)
+    return _fitted(spec, existing.spelled(spec.schema.names, dialect), dialect, types)
 
 
-def _check_names(load: Load, dialect: Dialect) -> None:
+def _check_names(spec: WriteSpec, dialect: Dialect) -> None:
     """Two columns that the source tells apart may have one name in the target."""
     seen: dict[str, str] = {}
-    for name in load.schema.names:
+    for name in spec.schema.names:
         other = seen.setdefault(dialect.fold(name), name)
         if other != name:
             raise ConfigError(
@@ -115,9 +115,9 @@ def _check_names(load: Load, dialect: Dialect) -> None:
             )
 
 
-def check_key(load: Load) -> None:
+def check_key(spec: WriteSpec) -> None:
     """An upsert needs to know which rows are the same."""
-    if load.table.write is Write.APPEND or load.table.replaces or load.key:
+    if spec.table.write is Write.APPEND or spec.table.replaces or spec.key:
         return
     raise ConfigError(
         "there is no usable key: the source declares none and key is not set, so rows could not be told apart.",
@@ -130,38 +130,38 @@ def _definition(column: pa.Field, dialect: Dialect, types: TypeMap, *, in_key: b
     return f"{dialect.identifier(column.name)} {types.declare(column, in_key=in_key)}{required}"
 
 
-def _new(load: Load, dialect: Dialect, types: TypeMap) -> TableChange:
-    if Action.CREATE in load.blacklist:
+def _new(spec: WriteSpec, dialect: Dialect, types: TypeMap) -> TableChange:
+    if Action.CREATE in spec.blacklist:
         raise ConfigError(
-            f"the target has no table {load.table.to!r}, and the blacklist forbids CREATE.",
+            f"the target has no table {spec.table.to!r}, and the blacklist forbids CREATE.",
             remedy="create the table yourself, or take CREATE off the blacklist.",
         )
-    definitions = [_definition(column, dialect, types, in_key=column.name in load.key) for column in load.schema]
-    if load.key and load.table.write is not Write.APPEND:
-        definitions.append(f"PRIMARY KEY ({dialect.identifiers(load.key)})")
+    definitions = [_definition(column, dialect, types, in_key=column.name in spec.key) for column in spec.schema]
+    if spec.key and spec.table.write is not Write.APPEND:
+        definitions.append(f"PRIMARY KEY ({dialect.identifiers(spec.key)})")
     return TableChange(
-        columns=tuple(load.schema.names),
+        columns=tuple(spec.schema.names),
         create=True,
         definitions=tuple(definitions),
         added=(),
-        casts=_casts(load.schema, [types.declare(column, in_key=column.name in load.key) for column in load.schema]),
+        casts=_casts(spec.schema, [types.declare(column, in_key=column.name in spec.key) for column in spec.schema]),
         warnings=(),
     )
 
 
-def _fitted(load: Load, existing: Existing, dialect: Dialect, types: TypeMap) -> TableChange:
+def _fitted(spec: WriteSpec, existing: Existing, dialect: Dialect, types: TypeMap) -> TableChange:
     known = {column.name: column for column in existing.columns}
     warnings: list[str] = []
     columns: list[str] = []
     added: list[str] = []
     declared: list[str] = []
-    for column in load.schema:
+    for column in spec.schema:
         there = known.get(column.name)
         if column.name in existing.generated:
             warnings.append(f"column {column.name!r} is computed by the target itself and is not written.")
             continue
         if there is None:
-            if not _takes_new(load, column.name, warnings):
+            if not _takes_new(spec, column.name, warnings):
                 continue
             # Rows that are there already have no value for it, so it cannot be NOT NULL.
             added.append(_definition(column, dialect, types, in_key=False, strict=False))
@@ -175,49 +175,49 @@ def _fitted(load: Load, existing: Existing, dialect: Dialect, types: TypeMap) ->
                 )
             declared.append(native_type(there))
         columns.append(column.name)
-    _check_required(load, existing, columns)
-    _check_unique(load, existing)
-    chosen = pa.schema([load.schema.field(name) for name in columns])
+    _check_required(spec, existing, columns)
+    _check_unique(spec, existing)
+    chosen = pa.schema([spec.schema.field(name) for name in columns])
     return TableChange(tuple(columns), False, (), tuple(added), _casts(chosen, declared), tuple(warnings))
 
 
-def _takes_new(load: Load, name: str, warnings: list[str]) -> bool:
+def _takes_new(spec: WriteSpec, name: str, warnings: list[str]) -> bool:
     """Whether a column that the target lacks is added to it."""
-    policy = load.table.new_columns
+    policy = spec.table.new_columns
     if policy == "fail":
         raise SchemaDrift(
-            f'the source has the column {name!r}, which the target table {load.table.to!r} lacks, and new_columns is "fail".',
+            f'the source has the column {name!r}, which the target table {spec.table.to!r} lacks, and new_columns is "fail".',
             remedy='add the column yourself, or choose new_columns = "add" or "ignore".',
         )
-    if name in load.key:
+    if name in spec.key:
         raise SchemaDrift(
-            f"the target table {load.table.to!r} lacks the key column {name!r}.",
+            f"the target table {spec.table.to!r} lacks the key column {name!r}.",
             remedy="name another target table with to, or another key.",
         )
-    if policy == "add" and Action.ALTER not in load.blacklist:
+    if policy == "add" and Action.ALTER not in spec.blacklist:
         return True
     reason = 'new_columns is "ignore"' if policy == "ignore" else "the blacklist forbids ALTER"
     warnings.append(f"the target lacks the column {name!r}; it is left out, since {reason}.")
     return False
 
 
-def _check_required(load: Load, existing: Existing, columns: Sequence[str]) -> None:
+def _check_required(spec: WriteSpec, existing: Existing, columns: Sequence[str]) -> None:
     absent = sorted(existing.required - set(columns))
-    if absent and Action.INSERT not in load.blacklist:
+    if absent and Action.INSERT not in spec.blacklist:
         raise ConfigError(
-            f"the target table {load.table.to!r} demands a value for {', '.join(absent)}, which the source does not give.",
+            f"the target table {spec.table.to!r} demands a value for {', '.join(absent)}, which the source does not give.",
             remedy="give the column a default, allow NULL in it, or compute it with expressions.",
         )
 
 
-def _check_unique(load: Load, existing: Existing) -> None:
+def _check_unique(spec: WriteSpec, existing: Existing) -> None:
     """ON CONFLICT needs a unique index over just the key."""
-    if load.table.write is Write.APPEND or load.table.replaces:
+    if spec.table.write is Write.APPEND or spec.table.replaces:
         return
-    if frozenset(load.key) not in existing.keys:
+    if frozenset(spec.key) not in existing.keys:
         raise ConfigError(
-            f"the target table {load.table.to!r} has no primary key or unique index over ({', '.join(load.key)}).",
-            remedy=f"create one there, such as: CREATE UNIQUE INDEX ... ON {load.table.to} ({', '.join(load.key)}).",
+            f"the target table {spec.table.to!r} has no primary key or unique index over ({', '.join(spec.key)}).",
+            remedy=f"create one there, such as: CREATE UNIQUE INDEX ... ON {spec.table.to} ({', '.join(spec.key)}).",
         )
 
 
@@ -229,9 +229,11 @@ def _casts(schema: pa.Schema, declared: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def describe_refresh(load: Load, existing: Existing | None, change: TableChange, dialect: Dialect) -> TargetPreview:
+def describe_refresh(
+    spec: WriteSpec, existing: Existing | None, change: TableChange, dialect: Dialect
+) -> TargetPreview:
     """The statements of a scan, for people."""
-    table, shown = load.table, dialect.table(load.table.to)
+    table, shown = spec.table, dialect.table(spec.table.to)
     statements = change.statements(dialect, table.to)
     if existing is not None and table.pre_action is PreAction.TRUNCATE:
         statements.append(f"DELETE FROM {shown}")
@@ -241,11 +243,11 @@ def describe_refresh(load: Load, existing: Existing | None, change: TableChange,
     elif existing is not None and table.pre_action is PreAction.SWAP:
         statements.insert(
             0,
-            f"CREATE TABLE {dialect.table(shadow_name(table.to, load.pipeline, load.epoch))} like {shown}, load it, then switch in one transaction",
+            f"CREATE TABLE {dialect.table(shadow_name(table.to, spec.pipeline, spec.epoch))} like {shown}, load it, then switch in one transaction",
         )
     insert = f"INSERT INTO {shown} ({dialect.identifiers(change.columns)})"
     if table.write is Write.UPSERT and not table.replaces:
-        insert += f" ... on conflict ({', '.join(load.key)}) update"
+        insert += f" ... on conflict ({', '.join(spec.key)}) update"
     return TargetPreview((*statements, insert), change.casts, change.warnings)
 
 
@@ -315,7 +317,7 @@ class Merge:
 
 def merge(
     dialect: Dialect,
-    load: Load,
+    spec: WriteSpec,
     columns: Sequence[str],
     *,
     table: str,
@@ -337,18 +339,18 @@ def merge(
         f"{dialect.insert} INTO {name} ({dialect.identifiers(columns)}) "
         f"SELECT {', '.join(staged)} FROM {stage} WHERE {condition}"
     )
-    if load.table.write is Write.APPEND or load.table.replaces:
+    if spec.table.write is Write.APPEND or spec.table.replaces:
         return Merge(plain)
-    conflict = f"{plain} ON CONFLICT ({dialect.identifiers(load.key)})"
-    rest = [(column, source) for column, source in zip(columns, staged, strict=True) if column not in load.key]
-    if Action.UPDATE in load.blacklist or not rest:
+    conflict = f"{plain} ON CONFLICT ({dialect.identifiers(spec.key)})"
+    rest = [(column, source) for column, source in zip(columns, staged, strict=True) if column not in spec.key]
+    if Action.UPDATE in spec.blacklist or not rest:
         return Merge(f"{conflict} DO NOTHING")
-    if Action.INSERT in load.blacklist:
+    if Action.INSERT in spec.blacklist:
         sets = ", ".join(f"{dialect.identifier(column)} = {source}" for column, source in rest)
         by_name = dict(zip(columns, staged, strict=True))
         same = " AND ".join(
             dialect.equals(f"{name}.{dialect.identifier(column)}", by_name[column], untyped=column in untyped)
-            for column in load.key
+            for column in spec.key
         )
         changed = any_of([differs(column, source) for column, source in rest])
         return Merge(

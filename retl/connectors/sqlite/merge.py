@@ -22,7 +22,7 @@ from retl.connectors.sqlite.dialect import affinity
 from retl.connectors.sqlite.schema import has_triggers
 from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import TargetError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.schema import native_type
 
 _STAGE = "retl_staged"
@@ -65,7 +65,7 @@ class Merger:
     def __init__(
         self,
         connection: sqlite3.Connection,
-        load: Load,
+        spec: WriteSpec,
         columns: Sequence[str],
         staged: Sequence[str],
         *,
@@ -75,7 +75,7 @@ class Merger:
         existing = inspect(connection, table)
         assert existing is not None
         self._connection = connection
-        self._load = load
+        self._spec = spec
         self._table = table
         self._stage = stage
         self._from = f"{stage} AS {_STAGE}"
@@ -83,9 +83,9 @@ class Merger:
         self._columns = list(columns)
         self._staged = {DIALECT.fold(name): f"{_STAGE}.{own}" for name, own in zip(columns, staged, strict=True)}
         self._fields = {DIALECT.fold(column.name): column for column in existing.columns}
-        self._keyed = load.table.write is Write.UPSERT and not load.table.replaces
+        self._keyed = spec.table.write is Write.UPSERT and not spec.table.replaces
         self._indexes = unique_indexes(connection, table) if self._keyed else []
-        self._key = {DIALECT.fold(name) for name in load.key}
+        self._key = {DIALECT.fold(name) for name in spec.key}
         self._collations = self._key_collations() if self._keyed else {}
 
     def run(self, most: int) -> Merged:
@@ -126,7 +126,7 @@ class Merger:
     def _statements(self, condition: str) -> Merge:
         return merge(
             DIALECT,
-            self._load,
+            self._spec,
             self._columns,
             table=self._table,
             stage=self._from,
@@ -236,7 +236,7 @@ class Merger:
 
     def _count_dropped(self, changed: int) -> int:
         """Rows that a trigger has left out without a word, by RAISE(IGNORE)."""
-        if not has_triggers(self._connection, self._table) or Action.INSERT in self._load.blacklist:
+        if not has_triggers(self._connection, self._table) or Action.INSERT in self._spec.blacklist:
             return 0
         if not self._keyed:
             (rows,) = self._connection.execute(f"SELECT COUNT(*) FROM {self._stage}").fetchone()
@@ -249,7 +249,7 @@ class Merger:
 
     def _parkable(self) -> list[tuple[UniqueIndex, list[str]]]:
         """The unique indexes beside the key, each with those of its columns that are written."""
-        if not self._keyed or Action.UPDATE in self._load.blacklist:
+        if not self._keyed or Action.UPDATE in self._spec.blacklist:
             return []
         found = []
         for index in self._indexes:
@@ -282,24 +282,24 @@ class Merger:
         )
 
 
-def put_in_place(connection: sqlite3.Connection, load: Load, table: str, shadow: str) -> None:
+def put_in_place(connection: sqlite3.Connection, spec: WriteSpec, table: str, shadow: str) -> None:
     """Make a table what its shadow is, row by row, so that its triggers see just what changes."""
     existing = inspect(connection, table)
     assert existing is not None
     columns = [name for name in existing.columns.names if name not in existing.generated]
-    key = existing.spelled(load.key, DIALECT).keys
-    keyed = bool(load.key) and frozenset(load.key) in key
+    key = existing.spelled(spec.key, DIALECT).keys
+    keyed = bool(spec.key) and frozenset(spec.key) in key
     there, new = DIALECT.identifier(table), DIALECT.identifier(shadow)
     gone = ""
     if keyed:
         same = " AND ".join(
             f"{new}.{name} = {there}.{name} AND {new}.{name} IS {there}.{name} COLLATE BINARY"
-            for name in map(DIALECT.identifier, load.key)
+            for name in map(DIALECT.identifier, spec.key)
         )
         gone = f" WHERE NOT EXISTS (SELECT 1 FROM {new} WHERE {same})"
     connection.execute(f"DELETE FROM {there}{gone}")
-    spec = replace(load.table, pre_action=PreAction.NONE, write=Write.UPSERT if keyed else Write.APPEND)
-    upsert = replace(load, table=spec)
+    upserted = replace(spec.table, pre_action=PreAction.NONE, write=Write.UPSERT if keyed else Write.APPEND)
+    upsert = replace(spec, table=upserted)
     staged = [DIALECT.identifier(name) for name in columns]
     Merger(connection, upsert, columns, staged, table=table, stage=new).write()
     connection.execute(f"DROP TABLE {new}")

@@ -10,7 +10,7 @@ from retl.connectors.sqlite.catalog import Table, find, table_names
 from retl.connectors.sqlite.dialect import DIALECT
 from retl.model.actions import Action, PreAction
 from retl.model.errors import TargetError, UnsupportedError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 
 _NAME = r"""(?:"(?:[^"]|"")*"|\[[^\]]*\]|`(?:[^`]|``)*`|'(?:[^']|'')*'|[A-Za-z0-9_$\x80-\U0010ffff]+)"""
 _HEAD = re.compile(rf"CREATE TABLE {_NAME}")
@@ -18,9 +18,9 @@ _HEAD = re.compile(rf"CREATE TABLE {_NAME}")
 _CONTENT = re.compile(rf"\bcontent\s*=\s*({_NAME})", re.IGNORECASE)
 
 
-def check_table(connection: sqlite3.Connection, load: Load) -> Table | None:
+def check_table(connection: sqlite3.Connection, spec: WriteSpec) -> Table | None:
     """The target's table by its own spelling. Raises ``UnsupportedError`` for one that cannot be written."""
-    table = find(connection, load.table.to)
+    table = find(connection, spec.table.to)
     if table is None or table.kind == "table":
         return table
     if table.kind == "view":
@@ -30,7 +30,7 @@ def check_table(connection: sqlite3.Connection, load: Load) -> Table | None:
             f"{table.name!r} is a part of a virtual table, which nothing else may write.",
             remedy="name another table with to.",
         )
-    if load.table.pre_action is not PreAction.NONE:
+    if spec.table.pre_action is not PreAction.NONE:
         raise UnsupportedError(
             f"{table.name!r} is a virtual table, which cannot be refreshed as a whole.",
             remedy='use pre_action = "none".',
@@ -65,9 +65,9 @@ def has_triggers(connection: sqlite3.Connection, table: str) -> bool:
     return any(kind == "trigger" for kind, _, _ in belongings(connection, table))
 
 
-def check_swap(connection: sqlite3.Connection, load: Load, table: str) -> None:
+def check_swap(connection: sqlite3.Connection, spec: WriteSpec, table: str) -> None:
     """A table with triggers is not replaced: what differs is written, so that they fire."""
-    forbidden = sorted({Action.INSERT, Action.UPDATE, Action.DELETE} & load.blacklist)
+    forbidden = sorted({Action.INSERT, Action.UPDATE, Action.DELETE} & spec.blacklist)
     if forbidden and has_triggers(connection, table):
         raise UnsupportedError(
             f"{table!r} has triggers, which a swap fires by writing what differs, but the blacklist forbids {forbidden[0]}.",
@@ -83,31 +83,31 @@ def rename(connection: sqlite3.Connection, old: str, new: str) -> None:
     connection.execute(f"ALTER TABLE {DIALECT.identifier(old)} RENAME TO {DIALECT.identifier(new)}")
 
 
-def remove_leftovers(connection: sqlite3.Connection, load: Load) -> None:
+def remove_leftovers(connection: sqlite3.Connection, spec: WriteSpec) -> None:
     """Drop the shadows that a crash or another owner of the pipeline left behind."""
     for name in table_names(connection, ("table",)):
-        if is_shadow(DIALECT.fold(name), DIALECT.fold(load.table.to), load.pipeline):
+        if is_shadow(DIALECT.fold(name), DIALECT.fold(spec.table.to), spec.pipeline):
             drop(connection, name)
 
 
-def begin_refresh(connection: sqlite3.Connection, load: Load, existing: Table | None) -> str:
+def begin_refresh(connection: sqlite3.Connection, spec: WriteSpec, existing: Table | None) -> str:
     """Do the pre-action; returns the name of the table to load, which is still to be made where there was none."""
     if existing is None:
         # Also a first load is seen as a whole or not at all.
-        swaps = load.table.pre_action is PreAction.SWAP
-        return _shadow(load) if swaps else load.table.to
-    if load.table.pre_action is PreAction.TRUNCATE:
+        swaps = spec.table.pre_action is PreAction.SWAP
+        return _shadow(spec) if swaps else spec.table.to
+    if spec.table.pre_action is PreAction.TRUNCATE:
         _empty(connection, existing.name)
-    elif load.table.pre_action is PreAction.RENAME_AND_CREATE:
-        _archive(connection, load, existing.name)
-    elif load.table.pre_action is PreAction.SWAP:
-        create_like(connection, _sql_of(connection, existing.name), _shadow(load))
-        return _shadow(load)
+    elif spec.table.pre_action is PreAction.RENAME_AND_CREATE:
+        _archive(connection, spec, existing.name)
+    elif spec.table.pre_action is PreAction.SWAP:
+        create_like(connection, _sql_of(connection, existing.name), _shadow(spec))
+        return _shadow(spec)
     return existing.name
 
 
-def _shadow(load: Load) -> str:
-    return shadow_name(DIALECT.fold(load.table.to), load.pipeline, load.epoch)
+def _shadow(spec: WriteSpec) -> str:
+    return shadow_name(DIALECT.fold(spec.table.to), spec.pipeline, spec.epoch)
 
 
 def _empty(connection: sqlite3.Connection, table: str) -> None:
@@ -119,11 +119,11 @@ def _empty(connection: sqlite3.Connection, table: str) -> None:
         )
 
 
-def _archive(connection: sqlite3.Connection, load: Load, table: str) -> None:
+def _archive(connection: sqlite3.Connection, spec: WriteSpec, table: str) -> None:
     """Rename the table away and create it anew; a refresh that is carried on only empties it again."""
-    assert load.refresh is not None
-    archive = archive_name(table, load.refresh.scan_id)
-    if not load.refresh.archives or find(connection, archive) is not None:
+    assert spec.refresh is not None
+    archive = archive_name(table, spec.refresh.scan_id)
+    if not spec.refresh.archives or find(connection, archive) is not None:
         _empty(connection, table)
         return
     sql, owned, numbered = _sql_of(connection, table), belongings(connection, table), _sequence(connection, table)
@@ -175,13 +175,13 @@ def _indexes_of_text(connection: sqlite3.Connection, table: str) -> list[str]:
     return found
 
 
-def prune_archives(connection: sqlite3.Connection, load: Load) -> None:
+def prune_archives(connection: sqlite3.Connection, spec: WriteSpec) -> None:
     """Drop the oldest archives beyond ``keep_archives``; all stay where it is ``None``."""
-    table, keep = DIALECT.fold(load.table.to), load.table.keep_archives
+    table, keep = DIALECT.fold(spec.table.to), spec.table.keep_archives
     if keep is None:
         return
     # The archive of this scan is the newest one, also where the wall clock was set back.
-    newest = archive_name(table, load.refresh.scan_id) if load.refresh else ""
+    newest = archive_name(table, spec.refresh.scan_id) if spec.refresh else ""
     found = [name for name in table_names(connection, ("table",)) if is_archive(DIALECT.fold(name), table)]
     for name in sorted(found, key=lambda name: (DIALECT.fold(name) == newest, DIALECT.fold(name)))[:-keep]:
         drop(connection, name)

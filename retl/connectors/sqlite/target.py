@@ -19,7 +19,7 @@ from retl.connectors.sqlite.writer import SQLiteWriter
 from retl.model.actions import PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError, RetlError, UnsupportedError
-from retl.model.plan import BatchSize, Load, TargetPreview
+from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
@@ -55,14 +55,14 @@ class SQLiteTarget(Target):
     async def location(self, table: str) -> str | None:
         return await self._file.location(_plain_name(table))
 
-    async def preview(self, load: Load) -> TargetPreview:
-        return await self._file.look(_preview, _named(load))
+    async def preview(self, spec: WriteSpec) -> TargetPreview:
+        return await self._file.look(_preview, _named(spec))
 
-    async def prepare(self, load: Load, fenced: FencedCheckpoint | None) -> TableWriter:
-        load = _named(load)
+    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
+        spec = _named(spec)
         await self._file.run(use_wal)
-        table, columns = await self._file.transaction(_prepare, load, fenced)
-        writer = SQLiteWriter(self._file, load, table=table, columns=columns)
+        table, columns = await self._file.transaction(_prepare, spec, fenced)
+        writer = SQLiteWriter(self._file, spec, table=table, columns=columns)
         try:
             await writer.open()
         except BaseException:
@@ -82,9 +82,9 @@ class SQLiteTarget(Target):
         await self._store.aclose()
 
 
-def _named(load: Load) -> Load:
+def _named(spec: WriteSpec) -> WriteSpec:
     """The load with the plain name of its table."""
-    return replace(load, table=replace(load.table, to=_plain_name(load.table.to)))
+    return replace(spec, table=replace(spec.table, to=_plain_name(spec.table.to)))
 
 
 def _plain_name(table: str) -> str:
@@ -101,26 +101,26 @@ def _plain_name(table: str) -> str:
     return name
 
 
-def _look(connection: sqlite3.Connection, load: Load) -> tuple[Table | None, TableChange]:
+def _look(connection: sqlite3.Connection, spec: WriteSpec) -> tuple[Table | None, TableChange]:
     """The table that is there, and what has to be done to it. Raises ``ConfigError`` for what cannot be done."""
-    table = schema.check_table(connection, load)
-    columns, limit = len(load.schema.names), connection.getlimit(sqlite3.SQLITE_LIMIT_COLUMN)
+    table = schema.check_table(connection, spec)
+    columns, limit = len(spec.schema.names), connection.getlimit(sqlite3.SQLITE_LIMIT_COLUMN)
     if columns > limit:
         raise UnsupportedError(
             f"{columns:,} columns are more than the {limit:,} that this SQLite gives a table.",
             remedy="choose fewer with columns or exclude.",
         )
-    if table and load.table.pre_action is PreAction.SWAP:
-        schema.check_swap(connection, load, table.name)
+    if table and spec.table.pre_action is PreAction.SWAP:
+        schema.check_swap(connection, spec, table.name)
     types = STRICT_TYPES if table and table.strict else TYPES
-    existing = inspect(connection, load.table.to) if table else None
-    return table, fit(load, existing, TARGET_DIALECT, types)
+    existing = inspect(connection, spec.table.to) if table else None
+    return table, fit(spec, existing, TARGET_DIALECT, types)
 
 
-def _preview(connection: sqlite3.Connection, load: Load) -> TargetPreview:
-    table, change = _look(connection, load)
-    existing = inspect(connection, load.table.to) if table else None
-    plan = describe_refresh(load, existing, change, TARGET_DIALECT)
+def _preview(connection: sqlite3.Connection, spec: WriteSpec) -> TargetPreview:
+    table, change = _look(connection, spec)
+    existing = inspect(connection, spec.table.to) if table else None
+    plan = describe_refresh(spec, existing, change, TARGET_DIALECT)
     if table is None:
         return plan
     if not change.added:
@@ -144,16 +144,16 @@ def _warnings(connection: sqlite3.Connection, table: str) -> list[str]:
 
 
 def _prepare(
-    connection: sqlite3.Connection, load: Load, fenced: FencedCheckpoint | None
+    connection: sqlite3.Connection, spec: WriteSpec, fenced: FencedCheckpoint | None
 ) -> tuple[str, tuple[str, ...]]:
     """Everything that must happen before the first row, in one transaction."""
     if fenced is not None:
         run_step(connection, state.save(fenced))
-    elif load.fence is not None and load.state_in_target:
-        run_step(connection, state.prove(load.fence))
-    schema.remove_leftovers(connection, load)
-    existing, change = _look(connection, load)
-    table = schema.begin_refresh(connection, load, existing)
+    elif spec.fence is not None and spec.state_in_target:
+        run_step(connection, state.prove(spec.fence))
+    schema.remove_leftovers(connection, spec)
+    existing, change = _look(connection, spec)
+    table = schema.begin_refresh(connection, spec, existing)
     for statement in change.statements(TARGET_DIALECT, table):
         connection.execute(statement)
     return table, change.columns

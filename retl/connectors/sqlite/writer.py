@@ -25,7 +25,7 @@ from retl.connectors.sqlite.pages import Image
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.window import Slice
 from retl.state import sql as state
 from retl.state.sqlite import run_step
@@ -42,14 +42,14 @@ _NO_JSON = "JSON has no NaN and no infinity: they would become null"
 class SQLiteWriter(TableWriter):
     """Writes one scan of one table. Made by ``SQLiteTarget.prepare``."""
 
-    def __init__(self, file: SQLiteFile, load: Load, *, table: str, columns: Sequence[str]) -> None:
+    def __init__(self, file: SQLiteFile, spec: WriteSpec, *, table: str, columns: Sequence[str]) -> None:
         self._file = file
-        self._load = load
+        self._spec = spec
         self._table = table
         self._columns = list(columns)
-        self._logical = {column.name: column.type for column in load.schema}
-        self._refusals = Refusals(load)
-        self._keys = KeyWatch(load)
+        self._logical = {column.name: column.type for column in spec.schema}
+        self._refusals = Refusals(spec)
+        self._keys = KeyWatch(spec)
         self._names = [f"c{number}" for number in range(len(self._columns))]
         self._image = Image(len(self._names))
         self._on_disk = 0
@@ -121,7 +121,7 @@ class SQLiteWriter(TableWriter):
             (not_a_number(column), _NO_JSON if pa.types.is_nested(column.type) else _NO_NAN),
             (unprintable_times(column), "the time lies outside the years 1 to 9999"),
         ]
-        if name in self._load.key and column.null_count:
+        if name in self._spec.key and column.null_count:
             found.append((column.is_null(), "the key is NULL"))
         if column.type == pa.uint64() and column.null_count < len(column) and pc.max(column).as_py() > _LARGEST_INTEGER:
             found.append(
@@ -142,7 +142,7 @@ class SQLiteWriter(TableWriter):
         self._image.close()
         self._image = Image(len(self._names))
         self._keys.clear()
-        self._refusals = Refusals(self._load)
+        self._refusals = Refusals(self._spec)
 
     async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
         await self._file.run(self._settle)
@@ -173,7 +173,7 @@ class SQLiteWriter(TableWriter):
         return self._counted(merged, older, found)
 
     def _merge(self, connection: sqlite3.Connection, rejects_left: int) -> Merged:
-        merger = Merger(connection, self._load, self._columns, self._names, table=self._table, stage=self._stage_name)
+        merger = Merger(connection, self._spec, self._columns, self._names, table=self._table, stage=self._stage_name)
         merged = merger.run(rejects_left + MOST_SHOWN)
         for values, reason in merged.refused:
             column = next((name for name in self._columns if _names(reason, name)), "")
@@ -183,7 +183,7 @@ class SQLiteWriter(TableWriter):
     def _counted(self, merged: Merged, older: int, found: int) -> Commit:
         """Every row that was given, in one of the counts; with a blacklist nobody knows why a row was not written."""
         unchanged = self._staged - older - len(merged.refused) - merged.changed - merged.dropped
-        partly = {Action.INSERT, Action.UPDATE} & self._load.blacklist
+        partly = {Action.INSERT, Action.UPDATE} & self._spec.blacklist
         return Commit(
             rows=self._staged + found,
             changed=merged.changed,
@@ -195,11 +195,11 @@ class SQLiteWriter(TableWriter):
 
     def _keep_newest(self, connection: sqlite3.Connection) -> int:
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
-        doubtful, all_but_newest = keep_newest(self._load, self._columns, self._names, self._stage_name)
+        doubtful, all_but_newest = keep_newest(self._spec, self._columns, self._names, self._stage_name)
         found = connection.execute(doubtful).fetchone()
         if found is not None:
             raise repeated_key(
-                self._load.key, json_text(dict(zip(self._load.key, found, strict=True))), self._load.unread_cursor
+                self._spec.key, json_text(dict(zip(self._spec.key, found, strict=True))), self._spec.unread_cursor
             )
         return connection.execute(all_but_newest).rowcount
 
@@ -213,15 +213,15 @@ class SQLiteWriter(TableWriter):
     def _finish(self, connection: sqlite3.Connection, fenced: FencedCheckpoint | None) -> None:
         if fenced is not None:
             run_step(connection, state.save(fenced))
-        table = self._load.table
+        table = self._spec.table
         if table.pre_action is PreAction.SWAP and self._table != table.to:
             self._switch(connection, table.to)
-        if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._load.blacklist:
-            schema.prune_archives(connection, self._load)
+        if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._spec.blacklist:
+            schema.prune_archives(connection, self._spec)
 
     def _switch(self, connection: sqlite3.Connection, table: str) -> None:
         if schema.has_triggers(connection, table):
-            put_in_place(connection, self._load, table, self._table)
+            put_in_place(connection, self._spec, table, self._table)
         else:
             schema.switch(connection, table, self._table)
 
@@ -229,7 +229,7 @@ class SQLiteWriter(TableWriter):
         self._forget()
         with suppress(RetlError):
             await self._file.run(_drop_stage)
-        if self._table != self._load.table.to:
+        if self._table != self._spec.table.to:
             with suppress(RetlError):  # the next scan drops it too
                 await self._file.transaction(schema.drop, self._table)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from retl.connectors import DuckDB
 from retl.connectors.base import Commit, TableWriter
 from retl.model.checkpoint import Fence, FencedCheckpoint
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.testing import table_spec
@@ -115,5 +115,5 @@ def old_mark(session: Session) -> FencedCheckpoint:
     )
 
 
-def loading(session: Session, table: TableSpec, schema: pa.Schema = PEOPLE, **words: Any) -> Load:
+def loading(session: Session, table: TableSpec, schema: pa.Schema = PEOPLE, **words: Any) -> WriteSpec:
     return session.load(table, schema=schema, **words)

@@ -25,7 +25,7 @@ from retl.connectors import DuckDB, SQLite
 from retl.connectors.duckdb.types import TYPES
 from retl.connectors.sql.text import to_text
 from retl.model.errors import RowsRejected, SchemaDrift, UnsupportedError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.schema import field
 from retl.model.window import Slice
 from tests.integration.duckdb.scenes import Scene, scan, spec
@@ -521,7 +521,9 @@ async def test_sqlite_to_duckdb(scene: Scene, tmp_path: Path) -> None:
         )
         batch = pa.RecordBatch.from_arrays([pa.array(range(len(column)), pa.int32()), column], schema=promised)
         target = SQLite(middle).target()
-        load = Load(pipeline="p", table=spec(f"t{number}"), schema=promised, key=("id",), scan_id="s", unique_key=True)
+        load = WriteSpec(
+            pipeline="p", table=spec(f"t{number}"), schema=promised, key=("id",), scan_id="s", unique_key=True
+        )
         writer = await target.prepare(load, None)
         await writer.write(batch)
         await writer.commit(None, Slice(index=0), 0)

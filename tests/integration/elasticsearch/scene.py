@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch.documents import document_schema
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.schema import field
 from retl.model.table import TableSpec
 from retl.testing import table_spec
@@ -64,13 +64,13 @@ def load_of(
     cursor: pa.Field | None = None,
     index: Mapping[str, Any] | None = None,
     **words: Any,
-) -> Load:
+) -> WriteSpec:
     """A scan of whole documents."""
     schema = document_schema(cursor, index)
     return session.load(table, schema=schema, **{"key": ("_id",), "unique_key": True, **words})
 
 
-def batch_of(load: Load, rows: Iterable[tuple[Any, ...]]) -> pa.RecordBatch:
+def batch_of(load: WriteSpec, rows: Iterable[tuple[Any, ...]]) -> pa.RecordBatch:
     """Documents: ``_id``, routing, content (a value, or its bytes), and the cursor where there is one."""
     columns: list[list[Any]] = [[] for _ in load.schema]
     for row in rows:
@@ -87,7 +87,7 @@ def batch_of(load: Load, rows: Iterable[tuple[Any, ...]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=load.schema)
 
 
-async def scan(session: Session, load: Load, rows: Iterable[tuple[Any, ...]], *, rejects_left: int = 0) -> Any:
+async def scan(session: Session, load: WriteSpec, rows: Iterable[tuple[Any, ...]], *, rejects_left: int = 0) -> Any:
     """A whole scan of one slice; what its commit said."""
     writer = await session.prepare(load)
     try:

@@ -18,7 +18,7 @@ from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.documents import document_schema
 from retl.connectors.elasticsearch.encode import Encoder, Lines
 from retl.model.errors import ConfigError, ConnectionFailed, TargetBusy, TargetError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.testing import table_spec
 from tests.integration.elasticsearch.standin import (
     StandIn,
@@ -52,7 +52,7 @@ def documents(first: int, last: int, size: int = 10) -> Lines:
     batch = pa.RecordBatch.from_arrays(
         [pa.array(names, pa.string()), pa.nulls(len(names), pa.string()), pa.array(sources, pa.binary())], schema=schema
     )
-    load = Load("p", table_spec("t"), schema, ("_id",), "scan", unique_key=True)
+    load = WriteSpec("p", table_spec("t"), schema, ("_id",), "scan", unique_key=True)
     lines, _ = Encoder(load, schema.names, operation="index", versions=False)(batch)
     return lines
 

@@ -13,7 +13,7 @@ import pytest
 
 from retl.connectors import MySQL
 from retl.model.errors import ConfigError, ConnectionFailed
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.testing import collect, table_spec
 from retl.testing.target_base import Session
 from tests.integration.mysql.targets import PEOPLE, Scene, people, scan, spec
@@ -150,7 +150,7 @@ async def test_a_binary_log_of_statements_is_refused_before_anything_is_written(
     with mariadb.started("--log-bin", "--binlog-format=STATEMENT") as server, server.fresh_database() as database:
         scene = Scene(server, database)
         target = scene.options().target()
-        load = Load(pipeline="p", table=spec(), schema=PEOPLE, key=("id",), scan_id="s")
+        load = WriteSpec(pipeline="p", table=spec(), schema=PEOPLE, key=("id",), scan_id="s")
         with pytest.raises(ConfigError, match="binary log") as refused:
             await target.preview(load)
         assert "binlog_format" in refused.value.remedy

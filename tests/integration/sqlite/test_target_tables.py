@@ -12,7 +12,7 @@ from retl.connectors.sql.tables import shadow_name
 from retl.model.actions import Action
 from retl.model.checkpoint import Refresh
 from retl.model.errors import ConfigError, StateError, TargetError, UnsupportedError
-from retl.model.plan import Load
+from retl.model.plan import WriteSpec
 from retl.model.window import Slice
 from retl.testing.target_base import FIRST, with_refresh
 from tests.integration.duckdb.scenes import commit, loading, people, scan, spec
@@ -340,7 +340,7 @@ async def test_what_was_only_half_loaded_is_no_archive(scene: Scene) -> None:
 
 async def test_the_file_is_in_wal_mode_wherever_the_checkpoints_are(scene: Scene) -> None:
     target = scene.target().target()
-    writer = await target.prepare(Load("p", spec(), NEW.schema, ("id",), "s"), None)
+    writer = await target.prepare(WriteSpec("p", spec(), NEW.schema, ("id",), "s"), None)
     await writer.write(NEW)
     await writer.commit(None, Slice(index=0), 0)
     await writer.finish(None)
