@@ -12,7 +12,7 @@ import pyarrow as pa
 
 import retl
 from benchmarks import common
-from retl.connectors.base import Commit, Source, SystemInfo, TableWriter, Target
+from retl.connectors.base import CommitResult, Source, SystemInfo, TableWriter, Target
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint
 from retl.model.plan import BatchSize, SourcePlan, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
@@ -94,9 +94,9 @@ class DroppingWriter(TableWriter):
     async def discard(self) -> None:
         self._rows = 0
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         rows, self._rows = self._rows, 0
-        return Commit(rows)
+        return CommitResult(rows)
 
     async def count(self) -> int:
         return 0

@@ -72,7 +72,7 @@ def with_rejects(batch: pa.RecordBatch, rejects: Mapping[int, RowReject]) -> pa.
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CommitResult:
     """What one commit did. Every row that was given to it is counted in one of these, where the target can tell."""
 
     rows: int
@@ -182,7 +182,7 @@ class TableWriter(ABC):
         """Forget what is staged; the engine will read the slice again."""
 
     @abstractmethod
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         """Make the staged rows part of the target.
 
         Where ``fenced`` is given (the target holds the checkpoints), the rows, the

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from retl.connectors.base import Commit, Source, Target, TargetTable
+from retl.connectors.base import CommitResult, Source, Target, TargetTable
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
@@ -55,7 +55,7 @@ class Counters:
     null_cursor_rows: int = 0
     warnings: list[str] = field(default_factory=list)
 
-    def add(self, done: Commit) -> None:
+    def add(self, done: CommitResult) -> None:
         """Count what a commit did."""
         self.changed = _sum(self.changed, done.changed)
         self.unchanged = _sum(self.unchanged, done.unchanged)

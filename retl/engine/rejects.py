@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 import pyarrow as pa
 
-from retl.connectors.base import REJECT, Commit, TableWriter
+from retl.connectors.base import REJECT, CommitResult, TableWriter
 from retl.model.checkpoint import FencedCheckpoint, Reject
 from retl.model.errors import RowsRejected
 from retl.model.plan import WriteSpec
@@ -52,7 +52,7 @@ class SourceRejects(TableWriter):
         self._rejects.clear()
         await self._writer.discard()
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         mine = tuple(self._rejects)
         self._check(rejects_left)
         try:

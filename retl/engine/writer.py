@@ -13,7 +13,7 @@ import anyio
 import msgspec
 import pyarrow as pa
 
-from retl.connectors.base import Commit, TableWriter
+from retl.connectors.base import CommitResult, TableWriter
 from retl.engine import guard
 from retl.engine.channel import Channel, ChannelClosed
 from retl.engine.checkpoints import after_scan, after_slice, higher, with_rows
@@ -236,7 +236,7 @@ class Writer:
             self._given_back = now
             pa.default_memory_pool().release_unused()
 
-    def _note(self, done: Commit, *, complete: bool) -> None:
+    def _note(self, done: CommitResult, *, complete: bool) -> None:
         context, counters = self._context, self._context.counters
         counters.slices += complete
         counters.add(done)

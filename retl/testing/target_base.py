@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from retl.connectors.base import Commit, TableWriter, Target
+from retl.connectors.base import CommitResult, TableWriter, Target
 from retl.model.actions import PreAction
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh
 from retl.model.plan import WriteSpec
@@ -153,7 +153,7 @@ class Session:
 
     async def commit(
         self, writer: TableWriter, watermark: str | None = None, *, rejects_left: int = 0, part: Slice | None = None
-    ) -> Commit:
+    ) -> CommitResult:
         return await writer.commit(self.fenced(watermark), part or Slice(index=0), rejects_left)
 
     async def finish(self, writer: TableWriter, watermark: str | None = None) -> None:
@@ -161,7 +161,7 @@ class Session:
 
     async def scan(
         self, rows: Iterable[Row], table: TableSpec = UPSERT, *, watermark: str | None = None, **words: Any
-    ) -> Commit:
+    ) -> CommitResult:
         """A whole scan of one slice."""
         writer = await self.prepare(self.load(table, **words))
         try:

@@ -13,7 +13,7 @@ import pytest
 
 import retl
 from retl import events
-from retl.connectors.base import Commit, TableWriter
+from retl.connectors.base import CommitResult, TableWriter
 from retl.connectors.sqlite.target import SQLiteTarget
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Reject
 from retl.model.plan import BatchSize, SourcePlan, WriteSpec
@@ -191,7 +191,7 @@ class Telling(SQLiteTarget):
         writer = await super().prepare(load, fenced)
         commit, count = writer.commit, writer.count
 
-        async def told(fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+        async def told(fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
             return dataclasses.replace(await commit(fenced, part, rejects_left), **self.commits.pop(0))
 
         async def fewer() -> int:

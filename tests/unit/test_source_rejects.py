@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pytest
 
-from retl.connectors.base import Commit, RowReject, TableWriter, with_rejects
+from retl.connectors.base import CommitResult, RowReject, TableWriter, with_rejects
 from retl.engine.guard import apply_null_cursor
 from retl.engine.rejects import SourceRejects
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
@@ -44,14 +44,14 @@ class Kept(TableWriter):
     async def discard(self) -> None:
         self.names.clear()
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         self.allowed.append(rejects_left)
         theirs = [Reject(table="t", key="k", reason="r", content="c") for name in self.names if name == "refused"]
         if len(theirs) > rejects_left:
             error = RowsRejected("too many")
             error.rejects = theirs
             raise error
-        return Commit(len(self.names), rejects=theirs)
+        return CommitResult(len(self.names), rejects=theirs)
 
     async def count(self) -> int:
         return len(self.names)

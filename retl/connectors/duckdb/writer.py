@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from retl.connectors.base import Commit, TableWriter
+from retl.connectors.base import CommitResult, TableWriter
 from retl.connectors.duckdb import schema
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.exchange import Exchange
@@ -80,17 +80,17 @@ class DuckDBWriter(TableWriter):
 
     # Committing -------------------------------------------------------------
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         changed = await self._file.run(self._commit, fenced, part, rejects_left)
         done = self._counted(changed)
         await self._file.run(self._stage.create)
         self._forget()
         return done
 
-    def _counted(self, changed: int) -> Commit:
+    def _counted(self, changed: int) -> CommitResult:
         """Every row that was given, in one of the counts; with a blacklist nobody knows why a row was not written."""
         partly = {Action.INSERT, Action.UPDATE} & self._spec.blacklist
-        return Commit(
+        return CommitResult(
             rows=self._staged + self._older + len(self._refusals.rows),
             changed=changed,
             unchanged=None if partly else self._staged - changed,

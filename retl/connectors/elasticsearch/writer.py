@@ -14,7 +14,7 @@ import anyio.to_thread
 import msgspec
 import pyarrow as pa
 
-from retl.connectors.base import Commit, TableWriter
+from retl.connectors.base import CommitResult, TableWriter
 from retl.connectors.elasticsearch import index
 from retl.connectors.elasticsearch.appended import take_back
 from retl.connectors.elasticsearch.bulk import Bulk, Conflict, left_alone, taken_by_others
@@ -155,7 +155,7 @@ class ElasticsearchWriter(TableWriter):
         self._repeats.clear()
         self._refusals = Refusals(self._spec)
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         if part.scope is not None:
             raise UnsupportedError(
                 "this target cannot replace the documents of one file in one step.",
@@ -172,7 +172,7 @@ class ElasticsearchWriter(TableWriter):
             await to_the_end(self._store.save(fenced))
         bulk = self._bulk
         self._sure += bulk.written if self._spec.unique_key or self._encoder.makes_ids else bulk.created
-        done = Commit(
+        done = CommitResult(
             rows=bulk.written + bulk.unchanged + bulk.older + bulk.dropped,
             rejects=rejects,
             unchanged=bulk.unchanged if self._job.operation == "create" or self._job.only_existing else None,

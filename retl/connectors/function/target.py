@@ -15,7 +15,7 @@ import anyio
 import numpy as np
 import pyarrow as pa
 
-from retl.connectors.base import Commit, SystemInfo, TableWriter, Target
+from retl.connectors.base import CommitResult, SystemInfo, TableWriter, Target
 from retl.connectors.function.calls import call_user, check_callable, guarded, positional, write_failed
 from retl.connectors.function.values import Unfit, drop_unfit, python_rows
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows
@@ -247,13 +247,13 @@ class _FunctionWriter(TableWriter):
         self._delivered = 0
         self._refusals = Refusals(self._spec)
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         if part.scope is not None:
             raise UnsupportedError("a function cannot delete the rows that a slice replaces.")
         self._refusals.check(
             rejects_left, f"the slice failed; {self._delivered:,} rows of it were delivered and will be again"
         )
-        done = Commit(rows=self._delivered + len(self._refusals.rows), rejects=self._refusals.rows)
+        done = CommitResult(rows=self._delivered + len(self._refusals.rows), rejects=self._refusals.rows)
         self._committed += self._delivered
         await self.discard()
         return done

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pyarrow as pa
 
-from retl.connectors.base import Commit
+from retl.connectors.base import CommitResult
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import TargetRefused, of_rows
 from retl.connectors.mysql.job import Job
@@ -77,7 +77,7 @@ class StagedWriter(MySQLWriter):
         self._keys.clear()
         self._dirty = True
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         await self._settle()
         await self._clean()
         self._refusals.check(rejects_left)
@@ -93,7 +93,7 @@ class StagedWriter(MySQLWriter):
             return await self._transaction(fenced, part, rejects_left)
 
         changed = await self._again_while_busy(attempt)
-        done = Commit(self._rows, changed, self._refusals.rows, unchanged=unchanged)
+        done = CommitResult(self._rows, changed, self._refusals.rows, unchanged=unchanged)
         self._forget()
         return done
 

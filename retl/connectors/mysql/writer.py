@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pyarrow as pa
 
-from retl.connectors.base import Commit, TableWriter
+from retl.connectors.base import CommitResult, TableWriter
 from retl.connectors.mysql import refresh, schema
 from retl.connectors.mysql.connection import MySQLConnection, connected
 from retl.connectors.mysql.ddl import Ddl
@@ -199,7 +199,7 @@ class DirectWriter(MySQLWriter):
         self._begun.clear()
         self._forget()
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         assert part.scope is None, "an empty table has no rows of a scope"
         await self._settle()
         self._refusals.check(rejects_left)
@@ -212,7 +212,7 @@ class DirectWriter(MySQLWriter):
         await self._save(fenced)
         self._begun.clear()
         self._committed += self._rows
-        done = Commit(self._rows, self._rows, self._refusals.rows, unchanged=0)
+        done = CommitResult(self._rows, self._rows, self._refusals.rows, unchanged=0)
         self._forget()
         return done
 

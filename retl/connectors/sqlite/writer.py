@@ -12,7 +12,7 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retl.connectors.base import Commit, TableWriter
+from retl.connectors.base import CommitResult, TableWriter
 from retl.connectors.sql.keys import KeyWatch, keep_newest, repeated_key
 from retl.connectors.sql.rejects import MOST_SHOWN, Refusals
 from retl.connectors.sql.text import json_text, not_a_number, not_utf8, to_text, unprintable_times
@@ -144,7 +144,7 @@ class SQLiteWriter(TableWriter):
         self._keys.clear()
         self._refusals = Refusals(self._spec)
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> Commit:
+    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
         await self._file.run(self._settle)
         found = len(self._refusals.rows)
         done = await self._file.transaction(self._commit, fenced, part, rejects_left, found)
@@ -158,7 +158,7 @@ class SQLiteWriter(TableWriter):
         part: Slice,
         rejects_left: int,
         found: int,
-    ) -> Commit:
+    ) -> CommitResult:
         del self._refusals.rows[found:]  # a transaction that is tried again finds its refused rows anew
         if fenced is not None:
             run_step(connection, state.save(fenced))
@@ -180,11 +180,11 @@ class SQLiteWriter(TableWriter):
             self._refusals.add(dict(zip(self._columns, values, strict=True)), reason, column)
         return merged
 
-    def _counted(self, merged: Merged, older: int, found: int) -> Commit:
+    def _counted(self, merged: Merged, older: int, found: int) -> CommitResult:
         """Every row that was given, in one of the counts; with a blacklist nobody knows why a row was not written."""
         unchanged = self._staged - older - len(merged.refused) - merged.changed - merged.dropped
         partly = {Action.INSERT, Action.UPDATE} & self._spec.blacklist
-        return Commit(
+        return CommitResult(
             rows=self._staged + found,
             changed=merged.changed,
             unchanged=None if partly else unchanged,

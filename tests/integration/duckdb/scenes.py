@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from retl.connectors import DuckDB
-from retl.connectors.base import Commit, TableWriter
+from retl.connectors.base import CommitResult, TableWriter
 from retl.model.checkpoint import Fence, FencedCheckpoint
 from retl.model.plan import WriteSpec
 from retl.model.table import TableSpec
@@ -80,7 +80,7 @@ async def scan(
     *,
     rejects_left: int = 0,
     **words: Any,
-) -> Commit:
+) -> CommitResult:
     """A whole scan of one slice, with the batches as they are."""
     load = session.load(table or spec(), **{"schema": batches[0].schema, **words})
     writer = await session.prepare(load)
@@ -100,7 +100,7 @@ async def commit(
     *,
     rejects_left: int = 0,
     part: Slice | None = None,
-) -> Commit:
+) -> CommitResult:
     for batch in batches:
         await writer.write(batch)
     return await session.commit(writer, rejects_left=rejects_left, part=part)
