@@ -9,10 +9,11 @@ from typing import Any
 
 from retl.connectors.base import Connector, Source, Target
 from retl.engine.bus import EventBus
+from retl.engine.config import KEEP_REJECTS, PipelineConfig
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
 from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
-from retl.engine.runner import KEEP_REJECTS, Parts, Runner, owner_in_words
+from retl.engine.runner import Runner, owner_in_words
 from retl.engine.schedule import make_schedule
 from retl.engine.tables import Tables
 from retl.engine.targets import claim_of, hand_over
@@ -28,7 +29,7 @@ from retl.model.status import PipelineStatus, TableStatus
 from retl.model.table import LostTarget, NewColumns, NullCursor, Table, TableOptions
 from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 __all__ = ["Finding", "Pipeline", "TablePlan"]
 
@@ -118,7 +119,7 @@ class Pipeline:
             self._tables = Tables(name, declared, defaults, actions, documents=self._target.documents, naming=naming)
             inside = self._target.state_store() if state is None else None
             self._store: StateStore = state or inside or _no_store(self._target)
-        self._parts = Parts(
+        self._config = PipelineConfig(
             name=name,
             source=self._source,
             target=self._target,
@@ -132,7 +133,7 @@ class Pipeline:
             keep_rejects=keep,
         )
         self._bus = EventBus()
-        self._runner = Runner(self._parts, self._bus)
+        self._runner = Runner(self._config, self._bus)
         self._busy = False
         self._stop_waits = False
 
@@ -145,7 +146,7 @@ class Pipeline:
         try:
             yield
         except RetlError as error:
-            error.located(pipeline=self.name)
+            error.with_context(pipeline=self.name)
             raise
 
     # Before a run -----------------------------------------------------------
@@ -153,7 +154,7 @@ class Pipeline:
     async def check(self) -> list[Finding]:
         """Test both connections and look at every table, as a preflight. Writes nothing and never raises ``RetlError``."""
         try:
-            return await Preflight(self._parts).check()
+            return await Preflight(self._config).check()
         finally:
             await self._runner.release()
 
@@ -167,7 +168,7 @@ class Pipeline:
         """
         try:
             with self._named():
-                return await Preflight(self._parts).plans(errors)
+                return await Preflight(self._config).plans(errors)
         finally:
             await self._runner.release()
 
@@ -348,14 +349,14 @@ class Pipeline:
     async def _adopt(self, fence: Fence, table: str | None) -> set[str]:
         others: set[str] = set()
         for spec in await self._tables.specs(self._source, self._target):
-            claim = await claim_of(self.name, spec, self._target, state_in_target=self._parts.state_in_target)
+            claim = await claim_of(self.name, spec, self._target, state_in_target=self._config.state_in_target)
             if claim is not None and table in (None, spec.name):
                 others |= await hand_over(self._store, fence, claim)
         return others
 
     async def aclose(self) -> None:
         """Close every connection. ``run_once`` and ``run_forever`` may be called again afterwards."""
-        await to_the_end(self._close())
+        await shielded(self._close())
 
     async def _close(self) -> None:
         async with AsyncExitStack() as closing:  # each of them, also where another one fails
@@ -390,7 +391,7 @@ class Pipeline:
     async def _let_go(self) -> None:
         """After a run: nothing stays open, and the next owner need not wait."""
         self._runner.rest()
-        await to_the_end(self._give_up())
+        await shielded(self._give_up())
 
     async def _give_up(self) -> None:
         await self._runner.lease.give_up()

@@ -89,7 +89,7 @@ class Worker:
         self._executor.shutdown(wait=False)
 
 
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
     """``work``, done whatever is cancelled meanwhile; the cancellation is raised when it is done.
 
     A shielded scope of anyio alone does not hold off ``task.cancel()``.

@@ -47,7 +47,7 @@ async def _ask(
             try:
                 answers[pipeline.name] = Answer(pipeline, await question(pipeline))
             except RetlError as error:
-                error.located(pipeline=pipeline.name)
+                error.with_context(pipeline=pipeline.name)
                 errors[pipeline.name] = error
 
     async with anyio.create_task_group() as tasks:

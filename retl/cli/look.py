@@ -48,7 +48,7 @@ def _clashes(found: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
             if finding.claim is not None:
                 check_claims(finding.claim, [claim for claim in claims if claim.target == finding.claim.target])
         except ConfigError as error:
-            text = str(error.located(pipeline=name, table=finding.subject))
+            text = str(error.with_context(pipeline=name, table=finding.subject))
             clashes.append((name, Finding("error", finding.subject, text)))
     return clashes
 
@@ -119,7 +119,7 @@ def _plan_lines(item: TablePlan) -> list[str]:
     facts = [("reads", f"{rows} in {plural(len(source.slices), 'slice')}" if source.slices else "nothing: no new rows")]
     window = source.window
     if window is not None:
-        lower = "" if window.lower is None else f"{window.lower} {'<' if window.lower_open else '<='} "
+        lower = "" if window.lower is None else f"{window.lower} {'<' if window.lower_exclusive else '<='} "
         facts.append(("window", f"{lower}{window.cursor} <= {window.upper}"))
     if source.key:
         facts.append(("key", ", ".join(source.key)))

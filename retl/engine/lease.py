@@ -20,7 +20,7 @@ from retl.model.checkpoint import Fence
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError
 from retl.state.base import LeaseRow, StateStore
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 _GIVE_UP_SECONDS = 2.0
 
@@ -130,7 +130,7 @@ class Lease:
                 )
             return None
         # A lease that is taken although its taker was cancelled would stay with a living process that knows nothing of it.
-        await to_the_end(self._take(row, owner))
+        await shielded(self._take(row, owner))
         self.holder = None if self.fence else row.owner
         return self.fence
 

@@ -30,7 +30,7 @@ def as_retl_error(error: Exception, *, pipeline: str, table: str = "", system: s
         log_unexpected("unexpected error", error, pipeline=pipeline, table=table)
         text = f"unexpected {type(error).__name__}: {error}"
         error = RetlError(text, remedy="this is a fault of retl; please report it with its log.")
-    return error.located(pipeline=pipeline, table=table, system=system)
+    return error.with_context(pipeline=pipeline, table=table, system=system)
 
 
 def error_text(error: BaseException) -> str:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from retl.connectors.base import Source, SystemInfo, Target
+from retl.engine.config import PipelineConfig
 from retl.engine.drift import check_plan, usable
 from retl.engine.log import as_retl_error
-from retl.engine.runner import Parts
 from retl.engine.targets import check_claims, check_other_table, claim_of, starting_point
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import SourcePlan, TargetPreview, WriteSpec
 from retl.model.table import TableSpec
 from retl.state.base import Claim
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,22 @@ class Finding:
 class Preflight:
     """The looks that ``check`` and ``plan`` take."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, config: PipelineConfig) -> None:
+        self._config = config
 
     async def check(self) -> list[Finding]:
         """A finding for each system and each table, whatever goes wrong."""
-        parts = self._parts
+        config = self._config
         findings: list[Finding] = []
-        systems: tuple[tuple[str, Source | Target], ...] = (("source", parts.source), ("target", parts.target))
+        systems: tuple[tuple[str, Source | Target], ...] = (("source", config.source), ("target", config.target))
         reachable = [await self._ping(findings, role, system) for role, system in systems]
         if not all(reachable):
             return findings
         errors: list[Exception] = []
         try:
-            specs = await parts.tables.specs(parts.source, parts.target, errors)
+            specs = await config.tables.specs(config.source, config.target, errors)
         except Exception as error:
-            return [*findings, Finding("error", "tables", str(as_retl_error(error, pipeline=parts.name)))]
+            return [*findings, Finding("error", "tables", str(as_retl_error(error, pipeline=config.name)))]
         findings.extend(
             Finding("error", getattr(unresolved, "table", "") or "tables", str(unresolved)) for unresolved in errors
         )
@@ -72,7 +72,7 @@ class Preflight:
             info: SystemInfo = await system.ping()
         except Exception as error:
             findings.append(
-                Finding("error", role, str(as_retl_error(error, pipeline=self._parts.name, system=system.system)))
+                Finding("error", role, str(as_retl_error(error, pipeline=self._config.name, system=system.system)))
             )
             return False
         text = " ".join(part for part in (info.product, info.version, info.detail) if part)
@@ -84,7 +84,7 @@ class Preflight:
         try:
             plan = await self.plan(spec)
         except Exception as error:
-            return [Finding("error", spec.name, str(as_retl_error(error, pipeline=self._parts.name, table=spec.name)))]
+            return [Finding("error", spec.name, str(as_retl_error(error, pipeline=self._config.name, table=spec.name)))]
         rows = "" if plan.source.rows is None else f", {plan.source.rows:,} rows to read"
         mode = "full scan" if spec.full else f"incremental by {spec.cursor}"
         ok = Finding("ok", spec.name, f"-> {spec.to}: {mode}{rows}", plan.claim)
@@ -93,36 +93,36 @@ class Preflight:
     async def plans(self, errors: list[Exception] | None) -> list[TablePlan]:
         """The plans of all tables. With ``errors`` one that cannot be planned does not hide the others."""
         found: list[TablePlan] = []
-        for spec in await self._parts.tables.specs(self._parts.source, self._parts.target, errors):
+        for spec in await self._config.tables.specs(self._config.source, self._config.target, errors):
             try:
                 found.append(await self.plan(spec))
             except Exception as error:
                 # What may pass, and a damaged state, concern every table: once is enough to tell it.
                 if errors is None or isinstance(error, TransientError | StateError):
                     raise
-                errors.append(as_retl_error(error, pipeline=self._parts.name, table=spec.name))
+                errors.append(as_retl_error(error, pipeline=self._config.name, table=spec.name))
         return found
 
     async def plan(self, spec: TableSpec) -> TablePlan:
         """What a scan of one table would do. Raises the ``RetlError`` that it would end in."""
-        parts = self._parts
+        config = self._config
         try:
-            checkpoint = (await parts.store.load(parts.name)).get(spec.name, Checkpoint())
-            await check_other_table(parts.source, parts.target, spec)
-            claim = await claim_of(parts.name, spec, parts.target, state_in_target=parts.state_in_target)
+            checkpoint = (await config.store.load(config.name)).get(spec.name, Checkpoint())
+            await check_other_table(config.source, config.target, spec)
+            claim = await claim_of(config.name, spec, config.target, state_in_target=config.state_in_target)
             if claim is not None:
-                check_claims(claim, await parts.store.claims(claim.target))
+                check_claims(claim, await config.store.claims(claim.target))
             warnings: list[str] = []
             checkpoint = usable(spec, checkpoint, warnings.append)
-            checkpoint, _ = await starting_point(parts.target, spec, checkpoint, warnings.append)
-            source = await parts.source.plan(spec, checkpoint)
+            checkpoint, _ = await starting_point(config.target, spec, checkpoint, warnings.append)
+            source = await config.source.plan(spec, checkpoint)
             try:
                 target = await self._preview(spec, checkpoint, source, warnings)
             finally:
-                await to_the_end(parts.source.finish(source))
-            told = claim if await parts.target.location(spec.to) is not None else None
+                await shielded(config.source.finish(source))
+            told = claim if await config.target.location(spec.to) is not None else None
         except RetlError as error:
-            error.located(pipeline=parts.name, table=spec.name)
+            error.with_context(pipeline=config.name, table=spec.name)
             raise
         return TablePlan(spec, source, target, (*warnings, *target.warnings), told)
 
@@ -131,13 +131,13 @@ class Preflight:
     ) -> TargetPreview:
         check_plan(source.table, checkpoint, source, warnings.append)
         load = WriteSpec(
-            pipeline=self._parts.name,
+            pipeline=self._config.name,
             table=spec,
             schema=source.schema,
             key=source.key,
             scan_id="plan",
-            blacklist=self._parts.blacklist,
+            blacklist=self._config.blacklist,
             checkpoint=checkpoint,
             unique_key=source.unique_key,
         )
-        return await self._parts.target.preview(load)
+        return await self._config.target.preview(load)

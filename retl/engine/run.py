@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from retl.engine.config import PipelineConfig
 from retl.engine.context import Emit, StopSignal, now_text
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.retry import backoff
@@ -18,10 +18,6 @@ from retl.model.errors import LeaseLost, RetlError, TransientError
 from retl.model.report import RunReport, ScanReport
 from retl.model.table import TableSpec
 
-if TYPE_CHECKING:
-    from retl.engine.runner import Parts
-
-
 _PATIENCE = 30.0
 """Seconds for which a run without a deadline tries again after transient errors."""
 _LONGEST_PAUSE = 300.0
@@ -29,7 +25,7 @@ _LONGEST_PAUSE = 300.0
 
 
 @dataclass(eq=False)
-class _Turn:
+class _QueuedScan:
     """A table's turn to be scanned; without ``spec``, that of all tables to be found."""
 
     spec: TableSpec | None
@@ -50,7 +46,7 @@ class Run:
 
     def __init__(
         self,
-        parts: Parts,
+        config: PipelineConfig,
         fence: Fence,
         *,
         deadline: float | None,
@@ -61,7 +57,7 @@ class Run:
         scans: dict[str, Scan],
         last: dict[str, ScanReport],
     ) -> None:
-        self._parts = parts
+        self._config = config
         self._fence = fence
         self._deadline = deadline
         self._emit = emit
@@ -70,7 +66,7 @@ class Run:
         self._next_tick = next_tick
         self._scans = scans
         self._last = last
-        self._waiting = [_Turn(None)]
+        self._waiting = [_QueuedScan(None)]
         self._order: list[str] = []
         self._reports: dict[str, ScanReport] = {}
         self._unresolved: list[str] = []
@@ -80,42 +76,42 @@ class Run:
     def report(self) -> RunReport:
         """What came of it so far."""
         scans = tuple(self._reports[name] for name in self._order if name in self._reports)
-        return RunReport(self._parts.name, scans, tuple(self._unresolved))
+        return RunReport(self._config.name, scans, tuple(self._unresolved))
 
     async def run(self) -> None:
         """Do it. Errors are reported and kept; ``LeaseLost`` is raised, for it ends them all."""
         while self._waiting and not self._stop.requested:
-            turn = min(self._waiting, key=lambda waiting: waiting.not_before)
-            pause = turn.not_before - time.monotonic()
+            queued = min(self._waiting, key=lambda waiting: waiting.not_before)
+            pause = queued.not_before - time.monotonic()
             if pause > 0:
                 await self._sleep(pause)  # for less if something wants attention: then it is tried now
                 if self._stop.requested:
                     break
-            self._waiting.remove(turn)
-            turn.attempts += 1
-            if turn.spec is None:
-                await self._find_tables(turn)
+            self._waiting.remove(queued)
+            queued.attempts += 1
+            if queued.spec is None:
+                await self._find_tables(queued)
             else:
-                await self._scan(turn, turn.spec)
+                await self._scan(queued, queued.spec)
 
     async def end(self) -> None:
         """What still waits to be tried again has failed: the run was stopped."""
-        for turn in self._waiting:
-            await self._give_up(turn)
+        for queued in self._waiting:
+            await self._give_up(queued)
 
-    async def _find_tables(self, turn: _Turn) -> None:
+    async def _find_tables(self, queued: _QueuedScan) -> None:
         found: list[Exception] = []
-        for spec in await self._parts.tables.specs(self._parts.source, self._parts.target, found):
+        for spec in await self._config.tables.specs(self._config.source, self._config.target, found):
             if spec.name not in self._order:
                 self._order.append(spec.name)
-                self._waiting.append(_Turn(spec))
+                self._waiting.append(_QueuedScan(spec))
         passing = [error for error in found if isinstance(error, TransientError)]
         for error in found:
             if error not in passing:
                 self._report_unresolved(error)
-        turn.failures = [*passing]
-        if passing and not self._again(turn, passing[0]):
-            await self._give_up(turn)
+        queued.failures = [*passing]
+        if passing and not self._again(queued, passing[0]):
+            await self._give_up(queued)
 
     def _report_unresolved(self, error: Exception) -> None:
         text = error_text(error)
@@ -123,73 +119,73 @@ class Run:
             self._unresolved.append(text)
             self.errors.append(error)
             kind = type(error).__name__
-            self._emit(events.RunFailed(pipeline=self._parts.name, at=now_text(), error=text, error_type=kind))
+            self._emit(events.RunFailed(pipeline=self._config.name, at=now_text(), error=text, error_type=kind))
 
-    async def _scan(self, turn: _Turn, spec: TableSpec) -> None:
-        parts = self._parts
-        scan = turn.scan = self._scans[spec.name] = Scan(
-            pipeline=parts.name,
+    async def _scan(self, queued: _QueuedScan, spec: TableSpec) -> None:
+        config = self._config
+        scan = queued.scan = self._scans[spec.name] = Scan(
+            pipeline=config.name,
             table=spec,
-            source=parts.source,
-            target=parts.target,
-            store=parts.store,
-            state_in_target=parts.state_in_target,
+            source=config.source,
+            target=config.target,
+            store=config.store,
+            state_in_target=config.state_in_target,
             fence=self._fence,
-            blacklist=parts.blacklist,
+            blacklist=config.blacklist,
             emit=self._emit,
             stop=self._stop,
-            limits=parts.limits,
-            lease_ttl=parts.lease_ttl,
+            limits=config.limits,
+            lease_ttl=config.lease_ttl,
         )
-        turn.failures = []
+        queued.failures = []
         try:
             await scan.run()
         except Exception as error:
-            turn.failures = [error]
-            if isinstance(error, TransientError) and self._again(turn, error):
+            queued.failures = [error]
+            if isinstance(error, TransientError) and self._again(queued, error):
                 return
-            await self._give_up(turn)
+            await self._give_up(queued)
             if isinstance(error, LeaseLost):
                 raise
         else:
-            await self._close(spec.name, scan, None, turn.attempts)
+            await self._close(spec.name, scan, None, queued.attempts)
         finally:
             self._scans.pop(spec.name, None)
 
-    def _again(self, turn: _Turn, error: TransientError) -> bool:
+    def _again(self, queued: _QueuedScan, error: TransientError) -> bool:
         """Put a turn back into the queue, unless the next run comes sooner."""
-        pause = backoff(turn.attempts)
+        pause = backoff(queued.attempts)
         patience = self._deadline - time.monotonic() if self._deadline is not None else _PATIENCE - pause * 2
         delay = max(pause, min(error.retry_after or 0.0, _LONGEST_PAUSE))
         if pause >= patience or self._stop.requested:
             return False
-        turn.not_before = time.monotonic() + delay
-        self._waiting.append(turn)
+        queued.not_before = time.monotonic() + delay
+        self._waiting.append(queued)
         retry = events.RetryScheduled(
-            pipeline=self._parts.name,
+            pipeline=self._config.name,
             at=now_text(),
-            table=turn.spec.name if turn.spec is not None else error.table,
+            table=queued.spec.name if queued.spec is not None else error.table,
             error=str(error),
-            attempt=turn.attempts,
+            attempt=queued.attempts,
             delay=delay,
         )
         self._emit(retry)
         return True
 
-    async def _give_up(self, turn: _Turn) -> None:
-        for error in turn.failures:
-            if turn.spec is None or turn.scan is None:
+    async def _give_up(self, queued: _QueuedScan) -> None:
+        for error in queued.failures:
+            if queued.spec is None or queued.scan is None:
                 self._report_unresolved(error)
             else:
                 self.errors.append(error)
-                await self._close(turn.spec.name, turn.scan, error, turn.attempts)
+                await self._close(queued.spec.name, queued.scan, error, queued.attempts)
 
     async def _close(self, name: str, scan: Scan, error: Exception | None, attempts: int) -> None:
         report = scan.report(error, attempts=attempts, next_run=self._next_tick())
         self._reports[name] = self._last[report.table] = report
         with suppress(RetlError):  # the history is for people; the checkpoint is safe already
-            await self._parts.store.add_report(report)
+            await self._config.store.add_report(report)
         kind = events.ScanFailed if error else events.ScanFinished
-        self._emit(kind(pipeline=self._parts.name, at=now_text(), report=report))
+        self._emit(kind(pipeline=self._config.name, at=now_text(), report=report))
         if error is not None and not isinstance(error, RetlError):
-            log_unexpected("unexpected error in a scan", error, pipeline=self._parts.name, table=report.table)
+            log_unexpected("unexpected error in a scan", error, pipeline=self._config.name, table=report.table)

@@ -6,64 +6,41 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import anyio
 
-from retl.connectors.base import Source, Target
 from retl.engine.bus import EventBus
-from retl.engine.context import Limits, StopSignal, now_text
+from retl.engine.config import PipelineConfig
+from retl.engine.context import StopSignal, now_text
 from retl.engine.lease import Lease
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.retry import backoff
 from retl.engine.run import Run
 from retl.engine.scan import Scan
-from retl.engine.schedule import Schedule, Timer
-from retl.engine.tables import Tables
+from retl.engine.schedule import Timer
 from retl.model import events
-from retl.model.actions import Action
 from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineState
-from retl.state.base import StateStore
-from retl.threads import to_the_end
+from retl.threads import shielded
 
-KEEP_REJECTS = timedelta(days=90)
-"""How long refused rows are kept."""
 _MOST_REJECTS = 5_000
 """So many of each table are kept at most."""
 _PRUNE_SECONDS = 3600.0
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a pipeline is made of."""
-
-    name: str
-    source: Source
-    target: Target
-    tables: Tables
-    schedule: Schedule
-    store: StateStore
-    state_in_target: bool
-    blacklist: frozenset[Action]
-    limits: Limits
-    lease_ttl: float
-    keep_rejects: timedelta = KEEP_REJECTS
-
-
 class Runner:
     """Runs one pipeline, one run at a time, and does what it is told meanwhile: trigger, pause, resume, stop."""
 
-    def __init__(self, parts: Parts, bus: EventBus) -> None:
-        self._parts = parts
+    def __init__(self, config: PipelineConfig, bus: EventBus) -> None:
+        self._config = config
         self._bus = bus
-        self.name = parts.name
-        self.schedule = parts.schedule
-        self._store = parts.store
-        self.lease = Lease(parts.store, parts.name, ttl=parts.lease_ttl)
+        self.name = config.name
+        self.schedule = config.schedule
+        self._store = config.store
+        self.lease = Lease(config.store, config.name, ttl=config.lease_ttl)
         self._stop = StopSignal()
         self._run_scope: anyio.CancelScope | None = None
         self._wake = anyio.Event()
@@ -118,14 +95,14 @@ class Runner:
             except Exception as error:
                 # What shows only after a start must not end a service that has been at work.
                 if isinstance(error, ConfigError) and not owned:
-                    raise error.located(pipeline=self.name) from None
+                    raise error.with_context(pipeline=self.name) from None
                 failures += 1
                 self._report_failed_run(error)
                 await self._sleep(backoff(failures, most=min(30.0, self.schedule.period or 30.0)))
 
     def _report_failed_run(self, error: Exception) -> None:
         if isinstance(error, RetlError):
-            error.located(pipeline=self.name)
+            error.with_context(pipeline=self.name)
         else:
             log_unexpected("unexpected error in a run", error, pipeline=self.name)
         self._bus.emit(
@@ -147,7 +124,7 @@ class Runner:
                 announced = self.lease.holder
                 self._bus.emit(events.LeaseHeld(pipeline=self.name, at=now_text(), owner=owner_in_words(announced)))
             await self.release()
-            await self._sleep(min(1.0, self._parts.lease_ttl / 5))
+            await self._sleep(min(1.0, self._config.lease_ttl / 5))
         return False
 
     @asynccontextmanager
@@ -207,7 +184,7 @@ class Runner:
         """Every table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends them all."""
         self.state, self.last_run = "scanning", now_text()
         run = Run(
-            self._parts,
+            self._config,
             fence,
             deadline=deadline,
             emit=self._bus.emit,
@@ -231,7 +208,7 @@ class Runner:
         """Refused rows are rows of people: they are not kept for ever."""
         if time.monotonic() - self._pruned < _PRUNE_SECONDS:
             return
-        before = datetime.now(UTC) - self._parts.keep_rejects
+        before = datetime.now(UTC) - self._config.keep_rejects
         with suppress(RetlError):  # nothing depends on it, and the next run comes back to it
             await self._store.prune_rejects(self.name, before.isoformat(timespec="milliseconds"), _MOST_REJECTS)
             self._pruned = time.monotonic()
@@ -275,11 +252,11 @@ class Runner:
 
     async def release(self) -> None:
         """Let go of what should not be held between two runs."""
-        await to_the_end(self._let_rest())
+        await shielded(self._let_rest())
 
     async def _let_rest(self) -> None:
-        await self._parts.source.release()
-        await self._parts.target.release()
+        await self._config.source.release()
+        await self._config.target.release()
 
     def rest(self) -> None:
         """The run is over."""

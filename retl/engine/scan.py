@@ -35,7 +35,7 @@ from retl.model.plan import SourcePlan, WriteSpec
 from retl.model.report import Progress, ScanReport
 from retl.model.table import TableSpec
 from retl.state.base import StateStore
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 
 class Scan:
@@ -82,7 +82,7 @@ class Scan:
         try:
             await self._run(context)
         except RetlError as error:
-            error.located(pipeline=context.pipeline, table=context.table.name)
+            error.with_context(pipeline=context.pipeline, table=context.table.name)
             raise
         finally:
             self._seconds = time.monotonic() - context.began
@@ -143,7 +143,7 @@ class Scan:
         try:
             await self._carry_out(context, plan)
         finally:
-            await to_the_end(context.source.finish(plan))
+            await shielded(context.source.finish(plan))
 
     async def _claim_target(self, context: ScanContext) -> None:
         await check_other_table(context.source, context.target, context.table)

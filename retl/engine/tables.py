@@ -65,7 +65,7 @@ class Tables:
             check_options(table)
             check_length("the name of a table", table.name)
         except ConfigError as error:
-            error.located(table=str(table.name or table.match or ""))
+            error.with_context(table=str(table.name or table.match or ""))
             raise
 
     @property
@@ -102,12 +102,12 @@ class Tables:
                     )
                 specs.extend([await self._resolve(source, table, name) for name in found if name not in taken])
             except Exception as error:
-                located = as_retl_error(error, pipeline=self._pipeline, table=table.name or table.match or "")
-                if errors is None and located is error:
+                with_context = as_retl_error(error, pipeline=self._pipeline, table=table.name or table.match or "")
+                if errors is None and with_context is error:
                     raise
                 if errors is None:
-                    raise located from error
-                errors.append(located)
+                    raise with_context from error
+                errors.append(with_context)
         own = await self._own(specs, source, target) if offered is not None else ()
         specs = await self._without_aliases([spec for spec in specs if spec.name not in own], target, errors)
         return self._with_one_writer(specs, offered or (), errors)
@@ -125,7 +125,7 @@ class Tables:
                 kept.append(spec)
                 continue
             error = _two_writers([other.name, spec.name], other.to, kept=other.name)
-            error.located(pipeline=self._pipeline, table=spec.name)
+            error.with_context(pipeline=self._pipeline, table=spec.name)
             if errors is None:
                 raise error
             errors.append(error)
@@ -160,7 +160,7 @@ class Tables:
                 continue
             kept = names[0] if names[0] == self._writers.get(to) else None
             error = _two_writers(names, to, kept=kept)
-            error.located(pipeline=self._pipeline, table=names[1] if kept else names[0])
+            error.with_context(pipeline=self._pipeline, table=names[1] if kept else names[0])
             if errors is None:
                 raise error
             errors.append(error)

@@ -26,7 +26,7 @@ from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Refresh, Reject
 from retl.model.errors import LeaseLost, RowsRejected, TargetError
 from retl.model.plan import SourcePlan, WriteSpec
 from retl.model.window import Slice
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 _PROGRESS_SECONDS = 0.1
 _MEMORY_SECONDS = 5.0
@@ -65,7 +65,7 @@ class Writer:
             await self._check_arrived(writer, before)
             await self._finish(writer)
         except BaseException as error:
-            await to_the_end(_abort(writer))
+            await shielded(_abort(writer))
             if isinstance(error, (TargetError, RowsRejected)):
                 await self._prove()  # what another owner does to the table is not the table's fault
             raise

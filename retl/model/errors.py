@@ -36,7 +36,7 @@ class RetlError(Exception):
     """The root of every error raised on purpose.
 
     ``message`` says what happened and ``remedy`` what to do about it. Pipeline, table
-    and system are filled in on the way up by whoever knows them (``located``).
+    and system are filled in on the way up by whoever knows them (``with_context``).
     """
 
     recovery: ClassVar[Recovery] = "permanent"
@@ -58,7 +58,7 @@ class RetlError(Exception):
         self.table = table
         self.system = system
 
-    def located(self, *, pipeline: str = "", table: str = "", system: str = "") -> RetlError:
+    def with_context(self, *, pipeline: str = "", table: str = "", system: str = "") -> RetlError:
         """Add the place where the error happened, where it is not known yet; returns self."""
         self.pipeline = self.pipeline or pipeline
         self.table = self.table or table

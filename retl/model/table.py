@@ -198,7 +198,7 @@ def resolve(
     try:
         return _resolve(table, name, defaults, blacklist, inherited_cursor, naming)
     except ConfigError as error:
-        error.located(table=name)
+        error.with_context(table=name)
         raise
 
 

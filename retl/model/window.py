@@ -14,7 +14,7 @@ from retl.model.table import TableSpec
 
 
 class Window(msgspec.Struct, frozen=True):
-    """The cursor range of one scan, closed at both ends unless ``lower_open``.
+    """The cursor range of one scan, closed at both ends unless ``lower_exclusive``.
 
     ``lower`` is ``None`` for a first load. All bounds are the source's own text.
     """
@@ -23,7 +23,7 @@ class Window(msgspec.Struct, frozen=True):
     family: CursorFamily
     lower: str | None
     upper: str
-    lower_open: bool = False
+    lower_exclusive: bool = False
     watermark: str | None = None
     """The watermark before the scan; no slice moves it back."""
     again: str | None = None
@@ -56,7 +56,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     """A part of a scan that is read, committed, retried and handed out as a unit.
 
     A small value that can be pickled. Its rows are those with ``lower < cursor <= upper``
-    (``lower <= cursor`` where ``lower_open`` is false), or with no cursor value where
+    (``lower <= cursor`` where ``lower_exclusive`` is false), or with no cursor value where
     ``nulls`` is set; of those, where ``parts`` is more than 1, the ones whose key hashes
     to ``part``.
     """
@@ -64,7 +64,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     lower: str | None = None
     upper: str | None = None
-    lower_open: bool = False
+    lower_exclusive: bool = False
     nulls: bool = False
     part: int = 0
     parts: int = 1
@@ -139,7 +139,7 @@ def make_window(spec: TableSpec, family: CursorFamily, watermark: str | None, bo
         family,
         lower,
         upper,
-        lower_open=appending and lower is not None,
+        lower_exclusive=appending and lower is not None,
         watermark=watermark,
         again=None if appending else lower_bound(spec, family, top),
     )
@@ -164,10 +164,10 @@ def cut(
     if slice_rows < 1:
         raise ConfigError(f"slice_rows is {slice_rows}, but it must be at least 1.")
     slices: list[Slice] = []
-    lower, lower_open = window.lower, window.lower_open
+    lower, lower_exclusive = window.lower, window.lower_exclusive
 
     def add(upper: str, rows: int, parts: int, done: int = 0) -> None:
-        nonlocal lower, lower_open
+        nonlocal lower, lower_exclusive
         for part in range(done, parts):
             last = part == parts - 1
             slices.append(
@@ -175,7 +175,7 @@ def cut(
                     index=len(slices),
                     lower=lower,
                     upper=upper,
-                    lower_open=lower_open,
+                    lower_exclusive=lower_exclusive,
                     part=part,
                     parts=parts,
                     rows=rows // parts + (rows % parts > part),
@@ -183,7 +183,7 @@ def cut(
                     position=None if last else Position(lower, upper, parts, part + 1, window.again, hashed),
                 )
             )
-        lower, lower_open = upper, True
+        lower, lower_exclusive = upper, True
 
     def add_up_to(upper: str, part_counts: Sequence[tuple[str, int]]) -> None:
         ranges = list(_join(part_counts, slice_rows))
@@ -219,7 +219,7 @@ def _reaches(window: Window, value: str) -> bool:
     if window.lower is None:
         return True
     order = compare(window.lower, value, window.family)
-    return order < 0 or (order == 0 and not window.lower_open)
+    return order < 0 or (order == 0 and not window.lower_exclusive)
 
 
 def _continues(position: Position, window: Window) -> bool:

@@ -29,14 +29,14 @@ def spec(
     return TableSpec("t", "t", cursor="c", lookback=lookback, settle=settle, write=write, slice_rows=slice_rows)
 
 
-def whole(upper: int, lower: int | None = None, *, lower_open: bool = False) -> Window:
-    return Window("c", "integer", None if lower is None else str(lower), str(upper), lower_open)
+def whole(upper: int, lower: int | None = None, *, lower_exclusive: bool = False) -> Window:
+    return Window("c", "integer", None if lower is None else str(lower), str(upper), lower_exclusive)
 
 
 def holds(part: Slice, value: int) -> bool:
     """Whether a value lies in the slice's range, whatever part its row is in."""
     assert part.upper is not None
-    above = part.lower is None or value > int(part.lower) or (value == int(part.lower) and not part.lower_open)
+    above = part.lower is None or value > int(part.lower) or (value == int(part.lower) and not part.lower_exclusive)
     return above and value <= int(part.upper)
 
 
@@ -101,7 +101,7 @@ def test_there_is_no_window_where_nothing_has_settled() -> None:
     assert make_window(settling, "time", "2024-01-01 11:59:56", Bounds(low, high, 0, NOW)) is None
     tied = make_window(settling, "time", "2024-01-01 11:59:55", Bounds("2024-01-01 11:59:55", high, 0, NOW))
     assert tied is not None
-    assert (tied.lower, tied.upper, tied.lower_open) == ("2024-01-01 11:59:55", "2024-01-01 11:59:55", False)
+    assert (tied.lower, tied.upper, tied.lower_exclusive) == ("2024-01-01 11:59:55", "2024-01-01 11:59:55", False)
     appending = spec(append=True, settle=timedelta(seconds=5))
     assert make_window(appending, "time", "2024-01-01 11:59:55", Bounds(low, high, 0, NOW)) is None
 
@@ -152,10 +152,12 @@ def ranges(draw: st.DrawFn, rows: dict[int, int]) -> list[tuple[str, int]]:
 def check_chain(window: Window, slices: Sequence[Slice]) -> None:
     """No gap and no overlap, in ascending order, up to the bound."""
     assert [part.index for part in slices] == list(range(len(slices)))
-    groups = [list(group) for _, group in groupby(slices, key=lambda part: (part.lower, part.upper, part.lower_open))]
-    lower, lower_open = window.lower, window.lower_open
+    groups = [
+        list(group) for _, group in groupby(slices, key=lambda part: (part.lower, part.upper, part.lower_exclusive))
+    ]
+    lower, lower_exclusive = window.lower, window.lower_exclusive
     for group in groups:
-        assert {(part.lower, part.lower_open) for part in group} == {(lower, lower_open)}
+        assert {(part.lower, part.lower_exclusive) for part in group} == {(lower, lower_exclusive)}
         (parts,) = {part.parts for part in group}
         assert [part.part for part in group] == list(range(group[0].part, parts))
         assert [part.watermark for part in group[:-1]] == [None] * (len(group) - 1)
@@ -164,7 +166,7 @@ def check_chain(window: Window, slices: Sequence[Slice]) -> None:
         assert upper is not None
         for part in group[:-1]:
             assert part.position == Position(lower, upper, parts, part.part + 1, window.again)
-        lower, lower_open = upper, True
+        lower, lower_exclusive = upper, True
     assert lower == window.upper
     marks = [part.watermark for part in slices if part.watermark is not None]
     assert all(compare(left, right, window.family) < 0 for left, right in pairwise(marks))
@@ -208,12 +210,12 @@ def test_a_million_rows_of_one_value_become_parts_and_the_watermark_waits_for_th
 
 def test_the_bound_is_read_up_to_even_where_nothing_was_counted() -> None:
     (only,) = cut(whole(9, 4), [], 10)
-    assert (only.lower, only.upper, only.lower_open, only.rows, only.watermark) == ("4", "9", False, 0, "9")
+    assert (only.lower, only.upper, only.lower_exclusive, only.rows, only.watermark) == ("4", "9", False, 0, "9")
 
 
 def test_an_open_window_stays_open_below() -> None:
-    first, second = cut(whole(9, 4, lower_open=True), [("6", 10), ("9", 10)], 10)
-    assert (first.lower, first.lower_open, second.lower, second.lower_open) == ("4", True, "6", True)
+    first, second = cut(whole(9, 4, lower_exclusive=True), [("6", 10), ("9", 10)], 10)
+    assert (first.lower, first.lower_exclusive, second.lower, second.lower_exclusive) == ("4", True, "6", True)
 
 
 @pytest.mark.parametrize("slice_rows", [0, -1])
@@ -239,7 +241,7 @@ def test_no_slice_moves_the_watermark_back() -> None:
 def test_a_group_is_carried_on_between_what_lies_below_and_above_it() -> None:
     position = Position("3", "7", 5, 2)
     slices = cut(whole(9, 3), [("4", 1), ("8", 40), ("9", 1)], 10, position)
-    assert [(part.lower, part.lower_open, part.upper, part.part, part.parts) for part in slices] == [
+    assert [(part.lower, part.lower_exclusive, part.upper, part.part, part.parts) for part in slices] == [
         ("3", False, "3", 0, 1),  # rows that tie with the watermark may be new
         *[("3", True, "7", number, 5) for number in (2, 3, 4)],
         *[("7", True, "8", number, 4) for number in range(4)],
@@ -340,7 +342,7 @@ class World:
         window = make_window(self.spec, self.family, self.watermark, found)
         if window is None:
             return []
-        low = -(10**9) if window.lower is None else second_of(window.lower) + window.lower_open
+        low = -(10**9) if window.lower is None else second_of(window.lower) + window.lower_exclusive
         high = second_of(window.upper)
         counted = sorted(cursor for cursor in self.rows.values() if low <= cursor <= high)
         counts: list[tuple[str, int]] = []
@@ -356,7 +358,7 @@ class World:
 
     def read(self, part: Slice) -> list[tuple[int, int]]:
         assert part.upper is not None
-        low = -(10**9) if part.lower is None else second_of(part.lower) + part.lower_open
+        low = -(10**9) if part.lower is None else second_of(part.lower) + part.lower_exclusive
         high = second_of(part.upper)
         inside = [(row, cursor) for row, cursor in self.rows.items() if low <= cursor <= high]
         return [(row, cursor) for row, cursor in inside if (row * 2654435761) % 2**32 % part.parts == part.part]
@@ -379,11 +381,11 @@ class World:
 
 def check_chain_of_resumed(window: Window, slices: Sequence[Slice]) -> None:
     assert slices
-    bounds_of = [(part.lower, part.upper, part.lower_open) for part in slices]
-    lower, lower_open = window.lower, window.lower_open
+    bounds_of = [(part.lower, part.upper, part.lower_exclusive) for part in slices]
+    lower, lower_exclusive = window.lower, window.lower_exclusive
     for key, _ in groupby(bounds_of):
-        assert (key[0], key[2]) == (lower, lower_open)
-        lower, lower_open = key[1], True
+        assert (key[0], key[2]) == (lower, lower_exclusive)
+        lower, lower_exclusive = key[1], True
     assert lower == window.upper
 
 

@@ -80,7 +80,7 @@ def test_a_wrong_argument_of_a_table_is_refused_when_the_pipeline_is_built(table
 
 @pytest.mark.parametrize("ttl", ["30s", 30, 30.0, timedelta(seconds=30)])
 def test_a_length_of_time_is_written_as_in_a_job_file(ttl: Any) -> None:
-    assert build(lease_ttl=ttl)._parts.lease_ttl == 30.0
+    assert build(lease_ttl=ttl)._config.lease_ttl == 30.0
 
 
 def test_what_is_right_is_taken() -> None:

@@ -136,10 +136,10 @@ def test_every_word_reaches_the_pipeline(tmp_path: Path) -> None:
         )
     )
     assert pipeline.schedule.describe() == "every 1m 30s"
-    assert pipeline._parts.lease_ttl == 5.0
-    assert pipeline._parts.limits.channel_bytes == 1_000
-    assert pipeline._parts.blacklist == {"DROP", "ALTER"}
-    assert pipeline._parts.tables.defaults == TableOptions(
+    assert pipeline._config.lease_ttl == 5.0
+    assert pipeline._config.limits.channel_bytes == 1_000
+    assert pipeline._config.blacklist == {"DROP", "ALTER"}
+    assert pipeline._config.tables.defaults == TableOptions(
         cursor="changed",
         lookback="10m",
         settle=2.5,
@@ -148,7 +148,7 @@ def test_every_word_reaches_the_pipeline(tmp_path: Path) -> None:
         new_columns="ignore",
         slice_rows=10,
     )
-    assert pipeline._parts.tables.declared == [
+    assert pipeline._config.tables.declared == [
         Table("plain"),
         Table(
             "o",
@@ -184,9 +184,9 @@ def test_defaults_hold_for_what_a_pipeline_leaves_unsaid(tmp_path: Path) -> None
     )
     shop, nightly = jobs.pipelines["shop"], jobs.pipelines["nightly"]
     assert (shop.schedule.describe(), nightly.schedule.describe()) == ("every 7s", "cron 0 3 * * * Europe/Berlin")
-    assert (shop._parts.tables.defaults.cursor, nightly._parts.tables.defaults.cursor) == ("changed", None)
-    assert (sorted(shop._parts.blacklist), sorted(nightly._parts.blacklist)) == (["DROP"], [])
-    assert nightly._parts.tables.defaults.settle == "1s"
+    assert (shop._config.tables.defaults.cursor, nightly._config.tables.defaults.cursor) == ("changed", None)
+    assert (sorted(shop._config.blacklist), sorted(nightly._config.blacklist)) == (["DROP"], [])
+    assert nightly._config.tables.defaults.settle == "1s"
 
 
 def test_relative_paths_are_those_of_the_job_files_folder(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_state_stores(tmp_path: Path, store: str, kind: type) -> None:
     pipeline = one(load(tmp_path, f'[state]\nstore = "{store}"\n{VALID}'))
     assert isinstance(pipeline._store, kind)
-    assert pipeline._parts.state_in_target == (store == "target")
+    assert pipeline._config.state_in_target == (store == "target")
     if store.startswith("sqlite"):
         assert pipeline._store.path == str(tmp_path / "state.db")  # type: ignore[attr-defined]
 

@@ -153,7 +153,7 @@ def test_sort_values_become_bounds_to_the_last_digit(kind: str, value: Any, text
 
 def test_bounds_are_written_to_the_last_digit_since_the_server_rounds_up() -> None:
     cursor = CursorField.of("c", {"type": "date"})
-    found = cursor.range("2024-05-01 12:00:00", "2024-05-01T12:00:00.5Z", lower_open=True)["range"]["c"]
+    found = cursor.range("2024-05-01 12:00:00", "2024-05-01T12:00:00.5Z", lower_exclusive=True)["range"]["c"]
     assert (found["gt"], found["lte"]) == ("2024-05-01T12:00:00.000000000", "2024-05-01T12:00:00.500000000Z")
 
 

@@ -84,14 +84,14 @@ def test_a_message_begins_with_what_is_known_of_the_place(place: dict[str, str],
 
 def test_the_place_is_filled_in_on_the_way_up_and_never_replaced() -> None:
     error = ConfigError("it broke.", table="inner")
-    assert error.located(table="outer", system="mysql") is error
-    error.located(pipeline="p", system="other")
+    assert error.with_context(table="outer", system="mysql") is error
+    error.with_context(pipeline="p", system="other")
     assert str(error) == "p / inner (mysql): it broke."
 
 
 def test_a_message_is_never_as_long_as_the_data_and_steers_no_terminal() -> None:
     error = ConfigError("the value " + "x" * 20_000_000, remedy="\x1b[2J" + "y" * 20_000_000, table="t\x1b]0;title\x07")
-    text = str(error.located(pipeline="p"))
+    text = str(error.with_context(pipeline="p"))
     assert text.startswith("p / t\\x1b]0;title\\x07: the value xxx") and "What to do: \\x1b[2Jyyy" in text
     assert "(20,000,010 characters)" in error.message
     assert len(text) < 10_000 and "\x1b" not in text

@@ -71,7 +71,7 @@ def test_a_type_is_declared_without_loss(kind: pa.DataType, native: str, expecte
 def test_a_type_of_the_same_kind_of_server_is_taken_over(native: str) -> None:
     column = logical_field("c", native)
     assert declared(column) == native
-    assert MySQLTypes(pa.schema([column]), [], mariadb=False).misfit(column, column) is None
+    assert MySQLTypes(pa.schema([column]), [], mariadb=False).why_incompatible(column, column) is None
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_json_is_no_key() -> None:
 def test_what_would_lose_is_a_misfit(kind: pa.DataType, existing: str, fits: bool) -> None:
     column = pa.field("c", kind)
     there = logical_field("c", existing)
-    assert (MySQLTypes(pa.schema([column]), [], mariadb=False).misfit(column, there) is None) == fits
+    assert (MySQLTypes(pa.schema([column]), [], mariadb=False).why_incompatible(column, there) is None) == fits
 
 
 def test_wide_columns_share_a_row() -> None:

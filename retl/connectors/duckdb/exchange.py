@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.stage import STAGE
 from retl.connectors.sql.dialect import any_of
-from retl.connectors.sql.tables import Existing
+from retl.connectors.sql.tables import ExistingTable
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -27,7 +27,7 @@ class Exchange:
     """One table, with the staged column of each of its columns that is written."""
 
     table: str
-    existing: Existing
+    existing: ExistingTable
     key: Sequence[str]
     staged: Mapping[str, str]
     texts: frozenset[str]

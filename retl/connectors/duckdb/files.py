@@ -167,4 +167,4 @@ def _loss(column: str, native: str, common: str) -> str | None:
     if native == common:
         return None
     given, wanted = logical_field(column, native), logical_field(column, common)
-    return TYPES.misfit(given, wanted) if native_type(given) != native_type(wanted) else None
+    return TYPES.why_incompatible(given, wanted) if native_type(given) != native_type(wanted) else None

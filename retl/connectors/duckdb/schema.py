@@ -11,7 +11,7 @@ import pyarrow as pa
 from retl.connectors.duckdb import dependents
 from retl.connectors.duckdb.dialect import DIALECT, logical_field
 from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.tables import Existing, archive_name, is_archive, is_shadow, shadow_name
+from retl.connectors.sql.tables import ExistingTable, archive_name, is_archive, is_shadow, shadow_name
 from retl.model.actions import PreAction
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.plan import WriteSpec
@@ -81,7 +81,7 @@ def table_names(connection: duckdb.DuckDBPyConnection, schema: str) -> list[str]
     return [name for (name,) in rows.fetchall()]
 
 
-def inspect(connection: duckdb.DuckDBPyConnection, table: str, spelling: Iterable[str] = ()) -> Existing | None:
+def inspect(connection: duckdb.DuckDBPyConnection, table: str, spelling: Iterable[str] = ()) -> ExistingTable | None:
     """A table's columns and unique keys, or ``None`` where there is none of that name.
 
     To DuckDB the case of letters in a name means nothing: a column is given in its
@@ -106,7 +106,7 @@ def inspect(connection: duckdb.DuckDBPyConnection, table: str, spelling: Iterabl
         elif not nullable and default is None:
             required.add(name)
     keys = [frozenset(spelled.get(DIALECT.fold(name), name) for name in key) for key in _keys(connection, known)]
-    return Existing(pa.schema(fields), tuple(dict.fromkeys(keys)), frozenset(required), frozenset(generated))
+    return ExistingTable(pa.schema(fields), tuple(dict.fromkeys(keys)), frozenset(required), frozenset(generated))
 
 
 def _definition(connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> str | None:

@@ -16,7 +16,7 @@ from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.source import SqlSource
 from retl.model.schema import TableSchema
 from retl.state.sql import STATE_TABLES
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 if TYPE_CHECKING:
     import duckdb
@@ -91,7 +91,7 @@ class DuckDBSource(SqlSource):
                 for batch in batches:
                     yield batch
         finally:
-            await to_the_end(self._end(cursor, result))
+            await shielded(self._end(cursor, result))
 
     async def _end(self, cursor: duckdb.DuckDBPyConnection, result: _Result) -> None:
         try:

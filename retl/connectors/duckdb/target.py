@@ -15,14 +15,14 @@ from retl.connectors.duckdb.schema import inspect
 from retl.connectors.duckdb.store import DuckDBStore, run_step
 from retl.connectors.duckdb.types import TYPES
 from retl.connectors.duckdb.writer import DuckDBWriter
-from retl.connectors.sql.tables import Existing, describe_refresh, fit, real_key
+from retl.connectors.sql.tables import ExistingTable, describe_refresh, fit, real_key
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError, RetlError
 from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 if TYPE_CHECKING:
     import duckdb
@@ -73,7 +73,7 @@ class DuckDBTarget(Target):
             await writer.open()
         except BaseException:
             with suppress(RetlError):
-                await to_the_end(writer.abort())
+                await shielded(writer.abort())
             raise
         return writer
 
@@ -87,7 +87,7 @@ class DuckDBTarget(Target):
         await self._file.close()
 
 
-def _look(connection: duckdb.DuckDBPyConnection, spec: WriteSpec) -> Existing | None:
+def _look(connection: duckdb.DuckDBPyConnection, spec: WriteSpec) -> ExistingTable | None:
     schema.check_table(connection, spec)
     return inspect(connection, spec.table.to, spec.schema.names)
 

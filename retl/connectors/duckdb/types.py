@@ -95,7 +95,7 @@ class DuckDBTypes(TypeMap):
             remedy="convert it with expressions, or leave it out with columns.",
         )
 
-    def misfit(self, column: pa.Field, existing: pa.Field) -> str | None:
+    def why_incompatible(self, column: pa.Field, existing: pa.Field) -> str | None:
         stored, declared = native_type(existing), self.declare(column, in_key=False)
         kind = _plain(column.type)
         if stored == declared or pa.types.is_null(kind):

@@ -109,7 +109,7 @@ class Client:
                 await opened.close()
                 raise
         except ConfigError as error:
-            error.located(system=options.type_name)
+            error.with_context(system=options.type_name)
             raise
         return opened
 

@@ -95,10 +95,10 @@ class CursorField:
                 how["format"] = TIME_FORMAT
         return {self.path: how}
 
-    def range(self, lower: str | None, upper: str, *, lower_open: bool) -> dict[str, Any]:
+    def range(self, lower: str | None, upper: str, *, lower_exclusive: bool) -> dict[str, Any]:
         bounds: dict[str, Any] = {"lte": self._bound(upper)}
         if lower is not None:
-            bounds["gt" if lower_open else "gte"] = self._bound(lower)
+            bounds["gt" if lower_exclusive else "gte"] = self._bound(lower)
         if self.mixed:
             # A bound before 1970 is refused by the indices that have none such: all of that time is read then.
             bounds = {word: bound for word, bound in bounds.items() if not before_1970(bound)}

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Generic, TypeVar
 
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 T = TypeVar("T")
 Put = Callable[[T], Awaitable[None]]
@@ -48,7 +48,7 @@ class Feed(Generic[T]):
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await to_the_end(_ended(self._tasks))
+        await shielded(_ended(self._tasks))
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

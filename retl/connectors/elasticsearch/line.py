@@ -10,7 +10,7 @@ import anyio
 from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.errors import Role
 from retl.connectors.elasticsearch.options import ServerOptions
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 
 class Line:
@@ -37,7 +37,7 @@ class Line:
         finally:
             self._users -= 1
             if self._leaving and not self._users:
-                await to_the_end(self._leave())
+                await shielded(self._leave())
 
     async def close(self) -> None:
         """Let go of the client, at once or when the last one has done with it. The next use opens it again."""

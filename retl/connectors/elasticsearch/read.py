@@ -20,7 +20,7 @@ from retl.connectors.elasticsearch.pages import Page, PageSize, Shape, page
 from retl.connectors.elasticsearch.pages import answer as answer_of
 from retl.connectors.elasticsearch.pit import Patience, PointInTime
 from retl.model.errors import ConnectionFailed, RepeatedKey
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 # Decoding holds the interpreter, so a page that takes longer than a moment does not belong into the loop.
 _THREAD_BYTES = 1024 * 1024
@@ -73,7 +73,7 @@ async def read_all(client: Client, question: Question, slices: int) -> AsyncIter
 
 
 async def read_window(
-    client: Client, question: Question, cursor: CursorField, lower: str | None, upper: str, *, lower_open: bool
+    client: Client, question: Question, cursor: CursorField, lower: str | None, upper: str, *, lower_exclusive: bool
 ) -> AsyncIterator[pa.RecordBatch]:
     """The documents of a window, in ascending order of the cursor; the next page is fetched while one is written.
 
@@ -88,9 +88,9 @@ async def read_window(
 
     async def read(put: Put[pa.RecordBatch], order: CursorField) -> None:
         tail = _Tail()
-        start, is_open, renewals = lower, lower_open, 0
+        start, is_open, renewals = lower, lower_exclusive, 0
         while True:
-            bounds = [order.range(start, upper, lower_open=is_open), *order.only]
+            bounds = [order.range(start, upper, lower_exclusive=is_open), *order.only]
             body = {**question.body(bounds), "sort": [order.sort("asc", client.product), *client.product.tiebreak]}
             try:
                 await pit.open()
@@ -124,7 +124,7 @@ async def _kept(pit: PointInTime, feed: Feed[pa.RecordBatch]) -> AsyncIterator[p
                 yield batch
     finally:
         staying.cancel()
-        await to_the_end(_end(feed, staying, pit))
+        await shielded(_end(feed, staying, pit))
 
 
 async def _end(feed: Feed[pa.RecordBatch], staying: asyncio.Task[None], pit: PointInTime) -> None:

@@ -117,7 +117,7 @@ class ElasticsearchSource(Source):
         slices: list[Slice] = []
         rows = 0
         if window is not None:
-            bounds = cursor.range(window.lower, window.upper, lower_open=window.lower_open)
+            bounds = cursor.range(window.lower, window.upper, lower_exclusive=window.lower_exclusive)
             rows = await self._count(client, found, [*choice.filters, bounds])
             slices.append(_slice(table, choice, window, rows))
         if table.null_cursor == "include" and null:
@@ -220,7 +220,9 @@ class ElasticsearchSource(Source):
         assert isinstance(question, Question)
         if isinstance(cursor, CursorField) and not part.nulls:
             assert part.upper is not None
-            batches = read_window(client, question, cursor, part.lower, part.upper, lower_open=part.lower_open)
+            batches = read_window(
+                client, question, cursor, part.lower, part.upper, lower_exclusive=part.lower_exclusive
+            )
         else:
             if isinstance(cursor, CursorField):
                 question = dataclasses.replace(question, filters=[*question.filters, cursor.absent()])
@@ -270,7 +272,7 @@ def _slice(table: TableSpec, choice: Choice, window: Window, rows: int) -> Slice
         index=0,
         lower=window.lower,
         upper=window.upper,
-        lower_open=window.lower_open,
+        lower_exclusive=window.lower_exclusive,
         rows=rows,
         watermark=window.upper,
         divisible=divisible,

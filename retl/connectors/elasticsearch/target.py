@@ -24,7 +24,7 @@ from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state.base import StateStore
 from retl.state.memory import lease_lost
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 if TYPE_CHECKING:
     from retl.connectors.elasticsearch import Elasticsearch
@@ -126,7 +126,7 @@ class ElasticsearchTarget(Target):
         try:
             job = await self._prepare(client, spec, fenced)
         except BaseException:
-            await to_the_end(client.close())
+            await shielded(client.close())
             raise
         self._writing = ElasticsearchWriter(job, client, self._store)
         return self._writing
@@ -173,7 +173,7 @@ class ElasticsearchTarget(Target):
         return self._store
 
     async def release(self) -> None:
-        await to_the_end(self._close())
+        await shielded(self._close())
 
     async def _close(self) -> None:
         await self._line.close()
@@ -183,7 +183,7 @@ class ElasticsearchTarget(Target):
         """Close a writer that was neither finished nor aborted."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            await to_the_end(writing.close())
+            await shielded(writing.close())
 
     async def aclose(self) -> None:
         await self._end_writing()

@@ -11,7 +11,7 @@ from retl.connectors.elasticsearch.client import Client, quoted
 from retl.connectors.elasticsearch.definition import Definition, unwatched
 from retl.model.errors import ConfigError, TargetError
 from retl.model.plan import WriteSpec
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 _AT_ONCE = {"wait_for_active_shards": "0"}
 
@@ -32,7 +32,7 @@ async def try_out(client: Client, spec: WriteSpec, definition: Definition, colum
     try:
         await index.create(client, name, tried, known_as=spec.table.to, params=_AT_ONCE, allow=(403,))
     finally:
-        await to_the_end(client.request("DELETE", f"/{quoted(name)}", allow=(403, 404)))
+        await shielded(client.request("DELETE", f"/{quoted(name)}", allow=(403, 404)))
 
 
 async def check_name(client: Client, name: str, *, again: bool) -> None:

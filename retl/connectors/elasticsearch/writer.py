@@ -30,7 +30,7 @@ from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError, TargetError, UnsupportedError
 from retl.model.window import Slice
 from retl.state.memory import lease_lost
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 _SMALL = 64 * 1024
 """Up to so many bytes a batch is encoded faster than a thread is asked to do it."""
@@ -169,7 +169,7 @@ class ElasticsearchWriter(TableWriter):
         if fenced is not None:
             await self._store.add_rejects(fenced.fence.pipeline, rejects)
             self._encoder.keep()  # though the answer be lost, the checkpoint may say that they are there
-            await to_the_end(self._store.save(fenced))
+            await shielded(self._store.save(fenced))
         bulk = self._bulk
         self._sure += bulk.written if self._spec.unique_key or self._encoder.makes_ids else bulk.created
         done = CommitResult(
@@ -203,7 +203,7 @@ class ElasticsearchWriter(TableWriter):
             if seen and self._spec.table.replaces:
                 await self._check_count(self._job.path)
         if fenced is not None:
-            await to_the_end(self._store.save(fenced))
+            await shielded(self._store.save(fenced))
         await self.close()
 
     async def _check_count(self, name: str) -> None:

@@ -25,7 +25,7 @@ from retl.connectors.mysql.errors import Role, SourceRefused, TargetRefused, rol
 from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder, TooLarge
 from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField, sqlstate
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetError
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 T = TypeVar("T")
 
@@ -197,7 +197,7 @@ class MySQLConnection:
                 try:
                     return await statement
                 except asyncio.CancelledError:
-                    await to_the_end(self._give_up())
+                    await shielded(self._give_up())
                     raise
 
     async def _look_for_server(self, seconds: float) -> None:
@@ -264,7 +264,7 @@ class MySQLConnection:
             raise
         finally:
             if not over and (decoder is None or not decoder.finished):
-                await to_the_end(self._give_up())
+                await shielded(self._give_up())
 
     async def _batches(self, decoder: RowDecoder) -> AsyncGenerator[pa.RecordBatch, None]:
         while not decoder.finished:

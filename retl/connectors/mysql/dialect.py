@@ -58,7 +58,7 @@ class MySQLDialect(Dialect):
     """MySQL and MariaDB, in a session whose sql_mode and zone are ours."""
 
     name: ClassVar[str] = "mysql"
-    looks_up: ClassVar[bool] = True
+    has_indexes: ClassVar[bool] = True
     quote: ClassVar[str] = "`"
     folds_names: ClassVar[bool] = True
 

@@ -9,7 +9,7 @@ import anyio
 
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.model.errors import ConnectionFailed, RetlError
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 
 class Questions:
@@ -34,7 +34,7 @@ class Questions:
                 yield self._connection
             finally:
                 if self._leaving:
-                    await to_the_end(self._leave())
+                    await shielded(self._leave())
 
     async def take(self) -> MySQLConnection:
         """A connection for good: the one for questions where nobody is asking anything, else another one."""

@@ -11,7 +11,7 @@ from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.dialect import MySQLDialect, logical_field
 from retl.connectors.mysql.types import Stored, stored
 from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.tables import Existing, archive_name, is_archive, is_shadow, shadow_name
+from retl.connectors.sql.tables import ExistingTable, archive_name, is_archive, is_shadow, shadow_name
 from retl.model.errors import ConfigError, SchemaDrift
 from retl.model.plan import WriteSpec
 
@@ -143,11 +143,11 @@ class Known:
     def refers_to_itself(self) -> bool:
         return f"{self.place.database}.{self.place.name}" in self.parents
 
-    def existing(self) -> Existing:
+    def existing(self) -> ExistingTable:
         generated = frozenset(column.name for column in self.columns if column.generated)
         required = frozenset(c.name for c in self.columns if not (c.nullable or c.has_default or c.generated))
         keys = tuple(frozenset(index.columns) for index in self.unique if index.whole)
-        return Existing(pa.schema([column.field for column in self.columns]), keys, required, generated)
+        return ExistingTable(pa.schema([column.field for column in self.columns]), keys, required, generated)
 
     def key(self) -> tuple[str, ...]:
         """The primary key, else the first unique one whose columns cannot be NULL."""

@@ -13,7 +13,7 @@ from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
 from retl.model.plan import WriteSpec
 from retl.state import sql as state
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 FENCE_SECONDS = 60
 """After so long a silence the server ends a session that holds the lease: a frozen owner blocks nobody for longer."""
@@ -63,7 +63,7 @@ async def _meanwhile(guard: MySQLConnection, statement: Coroutine[object, object
     finally:
         if not running.done():
             running.cancel()
-            await to_the_end(asyncio.wait([running]))
+            await shielded(asyncio.wait([running]))
 
 
 async def roll_back(connection: MySQLConnection) -> None:

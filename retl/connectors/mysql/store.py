@@ -15,7 +15,7 @@ from retl.model.checkpoint import Fence
 from retl.model.errors import ConnectionFailed, StateError
 from retl.state import sql
 from retl.state.base import LeaseRow
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class MySQLStore(sql.SqlStore):
                 return await self._single(make, write=write)
             finally:
                 if self._leaving:
-                    await to_the_end(self._leave())
+                    await shielded(self._leave())
 
     async def _single(self, make: Callable[[], sql.Step[T]], *, write: bool) -> T:
         """A step that needs no transaction. It is done again where the connection was lost since the last one."""

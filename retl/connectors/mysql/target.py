@@ -28,7 +28,7 @@ from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 
 @dataclass(frozen=True)
@@ -255,14 +255,14 @@ class MySQLTarget(Target):
         return self._store
 
     async def release(self) -> None:
-        await to_the_end(self._questions.close())
+        await shielded(self._questions.close())
         await self._store.close()
 
     async def _end_writing(self) -> None:
         """Close a writer that was neither finished nor aborted."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            await to_the_end(writing.close())
+            await shielded(writing.close())
 
     async def aclose(self) -> None:
         await self._end_writing()

@@ -199,7 +199,7 @@ class MySQLTypes(TypeMap):
             return "longblob"
         return f"varbinary({declared})"
 
-    def misfit(self, column: pa.Field, existing: pa.Field) -> str | None:
+    def why_incompatible(self, column: pa.Field, existing: pa.Field) -> str | None:
         kind, there = _plain(column.type), stored(native_type(existing))
         if there.charset and there.charset not in _UNICODE:
             return f"its character set {there.charset} does not hold every character"

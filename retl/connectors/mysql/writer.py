@@ -28,7 +28,7 @@ from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
 from retl.model.window import Slice
 from retl.state import sql as state
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 _INDEX_BYTES = 64 * 1024 * 1024
 _SWITCH_PATIENCE = 10
@@ -102,13 +102,13 @@ class MySQLWriter(TableWriter):
     async def _save(self, fenced: FencedCheckpoint | None) -> None:
         """The last of a transaction: fence, checkpoint, rejects, COMMIT. The lease's row is locked no longer than that takes."""
         if fenced is None:
-            await to_the_end(self._end())
+            await shielded(self._end())
             return
         await self._main.execute(f"SET SESSION wait_timeout = {FENCE_SECONDS}")
         await run_step(self._main, state.save(fenced))
         if self._refusals.rows:
             await run_step(self._main, state.add_rejects(fenced.fence.pipeline, self._refusals.rows))
-        await to_the_end(self._end())
+        await shielded(self._end())
         with suppress(RetlError):  # what is committed does not fail any more
             await self._main.execute(f"SET SESSION wait_timeout = {IDLE_SECONDS}")
 

@@ -38,7 +38,7 @@ class OlapDialect(MySQLDialect):
     """What both systems understand."""
 
     datetime_digits: ClassVar[int]
-    looks_up: ClassVar[bool] = False
+    has_indexes: ClassVar[bool] = False
     """How many fractional digits DATETIME has where its type names none."""
 
     def literal(self, text: str, column: pa.Field) -> str:

@@ -21,7 +21,7 @@ from retl.connectors.olap.errors import reading_error
 from retl.connectors.sql.rejects import without_broken_text
 from retl.connectors.sql.text import to_text
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
-from retl.threads import Worker, to_the_end
+from retl.threads import Worker, shielded
 
 
 class FlightStream:
@@ -44,7 +44,7 @@ class FlightStream:
             while (batch := await self._worker.run(self._next)) is not None:
                 yield without_broken_text(fitted(batch, schema))
         finally:
-            await to_the_end(self._worker.run(self._close))
+            await shielded(self._worker.run(self._close))
             self._worker.close()
 
     def _open(self, sql: str) -> None:

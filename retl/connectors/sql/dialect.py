@@ -33,7 +33,7 @@ class Dialect(ABC):
     update: ClassVar[str] = "UPDATE"
     """The same for an UPDATE."""
 
-    looks_up: ClassVar[bool] = False
+    has_indexes: ClassVar[bool] = False
     """Whether an index finds a few rows quickly; otherwise one pass over a column is the best way to ask for anything."""
 
     def identifier(self, name: str) -> str:

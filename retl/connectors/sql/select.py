@@ -70,7 +70,7 @@ class Selection:
             if part.lower is not None:
                 above = f"> {self.dialect.literal(part.lower, column)}"
                 conditions.append(
-                    f"{cursor} {above if part.lower_open else f'>= {self.dialect.lowest(part.lower, column)}'}"
+                    f"{cursor} {above if part.lower_exclusive else f'>= {self.dialect.lowest(part.lower, column)}'}"
                 )
             if part.upper is not None:
                 conditions.append(f"{cursor} <= {self.dialect.literal(part.upper, column)}")
@@ -88,7 +88,7 @@ class Selection:
         name = self.dialect.identifier(cursor.name)
         ends = f"SELECT {self.dialect.as_text(f'MIN({name})')}, {self.dialect.as_text(f'MAX({name})')}"
         now, relation = self.dialect.now(cursor), self.relation.sql
-        if not self.dialect.looks_up or self.table.query is not None:
+        if not self.dialect.has_indexes or self.table.query is not None:
             return f"{ends}, COUNT(*) - COUNT({name}), {now} FROM {relation}{self._where()}"
         # Each part by itself is a look into an index, where there is one.
         without = f"(SELECT COUNT(*) FROM {relation}{self._where(f'{name} IS NULL')})" if cursor.nullable else "0"
@@ -118,7 +118,9 @@ class Selection:
         return f"SELECT COUNT(*) FROM {self.relation.sql}{self._where(*self._slice(part))}"
 
     def window(self, window: Window, cursor: pa.Field) -> list[str]:
-        return self._slice(Slice(index=0, lower=window.lower, upper=window.upper, lower_open=window.lower_open))
+        return self._slice(
+            Slice(index=0, lower=window.lower, upper=window.upper, lower_exclusive=window.lower_exclusive)
+        )
 
     def histogram(self, window: Window, cursor: pa.Field, bucket: str, low: int, high: int, width: int) -> str:
         """``(highest value, rows, whether all share one value)`` of each bucket that has rows, ascending."""

@@ -21,7 +21,7 @@ _DIGEST_DIGITS = 8
 
 
 @dataclass(frozen=True)
-class Existing:
+class ExistingTable:
     """A table as the target has it. ``keys`` are all sets of columns that are unique together."""
 
     columns: pa.Schema
@@ -30,7 +30,7 @@ class Existing:
     """Columns that every new row must give: NOT NULL without a default."""
     generated: frozenset[str] = frozenset()
 
-    def spelled(self, names: Sequence[str], dialect: Dialect) -> Existing:
+    def spelled(self, names: Sequence[str], dialect: Dialect) -> ExistingTable:
         """The same table with its columns written as in ``names``, where that is the same name to the system."""
         spelling = {dialect.fold(name): name for name in names}
 
@@ -48,7 +48,7 @@ class Existing:
         )
 
 
-def real_key(existing: Existing) -> tuple[str, ...]:
+def real_key(existing: ExistingTable) -> tuple[str, ...]:
     """The first unique key whose columns cannot be NULL."""
     strict = {column.name for column in existing.columns if not column.nullable}
     for key in existing.keys:
@@ -65,7 +65,7 @@ class TypeMap(ABC):
         """The column type for a new table. Raises ``ConfigError`` where there is no lossless one."""
 
     @abstractmethod
-    def misfit(self, column: pa.Field, existing: pa.Field) -> str | None:
+    def why_incompatible(self, column: pa.Field, existing: pa.Field) -> str | None:
         """Why a column cannot be stored without loss in an existing one; ``None`` where it can."""
 
 
@@ -91,7 +91,7 @@ class TableChange:
         return [f"ALTER TABLE {name} ADD COLUMN {definition}" for definition in self.added]
 
 
-def fit(spec: WriteSpec, existing: Existing | None, dialect: Dialect, types: TypeMap) -> TableChange:
+def fit(spec: WriteSpec, existing: ExistingTable | None, dialect: Dialect, types: TypeMap) -> TableChange:
     """Decide how the target table is made to fit.
 
     Raises ``ConfigError`` and ``SchemaDrift`` with the reason and what to do.
@@ -149,7 +149,7 @@ def _new(spec: WriteSpec, dialect: Dialect, types: TypeMap) -> TableChange:
     )
 
 
-def _fitted(spec: WriteSpec, existing: Existing, dialect: Dialect, types: TypeMap) -> TableChange:
+def _fitted(spec: WriteSpec, existing: ExistingTable, dialect: Dialect, types: TypeMap) -> TableChange:
     known = {column.name: column for column in existing.columns}
     warnings: list[str] = []
     columns: list[str] = []
@@ -167,7 +167,7 @@ def _fitted(spec: WriteSpec, existing: Existing, dialect: Dialect, types: TypeMa
             added.append(_definition(column, dialect, types, in_key=False, strict=False))
             declared.append(types.declare(column, in_key=False))
         else:
-            problem = types.misfit(column, there)
+            problem = types.why_incompatible(column, there)
             if problem is not None:
                 raise SchemaDrift(
                     f"column {column.name!r} of the source is {native_type(column)}, but the target's is {native_type(there)}: {problem}.",
@@ -201,7 +201,7 @@ def _takes_new(spec: WriteSpec, name: str, warnings: list[str]) -> bool:
     return False
 
 
-def _check_required(spec: WriteSpec, existing: Existing, columns: Sequence[str]) -> None:
+def _check_required(spec: WriteSpec, existing: ExistingTable, columns: Sequence[str]) -> None:
     absent = sorted(existing.required - set(columns))
     if absent and Action.INSERT not in spec.blacklist:
         raise ConfigError(
@@ -210,7 +210,7 @@ def _check_required(spec: WriteSpec, existing: Existing, columns: Sequence[str])
         )
 
 
-def _check_unique(spec: WriteSpec, existing: Existing) -> None:
+def _check_unique(spec: WriteSpec, existing: ExistingTable) -> None:
     """ON CONFLICT needs a unique index over just the key."""
     if spec.table.write is Write.APPEND or spec.table.replaces:
         return
@@ -230,7 +230,7 @@ def _casts(schema: pa.Schema, declared: Sequence[str]) -> tuple[str, ...]:
 
 
 def describe_refresh(
-    spec: WriteSpec, existing: Existing | None, change: TableChange, dialect: Dialect
+    spec: WriteSpec, existing: ExistingTable | None, change: TableChange, dialect: Dialect
 ) -> TargetPreview:
     """The statements of a scan, for people."""
     table, shown = spec.table, dialect.table(spec.table.to)

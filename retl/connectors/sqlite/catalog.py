@@ -8,7 +8,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from retl.connectors.sql.tables import Existing
+from retl.connectors.sql.tables import ExistingTable
 from retl.connectors.sqlite.dialect import DIALECT, logical_field
 
 Kind = Literal["table", "view", "virtual", "shadow"]
@@ -64,7 +64,7 @@ def unique_indexes(connection: sqlite3.Connection, name: str, schema: str = "mai
     return found
 
 
-def inspect(connection: sqlite3.Connection, name: str, schema: str = "main") -> Existing | None:
+def inspect(connection: sqlite3.Connection, name: str, schema: str = "main") -> ExistingTable | None:
     """A table's columns and unique keys, or ``None`` where there is none of that name."""
     rows = connection.execute(
         'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?, ?) WHERE hidden <> 1',
@@ -85,7 +85,7 @@ def inspect(connection: sqlite3.Connection, name: str, schema: str = "main") -> 
             required.add(column)
     keys = [frozenset(key)] if key else []
     keys.extend(plain for index in unique_indexes(connection, name, schema) if (plain := index.plain) is not None)
-    return Existing(pa.schema(fields), tuple(dict.fromkeys(keys)), frozenset(required), frozenset(generated))
+    return ExistingTable(pa.schema(fields), tuple(dict.fromkeys(keys)), frozenset(required), frozenset(generated))
 
 
 def count(connection: sqlite3.Connection, name: str) -> int:

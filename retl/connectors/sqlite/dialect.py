@@ -72,7 +72,7 @@ class SQLiteTypes(TypeMap):
             remedy="convert it with expressions, or leave it out with columns.",
         )
 
-    def misfit(self, column: pa.Field, existing: pa.Field) -> str | None:
+    def why_incompatible(self, column: pa.Field, existing: pa.Field) -> str | None:
         kind, stored = column.type, affinity(native_type(existing))
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
@@ -105,7 +105,7 @@ class SQLiteDialect(Dialect):
     """SQLite. Text may be a cursor: its order is that of its bytes, and dates are kept as text."""
 
     name: ClassVar[str] = "sqlite"
-    looks_up: ClassVar[bool] = True
+    has_indexes: ClassVar[bool] = True
     text_cursor: ClassVar[bool] = True
     folds_names: ClassVar[bool] = True
     insert: ClassVar[str] = "INSERT OR ABORT"

@@ -28,7 +28,7 @@ from retl.model.naming import made_by_a_target
 from retl.model.schema import TableSchema, field
 from retl.model.window import Bounds, lower_bound
 from retl.state.sql import STATE_TABLES
-from retl.threads import to_the_end
+from retl.threads import shielded
 
 if TYPE_CHECKING:
     from retl.connectors.sqlite import SQLite
@@ -113,7 +113,7 @@ class SQLiteSource(SqlSource):
                 yield batch
         finally:
             # Surely: a cursor that is left open keeps the file open, even when its connection is closed.
-            await to_the_end(self._file.run(result.close))
+            await shielded(self._file.run(result.close))
 
     async def release(self) -> None:
         await self._file.close()
