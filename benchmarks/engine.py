@@ -49,7 +49,7 @@ class ReadySource(Source):
             unique_key=True,
         )
 
-    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
         for _ in range(self._times):
             yield self._batch
 
@@ -94,7 +94,7 @@ class DroppingWriter(TableWriter):
     async def discard(self) -> None:
         self._rows = 0
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         rows, self._rows = self._rows, 0
         return CommitResult(rows)
 

@@ -136,7 +136,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+    def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
         """The rows of one slice, in batches of bounded size.
 
         Each batch has the column names of ``plan.schema`` in that order; each column has
@@ -148,7 +148,7 @@ class Source(ABC):
         reject of its scan, and never reaches the target.
         """
 
-    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
+    async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
         """How many rows a slice has as of now; ``None`` where the source cannot tell.
 
         Asked where fewer came than the plan had counted: then either rows have gone since, or something between here
@@ -182,14 +182,14 @@ class TableWriter(ABC):
         """Forget what is staged; the engine will read the slice again."""
 
     @abstractmethod
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         """Make the staged rows part of the target.
 
         Where ``fenced`` is given (the target holds the checkpoints), the rows, the
         checkpoint and the proof that the fence still holds are *one* transaction; an
         old fence raises ``LeaseLost`` and changes nothing. Where it is ``None`` the engine
         has proved the fence just before and saves the checkpoint just after, so a crash in
-        between repeats the slice: writes must then be idempotent. ``part.scope``, where set, is
+        between repeats the slice: writes must then be idempotent. ``slice_.scope``, where set, is
         deleted in the same transaction before the rows are added.
 
         A row that the target refuses is left out and returned as a ``Reject``, never

@@ -19,20 +19,20 @@ from retl.model.window import Slice
 
 
 def after_slice(
-    before: Checkpoint, plan: SourcePlan, part: Slice, scan_id: str, highest: pa.Scalar | None
+    before: Checkpoint, plan: SourcePlan, slice_: Slice, scan_id: str, highest: pa.Scalar | None
 ) -> Checkpoint:
     """The checkpoint once this slice is committed; ``highest`` is the cursor value that a stream has reached."""
-    watermark = part.watermark
-    if part.ordered_by is not None and highest is not None:
+    watermark = slice_.watermark
+    if slice_.ordered_by is not None and highest is not None:
         watermark = _not_below(_text(highest), before.watermark, highest.type)
     return msgspec.structs.replace(
         before,
         scan_id=scan_id,
         cursor=plan.table.cursor,
         cursor_type=plan.cursor_type,
-        position=part.position,
+        position=slice_.position,
         watermark=before.watermark if watermark is None else watermark,
-        detail={**before.detail, **part.detail},
+        detail={**before.detail, **slice_.detail},
     )
 
 

@@ -92,10 +92,10 @@ def check_countable(plan: SourcePlan) -> None:
         )
 
 
-def check_slice(plan: SourcePlan, part: Slice, rows: int) -> None:
+def check_slice(plan: SourcePlan, slice_: Slice, rows: int) -> None:
     """Refuse a slice that brought another number of rows than were counted in the very snapshot that was read."""
-    if plan.exact_rows and part.rows is not None and rows != part.rows:
-        raise _other_count(part.rows, rows, "slice")
+    if plan.exact_rows and slice_.rows is not None and rows != slice_.rows:
+        raise _other_count(slice_.rows, rows, "slice")
 
 
 def check_all_slices(plan: SourcePlan, rows: int) -> None:

@@ -30,7 +30,7 @@ class Item(NamedTuple):
     """What travels through the channel. A ``begin`` forgets what was staged of its slice before."""
 
     kind: Literal["begin", "batch", "end"]
-    part: Slice
+    slice_: Slice
     batch: pa.RecordBatch | None = None
     size: int = 0
 
@@ -48,64 +48,64 @@ class Reader:
         """Read everything. An error goes to the writer through the channel, so that it reaches the user plain."""
         error: Exception | None = None
         try:
-            for part in self._plan.slices:
-                await self._read(part)
+            for slice_ in self._plan.slices:
+                await self._read(slice_)
         except Exception as failure:
             error = failure
         self._channel.close(error)
 
-    async def _read(self, part: Slice) -> None:
+    async def _read(self, slice_: Slice) -> None:
         """Read one slice; after a transient error read it again, unless some of it may be committed already."""
-        resizer = self._resizer(part)
+        resizer = self._resizer(slice_)
         attempt = 0
         while True:
             attempt += 1
-            await self._channel.send(Item("begin", part))
+            await self._channel.send(Item("begin", slice_))
             try:
-                rows, without_cursor = await self._pass_on(part, resizer)
-                await self._check_count(part, rows)
+                rows, without_cursor = await self._pass_on(slice_, resizer)
+                await self._check_count(slice_, rows)
             except TransientError as error:
-                if attempt >= _ATTEMPTS or part.divisible or (error.retry_after or 0.0) > _LONGEST_PAUSE:
+                if attempt >= _ATTEMPTS or slice_.divisible or (error.retry_after or 0.0) > _LONGEST_PAUSE:
                     raise
                 resizer.clear()
                 await self._pause(error, attempt)
             else:
                 for ready, size in resizer.flush():
-                    await self._channel.send(Item("batch", part, ready, size), size)
+                    await self._channel.send(Item("batch", slice_, ready, size), size)
                 self._note_null_cursor(without_cursor)
-                await self._channel.send(Item("end", part))
+                await self._channel.send(Item("end", slice_))
                 return
 
-    def _resizer(self, part: Slice) -> Resizer:
+    def _resizer(self, slice_: Slice) -> Resizer:
         liked = self._context.target.batch_size
-        if part.divisible:
+        if slice_.divisible:
             # Nothing is held back that could be committed: a slow stream, too, gets on slice by slice.
             liked = dataclasses.replace(liked, rows=min(liked.rows, self._context.table.slice_rows))
         return Resizer(liked)
 
-    async def _check_count(self, part: Slice, rows: int) -> None:
+    async def _check_count(self, slice_: Slice, rows: int) -> None:
         """Before the end of a slice is told: what lacks rows must not be committed."""
-        guard.check_slice(self._plan, part, rows)
-        if part.rows is not None and guard.falls_short(rows, part.rows):
-            there = await self._context.source.recount(self._plan, part)
-            if there is not None and guard.falls_short(rows, min(there, part.rows)):
+        guard.check_slice(self._plan, slice_, rows)
+        if slice_.rows is not None and guard.falls_short(rows, slice_.rows):
+            there = await self._context.source.recount(self._plan, slice_)
+            if there is not None and guard.falls_short(rows, min(there, slice_.rows)):
                 raise guard.cut_answer(there, rows)
         self._rows += rows
-        if part.index == self._plan.slices[-1].index:
+        if slice_.index == self._plan.slices[-1].index:
             guard.check_all_slices(self._plan, self._rows)
 
-    async def _pass_on(self, part: Slice, resizer: Resizer) -> tuple[int, int]:
+    async def _pass_on(self, slice_: Slice, resizer: Resizer) -> tuple[int, int]:
         """The slice's batches, resized; returns its rows, and how many had no cursor value where only the stream tells."""
         rows = without_cursor = 0
-        async with aclosing(_closable(self._context.source.read(self._plan, part))) as batches:
+        async with aclosing(_closable(self._context.source.read(self._plan, slice_))) as batches:
             async for batch in batches:
                 _check_batch(batch, self._plan)
                 rows += batch.num_rows
-                if part.ordered_by is not None:
-                    batch, found = guard.apply_null_cursor(self._context.table, batch, part.ordered_by)
+                if slice_.ordered_by is not None:
+                    batch, found = guard.apply_null_cursor(self._context.table, batch, slice_.ordered_by)
                     without_cursor += found
                 for ready, size in resizer.push(batch):
-                    await self._channel.send(Item("batch", part, ready, size), size)
+                    await self._channel.send(Item("batch", slice_, ready, size), size)
         return rows, without_cursor
 
     def _note_null_cursor(self, rows: int) -> None:

@@ -52,11 +52,11 @@ class SourceRejects(TableWriter):
         self._rejects.clear()
         await self._writer.discard()
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         mine = tuple(self._rejects)
         self._check(rejects_left)
         try:
-            done = await self._writer.commit(fenced, part, rejects_left - len(mine))
+            done = await self._writer.commit(fenced, slice_, rejects_left - len(mine))
         except RowsRejected as error:
             error.rejects = [*mine, *error.rejects]
             raise

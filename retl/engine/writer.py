@@ -143,7 +143,7 @@ class Writer:
         highest: Any = None
         async with aclosing(self._items(first)) as items:
             async for item in items:
-                part = item.part
+                slice_ = item.slice_
                 if item.kind == "begin":
                     if self._staged:
                         await writer.discard()
@@ -155,13 +155,13 @@ class Writer:
                     await writer.write(item.batch)
                     self._staged += item.batch.num_rows
                     self._count(item.batch.num_rows, item.size)
-                    if part.ordered_by is not None:
-                        highest = higher(highest, item.batch, part.ordered_by)
+                    if slice_.ordered_by is not None:
+                        highest = higher(highest, item.batch, slice_.ordered_by)
                 complete = item.kind == "end"
-                if complete or (part.divisible and self._staged >= context.table.slice_rows):
-                    await self._commit(writer, part, highest, complete=complete)
+                if complete or (slice_.divisible and self._staged >= context.table.slice_rows):
+                    await self._commit(writer, slice_, highest, complete=complete)
                     self._staged = 0
-                    if context.stop.requested and not (complete and part.index == self._plan.slices[-1].index):
+                    if context.stop.requested and not (complete and slice_.index == self._plan.slices[-1].index):
                         context.stopped = True
                         return
 
@@ -184,15 +184,15 @@ class Writer:
             self._shown = now
             context.tell_scan(events.RowsMoved, progress=context.progress())
 
-    async def _commit(self, writer: TableWriter, part: Slice, highest: Any, *, complete: bool) -> None:
+    async def _commit(self, writer: TableWriter, slice_: Slice, highest: Any, *, complete: bool) -> None:
         context = self._context
         # In cursor order, what has come so far is all there is below the highest value.
-        moves_on = complete or part.ordered_by is not None
+        moves_on = complete or slice_.ordered_by is not None
         before = context.checkpoint
         checkpoint = with_rows(before, self._lands(self._staged))
         if moves_on:
-            checkpoint = after_slice(checkpoint, self._plan, part, context.scan_id, highest)
-        if complete and part.index == self._plan.slices[-1].index and not context.table.replaces:
+            checkpoint = after_slice(checkpoint, self._plan, slice_, context.scan_id, highest)
+        if complete and slice_.index == self._plan.slices[-1].index and not context.table.replaces:
             # Nothing is left to be done but to remember that the scan is over: that is done at once.
             checkpoint = after_scan(checkpoint, self._plan, context.scan_id)
             self._over = True
@@ -201,7 +201,7 @@ class Writer:
         if not context.state_in_target:
             await self._prove()
         try:
-            done = await writer.commit(fenced if context.state_in_target else None, part, left)
+            done = await writer.commit(fenced if context.state_in_target else None, slice_, left)
         except RowsRejected as error:
             await self._prove()  # they may clash with what another owner has written meanwhile
             guard.advise(error, self._staged)

@@ -26,22 +26,22 @@ class Window(msgspec.Struct, frozen=True):
     lower_exclusive: bool = False
     watermark: str | None = None
     """The watermark before the scan; no slice moves it back."""
-    again: str | None = None
+    reread_from: str | None = None
     """From here on the next scan reads again; ``None`` where it reads nothing twice."""
 
 
 class Position(msgspec.Struct, frozen=True):
     """How far a group of rows that share too much to be cut by the cursor has got.
 
-    What is done of it are parts of the rows with ``lower < cursor <= upper``; ``again`` is
+    What is done of it are parts of the rows with ``lower < cursor <= upper``; ``reread_from`` is
     that of the window they were read in, ``hashed`` says what the parts were made by.
     """
 
     lower: str | None
     upper: str
-    parts: int
+    modulus: int
     done: int
-    again: str | None = None
+    reread_from: str | None = None
     hashed: str = ""
 
 
@@ -57,8 +57,8 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
 
     A small value that can be pickled. Its rows are those with ``lower < cursor <= upper``
     (``lower <= cursor`` where ``lower_exclusive`` is false), or with no cursor value where
-    ``nulls`` is set; of those, where ``parts`` is more than 1, the ones whose key hashes
-    to ``part``.
+    ``nulls`` is set; of those, where ``modulus`` is more than 1, the ones whose key hashes
+    to ``remainder``.
     """
 
     index: int
@@ -66,8 +66,8 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     upper: str | None = None
     lower_exclusive: bool = False
     nulls: bool = False
-    part: int = 0
-    parts: int = 1
+    remainder: int = 0
+    modulus: int = 1
     rows: int | None = None
     """How many rows the source expects in it."""
     watermark: str | None = None
@@ -141,7 +141,7 @@ def make_window(spec: TableSpec, family: CursorFamily, watermark: str | None, bo
         upper,
         lower_exclusive=appending and lower is not None,
         watermark=watermark,
-        again=None if appending else lower_bound(spec, family, top),
+        reread_from=None if appending else lower_bound(spec, family, top),
     )
 
 
@@ -166,21 +166,23 @@ def cut(
     slices: list[Slice] = []
     lower, lower_exclusive = window.lower, window.lower_exclusive
 
-    def add(upper: str, rows: int, parts: int, done: int = 0) -> None:
+    def add(upper: str, rows: int, modulus: int, done: int = 0) -> None:
         nonlocal lower, lower_exclusive
-        for part in range(done, parts):
-            last = part == parts - 1
+        for remainder in range(done, modulus):
+            last = remainder == modulus - 1
             slices.append(
                 Slice(
                     index=len(slices),
                     lower=lower,
                     upper=upper,
                     lower_exclusive=lower_exclusive,
-                    part=part,
-                    parts=parts,
-                    rows=rows // parts + (rows % parts > part),
+                    remainder=remainder,
+                    modulus=modulus,
+                    rows=rows // modulus + (rows % modulus > remainder),
                     watermark=upper if last and _moves_on(window, upper) else None,
-                    position=None if last else Position(lower, upper, parts, part + 1, window.again, hashed),
+                    position=None
+                    if last
+                    else Position(lower, upper, modulus, remainder + 1, window.reread_from, hashed),
                 )
             )
         lower, lower_exclusive = upper, True
@@ -198,7 +200,7 @@ def cut(
         if position.lower is not None and _reaches(window, position.lower):
             add_up_to(position.lower, before)
         group, rest = _split(rest, position.upper, window.family)
-        add(position.upper, sum(rows for _, rows in group), position.parts, position.done)
+        add(position.upper, sum(rows for _, rows in group), position.modulus, position.done)
         if compare(position.upper, window.upper, window.family) >= 0:
             return slices
     add_up_to(window.upper, rest)
@@ -233,9 +235,12 @@ def _continues(position: Position, window: Window) -> bool:
         return False
     if window.lower is not None and compare(position.upper, window.lower, family) <= 0:
         return False
-    if position.again is None or window.again is None:
+    if position.reread_from is None or window.reread_from is None:
         return True
-    return compare(position.upper, position.again, family) < 0 or compare(window.again, position.again, family) <= 0
+    return (
+        compare(position.upper, position.reread_from, family) < 0
+        or compare(window.reread_from, position.reread_from, family) <= 0
+    )
 
 
 def _split(

@@ -49,14 +49,14 @@ class CrashingSource(Source):
     async def location(self, table: str) -> str | None:
         return await self._source.location(table)
 
-    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
-        return await self._source.recount(plan, part)
+    async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
+        return await self._source.recount(plan, slice_)
 
     async def finish(self, plan: SourcePlan) -> None:
         await self._source.finish(plan)
 
-    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
-        async with aclosing(self._source.read(plan, part)) as batches:  # type: ignore[type-var]
+    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
+        async with aclosing(self._source.read(plan, slice_)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 if self._left <= 0 and self.crashes < self._times:
                     self.crashes += 1

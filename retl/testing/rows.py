@@ -27,7 +27,7 @@ async def collect(source: Source | Connector, table: str | TableSpec, checkpoint
     try:
         spec = table_spec(table) if isinstance(table, str) else table
         plan = await opened.plan(spec, checkpoint or Checkpoint())
-        parts = [await read_slice(opened, plan, part) for part in plan.slices]
+        parts = [await read_slice(opened, plan, slice_) for slice_ in plan.slices]
         return pa.concat_tables([plan.schema.empty_table(), *parts])
     finally:
         if isinstance(source, Connector):
@@ -36,9 +36,9 @@ async def collect(source: Source | Connector, table: str | TableSpec, checkpoint
             await opened.release()
 
 
-async def read_slice(source: Source, plan: SourcePlan, part: Slice) -> pa.Table:
+async def read_slice(source: Source, plan: SourcePlan, slice_: Slice) -> pa.Table:
     """The rows of one slice, in their logical types."""
-    async with aclosing(source.read(plan, part)) as batches:  # type: ignore[type-var]
+    async with aclosing(source.read(plan, slice_)) as batches:  # type: ignore[type-var]
         return as_table([batch async for batch in batches], plan.schema)
 
 

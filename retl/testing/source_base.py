@@ -118,13 +118,13 @@ def checkpoint_after(plan: SourcePlan, watermark: str) -> Checkpoint:
         watermark=watermark,
         scan_id="before",
         columns={column.name: native_type(column) for column in plan.schema},
-        detail={name: value for part in plan.slices for name, value in part.detail.items()},
+        detail={name: value for slice_ in plan.slices for name, value in slice_.detail.items()},
     )
 
 
 async def rows_by_slice(source: Source, plan: SourcePlan) -> list[list[Row]]:
     """The rows of every slice, in the plan's order."""
-    return [(await read_slice(source, plan, part)).to_pylist() for part in plan.slices]
+    return [(await read_slice(source, plan, slice_)).to_pylist() for slice_ in plan.slices]
 
 
 async def all_rows(source: Source, plan: SourcePlan) -> list[Row]:

@@ -92,7 +92,7 @@ class SourceReads(SourceBase):
             await source.release()
             await self.drop(TABLE)
             await self.create(TABLE, SCHEMA.empty_table())
-            detail = {name: value for part in first.slices for name, value in part.detail.items()}
+            detail = {name: value for slice_ in first.slices for name, value in slice_.detail.items()}
             for table in (FULL, INCREMENTAL):
                 plan = await source.plan(table, Checkpoint(detail=detail))
                 assert plan.schema.names == SCHEMA.names
@@ -119,8 +119,8 @@ class SourceReads(SourceBase):
     async def test_batches_have_the_promised_columns_and_types_or_text(self) -> None:
         async with self.opened(rows_of(range(1, 10))) as source:
             plan = await source.plan(FULL, Checkpoint())
-            for part in plan.slices:
-                async with aclosing(source.read(plan, part)) as batches:  # type: ignore[type-var]
+            for slice_ in plan.slices:
+                async with aclosing(source.read(plan, slice_)) as batches:  # type: ignore[type-var]
                     async for batch in batches:
                         assert batch.schema.names == plan.schema.names
                         for sent, promised in zip(batch.schema, plan.schema, strict=True):
@@ -130,8 +130,8 @@ class SourceReads(SourceBase):
         async with self.opened(rows_of(range(self.many_rows))) as source:
             plan = await source.plan(FULL, Checkpoint())
             sizes = []
-            for part in plan.slices:
-                async with aclosing(source.read(plan, part)) as batches:  # type: ignore[type-var]
+            for slice_ in plan.slices:
+                async with aclosing(source.read(plan, slice_)) as batches:  # type: ignore[type-var]
                     sizes.extend([batch.num_rows async for batch in batches])
             assert sum(sizes) == self.many_rows
             assert max(sizes) <= self.most_batch_rows
@@ -166,14 +166,14 @@ class SourceReads(SourceBase):
     async def test_slices_can_be_pickled(self) -> None:
         async with self.opened(rows_of(range(1, 21))) as source:
             plan = await source.plan(table_spec(TABLE, cursor="updated_at", slice_rows=5), Checkpoint())
-            assert tuple(pickle.loads(pickle.dumps(part)) for part in plan.slices) == plan.slices
+            assert tuple(pickle.loads(pickle.dumps(slice_)) for slice_ in plan.slices) == plan.slices
 
     async def test_a_slice_can_be_read_again(self) -> None:
         async with self.opened(rows_of(range(1, 41))) as source:
             plan = await source.plan(table_spec(TABLE, cursor="updated_at", slice_rows=10), Checkpoint())
-            for part in plan.slices:
-                first = in_order((await read_slice(source, plan, part)).to_pylist())
-                assert first == in_order((await read_slice(source, plan, part)).to_pylist())
+            for slice_ in plan.slices:
+                first = in_order((await read_slice(source, plan, slice_)).to_pylist())
+                assert first == in_order((await read_slice(source, plan, slice_)).to_pylist())
 
     async def test_a_slice_can_be_read_again_after_it_was_closed_early(self) -> None:
         rows = rows_of(range(self.many_rows))

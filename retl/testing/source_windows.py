@@ -49,7 +49,7 @@ class SourceWindows(SourceBase):
                 (min(times), max(times)) for times in ([row["updated_at"] for row in rows] for rows in found if rows)
             ]
             assert all(before[1] < after[0] for before, after in pairwise(edges))
-            assert [part.index for part in plan.slices] == list(range(len(plan.slices)))
+            assert [slice_.index for slice_ in plan.slices] == list(range(len(plan.slices)))
             assert plan.rows == 100
 
     async def test_the_watermark_of_a_slice_covers_its_rows_and_no_later_one(self) -> None:
@@ -59,12 +59,12 @@ class SourceWindows(SourceBase):
             assert plan.window is not None
             family = plan.window.family
             found = await rows_by_slice(source, plan)
-            for part, rows in zip(plan.slices, found, strict=True):
-                if part.watermark is None:
+            for slice_, rows in zip(plan.slices, found, strict=True):
+                if slice_.watermark is None:
                     continue
-                later = [row["updated_at"] for others in found[part.index + 1 :] for row in others]
-                assert all(compare(str(row["updated_at"]), part.watermark, family) <= 0 for row in rows)
-                assert all(compare(str(moment), part.watermark, family) > 0 for moment in later)
+                later = [row["updated_at"] for others in found[slice_.index + 1 :] for row in others]
+                assert all(compare(str(row["updated_at"]), slice_.watermark, family) <= 0 for row in rows)
+                assert all(compare(str(moment), slice_.watermark, family) > 0 for moment in later)
             assert plan.slices[-1].watermark == plan.window.upper
             assert (
                 compare(plan.window.upper, str(max(row["updated_at"] for rows in found for row in rows)), family) == 0
@@ -76,8 +76,8 @@ class SourceWindows(SourceBase):
         async with self.opened(rows) as source:
             plan = await source.plan(table_spec(TABLE, cursor="updated_at", slice_rows=50), Checkpoint())
             found = await rows_by_slice(source, plan)
-            assert in_order(row for part in found for row in part) == in_order(rows)
-            assert max(len(part) for part in found) <= 150  # a hash cuts unevenly
+            assert in_order(row for slice_ in found for row in slice_) == in_order(rows)
+            assert max(len(slice_) for slice_ in found) <= 150  # a hash cuts unevenly
             assert len(found) >= 6
 
     async def test_parts_that_are_done_are_not_read_again(self) -> None:
@@ -88,7 +88,7 @@ class SourceWindows(SourceBase):
             plan = await source.plan(table, Checkpoint())
             found = await rows_by_slice(source, plan)
             assert plan.slices[2].position is not None
-            done = [row for part in found[:3] for row in part]
+            done = [row for slice_ in found[:3] for row in slice_]
             rest = await source.plan(table, Checkpoint(cursor="updated_at", position=plan.slices[2].position))
             assert in_order([*done, *await all_rows(source, rest)]) == in_order(rows)
 
@@ -110,8 +110,8 @@ class SourceWindows(SourceBase):
             watermark = f"{rows[19]['updated_at']:%Y-%m-%d %H:%M:%S.%f}"
             plan = await source.plan(table, checkpoint_after(first, watermark))
             assert ids(await all_rows(source, plan)) == [15, 16, 17, 18, 19, 20]
-            for part in plan.slices:
-                assert part.watermark is None or compare(part.watermark, watermark, "time") >= 0
+            for slice_ in plan.slices:
+                assert slice_.watermark is None or compare(slice_.watermark, watermark, "time") >= 0
 
     async def test_a_microsecond_is_not_lost(self) -> None:
         rows = [
@@ -168,7 +168,7 @@ class SourceWindows(SourceBase):
         async with self.opened(rows) as source:
             plan = await source.plan(table, Checkpoint())
             assert await all_rows(source, plan) == in_order(rows)
-            assert all(part.watermark is None for part in plan.slices if part.nulls)
+            assert all(slice_.watermark is None for slice_ in plan.slices if slice_.nulls)
 
     async def test_a_table_with_nothing_but_null_cursors_has_no_watermark(self) -> None:
         self._needs_counts()

@@ -152,9 +152,9 @@ class Session:
         return await self.target.prepare(spec, self.fenced(None, refresh=spec.refresh))
 
     async def commit(
-        self, writer: TableWriter, watermark: str | None = None, *, rejects_left: int = 0, part: Slice | None = None
+        self, writer: TableWriter, watermark: str | None = None, *, rejects_left: int = 0, slice_: Slice | None = None
     ) -> CommitResult:
-        return await writer.commit(self.fenced(watermark), part or Slice(index=0), rejects_left)
+        return await writer.commit(self.fenced(watermark), slice_ or Slice(index=0), rejects_left)
 
     async def finish(self, writer: TableWriter, watermark: str | None = None) -> None:
         await writer.finish(self.fenced(watermark))

@@ -221,7 +221,7 @@ class TargetCommits(TargetBase):
             writer = await session.prepare()
             await write(writer, rows_of([9], name="a"))
             assert in_order(await self.contents(TABLE)) == in_order(rows)
-            await session.commit(writer, part=Slice(index=0, scope=Scope("name", "a 1")))
+            await session.commit(writer, slice_=Slice(index=0, scope=Scope("name", "a 1")))
             await session.finish(writer)
         found = sorted(row["id"] for row in await self.contents(TABLE))
         assert found == [2, 3, 9]

@@ -40,12 +40,12 @@ class Limited(CrashingSource):
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         return dataclasses.replace(await super().plan(table, checkpoint), **self._plan)
 
-    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
+    async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
         return None
 
-    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
         left = self.limit if self.limit is not None else 2**31
-        async with aclosing(super().read(plan, part)) as batches:  # type: ignore[type-var]
+        async with aclosing(super().read(plan, slice_)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 for start in range(0, batch.num_rows, self.step):
                     yield batch.slice(start, min(self.step, left))
@@ -140,8 +140,8 @@ class Cutting(Limited):
             self.between = ""
         return plan
 
-    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
-        return await self._source.recount(plan, part)
+    async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
+        return await self._source.recount(plan, slice_)
 
 
 @pytest.mark.parametrize("table", [None, full("none"), full("swap")], ids=["incremental", "none", "swap"])
@@ -191,8 +191,8 @@ class Telling(SQLiteTarget):
         writer = await super().prepare(load, fenced)
         commit, count = writer.commit, writer.count
 
-        async def told(fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
-            return dataclasses.replace(await commit(fenced, part, rejects_left), **self.commits.pop(0))
+        async def told(fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
+            return dataclasses.replace(await commit(fenced, slice_, rejects_left), **self.commits.pop(0))
 
         async def fewer() -> int:
             return await count() - self.lacks
@@ -314,10 +314,10 @@ async def test_a_divisible_slice_that_is_broken_off_saves_nothing_of_what_was_no
 ) -> None:
     source = Limited(warehouse, None)
     whole = await source.plan(table_spec("orders", cursor="updated_at", key="id"), Checkpoint())
-    (part,) = whole.slices
+    (slice_,) = whole.slices
     detail = {"partition": "version 1"}
     source._plan = {
-        "slices": (Slice(index=0, upper=part.upper, watermark=part.watermark, divisible=True, detail=detail),),
+        "slices": (Slice(index=0, upper=slice_.upper, watermark=slice_.watermark, divisible=True, detail=detail),),
         "table": dataclasses.replace(whole.table, slice_rows=3),
     }
     job = pipeline(source, app)

@@ -103,7 +103,7 @@ class MemorySource(SqlSource):
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         plan = await super().plan(table, checkpoint)
         self.shown.append(self.content())
-        self.cut += any(part.parts > 1 for part in plan.slices)
+        self.cut += any(slice_.modulus > 1 for slice_ in plan.slices)
         seen = [row.at for row in self.content() if row.at is not None]
         self.upper = max(seen, default=-1) if self.upper is None else max(self.upper, *seen, -1)
         return plan

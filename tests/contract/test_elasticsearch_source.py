@@ -52,8 +52,8 @@ class WithoutId(Source):
         schema = pa.schema([column.with_type(_naive(column.type)) for column in plan.schema])
         return dataclasses.replace(plan, schema=schema)
 
-    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
-        async with aclosing(self._source.read(plan, part)) as batches:  # type: ignore[type-var]
+    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
+        async with aclosing(self._source.read(plan, slice_)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 arrays = [array.cast(_naive(array.type)) for array in batch.columns]
                 yield pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)

@@ -33,11 +33,13 @@ def whole(upper: int, lower: int | None = None, *, lower_exclusive: bool = False
     return Window("c", "integer", None if lower is None else str(lower), str(upper), lower_exclusive)
 
 
-def holds(part: Slice, value: int) -> bool:
+def holds(slice_: Slice, value: int) -> bool:
     """Whether a value lies in the slice's range, whatever part its row is in."""
-    assert part.upper is not None
-    above = part.lower is None or value > int(part.lower) or (value == int(part.lower) and not part.lower_exclusive)
-    return above and value <= int(part.upper)
+    assert slice_.upper is not None
+    above = (
+        slice_.lower is None or value > int(slice_.lower) or (value == int(slice_.lower) and not slice_.lower_exclusive)
+    )
+    return above and value <= int(slice_.upper)
 
 
 # The window -----------------------------------------------------------------
@@ -72,7 +74,7 @@ def test_there_is_no_window_where_the_source_has_no_row() -> None:
 def test_lookback_widens_the_window_and_the_next_one_will_begin_where_it_says() -> None:
     window = make_window(spec(lookback=3), "integer", "10", bounds(7, 20))
     assert window == Window("c", "integer", "7", "20", False, "10", "17")
-    assert lower_bound(spec(lookback=3), "integer", "20") == window.again
+    assert lower_bound(spec(lookback=3), "integer", "20") == window.reread_from
     assert lower_bound(spec(lookback=3), "integer", None) is None
     shrunk = make_window(spec(lookback=3), "integer", "10", bounds(7, 8))
     assert shrunk == Window("c", "integer", "7", "8", False, "10", "7")
@@ -111,7 +113,7 @@ def test_text_is_ordered_by_the_source_alone() -> None:
     window = make_window(spec(), "text", "a", Bounds("a", "B", 0, NOW))
     assert window == Window("c", "text", "a", "B", False, "a", "B")
     parts = cut(window, [("a", 4), ("b", 4)], 5)
-    assert [(part.lower, part.upper, part.watermark) for part in parts] == [
+    assert [(slice_.lower, slice_.upper, slice_.watermark) for slice_ in parts] == [
         ("a", "a", "a"),
         ("a", "b", "b"),
         ("b", "B", "B"),
@@ -151,24 +153,25 @@ def ranges(draw: st.DrawFn, rows: dict[int, int]) -> list[tuple[str, int]]:
 
 def check_chain(window: Window, slices: Sequence[Slice]) -> None:
     """No gap and no overlap, in ascending order, up to the bound."""
-    assert [part.index for part in slices] == list(range(len(slices)))
+    assert [slice_.index for slice_ in slices] == list(range(len(slices)))
     groups = [
-        list(group) for _, group in groupby(slices, key=lambda part: (part.lower, part.upper, part.lower_exclusive))
+        list(group)
+        for _, group in groupby(slices, key=lambda slice_: (slice_.lower, slice_.upper, slice_.lower_exclusive))
     ]
     lower, lower_exclusive = window.lower, window.lower_exclusive
     for group in groups:
-        assert {(part.lower, part.lower_exclusive) for part in group} == {(lower, lower_exclusive)}
-        (parts,) = {part.parts for part in group}
-        assert [part.part for part in group] == list(range(group[0].part, parts))
-        assert [part.watermark for part in group[:-1]] == [None] * (len(group) - 1)
+        assert {(slice_.lower, slice_.lower_exclusive) for slice_ in group} == {(lower, lower_exclusive)}
+        (parts,) = {slice_.modulus for slice_ in group}
+        assert [slice_.remainder for slice_ in group] == list(range(group[0].remainder, parts))
+        assert [slice_.watermark for slice_ in group[:-1]] == [None] * (len(group) - 1)
         assert group[-1].position is None
         upper = group[0].upper
         assert upper is not None
-        for part in group[:-1]:
-            assert part.position == Position(lower, upper, parts, part.part + 1, window.again)
+        for slice_ in group[:-1]:
+            assert slice_.position == Position(lower, upper, parts, slice_.remainder + 1, window.reread_from)
         lower, lower_exclusive = upper, True
     assert lower == window.upper
-    marks = [part.watermark for part in slices if part.watermark is not None]
+    marks = [slice_.watermark for slice_ in slices if slice_.watermark is not None]
     assert all(compare(left, right, window.family) < 0 for left, right in pairwise(marks))
 
 
@@ -183,28 +186,28 @@ def test_each_row_belongs_to_exactly_one_slice(
     slices = cut(window, data.draw(ranges(rows)), slice_rows)
     check_chain(window, slices)
     for value in rows:
-        found = [(part.part, part.parts) for part in slices if holds(part, value)]
+        found = [(slice_.remainder, slice_.modulus) for slice_ in slices if holds(slice_, value)]
         assert found == [(number, found[0][1]) for number in range(found[0][1])]
     assert slices[-1].watermark == window.upper
-    assert sum(part.rows or 0 for part in slices) == sum(rows.values())
-    assert all((part.rows or 0) <= slice_rows for part in slices)
+    assert sum(slice_.rows or 0 for slice_ in slices) == sum(rows.values())
+    assert all((slice_.rows or 0) <= slice_rows for slice_ in slices)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(9, 30))
 def test_ranges_are_joined_as_far_as_they_fit(counted: list[int], slice_rows: int) -> None:
     counts = [(str(number), rows) for number, rows in enumerate(counted)]
     slices = cut(whole(len(counted) - 1), counts, slice_rows)
-    assert all(part.parts == 1 for part in slices)
+    assert all(slice_.modulus == 1 for slice_ in slices)
     assert all((left.rows or 0) + counted[int(left.upper or 0) + 1] > slice_rows for left in slices[:-1])
 
 
 def test_a_million_rows_of_one_value_become_parts_and_the_watermark_waits_for_the_last() -> None:
     slices = cut(whole(7), [("7", 1_000_000)], 30_000)
     assert len(slices) == 34
-    assert {part.parts for part in slices} == {34}
-    assert [part.part for part in slices] == list(range(34))
-    assert {part.rows for part in slices} == {29_411, 29_412}
-    assert [part.watermark for part in slices] == [None] * 33 + ["7"]
+    assert {slice_.modulus for slice_ in slices} == {34}
+    assert [slice_.remainder for slice_ in slices] == list(range(34))
+    assert {slice_.rows for slice_ in slices} == {29_411, 29_412}
+    assert [slice_.watermark for slice_ in slices] == [None] * 33 + ["7"]
     assert slices[4].position == Position(None, "7", 34, 5)
 
 
@@ -229,10 +232,10 @@ def test_no_slice_moves_the_watermark_back() -> None:
     window = make_window(spec(lookback=5), "integer", "10", bounds(5, 12))
     assert window is not None
     slices = cut(window, [(str(value), 10) for value in range(5, 13)], 10)
-    assert [part.watermark for part in slices] == [None] * 5 + ["10", "11", "12"]
+    assert [slice_.watermark for slice_ in slices] == [None] * 5 + ["10", "11", "12"]
     shrunk = make_window(spec(lookback=5), "integer", "10", bounds(5, 8))
     assert shrunk is not None
-    assert [part.watermark for part in cut(shrunk, [("8", 30)], 10)] == [None, None, None]
+    assert [slice_.watermark for slice_ in cut(shrunk, [("8", 30)], 10)] == [None, None, None]
 
 
 # Resuming -------------------------------------------------------------------
@@ -241,21 +244,25 @@ def test_no_slice_moves_the_watermark_back() -> None:
 def test_a_group_is_carried_on_between_what_lies_below_and_above_it() -> None:
     position = Position("3", "7", 5, 2)
     slices = cut(whole(9, 3), [("4", 1), ("8", 40), ("9", 1)], 10, position)
-    assert [(part.lower, part.lower_exclusive, part.upper, part.part, part.parts) for part in slices] == [
+    assert [
+        (slice_.lower, slice_.lower_exclusive, slice_.upper, slice_.remainder, slice_.modulus) for slice_ in slices
+    ] == [
         ("3", False, "3", 0, 1),  # rows that tie with the watermark may be new
         *[("3", True, "7", number, 5) for number in (2, 3, 4)],
         *[("7", True, "8", number, 4) for number in range(4)],
         ("8", True, "9", 0, 1),
     ]
-    assert [part.watermark for part in slices] == ["3", None, None, "7", None, None, None, "8", "9"]
+    assert [slice_.watermark for slice_ in slices] == ["3", None, None, "7", None, None, None, "8", "9"]
 
 
 def test_parts_that_another_hash_has_made_are_all_read_again() -> None:
     position = Position("3", "7", 5, 2, hashed="by id")
     counts = [("4", 1), ("8", 40), ("9", 1)]
     assert cut(whole(9, 3), counts, 10, position, "by id") == [
-        msgspec.structs.replace(part, position=part.position and msgspec.structs.replace(part.position, hashed="by id"))
-        for part in cut(whole(9, 3), counts, 10, msgspec.structs.replace(position, hashed=""))
+        msgspec.structs.replace(
+            slice_, position=slice_.position and msgspec.structs.replace(slice_.position, hashed="by id")
+        )
+        for slice_ in cut(whole(9, 3), counts, 10, msgspec.structs.replace(position, hashed=""))
     ]
     assert cut(whole(9, 3), counts, 10, position, "by id, day") == cut(whole(9, 3), counts, 10, None, "by id, day")
 
@@ -269,11 +276,21 @@ def test_a_group_at_the_upper_end_is_read_anew_once_the_window_has_moved_on() ->
     """The scan after an unbroken one would have read these rows again, for those that came late."""
     hot = Position("3", "7", 5, 2, "7")
     moved = Window("c", "integer", "3", "9", False, "3", "9")
-    assert [part.part for part in cut(moved, [("7", 50), ("9", 1)], 10, hot) if part.upper == "7"] == [0, 1, 2, 3, 4]
+    assert [slice_.remainder for slice_ in cut(moved, [("7", 50), ("9", 1)], 10, hot) if slice_.upper == "7"] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     still = Window("c", "integer", "3", "7", False, "3", "7")
-    assert [part.part for part in cut(still, [("7", 50)], 10, hot) if part.parts == 5] == [2, 3, 4]
-    cold = msgspec.structs.replace(hot, again="8")
-    assert [part.part for part in cut(moved, [("7", 50), ("9", 1)], 10, cold) if part.parts == 5] == [2, 3, 4]
+    assert [slice_.remainder for slice_ in cut(still, [("7", 50)], 10, hot) if slice_.modulus == 5] == [2, 3, 4]
+    cold = msgspec.structs.replace(hot, reread_from="8")
+    assert [slice_.remainder for slice_ in cut(moved, [("7", 50), ("9", 1)], 10, cold) if slice_.modulus == 5] == [
+        2,
+        3,
+        4,
+    ]
 
 
 EPOCH = datetime.fromisoformat("2024-01-01")
@@ -356,23 +373,25 @@ class World:
         check_chain_of_resumed(window, slices)
         return slices
 
-    def read(self, part: Slice) -> list[tuple[int, int]]:
-        assert part.upper is not None
-        low = -(10**9) if part.lower is None else second_of(part.lower) + part.lower_exclusive
-        high = second_of(part.upper)
+    def read(self, slice_: Slice) -> list[tuple[int, int]]:
+        assert slice_.upper is not None
+        low = -(10**9) if slice_.lower is None else second_of(slice_.lower) + slice_.lower_exclusive
+        high = second_of(slice_.upper)
         inside = [(row, cursor) for row, cursor in self.rows.items() if low <= cursor <= high]
-        return [(row, cursor) for row, cursor in inside if (row * 2654435761) % 2**32 % part.parts == part.part]
+        return [
+            (row, cursor) for row, cursor in inside if (row * 2654435761) % 2**32 % slice_.modulus == slice_.remainder
+        ]
 
     def scan(self, *, broken: bool) -> None:
         slices = self.plan()
         committed = self.chance.randint(0, len(slices)) if broken else len(slices)
-        for part in slices[:committed]:
-            for row, cursor in self.read(part):
+        for slice_ in slices[:committed]:
+            for row, cursor in self.read(slice_):
                 self.written.setdefault(row, []).append(cursor)
-            if part.watermark is not None:
-                assert self.watermark is None or compare(part.watermark, self.watermark, self.family) >= 0
-                self.watermark = part.watermark
-            self.position = part.position
+            if slice_.watermark is not None:
+                assert self.watermark is None or compare(slice_.watermark, self.watermark, self.family) >= 0
+                self.watermark = slice_.watermark
+            self.position = slice_.position
             if broken and self.chance.random() < 0.3:
                 self.change()
         if committed == len(slices):
@@ -381,7 +400,7 @@ class World:
 
 def check_chain_of_resumed(window: Window, slices: Sequence[Slice]) -> None:
     assert slices
-    bounds_of = [(part.lower, part.upper, part.lower_exclusive) for part in slices]
+    bounds_of = [(slice_.lower, slice_.upper, slice_.lower_exclusive) for slice_ in slices]
     lower, lower_exclusive = window.lower, window.lower_exclusive
     for key, _ in groupby(bounds_of):
         assert (key[0], key[2]) == (lower, lower_exclusive)
@@ -427,15 +446,15 @@ def test_planning_again_after_any_slice_reads_the_rest_and_nothing_of_a_group_tw
     window = whole(max(rows))
     slices = cut(window, data.draw(ranges(rows)), slice_rows)
     done = slices[: data.draw(st.integers(0, len(slices) - 1))]
-    watermark = next((part.watermark for part in reversed(done) if part.watermark is not None), None)
+    watermark = next((slice_.watermark for slice_ in reversed(done) if slice_.watermark is not None), None)
     position = done[-1].position if done else None
     resumed = whole(max(rows), None if watermark is None else int(watermark))
     left = [(str(v), n) for v, n in sorted(rows.items()) if watermark is None or v >= int(watermark)]
     rest = cut(resumed, data.draw(ranges({int(v): n for v, n in left})), slice_rows, position)
     for value in rows:
         for key in range(0, 200, 7):
-            before = sum(holds(part, value) and key % part.parts == part.part for part in done)
-            after = sum(holds(part, value) and key % part.parts == part.part for part in rest)
+            before = sum(holds(slice_, value) and key % slice_.modulus == slice_.remainder for slice_ in done)
+            after = sum(holds(slice_, value) and key % slice_.modulus == slice_.remainder for slice_ in rest)
             if str(value) == watermark:
                 assert (before, after) == (1, 1)  # ties with the watermark are read again
             else:

@@ -116,11 +116,11 @@ async def test_parts_made_by_another_version_s_hash_are_read_again(
     source = orders.source()
     same = table_spec("same", query="SELECT id, 7 AS moved FROM orders", key="id", cursor="moved", slice_rows=1)
     plan = await source.plan(same, Checkpoint())
-    assert [part.parts for part in plan.slices] == [2, 2]
+    assert [slice_.modulus for slice_ in plan.slices] == [2, 2]
     begun = Checkpoint(cursor="moved", cursor_type=plan.cursor_type, position=plan.slices[0].position)
-    assert [part.part for part in (await source.plan(same, begun)).slices] == [1]
+    assert [slice_.remainder for slice_ in (await source.plan(same, begun)).slices] == [1]
     monkeypatch.setattr(source, "hash_version", lambda: "another")
-    assert [part.part for part in (await source.plan(same, begun)).slices] == [0, 1]
+    assert [slice_.remainder for slice_ in (await source.plan(same, begun)).slices] == [0, 1]
     await source.aclose()
 
 

@@ -44,7 +44,7 @@ class Kept(TableWriter):
     async def discard(self) -> None:
         self.names.clear()
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         self.allowed.append(rejects_left)
         theirs = [Reject(table="t", key="k", reason="r", content="c") for name in self.names if name == "refused"]
         if len(theirs) > rejects_left:

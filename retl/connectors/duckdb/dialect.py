@@ -106,8 +106,8 @@ class DuckDBDialect(Dialect):
     def divide(self, dividend: str, divisor: int) -> str:
         return f"({dividend} // {divisor})"
 
-    def part(self, columns: Sequence[str], part: int, parts: int) -> str:
-        return f"hash({self.identifiers(columns)}) % {parts} = {part}"
+    def hash_condition(self, columns: Sequence[str], remainder: int, modulus: int) -> str:
+        return f"hash({self.identifiers(columns)}) % {modulus} = {remainder}"
 
     def now(self, column: pa.Field) -> str:
         return "CAST(now() AT TIME ZONE 'UTC' AS VARCHAR)"

@@ -80,8 +80,8 @@ class DuckDBWriter(TableWriter):
 
     # Committing -------------------------------------------------------------
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
-        changed = await self._file.run(self._commit, fenced, part, rejects_left)
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
+        changed = await self._file.run(self._commit, fenced, slice_, rejects_left)
         done = self._counted(changed)
         await self._file.run(self._stage.create)
         self._forget()
@@ -99,7 +99,7 @@ class DuckDBWriter(TableWriter):
         )
 
     def _commit(
-        self, connection: duckdb.DuckDBPyConnection, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int
+        self, connection: duckdb.DuckDBPyConnection, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int
     ) -> int:
         import duckdb
 
@@ -107,20 +107,20 @@ class DuckDBWriter(TableWriter):
             self._settle_repeats(connection)
         self._refusals.check(rejects_left)
         try:
-            return in_transaction(connection, self._write_all, fenced, part)
+            return in_transaction(connection, self._write_all, fenced, slice_)
         except duckdb.IntegrityError as error:
             refused = error
         self._exchange = self._exchanging(connection)
         if self._exchange is not None:
             self._settle_unique(connection, rejects_left)
             with suppress(duckdb.IntegrityError):
-                return in_transaction(connection, self._write_all, fenced, part)
+                return in_transaction(connection, self._write_all, fenced, slice_)
         before = len(self._refusals.rows)
-        self._find_refused(connection, part, rejects_left)
+        self._find_refused(connection, slice_, rejects_left)
         if len(self._refusals.rows) == before:
             raise refused
         self._settle_unique(connection, rejects_left)
-        return in_transaction(connection, self._write_all, fenced, part)
+        return in_transaction(connection, self._write_all, fenced, slice_)
 
     def _exchanging(self, connection: duckdb.DuckDBPyConnection) -> Exchange | None:
         """How unique values move from row to row; ``None`` where there are none, or not every row may be written."""
@@ -145,20 +145,20 @@ class DuckDBWriter(TableWriter):
             found = bool(clashing) and len(self._refusals.rows) <= rejects_left
         self._refusals.check(rejects_left)
 
-    def _write_all(self, connection: duckdb.DuckDBPyConnection, fenced: FencedCheckpoint | None, part: Slice) -> int:
+    def _write_all(self, connection: duckdb.DuckDBPyConnection, fenced: FencedCheckpoint | None, slice_: Slice) -> int:
         """What is one transaction: the fence, the checkpoint, the rows, the rejects."""
         if fenced is not None:
             run_step(connection, state.save(fenced))
-        changed = self._merge(connection, part, "true")
+        changed = self._merge(connection, slice_, "true")
         if fenced is not None and self._refusals.rows:
             run_step(connection, state.add_rejects(fenced.fence.pipeline, self._refusals.rows))
         return changed
 
-    def _merge(self, connection: duckdb.DuckDBPyConnection, part: Slice, condition: str) -> int:
+    def _merge(self, connection: duckdb.DuckDBPyConnection, slice_: Slice, condition: str) -> int:
         """Write the staged rows that a condition chooses; returns how many rows were changed."""
-        if part.scope is not None:
-            column = DIALECT.identifier(part.scope.column)
-            connection.execute(f"DELETE FROM {self._table} WHERE {column} = ?", [part.scope.value])
+        if slice_.scope is not None:
+            column = DIALECT.identifier(slice_.scope.column)
+            connection.execute(f"DELETE FROM {self._table} WHERE {column} = ?", [slice_.scope.value])
         if not self._staged:
             return 0
         moved = self._exchange.move(connection) if self._exchange is not None and condition == "true" else 0
@@ -217,14 +217,14 @@ class DuckDBWriter(TableWriter):
 
     # Refused rows -----------------------------------------------------------
 
-    def _find_refused(self, connection: duckdb.DuckDBPyConnection, part: Slice, rejects_left: int) -> None:
+    def _find_refused(self, connection: duckdb.DuckDBPyConnection, slice_: Slice, rejects_left: int) -> None:
         """Take the rows that the table refuses out of the stage: first each by itself, then those that clash with others."""
-        self._search(connection, part, f"{ROWID} BETWEEN {{low}} AND {{high}}", rejects_left + MOST_SHOWN)
-        if len(self._refusals.rows) <= rejects_left and self._trial(connection, part, "true") is not None:
+        self._search(connection, slice_, f"{ROWID} BETWEEN {{low}} AND {{high}}", rejects_left + MOST_SHOWN)
+        if len(self._refusals.rows) <= rejects_left and self._trial(connection, slice_, "true") is not None:
             # Each try repeats all rows before the one in question, so no more are looked for than it takes to decide.
-            self._search(connection, part, f"{ROWID} <= {{high}}", rejects_left - len(self._refusals.rows))
+            self._search(connection, slice_, f"{ROWID} <= {{high}}", rejects_left - len(self._refusals.rows))
 
-    def _search(self, connection: duckdb.DuckDBPyConnection, part: Slice, condition: str, most: int) -> None:
+    def _search(self, connection: duckdb.DuckDBPyConnection, slice_: Slice, condition: str, most: int) -> None:
         first, last = connection.execute(f"SELECT MIN(rowid), MAX(rowid) FROM {STAGE}").fetchall()[0]
         if first is None:
             return
@@ -232,7 +232,7 @@ class DuckDBWriter(TableWriter):
         low, high = next(search, (first, last))
         with suppress(StopIteration):
             while True:
-                reason = self._trial(connection, part, condition.format(low=low, high=high))
+                reason = self._trial(connection, slice_, condition.format(low=low, high=high))
                 if reason is not None and low == high:
                     if self._exchange is not None and reason.startswith("Duplicate key"):
                         reason = None  # by itself it clashes with a row that moves on together with it
@@ -240,13 +240,13 @@ class DuckDBWriter(TableWriter):
                         self._note_refused(connection, low, reason)
                 low, high = search.send(reason)
 
-    def _trial(self, connection: duckdb.DuckDBPyConnection, part: Slice, condition: str) -> str | None:
+    def _trial(self, connection: duckdb.DuckDBPyConnection, slice_: Slice, condition: str) -> str | None:
         """Why a merge of some rows fails; ``None`` where it would not. Changes nothing."""
         import duckdb
 
         connection.execute("BEGIN")
         try:
-            self._merge(connection, part, condition)
+            self._merge(connection, slice_, condition)
         except duckdb.IntegrityError as error:
             return first_line(error).removeprefix("Constraint Error: ")
         finally:

@@ -214,19 +214,19 @@ class ElasticsearchSource(Source):
         params = {"allow_partial_search_results": "false", **client.product.exact_search}
         return (await client.request("POST", f"/{found.path}/_search", params=params, body=body)).body
 
-    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
         client = await self._client()
         question, cursor = plan.detail["question"], plan.detail["cursor"]
         assert isinstance(question, Question)
-        if isinstance(cursor, CursorField) and not part.nulls:
-            assert part.upper is not None
+        if isinstance(cursor, CursorField) and not slice_.nulls:
+            assert slice_.upper is not None
             batches = read_window(
-                client, question, cursor, part.lower, part.upper, lower_exclusive=part.lower_exclusive
+                client, question, cursor, slice_.lower, slice_.upper, lower_exclusive=slice_.lower_exclusive
             )
         else:
             if isinstance(cursor, CursorField):
                 question = dataclasses.replace(question, filters=[*question.filters, cursor.absent()])
-            batches = read_all(client, question, self._slices if (part.rows or 0) > 1 else 1)
+            batches = read_all(client, question, self._slices if (slice_.rows or 0) > 1 else 1)
         async with aclosing(batches) as opened:  # type: ignore[type-var]
             async for batch in opened:
                 yield batch

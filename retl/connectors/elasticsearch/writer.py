@@ -155,8 +155,8 @@ class ElasticsearchWriter(TableWriter):
         self._repeats.clear()
         self._refusals = Refusals(self._spec)
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
-        if part.scope is not None:
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
+        if slice_.scope is not None:
             raise UnsupportedError(
                 "this target cannot replace the documents of one file in one step.",
                 remedy='read all files with pre_action = "swap".',

@@ -235,7 +235,7 @@ class IteratorSource(Source):
             raise ConfigError(f"the clock says {now!r}, which is no datetime.", remedy="let it return a datetime.")
         return now
 
-    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
         window, shape, limits = plan.detail["window"], plan.detail["shape"], plan.detail["limits"]
         assert isinstance(window, ReadWindow)
         assert isinstance(shape, Shape)

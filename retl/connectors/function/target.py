@@ -247,8 +247,8 @@ class _FunctionWriter(TableWriter):
         self._delivered = 0
         self._refusals = Refusals(self._spec)
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
-        if part.scope is not None:
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
+        if slice_.scope is not None:
             raise UnsupportedError("a function cannot delete the rows that a slice replaces.")
         self._refusals.check(
             rejects_left, f"the slice failed; {self._delivered:,} rows of it were delivered and will be again"

@@ -108,10 +108,10 @@ class MySQLDialect(Dialect):
     def divide(self, dividend: str, divisor: int) -> str:
         return f"({dividend} DIV {divisor})"
 
-    def part(self, columns: Sequence[str], part: int, parts: int) -> str:
+    def hash_condition(self, columns: Sequence[str], remainder: int, modulus: int) -> str:
         texts = ", ".join(f"IFNULL(CAST({self.identifier(name)} AS BINARY), '')" for name in columns)
         # What is too long for a packet is NULL, and the row would be in no part.
-        return f"IFNULL(CRC32(CONCAT_WS('\\0', {texts})), 0) % {parts} = {part}"
+        return f"IFNULL(CRC32(CONCAT_WS('\\0', {texts})), 0) % {modulus} = {remainder}"
 
     def now(self, column: pa.Field) -> str:
         # In UTC: many servers know no zones by name, so a cursor's own is applied to the answer.

@@ -64,8 +64,8 @@ class WireSource(SqlSource):
             async for batch in batches:
                 yield batch
 
-    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
-        sql = self.selection(plan, part).rows(plan.schema, part)
+    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
+        sql = self.selection(plan, slice_).rows(plan.schema, slice_)
         async with aclosing(self._rows(sql, plan.schema)) as batches:
             async for batch in batches:
                 yield batch

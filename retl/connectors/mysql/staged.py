@@ -77,20 +77,20 @@ class StagedWriter(MySQLWriter):
         self._keys.clear()
         self._dirty = True
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         await self._settle()
         await self._clean()
         self._refusals.check(rejects_left)
         if self._rows:
             await self._settle_repeats()
         # Rows of a scope go before they come: none of them is left alone.
-        unchanged = await self._compare(rejects_left) if part.scope is None else None
+        unchanged = await self._compare(rejects_left) if slice_.scope is None else None
         found, staged = len(self._refusals.rows), self._rows
 
         async def attempt() -> int:
             del self._refusals.rows[found:]
             self._rows = staged
-            return await self._transaction(fenced, part, rejects_left)
+            return await self._transaction(fenced, slice_, rejects_left)
 
         changed = await self._again_while_busy(attempt)
         done = CommitResult(self._rows, changed, self._refusals.rows, unchanged=unchanged)
@@ -110,13 +110,13 @@ class StagedWriter(MySQLWriter):
             await anyio.sleep(random.uniform(wait / 2, wait))
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    async def _transaction(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> int:
+    async def _transaction(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> int:
         """Rows first, fence and checkpoint last."""
         await self._main.begin()
         try:
-            if part.scope is not None:
-                column = DIALECT.identifier(part.scope.column)
-                value = DIALECT.string(part.scope.value)
+            if slice_.scope is not None:
+                column = DIALECT.identifier(slice_.scope.column)
+                value = DIALECT.string(slice_.scope.value)
                 await self._main.execute(f"DELETE FROM {self._job.known.place.sql} WHERE {column} = {value}")
             changed = await self._merge(rejects_left) if self._rows else 0
             self._refusals.check(rejects_left)

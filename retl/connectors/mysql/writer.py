@@ -199,8 +199,8 @@ class DirectWriter(MySQLWriter):
         self._begun.clear()
         self._forget()
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
-        assert part.scope is None, "an empty table has no rows of a scope"
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
+        assert slice_.scope is None, "an empty table has no rows of a scope"
         await self._settle()
         self._refusals.check(rejects_left)
         if self._main not in self._begun:

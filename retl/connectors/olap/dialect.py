@@ -78,10 +78,10 @@ class OlapDialect(MySQLDialect):
         seconds = f"TO_DAYS({expression}) * 86400 + HOUR({expression}) * 3600 + MINUTE({expression}) * 60 + SECOND({expression})"
         return f"(({seconds}) * 1000000 + CAST(DATE_FORMAT({expression}, '%f') AS BIGINT))"
 
-    def part(self, columns: Sequence[str], part: int, parts: int) -> str:
+    def hash_condition(self, columns: Sequence[str], remainder: int, modulus: int) -> str:
         # A NULL among the arguments would make the hash NULL, and the row would be in no part.
         texts = ", ".join(f"IFNULL(CAST({self.identifier(name)} AS VARCHAR), '')" for name in columns)
-        return f"ABS(CAST(MURMUR_HASH3_32({texts}) AS BIGINT)) % {parts} = {part}"
+        return f"ABS(CAST(MURMUR_HASH3_32({texts}) AS BIGINT)) % {modulus} = {remainder}"
 
     def now(self, column: pa.Field) -> str:
         return self.as_text("UTC_TIMESTAMP()")

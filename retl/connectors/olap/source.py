@@ -213,15 +213,15 @@ class OlapSource(WireSource):
         detail = {**plan.detail, "partitions": wanted}
         rows = plan.rows if len(wanted) == len(versions) else 0 if not wanted else None
         plan = dataclasses.replace(plan, slices=slices, rows=rows, detail=detail)
-        statements = tuple(self.selection(plan, part).rows(schema, part) for part in slices[:1])
+        statements = tuple(self.selection(plan, slice_).rows(schema, slice_) for slice_ in slices[:1])
         return self._warned(dataclasses.replace(plan, statements=statements), schema)
 
-    def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
+    def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
         if self._flight_port is None:
-            return super().read(plan, part)
+            return super().read(plan, slice_)
         login = dataclasses.replace(self._cluster.login, session=(self._session,))
         stream = FlightStream(login, self._flight_port, self._tls_ca)
-        return stream.batches(self.selection(plan, part).rows(plan.schema, part), plan.schema)
+        return stream.batches(self.selection(plan, slice_).rows(plan.schema, slice_), plan.schema)
 
     @abstractmethod
     async def partitions(self, table: str) -> dict[str, str]:
@@ -230,12 +230,12 @@ class OlapSource(WireSource):
         A partition that is emptied or made again may reach the version that it had before, under another number.
         """
 
-    def selection(self, plan: SourcePlan, part: Slice) -> Selection:
-        chosen = super().selection(plan, part)
+    def selection(self, plan: SourcePlan, slice_: Slice) -> Selection:
+        chosen = super().selection(plan, slice_)
         partitions = plan.detail.get("partitions")
         if not isinstance(partitions, list):
             return chosen
-        name = self.dialect.identifier(partitions[part.index])
+        name = self.dialect.identifier(partitions[slice_.index])
         relation = Relation(f"{chosen.relation.sql} PARTITION ({name})", chosen.relation.schema)
         return dataclasses.replace(chosen, relation=relation)
 

@@ -98,7 +98,7 @@ class Dialect(ABC):
         """Whole-number division."""
 
     @abstractmethod
-    def part(self, columns: Sequence[str], part: int, parts: int) -> str:
+    def hash_condition(self, columns: Sequence[str], remainder: int, modulus: int) -> str:
         """A condition that holds for the rows whose hash over some columns falls into one part of several."""
 
     @abstractmethod

@@ -52,30 +52,30 @@ class Selection:
         every.extend(conditions)
         return f" WHERE {' AND '.join(every)}" if every else ""
 
-    def rows(self, schema: pa.Schema, part: Slice) -> str:
+    def rows(self, schema: pa.Schema, slice_: Slice) -> str:
         """The SELECT that reads one slice; ``schema`` names the target's columns with their logical types."""
 
         def wire(name: str) -> str:
             return self.dialect.wire(schema.field(self.table.target_name(name)), self.expression(name))
 
-        return f"SELECT {self._list(wire)} FROM {self.relation.sql}{self._where(*self._slice(part))}"
+        return f"SELECT {self._list(wire)} FROM {self.relation.sql}{self._where(*self._slice(slice_))}"
 
-    def _slice(self, part: Slice) -> list[str]:
+    def _slice(self, slice_: Slice) -> list[str]:
         conditions: list[str] = []
         if self.table.cursor is not None:
             cursor = self.dialect.identifier(self.table.cursor)
             column = self.relation.schema.columns.field(self.table.cursor)
-            if part.nulls:
+            if slice_.nulls:
                 conditions.append(f"{cursor} IS NULL")
-            if part.lower is not None:
-                above = f"> {self.dialect.literal(part.lower, column)}"
+            if slice_.lower is not None:
+                above = f"> {self.dialect.literal(slice_.lower, column)}"
                 conditions.append(
-                    f"{cursor} {above if part.lower_exclusive else f'>= {self.dialect.lowest(part.lower, column)}'}"
+                    f"{cursor} {above if slice_.lower_exclusive else f'>= {self.dialect.lowest(slice_.lower, column)}'}"
                 )
-            if part.upper is not None:
-                conditions.append(f"{cursor} <= {self.dialect.literal(part.upper, column)}")
-        if part.parts > 1:
-            conditions.append(self.dialect.part(self.hashed(), part.part, part.parts))
+            if slice_.upper is not None:
+                conditions.append(f"{cursor} <= {self.dialect.literal(slice_.upper, column)}")
+        if slice_.modulus > 1:
+            conditions.append(self.dialect.hash_condition(self.hashed(), slice_.remainder, slice_.modulus))
         return conditions
 
     def hashed(self) -> list[str]:
@@ -113,9 +113,9 @@ class Selection:
         conditions = self.window(window, cursor) if window is not None and cursor is not None else []
         return f"SELECT COUNT(*){extremes} FROM {self.relation.sql}{self._where(*conditions)}"
 
-    def count_slice(self, part: Slice) -> str:
+    def count_slice(self, slice_: Slice) -> str:
         """Rows of one slice."""
-        return f"SELECT COUNT(*) FROM {self.relation.sql}{self._where(*self._slice(part))}"
+        return f"SELECT COUNT(*) FROM {self.relation.sql}{self._where(*self._slice(slice_))}"
 
     def window(self, window: Window, cursor: pa.Field) -> list[str]:
         return self._slice(

@@ -136,11 +136,11 @@ class SqlSource(Source):
             key=key,
             slices=tuple(slices),
             window=window,
-            rows=sum(part.rows or 0 for part in slices),
+            rows=sum(slice_.rows or 0 for slice_ in slices),
             null_cursor_rows=bounds.null,
             cursor_type=native_type(cursor),
             unique_key=_is_unique(table, chosen.relation.schema),
-            statements=(asked, *(chosen.rows(schema, part) for part in slices[:1])),
+            statements=(asked, *(chosen.rows(schema, slice_) for slice_ in slices[:1])),
             warnings=(*_future_warning(table, window, bounds), *await self._clock_warning(table, cursor)),
             detail={"chosen": chosen},
         )
@@ -213,20 +213,20 @@ class SqlSource(Source):
 
     def _hashed(self, chosen: Selection) -> str:
         """A fingerprint of how rows that share a cursor value are told apart."""
-        how = (self.hash_version(), self.dialect.part(chosen.hashed(), 0, 1))
+        how = (self.hash_version(), self.dialect.hash_condition(chosen.hashed(), 0, 1))
         return hashlib.sha256(repr(how).encode()).hexdigest()[:12]
 
-    def selection(self, plan: SourcePlan, part: Slice) -> Selection:
+    def selection(self, plan: SourcePlan, slice_: Slice) -> Selection:
         """What is read for one slice, but for the slice's own bounds."""
         chosen = plan.detail["chosen"]
         assert isinstance(chosen, Selection)
         return chosen
 
-    async def recount(self, plan: SourcePlan, part: Slice) -> int | None:
-        return int((await self.query(self.selection(plan, part).count_slice(part)))[0][0])
+    async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
+        return int((await self.query(self.selection(plan, slice_).count_slice(slice_)))[0][0])
 
-    async def read(self, plan: SourcePlan, part: Slice) -> AsyncIterator[pa.RecordBatch]:
-        batches = self.stream(self.selection(plan, part).rows(plan.schema, part))
+    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
+        batches = self.stream(self.selection(plan, slice_).rows(plan.schema, slice_))
         try:
             async for batch in batches:
                 yield batch
@@ -240,9 +240,9 @@ def _is_unique(table: TableSpec, schema: TableSchema) -> bool:
 
 def _null_slices(start: int, rows: int, slice_rows: int) -> list[Slice]:
     """The rows without a cursor value, read after the others so that the watermark is not held up."""
-    parts = max(1, -(-rows // slice_rows))
-    whole = Slice(index=start, nulls=True, parts=parts, rows=rows // parts)
-    return [msgspec.structs.replace(whole, index=start + part, part=part) for part in range(parts)]
+    modulus = max(1, -(-rows // slice_rows))
+    whole = Slice(index=start, nulls=True, modulus=modulus, rows=rows // modulus)
+    return [msgspec.structs.replace(whole, index=start + n, remainder=n) for n in range(modulus)]
 
 
 def summer_shift(zone: tzinfo, year: int) -> timedelta:

@@ -142,8 +142,8 @@ class SQLiteDialect(Dialect):
     def divide(self, dividend: str, divisor: int) -> str:
         return f"({dividend} / {divisor})"
 
-    def part(self, columns: Sequence[str], part: int, parts: int) -> str:
-        return f"{self._hash(list(map(self.identifier, columns)))} % {parts} = {part}"
+    def hash_condition(self, columns: Sequence[str], remainder: int, modulus: int) -> str:
+        return f"{self._hash(list(map(self.identifier, columns)))} % {modulus} = {remainder}"
 
     def _hash(self, columns: Sequence[str]) -> str:
         # As bytes, since text need not be UTF-8; and no function takes more than a hundred arguments everywhere.

@@ -144,10 +144,10 @@ class SQLiteWriter(TableWriter):
         self._keys.clear()
         self._refusals = Refusals(self._spec)
 
-    async def commit(self, fenced: FencedCheckpoint | None, part: Slice, rejects_left: int) -> CommitResult:
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         await self._file.run(self._settle)
         found = len(self._refusals.rows)
-        done = await self._file.transaction(self._commit, fenced, part, rejects_left, found)
+        done = await self._file.transaction(self._commit, fenced, slice_, rejects_left, found)
         await self._clear()
         return done
 
@@ -155,16 +155,18 @@ class SQLiteWriter(TableWriter):
         self,
         connection: sqlite3.Connection,
         fenced: FencedCheckpoint | None,
-        part: Slice,
+        slice_: Slice,
         rejects_left: int,
         found: int,
     ) -> CommitResult:
         del self._refusals.rows[found:]  # a transaction that is tried again finds its refused rows anew
         if fenced is not None:
             run_step(connection, state.save(fenced))
-        if part.scope is not None:
-            column = DIALECT.identifier(part.scope.column)
-            connection.execute(f"DELETE FROM {DIALECT.identifier(self._table)} WHERE {column} = ?", (part.scope.value,))
+        if slice_.scope is not None:
+            column = DIALECT.identifier(slice_.scope.column)
+            connection.execute(
+                f"DELETE FROM {DIALECT.identifier(self._table)} WHERE {column} = ?", (slice_.scope.value,)
+            )
         older = self._keep_newest(connection) if self._keys.repeats() else 0
         merged = self._merge(connection, rejects_left) if self._staged else Merged()
         self._refusals.check(rejects_left)

@@ -226,7 +226,7 @@ async def test_a_scope_is_replaced_in_the_same_transaction(scene: Scene) -> None
     async with scene.session() as session:
         await scan(session, [people((1, "f1"), (2, "f1"), (3, "f2"))], table, key=())
         writer = await session.prepare(session.load(table, schema=PEOPLE, key=()))
-        await commit(session, writer, [people((9, "f1"))], part=Slice(index=0, scope=Scope("name", "f1")))
+        await commit(session, writer, [people((9, "f1"))], slice_=Slice(index=0, scope=Scope("name", "f1")))
         await session.finish(writer)
     assert scene.rows("people") == [(3, "f2"), (9, "f1")]
 

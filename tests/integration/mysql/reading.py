@@ -34,8 +34,8 @@ async def opened(server: Server, database: str, **words: Any) -> AsyncIterator[M
 async def rows_of(source: MySQLSource, plan: SourcePlan) -> list[Row]:
     """All rows of a plan, slice after slice; what the contract says of a batch is checked."""
     rows: list[Row] = []
-    for part in plan.slices:
-        async for batch in source.read(plan, part):
+    for slice_ in plan.slices:
+        async for batch in source.read(plan, slice_):
             batch.validate(full=True)
             assert batch.schema.names == plan.schema.names
             for found, promised in zip(batch.schema.types, plan.schema.types, strict=True):

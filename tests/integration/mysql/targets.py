@@ -114,8 +114,8 @@ async def commit(
     batches: Sequence[pa.RecordBatch],
     *,
     rejects_left: int = 0,
-    part: Slice | None = None,
+    slice_: Slice | None = None,
 ) -> CommitResult:
     for batch in batches:
         await writer.write(batch)
-    return await session.commit(writer, rejects_left=rejects_left, part=part)
+    return await session.commit(writer, rejects_left=rejects_left, slice_=slice_)

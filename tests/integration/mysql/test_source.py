@@ -360,14 +360,14 @@ async def test_ten_thousand_rows_of_one_moment_are_cut_by_a_hash(
     table = spec(retl.Table("t", key=key if key != ["code"] else None, **words))
     async with opened(server, database) as source:
         plan = await source.plan(table, Checkpoint())
-        assert [(part.part, part.parts) for part in plan.slices] == [*((n, 10) for n in range(10)), (0, 1)]
+        assert [(slice_.remainder, slice_.modulus) for slice_ in plan.slices] == [*((n, 10) for n in range(10)), (0, 1)]
         parts = [
-            [int(row[0]) for batch in [b async for b in source.read(plan, part)] for row in zip(*(c.to_pylist() for c in batch.columns), strict=True)]
-            for part in plan.slices
+            [int(row[0]) for batch in [b async for b in source.read(plan, slice_)] for row in zip(*(c.to_pylist() for c in batch.columns), strict=True)]
+            for slice_ in plan.slices
         ]  # fmt: skip
     assert sorted(itertools.chain(*parts)) == [*range(10_000), 20_000]
     assert parts[-1] == [20_000]
-    assert all(700 < len(part) < 1300 for part in parts[:-1])
+    assert all(700 < len(slice_) < 1300 for slice_ in parts[:-1])
 
 
 async def test_rows_too_long_to_be_hashed_are_in_one_part(server: Server, database: str) -> None:
@@ -411,7 +411,7 @@ async def test_slices_over_the_whole_range(server: Server, database: str, native
     async with opened(server, database) as source:
         plan = await source.plan(spec(retl.Table("t", cursor="n", slice_rows=3, columns=["id"])), Checkpoint())
         assert len(plan.slices) == len(values)
-        got = [[int(row[0]) for batch in [b async for b in source.read(plan, part)] for row in batch.to_pylist() for row in [list(row.values())]] for part in plan.slices]  # fmt: skip
+        got = [[int(row[0]) for batch in [b async for b in source.read(plan, slice_)] for row in batch.to_pylist() for row in [list(row.values())]] for slice_ in plan.slices]  # fmt: skip
     assert got == [[3 * n + 1, 3 * n + 2, 3 * n + 3] for n in range(len(values))]
 
 

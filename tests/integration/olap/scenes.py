@@ -96,10 +96,10 @@ def opened(kind: str, server: Server) -> Iterator[Scene]:
         yield Scene(kind, server, database)
 
 
-async def sent(source: Source, plan: SourcePlan, part: Slice | None = None) -> list[pa.RecordBatch]:
+async def sent(source: Source, plan: SourcePlan, slice_: Slice | None = None) -> list[pa.RecordBatch]:
     """The batches of one slice, or of all, as they come: columns may be canonical text."""
     batches: list[pa.RecordBatch] = []
-    for chosen in [part] if part is not None else plan.slices:
+    for chosen in [slice_] if slice_ is not None else plan.slices:
         async with aclosing(source.read(plan, chosen)) as stream:  # type: ignore[type-var]
             batches.extend([batch async for batch in stream])
     return batches

@@ -53,8 +53,8 @@ async def whole(source: Source, table: str = "numbers") -> list[int]:
 
 async def read(source: Source, plan: SourcePlan) -> list[int]:
     found: list[int] = []
-    for part in plan.slices:
-        async for batch in source.read(plan, part):
+    for slice_ in plan.slices:
+        async for batch in source.read(plan, slice_):
             found.extend(int(value) for value in batch.column("id").to_pylist())
     return sorted(found)
 

@@ -44,13 +44,13 @@ def days(scene: Scene) -> Scene:
 def remembered(plan: SourcePlan, before: Checkpoint | None = None, *, slices: int | None = None) -> Checkpoint:
     """What the engine keeps once the slices, or the first of them, are committed."""
     detail: dict[str, Any] = dict(before.detail) if before else {}
-    for part in plan.slices[:slices]:
-        detail |= part.detail
+    for slice_ in plan.slices[:slices]:
+        detail |= slice_.detail
     return Checkpoint(detail=detail)
 
 
 async def rows_read(source: Source, plan: SourcePlan) -> list[list[int]]:
-    return [ids(await read_slice(source, plan, part)) for part in plan.slices]
+    return [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices]
 
 
 async def test_a_full_scan_reads_partition_by_partition(days: Scene) -> None:
@@ -59,7 +59,7 @@ async def test_a_full_scan_reads_partition_by_partition(days: Scene) -> None:
         days.statements()
         found = await rows_read(source, plan)
     assert sorted(found) == [[], [1, 2], [3]]
-    assert plan.rows == 3 and all(part.divisible and part.detail == {} for part in plan.slices)
+    assert plan.rows == 3 and all(slice_.divisible and slice_.detail == {} for slice_ in plan.slices)
     said = reads(days.statements(), "days")
     assert sorted(sql.split("PARTITION ")[1] for sql in said) == ["(`feb`)", "(`jan`)", "(`mar`)"]
     assert "PARTITION (" in plan.statements[0]
@@ -183,7 +183,7 @@ async def test_another_selection_that_got_only_halfway_goes_on_with_the_rest(day
         done = ids(await read_slice(source, halfway, halfway.slices[0]))
         rest = await source.plan(other, remembered(halfway, before, slices=1))
         assert len(rest.slices) == 2
-        assert sorted(done + [number for part in await rows_read(source, rest) for number in part]) == [1, 2, 3]
+        assert sorted(done + [number for slice_ in await rows_read(source, rest) for number in slice_]) == [1, 2, 3]
 
 
 async def test_dropped_and_new_partitions(scene: Scene) -> None:
@@ -217,7 +217,7 @@ async def test_a_partition_that_is_made_again_is_another_one(scene: Scene) -> No
         create(scene)
         scene.insert("days", [1, "2024-01-05", "new"], [2, "2024-02-05", "new"])
         plan = await source.plan(table_spec("days"), after)
-        found = [row["note"] for part in plan.slices for row in (await read_slice(source, plan, part)).to_pylist()]
+        found = [row["note"] for slice_ in plan.slices for row in (await read_slice(source, plan, slice_)).to_pylist()]
         assert found == ["new", "new"]
 
 
@@ -225,7 +225,7 @@ async def test_a_partition_that_is_made_again_is_another_one(scene: Scene) -> No
 async def test_a_partition_that_is_stored_as_several(days: Scene) -> None:
     """With random buckets StarRocks stores one partition as several, each with a version: any of them may grow."""
     table = days.fake.engine.table(days.database, "days")
-    jan = next(part for part in table.partitions if part.name == "jan")
+    jan = next(slice_ for slice_ in table.partitions if slice_.name == "jan")
     second = type(jan)(jan.id + 100_000, "jan", "false", jan.values, [])
     table.partitions.append(second)
     async with days.source(skip_unchanged_partitions=True) as source:
@@ -233,8 +233,8 @@ async def test_a_partition_that_is_stored_as_several(days: Scene) -> None:
         assert sorted(await rows_read(source, first)) == [[], [1, 2], [3]]
         after = remembered(first)
         assert (await source.plan(table_spec("days"), after)).slices == ()
-        for part in (jan, second):
-            part.change()
+        for slice_ in (jan, second):
+            slice_.change()
             plan = await source.plan(table_spec("days"), after)
             assert await rows_read(source, plan) == [[1, 2]]
             after = remembered(plan, after)
