@@ -89,7 +89,7 @@ class DuckDBDialect(Dialect):
     def as_text(self, expression: str) -> str:
         return f"CAST({expression} AS VARCHAR)"
 
-    def wire(self, column: pa.Field, expression: str) -> str:
+    def select_expression(self, column: pa.Field, expression: str) -> str:
         native = native_type(column)
         if is_nested(native):
             return f"CAST(to_json({expression}) AS VARCHAR)"
@@ -97,7 +97,7 @@ class DuckDBDialect(Dialect):
             return f"CAST({expression} AS VARCHAR)"
         return expression
 
-    def bucket(self, column: pa.Field, expression: str) -> str | None:
+    def bucket_number(self, column: pa.Field, expression: str) -> str | None:
         if pa.types.is_integer(column.type):
             return f"CAST({expression} AS HUGEINT)"
         pattern = _BUCKETS.get(native_type(column))

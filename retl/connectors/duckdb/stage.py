@@ -110,7 +110,8 @@ class Stage:
     def rows(self, connection: duckdb.DuckDBPyConnection, condition: str) -> list[dict[str, Any]]:
         """Some of the rows, as people are shown them."""
         shown = ", ".join(
-            f"{DIALECT.wire(field, name)} AS {name}" for field, name in zip(self._fields, self.names, strict=True)
+            f"{DIALECT.select_expression(field, name)} AS {name}"
+            for field, name in zip(self._fields, self.names, strict=True)
         )
         found = fetch_plain(connection, f"SELECT {shown} FROM {STAGE} WHERE {condition}")
         return [dict(zip(self.columns, row.values(), strict=True)) for row in found]

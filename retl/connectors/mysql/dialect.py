@@ -78,7 +78,7 @@ class MySQLDialect(Dialect):
     def as_text(self, expression: str) -> str:
         return f"CAST({expression} AS CHAR)"
 
-    def wire(self, column: pa.Field, expression: str) -> str:
+    def select_expression(self, column: pa.Field, expression: str) -> str:
         native = native_type(column)
         filled = "zerofill" in native  # zeros in front are no part of the value
         if native.startswith("bit") or (filled and pa.types.is_integer(column.type)):
@@ -90,12 +90,12 @@ class MySQLDialect(Dialect):
             return f"CAST({expression} AS DOUBLE)"
         return expression
 
-    def named(self, name: str) -> str:
+    def alias(self, name: str) -> str:
         # The server keeps neither signs beyond U+FFFF nor spaces at the start; by their order the columns are known too.
         kept = name == name.strip() and max(name) <= "\uffff"
-        return super().named(name) if kept else ""
+        return super().alias(name) if kept else ""
 
-    def bucket(self, column: pa.Field, expression: str) -> str | None:
+    def bucket_number(self, column: pa.Field, expression: str) -> str | None:
         if pa.types.is_integer(column.type):
             # The distance between two whole numbers may be too long for one.
             return f"CAST({expression} AS DECIMAL(20,0))"

@@ -55,7 +55,7 @@ class OlapDialect(MySQLDialect):
     def as_text(self, expression: str) -> str:
         return f"CAST({expression} AS VARCHAR)"
 
-    def wire(self, column: pa.Field, expression: str) -> str:
+    def select_expression(self, column: pa.Field, expression: str) -> str:
         if pa.types.is_float32(column.type):
             return f"CAST({expression} AS DOUBLE)"
         if pa.types.is_timestamp(column.type) and column.type.tz:
@@ -67,13 +67,13 @@ class OlapDialect(MySQLDialect):
         """The expression that makes JSON of an array, a map or a struct."""
         return f"to_json({self.identifier(column.name)})"
 
-    def bucket(self, column: pa.Field, expression: str) -> str | None:
+    def bucket_number(self, column: pa.Field, expression: str) -> str | None:
         if pa.types.is_integer(column.type):
             # The distance between two whole numbers may be too long for one.
             return f"CAST({expression} AS LARGEINT)" if column.type.bit_width == 64 else expression
         if not pa.types.is_timestamp(column.type):
-            return super().bucket(column, expression)
-        expression = self.wire(column, expression)
+            return super().bucket_number(column, expression)
+        expression = self.select_expression(column, expression)
         # By the calendar alone: functions of an epoch look at the session's zone.
         seconds = f"TO_DAYS({expression}) * 86400 + HOUR({expression}) * 3600 + MINUTE({expression}) * 60 + SECOND({expression})"
         return f"(({seconds}) * 1000000 + CAST(DATE_FORMAT({expression}, '%f') AS BIGINT))"

@@ -61,7 +61,7 @@ class Dialect(ABC):
     def identifiers(self, names: Sequence[str]) -> str:
         return ", ".join(self.identifier(name) for name in names)
 
-    def named(self, name: str) -> str:
+    def alias(self, name: str) -> str:
         """What gives a column of a result its name; nothing where the system cannot keep it."""
         return f" AS {self.identifier(name)}"
 
@@ -86,11 +86,11 @@ class Dialect(ABC):
         """An expression that gives the value as text, lossless."""
 
     @abstractmethod
-    def wire(self, column: pa.Field, expression: str) -> str:
+    def select_expression(self, column: pa.Field, expression: str) -> str:
         """The expression to select for a column: itself, or a cast to text where the type does not travel well."""
 
     @abstractmethod
-    def bucket(self, column: pa.Field, expression: str) -> str | None:
+    def bucket_number(self, column: pa.Field, expression: str) -> str | None:
         """A whole number that grows with the value and has its full precision; ``None`` where there is none."""
 
     @abstractmethod

@@ -45,7 +45,7 @@ class Selection:
         return f"SELECT {self._list(self.expression)} FROM {self.relation.sql}{self._where()}"
 
     def _list(self, expression: Callable[[str], str]) -> str:
-        return ", ".join(f"{expression(name)}{self.dialect.named(self.table.target_name(name))}" for name in self.names)
+        return ", ".join(f"{expression(name)}{self.dialect.alias(self.table.target_name(name))}" for name in self.names)
 
     def _where(self, *conditions: str) -> str:
         every = [f"({self.table.where}\n)"] if self.table.where else []
@@ -56,7 +56,7 @@ class Selection:
         """The SELECT that reads one slice; ``schema`` names the target's columns with their logical types."""
 
         def wire(name: str) -> str:
-            return self.dialect.wire(schema.field(self.table.target_name(name)), self.expression(name))
+            return self.dialect.select_expression(schema.field(self.table.target_name(name)), self.expression(name))
 
         return f"SELECT {self._list(wire)} FROM {self.relation.sql}{self._where(*self._slice(slice_))}"
 

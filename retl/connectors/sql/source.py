@@ -149,7 +149,7 @@ class SqlSource(Source):
         self, chosen: Selection, window: Window, cursor: pa.Field, slice_rows: int
     ) -> list[tuple[str, int]]:
         """How the rows of a window spread over its range, fine enough to cut slices of ``slice_rows``."""
-        bucket = self.dialect.bucket(cursor, self.dialect.identifier(cursor.name))
+        bucket = self.dialect.bucket_number(cursor, self.dialect.identifier(cursor.name))
         total, low, high = (await self.query(chosen.count(window, cursor, bucket)))[0]
         if not total:
             return []

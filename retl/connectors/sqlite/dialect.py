@@ -133,10 +133,10 @@ class SQLiteDialect(Dialect):
         inexact = f"TYPEOF({expression}) = 'real' AND CAST({text} AS REAL) <> {expression}"
         return f"CASE WHEN {inexact} THEN PRINTF('%!.17g', {expression}) ELSE {text} END"
 
-    def wire(self, column: pa.Field, expression: str) -> str:
+    def select_expression(self, column: pa.Field, expression: str) -> str:
         return expression
 
-    def bucket(self, column: pa.Field, expression: str) -> str | None:
+    def bucket_number(self, column: pa.Field, expression: str) -> str | None:
         return expression if pa.types.is_integer(column.type) else None
 
     def divide(self, dividend: str, divisor: int) -> str:
