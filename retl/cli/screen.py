@@ -147,7 +147,7 @@ def _what(event: events.Event) -> str | None:
             return f"warning: {message}"
         case events.RetryScheduled(error=error, delay=delay, table=table):
             return f"again in {format_duration(delay)}: {without_place(error, event.pipeline, table)}"
-        case events.RowsPutAside(rejects=rejects, first_reason=reason):
+        case events.RowsRejected(rejects=rejects, first_reason=reason):
             return f"{plural(rejects, 'row')} put aside; the first: {one_line(reason)}"
         case events.PipelineStarted(schedule=schedule):
             return schedule

@@ -253,7 +253,7 @@ class Writer:
     def _note_rejects(self, rejects: list[Reject]) -> None:
         self._context.counters.rejects += len(rejects)
         if rejects:
-            self._context.tell_scan(events.RowsPutAside, rejects=len(rejects), first_reason=rejects[0].reason)
+            self._context.tell_scan(events.RowsRejected, rejects=len(rejects), first_reason=rejects[0].reason)
 
     async def _prove(self) -> None:
         """Still the owner? Where the store is not in the target, this is the last look before a commit."""

@@ -83,7 +83,7 @@ class RowsMoved(Event, frozen=True, kw_only=True):
     progress: Progress
 
 
-class RowsPutAside(Event, frozen=True, kw_only=True):
+class RowsRejected(Event, frozen=True, kw_only=True):
     """The target refused rows; they are kept as rejects."""
 
     table: str

@@ -17,7 +17,7 @@ _LEVELS: dict[type[events.Event], str] = {
     events.RowsMoved: "debug",
     events.SliceCommitted: "debug",
     events.LeaseGone: "warning",
-    events.RowsPutAside: "warning",
+    events.RowsRejected: "warning",
     events.Warned: "warning",
     events.RetryScheduled: "warning",
     events.ScanFailed: "error",
