@@ -8,7 +8,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from retl.connectors.sql.rejects import Refusals
+from retl.connectors.sql.rejects import RejectCollector
 from retl.model.checkpoint import Reject
 from retl.model.plan import WriteSpec
 from retl.testing import table_spec
@@ -26,7 +26,7 @@ def test_what_is_no_number_is_told_as_it_came(value: str | None) -> None:
 
 def _kept(value: object) -> object:
     schema = pa.schema([("id", pa.int64()), ("n", pa.int64())])
-    refusals = Refusals(WriteSpec("p", table_spec("t", key="id"), schema, ("id",), "scan"))
+    refusals = RejectCollector(WriteSpec("p", table_spec("t", key="id"), schema, ("id",), "scan"))
     refusals.add({"id": value, "n": value}, "why")
     (reject,) = refusals.rows
     content = json.loads(reject.content)
@@ -37,7 +37,7 @@ def _kept(value: object) -> object:
 
 def test_a_long_value_is_kept_with_its_beginning_and_long_keys_are_told_apart() -> None:
     schema = pa.schema([("id", pa.string()), ("n", pa.string()), ("b", pa.binary())])
-    refusals = Refusals(WriteSpec("p", table_spec("t", key="id"), schema, ("id",), "scan"))
+    refusals = RejectCollector(WriteSpec("p", table_spec("t", key="id"), schema, ("id",), "scan"))
     for end in "xy":
         refusals.add(
             {"id": "k" * 20_000_000 + end, "n": "v" * 20_000_000, "b": b"\xff" * 20_000_000}, "why " * 1_000_000

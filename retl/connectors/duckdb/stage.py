@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.types import take, unfit, wire
-from retl.connectors.sql.rejects import Refusals, plain_rows
+from retl.connectors.sql.rejects import RejectCollector, plain_rows
 from retl.connectors.sql.text import not_a_number, not_utf8
 from retl.model.schema import native_type
 
@@ -50,7 +50,7 @@ class Stage:
     def drop(self, connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"DROP TABLE IF EXISTS {STAGE}")
 
-    def add(self, connection: duckdb.DuckDBPyConnection, batch: pa.RecordBatch, refusals: Refusals) -> int:
+    def add(self, connection: duckdb.DuckDBPyConnection, batch: pa.RecordBatch, refusals: RejectCollector) -> int:
         """Stage a batch; a row with a value that the target's type does not hold as it is, is refused."""
         batch = refusals.leave_out(batch, self._unfit(batch))
         try:

@@ -24,7 +24,7 @@ from retl.connectors.duckdb.file import DuckDBFile, first_line, in_transaction, 
 from retl.connectors.duckdb.stage import ROWID, STAGE, Stage, fetch_plain
 from retl.connectors.duckdb.store import run_step
 from retl.connectors.sql.keys import keep_newest, repeated_key
-from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect
+from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector, bisect
 from retl.connectors.sql.tables import merge
 from retl.connectors.sql.text import json_text
 from retl.model.actions import Action, PreAction, Write
@@ -50,7 +50,7 @@ class DuckDBWriter(TableWriter):
         self._spec = spec
         self._table = table
         self._stage = Stage(columns, spec.key)
-        self._refusals = Refusals(spec)
+        self._rejects = RejectCollector(spec)
         self._staged = 0
         self._older = 0
         """Staged rows that another one with their key has outdated."""
@@ -67,7 +67,7 @@ class DuckDBWriter(TableWriter):
         await self._file.run(self._stage.create)
 
     async def write(self, batch: pa.RecordBatch) -> None:
-        self._staged += await self._file.run(self._stage.add, batch, self._refusals)
+        self._staged += await self._file.run(self._stage.add, batch, self._rejects)
 
     async def discard(self) -> None:
         await self._file.run(self._stage.create)
@@ -76,7 +76,7 @@ class DuckDBWriter(TableWriter):
     def _forget(self) -> None:
         self._exchange = None
         self._staged = self._older = 0
-        self._refusals = Refusals(self._spec)
+        self._rejects = RejectCollector(self._spec)
 
     # Committing -------------------------------------------------------------
 
@@ -91,11 +91,11 @@ class DuckDBWriter(TableWriter):
         """Every row that was given, in one of the counts; with a blacklist nobody knows why a row was not written."""
         partly = {Action.INSERT, Action.UPDATE} & self._spec.blacklist
         return CommitResult(
-            rows=self._staged + self._older + len(self._refusals.rows),
+            rows=self._staged + self._older + len(self._rejects.rows),
             changed=changed,
             unchanged=None if partly else self._staged - changed,
             older=self._older,
-            rejects=self._refusals.rows,
+            rejects=self._rejects.rows,
         )
 
     def _commit(
@@ -105,7 +105,7 @@ class DuckDBWriter(TableWriter):
 
         if self._may_repeat:
             self._settle_repeats(connection)
-        self._refusals.check(rejects_left)
+        self._rejects.check(rejects_left)
         try:
             return in_transaction(connection, self._write_all, fenced, slice_)
         except duckdb.IntegrityError as error:
@@ -115,9 +115,9 @@ class DuckDBWriter(TableWriter):
             self._settle_unique(connection, rejects_left)
             with suppress(duckdb.IntegrityError):
                 return in_transaction(connection, self._write_all, fenced, slice_)
-        before = len(self._refusals.rows)
+        before = len(self._rejects.rows)
         self._find_refused(connection, slice_, rejects_left)
-        if len(self._refusals.rows) == before:
+        if len(self._rejects.rows) == before:
             raise refused
         self._settle_unique(connection, rejects_left)
         return in_transaction(connection, self._write_all, fenced, slice_)
@@ -138,20 +138,20 @@ class DuckDBWriter(TableWriter):
         found = self._exchange is not None
         while found:
             assert self._exchange is not None
-            most = max(0, rejects_left - len(self._refusals.rows)) + MOST_SHOWN
+            most = max(0, rejects_left - len(self._rejects.rows)) + MOST_SHOWN
             clashing = dict(itertools.islice(self._exchange.clashing(connection), most))
             for rowid, reason in clashing.items():
                 self._note_refused(connection, rowid, reason)
-            found = bool(clashing) and len(self._refusals.rows) <= rejects_left
-        self._refusals.check(rejects_left)
+            found = bool(clashing) and len(self._rejects.rows) <= rejects_left
+        self._rejects.check(rejects_left)
 
     def _write_all(self, connection: duckdb.DuckDBPyConnection, fenced: FencedCheckpoint | None, slice_: Slice) -> int:
         """What is one transaction: the fence, the checkpoint, the rows, the rejects."""
         if fenced is not None:
             run_step(connection, state.save(fenced))
         changed = self._merge(connection, slice_, "true")
-        if fenced is not None and self._refusals.rows:
-            run_step(connection, state.add_rejects(fenced.fence.pipeline, self._refusals.rows))
+        if fenced is not None and self._rejects.rows:
+            run_step(connection, state.add_rejects(fenced.fence.pipeline, self._rejects.rows))
         return changed
 
     def _merge(self, connection: duckdb.DuckDBPyConnection, slice_: Slice, condition: str) -> int:
@@ -220,9 +220,9 @@ class DuckDBWriter(TableWriter):
     def _find_refused(self, connection: duckdb.DuckDBPyConnection, slice_: Slice, rejects_left: int) -> None:
         """Take the rows that the table refuses out of the stage: first each by itself, then those that clash with others."""
         self._search(connection, slice_, f"{ROWID} BETWEEN {{low}} AND {{high}}", rejects_left + MOST_SHOWN)
-        if len(self._refusals.rows) <= rejects_left and self._trial(connection, slice_, "true") is not None:
+        if len(self._rejects.rows) <= rejects_left and self._trial(connection, slice_, "true") is not None:
             # Each try repeats all rows before the one in question, so no more are looked for than it takes to decide.
-            self._search(connection, slice_, f"{ROWID} <= {{high}}", rejects_left - len(self._refusals.rows))
+            self._search(connection, slice_, f"{ROWID} <= {{high}}", rejects_left - len(self._rejects.rows))
 
     def _search(self, connection: duckdb.DuckDBPyConnection, slice_: Slice, condition: str, most: int) -> None:
         first, last = connection.execute(f"SELECT MIN(rowid), MAX(rowid) FROM {STAGE}").fetchall()[0]
@@ -257,7 +257,7 @@ class DuckDBWriter(TableWriter):
         found = _FAILED_COLUMN.search(reason)
         column = (found[1] or found[2]) if found else ""
         for row in self._stage.rows(connection, f"rowid = {rowid}"):
-            self._refusals.add(row, reason, column)
+            self._rejects.add(row, reason, column)
         self._staged -= _number(connection.execute(f"DELETE FROM {STAGE} WHERE rowid = {rowid}"))
 
     # The end ----------------------------------------------------------------

@@ -25,7 +25,7 @@ from retl.connectors.elasticsearch.encode import Encoder, Lines
 from retl.connectors.elasticsearch.job import Job
 from retl.connectors.elasticsearch.repeats import Repeats
 from retl.connectors.elasticsearch.store import ElasticsearchStore
-from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows
+from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector, plain_rows
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError, TargetError, UnsupportedError
 from retl.model.window import Slice
@@ -49,7 +49,7 @@ class ElasticsearchWriter(TableWriter):
         self._whole = holds_documents(job.spec.schema)
         self._encoder = Encoder(job.spec, job.fit.columns, operation=job.operation, versions=job.fit.versions)
         self._repeats = Repeats(job.spec)
-        self._refusals = Refusals(job.spec)
+        self._rejects = RejectCollector(job.spec)
         self._closed = False
         self._proved = time.monotonic()
         self._sure = 0
@@ -75,7 +75,7 @@ class ElasticsearchWriter(TableWriter):
         return taken_by_others
 
     async def write(self, batch: pa.RecordBatch) -> None:
-        if not batch.num_rows or len(self._refusals.rows) > self._spec.table.max_rejects + MOST_SHOWN:
+        if not batch.num_rows or len(self._rejects.rows) > self._spec.table.max_rejects + MOST_SHOWN:
             return  # with so many refused the commit will fail: no need to send the rest
         if batch.nbytes < _SMALL:
             lines = self._encode(batch)
@@ -89,7 +89,7 @@ class ElasticsearchWriter(TableWriter):
         lines, refused = self._encoder(batch)
         for some in refused:
             for row in self._shown(some.rows):
-                self._refusals.add(row, some.reason, some.column)
+                self._rejects.add(row, some.reason, some.column)
         self._repeats.add(lines)
         return lines
 
@@ -104,7 +104,7 @@ class ElasticsearchWriter(TableWriter):
 
     def _refuse(self, lines: Lines, number: int, reason: str, column: str) -> None:
         (row,) = self._shown(lines.rows.slice(number, 1))
-        self._refusals.add(row, reason, column)
+        self._rejects.add(row, reason, column)
 
     async def _existing(self, lines: Lines) -> Lines:
         """Those whose document is there already, to be written only where it has not changed or gone since."""
@@ -153,7 +153,7 @@ class ElasticsearchWriter(TableWriter):
         self._encoder.keep()
         self._bulk.forget()
         self._repeats.clear()
-        self._refusals = Refusals(self._spec)
+        self._rejects = RejectCollector(self._spec)
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         if slice_.scope is not None:
@@ -163,9 +163,9 @@ class ElasticsearchWriter(TableWriter):
             )
         await self._bulk.settle()
         self._repeats.check()
-        self._refusals.check(rejects_left)
+        self._rejects.check(rejects_left)
         await self._check_index()
-        rejects = self._refusals.rows
+        rejects = self._rejects.rows
         if fenced is not None:
             await self._store.add_rejects(fenced.fence.pipeline, rejects)
             self._encoder.keep()  # though the answer be lost, the checkpoint may say that they are there

@@ -18,7 +18,7 @@ import pyarrow as pa
 from retl.connectors.base import CommitResult, SystemInfo, TableWriter, Target
 from retl.connectors.function.calls import call_user, check_callable, guarded, positional, write_failed
 from retl.connectors.function.values import Unfit, drop_unfit, python_rows
-from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, plain_rows
+from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector, plain_rows
 from retl.model.actions import Action
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.duration import Duration, parse_duration
@@ -153,18 +153,18 @@ class FunctionTarget(Target):
 def _refused(returned: Any, rows: int) -> list[tuple[int, str]]:
     """The rows that were refused, each once; what is returned may be an iterator of the user's."""
     if not isinstance(returned, Iterable) or isinstance(returned, str | bytes):
-        raise _no_refusals(returned)
+        raise _no_rejects(returned)
     refused: dict[int, str] = {}
     pairs = iter(returned.items() if isinstance(returned, Mapping) else returned)
     for item in itertools.islice(pairs, rows * _MOST_REASONS):
         if not isinstance(item, tuple | list) or len(item) != 2:
-            raise _no_refusals(item)
+            raise _no_rejects(item)
         row, reason = _number(item[0]), item[1]
         if row is None or not 0 <= row < rows:
-            raise _no_refusals(item)
+            raise _no_rejects(item)
         refused.setdefault(row, str(reason))
     for item in pairs:
-        raise _no_refusals(item)
+        raise _no_rejects(item)
     return sorted(refused.items())
 
 
@@ -178,7 +178,7 @@ def _number(row: Any) -> int | None:
         return None
 
 
-def _no_refusals(returned: Any) -> TargetError:
+def _no_rejects(returned: Any) -> TargetError:
     return TargetError(
         f"the function that writes returned {type(returned).__name__} ({returned!r:.100}).",
         remedy="return None, or the rows that were refused as (row number in the batch, reason).",
@@ -205,26 +205,26 @@ class _FunctionWriter(TableWriter):
         self._target = target
         self._spec = spec
         self._context = BatchContext(spec.pipeline, spec.table.to, spec.scan_id, spec.key)
-        self._refusals = Refusals(spec)
+        self._rejects = RejectCollector(spec)
         self._delivered = 0
         self._committed = 0
 
     async def write(self, batch: pa.RecordBatch) -> None:
         step = self._target.batch_size.rows
         for start in range(0, batch.num_rows, step):
-            if len(self._refusals.rows) > self._spec.table.max_rejects + MOST_SHOWN:
+            if len(self._rejects.rows) > self._spec.table.max_rejects + MOST_SHOWN:
                 return  # the commit will fail: no need to send the rest
             await self._deliver(batch.slice(start, step))
 
     async def _deliver(self, batch: pa.RecordBatch) -> None:
         given = batch
         batch, unfit = await self._target.fit(given, self._spec)
-        self._refusals.leave_out(given, unfit)
+        self._rejects.leave_out(given, unfit)
         if not batch.num_rows:
             return
         refused = await self._deliver_in_time(batch)
         for number, reason in refused:
-            self._refusals.add(plain_rows(batch.slice(number, 1))[0], reason)
+            self._rejects.add(plain_rows(batch.slice(number, 1))[0], reason)
         self._delivered += batch.num_rows - len(refused)
 
     async def _deliver_in_time(self, batch: pa.RecordBatch) -> list[tuple[int, str]]:
@@ -245,15 +245,15 @@ class _FunctionWriter(TableWriter):
 
     async def discard(self) -> None:
         self._delivered = 0
-        self._refusals = Refusals(self._spec)
+        self._rejects = RejectCollector(self._spec)
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         if slice_.scope is not None:
             raise UnsupportedError("a function cannot delete the rows that a slice replaces.")
-        self._refusals.check(
+        self._rejects.check(
             rejects_left, f"the slice failed; {self._delivered:,} rows of it were delivered and will be again"
         )
-        done = CommitResult(rows=self._delivered + len(self._refusals.rows), rejects=self._refusals.rows)
+        done = CommitResult(rows=self._delivered + len(self._rejects.rows), rejects=self._rejects.rows)
         self._committed += self._delivered
         await self.discard()
         return done

@@ -21,7 +21,7 @@ from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.encode import DIALECT, Encoder
 from retl.connectors.mysql.errors import TargetRefused, of_rows, server_error
 from retl.connectors.mysql.wire import Done
-from retl.connectors.sql.rejects import MOST_SHOWN, Refusals, bisect, plain_rows
+from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector, bisect, plain_rows
 from retl.model.errors import ConfigError, RetlError
 from retl.model.plan import WriteSpec
 
@@ -133,7 +133,7 @@ class Loader:
         connection: MySQLConnection,
         spec: WriteSpec,
         encoder: Encoder,
-        refusals: Refusals,
+        refusals: RejectCollector,
         table: str,
         *,
         local: bool,
@@ -143,7 +143,7 @@ class Loader:
     ) -> None:
         self._connection = connection
         self._encoder = encoder
-        self._refusals = refusals
+        self._rejects = refusals
         self._table = table
         self._local = infile.use(allowed=local)
         self._infile = infile
@@ -155,26 +155,26 @@ class Loader:
     async def take(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> int:
         """Load what is left of a batch without the refused rows; returns how many rows that are."""
         trouble = await self._attempt(batch, data)
-        while trouble is not None and trouble.rows and len(self._refusals.rows) <= self._most:
+        while trouble is not None and trouble.rows and len(self._rejects.rows) <= self._most:
             batch = self._put_aside(batch, trouble.rows)
             trouble = await self._attempt(batch, None)
-        if trouble is not None and len(self._refusals.rows) <= self._most:
+        if trouble is not None and len(self._rejects.rows) <= self._most:
             return await self._search(batch)
         return int(batch.num_rows) if trouble is None else 0
 
     def _put_aside(self, batch: pa.RecordBatch, rows: dict[int, str]) -> pa.RecordBatch:
         """The batch without some rows, which become refusals."""
         # The server lists only so many warnings at once, so these may not be the first.
-        blamed = sorted(rows)[: self._most + 1 - len(self._refusals.rows)]
+        blamed = sorted(rows)[: self._most + 1 - len(self._rejects.rows)]
         for number, row in zip(blamed, plain_rows(batch.take(pa.array(blamed))), strict=True):
-            self._refusals.add(row, rows[number], column_of(rows[number], self._encoder))
+            self._rejects.add(row, rows[number], column_of(rows[number], self._encoder))
         keep = [number not in rows for number in range(batch.num_rows)]
         return batch.filter(pa.array(keep, pa.bool_()))
 
     async def _search(self, batch: pa.RecordBatch) -> int:
         """Load a batch in parts, down to the single rows that are refused; returns how many rows were taken."""
         refused: dict[int, str] = {}
-        search = bisect(0, batch.num_rows - 1, self._most - len(self._refusals.rows))
+        search = bisect(0, batch.num_rows - 1, self._most - len(self._rejects.rows))
         low, high = next(search, (0, batch.num_rows - 1))
         with suppress(StopIteration):
             while True:

@@ -80,20 +80,20 @@ class StagedWriter(MySQLWriter):
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         await self._settle()
         await self._clean()
-        self._refusals.check(rejects_left)
+        self._rejects.check(rejects_left)
         if self._rows:
             await self._settle_repeats()
         # Rows of a scope go before they come: none of them is left alone.
         unchanged = await self._compare(rejects_left) if slice_.scope is None else None
-        found, staged = len(self._refusals.rows), self._rows
+        found, staged = len(self._rejects.rows), self._rows
 
         async def attempt() -> int:
-            del self._refusals.rows[found:]
+            del self._rejects.rows[found:]
             self._rows = staged
             return await self._transaction(fenced, slice_, rejects_left)
 
         changed = await self._again_while_busy(attempt)
-        done = CommitResult(self._rows, changed, self._refusals.rows, unchanged=unchanged)
+        done = CommitResult(self._rows, changed, self._rejects.rows, unchanged=unchanged)
         self._forget()
         return done
 
@@ -119,7 +119,7 @@ class StagedWriter(MySQLWriter):
                 value = DIALECT.string(slice_.scope.value)
                 await self._main.execute(f"DELETE FROM {self._job.known.place.sql} WHERE {column} = {value}")
             changed = await self._merge(rejects_left) if self._rows else 0
-            self._refusals.check(rejects_left)
+            self._rejects.check(rejects_left)
             await self._save(fenced)
         except BaseException:
             await roll_back(self._main)
@@ -161,7 +161,7 @@ class StagedWriter(MySQLWriter):
             changed, refused = await self._search(rejects_left)
             if not parked:
                 await self._note_refused(refused)
-            if not parked or not refused or len(self._refusals.rows) > rejects_left + MOST_SHOWN:
+            if not parked or not refused or len(self._rejects.rows) > rejects_left + MOST_SHOWN:
                 return changed
             await self._main.execute("ROLLBACK TO SAVEPOINT retl_parked")
             await self._note_refused(refused)
@@ -223,7 +223,7 @@ class StagedWriter(MySQLWriter):
                 f"SELECT {DIALECT.identifiers(names)} FROM {self._stage.table} WHERE {self._stage.row} = {number}"
             )
             for row in rows:
-                self._refusals.add(dict(zip(names, row, strict=True)), reason, column_of(reason, self._encoder))
+                self._rejects.add(dict(zip(names, row, strict=True)), reason, column_of(reason, self._encoder))
             self._rows -= len(rows)
         if refused:
             await self._main.execute(self._merge_sql.take_off(list(refused)))

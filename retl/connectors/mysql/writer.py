@@ -22,7 +22,7 @@ from retl.connectors.mysql.load import Lane, Loader, in_thread
 from retl.connectors.mysql.session import FENCE_SECONDS
 from retl.connectors.mysql.settings import IDLE_SECONDS
 from retl.connectors.mysql.store import run_step
-from retl.connectors.sql.rejects import MOST_SHOWN, Refusals
+from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
@@ -42,14 +42,14 @@ class MySQLWriter(TableWriter):
         self._job = job
         self._spec = job.spec
         self._encoder = job.encoder
-        self._refusals = self._no_refusals()
+        self._rejects = self._no_rejects()
         self._lanes = [Lane(connection) for connection in connections]
         self._turn = 0
         self._rows = 0
 
-    def _no_refusals(self) -> Refusals:
+    def _no_rejects(self) -> RejectCollector:
         # People know the table that is loaded by its place, not by the name of the shadow.
-        return Refusals(self._spec, called=(self._job.known.place.name, self._job.place.name))
+        return RejectCollector(self._spec, called=(self._job.known.place.name, self._job.place.name))
 
     @property
     def _main(self) -> MySQLConnection:
@@ -63,8 +63,8 @@ class MySQLWriter(TableWriter):
         await lane.settle()
         for rows in refused:
             everything = pa.array([True] * rows.rows.num_rows)
-            self._refusals.add_masked(rows.rows, everything, rows.reason, rows.column)
-        if sifted.num_rows and len(self._refusals.rows) <= self._spec.table.max_rejects + MOST_SHOWN:
+            self._rejects.add_masked(rows.rows, everything, rows.reason, rows.column)
+        if sifted.num_rows and len(self._rejects.rows) <= self._spec.table.max_rejects + MOST_SHOWN:
             self._note(sifted)
             lane.start(self._take(lane.connection, sifted, data))
 
@@ -83,7 +83,7 @@ class MySQLWriter(TableWriter):
             connection,
             job.spec,
             self._encoder,
-            self._refusals,
+            self._rejects,
             table,
             local=job.local,
             infile=job.infile,
@@ -97,7 +97,7 @@ class MySQLWriter(TableWriter):
 
     def _forget(self) -> None:
         self._rows = 0
-        self._refusals = self._no_refusals()
+        self._rejects = self._no_rejects()
 
     async def _save(self, fenced: FencedCheckpoint | None) -> None:
         """The last of a transaction: fence, checkpoint, rejects, COMMIT. The lease's row is locked no longer than that takes."""
@@ -106,8 +106,8 @@ class MySQLWriter(TableWriter):
             return
         await self._main.execute(f"SET SESSION wait_timeout = {FENCE_SECONDS}")
         await run_step(self._main, state.save(fenced))
-        if self._refusals.rows:
-            await run_step(self._main, state.add_rejects(fenced.fence.pipeline, self._refusals.rows))
+        if self._rejects.rows:
+            await run_step(self._main, state.add_rejects(fenced.fence.pipeline, self._rejects.rows))
         await shielded(self._end())
         with suppress(RetlError):  # what is committed does not fail any more
             await self._main.execute(f"SET SESSION wait_timeout = {IDLE_SECONDS}")
@@ -202,7 +202,7 @@ class DirectWriter(MySQLWriter):
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         assert slice_.scope is None, "an empty table has no rows of a scope"
         await self._settle()
-        self._refusals.check(rejects_left)
+        self._rejects.check(rejects_left)
         if self._main not in self._begun:
             await self._main.begin()
         for connection in self._begun - {self._main}:
@@ -212,7 +212,7 @@ class DirectWriter(MySQLWriter):
         await self._save(fenced)
         self._begun.clear()
         self._committed += self._rows
-        done = CommitResult(self._rows, self._rows, self._refusals.rows, unchanged=0)
+        done = CommitResult(self._rows, self._rows, self._rejects.rows, unchanged=0)
         self._forget()
         return done
 

@@ -23,7 +23,7 @@ MOST_SHOWN = 100
 """How many refused rows are looked for beyond what is allowed, so that people see more than the first."""
 
 
-class Refusals:
+class RejectCollector:
     """The refused rows of one slice."""
 
     def __init__(self, spec: WriteSpec, *, called: tuple[str, str] = ("", "")) -> None:

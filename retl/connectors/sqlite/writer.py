@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from retl.connectors.base import CommitResult, TableWriter
 from retl.connectors.sql.keys import KeyWatch, keep_newest, repeated_key
-from retl.connectors.sql.rejects import MOST_SHOWN, Refusals
+from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector
 from retl.connectors.sql.text import json_text, not_a_number, not_utf8, to_text, unprintable_times
 from retl.connectors.sqlite import schema
 from retl.connectors.sqlite.catalog import count
@@ -48,7 +48,7 @@ class SQLiteWriter(TableWriter):
         self._table = table
         self._columns = list(columns)
         self._logical = {column.name: column.type for column in spec.schema}
-        self._refusals = Refusals(spec)
+        self._rejects = RejectCollector(spec)
         self._keys = KeyWatch(spec)
         self._names = [f"c{number}" for number in range(len(self._columns))]
         self._image = Image(len(self._names))
@@ -113,7 +113,7 @@ class SQLiteWriter(TableWriter):
         found = [
             (mask, reason, name) for name in self._columns for mask, reason in self._unfit(name, batch.column(name))
         ]
-        return self._refusals.leave_out(batch, found)
+        return self._rejects.leave_out(batch, found)
 
     def _unfit(self, name: str, column: pa.Array) -> list[tuple[pa.Array, str]]:
         found: list[tuple[pa.Array | None, str]] = [
@@ -142,11 +142,11 @@ class SQLiteWriter(TableWriter):
         self._image.close()
         self._image = Image(len(self._names))
         self._keys.clear()
-        self._refusals = Refusals(self._spec)
+        self._rejects = RejectCollector(self._spec)
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         await self._file.run(self._settle)
-        found = len(self._refusals.rows)
+        found = len(self._rejects.rows)
         done = await self._file.transaction(self._commit, fenced, slice_, rejects_left, found)
         await self._clear()
         return done
@@ -159,7 +159,7 @@ class SQLiteWriter(TableWriter):
         rejects_left: int,
         found: int,
     ) -> CommitResult:
-        del self._refusals.rows[found:]  # a transaction that is tried again finds its refused rows anew
+        del self._rejects.rows[found:]  # a transaction that is tried again finds its refused rows anew
         if fenced is not None:
             run_step(connection, state.save(fenced))
         if slice_.scope is not None:
@@ -169,9 +169,9 @@ class SQLiteWriter(TableWriter):
             )
         older = self._keep_newest(connection) if self._keys.repeats() else 0
         merged = self._merge(connection, rejects_left) if self._staged else Merged()
-        self._refusals.check(rejects_left)
-        if fenced is not None and self._refusals.rows:
-            run_step(connection, state.add_rejects(fenced.fence.pipeline, self._refusals.rows))
+        self._rejects.check(rejects_left)
+        if fenced is not None and self._rejects.rows:
+            run_step(connection, state.add_rejects(fenced.fence.pipeline, self._rejects.rows))
         return self._counted(merged, older, found)
 
     def _merge(self, connection: sqlite3.Connection, rejects_left: int) -> Merged:
@@ -179,7 +179,7 @@ class SQLiteWriter(TableWriter):
         merged = merger.run(rejects_left + MOST_SHOWN)
         for values, reason in merged.refused:
             column = next((name for name in self._columns if _names(reason, name)), "")
-            self._refusals.add(dict(zip(self._columns, values, strict=True)), reason, column)
+            self._rejects.add(dict(zip(self._columns, values, strict=True)), reason, column)
         return merged
 
     def _counted(self, merged: Merged, older: int, found: int) -> CommitResult:
@@ -192,7 +192,7 @@ class SQLiteWriter(TableWriter):
             unchanged=None if partly else unchanged,
             older=older,
             dropped=merged.dropped,
-            rejects=self._refusals.rows,
+            rejects=self._rejects.rows,
         )
 
     def _keep_newest(self, connection: sqlite3.Connection) -> int:

@@ -61,7 +61,7 @@ def wanted(first: int, last: int, size: int = 10) -> dict[str, bytes]:
     return {str(number): b'{"n":%d,"x":"%s"}' % (number, b"x" * size) for number in range(first, last)}
 
 
-class Refusals(list[tuple[str, str, str]]):
+class RejectCollector(list[tuple[str, str, str]]):
     def __call__(self, lines: Lines, number: int, reason: str, column: str) -> None:
         self.append((lines.ids[number].as_py(), reason, column))
 
@@ -69,7 +69,7 @@ class Refusals(list[tuple[str, str, str]]):
 @asynccontextmanager
 async def loop(url: str, refuse: Any = None, **words: Any) -> AsyncIterator[Bulk]:
     client = await Client.open(Elasticsearch(url), "target")
-    refuse = Refusals() if refuse is None else refuse
+    refuse = RejectCollector() if refuse is None else refuse
     made = Bulk(client, "/t/_bulk", {}, refuse, **{"writers": 3, "indices": ["t"], **words})
     try:
         yield made
@@ -143,7 +143,7 @@ async def test_items_that_found_no_room_are_sent_again_and_only_those(standin: S
 
 async def test_an_item_that_is_refused_is_told_and_the_others_are_taken(standin: StandIn) -> None:
     standin.scripts = [judged(lambda number, name: 400 if name == "7" else 200)]
-    refuse = Refusals()
+    refuse = RejectCollector()
     async with loop(standin.url, refuse) as bulk:
         await bulk.send(documents(0, 20))
         await bulk.settle()
@@ -171,7 +171,7 @@ async def test_what_is_there_already_counts_as_unchanged_where_that_is_meant(sta
 @pytest.mark.parametrize(("status", "kind"), [(403, ConnectionFailed), (404, ConfigError)])
 async def test_what_concerns_the_whole_index_is_an_error(standin: StandIn, status: int, kind: type[Exception]) -> None:
     standin.scripts = [judged(lambda number, name: status)]
-    refuse = Refusals()
+    refuse = RejectCollector()
     async with loop(standin.url, refuse) as bulk:
         with pytest.raises(kind):
             await bulk.send(documents(0, 10))
@@ -191,7 +191,7 @@ async def test_an_answer_of_another_number_of_items_is_believed_in_nothing(
         return cut(server, [*items, *items[: max(0, number - len(items))]])
 
     standin.scripts = [padded]
-    refuse = Refusals()
+    refuse = RejectCollector()
     async with loop(standin.url, refuse) as bulk:
         with pytest.raises(TargetError, match=f"answered {number} items of a request of 20"):
             await bulk.send(documents(0, 20))
@@ -217,7 +217,7 @@ async def test_what_was_acknowledged_and_not_kept_is_counted_apart(standin: Stan
 
 async def test_a_document_in_the_failure_store_is_refused(standin: StandIn) -> None:
     standin.scripts = [told(lambda number, name: item(**({"failure_store": "used"} if name == "7" else {})))]
-    refuse = Refusals()
+    refuse = RejectCollector()
     async with loop(standin.url, refuse) as bulk:
         await bulk.send(documents(0, 20))
         await bulk.settle()
@@ -244,7 +244,7 @@ async def test_what_is_not_the_fault_of_a_document_is_no_reject(
     standin: StandIn, answer: dict[str, Any], match: str
 ) -> None:
     standin.scripts = [told(lambda number, name: answer if name == "7" else item())]
-    refuse = Refusals()
+    refuse = RejectCollector()
     async with loop(standin.url, refuse) as bulk:
         with pytest.raises((TargetError, ConfigError), match=match):
             await bulk.send(documents(0, 20))
@@ -264,7 +264,7 @@ OWN = [
 @pytest.mark.parametrize("answer", OWN, ids=[str(one["error"]) for one in OWN])
 async def test_what_a_document_causes_itself_is_its_reject(standin: StandIn, answer: dict[str, Any]) -> None:
     standin.scripts = [told(lambda number, name: answer if name == "7" else item())]
-    refuse = Refusals()
+    refuse = RejectCollector()
     async with loop(standin.url, refuse, patience=0.1) as bulk:
         await bulk.send(documents(0, 20))
         await bulk.settle()
@@ -278,7 +278,7 @@ def in_document(number: int, name: str) -> dict[str, Any]:
 
 
 async def test_where_every_document_is_refused_for_one_reason_it_is_not_theirs(standin: StandIn) -> None:
-    refuse = Refusals()
+    refuse = RejectCollector()
     async with loop(standin.url, refuse) as bulk:
         standin.scripts = [told(in_document)]
         with pytest.raises(TargetError, match=r"refused all 10 documents of a request for one reason.* field \[n\]"):
@@ -318,7 +318,7 @@ async def test_requests_become_as_small_as_the_server_takes(standin: StandIn) ->
         return judged(lambda number, name: 200)(server, items)
 
     standin.scripts = [small] * 1000
-    refuse = Refusals()
+    refuse = RejectCollector()
     async with loop(standin.url, refuse) as bulk:
         await bulk.send(documents(0, 500, size=1000))
         await bulk.send(documents(500, 501, size=100_000))
@@ -338,7 +338,7 @@ async def test_stopping_waits_for_what_is_under_way(standin: StandIn) -> None:
 
 async def test_a_real_server_takes_documents_to_the_byte(elasticsearch_server: SearchServer, prefix: str) -> None:
     client = await Client.open(Elasticsearch(elasticsearch_server.url), "target")
-    bulk = Bulk(client, f"/{prefix}/_bulk", {}, Refusals(), writers=3)
+    bulk = Bulk(client, f"/{prefix}/_bulk", {}, RejectCollector(), writers=3)
     bulk.size = 20_000
     await bulk.send(documents(0, 3000))
     await bulk.settle()
