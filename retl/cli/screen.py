@@ -148,7 +148,7 @@ def _what(event: events.Event) -> str | None:
         case events.RetryScheduled(error=error, delay=delay, table=table):
             return f"again in {format_duration(delay)}: {without_place(error, event.pipeline, table)}"
         case events.RowsRejected(rejects=rejects, first_reason=reason):
-            return f"{plural(rejects, 'row')} put aside; the first: {one_line(reason)}"
+            return f"{plural(rejects, 'row')} rejected; the first: {one_line(reason)}"
         case events.PipelineStarted(schedule=schedule):
             return schedule
         case events.LeaseHeld(owner=owner):

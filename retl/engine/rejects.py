@@ -1,4 +1,4 @@
-"""Rows that a source could read and no target can be given: put aside on their way."""
+"""Rows that a source could read and no target can be given: they become rejects on their way."""
 
 from __future__ import annotations
 

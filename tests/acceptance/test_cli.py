@@ -543,7 +543,7 @@ def test_rejects(shop: Path, retl: Retl) -> None:
     assert retl("run", "--once").code == 1
     Path("jobs.toml").write_text(JOBS.replace('cursor = "updated_at"', 'cursor = "updated_at"\nmax_rejects = 5'))
     done = retl("run", "--once")
-    assert done.code == 0 and "2 rows put aside; the first: " in done.out
+    assert done.code == 0 and "2 rows rejected; the first: " in done.out
     shown = retl("rejects")
     assert shown.out.count("shop.orders  key ") == 2 and "reason   " in shown.out and "content  " in shown.out
     assert "more" not in shown.out

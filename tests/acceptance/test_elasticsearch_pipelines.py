@@ -408,7 +408,7 @@ def test_documents_that_are_refused_are_put_aside(desk: Desk) -> None:
     assert "refused 2 rows" in desk.run(code=1).out
     assert desk.server.texts(f".{desk.scene.prefix}-state")
     desk.table('cursor = "at"\nmax_rejects = 2')
-    assert "2 rows put aside" in desk.run().out
+    assert "2 rows rejected" in desk.run().out
     assert desk.server.texts(desk.copy) == {"c": OLD["c"]}
     found = {each["reject"]["key"]: each["reject"] for each in desk.type("rejects", "--json").json()}
     assert [json.loads(key) for key in sorted(found)] == [{"_id": "a"}, {"_id": "b"}]

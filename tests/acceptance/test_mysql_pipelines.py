@@ -367,7 +367,7 @@ def test_status_history_rejects_and_reset(desk: Desk) -> None:
     assert "refused 1 row" in desk.run(code=1).out
     assert desk.app.rows("orders") == []
     desk.write('interval = "5m"', 'tables = [{ name = "orders", cursor = "updated_at", max_rejects = 1 }]')
-    assert "1 row put aside" in desk.run().out
+    assert "1 row rejected" in desk.run().out
     assert desk.app.rows("orders") == OLD[:2]
     status = desk.type("status").out
     assert "🕒" in status and "2024-01-03 00:00:00.000000" in status
@@ -402,7 +402,7 @@ def test_a_row_that_clashes_in_another_unique_key_never_takes_the_place_of_a_str
         "INSERT INTO orders VALUES (77, 'b', '2020-01-01')",
     )
     desk.write('tables = [{ name = "orders", max_rejects = 1 }]')
-    assert "1 row put aside" in desk.run().out
+    assert "1 row rejected" in desk.run().out
     assert desk.app.rows("orders") == [OLD[0], OLD[2], (77, "b", dt.datetime(2020, 1, 1))]  # noqa: DTZ001
     (reject,) = desk.type("rejects", "--json").json()
     assert "Duplicate entry 'b'" in reject["reject"]["reason"]

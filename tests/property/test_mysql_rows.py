@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from retl.connectors.base import REJECT
 from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder, TooLarge
-from retl.connectors.sql.rejects import without_broken_text
+from retl.connectors.rows.rejects import without_broken_text
 
 LARGEST = 0xFFFFFF
 END = b"\xfe\x00\x00\x02\x00"

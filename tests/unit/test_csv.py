@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retl.connectors.sql.csv import csv_bytes, hex_text, plain, uuid_text
+from retl.connectors.rows.csv import csv_bytes, hex_text, plain, uuid_text
 
 TEXT = st.text(st.characters(codec="utf-8")) | st.sampled_from(["", "NULL", '"', "a,b", "\r\n", "\\"])
 

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from retl.connectors.sql.keys import KeyWatch
+from retl.connectors.rows.keys import KeyWatch
 from retl.model.plan import WriteSpec
 from retl.testing import table_spec
 

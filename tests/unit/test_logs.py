@@ -25,7 +25,7 @@ def logged(event: events.Event) -> tuple[str, str, dict[str, Any]]:
 
 def test_every_event_has_words() -> None:
     words = [event_words(kind(**dict.fromkeys(kind.__struct_fields__, ""))) for kind in events.Event.__subclasses__()]
-    assert "scan finished" in words and "rows put aside" in words
+    assert "scan finished" in words and "rows rejected" in words
     assert len(words) == len(set(words))
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from retl.connectors.sql.rejects import RejectCollector
+from retl.connectors.rows.rejects import RejectCollector
 from retl.model.checkpoint import Reject
 from retl.model.plan import WriteSpec
 from retl.testing import table_spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from retl.connectors.sql.text import to_text, unprintable_times
+from retl.connectors.rows.text import to_text, unprintable_times
 
 
 def test_a_time_with_a_zone_is_written_in_utc_whatever_the_zone() -> None:

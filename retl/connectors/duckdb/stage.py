@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.types import take, unfit, wire
-from retl.connectors.sql.rejects import RejectCollector, plain_rows
-from retl.connectors.sql.text import not_a_number, not_utf8
+from retl.connectors.rows.rejects import RejectCollector, plain_rows
+from retl.connectors.rows.text import not_a_number, not_utf8
 from retl.model.schema import native_type
 
 if TYPE_CHECKING:

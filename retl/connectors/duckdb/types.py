@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.duckdb.dialect import DIALECT
+from retl.connectors.rows.text import to_text, unprintable_times
 from retl.connectors.sql.tables import TypeMap
-from retl.connectors.sql.text import to_text, unprintable_times
 from retl.model.errors import UnsupportedError
 from retl.model.schema import is_json, native_type
 

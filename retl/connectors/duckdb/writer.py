@@ -23,10 +23,11 @@ from retl.connectors.duckdb.exchange import Exchange
 from retl.connectors.duckdb.file import DuckDBFile, first_line, in_transaction, roll_back
 from retl.connectors.duckdb.stage import ROWID, STAGE, Stage, fetch_plain
 from retl.connectors.duckdb.store import run_step
-from retl.connectors.sql.keys import keep_newest, repeated_key
-from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector, bisect
+from retl.connectors.rows.keys import repeated_key
+from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, bisect
+from retl.connectors.rows.text import json_text
+from retl.connectors.sql.keys import keep_newest
 from retl.connectors.sql.tables import merge
-from retl.connectors.sql.text import json_text
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError

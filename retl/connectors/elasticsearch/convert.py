@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from retl.connectors.base import RowReject
 from retl.connectors.elasticsearch import mapping
 from retl.connectors.elasticsearch.pages import Hit
-from retl.connectors.sql.text import unprintable_times
+from retl.connectors.rows.text import unprintable_times
 from retl.model.schema import is_json
 
 _MOST_SHOWN = 100

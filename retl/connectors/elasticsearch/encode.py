@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE, holds_documents
 from retl.connectors.elasticsearch.values import data, json_strings, json_values, offsets, one_line, plain_text
-from retl.connectors.sql.text import keep_mask
+from retl.connectors.rows.text import keep_mask
 from retl.model.actions import Action, Write
 from retl.model.plan import WriteSpec
 

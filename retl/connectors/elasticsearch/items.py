@@ -124,7 +124,7 @@ def check_some_taken(some: Sequence[Refused], number: int, place: str) -> None:
         raise TargetError(
             f"{place} refused all {number:,} documents of a request for one reason, so it is not theirs: {first.text}.",
             remedy="mend the index, its mapping or its ingest pipeline, or leave the field out with exclude; "
-            "no row was put aside, and the next scan reads the same rows again.",
+            "no row was rejected, and the next scan reads the same rows again.",
         )
 
 
@@ -142,7 +142,7 @@ def not_of_documents(status: int, error: Any, place: str) -> RetlError:
     return TargetError(
         f"{place} refused a document for a reason that is not the document's: {said.reason or said.kind} "
         f"(HTTP {status}{', ' if said.kind else ''}{said.kind}).",
-        remedy=f"{remedy}; no row was put aside, and the next scan reads the same rows again.",
+        remedy=f"{remedy}; no row was rejected, and the next scan reads the same rows again.",
     )
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.elasticsearch.encode import Lines
-from retl.connectors.sql.keys import repeated_key
+from retl.connectors.rows.keys import repeated_key
 from retl.model.actions import Write
 from retl.model.plan import WriteSpec
 

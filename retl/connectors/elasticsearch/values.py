@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retl.connectors.sql.csv import uuid_text
-from retl.connectors.sql.text import to_text, unprintable_times
+from retl.connectors.rows.csv import uuid_text
+from retl.connectors.rows.text import to_text, unprintable_times
 from retl.model.schema import is_json
 
 Unfit = list[tuple[pa.Array, str]]

@@ -25,7 +25,7 @@ from retl.connectors.elasticsearch.encode import Encoder, Lines
 from retl.connectors.elasticsearch.job import Job
 from retl.connectors.elasticsearch.repeats import Repeats
 from retl.connectors.elasticsearch.store import ElasticsearchStore
-from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector, plain_rows
+from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, plain_rows
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError, TargetError, UnsupportedError
 from retl.model.window import Slice

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from retl.connectors.function.shapes import nameless, plain
-from retl.connectors.sql.text import holds_nan
+from retl.connectors.rows.text import holds_nan
 from retl.model.errors import SourceError
 from retl.model.schema import JSON, native_type
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from retl.connectors.base import CommitResult, SystemInfo, TableWriter, Target
 from retl.connectors.function.calls import call_user, check_callable, guarded, positional, write_failed
 from retl.connectors.function.values import Unfit, drop_unfit, python_rows
-from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector, plain_rows
+from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, plain_rows
 from retl.model.actions import Action
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.duration import Duration, parse_duration
@@ -65,7 +65,7 @@ class FunctionTarget(Target):
     idempotency key made of the row. There is nothing to roll back.
 
     Rows that the callable could not take it returns as ``(row number in the batch,
-    reason)``; they are put aside as rejects, and with more of them than ``max_rejects`` the
+    reason)``; they are kept as rejects, and with more of them than ``max_rejects`` the
     scan fails. It may raise ``retl.TransientError(text, retry_after=seconds)``: that batch alone
     is then delivered again, after the pause that was asked for or with growing pauses, for
     ``retry_for`` (90 seconds); then the slice has failed in passing. Anything else that it

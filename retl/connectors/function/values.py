@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from retl.connectors.sql.text import keep_mask, unprintable_times
+from retl.connectors.rows.text import keep_mask, unprintable_times
 from retl.model.schema import JSON, is_json
 
 Unfit = list[tuple[pa.Array, str, str]]

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.mysql.types import Stored
-from retl.connectors.sql.csv import csv_bytes, hex_text, plain
-from retl.connectors.sql.text import keep_mask, unprintable_times
+from retl.connectors.rows.csv import csv_bytes, hex_text, plain
+from retl.connectors.rows.text import keep_mask, unprintable_times
 from retl.model.plan import WriteSpec
 
 DIALECT = MySQLDialect()

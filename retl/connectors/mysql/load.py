@@ -21,7 +21,7 @@ from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.encode import DIALECT, Encoder
 from retl.connectors.mysql.errors import TargetRefused, of_rows, server_error
 from retl.connectors.mysql.wire import Done
-from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector, bisect, plain_rows
+from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, bisect, plain_rows
 from retl.model.errors import ConfigError, RetlError
 from retl.model.plan import WriteSpec
 

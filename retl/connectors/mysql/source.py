@@ -18,8 +18,8 @@ from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.questions import Questions
 from retl.connectors.mysql.settings import reading
 from retl.connectors.mysql.wire import WireField
+from retl.connectors.rows.rejects import without_broken_text
 from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.rejects import without_broken_text
 from retl.connectors.sql.select import Selection
 from retl.connectors.sql.source import SqlSource, summer_shift
 from retl.model.errors import ConfigError

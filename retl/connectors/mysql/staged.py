@@ -20,9 +20,9 @@ from retl.connectors.mysql.merge import CHECK_KEYS, Merge, Stage, respells
 from retl.connectors.mysql.schema import DIALECT
 from retl.connectors.mysql.session import roll_back
 from retl.connectors.mysql.writer import MySQLWriter
-from retl.connectors.sql.keys import KeyWatch, repeated_key
-from retl.connectors.sql.rejects import MOST_SHOWN, bisect
-from retl.connectors.sql.text import json_text
+from retl.connectors.rows.keys import KeyWatch, repeated_key
+from retl.connectors.rows.rejects import MOST_SHOWN, bisect
+from retl.connectors.rows.text import json_text
 from retl.model.actions import Write
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError, RepeatedKey, TargetBusy

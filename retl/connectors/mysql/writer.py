@@ -22,7 +22,7 @@ from retl.connectors.mysql.load import Lane, Loader, in_thread
 from retl.connectors.mysql.session import FENCE_SECONDS
 from retl.connectors.mysql.settings import IDLE_SECONDS
 from retl.connectors.mysql.store import run_step
-from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector
+from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError

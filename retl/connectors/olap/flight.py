@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.olap.errors import reading_error
-from retl.connectors.sql.rejects import without_broken_text
-from retl.connectors.sql.text import to_text
+from retl.connectors.rows.rejects import without_broken_text
+from retl.connectors.rows.text import to_text
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
 from retl.threads import Worker, shielded
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from retl.connectors.rows.rejects import bisect
 from retl.connectors.sql.dialect import any_of
-from retl.connectors.sql.rejects import bisect
 from retl.connectors.sql.tables import Merge, merge
 from retl.connectors.sqlite.catalog import UniqueIndex, inspect, unique_indexes
 from retl.connectors.sqlite.dialect import TARGET_DIALECT as DIALECT

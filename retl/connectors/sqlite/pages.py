@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retl.connectors.sql.text import to_text
+from retl.connectors.rows.text import to_text
 
 PAGE = 65_536
 _ROW_LIMIT = PAGE - 8 - 2 - 64

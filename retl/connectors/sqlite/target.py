@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
+from retl.connectors.rows.text import json_text
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import TableChange, describe_refresh, fit, real_key
-from retl.connectors.sql.text import json_text
 from retl.connectors.sqlite import schema
 from retl.connectors.sqlite.catalog import Table, count, find, inspect
 from retl.connectors.sqlite.dialect import DIALECT, STRICT_TYPES, TARGET_DIALECT, TYPES

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from retl.connectors.base import RowReject, with_rejects
-from retl.connectors.sql.text import json_text
+from retl.connectors.rows.text import json_text
 from retl.model.schema import native_type
 
 _EXACT_REAL = 2**53

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.base import CommitResult, TableWriter
-from retl.connectors.sql.keys import KeyWatch, keep_newest, repeated_key
-from retl.connectors.sql.rejects import MOST_SHOWN, RejectCollector
-from retl.connectors.sql.text import json_text, not_a_number, not_utf8, to_text, unprintable_times
+from retl.connectors.rows.keys import KeyWatch, repeated_key
+from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector
+from retl.connectors.rows.text import json_text, not_a_number, not_utf8, to_text, unprintable_times
+from retl.connectors.sql.keys import keep_newest
 from retl.connectors.sqlite import schema
 from retl.connectors.sqlite.catalog import count
 from retl.connectors.sqlite.dialect import DIALECT

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import retl
 from retl.connectors import DuckDB, SQLite
 from retl.connectors.duckdb.types import TYPES
-from retl.connectors.sql.text import to_text
+from retl.connectors.rows.text import to_text
 from retl.model.errors import RowsRejected, SchemaDrift, UnsupportedError
 from retl.model.plan import WriteSpec
 from retl.model.schema import field

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from retl.connectors.sql.text import not_utf8
+from retl.connectors.rows.text import not_utf8
 from retl.connectors.sqlite import writer
 from retl.model.actions import Action
 from retl.model.errors import RowsRejected, TargetError

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from retl.connectors.base import RowReject, with_rejects
-from retl.connectors.sql.text import as_bytes, json_text, not_utf8
+from retl.connectors.rows.text import as_bytes, json_text, not_utf8
 from retl.model.checkpoint import Reject
 from retl.model.errors import RowsRejected
 from retl.model.plan import WriteSpec

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from retl.connectors.sql.text import to_text
+from retl.connectors.rows.text import to_text
 
 NULL = "NULL"
 _OPTIONS = csv.WriteOptions(include_header=False, null_string=NULL, quoting_style="needed", batch_size=4096)

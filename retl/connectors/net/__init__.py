@@ -1,0 +1,1 @@
+"""What every network connector needs: shared connections, TLS, budgets of retries."""
