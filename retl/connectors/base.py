@@ -6,11 +6,15 @@ implementation with the suites in ``retl.testing``.
 
 What the engine guarantees to a connector:
 
-* one scan of one table at a time for each ``Source`` and ``Target`` object;
-* ``plan`` before ``read``; ``prepare`` only after ``read`` has given its first batch or
-  has proved that there is none;
+* ``open_load`` is entered only after ``read`` has given its first batch or has proved that
+  there is none;
 * slices are read and committed in the order of the plan;
-* every iterator is closed and every writer is finished or aborted, whatever happens.
+* every scan, load and iterator is left, whatever happens.
+
+A ``Source`` and a ``Target`` are doors: they may be asked by any number of scans at once,
+and hold nothing of any of them. What one scan holds (a snapshot, a shadow, a staging table,
+connections) lives in the handle that ``open_scan`` or ``open_load`` gives, and goes when
+that is left. Connections may be kept in the door between two scans, for a while.
 
 What a connector guarantees to the engine is said at each method. Errors are those of
 ``retl.model.errors``; a driver's own exceptions never leave a connector.
@@ -19,10 +23,12 @@ What a connector guarantees to the engine is said at each method. Errors are tho
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import anyio
 import msgspec
 import pyarrow as pa
 
@@ -32,7 +38,8 @@ from retl.model.plan import BatchSize, SourcePlan, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
-from retl.state.base import StateStore
+from retl.state.base import Manifest, StateStore
+from retl.threads import shielded
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +132,24 @@ class Source(ABC):
         """
         return None
 
-    @abstractmethod
+    @asynccontextmanager
+    async def open_scan(
+        self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
+    ) -> AsyncGenerator[SourceScan, None]:
+        """Begin a scan: decide what it reads, as of now, and hold for it what reading takes. Reads only.
+
+        With a cursor, the upper bound of its plan is the highest value that the source itself
+        names, and no row at or below it may be left out of the slices (rows below
+        ``watermark - lookback`` aside). Slices are in ascending cursor order, without gap or
+        overlap, and of about ``table.slice_rows`` rows. A source without a cursor compares what
+        it has with the ``manifest``.
+        """
+        plan = await self.plan(table, checkpoint)
+        try:
+            yield _Planned(self, plan)
+        finally:
+            await shielded(self.finish(plan))
+
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         """Decide what this scan reads, as of now.
 
@@ -134,8 +158,8 @@ class Source(ABC):
         ``watermark - lookback`` aside). Slices are in ascending cursor order, without gap
         or overlap, and of about ``table.slice_rows`` rows. Reads only.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
         """The rows of one slice, in batches of bounded size.
 
@@ -147,6 +171,7 @@ class Source(ABC):
         A row with a value that no column can hold is given by ``with_rejects``: it counts as a
         reject of its scan, and never reaches the target.
         """
+        raise NotImplementedError
 
     async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
         """How many rows a slice has as of now; ``None`` where the source cannot tell.
@@ -165,6 +190,52 @@ class Source(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Close every connection. May be called at any time, and more than once."""
+
+
+class SourceScan(ABC):
+    """One scan of one table, and what the source holds for it. Used by one task at a time."""
+
+    plan: SourcePlan
+
+    @abstractmethod
+    def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        """The rows of one slice, in batches of bounded size.
+
+        Each batch has the column names of ``plan.schema`` in that order; each column has
+        the type given there, or is ``string`` and holds canonical text of it. The same
+        slice may be read again after an error. When the generator is closed early, the
+        query at the source is stopped.
+
+        A row with a value that no column can hold is given by ``with_rejects``: it counts as a
+        reject of its scan, and never reaches the target.
+        """
+
+    async def recount(self, slice_: Slice) -> int | None:
+        """How many rows a slice has as of now; ``None`` where the source cannot tell.
+
+        Asked where fewer came than the plan had counted: then either rows have gone since, or something between here
+        and the source cuts its answers.
+        """
+        return None
+
+
+class _Planned(SourceScan):
+    def __init__(self, source: Source, plan: SourcePlan) -> None:
+        self._source = source
+        self.plan = plan
+
+    async def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        batches: Any = self._source.read(self.plan, slice_)
+        try:
+            async for batch in batches:
+                yield batch
+        finally:
+            close = getattr(batches, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def recount(self, slice_: Slice) -> int | None:
+        return await self._source.recount(self.plan, slice_)
 
 
 class TableWriter(ABC):
@@ -214,6 +285,34 @@ class TableWriter(ABC):
         """Give up: nothing staged stays, nothing committed is undone. Safe after any failure."""
 
 
+ABORT_SECONDS = 5.0
+"""How long a load that is given up may take to remove what it has staged; what is left, the next scan removes."""
+
+
+@asynccontextmanager
+async def _loading(writer: TableWriter) -> AsyncGenerator[TableWriter, None]:
+    """A writer for the length of a block, which is aborted unless the block has finished it."""
+    finished = False
+    finish = writer.finish
+
+    async def finishing(fenced: FencedCheckpoint | None) -> None:
+        nonlocal finished
+        await finish(fenced)
+        finished = True
+
+    writer.finish = finishing  # type: ignore[method-assign]
+    try:
+        yield writer
+    finally:
+        if not finished:
+            await shielded(_abort(writer))
+
+
+async def _abort(writer: TableWriter) -> None:
+    with anyio.move_on_after(ABORT_SECONDS):
+        await writer.abort()
+
+
 class Target(ABC):
     """A system that is written."""
 
@@ -221,6 +320,8 @@ class Target(ABC):
     batch_size: BatchSize = BatchSize()
     schemas: ClassVar[bool] = True
     """Whether a dot in a name divides schema and table, unless it is quoted."""
+    one_writer: ClassVar[bool] = False
+    """Whether it takes one table at a time, as a file does."""
     documents: ClassVar[bool] = False
     """Whether a document may come whole, as its JSON, rather than as columns (``TableSpec.documents``)."""
 
@@ -259,13 +360,24 @@ class Target(ABC):
         usable key, a type that does not fit, an option that this system cannot honour.
         """
 
-    @abstractmethod
+    @asynccontextmanager
+    async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
+        """Begin to write one scan: create or evolve the table, do the pre-action, remove what a crash left behind.
+
+        ``begun`` holds the checkpoint that says a refresh has begun; it is saved together with
+        the pre-action where the target can do both at once. Leaving without ``finish`` aborts:
+        nothing staged stays, nothing committed is undone.
+        """
+        async with _loading(await self.prepare(spec, begun)) as writer:
+            yield writer
+
     async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
         """Create or evolve the table, do the pre-action, remove what a crash left behind.
 
         ``fenced`` holds the checkpoint that says a refresh has begun; it is saved together
         with the pre-action where the target can do both at once.
         """
+        raise NotImplementedError
 
     def state_store(self) -> StateStore | None:
         """A store for checkpoints inside this target, or ``None`` where it has no transactions."""

@@ -14,6 +14,7 @@ from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
 from retl.model.hidden import shown
+from retl.model.manifest import ManifestChange
 from retl.model.plan import SourcePlan
 from retl.model.report import Progress
 from retl.model.table import TableSpec
@@ -106,9 +107,9 @@ class ScanContext:
     stopped: bool = False
     began: float = field(default_factory=time.monotonic)
 
-    def fenced(self, checkpoint: Checkpoint) -> FencedCheckpoint:
+    def fenced(self, checkpoint: Checkpoint, manifest: ManifestChange | None = None) -> FencedCheckpoint:
         """A checkpoint on its way into the store, with the proof of ownership."""
-        return FencedCheckpoint(self.fence, self.table.name, checkpoint)
+        return FencedCheckpoint(self.fence, self.table.name, checkpoint, manifest)
 
     def progress(self) -> Progress:
         """How far it is."""

@@ -14,8 +14,7 @@ from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import SourcePlan, TargetPreview, WriteSpec
 from retl.model.table import TableSpec
-from retl.state.base import Claim
-from retl.threads import shielded
+from retl.state.base import Claim, Manifest
 
 
 @dataclass(frozen=True)
@@ -115,11 +114,10 @@ class Preflight:
             warnings: list[str] = []
             checkpoint = usable(spec, checkpoint, warnings.append)
             checkpoint, _ = await starting_point(config.target, spec, checkpoint, warnings.append)
-            source = await config.source.plan(spec, checkpoint)
-            try:
+            manifest = Manifest(config.store, config.name, spec.name)
+            async with config.source.open_scan(spec, checkpoint, manifest) as scan:
+                source = scan.plan
                 target = await self._preview(spec, checkpoint, source, warnings)
-            finally:
-                await shielded(config.source.finish(source))
             told = claim if await config.target.location(spec.to) is not None else None
         except RetlError as error:
             error.with_context(pipeline=config.name, table=spec.name)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import anyio
 import pyarrow as pa
 
-from retl.connectors.base import REJECT
+from retl.connectors.base import REJECT, SourceScan
 from retl.engine import guard
 from retl.engine.channel import Channel
 from retl.engine.context import ScanContext
@@ -38,9 +37,10 @@ class Item(NamedTuple):
 class Reader:
     """Reads the slices of a plan, in order, into the channel, and closes it."""
 
-    def __init__(self, context: ScanContext, plan: SourcePlan, channel: Channel[Item]) -> None:
+    def __init__(self, context: ScanContext, scan: SourceScan, channel: Channel[Item]) -> None:
         self._context = context
-        self._plan = plan
+        self._scan = scan
+        self._plan = scan.plan
         self._channel = channel
         self._rows = 0
 
@@ -87,7 +87,7 @@ class Reader:
         """Before the end of a slice is told: what lacks rows must not be committed."""
         guard.check_slice(self._plan, slice_, rows)
         if slice_.rows is not None and guard.falls_short(rows, slice_.rows):
-            there = await self._context.source.recount(self._plan, slice_)
+            there = await self._scan.recount(slice_)
             if there is not None and guard.falls_short(rows, min(there, slice_.rows)):
                 raise guard.cut_answer(there, rows)
         self._rows += rows
@@ -97,7 +97,7 @@ class Reader:
     async def _pass_on(self, slice_: Slice, resizer: Resizer) -> tuple[int, int]:
         """The slice's batches, resized; returns its rows, and how many had no cursor value where only the stream tells."""
         rows = without_cursor = 0
-        async with aclosing(_closable(self._context.source.read(self._plan, slice_))) as batches:
+        async with aclosing(self._scan.read(slice_)) as batches:
             async for batch in batches:
                 _check_batch(batch, self._plan)
                 rows += batch.num_rows
@@ -137,14 +137,3 @@ def _check_batch(batch: pa.RecordBatch, plan: SourcePlan) -> None:
                 f"the source sent column {sent.name!r} as {sent.type}, but had promised {promised.type}.",
                 remedy="the source may have changed during the scan; the next scan reads its new shape.",
             )
-
-
-async def _closable(batches: AsyncIterator[pa.RecordBatch]) -> Any:
-    """Any async iterator as a generator, so that it can be closed early; one with ``aclose`` is closed too."""
-    try:
-        async for batch in batches:
-            yield batch
-    finally:
-        close = getattr(batches, "aclose", None)
-        if close is not None:
-            await close()

@@ -18,7 +18,7 @@ import time
 import anyio
 import msgspec
 
-from retl.connectors.base import Source, Target
+from retl.connectors.base import Source, SourceScan, Target
 from retl.engine import guard
 from retl.engine.channel import Channel
 from retl.engine.context import DEFAULT_TTL, Emit, Limits, ScanContext, StopSignal, now_text
@@ -31,11 +31,10 @@ from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.errors import RetlError
-from retl.model.plan import SourcePlan, WriteSpec
+from retl.model.plan import WriteSpec
 from retl.model.report import Progress, ScanReport
 from retl.model.table import TableSpec
-from retl.state.base import StateStore
-from retl.threads import shielded
+from retl.state.base import Manifest, StateStore
 
 
 class Scan:
@@ -137,13 +136,12 @@ class Scan:
         context.checkpoint = checkpoints.get(context.table.name, Checkpoint())
         context.checkpoint = usable(context.table, context.checkpoint, context.warn)
         await self._look_at_target(context)
-        plan = context.plan = await context.source.plan(context.table, context.checkpoint)
-        # A source may know better, such as what truncating means for files.
-        context.table = guard.with_reject_limit(plan.table, plan.rows)
-        try:
-            await self._carry_out(context, plan)
-        finally:
-            await shielded(context.source.finish(plan))
+        manifest = Manifest(context.store, context.pipeline, context.table.name)
+        async with context.source.open_scan(context.table, context.checkpoint, manifest) as scan:
+            plan = context.plan = scan.plan
+            # A source may know better, such as what truncating means for files.
+            context.table = guard.with_reject_limit(plan.table, plan.rows)
+            await self._carry_out(context, scan)
 
     async def _claim_target(self, context: ScanContext) -> None:
         await check_other_table(context.source, context.target, context.table)
@@ -159,7 +157,8 @@ class Scan:
         if context.found is not None and context.found.identity is not None and not context.table.replaces:
             context.checkpoint = msgspec.structs.replace(context.checkpoint, target=context.found.identity)
 
-    async def _carry_out(self, context: ScanContext, plan: SourcePlan) -> None:
+    async def _carry_out(self, context: ScanContext, scan: SourceScan) -> None:
+        plan = scan.plan
         check_plan(context.table, context.checkpoint, plan, context.warn)
         window = plan.window
         context.tell_scan(
@@ -186,7 +185,7 @@ class Scan:
         )
         for warning in (await context.target.preview(spec)).warnings:
             context.warn(warning)
-        await self._transfer(Reader(context, plan, self._channel), Writer(context, plan, spec, self._channel))
+        await self._transfer(Reader(context, scan, self._channel), Writer(context, plan, spec, self._channel))
 
     async def _transfer(self, reader: Reader, writer: Writer) -> None:
         """Reader and writer side by side."""

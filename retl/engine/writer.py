@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import anyio
 import msgspec
 import pyarrow as pa
 
@@ -17,22 +15,19 @@ from retl.connectors.base import CommitResult, TableWriter
 from retl.engine import guard
 from retl.engine.channel import Channel, ChannelClosed
 from retl.engine.checkpoints import after_scan, after_slice, higher, with_rows
+from retl.engine.commit import committer
 from retl.engine.context import ScanContext
 from retl.engine.reader import Item
 from retl.engine.rejects import SourceRejects
 from retl.model import events
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Refresh, Reject
-from retl.model.errors import LeaseLost, RowsRejected, TargetError
+from retl.model.errors import RowsRejected, TargetError
 from retl.model.plan import SourcePlan, WriteSpec
 from retl.model.window import Slice
-from retl.threads import shielded
 
 _PROGRESS_SECONDS = 0.1
 _MEMORY_SECONDS = 5.0
-_ABORT_SECONDS = 5.0
-_PROOF_SECONDS = 1.0
-"""So old the last proof of the fence may be when a batch is written to a target that does not hold the checkpoint."""
 
 
 class Writer:
@@ -46,29 +41,26 @@ class Writer:
         self._over = False
         self._shown = 0.0
         self._given_back = 0.0
-        self._proved = -math.inf  # a new scan has proved nothing yet
         self._staged = 0
-        # Within the time that a successor waits, so that nobody can have come in between.
-        self._longest_unproved = min(_PROOF_SECONDS, context.lease_ttl / 2)
+        self._commits = committer(context)
 
     async def run(self) -> None:
         """Everything from the first batch to the finish. On any error the target's writer is aborted."""
         context = self._context
         first, empty = await self._first_items()
         before = await self._check_shrink(empty=empty)
-        writer = await self._prepare()
-        try:
-            await self._write_slices(writer, first)
-            if context.stopped:
-                await writer.abort()
-                return
-            await self._check_arrived(writer, before)
-            await self._finish(writer)
-        except BaseException as error:
-            await shielded(_abort(writer))
-            if isinstance(error, (TargetError, RowsRejected)):
-                await self._prove()  # what another owner does to the table is not the table's fault
-            raise
+        spec, begun = await self._begin()
+        async with context.target.open_load(spec, begun) as load:
+            writer = SourceRejects(load, spec, context.store)
+            try:
+                await self._write_slices(writer, first)
+                if context.stopped:
+                    return
+                await self._check_arrived(writer, before)
+                await self._finish(writer)
+            except (TargetError, RowsRejected):
+                await self._commits.prove()  # what another owner does to the table is not the table's fault
+                raise
         await self._remember_target()
         if context.counters.dropped:
             context.warn(
@@ -110,14 +102,11 @@ class Writer:
             guard.check_shrink(before, held, table.max_shrink, table=table.to)
             guard.check_shadow(held, context.counters.kept, table=table.to)
 
-    async def _prepare(self) -> TableWriter:
-        context = self._context
-        fenced = await self._begin_refresh()
-        spec = dataclasses.replace(self._spec, refresh=context.checkpoint.refresh, prove=self._prove)
-        if fenced is not None and not context.state_in_target:
-            await context.store.save(fenced)
-        writer = await context.target.prepare(spec, fenced if context.state_in_target else None)
-        return SourceRejects(writer, spec, context.store)
+    async def _begin(self) -> tuple[WriteSpec, FencedCheckpoint | None]:
+        """What the target is asked to load, and what it is to save with the pre-action."""
+        begun = await self._commits.begin(await self._begin_refresh())
+        refresh = self._context.checkpoint.refresh
+        return dataclasses.replace(self._spec, refresh=refresh, prove=self._commits.prove), begun
 
     async def _begin_refresh(self) -> FencedCheckpoint | None:
         """For a pre-action that readers see: the note that it has begun, so a crash cannot repeat it."""
@@ -151,7 +140,7 @@ class Writer:
                     self._staged, highest = 0, None
                     continue
                 if item.batch is not None:
-                    await self._prove_again()
+                    await self._commits.before_write()
                     await writer.write(item.batch)
                     self._staged += item.batch.num_rows
                     self._count(item.batch.num_rows, item.size)
@@ -196,21 +185,15 @@ class Writer:
             # Nothing is left to be done but to remember that the scan is over: that is done at once.
             checkpoint = after_scan(checkpoint, self._plan, context.scan_id)
             self._over = True
-        fenced = context.fenced(checkpoint)
+        fenced = context.fenced(checkpoint, slice_.manifest if complete else None)
         left = guard.max_rejects(context.table, self._plan.rows, context.counters.rows) - context.counters.rejects
-        if not context.state_in_target:
-            await self._prove()
         try:
-            done = await writer.commit(fenced if context.state_in_target else None, slice_, left)
+            done = await self._commits.commit(writer, fenced, slice_, left)
         except RowsRejected as error:
-            await self._prove()  # they may clash with what another owner has written meanwhile
+            await self._commits.prove()  # they may clash with what another owner has written meanwhile
             guard.advise(error, self._staged)
             await self._keep_rejects(error.rejects)
             raise
-        if not context.state_in_target:
-            if done.rejects:
-                await context.store.add_rejects(context.pipeline, done.rejects)
-            await context.store.save(fenced)
         context.checkpoint = checkpoint
         await self._correct(before, self._lands(self._staged - len(done.rejects) - done.older - done.dropped))
         self._note(done, complete=complete)
@@ -255,32 +238,12 @@ class Writer:
         if rejects:
             self._context.tell_scan(events.RowsRejected, rejects=len(rejects), first_reason=rejects[0].reason)
 
-    async def _prove(self) -> None:
-        """Still the owner? Where the store is not in the target, this is the last look before a commit."""
-        if not await self._context.store.beat(self._context.fence):
-            raise LeaseLost(
-                "another process has taken this pipeline over; nothing more was written.",
-                remedy="none is needed if a second copy of the service runs.",
-            )
-        self._proved = time.monotonic()
-
-    async def _prove_again(self) -> None:
-        """Whoever was frozen may have a successor: what is written now may be delivered at once, and nothing takes it back."""
-        if not self._context.state_in_target and time.monotonic() - self._proved >= self._longest_unproved:
-            await self._prove()
-
     async def _finish(self, writer: TableWriter) -> None:
         context = self._context
-        if self._over:
-            await writer.finish(None)
-            return
-        final = context.fenced(after_scan(context.checkpoint, self._plan, context.scan_id))
-        if not context.state_in_target:
-            await self._prove()
-        await writer.finish(final if context.state_in_target else None)
-        if not context.state_in_target:
-            await context.store.save(final)
-        context.checkpoint = final.checkpoint
+        final = None if self._over else context.fenced(after_scan(context.checkpoint, self._plan, context.scan_id))
+        await self._commits.finish(writer, final)
+        if final is not None:
+            context.checkpoint = final.checkpoint
 
     async def _remember_target(self) -> None:
         """Which table the rows are in, where that has changed: it was made, or replaced."""
@@ -292,9 +255,3 @@ class Writer:
             return
         context.checkpoint = msgspec.structs.replace(context.checkpoint, target=found.identity)
         await context.store.save(context.fenced(context.checkpoint))
-
-
-async def _abort(writer: TableWriter) -> None:
-    """Whoever cancels a scan does not wait for a lock: what is left then, the next scan removes."""
-    with anyio.move_on_after(_ABORT_SECONDS):
-        await writer.abort()

@@ -9,6 +9,7 @@ import msgspec
 
 from retl.model.errors import SchemaDrift
 from retl.model.hidden import shown
+from retl.model.manifest import ManifestChange
 from retl.model.window import Position
 
 CHECKPOINT_VERSION = 1
@@ -80,6 +81,8 @@ class FencedCheckpoint(msgspec.Struct, frozen=True):
     fence: Fence
     table: str
     checkpoint: Checkpoint
+    manifest: ManifestChange | None = None
+    """What is saved of the manifest in the same step."""
 
 
 class Reject(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import msgspec
 
 from retl.model.cursor import CursorFamily, compare, settled, step_back
 from retl.model.errors import ConfigError
+from retl.model.manifest import ManifestChange
 from retl.model.table import TableSpec
 
 
@@ -79,6 +80,8 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     ordered_by: str | None = None
     """Target column whose highest value is the watermark, for sources that cannot tell it beforehand."""
     scope: Scope | None = None
+    manifest: ManifestChange | None = None
+    """What the manifest says once the slice is committed as a whole: saved with its rows."""
     detail: dict[str, Any] = {}
     """The source's own: a file, a partition."""
 

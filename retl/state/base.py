@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
+from retl.model.manifest import ManifestEntry
 from retl.model.report import ScanReport, ScanStatus
 
 STATE_VERSION = 1
@@ -58,6 +59,10 @@ def unreadable_report(
     )
 
 
+MANIFEST_PAGE = 5_000
+"""How many entries of a manifest are read at a time."""
+
+
 class StateStore(ABC):
     """Holds checkpoints, leases, rejects and the history of scans.
 
@@ -71,11 +76,21 @@ class StateStore(ABC):
 
     @abstractmethod
     async def save(self, fenced: FencedCheckpoint) -> None:
-        """Store a checkpoint; raises ``LeaseLost``, and stores nothing, where the fence is old."""
+        """Store a checkpoint and what it changes of the manifest.
+
+        Raises ``LeaseLost``, and stores nothing, where the fence is old. A store without
+        transactions saves the manifest before the checkpoint.
+        """
+
+    @abstractmethod
+    async def read_manifest(
+        self, pipeline: str, table: str, after: str = "", limit: int = MANIFEST_PAGE
+    ) -> list[ManifestEntry]:
+        """The next entries of a table's manifest whose names come after one, in the order of their code points."""
 
     @abstractmethod
     async def forget(self, pipeline: str, table: str | None = None) -> int:
-        """Remove the checkpoints of a table, or of all; returns how many there were."""
+        """Remove the checkpoints and manifests of a table, or of all; returns how many checkpoints there were."""
 
     @abstractmethod
     async def read_lease(self, pipeline: str) -> LeaseRow:
@@ -140,3 +155,22 @@ class StateStore(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Close what is open. May be called more than once."""
+
+
+class Manifest:
+    """The manifest of one table, as a scan reads it: a stream in the order of names, however long it is."""
+
+    def __init__(self, store: StateStore, pipeline: str, table: str) -> None:
+        self._store = store
+        self._pipeline = pipeline
+        self._table = table
+
+    async def __aiter__(self) -> AsyncIterator[ManifestEntry]:
+        after = ""
+        while True:
+            page = await self._store.read_manifest(self._pipeline, self._table, after)
+            for entry in page:
+                yield entry
+            if len(page) < MANIFEST_PAGE:
+                return
+            after = page[-1].name

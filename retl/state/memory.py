@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain, count
@@ -9,8 +10,9 @@ from operator import itemgetter
 
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import LeaseLost
+from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.report import ScanReport
-from retl.state.base import Claim, LeaseRow, StateStore
+from retl.state.base import MANIFEST_PAGE, Claim, LeaseRow, StateStore
 
 _KEPT_REPORTS = 1000
 
@@ -20,6 +22,7 @@ class MemoryStore(StateStore):
 
     def __init__(self) -> None:
         self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
+        self._manifests: dict[tuple[str, str], dict[str, ManifestEntry]] = {}
         self._leases: dict[str, LeaseRow] = {}
         self._claims: dict[tuple[str, str], Claim] = {}
         self._rejects: dict[tuple[str, str, str], Reject] = {}
@@ -33,8 +36,21 @@ class MemoryStore(StateStore):
         if not self._holds(fenced.fence):
             raise lease_lost(fenced.fence)
         self._checkpoints.setdefault(fenced.fence.pipeline, {})[fenced.table] = fenced.checkpoint
+        change = fenced.manifest or ManifestChange()
+        entries = self._manifests.setdefault((fenced.fence.pipeline, fenced.table), {})
+        for name in change.remove:
+            entries.pop(name, None)
+        entries.update((entry.name, entry) for entry in change.put)
+
+    async def read_manifest(
+        self, pipeline: str, table: str, after: str = "", limit: int = MANIFEST_PAGE
+    ) -> list[ManifestEntry]:
+        entries = self._manifests.get((pipeline, table), {})
+        return [entries[name] for name in heapq.nsmallest(limit, (name for name in entries if name > after))]
 
     async def forget(self, pipeline: str, table: str | None = None) -> int:
+        for key in [key for key in self._manifests if key[0] == pipeline and table in (None, key[1])]:
+            del self._manifests[key]
         tables = self._checkpoints.get(pipeline, {})
         gone = list(tables) if table is None else [name for name in tables if name == table]
         for name in gone:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -20,13 +20,16 @@ import msgspec
 
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import StateError
+from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.report import ScanReport, ScanStatus
-from retl.state.base import STATE_VERSION, Claim, LeaseRow, StateStore, unreadable_report
+from retl.state.base import MANIFEST_PAGE, STATE_VERSION, Claim, LeaseRow, StateStore, unreadable_report
 from retl.state.memory import lease_lost
 
 T = TypeVar("T")
 _KEPT_REPORTS = 1000
 _LONGEST_KEY = 255
+_MOST_AT_ONCE = 200
+"""Entries of a manifest in one statement: no system takes fewer values."""
 _UNREADABLE_TTL = 30.0
 
 
@@ -49,6 +52,8 @@ class StateDialect:
     text_type: str = "TEXT"
     integer_type: str = "BIGINT"
     real_type: str = "DOUBLE PRECISION"
+    name_type: str = ""
+    """For texts of up to 1,024 bytes in a key, ordered by their bytes; ``key_type`` where it can do that."""
     table_suffix: str = ""
 
     def create(self) -> list[str]:
@@ -59,6 +64,10 @@ class StateDialect:
             "retl_checkpoints": (
                 f"pipeline {key} NOT NULL, table_name {key} NOT NULL, watermark {text}, body {text} NOT NULL, "
                 f"epoch {integer} NOT NULL, updated_at {text} NOT NULL, PRIMARY KEY (pipeline, table_name)"
+            ),
+            "retl_manifest": (
+                f"pipeline {key} NOT NULL, table_name {key} NOT NULL, name {self.name_type or key} NOT NULL, body {text} NOT NULL, "
+                "PRIMARY KEY (pipeline, table_name, name)"
             ),
             "retl_leases": (
                 f"pipeline {key} NOT NULL PRIMARY KEY, owner {text}, epoch {integer} NOT NULL, beat {integer} NOT NULL, ttl {real} NOT NULL"
@@ -79,7 +88,15 @@ class StateDialect:
         return [f"CREATE TABLE IF NOT EXISTS {name} ({columns}){self.table_suffix}" for name, columns in tables.items()]
 
 
-STATE_TABLES = ("retl_meta", "retl_checkpoints", "retl_leases", "retl_claims", "retl_rejects", "retl_scans")
+STATE_TABLES = (
+    "retl_meta",
+    "retl_checkpoints",
+    "retl_manifest",
+    "retl_leases",
+    "retl_claims",
+    "retl_rejects",
+    "retl_scans",
+)
 """The tables that a store inside a target adds to it; never listed as tables to sync."""
 
 
@@ -159,6 +176,7 @@ def prove(fence: Fence) -> Step[None]:
 
 def save(fenced: FencedCheckpoint) -> Step[None]:
     yield from prove(fenced.fence)
+    yield from _save_manifest(fenced)
     values = (fenced.checkpoint.watermark, _encode(fenced.checkpoint), fenced.fence.epoch, _now())
     identity = (fenced.fence.pipeline, fenced.table)
     # Asked for, and not seen by what an UPDATE counts: some systems count only rows that it made different.
@@ -175,7 +193,38 @@ def save(fenced: FencedCheckpoint) -> Step[None]:
         )
 
 
+def _save_manifest(fenced: FencedCheckpoint) -> Step[None]:
+    change = fenced.manifest or ManifestChange()
+    here = (fenced.fence.pipeline, fenced.table)
+    for names in _chunks([*change.remove, *(entry.name for entry in change.put)]):
+        marks = ", ".join("?" * len(names))
+        yield Statement(
+            f"DELETE FROM retl_manifest WHERE pipeline = ? AND table_name = ? AND name IN ({marks})", (*here, *names)
+        )
+    for entries in _chunks(change.put):
+        rows = ", ".join(["(?, ?, ?, ?)"] * len(entries))
+        values = [value for entry in entries for value in (*here, entry.name, _encode(entry))]
+        yield Statement(f"INSERT INTO retl_manifest (pipeline, table_name, name, body) VALUES {rows}", tuple(values))
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _MOST_AT_ONCE):
+        yield items[start : start + _MOST_AT_ONCE]
+
+
+def read_manifest(pipeline: str, table: str, after: str, limit: int) -> Step[list[ManifestEntry]]:
+    rows = yield Statement(
+        "SELECT body FROM retl_manifest WHERE pipeline = ? AND table_name = ? AND name > ? "
+        f"ORDER BY name LIMIT {int(limit)}",
+        (pipeline, table, after),
+        rows=True,
+    )
+    what = f"the manifest of table {table!r}"
+    return [_decode(body, ManifestEntry, what, start_over(table)) for (body,) in rows]
+
+
 def forget(pipeline: str, table: str | None) -> Step[int]:
+    yield _narrowed("DELETE FROM retl_manifest", pipeline, table)
     count = yield _narrowed("DELETE FROM retl_checkpoints", pipeline, table)
     return int(count)
 
@@ -393,6 +442,11 @@ class SqlStore(StateStore):
 
     async def save(self, fenced: FencedCheckpoint) -> None:
         await self._step(lambda: save(fenced))
+
+    async def read_manifest(
+        self, pipeline: str, table: str, after: str = "", limit: int = MANIFEST_PAGE
+    ) -> list[ManifestEntry]:
+        return await self._step(lambda: read_manifest(pipeline, table, after, limit), write=False)
 
     async def forget(self, pipeline: str, table: str | None = None) -> int:
         return await self._step(lambda: forget(pipeline, table))

@@ -18,7 +18,8 @@ from retl.connectors.elasticsearch.client import Client
 from retl.connectors.elasticsearch.history import History, identity, text
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import StateError, TargetBusy
-from retl.state.base import STATE_VERSION, Claim, LeaseRow
+from retl.model.manifest import ManifestEntry
+from retl.state.base import MANIFEST_PAGE, STATE_VERSION, Claim, LeaseRow
 from retl.state.memory import lease_lost
 from retl.state.sql import start_over
 
@@ -78,6 +79,11 @@ class ElasticsearchStore(History):
             return True
 
         await self._change(fenced.fence.pipeline, change, lambda state: None)
+
+    async def read_manifest(
+        self, pipeline: str, table: str, after: str = "", limit: int = MANIFEST_PAGE
+    ) -> list[ManifestEntry]:
+        return []
 
     async def forget(self, pipeline: str, table: str | None = None) -> int:
         gone = 0

@@ -182,6 +182,7 @@ class MySQLStore(sql.SqlStore):
         exact = exact_collation(connection.server.mariadb, connection.server.version)
         dialect = sql.StateDialect(
             key_type=f"VARCHAR(255) {exact}",
+            name_type="VARBINARY(1024)",
             text_type="LONGTEXT",
             real_type="DOUBLE",
             table_suffix=" ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4",
