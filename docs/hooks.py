@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from retl.cli import codes
+from retl.cli.exit_codes import EXPLAINED
 from retl.cli.parser import make_parser
 from retl.config.registry import connector_types, find_connector
 from retl.config.words import PipelineOptions, PipelineWords, StateWords
@@ -211,7 +211,7 @@ def _sentence(text: str) -> str:
 
 def exit_codes() -> str:
     """What the exit code of a command says."""
-    rows = [line.split(maxsplit=1) for line in codes.EXPLAINED.splitlines()[1:] if line.strip()]
+    rows = [line.split(maxsplit=1) for line in EXPLAINED.splitlines()[1:] if line.strip()]
     return _table(("code", "meaning"), [(f"`{code}`", _sentence(meaning)) for code, meaning in rows])
 
 

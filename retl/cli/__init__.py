@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from retl.cli.codes import INTERRUPTED, exit_code
+from retl.cli.exit_codes import INTERRUPTED, exit_code
 from retl.cli.parser import make_parser
 from retl.cli.render import print_error
 from retl.model.errors import RetlError

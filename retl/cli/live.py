@@ -9,8 +9,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
+from retl.cli.event_text import event_line
 from retl.cli.render import clean
-from retl.cli.screen import event_line
 from retl.model import events
 from retl.model import report as reports
 from retl.model.duration import format_duration
@@ -70,7 +70,7 @@ class LiveView:
         if place in self._bars:
             self._progress.remove_task(self._bars.pop(place))
 
-    def note(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self._console.print(clean(text))
 
     def error(self, error: RetlError) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 import retl
-from retl.cli import demo, init, look, past, run
-from retl.cli.codes import EXPLAINED
+from retl.cli import demo_command, init, inspect_commands, run, state_commands
+from retl.cli.exit_codes import EXPLAINED
 
 JOB_FILE = "jobs.toml"
 
@@ -22,9 +22,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"retl {retl.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands)
-    _add_look(commands)
-    _add_past(commands)
-    _add_start(commands)
+    _add_inspect_commands(commands)
+    _add_state_commands(commands)
+    _add_start_commands(commands)
     return parser
 
 
@@ -73,27 +73,27 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command.set_defaults(run=run.run)
 
 
-def _add_look(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_inspect_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     for name, function, text in (
-        ("check", look.check, "Test the connections and look at every table. Writes nothing."),
-        ("tables", look.tables, "List the tables that the sources offer."),
-        ("plan", look.plan, "Show what the next scans would do: windows, SQL, DDL, casts. Writes nothing."),
+        ("check", inspect_commands.check, "Test the connections and look at every table. Writes nothing."),
+        ("tables", inspect_commands.tables, "List the tables that the sources offer."),
+        ("plan", inspect_commands.plan, "Show what the next scans would do: windows, SQL, DDL, casts. Writes nothing."),
     ):
         command = _command(commands, name, text)
         _of_jobs(command, json=True)
         command.set_defaults(run=function)
 
 
-def _add_past(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_state_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = _command(commands, "status", "Show every pipeline: last and next run, lag, rows, rejects.")
     _of_jobs(command, json=True)
-    command.set_defaults(run=past.status)
+    command.set_defaults(run=state_commands.status)
 
     command = _command(commands, "history", "Show past scans, newest first.")
     _of_jobs(command, json=True)
     _of_table(command)
     command.add_argument("--limit", metavar="N", type=_count, default=20, help="how many (default: %(default)s)")
-    command.set_defaults(run=past.history)
+    command.set_defaults(run=state_commands.history)
 
     command = _command(
         commands, "reset", "Forget how far a table, or all, has been read: the next scan reads everything."
@@ -101,24 +101,24 @@ def _add_past(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     _of_jobs(command)
     _of_table(command)
     command.add_argument("--yes", action="store_true", help="do not ask")
-    command.set_defaults(run=past.reset)
+    command.set_defaults(run=state_commands.reset)
 
     command = _command(
         commands, "adopt", "Take over target tables that another pipeline, renamed or given up, has written."
     )
     _of_jobs(command)
     _of_table(command)
-    command.set_defaults(run=past.adopt)
+    command.set_defaults(run=state_commands.adopt)
 
     command = _command(commands, "rejects", "Show the rows that a target refused, with the reason.")
     _of_jobs(command, json=True)
     _of_table(command)
     command.add_argument("--limit", metavar="N", type=_count, default=20, help="how many (default: %(default)s)")
     command.add_argument("--clear", action="store_true", help="forget them instead")
-    command.set_defaults(run=past.rejects)
+    command.set_defaults(run=state_commands.rejects)
 
 
-def _add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_start_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = _command(commands, "init", "Write a job file with comments to start from.")
     command.add_argument("jobs", metavar="JOBFILE", nargs="?", default=JOB_FILE, help="where to (default: %(default)s)")
     command.set_defaults(run=init.init)
@@ -129,7 +129,7 @@ def _add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "See it work on real data: the 336,776 flights that left New York in 2013, from DuckDB to SQLite.",
     )
     command.add_argument("--dir", metavar="FOLDER", default="retl-demo", help="where to put it (default: %(default)s)")
-    command.set_defaults(run=demo.demo)
+    command.set_defaults(run=demo_command.demo)
 
 
 def _count(text: str) -> int:

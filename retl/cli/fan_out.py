@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import anyio
 
-from retl.cli.codes import exit_code, worst
+from retl.cli.exit_codes import exit_code, worst
 from retl.cli.render import print_error
 from retl.config import load_jobs
 from retl.model.errors import RetlError
@@ -26,17 +26,17 @@ class Answer(Generic[T]):
     value: T
 
 
-def chosen(arguments: argparse.Namespace) -> list[Pipeline]:
-    """The pipelines of the job file that ``--only`` leaves."""
+def selected(arguments: argparse.Namespace) -> list[Pipeline]:
+    """The pipelines of the job file, restricted by ``--only``."""
     return load_jobs(arguments.jobs).select(arguments.only)
 
 
-def ask(pipelines: Sequence[Pipeline], question: Callable[[Pipeline], Awaitable[T]]) -> tuple[list[Answer[T]], int]:
-    """The answers, and the exit code; the errors of those that had none are printed."""
-    return anyio.run(_ask, pipelines, question)
+def fan_out(pipelines: Sequence[Pipeline], question: Callable[[Pipeline], Awaitable[T]]) -> tuple[list[Answer[T]], int]:
+    """Ask all pipelines concurrently; returns the answers and the exit code. Errors are printed."""
+    return anyio.run(_fan_out, pipelines, question)
 
 
-async def _ask(
+async def _fan_out(
     pipelines: Sequence[Pipeline], question: Callable[[Pipeline], Awaitable[T]]
 ) -> tuple[list[Answer[T]], int]:
     answers: dict[str, Answer[T]] = {}
