@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,28 @@ def test_no_end_of_an_iterator_becomes_the_end_of_a_coroutine() -> None:
             and node not in caught
         ]
     assert found == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count: a circle that is hidden there is one all the same. TopologicalSorter names it."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "retl").rglob("*.py")
+    }
+    graph = {
+        name: {
+            found if (found := f"{node.module}.{item.name}") in paths else node.module
+            for node in _imports(ast.parse(path.read_text(encoding="utf-8")))
+            for item in node.names
+        }
+        for name, path in paths.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def _imports(node: ast.AST) -> list[ast.ImportFrom]:
+    """The imports below a node, without those for type checkers only."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return []
+    below = [found for child in ast.iter_child_nodes(node) for found in _imports(child)]
+    return [node, *below] if isinstance(node, ast.ImportFrom) else below
