@@ -7,7 +7,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.acceptance.test_cli import Outcome, process, wait_for
 from tests.integration.mysql.targets import Scene
 from tests.servers.database import Server
 from tests.servers.process import free_port
+from tests.servers.statements import counted, globally
 from tests.support import Recorder
 
 SECRET = "RETL_TEST_SECRET"
@@ -99,17 +100,6 @@ def desk(
     monkeypatch.setenv(SECRET, app.server.password)
     fill(shop)
     return Desk(shop, app, capsys)
-
-
-@contextmanager
-def globally(server: Server, name: str, value: object) -> Iterator[None]:
-    """A global variable of the server, set for a while."""
-    ((before,),) = server.query(f"SELECT @@GLOBAL.{name}")
-    server.query(f"SET GLOBAL {name} = %s", value)
-    try:
-        yield
-    finally:
-        server.query(f"SET GLOBAL {name} = %s", before)
 
 
 # Modes ----------------------------------------------------------------------------
@@ -235,22 +225,11 @@ def test_an_upsert_without_some_actions(desk: Desk, blacklist: str, expected: li
     change(desk.shop)
     forbidden = blacklist.split()
     desk.write(f"blacklist = {json.dumps(forbidden)}", table)
-    with statements(desk.app) as said:
+    with counted(desk.app.server) as sent:
         desk.run()
     assert desk.app.rows("orders") == expected
-    others = [text for text in said if "retl_" not in text and desk.app.database in text]
+    others = [text for text in sent.statements if "retl_" not in text and desk.app.database in text]
     assert not [text for text in others if text.upper().startswith(tuple(forbidden))]
-
-
-@contextmanager
-def statements(scene: Scene) -> Iterator[list[str]]:
-    """What the server was told meanwhile."""
-    said: list[str] = []
-    with globally(scene.server, "log_output", "TABLE"), globally(scene.server, "general_log", 1):
-        scene.server.query("TRUNCATE TABLE mysql.general_log")
-        yield said
-        found = scene.server.query("SELECT argument FROM mysql.general_log WHERE command_type = 'Query'")
-        said += [text.decode() if isinstance(text, bytes) else text for (text,) in found]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +284,7 @@ def test_a_refresh_that_is_carried_on_does_nothing_that_is_forbidden(desk: Desk,
     desk.run()
     change(desk.shop)
     desk.write(table + broken)
-    with statements(desk.app) as said:
+    with counted(desk.app.server) as sent:
         desk.run(code=1)
         desk.write(table)
         desk.run()
@@ -313,7 +292,9 @@ def test_a_refresh_that_is_carried_on_does_nothing_that_is_forbidden(desk: Desk,
     archives = [name for name in desk.app.tables() if "_arc_" in name]
     assert [desk.app.rows(name) for name in archives] == [OLD]
     others = [
-        text for text in said if desk.app.database in text and "retl_stage" not in text and "retl_kept" not in text
+        text
+        for text in sent.statements
+        if desk.app.database in text and "retl_stage" not in text and "retl_kept" not in text
     ]
     assert not [text for text in others if text.upper().startswith(tuple(blacklist.split()))]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 from anyio.from_thread import start_blocking_portal
 
@@ -16,6 +18,10 @@ from tests.servers.process import free_port
 
 Direction = Literal["to_server", "to_client"]
 How = Literal["reset", "close", "stall"]
+
+DIRECTIONS: tuple[Direction, ...] = ("to_server", "to_client")
+_Read: TypeAlias = Callable[[], Awaitable[bytes]]
+_UnderWay: TypeAlias = asyncio.Queue[tuple[float, bytes]]
 
 CHUNK = 1 << 16
 # Makes the kernel end a connection by a reset.
@@ -29,11 +35,13 @@ class Proxy:
     none, uses ``in_thread``.
     """
 
-    def __init__(self, server_host: str, server_port: int) -> None:
+    def __init__(self, server_host: str, server_port: int, *, latency: float = 0.0) -> None:
         self.host = "127.0.0.1"
         self.port = free_port()
         self.delay = 0.0
-        """Seconds that each chunk of up to 64 KiB is held back."""
+        """Seconds that each chunk of up to 64 KiB is held back, one after another: a slow line."""
+        self.latency = latency
+        """Seconds that every byte is under way, however many are: a long line. It is set before a connection is made."""
         self.connections = 0
         """How many were accepted so far."""
         self.broken = 0
@@ -127,11 +135,18 @@ class Proxy:
 
     async def _serve(self, line: _Line) -> None:
         try:
+            # The handshake of TCP goes there and back.
+            await asyncio.sleep(2 * self.latency)
             server = await asyncio.open_connection(*self._server, limit=CHUNK)
             line.connect(*server)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass(line, "to_server"))
-                group.create_task(self._pass(line, "to_client"))
+                for direction in DIRECTIONS:
+                    read = partial(line.read, direction)
+                    if self.latency:
+                        under_way: _UnderWay = asyncio.Queue()
+                        group.create_task(self._send_off(read, under_way))
+                        read = partial(_arrival, under_way)
+                    group.create_task(self._pass(line, direction, read))
         except* OSError:
             # One side has broken the line, or there is no server: the other side sees the same.
             line.end("reset")
@@ -142,9 +157,15 @@ class Proxy:
                 self._lines.discard(line)
                 self._change()
 
-    async def _pass(self, line: _Line, direction: Direction) -> None:
+    async def _send_off(self, read: _Read, under_way: _UnderWay) -> None:
+        chunk = b"a first one"
+        while chunk:
+            chunk = await read()
+            under_way.put_nowait((time.monotonic() + self.latency, chunk))
+
+    async def _pass(self, line: _Line, direction: Direction, read: _Read) -> None:
         writer = line.writers[direction]
-        while chunk := await line.read(direction):
+        while chunk := await read():
             if self.delay:
                 await asyncio.sleep(self.delay)
             await line.flowing.wait()
@@ -180,6 +201,12 @@ class Proxy:
     def _change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _arrival(under_way: _UnderWay) -> bytes:
+    due, chunk = await under_way.get()
+    await asyncio.sleep(due - time.monotonic())
+    return chunk
 
 
 @dataclass
@@ -246,10 +273,12 @@ class _Line:
 
 
 @contextmanager
-def in_thread(server_host: str, server_port: int) -> Iterator[tuple[Proxy, Callable[..., Any]]]:
+def in_thread(
+    server_host: str, server_port: int, *, latency: float = 0.0
+) -> Iterator[tuple[Proxy, Callable[..., Any]]]:
     """A proxy with an event loop in a thread of its own, and how its methods are called: ``call(proxy.break_now)``."""
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(Proxy(server_host, server_port)) as proxy,
+        portal.wrap_async_context_manager(Proxy(server_host, server_port, latency=latency)) as proxy,
     ):
         yield proxy, portal.call

@@ -223,6 +223,18 @@ async def test_bytes_are_held_back(proxy: Proxy) -> None:
         assert loop.time() - began >= 0.1
 
 
+async def test_a_long_line_costs_a_round_trip_for_a_login_and_one_for_each_answer_but_no_speed(echo: Echo) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with Proxy("127.0.0.1", echo.port, latency=0.03) as proxy, connected(proxy) as line:
+        assert await exchange(line, SENT) == SENT
+        # There are 16 chunks: one after another they would take a second.
+        assert 0.12 <= loop.time() - began < 0.6
+        began = loop.time()
+        assert await talk(line, b"again") == (b"again", "close")
+        assert loop.time() - began >= 0.06
+
+
 async def test_without_a_server_the_client_is_reset() -> None:
     async with Proxy("127.0.0.1", free_port()) as proxy, connected(proxy) as line:
         assert await talk(line, b"hello") == (b"", "reset")
