@@ -147,6 +147,11 @@ class MySQLConnection:
         return bool(self._wire.closed)
 
     @property
+    def in_transaction(self) -> bool:
+        """Whether the server said so with its last answer."""
+        return bool(self._wire.get_transaction_status())
+
+    @property
     def place(self) -> str:
         return self._login.place
 

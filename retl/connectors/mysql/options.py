@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Awaitable, Callable
 from datetime import timedelta, timezone, tzinfo
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -12,8 +13,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from retl.connectors.base import Connector
-from retl.connectors.mysql.connection import Login
+from retl.connectors.mysql.connection import Login, MySQLConnection
 from retl.connectors.mysql.errors import Role
+from retl.connectors.net.pool import KEEP_IDLE, MAX_CONNECTIONS, ConnectionPool
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.secret import Secret, reveal, without_password
@@ -94,10 +96,26 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             description="How long a statement may take, or a large result be silent. A server that lets nobody in meanwhile is given up after minutes."
         ),
     ] = "24h"
+    max_connections: Annotated[
+        int,
+        msgspec.Meta(
+            description="How many connections all scans together may have; one of them is kept free for questions.",
+            ge=2,
+        ),
+    ] = MAX_CONNECTIONS
+    keep_idle: Annotated[
+        float | str,
+        msgspec.Meta(description="How long an idle connection is kept for the next scan; 0 closes it at once."),
+    ] = KEEP_IDLE
 
     def __repr__(self) -> str:
         shown = without_password(self.address() or "")
         return f"{type(self).__name__}({shown!r})"
+
+    def pool(self, connect: Callable[[], Awaitable[MySQLConnection]]) -> ConnectionPool[MySQLConnection]:
+        """The connections of one door."""
+        keep_idle = parse_duration(self.keep_idle, what="keep_idle").total_seconds()
+        return ConnectionPool(connect, max_connections=self.max_connections, keep_idle=keep_idle)
 
     def address(self) -> str | None:
         """The URL as it was given."""

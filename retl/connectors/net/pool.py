@@ -1,0 +1,251 @@
+"""The connections of one door, kept between two uses and limited for everybody who uses it.
+
+A scan *reserves* a connection for as long as it lasts; a question borrows one for a moment,
+and waits for nothing else while it has it. One connection of the limit is never reserved, so
+a question that is asked by somebody who holds a reservation always gets its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+
+from retl.model.errors import ConnectionFailed, RetlError
+from retl.threads import shielded
+
+MAX_CONNECTIONS = 8
+KEEP_IDLE = 60.0
+_TRUSTED_SECONDS = 1.0
+"""A connection that was used less than this ago is taken without a check."""
+
+
+class Pooled(Protocol):
+    """What a pool needs of a connection."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, so that nobody else can use the connection."""
+
+    async def prove(self) -> None:
+        """Raise ``ConnectionFailed`` where the server no longer knows the connection."""
+
+    def abort(self) -> None:
+        """Cut it at once. Safe at any time."""
+
+    async def close(self) -> None:
+        """Close it politely."""
+
+
+C = TypeVar("C", bound=Pooled)
+
+
+class _Room(Generic[C]):
+    """What belongs to one event loop of one process: connections do not pass from one to another."""
+
+    def __init__(self, most: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.process = os.getpid()
+        self.open = anyio.Semaphore(most)
+        self.reserved = anyio.Semaphore(most - 1)
+        self.idle: list[tuple[float, C]] = []
+        """Since when, in this order."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def here(self) -> bool:
+        return self.process == os.getpid() and self.loop is asyncio.get_running_loop()
+
+
+class Reservation(Generic[C]):
+    """A place under the limit, and the connection that is kept in it."""
+
+    def __init__(self, pool: ConnectionPool[C], room: _Room[C]) -> None:
+        self._pool = pool
+        self._room = room
+        self._connection: C | None = None
+        self._generation = pool.generation
+
+    async def connection(self) -> C:
+        """The connection; a new one where the last one was lost or cut."""
+        if self._connection is None or self._connection.closed:
+            self._connection = None
+            self._connection = await self._pool.take()
+        return self._connection
+
+    def abort(self) -> None:
+        """Cut the connection: what it has not committed is gone."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    def leave(self) -> None:
+        """Give the connection back, and the place. One that is in a transaction is cut."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.give_back(connection, self._generation)
+        self._room.open.release()
+        self._room.reserved.release()
+
+
+_of_parents: list[object] = []
+"""Connections of the process that has forked this one: here they are neither used nor closed."""
+
+
+class ConnectionPool(Generic[C]):
+    """Connections that ``connect`` opens, at most ``max_connections`` at once.
+
+    An idle one is closed ``keep_idle`` seconds after its last use.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[C]],
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        keep_idle: float = KEEP_IDLE,
+    ) -> None:
+        self._connect = connect
+        self._most = max(2, max_connections)
+        self._keep_idle = keep_idle
+        self._current: _Room[C] | None = None
+        self.generation = 0
+        """Connections that were taken before the last ``aclose`` are closed after their use."""
+
+    @asynccontextmanager
+    async def control(self) -> AsyncIterator[C]:
+        """A connection for a question. A statement that was refused leaves it as it was; any other error cuts it."""
+        async with self._room().open:
+            generation = self.generation
+            connection = await self.take()
+            try:
+                yield connection
+            except BaseException as error:
+                if not isinstance(error, RetlError):
+                    connection.abort()
+                raise
+            finally:
+                self.give_back(connection, generation)
+
+    @asynccontextmanager
+    async def reserve(self) -> AsyncIterator[Reservation[C]]:
+        """A reservation, once there is room for one. After an error its connection is cut."""
+        room = self._room()
+        await room.reserved.acquire()
+        try:
+            await room.open.acquire()
+        except BaseException:
+            room.reserved.release()
+            raise
+        reservation = Reservation(self, room)
+        try:
+            yield reservation
+        except BaseException:
+            reservation.abort()
+            raise
+        finally:
+            reservation.leave()
+
+    def reserve_now(self) -> Reservation[C] | None:
+        """A further one, where there is room for it at once; whoever asks for it must ``leave`` it."""
+        room = self._room()
+        with suppress(anyio.WouldBlock):
+            room.reserved.acquire_nowait()
+            try:
+                room.open.acquire_nowait()
+            except anyio.WouldBlock:
+                room.reserved.release()
+                raise
+            return Reservation(self, room)
+        return None
+
+    def _room(self) -> _Room[C]:
+        if self._current is not None and not self._current.here:
+            _abandon(self._current)
+            self._current = None
+        if self._current is None:
+            self._current = _Room(self._most)
+        return self._current
+
+    async def take(self) -> C:
+        """An idle connection that the server still knows, else a new one."""
+        idle = self._room().idle
+        while idle:
+            since, kept = idle.pop()
+            try:
+                if not kept.closed and time.monotonic() - since >= _TRUSTED_SECONDS:
+                    await kept.prove()
+            except ConnectionFailed:
+                kept.abort()
+            except BaseException:
+                kept.abort()
+                raise
+            if not kept.closed:
+                return kept
+        return await self._connect()
+
+    def give_back(self, connection: C, generation: int) -> None:
+        room = self._room()
+        if connection.in_transaction and not connection.closed:
+            connection.abort()
+        if connection.closed:
+            return
+        if self._keep_idle <= 0 or generation != self.generation:
+            self._close_soon(room, connection)
+            return
+        room.idle.append((time.monotonic(), connection))
+        if room.timer is None:
+            room.timer = room.loop.call_later(self._keep_idle, self._close_old, room)
+
+    def _close_old(self, room: _Room[C]) -> None:
+        """Close what has been idle for long enough, and come back when the next one will have been."""
+        now = time.monotonic()
+        while room.idle and now - room.idle[0][0] >= self._keep_idle:
+            self._close_soon(room, room.idle.pop(0)[1])
+        left = self._keep_idle - (now - room.idle[0][0]) if room.idle else None
+        room.timer = None if left is None else room.loop.call_later(left, self._close_old, room)
+
+    def _close_soon(self, room: _Room[C], connection: C) -> None:
+        task = room.loop.create_task(_close(connection))
+        room.closing.add(task)
+        task.add_done_callback(room.closing.discard)
+
+    async def aclose(self) -> None:
+        """Close what is idle. What is in use is closed when it is given back; the pool may be used again."""
+        self.generation += 1
+        if self._current is not None:
+            await shielded(self._close_all(self._room()))
+
+    async def _close_all(self, room: _Room[C]) -> None:
+        if room.timer is not None:
+            room.timer.cancel()
+        room.timer = None
+        idle, room.idle[:] = [connection for _, connection in room.idle], []
+        for connection in idle:
+            await _close(connection)
+        if room.closing:
+            await asyncio.wait(set(room.closing))
+
+
+async def _close(connection: Pooled) -> None:
+    with suppress(RetlError):
+        await connection.close()
+
+
+def _abandon(room: _Room[C]) -> None:
+    """The loop of these connections is over, or belongs to the process that has forked this one."""
+    if room.process != os.getpid():
+        _of_parents.append(room)
+        return
+    for _, connection in room.idle:
+        with suppress(RuntimeError):  # the loop is closed
+            connection.abort()
+    room.idle.clear()
