@@ -17,7 +17,7 @@ import pytest
 import retl
 from retl import events
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch.bulk import Bulk
+from retl.connectors.elasticsearch.target.loader import Bulk
 from tests.adversity.patches import patch_backoff
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.integration.elasticsearch.scene import Scene

@@ -96,8 +96,8 @@ def serve() -> None:
     import duckdb  # noqa: F401  # imported here, so that no child has to
 
     import retl.connectors.duckdb.source
-    import retl.connectors.elasticsearch.source
-    import retl.connectors.elasticsearch.target
+    import retl.connectors.elasticsearch.source.source
+    import retl.connectors.elasticsearch.target.target
     import retl.connectors.mysql.source
     import retl.connectors.mysql.target
     import retl.connectors.sqlite.source

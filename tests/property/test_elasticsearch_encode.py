@@ -14,8 +14,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retl.connectors.elasticsearch.documents import document_schema
-from retl.connectors.elasticsearch.encode import Encoder, Lines
+from retl.connectors.elasticsearch.target.encode import Encoder, Lines
+from retl.connectors.elasticsearch.types import document_schema
 from retl.model.plan import WriteSpec
 from retl.model.schema import field
 from retl.testing import table_spec

@@ -8,10 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from retl.connectors.elasticsearch.conflicts import version_of
-from retl.connectors.elasticsearch.documents import document_schema
-from retl.connectors.elasticsearch.encode import Encoder, Lines, version_numbers
-from retl.connectors.elasticsearch.repeats import Repeats
+from retl.connectors.elasticsearch.target.conflicts import Repeats, version_of
+from retl.connectors.elasticsearch.target.encode import Encoder, Lines, version_numbers
+from retl.connectors.elasticsearch.types import document_schema
 from retl.model.actions import Action
 from retl.model.errors import RepeatedKey
 from retl.model.plan import WriteSpec

@@ -7,9 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from retl.connectors.elasticsearch import mapping
-from retl.connectors.elasticsearch.cursor import CursorField
-from retl.connectors.elasticsearch.pages import PAGE_BYTES, PageSize
+from retl.connectors.elasticsearch.source import merging
+from retl.connectors.elasticsearch.source.cursor import CursorField
+from retl.connectors.elasticsearch.source.pages import PAGE_BYTES, PageSize
+from retl.connectors.elasticsearch.target import plan
+from retl.connectors.elasticsearch.types import field_type, from_arrow, leaf_fields
 from retl.model.errors import ConfigError
 from retl.model.schema import field
 
@@ -24,7 +26,7 @@ def test_leaves_are_dotted_paths_and_views_are_none() -> None:
         "t": {"type": "text", "fields": {"raw": {"type": "keyword"}}},
         "e.f": {"type": "ip"},
     }
-    paths = [path for path, _ in mapping.leaves(properties)]
+    paths = [path for path, _ in leaf_fields(properties)]
     assert paths == ["a.b", "a.c.d", "n", "off", "empty", "t", "e.f"]
 
 
@@ -45,20 +47,20 @@ def test_leaves_are_dotted_paths_and_views_are_none() -> None:
     ],
 )
 def test_several_mappings_become_one_that_is_wide_enough(left: str, right: str, expected: str) -> None:
-    both = mapping.merged([{"properties": {"f": {"type": left}}}, {"properties": {"f": {"type": right}}}])
-    assert mapping.kind(both["f"]) == expected
+    both = merging.merged([{"properties": {"f": {"type": left}}}, {"properties": {"f": {"type": right}}}])
+    assert field_type(both["f"]) == expected
 
 
 def test_objects_of_several_mappings_are_joined() -> None:
     one = {"properties": {"o": {"properties": {"a": {"type": "long"}}}}}
     other = {"properties": {"o": {"properties": {"b": {"type": "long"}}}, "x": {"type": "ip"}}}
-    assert [path for path, _ in mapping.leaves(mapping.merged([one, other, {}]))] == ["o.a", "o.b", "x"]
+    assert [path for path, _ in leaf_fields(merging.merged([one, other, {}]))] == ["o.a", "o.b", "x"]
 
 
 def test_what_is_constant_in_each_index_is_not_in_all() -> None:
     one, other = ({"properties": {"c": {"type": "constant_keyword", "value": value}}} for value in "ab")
-    assert mapping.merged([one, one])["c"] == {"type": "constant_keyword", "value": "a"}
-    assert mapping.merged([one, other])["c"] == {"type": "keyword"}
+    assert merging.merged([one, one])["c"] == {"type": "constant_keyword", "value": "a"}
+    assert merging.merged([one, other])["c"] == {"type": "keyword"}
 
 
 def test_a_conflict_names_the_field_and_the_indices() -> None:
@@ -67,9 +69,9 @@ def test_a_conflict_names_the_field_and_the_indices() -> None:
         return {"properties": {"a": {"type": "ip"}, "o": {"properties": {"n": inner}}}}
 
     mappings = {f"i{number}": of("long") for number in range(5)} | {"last": of("keyword"), "without": {}}
-    both = mapping.blamed(mapping.merged(list(mappings.values())), mappings)
+    both = merging.blamed(merging.merged(list(mappings.values())), mappings)
     assert both["a"] == {"type": "ip"}
-    assert list(mapping.conflicts(both)) == [("o.n.x", "keyword in last and long in i0, i1, i2 ...")]
+    assert list(plan.conflicts(both)) == [("o.n.x", "keyword in last and long in i0, i1, i2 ...")]
 
 
 def test_arrow_columns_have_a_mapping() -> None:
@@ -95,13 +97,13 @@ def test_arrow_columns_have_a_mapping() -> None:
         ]
     )
     keyword = {"type": "keyword", "ignore_above": 256}
-    whole = mapping.from_arrow(schema, times="date")["properties"]
+    whole = from_arrow(schema, times="date")["properties"]
     assert (whole["micro"], whole["second"], whole["clock"]) == (
         {"type": "date"},
         {"type": "date"},
         {"type": "keyword"},
     )
-    assert mapping.from_arrow(schema, ("key",)) == {
+    assert from_arrow(schema, ("key",)) == {
         "properties": {
             "key": {"type": "keyword", "ignore_above": 8191},
             "text": {"type": "text", "fields": {"keyword": keyword}},

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from retl.connectors.elasticsearch.where import Fields, filters_of
+from retl.connectors.elasticsearch.source.where import Fields, filters_of
 from retl.model.errors import ConfigError
 
 FIELDS = Fields(

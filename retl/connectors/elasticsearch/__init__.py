@@ -9,8 +9,8 @@ import msgspec
 from retl.connectors.elasticsearch.options import ServerOptions
 
 if TYPE_CHECKING:
-    from retl.connectors.elasticsearch.source import ElasticsearchSource
-    from retl.connectors.elasticsearch.target import ElasticsearchTarget
+    from retl.connectors.elasticsearch.source.source import ElasticsearchSource
+    from retl.connectors.elasticsearch.target.target import ElasticsearchTarget
 
 Truncate = Literal["recreate", "delete_by_query"]
 Times = Literal["date_nanos", "date"]
@@ -64,11 +64,11 @@ class Elasticsearch(ServerOptions, kw_only=False, forbid_unknown_fields=True):
     ] = "date_nanos"
 
     def source(self) -> ElasticsearchSource:
-        from retl.connectors.elasticsearch.source import ElasticsearchSource
+        from retl.connectors.elasticsearch.source.source import ElasticsearchSource
 
         return ElasticsearchSource(self)
 
     def target(self) -> ElasticsearchTarget:
-        from retl.connectors.elasticsearch.target import ElasticsearchTarget
+        from retl.connectors.elasticsearch.target.target import ElasticsearchTarget
 
         return ElasticsearchTarget(self)

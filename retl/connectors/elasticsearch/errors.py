@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -156,27 +155,6 @@ def too_large(place: str, most: int) -> ConnectionFailed:
     return ConnectionFailed(
         f"{place} gave an answer of more than {most // 2**20} MB, which was not read to its end.",
         remedy="check the address, and what stands between; a document as large as that cannot be read.",
-    )
-
-
-def unreachable(reason: str, place: str) -> ConnectionFailed:
-    """The server did not answer, or the connection broke."""
-    return ConnectionFailed(
-        f"the connection to {place} failed: {reason}.",
-        remedy="nothing, if it passes: the scan is tried again. Otherwise check address, http or https, network and server.",
-    )
-
-
-def was_cut(error: BaseException) -> bool:
-    """Whether a line ended while TLS began, which says nothing of whom to trust."""
-    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-
-
-def untrusted(reason: str, place: str) -> ConfigError:
-    """The certificate of the server was not accepted."""
-    return ConfigError(
-        f"{place} cannot be trusted: {reason}.",
-        remedy="name the authority in tls_ca, or the certificate's SHA-256 in tls_fingerprint; and check http or https in url.",
     )
 
 

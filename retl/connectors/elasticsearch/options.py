@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from retl.connectors.base import Connector
+from retl.connectors.net import tls
+from retl.connectors.net.tls import is_here
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.hidden import hide
@@ -75,7 +77,7 @@ class Login:
 
     def warnings(self) -> tuple[str, ...]:
         """What others may read or forge on the way, where that is not this machine alone."""
-        plain = [node.place for node in self.nodes if node.scheme == "http" and not _is_here(node.host)]
+        plain = [node.place for node in self.nodes if node.scheme == "http" and not is_here(node.host)]
         found = []
         if plain and self.authorization is not None:
             found.append(
@@ -165,12 +167,12 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             cloud_id=self.cloud_id,
             timeout=parse_duration(self.request_timeout, what="request_timeout").total_seconds(),
             fingerprint=fingerprint,
-            tls=self._tls_context() if encrypted and fingerprint is None else None,
+            tls=tls.context(self.tls_ca, verify=self.tls == "verify") if encrypted and fingerprint is None else None,
             encrypted=encrypted,
             unchecked=encrypted
             and fingerprint is None
             and self.tls == "insecure"
-            and not (nodes and all(_is_here(node.host) for node in nodes)),
+            and not (nodes and all(is_here(node.host) for node in nodes)),
             names_trust=self.tls_ca is not None or self.tls_fingerprint is not None,
             basic=basic,
             api_key=api_key,
@@ -192,27 +194,6 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
                 remedy="take it out; a file of secrets may end in an empty line.",
             )
         return user, password
-
-    def _tls_context(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self.tls_ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"the authorities in {self.tls_ca!r} cannot be read ({error.strerror or error}).",
-                remedy="name a PEM file in tls_ca.",
-            ) from None
-        if self.tls_ca is not None:
-            # Since 3.13 Python refuses an authority that does not say what its key is for. Elasticsearch made such ones.
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if self.tls == "insecure":
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
-
-
-def _is_here(host: str) -> bool:
-    """Whether a host is this machine, so that nothing goes over a network."""
-    return host == "localhost" or host == "::1" or re.fullmatch(r"127\.\d+\.\d+\.\d+", host) is not None
 
 
 def _encoded(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch.documents import document_schema
+from retl.connectors.elasticsearch.types import document_schema
 from retl.model.plan import WriteSpec
 from retl.model.schema import field
 from retl.model.table import TableSpec

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch import bulk as bulk_module
-from retl.connectors.elasticsearch.bulk import Bulk, left_alone
-from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.documents import document_schema
-from retl.connectors.elasticsearch.encode import Encoder, Lines
+from retl.connectors.elasticsearch.connection import Client
+from retl.connectors.elasticsearch.target import loader
+from retl.connectors.elasticsearch.target.encode import Encoder, Lines
+from retl.connectors.elasticsearch.target.loader import Bulk, left_alone
+from retl.connectors.elasticsearch.types import document_schema
 from retl.model.errors import ConfigError, ConnectionFailed, TargetBusy, TargetError
 from retl.model.plan import WriteSpec
 from retl.testing import table_spec
@@ -41,8 +41,8 @@ async def standin() -> AsyncIterator[StandIn]:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_module, "_FIRST_WAIT", 0.001)
-    monkeypatch.setattr(bulk_module, "_LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(loader, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(loader, "_LONGEST_WAIT", 0.01)
 
 
 def documents(first: int, last: int, size: int = 10) -> Lines:

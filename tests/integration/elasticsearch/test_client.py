@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch.client import Client
+from retl.connectors.elasticsearch.connection import Client
 from retl.connectors.elasticsearch.errors import Role, TargetRefused
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetBusy, UnsupportedError
 

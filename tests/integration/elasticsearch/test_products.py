@@ -12,9 +12,9 @@ import pytest
 
 import retl
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch import pages
-from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.index import drop_shadow
+from retl.connectors.elasticsearch.connection import Client
+from retl.connectors.elasticsearch.source import pages
+from retl.connectors.elasticsearch.target.refresh import drop_shadow
 from retl.model.actions import PreAction
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import LeaseLost, SourceError

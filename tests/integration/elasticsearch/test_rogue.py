@@ -12,7 +12,8 @@ import pytest
 
 import retl
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch import client, pit
+from retl.connectors.elasticsearch import connection
+from retl.connectors.elasticsearch.source import reader
 from retl.connectors.function import FunctionTarget
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError
@@ -33,7 +34,7 @@ async def rogue() -> AsyncIterator[Rogue]:
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pit, "_MOST_PAUSE", 0.0)
+    monkeypatch.setattr(reader, "_MOST_PAUSE", 0.0)
 
 
 async def read(rogue: Rogue, **words: Any) -> int:
@@ -64,7 +65,7 @@ async def test_a_redirect_is_an_error_that_names_the_address(rogue: Rogue, where
 async def test_documents_go_to_nobody_else(rogue: Rogue) -> None:
     async with Rogue().running() as other:
         rogue.harm["POST /orders/_bulk"] = moved(f"{other.url}/_bulk", 308)
-        opened = await client.Client.open(Elasticsearch(rogue.url), "target")
+        opened = await connection.Client.open(Elasticsearch(rogue.url), "target")
         with pytest.raises(ConfigError, match="redirects to"):
             await opened.request("POST", "/orders/_bulk", body=b'{"index":{}}\n{}\n', ndjson=True)
         await opened.close()
@@ -80,7 +81,7 @@ async def test_documents_go_to_nobody_else(rogue: Rogue) -> None:
 async def test_what_is_packed_or_has_no_end_is_not_read(
     rogue: Rogue, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(client, "_MOST_BYTES", 2**20)
+    monkeypatch.setattr(connection, "_MOST_BYTES", 2**20)
     for harm, why in ((bomb(2**26), "packed"), (endless(b" " * 2**16), "more than 1 MB")):
         rogue.harm[where] = harm
         tracemalloc.start()
@@ -94,7 +95,7 @@ async def test_what_is_packed_or_has_no_end_is_not_read(
 async def test_a_small_answer_that_is_large_is_not_decoded(
     rogue: Rogue, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(client, "_MOST_DECODED", 1000)
+    monkeypatch.setattr(connection, "_MOST_DECODED", 1000)
     rogue.harm[where] = said({"id": "x" * 1000})
     with pytest.raises(ConnectionFailed, match="more than"):
         await read(rogue)

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch import pages, pit, read
-from retl.connectors.elasticsearch.catalog import stands_for
-from retl.connectors.elasticsearch.documents import index_of
-from retl.connectors.elasticsearch.pages import PAGE_BYTES
+from retl.connectors.elasticsearch.source import pages, point_in_time, reader
+from retl.connectors.elasticsearch.source.catalog import stands_for
+from retl.connectors.elasticsearch.source.pages import PAGE_BYTES
+from retl.connectors.elasticsearch.types import index_of
 from retl.model.checkpoint import Checkpoint
 from retl.model.cursor import compare
 from retl.model.errors import ConfigError, ConnectionFailed, GuardStopped, RetlError, SchemaDrift, UnsupportedError
@@ -42,7 +42,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pit, "_MOST_PAUSE", 0.0)
+    monkeypatch.setattr(reader, "_MOST_PAUSE", 0.0)
 
 
 def documents(name: str, **words: Any) -> TableSpec:
@@ -646,7 +646,7 @@ async def test_the_newest_id_of_a_point_in_time_is_used(
 async def test_a_point_in_time_is_kept_while_the_target_is_slow(
     elasticsearch_server: SearchServer, prefix: str, small_pages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pit, "_TOUCH_SECONDS", 0.03)
+    monkeypatch.setattr(point_in_time, "_TOUCH_SECONDS", 0.03)
     index = create(elasticsearch_server, prefix)
     elasticsearch_server.put(index, {str(n): {"at": nanos(n)} for n in range(100)})
     touched = anyio.Event()
@@ -732,7 +732,7 @@ async def test_big_pages_do_not_stall_the_loop(
         decoded.append((len(body), threading.current_thread() is threading.main_thread()))
         return pages.page(body, *words)
 
-    monkeypatch.setattr(read, "page", watched)
+    monkeypatch.setattr(reader, "page", watched)
     found = await collect(Elasticsearch(elasticsearch_server.url, read_slices=1), documents(index))
     assert by_id(found) == elasticsearch_server.texts(index)
     in_loop = {size for size, in_the_loop in decoded if in_the_loop}

@@ -12,7 +12,7 @@ import pytest
 
 import retl
 from retl.connectors import Elasticsearch, SQLite
-from retl.connectors.elasticsearch import pages
+from retl.connectors.elasticsearch.source import pages
 from retl.model.checkpoint import Checkpoint, Reject
 from retl.model.errors import ConfigError, ConnectionFailed, RepeatedKey
 from retl.model.report import ScanReport

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch import history
-from retl.connectors.elasticsearch.line import Line
-from retl.connectors.elasticsearch.store import ElasticsearchStore
+from retl.connectors.elasticsearch.connection import Line
+from retl.connectors.elasticsearch.state import index as state_index
+from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import ConnectionFailed, LeaseLost, StateError
 from retl.state.base import STATE_VERSION, LeaseRow
@@ -157,8 +157,8 @@ async def test_between_the_proof_of_the_fence_and_the_save_nobody_can_take_over(
 
 
 async def test_the_history_of_a_table_is_bounded(store: ElasticsearchStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert history._KEPT_REPORTS == 1000
-    monkeypatch.setattr(history, "_KEPT_REPORTS", 4)
+    assert state_index._KEPT_REPORTS == 1000
+    monkeypatch.setattr(state_index, "_KEPT_REPORTS", 4)
     await store.add_report(report(0, table="quiet"))
     await store.add_report(report(0, pipeline="q"))
     for number in range(1, 8):

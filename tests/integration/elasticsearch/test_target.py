@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from retl.connectors.elasticsearch import index as index_module
-from retl.connectors.elasticsearch.bulk import Bulk
-from retl.connectors.elasticsearch.store import ElasticsearchStore
+from retl.connectors.elasticsearch.state.store import ElasticsearchStore
+from retl.connectors.elasticsearch.target import refresh
+from retl.connectors.elasticsearch.target.loader import Bulk
 from retl.model.actions import Action
 from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, SchemaDrift, TargetError, UnsupportedError
 from retl.model.schema import field
@@ -84,7 +84,7 @@ async def test_a_crash_while_an_index_is_created_anew_loses_nothing(
 ) -> None:
     name = f"{scene.prefix}-t"
     prepared(scene, name)
-    drop = index_module.drop
+    drop = refresh.drop
     dropped: list[str] = []
 
     async def crash(client: Any, index: str) -> None:
@@ -98,7 +98,7 @@ async def test_a_crash_while_an_index_is_created_anew_loses_nothing(
     async with scene.session() as session:
         load = load_of(session, whole(name, pre_action="truncate"))
         with monkeypatch.context() as patch, pytest.raises(ConnectionFailed):
-            patch.setattr(index_module, "drop", crash)
+            patch.setattr(refresh, "drop", crash)
             await session.prepare(load)
         assert (name in scene.indices()) == (lost == "DELETE")
         await scan(session, load, numbered(3, 4))
@@ -277,8 +277,8 @@ async def test_a_shadow_whose_owner_died_while_it_was_dropped_goes_with_the_next
     async with scene.session() as session:
         load = load_of(session, whole(name, pre_action="swap"))
         with monkeypatch.context() as patch:
-            patch.setattr(index_module, "switch" if settled else "settle", gone)
-            patch.setattr(index_module, "drop", gone)
+            patch.setattr(refresh, "switch" if settled else "settle", gone)
+            patch.setattr(refresh, "drop", gone)
             with pytest.raises(ConnectionFailed):
                 await scan(session, load, numbered(1))
         assert len(scene.indices()) == 1
@@ -291,13 +291,13 @@ async def test_a_switch_whose_answer_is_lost_does_not_lose_the_index(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"{scene.prefix}-t"
-    switch = index_module.switch
+    switch = refresh.switch
 
     async def lost(*arguments: Any, **words: Any) -> None:
         await switch(*arguments, **words)
         raise ConnectionFailed("the answer is lost")
 
-    monkeypatch.setattr(index_module, "switch", lost)
+    monkeypatch.setattr(refresh, "switch", lost)
     async with scene.session() as session:
         with pytest.raises(ConnectionFailed):
             await scan(session, load_of(session, whole(name, pre_action="swap")), numbered(1, 2))
@@ -311,7 +311,7 @@ async def test_a_swap_that_fails_leaves_everything_as_it_was(scene: Scene, monke
     async def failing(*arguments: Any, **words: Any) -> None:
         raise TargetError("no")
 
-    monkeypatch.setattr(index_module, "settle", failing)
+    monkeypatch.setattr(refresh, "settle", failing)
     async with scene.session() as session:
         with pytest.raises(TargetError):
             await scan(session, load_of(session, whole(name, pre_action="swap")), numbered(3))
@@ -343,17 +343,17 @@ async def test_a_former_owner_cannot_switch_what_a_new_one_has_begun(
     """It is stopped just after it has seen that the lease is its own."""
     name = f"{scene.prefix}-t"
     prepared(scene, name)
-    switch = index_module.switch
+    switch = refresh.switch
 
     async def late(*arguments: Any, **words: Any) -> None:
-        monkeypatch.setattr(index_module, "switch", switch)
+        monkeypatch.setattr(refresh, "switch", switch)
         async with scene.session() as new:
             await scan(
                 new, load_of(new, whole(name, pre_action="swap"), scan_id="20250101T000000.000000-new"), numbered(9)
             )
         await switch(*arguments, **words)
 
-    monkeypatch.setattr(index_module, "switch", late)
+    monkeypatch.setattr(refresh, "switch", late)
     async with scene.session() as old:
         with pytest.raises((ConfigError, TargetError)):
             await scan(old, load_of(old, whole(name, pre_action="swap")), numbered(3))

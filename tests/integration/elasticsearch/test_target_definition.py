@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from retl.connectors.elasticsearch.index import shadow_name
+from retl.connectors.elasticsearch.target.refresh import shadow_name
 from retl.model.actions import Action
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, TargetError
 from retl.model.schema import field

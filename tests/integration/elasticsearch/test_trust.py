@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch.client import Client
+from retl.connectors.elasticsearch.connection import Client
 from retl.model.errors import ConfigError, ConnectionFailed
 from tests.servers.process import free_port
 

@@ -7,6 +7,7 @@ itself, so nothing has to be undone; only rows without a key are taken back.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,16 +16,16 @@ import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult, TableWriter
-from retl.connectors.elasticsearch import index
-from retl.connectors.elasticsearch.appended import take_back
-from retl.connectors.elasticsearch.bulk import Bulk, Conflict, left_alone, taken_by_others
-from retl.connectors.elasticsearch.client import Client, quoted
-from retl.connectors.elasticsearch.conflicts import Conflicts, stored
-from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE, holds_documents
-from retl.connectors.elasticsearch.encode import Encoder, Lines
-from retl.connectors.elasticsearch.job import Job
-from retl.connectors.elasticsearch.repeats import Repeats
-from retl.connectors.elasticsearch.store import ElasticsearchStore
+from retl.connectors.elasticsearch import catalog
+from retl.connectors.elasticsearch.connection import Client, quoted
+from retl.connectors.elasticsearch.errors import server_error
+from retl.connectors.elasticsearch.state.store import ElasticsearchStore
+from retl.connectors.elasticsearch.target import refresh
+from retl.connectors.elasticsearch.target.conflicts import Conflicts, Repeats, stored
+from retl.connectors.elasticsearch.target.encode import Encoder, Lines
+from retl.connectors.elasticsearch.target.loader import Bulk, Conflict, left_alone, taken_by_others
+from retl.connectors.elasticsearch.target.plan import Job
+from retl.connectors.elasticsearch.types import ID, ROUTING, SOURCE, holds_documents
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, plain_rows
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError, TargetError, UnsupportedError
@@ -120,7 +121,7 @@ class ElasticsearchWriter(TableWriter):
 
     async def _stands_for(self, name: str) -> bool:
         """Whether an index is one of those that are written: an alias or a data stream may have rolled over."""
-        known = await index.look(self._client, self._spec.table.to) if self._job.leads else None
+        known = await catalog.find_index(self._client, self._spec.table.to) if self._job.leads else None
         return known is not None and name in known.indices
 
     async def _prove(self) -> None:
@@ -184,14 +185,14 @@ class ElasticsearchWriter(TableWriter):
 
     async def _check_index(self) -> None:
         """The index is still the one that was made ready. A write to one that is gone would create another."""
-        if self._job.uuid and await index.uuid(self._client, self._job.path) != self._job.uuid:
+        if self._job.uuid and await catalog.uuid(self._client, self._job.path) != self._job.uuid:
             raise TargetError(
                 f"the index {self._job.path!r} was deleted while it was written; what came before may be missing.",
                 remedy=f"let nobody delete it; `retl reset` for table {self._spec.table.name!r} reads everything again.",
             )
 
     async def count(self) -> int:
-        return await index.count(self._client, self._job.path)
+        return await catalog.count(self._client, self._job.path)
 
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         await self._bulk.settle()
@@ -199,7 +200,7 @@ class ElasticsearchWriter(TableWriter):
         if self._job.shadow is not None:
             await self._switch(self._job.shadow, fenced)
         else:
-            seen = await index.refresh(self._client, self._job.path)
+            seen = await catalog.refresh(self._client, self._job.path)
             if seen and self._spec.table.replaces:
                 await self._check_count(self._job.path)
         if fenced is not None:
@@ -208,7 +209,7 @@ class ElasticsearchWriter(TableWriter):
 
     async def _check_count(self, name: str) -> None:
         """Raise where there are fewer documents than were acknowledged. One that was written twice counts once."""
-        there = await index.count(self._client, name)
+        there = await catalog.count(self._client, name)
         if there < self._sure:
             raise TargetError(
                 f"{name!r} holds {there:,} documents, though {self._sure:,} different ones were acknowledged.",
@@ -218,9 +219,9 @@ class ElasticsearchWriter(TableWriter):
 
     async def _switch(self, shadow: str, fenced: FencedCheckpoint | None) -> None:
         job = self._job
-        await index.settle(self._client, shadow, job.fit.definition)
+        await refresh.settle(self._client, shadow, job.fit.definition)
         await self._check_count(shadow)
-        known = await index.look(self._client, self._spec.table.to)
+        known = await catalog.find_index(self._client, self._spec.table.to)
         before, now = (None if one is None else (one.written, one.uuid) for one in (job.known, known))
         if before != now:
             raise TargetError(
@@ -232,7 +233,7 @@ class ElasticsearchWriter(TableWriter):
         if fenced is not None and not await self._store.beat(fenced.fence):
             raise lease_lost(fenced.fence)
         more, keep = job.fit.aliases, job.keep_replaced
-        await index.switch(self._client, self._spec.table.to, shadow, known, more=more, keep=keep)
+        await refresh.switch(self._client, self._spec.table.to, shadow, known, more=more, keep=keep)
 
     async def abort(self) -> None:
         if self._closed:
@@ -240,7 +241,7 @@ class ElasticsearchWriter(TableWriter):
         await self._bulk.stop()
         with suppress(RetlError):
             if self._job.shadow is not None:  # the next scan drops it too
-                await index.drop_shadow(self._client, self._job.shadow)
+                await refresh.drop_shadow(self._client, self._job.shadow)
             else:
                 await self._take_back(0)
         self._forget()
@@ -251,3 +252,35 @@ class ElasticsearchWriter(TableWriter):
         self._closed = True
         await self._bulk.stop()
         await self._client.close()
+
+
+class _Item(msgspec.Struct, gc=False):
+    status: int
+    error: Any = None
+
+
+class _Answer(msgspec.Struct):
+    items: list[dict[str, _Item]]
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
+async def take_back(client: Client, index: str, ids: Iterable[Sequence[str]], *, written: int) -> None:
+    """Delete documents. Raises where there are fewer than were ``written``: what is left would be there twice."""
+    deleted = 0
+    for some in ids:
+        body = b"".join(b'{"delete":{"_id":"%b"}}\n' % name.encode() for name in some)
+        params = {"filter_path": "items.*.status,items.*.error"}
+        answer = await client.request("POST", f"/{quoted(index)}/_bulk", params=params, body=body, ndjson=True)
+        for each in _ANSWER.decode(answer.body).items:
+            (item,) = each.values()
+            if item.error is not None:
+                raise server_error(item.status, msgspec.json.encode(item.error), "target", client.place)
+            deleted += item.status < 300
+    if deleted < written:
+        raise TargetError(
+            f"the slice has to be read again, and of {written:,} rows that it had appended to {index!r} only {deleted:,} "
+            "could be taken back.",
+            remedy="a key, or a cursor, makes it safe to read a slice again.",
+        )

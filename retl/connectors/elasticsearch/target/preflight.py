@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.elasticsearch import mapping
-from retl.connectors.elasticsearch.catalog import stands_for
-from retl.connectors.elasticsearch.definition import Known
-from retl.connectors.elasticsearch.documents import ID, holds_documents, index_of
+from retl.connectors.elasticsearch.catalog import Definition, Known
+from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.settings import blocks
+from retl.connectors.elasticsearch.source.catalog import stands_for
+from retl.connectors.elasticsearch.target import refresh
+from retl.connectors.elasticsearch.target.refresh import unwatched
+from retl.connectors.elasticsearch.types import ID, field_type, holds_documents, index_of
 from retl.connectors.sql.tables import check_key
 from retl.model.actions import Action, PreAction
-from retl.model.errors import ConfigError, ConnectionFailed, SchemaDrift, UnsupportedError
+from retl.model.errors import ConfigError, ConnectionFailed, SchemaDrift, TargetError, UnsupportedError
 from retl.model.plan import WriteSpec
 from retl.model.schema import is_json, native_type
+from retl.threads import shielded
 
 _BAD_NAME = re.compile(r'[\\/*?"<>| ,#:]|^[-_+]|^\.{1,2}$')
 _SHADOW = re.compile(r"^(retl-.+-)\d+-\d+$")
@@ -162,9 +166,9 @@ def _check_data_stream(spec: WriteSpec) -> None:
 
 
 def check_type(spec: WriteSpec, column: pa.Field, mapped: Mapping[str, Any]) -> None:
-    if not _holds(column, mapping.kind(mapped)):
+    if not _holds(column, field_type(mapped)):
         raise SchemaDrift(
-            f"column {column.name!r} of the source is {native_type(column)}, but the target has mapped it as {mapping.kind(mapped)}.",
+            f"column {column.name!r} of the source is {native_type(column)}, but the target has mapped it as {field_type(mapped)}.",
             remedy='map it otherwise in a new index (pre_action = "swap" with another name), leave it out with columns, or convert it with expressions.',
         )
 
@@ -184,3 +188,128 @@ def _holds(column: pa.Field, there: str) -> bool:
         return there in ("date", "date_nanos")
     # Text may be what an address, a place or a range is written as; a number is a number.
     return there not in (*_NUMBERS, "boolean", "date", "date_nanos", "object", "nested")
+
+
+_AT_ONCE = {"wait_for_active_shards": "0"}
+
+
+async def try_out(client: Client, spec: WriteSpec, definition: Definition, columns: tuple[str, ...] = ()) -> None:
+    """Raise ``ConfigError`` where no index can be created so, or where ``columns`` cannot be fields of it.
+
+    Nothing is left. Whoever may not create an index beside the table's tries nothing.
+    """
+    name = refresh.shadow_name(spec, trial=True)
+    mappings = dict(definition.mappings)
+    # A column that is not mapped, such as JSON, has a name that a document must be able to hold.
+    unmapped = {
+        column: {"type": "object", "enabled": False} for column in columns if column not in definition.properties
+    }
+    mappings["properties"] = {**unmapped, **definition.properties}
+    tried = unwatched(Definition(mappings, definition.settings, {}))
+    try:
+        await refresh.create(client, name, tried, known_as=spec.table.to, params=_AT_ONCE, allow=(403,))
+    finally:
+        await shielded(client.request("DELETE", f"/{quoted(name)}", allow=(403, 404)))
+
+
+async def check_creatable(client: Client, name: str, *, again: bool) -> None:
+    """Raise ``ConfigError`` where no index can be created under this name, as far as that can be asked.
+
+    ``again`` is for one that would be deleted first.
+    """
+    answer = await client.request("GET", "/_index_template", allow=(403,))
+    if answer.status == 200:
+        found = [one for one in answer.json()["index_templates"] if _is_for(one["index_template"], name)]
+        winner = max(found, key=lambda one: one["index_template"].get("priority") or 0, default=None)
+        if winner is not None and "data_stream" in winner["index_template"]:
+            ways = 'use truncate = "delete_by_query" or pre_action = "swap"' if again else refresh.CREATE_STREAM
+            raise ConfigError(
+                f"no index {name!r} can be created{' again once it is deleted' if again else ''}: the index template "
+                f"{winner['name']!r} makes a data stream of every new name like it.",
+                remedy=f"{ways}, or change the pattern of the template.",
+            )
+    await client.request("POST", f"/_index_template/_simulate_index/{quoted(name)}", allow=(403, 404))
+    await check_privileges(client, name, "create_index", "index")
+
+
+async def check_pipelines(client: Client, name: str, pipelines: tuple[str, ...]) -> None:
+    """Raise ``TargetError`` where an ingest pipeline of an index is not there: every document would be refused."""
+    for pipeline in pipelines:
+        if (await client.request("GET", f"/_ingest/pipeline/{quoted(pipeline)}", allow=(403, 404))).status == 404:
+            raise TargetError(
+                f"the index {name!r} sends its documents through the pipeline with id [{pipeline}], which does not exist.",
+                remedy="create the ingest pipeline, or take it off the index (index.default_pipeline, index.final_pipeline).",
+            )
+
+
+async def check_privileges(client: Client, name: str, *wanted: str) -> None:
+    """Who may empty an index, but not fill it again, is told before. Where nobody logs in all is allowed."""
+    body = {"index": [{"names": [name], "privileges": wanted}]}
+    answer = await client.request("POST", "/_security/user/_has_privileges", body=body, allow=range(400, 600))
+    if answer.status != 200 or (found := answer.json())["has_all_requested"]:
+        return
+    lacking = [privilege for privilege in wanted if not found["index"][name][privilege]]
+    raise ConfigError(
+        f"the target at {client.place} lacks a privilege: the user {found['username']!r} could empty the index {name!r} "
+        f"and not fill it again, which needs {' and '.join(lacking)} (write is index and delete).",
+        remedy="give the user's role, or the api_key, the privilege that is named.",
+    )
+
+
+def _is_for(template: dict[str, Any], name: str) -> bool:
+    patterns = template.get("index_patterns") or ()
+    return any(fnmatch.fnmatchcase(name, re.sub(r"([\[?])", r"[\1]", pattern)) for pattern in patterns)
+
+
+# Aliases by which a swap tells indices apart.
+_OF_A_SWAP = re.compile(r"^retl-.+-(replaced|\d+-\d+-(loading|dropped))$")
+_REMEDY = "set aliases = false and give the index its aliases yourself, or free the name in the target."
+
+
+async def lacking(client: Client, spec: WriteSpec, known: Known | None) -> dict[str, Any]:
+    """Those of the source's aliases that the index does not have.
+
+    Raises ``ConfigError`` where one would change what is read or written under its name.
+    """
+    source = index_of(spec.schema) or {}
+    own = known.definition.aliases if known is not None else {}
+    found: dict[str, Any] = {}
+    for alias, about in (source.get("aliases") or {}).items():
+        if alias == spec.table.to or alias in own or _OF_A_SWAP.match(alias):
+            continue
+        await _check(client, alias, about, source.get("cluster"))
+        found[alias] = about
+    return found
+
+
+async def _check(client: Client, alias: str, about: Mapping[str, Any], cluster: str | None) -> None:
+    params = {"expand_wildcards": "all"}
+    answer = await client.request("GET", f"/_resolve/index/{quoted(alias)}", params=params, allow=(404,))
+    if answer.status == 404:
+        return
+    there = answer.json()
+    for kind, what in (("indices", "an index"), ("data_streams", "a data stream")):
+        if any(one["name"] == alias for one in there.get(kind) or ()):
+            raise ConfigError(
+                f"the source's index has the alias {alias!r}, and the target has {what} of that name.", remedy=_REMEDY
+            )
+    if not any(one["name"] == alias for one in there.get("aliases") or ()):
+        return
+    holders: dict[str, Any] = await client.call("GET", f"/{quoted(alias)}")
+    names = ", ".join(holders)
+    if cluster and cluster == client.product.cluster:
+        raise ConfigError(
+            f"the source's index has the alias {alias!r}, and the target is the same cluster: what is read there from "
+            f"{names} would be there twice.",
+            remedy="set aliases = false and give the index aliases of its own.",
+        )
+    if not all(Definition(one.get("mappings") or {}).note for one in holders.values()):
+        raise ConfigError(
+            f"the source's index has the alias {alias!r}, which in the target stands for {names}, not created by retl.",
+            remedy=_REMEDY,
+        )
+    if about.get("is_write_index") and any(one["aliases"][alias].get("is_write_index") for one in holders.values()):
+        raise ConfigError(
+            f"the source's index is written through the alias {alias!r}, which in the target writes {names}.",
+            remedy=_REMEDY,
+        )

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from retl.connectors.elasticsearch.client import Client
+from retl.connectors.elasticsearch.connection import Client
 from retl.connectors.elasticsearch.errors import ContextLost, understood
-from retl.model.errors import ConnectionFailed, RetlError, SourceError
+from retl.model.errors import RetlError, SourceError
 
 _KEEP_ALIVE = "3m"
 _TOUCH_SECONDS = 45.0
-_ATTEMPTS = 5
-_MOST_PAUSE = 8.0
 _MOST_ID = 4 * 1024 * 1024
 """Some hundred bytes for each shard."""
 
@@ -90,20 +87,3 @@ def _checked(pit: str) -> str:
             remedy="check the address, and what stands between.",
         )
     return pit
-
-
-class Patience:
-    """How often a page may be asked for again, and how long to wait before."""
-
-    def __init__(self) -> None:
-        self._failures = 0
-
-    def done(self) -> None:
-        self._failures = 0
-
-    async def wait(self, error: ConnectionFailed) -> None:
-        """Wait a while, or raise the error where it was tried often enough."""
-        self._failures += 1
-        if self._failures >= _ATTEMPTS:
-            raise error
-        await asyncio.sleep(min(_MOST_PAUSE, 0.25 * 2**self._failures) * random.uniform(0.5, 1.0))

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from retl.connectors.elasticsearch import mapping
+from retl.connectors.elasticsearch.types import field_type
 from retl.model.errors import ConfigError
 
 _OF_EVERY_INDEX = frozenset(
@@ -57,7 +57,7 @@ class Fields:
     def _collect(self, properties: Mapping[str, Any], prefix: str) -> None:
         for name, spec in properties.items():
             path = prefix + name
-            kind = mapping.kind(spec)
+            kind = field_type(spec)
             if kind in ("object", "nested", "passthrough"):
                 self.objects.add(path)
             else:

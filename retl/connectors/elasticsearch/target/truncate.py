@@ -9,10 +9,11 @@ from __future__ import annotations
 import anyio
 import msgspec
 
-from retl.connectors.elasticsearch import index, trial
-from retl.connectors.elasticsearch.client import Client, quoted
-from retl.connectors.elasticsearch.definition import Definition, Known
+from retl.connectors.elasticsearch import catalog
+from retl.connectors.elasticsearch.catalog import Definition, Known
+from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.errors import refusal, server_error
+from retl.connectors.elasticsearch.target import preflight, refresh
 from retl.model.errors import ConnectionFailed, RetlError, TargetError
 from retl.model.plan import WriteSpec
 
@@ -20,7 +21,7 @@ _POLL_SECONDS = 0.2
 
 
 def _note_name(name: str) -> str:
-    return index.beside(name, "note")
+    return refresh.beside(name, "note")
 
 
 async def recreate(
@@ -30,18 +31,18 @@ async def recreate(
 
     Before it is deleted such an index was created once under another name, and nothing forbids it under its own.
     """
-    await trial.try_out(client, spec, definition, columns)
-    await trial.check_name(client, known.written, again=True)
+    await preflight.try_out(client, spec, definition, columns)
+    await preflight.check_creatable(client, known.written, again=True)
     note = _note_name(known.name)
     # Whoever could not see the note could not go on by it after a crash.
     await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))
-    await index.drop(client, note)
+    await refresh.drop(client, note)
     about = {"index": known.written, "body": msgspec.json.encode(definition.body()).decode()}
     settings = {"index": {"number_of_shards": 1, "number_of_replicas": 0, "hidden": True}}
     await client.request("PUT", f"/{quoted(note)}", body={"settings": settings, "mappings": {"_meta": {"retl": about}}})
-    await index.drop(client, known.written)
+    await refresh.drop(client, known.written)
     await _create_again(client, known.name, known.written, definition)
-    await index.drop(client, note)
+    await refresh.drop(client, note)
 
 
 async def recover(client: Client, name: str) -> None:
@@ -52,30 +53,30 @@ async def recover(client: Client, name: str) -> None:
     if answer.status != 200:
         return
     about = msgspec.json.decode(answer.body)[note]["mappings"]["_meta"]["retl"]
-    if await index.look(client, name) is None:
+    if await catalog.find_index(client, name) is None:
         body = msgspec.json.decode(about["body"])
         definition = Definition(body["mappings"], body["settings"]["index"], body["aliases"])
         await _create_again(client, name, about["index"], definition)
-    await index.drop(client, note)
+    await refresh.drop(client, note)
 
 
 async def _create_again(client: Client, name: str, written: str, definition: Definition) -> None:
     """Create an index that is deleted; under another name, behind an alias, where its own is no longer to be had."""
     try:
-        await index.create(client, written, definition)
+        await refresh.create(client, written, definition)
     except ConnectionFailed as error:
         raise ConnectionFailed(f"{error.message} {_gone(written, name)}", remedy=error.remedy) from None
     except RetlError as error:
         await _put_aside(client, name, written, definition, error)
     else:
-        await index.make_alike(client, written, definition)
+        await refresh.make_alike(client, written, definition)
 
 
 async def _put_aside(client: Client, name: str, written: str, definition: Definition, error: RetlError) -> None:
-    other = index.beside(name, "again")
+    other = refresh.beside(name, "again")
     aliases = {**definition.aliases, name: definition.aliases.get(name, {})}
     try:
-        await index.create(client, other, Definition(definition.mappings, definition.settings, aliases))
+        await refresh.create(client, other, Definition(definition.mappings, definition.settings, aliases))
     except RetlError:
         raise TargetError(f"{error.message} {_gone(written, name)}", remedy=error.remedy) from None
     raise TargetError(
@@ -99,7 +100,7 @@ async def delete_documents(client: Client, name: str) -> None:
     for _ in range(5):
         # Also what nobody sees yet. Without the right to refresh it could be left behind, or be taken for another writer's.
         await client.request("POST", f"/{quoted(name)}/_refresh")
-        if not await index.count(client, name):
+        if not await catalog.count(client, name):
             return
         task = await client.call(
             "POST", f"/{quoted(name)}/_delete_by_query", params=params, body={"query": {"match_all": {}}}

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.base import RowReject
-from retl.connectors.elasticsearch import mapping
-from retl.connectors.elasticsearch.pages import Hit
+from retl.connectors.elasticsearch.source.pages import Hit
+from retl.connectors.elasticsearch.types import is_value
 from retl.connectors.rows.text import unprintable_times
 from retl.model.schema import is_json
 
@@ -50,7 +50,7 @@ class Leaf:
     def listed(self) -> bool:
         """Whether the server lists its values; otherwise it is JSON as it stands in the document."""
         # A list would lack the texts that were too long for the index.
-        return mapping.is_value(self.spec) and not (self.array and "ignore_above" in self.spec)
+        return is_value(self.spec) and not (self.array and "ignore_above" in self.spec)
 
 
 def listed_as(leaf: Leaf) -> Any:

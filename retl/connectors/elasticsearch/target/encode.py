@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retl.connectors.elasticsearch.documents import ID, ROUTING, SOURCE, holds_documents
-from retl.connectors.elasticsearch.values import data, json_strings, json_values, offsets, one_line, plain_text
+from retl.connectors.elasticsearch.target.values import data, json_strings, json_values, offsets, one_line, plain_text
+from retl.connectors.elasticsearch.types import ID, ROUTING, SOURCE, holds_documents
 from retl.connectors.rows.text import keep_mask
 from retl.model.actions import Action, Write
 from retl.model.plan import WriteSpec

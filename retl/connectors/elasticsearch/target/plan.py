@@ -3,23 +3,101 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.elasticsearch import mapping
-from retl.connectors.elasticsearch.definition import Definition, Known, at
-from retl.connectors.elasticsearch.documents import ID, ROUTING, holds_documents, index_of
-from retl.connectors.elasticsearch.encode import gives_versions
-from retl.connectors.elasticsearch.preflight import check_type
+from retl.connectors.elasticsearch.catalog import Definition, Known, at
 from retl.connectors.elasticsearch.settings import of_documents
-from retl.model.actions import Action
+from retl.connectors.elasticsearch.target import refresh
+from retl.connectors.elasticsearch.target.encode import Operation, gives_versions
+from retl.connectors.elasticsearch.target.preflight import check_type
+from retl.connectors.elasticsearch.types import (
+    CONFLICT,
+    ID,
+    ROUTING,
+    field_type,
+    from_arrow,
+    holds_documents,
+    index_of,
+    leaf_fields,
+)
+from retl.model.actions import Action, Write
 from retl.model.cursor import cursor_family
 from retl.model.errors import ConfigError, SchemaDrift
 from retl.model.plan import WriteSpec
 from retl.model.schema import native_type
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan of one table, as it was prepared."""
+
+    spec: WriteSpec
+    fit: Fit
+    path: str
+    """The name that is written: the index, or the alias or data stream that leads to it."""
+    known: Known | None
+    """What stood under the table's name before."""
+    shadow: str | None
+    uuid: str
+    """Of the index that is written; empty where an alias or a data stream may lead to another one any time."""
+    pipelines: tuple[str, ...]
+    """The ingest pipelines that documents go through there."""
+    writers: int
+    keep_replaced: bool
+
+    @property
+    def operation(self) -> Operation:
+        """``create`` leaves what is there as it is."""
+        adds = self.spec.table.write is Write.APPEND or Action.UPDATE in self.spec.blacklist
+        stream = self.known is not None and self.known.kind == "data_stream"
+        return "create" if stream or (adds and not self.spec.table.replaces) else "index"
+
+    @property
+    def from_nothing(self) -> bool:
+        """Whether the table has not been read to its end since there is a checkpoint: what is there, others have left."""
+        return self.spec.checkpoint.columns is None
+
+    @property
+    def index(self) -> str:
+        """The one index that is written, by its own name, as far as that is known."""
+        return self.shadow or (self.known.written if self.known is not None else self.path)
+
+    @property
+    def indices(self) -> tuple[str, ...]:
+        """The indices that documents may be written to under the name that they are sent to."""
+        if self.shadow is not None or self.known is None:
+            return (self.index,)
+        return self.known.indices
+
+    @property
+    def only_existing(self) -> bool:
+        return Action.INSERT in self.spec.blacklist
+
+    @property
+    def address(self) -> str:
+        """The name that documents are sent to."""
+        return self.path if self.shadow is None else refresh.loading_alias(self.shadow)
+
+    @property
+    def holder(self) -> str:
+        """The name by which documents are deleted: a data stream lets that be done in its indices only."""
+        if self.known is not None and self.known.kind == "data_stream":
+            return self.known.written
+        return self.address
+
+    @property
+    def leads(self) -> bool:
+        """Whether the name leads to an index, which may be another one any time."""
+        return self.shadow is None and self.known is not None and self.known.kind != "index"
+
+    @property
+    def behind_alias(self) -> bool:
+        """Whether that is an alias: what is sent when it is gone is refused, and creates no index."""
+        return self.shadow is not None or (self.known is not None and self.known.kind == "alias")
 
 
 @dataclass(frozen=True)
@@ -76,7 +154,7 @@ def fit(
     if there is not None:
         added = {**added, **_new_note(spec, there, columns, versions)}
     casts = tuple(
-        f"{name}: {native_type(spec.schema.field(name))} -> {mapping.kind(mapped)}"
+        f"{name}: {native_type(spec.schema.field(name))} -> {field_type(mapped)}"
         for name, mapped in wanted.properties.items()
         if not holds_documents(spec.schema)
     )
@@ -86,12 +164,12 @@ def fit(
 def _wanted(spec: WriteSpec, times: str, flattened: str) -> Definition:
     """The index as the source would have it."""
     if not holds_documents(spec.schema):
-        return Definition(mapping.from_arrow(spec.schema, spec.key, times=times))
+        return Definition(from_arrow(spec.schema, spec.key, times=times))
     source = index_of(spec.schema) or {}
     mappings = copy.deepcopy(source.get("mappings") or {})
     (mappings.get("_meta") or {}).pop("retl", None)
     if "properties" in mappings:
-        mappings["properties"] = mapping.spoken(mappings["properties"], flattened)
+        mappings["properties"] = spoken(mappings["properties"], flattened)
     settings = source.get("settings") or {}
     return Definition(mappings, of_documents(settings.get("index") or settings))
 
@@ -100,7 +178,7 @@ def _without_hints(wanted: Definition, warnings: list[str]) -> Definition:
     """The index without what only says how to store it, and what this target does not know."""
     found: list[str] = []
     mappings, settings = copy.deepcopy(wanted.mappings), copy.deepcopy(wanted.settings)
-    mapping.drop_hints(mappings.get("properties") or {}, found)
+    drop_hints(mappings.get("properties") or {}, found)
     for name, outer, word in (("_source", mappings, "mode"), ("mapping", settings, "source")):
         if word in (outer.get(name) or {}):
             del outer[name][word]
@@ -175,7 +253,7 @@ def _more_documents(
         _check_agreed(spec, wanted.properties)
         return {}
     lacking = _lacking(there.properties, wanted.properties)
-    if not lacking or not _takes_new(spec, [path for path, _ in mapping.leaves(lacking)], warnings, whole=True):
+    if not lacking or not _takes_new(spec, [path for path, _ in leaf_fields(lacking)], warnings, whole=True):
         return {}
     _check_agreed(spec, lacking)
     return {"properties": lacking}
@@ -183,7 +261,7 @@ def _more_documents(
 
 def _check_agreed(spec: WriteSpec, properties: Mapping[str, Any]) -> None:
     """Fields that are added to a mapping have one type."""
-    for path, types in mapping.conflicts(properties):
+    for path, types in conflicts(properties):
         raise ConfigError(
             f"the indices of the source disagree on the field {path!r}: it is {types}.",
             remedy=f"map it in {spec.table.to!r} yourself, or read the indices as tables of their own.",
@@ -240,3 +318,36 @@ def _takes_new(spec: WriteSpec, names: list[str], warnings: list[str], *, whole:
     what = "its mapping stays as it is, though documents that hold it come whole" if whole else "it is left out"
     warnings.append(f"the target's mapping lacks {shown}; {what}, since {reason}.")
     return False
+
+
+def conflicts(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The fields on which the indices disagree, and what they say."""
+    for name, spec in properties.items():
+        if field_type(spec) == CONFLICT:
+            yield prefix + name, " and ".join(spec["types"])
+        else:
+            yield from conflicts(spec.get("properties") or {}, f"{prefix}{name}.")
+
+
+def spoken(properties: Mapping[str, Any], flattened: str) -> dict[str, Any]:
+    """The same fields in the words of another product: objects that are not mapped leaf by leaf are ``flattened``."""
+    found: dict[str, Any] = {}
+    for name, spec in properties.items():
+        if field_type(spec) in ("flattened", "flat_object") and field_type(spec) != flattened:
+            spec = {"type": flattened}
+        elif "properties" in spec:
+            spec = {**spec, "properties": spoken(spec["properties"], flattened)}
+        found[name] = spec
+    return found
+
+
+# What says how values are stored, and nothing of what they are.
+_HINTS = ("time_series_dimension", "time_series_metric", "synthetic_source_keep")
+
+
+def drop_hints(properties: dict[str, Any], found: list[str]) -> None:
+    """Take the hints out of fields, multi-fields too; their names are added to ``found``."""
+    for spec in properties.values():
+        found += [name for name in _HINTS if spec.pop(name, None) is not None]
+        for inner in ("properties", "fields"):
+            drop_hints(spec.get(inner) or {}, found)

@@ -13,14 +13,15 @@ import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import Source, SystemInfo
-from retl.connectors.elasticsearch import catalog, index
-from retl.connectors.elasticsearch.catalog import Found
-from retl.connectors.elasticsearch.choice import Choice, choose, schema_of
-from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.cursor import SETTLE, CursorField
+from retl.connectors.elasticsearch.catalog import find_index, location_of
+from retl.connectors.elasticsearch.connection import Client
 from retl.connectors.elasticsearch.errors import understood
-from retl.connectors.elasticsearch.pages import Hit, answer
-from retl.connectors.elasticsearch.read import Question, matching, read_all, read_window
+from retl.connectors.elasticsearch.source import catalog
+from retl.connectors.elasticsearch.source.catalog import Found
+from retl.connectors.elasticsearch.source.cursor import SETTLE, CursorField
+from retl.connectors.elasticsearch.source.pages import Hit, answer
+from retl.connectors.elasticsearch.source.reader import Question, matching, read_all, read_window
+from retl.connectors.elasticsearch.source.selection import Choice, choose, schema_of
 from retl.model.actions import Write
 from retl.model.checkpoint import Checkpoint, check_cursor_type
 from retl.model.cursor import cursor_family
@@ -71,9 +72,9 @@ class ElasticsearchSource(Source):
 
     async def location(self, table: str) -> str | None:
         client = await self._client()
-        if any(sign in table for sign in "*,") or await index.look(client, table) is None:
+        if any(sign in table for sign in "*,") or await find_index(client, table) is None:
             return None  # what is not there is said by the plan, with the names that are
-        return await index.location(client, table)
+        return await location_of(client, table)
 
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
         client = await self._client()

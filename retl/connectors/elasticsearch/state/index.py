@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from retl.connectors.elasticsearch.client import Client, quoted
-from retl.connectors.elasticsearch.line import Line
+from retl.connectors.elasticsearch.connection import Client, Line, quoted
 from retl.model.checkpoint import Reject
 from retl.model.errors import StateError, TargetBusy
 from retl.model.report import ScanReport

@@ -10,10 +10,9 @@ import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import with_rejects
-from retl.connectors.elasticsearch import mapping
-from retl.connectors.elasticsearch.convert import Leaf, Rejects, cursor_array, listed_as, shown, text_of, typed
-from retl.connectors.elasticsearch.documents import ID
-from retl.connectors.elasticsearch.pages import TORN, Hit, binary, decode_all
+from retl.connectors.elasticsearch.source.pages import TORN, Hit, binary, decode_all
+from retl.connectors.elasticsearch.source.values import Leaf, Rejects, cursor_array, listed_as, shown, text_of, typed
+from retl.connectors.elasticsearch.types import ID, field_type
 from retl.model.errors import SourceError
 from retl.model.schema import is_json
 
@@ -213,7 +212,7 @@ def _not_indexed(leaf: Leaf, hit: Hit, number: int, rejects: Rejects) -> Any:
     rejects.add(
         number,
         leaf.path,
-        f"holds what is no {mapping.kind(leaf.spec)}{such}; the index ignores it, but a column may not: correct the document, "
+        f"holds what is no {field_type(leaf.spec)}{such}; the index ignores it, but a column may not: correct the document, "
         f"leave such documents out with where = '{where}', or leave the field out with exclude",
     )
     return None

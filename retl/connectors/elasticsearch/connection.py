@@ -11,11 +11,13 @@ import io
 import json
 import ssl
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
+import anyio
 import anyio.to_thread
 import elastic_transport
 import msgspec
@@ -23,21 +25,13 @@ from elastic_transport import AiohttpHttpNode, HttpHeaders, NodeConfig, Serializ
 from elastic_transport.client_utils import DEFAULT, parse_cloud_id
 from elasticsearch import AsyncElasticsearch
 
-from retl.connectors.elasticsearch.errors import (
-    Role,
-    moved,
-    server_error,
-    too_large,
-    understood,
-    unexpected,
-    unreachable,
-    untrusted,
-    was_cut,
-)
+from retl.connectors.elasticsearch.errors import Role, moved, server_error, too_large, understood, unexpected
 from retl.connectors.elasticsearch.options import Login, Node, ServerOptions
-from retl.connectors.elasticsearch.products import Product
-from retl.connectors.elasticsearch.trust import trusting
+from retl.connectors.elasticsearch.server import Product
+from retl.connectors.net import tls
+from retl.connectors.net.tls import unreachable, untrusted, was_cut
 from retl.model.errors import ConfigError
+from retl.threads import shielded
 
 _JSON = "application/json"
 _NDJSON = "application/x-ndjson"
@@ -287,7 +281,9 @@ async def _login(options: ServerOptions) -> Login:
         login = dataclasses.replace(login, nodes=(_cloud(login.cloud_id),))
     secured = [node for node in login.nodes if node.scheme == "https"]
     if login.fingerprint is not None and secured:
-        login = dataclasses.replace(login, tls=await trusting(secured, login.fingerprint, login.timeout))
+        login = dataclasses.replace(
+            login, tls=await tls.pinned([(node.host, node.port) for node in secured], login.fingerprint, login.timeout)
+        )
     return login
 
 
@@ -330,3 +326,43 @@ def _node(node: Node, login: Login) -> NodeConfig:
         connections_per_node=_CONNECTIONS,
         **secured,
     )
+
+
+class Line:
+    """Opens the client with the first who uses it. ``close`` waits for nobody: the last one who uses it closes it."""
+
+    def __init__(self, options: ServerOptions, role: Role) -> None:
+        self._options = options
+        self._role = role
+        self._client: Client | None = None
+        self._users = 0
+        self._leaving = False
+        self._lock = anyio.Lock()
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Client]:
+        """The client, for as long as the block lasts."""
+        async with self._lock:
+            if self._client is None:
+                self._client = await Client.open(self._options, self._role)
+            client = self._client
+            self._users += 1
+        try:
+            yield client
+        finally:
+            self._users -= 1
+            if self._leaving and not self._users:
+                await shielded(self._leave())
+
+    async def close(self) -> None:
+        """Let go of the client, at once or when the last one has done with it. The next use opens it again."""
+        if self._users:
+            self._leaving = True
+        else:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        self._leaving = False
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()

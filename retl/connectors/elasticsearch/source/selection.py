@@ -10,15 +10,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.elasticsearch import mapping
-from retl.connectors.elasticsearch.catalog import Found, covers
-from retl.connectors.elasticsearch.convert import Leaf
-from retl.connectors.elasticsearch.cursor import CursorField
-from retl.connectors.elasticsearch.documents import ID, KEY, document_schema
-from retl.connectors.elasticsearch.pages import Shape
-from retl.connectors.elasticsearch.products import Product
-from retl.connectors.elasticsearch.shapes import Columns, Documents
-from retl.connectors.elasticsearch.where import Fields, filters_of
+from retl.connectors.elasticsearch.server import Product
+from retl.connectors.elasticsearch.source.catalog import Found, covers
+from retl.connectors.elasticsearch.source.cursor import CursorField
+from retl.connectors.elasticsearch.source.hits import Columns, Documents
+from retl.connectors.elasticsearch.source.pages import Shape
+from retl.connectors.elasticsearch.source.values import Leaf
+from retl.connectors.elasticsearch.source.where import Fields, filters_of
+from retl.connectors.elasticsearch.types import (
+    CONFLICT,
+    ID,
+    KEY,
+    arrow_column,
+    document_schema,
+    field_type,
+    leaf_fields,
+)
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.schema import TableSchema, field, missing
 from retl.model.table import TableSpec
@@ -46,12 +53,12 @@ class Choice:
 
 def schema_of(name: str, found: Found) -> TableSchema:
     """The columns of an index: ``_id``, its key, and every leaf of the mapping that can be one."""
-    fields = [mapping.column(path, spec) for path, spec in mapping.leaves(found.properties) if _agreed(spec)]
+    fields = [arrow_column(path, spec) for path, spec in leaf_fields(found.properties) if _agreed(spec)]
     return TableSchema(name, pa.schema([_ID_COLUMN, *fields]), KEY)
 
 
 def _agreed(spec: Mapping[str, Any]) -> bool:
-    return mapping.kind(spec) != mapping.CONFLICT
+    return field_type(spec) != CONFLICT
 
 
 def choose(table: TableSpec, found: Found, product: Product) -> Choice:
@@ -70,7 +77,7 @@ def choose(table: TableSpec, found: Found, product: Product) -> Choice:
             f"{table.name!r} does not keep its documents: _source is disabled in its mapping.",
             remedy="read an index that keeps them.",
         )
-    known = dict(mapping.leaves(found.properties))
+    known = dict(leaf_fields(found.properties))
     cursor = None
     if table.cursor is not None:
         if table.cursor in found.runtime:
@@ -151,7 +158,7 @@ def _pruned(properties: Mapping[str, Any], read: Callable[[str], bool], prefix: 
         path = prefix + name
         inner = spec.get("properties")
         parts = _pruned(inner, read, f"{path}.") if inner else None
-        if parts or (read(path) and (mapping.kind(spec) != "alias" or read(str(spec.get("path"))))):
+        if parts or (read(path) and (field_type(spec) != "alias" or read(str(spec.get("path"))))):
             kept[name] = {**spec, "properties": parts} if inner else spec
     return kept
 
@@ -211,7 +218,7 @@ def _check_kept(word: str, names: Sequence[str], table: TableSpec, found: Found)
 
 
 def _leaf(path: str, spec: Mapping[str, Any], *, array: bool, cuts: bool) -> Leaf:
-    column = mapping.column(path, spec, array=array)
+    column = arrow_column(path, spec, array=array)
     if cuts and column.type == pa.timestamp("ns", "UTC"):
         column = column.with_type(pa.timestamp("us", "UTC"))
     return Leaf(path, spec, column, array)

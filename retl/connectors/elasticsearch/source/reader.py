@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import anyio.to_thread
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.cursor import CursorField, before_1970
+from retl.connectors.elasticsearch.connection import Client
 from retl.connectors.elasticsearch.errors import ContextLost
-from retl.connectors.elasticsearch.feed import Feed, Put
-from retl.connectors.elasticsearch.pages import Page, PageSize, Shape, page
-from retl.connectors.elasticsearch.pages import answer as answer_of
-from retl.connectors.elasticsearch.pit import Patience, PointInTime
+from retl.connectors.elasticsearch.source.cursor import CursorField, before_1970
+from retl.connectors.elasticsearch.source.pages import Page, PageSize, Shape, page
+from retl.connectors.elasticsearch.source.pages import answer as answer_of
+from retl.connectors.elasticsearch.source.point_in_time import PointInTime
+from retl.connectors.net.retry import RetryBudget
 from retl.model.errors import ConnectionFailed, RepeatedKey
 from retl.threads import shielded
 
 # Decoding holds the interpreter, so a page that takes longer than a moment does not belong into the loop.
 _THREAD_BYTES = 1024 * 1024
 _RENEWALS = 3
+_ATTEMPTS = 5
+_MOST_PAUSE = 8.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ async def _pages(
     The server counts them with the first page, in the very moment that is read: as many must come.
     """
     size = PageSize(question.most_hits, question.document_bytes)
-    patience = Patience()
+    budget = RetryBudget(attempts=_ATTEMPTS, first=min(0.5, _MOST_PAUSE), longest=_MOST_PAUSE)
     after: dict[str, Any] = {"track_total_hits": True}
     total, came = None, 0
     while True:
@@ -153,9 +155,9 @@ async def _pages(
             raise
         except ConnectionFailed as error:
             size.shrink()
-            await patience.wait(error)
+            await budget.wait(error)
             continue
-        patience.done()
+        budget.reset()
         pit.note(found.pit_id)
         size.came(found.batch.num_rows, len(answer))
         del answer
@@ -242,3 +244,51 @@ class _Tail:
             ids = pa.array(found.ids[len(found.ids) - run :], pa.string())
         self._ids.append(ids)
         return batch
+
+
+T = TypeVar("T")
+Put = Callable[[T], Awaitable[None]]
+
+
+class Feed(Generic[T]):
+    """What several producers put in, in the order in which it comes, until the last of them has ended.
+
+    An error of one is raised after what came before it. ``close`` ends them all, and
+    returns when they have ended: a generator may own a feed, since it holds no scope open.
+    """
+
+    def __init__(self, producers: Iterable[Callable[[Put[T]], Coroutine[Any, Any, None]]], *, ahead: int) -> None:
+        self._queue: asyncio.Queue[tuple[T | None, Exception | None]] = asyncio.Queue(maxsize=ahead)
+        self._tasks = [asyncio.create_task(self._run(producer)) for producer in producers]
+
+    async def _put(self, item: T) -> None:
+        await self._queue.put((item, None))
+
+    async def _run(self, producer: Callable[[Put[T]], Coroutine[Any, Any, None]]) -> None:
+        error: Exception | None = None
+        try:
+            await producer(self._put)
+        except Exception as failure:
+            error = failure
+        await self._queue.put((None, error))
+
+    async def items(self) -> AsyncIterator[T]:
+        running = len(self._tasks)
+        while running:
+            item, error = await self._queue.get()
+            if error is not None:
+                raise error
+            if item is None:
+                running -= 1
+            else:
+                yield item
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await shielded(_ended(self._tasks))
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)

@@ -10,22 +10,38 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from time import monotonic_ns
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from retl.connectors.elasticsearch.client import Client, quoted
-from retl.connectors.elasticsearch.definition import Definition, Kind, Known, pipelines, restored
+from retl.connectors.elasticsearch import catalog
+from retl.connectors.elasticsearch.catalog import Definition, Known
+from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.errors import refusal
-from retl.model.errors import ConfigError, ConnectionFailed
+from retl.connectors.elasticsearch.settings import BLOCKS, blocks
+from retl.model.errors import ConfigError
 from retl.model.plan import WriteSpec
 
-_EVERYTHING = {"expand_wildcards": "all"}
+
+def unwatched(definition: Definition) -> Definition:
+    """The definition of an index that is loaded while nobody looks: no copies, no refresh, hidden from patterns."""
+    settings = {name: value for name, value in definition.settings.items() if name != "auto_expand_replicas"}
+    return Definition(
+        definition.mappings, {**settings, "number_of_replicas": 0, "refresh_interval": "-1", "hidden": True}
+    )
+
+
+def restored(definition: Definition) -> dict[str, Any]:
+    """The settings that such an index is to have in the end; ``None`` is the server's own default."""
+    names = ("number_of_replicas", "refresh_interval", "hidden", "auto_expand_replicas")
+    found = {name: definition.settings.get(name) for name in names}
+    return {**found, BLOCKS: {"write": True}} if "write" in blocks(definition.settings) else found
+
+
 _GRACE_SECONDS = 10.0
 CREATE_STREAM = "create the data stream yourself (PUT /_data_stream/NAME), name another index with to"
-_LOADED = re.compile(r"retl-(.+)-\d+-\d{28}")
 # What the server says of a field whose name it does not take beside the others.
 _OF_NAMES = (
     "defined more than once",
@@ -35,113 +51,6 @@ _OF_NAMES = (
     "empty",
     "only whitespace",
 )
-
-
-async def look(client: Client, name: str) -> Known | None:
-    """What stands under a name, or ``None``."""
-    answer = await client.request("GET", f"/_resolve/index/{quoted(name)}", params=_EVERYTHING, allow=(404,))
-    if answer.status == 404:
-        return None
-    found = msgspec.json.decode(answer.body)
-    for stream in found.get("data_streams") or ():
-        if stream["name"] == name:
-            indices = tuple(stream["backing_indices"])
-            return await _known(client, name, "data_stream", indices, indices[-1])
-    for alias in found.get("aliases") or ():
-        if alias["name"] == name:
-            indices = tuple(alias["indices"])
-            return await _known(client, name, "alias", indices, await _written(client, name, indices))
-    if any(index["name"] == name for index in found.get("indices") or ()):
-        return await _known(client, name, "index", (name,), name)
-    return None
-
-
-async def _known(client: Client, name: str, kind: Kind, indices: tuple[str, ...], written: str) -> Known:
-    definition = await _definition(client, written or indices[0])
-    # The server leaves this word in the settings for as long as the index is closed.
-    closed = (written,) if str(definition.settings.get("verified_before_close")) == "true" else ()
-    return Known(name, kind, indices, written, definition, closed)
-
-
-async def _written(client: Client, alias: str, indices: tuple[str, ...]) -> str:
-    """The index that an alias writes to; empty where there is none."""
-    if len(indices) == 1:
-        return indices[0]
-    found = await client.call("GET", f"/_alias/{quoted(alias)}")
-    return next((name for name, about in found.items() if about["aliases"][alias].get("is_write_index")), "")
-
-
-async def _definition(client: Client, index: str) -> Definition:
-    (found,) = (await client.call("GET", f"/{quoted(index)}")).values()
-    return Definition(found["mappings"], found["settings"]["index"], found["aliases"])
-
-
-class Identity(NamedTuple):
-    """What tells an index from another one of its name, and the ingest pipelines that its documents go through."""
-
-    uuid: str = ""
-    pipelines: tuple[str, ...] = ()
-
-
-async def identity(client: Client, index: str) -> Identity:
-    """Empty where there is no such index."""
-    names = "index.uuid,index.default_pipeline,index.final_pipeline"
-    answer = await client.request("GET", f"/{quoted(index)}/_settings/{names}", allow=(404,))
-    if answer.status == 404:
-        return Identity()
-    (found,) = msgspec.json.decode(answer.body).values()
-    settings = found["settings"]["index"]
-    return Identity(str(settings["uuid"]), pipelines(settings))
-
-
-async def uuid(client: Client, index: str) -> str:
-    """What tells an index from another one of its name; empty where there is none."""
-    return (await identity(client, index)).uuid
-
-
-async def location(client: Client, name: str) -> str | None:
-    """One text for one index, however it is reached; ``None`` for a name that stands for several, or may lead to another."""
-    if any(sign in name for sign in "*,"):
-        return None
-    known = await look(client, name)
-    if known is None:
-        return f"elasticsearch:{client.product.cluster}/{name}"
-    if known.kind == "data_stream" or len(known.indices) > 1:
-        return None
-    # Each swap makes another index of the same table.
-    shadow = _LOADED.fullmatch(known.written)
-    own = shadow[1] if shadow and shadow[1] in known.definition.aliases else known.written
-    return f"elasticsearch:{client.product.cluster}/{own}"
-
-
-async def is_empty(client: Client, names: Sequence[str]) -> bool:
-    """Whether these indices hold no document, the newest included. A refresh costs, so it is asked for only in doubt."""
-    name = ",".join(names)
-    if await _counted(client, name, {"terminate_after": 1}):
-        return False
-    await refresh(client, name)
-    return not await _counted(client, name, {"terminate_after": 1})
-
-
-async def count(client: Client, name: str) -> int:
-    """How many documents there are, the newest included."""
-    await refresh(client, name)
-    return await _counted(client, name)
-
-
-async def _counted(client: Client, name: str, params: Mapping[str, Any] | None = None) -> int:
-    answer = await client.call("GET", f"/{quoted(name)}/_count", params=params)
-    if failed := answer["_shards"].get("failed"):
-        raise ConnectionFailed(
-            f"{failed} shards of {name!r} at {client.place} did not count their documents.",
-            remedy="look at the health of the cluster; the scan is tried again.",
-        )
-    return int(answer["count"])
-
-
-async def refresh(client: Client, name: str) -> bool:
-    """Make everything visible; whether that is allowed."""
-    return (await client.request("POST", f"/{quoted(name)}/_refresh", allow=(403, 405))).status == 200
 
 
 async def create(
@@ -248,7 +157,7 @@ def replaced_alias(name: str) -> str:
 async def drop_leftovers(client: Client, name: str, pipeline: str) -> None:
     """Drop the shadows that no scan of this pipeline has finished. Those that were switched in once belong to their user."""
     answer = await client.call(
-        "GET", f"/{quoted(beside(name, ''))}*/_alias", params={**_EVERYTHING, "ignore_unavailable": "true"}
+        "GET", f"/{quoted(beside(name, ''))}*/_alias", params={**catalog.EVERYTHING, "ignore_unavailable": "true"}
     )
     shadow = re.compile(re.escape(beside(name, "")) + rf"(\d+)-\d+{_digits(pipeline)}")
     for index, about in answer.items():

@@ -8,20 +8,26 @@ server had no room for. Pressure (429) halves the requests; without it they grow
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
 import msgspec
 import numpy as np
 
-from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.encode import Lines
+from retl.connectors.elasticsearch.connection import Client
 from retl.connectors.elasticsearch.errors import server_error, unexpected
-from retl.connectors.elasticsearch.items import Item, Refused, check_some_taken, elsewhere, judge, refused, renamed
+from retl.connectors.elasticsearch.target.encode import Lines
+from retl.connectors.elasticsearch.target.items import (
+    Item,
+    Refused,
+    check_some_taken,
+    elsewhere,
+    judge,
+    refused,
+    renamed,
+)
+from retl.connectors.net.retry import RetryBudget
 from retl.model.errors import ConnectionFailed, RetlError, TargetBusy, TargetError
 
 _MOST, _LEAST = 10 * 1024 * 1024, 16 * 1024
@@ -184,15 +190,15 @@ class Bulk:
         return np.sort(np.concatenate(clashing)) if clashing else np.arange(0)
 
     async def _deliver(self, lines: Lines, rows: Rows, conflict: Conflict | None = None) -> None:
-        patience = _Patience(self._patience)
+        budget = RetryBudget(attempts=_TRIES, seconds=self._patience, first=_FIRST_WAIT, longest=_LONGEST_WAIT)
         while rows.size:
             part, rest = self._cut(lines, rows)
             again, reason = await self._attempt(lines, part, conflict or self._conflict)
             rows = np.concatenate((again, rest))
             if again.size < part.size:
-                patience.renew()
-            if again.size:
-                await patience.wait(reason)
+                budget.reset()
+            if reason is not None:
+                await budget.wait(reason, counts=isinstance(reason, ConnectionFailed))
 
     async def _attempt(self, lines: Lines, rows: Rows, conflict: Conflict) -> tuple[Rows, RetlError | None]:
         """Send some rows; those that are to be sent again, and why."""
@@ -306,29 +312,3 @@ class Bulk:
 
     def _shrink(self, size: int) -> None:
         self.size = max(_LEAST, min(self.size, size) // 2)
-
-
-class _Patience:
-    """Pauses between attempts, longer and longer, until it is over."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._tries = 0
-        self.renew()
-
-    def renew(self) -> None:
-        """Something was taken."""
-        self._until = time.monotonic() + self._seconds
-        self._pause = _FIRST_WAIT
-        self._tries = 0
-
-    async def wait(self, reason: RetlError | None) -> None:
-        """Pause; raises ``reason`` where that was often or long enough."""
-        if reason is None:
-            return
-        self._tries += 1
-        lost = isinstance(reason, ConnectionFailed) and self._tries >= _TRIES
-        if lost or time.monotonic() + self._pause > self._until:
-            raise reason
-        await anyio.sleep(random.uniform(self._pause / 2, self._pause))
-        self._pause = min(2 * self._pause, _LONGEST_WAIT)

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
-from retl.connectors.elasticsearch import aliases, definition, emptying, index, preflight, trial
-from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.definition import Known
-from retl.connectors.elasticsearch.documents import ID, ROUTING, holds_documents
-from retl.connectors.elasticsearch.fitting import Fit, fit
-from retl.connectors.elasticsearch.job import Job
-from retl.connectors.elasticsearch.line import Line
+from retl.connectors.elasticsearch import catalog
+from retl.connectors.elasticsearch.catalog import Known
+from retl.connectors.elasticsearch.connection import Client, Line
 from retl.connectors.elasticsearch.settings import left_out
-from retl.connectors.elasticsearch.store import ElasticsearchStore
-from retl.connectors.elasticsearch.writer import ElasticsearchWriter
+from retl.connectors.elasticsearch.state.store import ElasticsearchStore
+from retl.connectors.elasticsearch.target import preflight, refresh, truncate
+from retl.connectors.elasticsearch.target.plan import Fit, Job, fit
+from retl.connectors.elasticsearch.target.writer import ElasticsearchWriter
+from retl.connectors.elasticsearch.types import ID, ROUTING, holds_documents
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.plan import BatchSize, TargetPreview, WriteSpec
@@ -62,29 +61,29 @@ class ElasticsearchTarget(Target):
 
     async def describe(self, table: str) -> TableSchema | None:
         async with self._line.use() as client:
-            known = await index.look(client, table)
+            known = await catalog.find_index(client, table)
         if known is None:
             return None
-        return TableSchema(table, pa.schema(list(definition.columns_of(known))), definition.key_of(known))
+        return TableSchema(table, pa.schema(list(catalog.columns_of(known))), catalog.key_of(known))
 
     async def count(self, table: str) -> int:
         async with self._line.use() as client:
-            return await index.count(client, table) if await index.look(client, table) is not None else 0
+            return await catalog.count(client, table) if await catalog.find_index(client, table) is not None else 0
 
     async def inspect(self, table: str) -> TargetTable:
         async with self._line.use() as client:
-            known = await index.look(client, table)
+            known = await catalog.find_index(client, table)
             if known is None:
                 return TargetTable(exists=False, empty=True)
             preflight.check_open(known)
             # What is written may roll over to another index; then no index is the table.
             lasts = known.kind != "data_stream" and len(known.indices) == 1
-            empty = await index.is_empty(client, known.indices)
+            empty = await catalog.is_empty(client, known.indices)
         return TargetTable(exists=True, empty=empty, identity=known.uuid if lasts else None)
 
     async def location(self, table: str) -> str | None:
         async with self._line.use() as client:
-            return await index.location(client, table)
+            return await catalog.location_of(client, table)
 
     async def preview(self, spec: WriteSpec) -> TargetPreview:
         async with self._line.use() as client:
@@ -99,8 +98,8 @@ class ElasticsearchTarget(Target):
 
     async def _look(self, client: Client, spec: WriteSpec) -> _Look:
         preflight.check_name(spec.table.to)
-        known = await index.look(client, spec.table.to)
-        shadow = index.shadow_name(spec) if spec.table.pre_action is PreAction.SWAP else None
+        known = await catalog.find_index(client, spec.table.to)
+        shadow = refresh.shadow_name(spec) if spec.table.pre_action is PreAction.SWAP else None
         preflight.check_apart(spec, known, shadow, client.product.cluster)
         by_query = (
             self._options.truncate == "delete_by_query"
@@ -110,14 +109,14 @@ class ElasticsearchTarget(Target):
         truncates = spec.table.pre_action is PreAction.TRUNCATE
         preflight.check(spec, known, by_query=truncates and by_query)
         if known is not None:
-            await trial.check_pipelines(client, known.written, definition.pipelines(known.definition.settings))
-        filled = known is not None and spec.cursor is not None and await index.count(client, spec.table.to) > 0
+            await preflight.check_pipelines(client, known.written, catalog.pipelines(known.definition.settings))
+        filled = known is not None and spec.cursor is not None and await catalog.count(client, spec.table.to) > 0
         plain = client.product.opensearch
         words = {"times": self._options.times, "flattened": client.product.flattened}
         found = fit(spec, known, filled=filled, plain=plain, **words)
         created = known is None or (spec.table.replaces and not (truncates and by_query))
         if created and self._options.aliases:
-            found = found.with_aliases(await aliases.lacking(client, spec, known))
+            found = found.with_aliases(await preflight.lacking(client, spec, known))
         return _Look(known, found, by_query, created)
 
     async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
@@ -137,26 +136,26 @@ class ElasticsearchTarget(Target):
             await self._store.save(fenced)
         elif spec.fence is not None and spec.state_in_target and not await self._store.beat(spec.fence):
             raise lease_lost(spec.fence)
-        await emptying.recover(client, spec.table.to)
+        await truncate.recover(client, spec.table.to)
         # What a former owner has not switched in by now it never will: what is looked at then stays so.
-        await index.drop_leftovers(client, spec.table.to, spec.pipeline)
+        await refresh.drop_leftovers(client, spec.table.to, spec.pipeline)
         look = await self._look(client, spec)
         known = look.known
         path, shadow = spec.table.to, None
         if spec.table.pre_action is PreAction.SWAP:
-            path = shadow = index.shadow_name(spec)
-            await index.create_shadow(client, spec.table.to, shadow, definition.unwatched(look.fit.definition))
+            path = shadow = refresh.shadow_name(spec)
+            await refresh.create_shadow(client, spec.table.to, shadow, refresh.unwatched(look.fit.definition))
         elif known is None:
-            await index.create(client, path, look.fit.definition)
+            await refresh.create(client, path, look.fit.definition)
         elif spec.table.pre_action is PreAction.TRUNCATE and not look.by_query:
-            await emptying.recreate(client, spec, known, look.fit.definition, _columns(spec, look))
+            await truncate.recreate(client, spec, known, look.fit.definition, _columns(spec, look))
         else:
-            await index.extend(client, known.name, look.fit.added)
+            await refresh.extend(client, known.name, look.fit.added)
             if spec.table.pre_action is PreAction.TRUNCATE:
-                await trial.check_privileges(client, known.written, "index", "delete")
-                await emptying.delete_documents(client, known.name)
+                await preflight.check_privileges(client, known.written, "index", "delete")
+                await truncate.delete_documents(client, known.name)
         leads = known is not None and known.kind != "index" and shadow is None
-        written = await index.identity(client, known.written if leads and known is not None else path)
+        written = await catalog.identity(client, known.written if leads and known is not None else path)
         return Job(
             spec=spec,
             fit=look.fit,
@@ -193,10 +192,10 @@ class ElasticsearchTarget(Target):
 async def _try_out(client: Client, spec: WriteSpec, look: _Look) -> None:
     """What a scan would create, or add to a mapping, is tried without leaving anything."""
     if look.created or look.fit.added:
-        await trial.try_out(client, spec, look.fit.definition, _columns(spec, look))
+        await preflight.try_out(client, spec, look.fit.definition, _columns(spec, look))
     if look.created and spec.table.pre_action is not PreAction.SWAP:
         known = look.known
-        await trial.check_name(client, known.written if known else spec.table.to, again=known is not None)
+        await preflight.check_creatable(client, known.written if known else spec.table.to, again=known is not None)
 
 
 def _columns(spec: WriteSpec, look: _Look) -> tuple[str, ...]:
@@ -207,7 +206,7 @@ def _columns(spec: WriteSpec, look: _Look) -> tuple[str, ...]:
 def _shown(spec: WriteSpec, look: _Look, *, keep: bool) -> list[str]:
     """The requests of a scan, for people."""
     name, known = spec.table.to, look.known
-    shadow = index.beside(name, "<epoch>-<time>")
+    shadow = refresh.beside(name, "<epoch>-<time>")
     bulk = f"POST /{name}/_bulk"
     more = "".join(f", {alias}" for alias in look.fit.aliases)
     if spec.table.pre_action is PreAction.SWAP:
@@ -236,7 +235,7 @@ def _goes(look: _Look, *, keep: bool) -> str:
     if known is None:
         return ""
     if keep and known.kind == "alias":
-        return f"; {known.written} is kept as {index.replaced_alias(known.name)}"
+        return f"; {known.written} is kept as {refresh.replaced_alias(known.name)}"
     return f"; DELETE /{known.written} in the same step"
 
 
@@ -247,7 +246,7 @@ def _warnings(spec: WriteSpec, look: _Look, options: Elasticsearch) -> list[str]
     found = []
     if look.created and (lost := left_out(known.definition.settings)):
         found.append(f"the new index is not given the settings index.{', index.'.join(lost)} of {known.written!r}.")
-    if ingest := definition.pipelines(known.definition.settings):
+    if ingest := catalog.pipelines(known.definition.settings):
         found.append(
             f"documents go through the ingest pipeline {' and '.join(ingest)} of {known.written!r}, which may change or drop them."
         )

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.elasticsearch import mapping
-from retl.connectors.elasticsearch.products import Product
-from retl.connectors.elasticsearch.shapes import TIME_FORMAT
+from retl.connectors.elasticsearch.server import Product
+from retl.connectors.elasticsearch.source.hits import TIME_FORMAT
+from retl.connectors.elasticsearch.types import CONFLICT, arrow_column, field_type
 from retl.model.cursor import nanoseconds
 from retl.model.errors import ConfigError
 from retl.model.schema import field
@@ -40,9 +40,9 @@ class CursorField:
     @classmethod
     def of(cls, path: str, spec: Mapping[str, Any], *, several: bool = False) -> CursorField:
         """Raises ``ConfigError`` where the field has no order to go by."""
-        kind = mapping.kind(spec)
-        if kind == mapping.CONFLICT:
-            mapping.column(path, spec)
+        kind = field_type(spec)
+        if kind == CONFLICT:
+            arrow_column(path, spec)
         if kind not in ("date", "date_nanos", *_WHOLE):
             raise ConfigError(
                 f"the cursor {path!r} is of type {kind}.",
@@ -55,7 +55,7 @@ class CursorField:
                 remedy="choose another field.",
                 system="elasticsearch",
             )
-        type_ = mapping.column(path, spec).type
+        type_ = arrow_column(path, spec).type
         if pa.types.is_integer(type_) and kind != "unsigned_long":
             type_ = pa.int64()
         return cls(path, field(path, type_, native=kind), kind, mixed=several and kind == "date_nanos")

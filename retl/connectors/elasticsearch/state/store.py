@@ -14,8 +14,8 @@ from typing import TypeVar
 import anyio
 import msgspec
 
-from retl.connectors.elasticsearch.client import Client
-from retl.connectors.elasticsearch.history import History, identity, text
+from retl.connectors.elasticsearch.connection import Client
+from retl.connectors.elasticsearch.state.index import History, identity, text
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import StateError, TargetBusy
 from retl.model.manifest import ManifestEntry

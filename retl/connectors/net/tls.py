@@ -1,0 +1,111 @@
+"""Whom a connection trusts: authorities, or one certificate by its fingerprint."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import ssl
+import sys
+from collections.abc import Sequence
+
+from retl.model.errors import ConfigError, ConnectionFailed
+
+_DER = 2  # _ssl.ENCODING_DER
+
+
+def context(ca: str | None, *, verify: bool = True) -> ssl.SSLContext:
+    """A context that trusts the authorities in a PEM file, or those of the system; or everybody. Blocks."""
+    try:
+        made = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"the authorities in {ca!r} cannot be read ({error.strerror or error}).",
+            remedy="name a PEM file in tls_ca.",
+        ) from None
+    if ca is not None:
+        # Since 3.13 Python refuses an authority that does not say what its key is for. Elasticsearch made such ones.
+        made.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return made if verify else _unverified(made)
+
+
+def _unverified(made: ssl.SSLContext) -> ssl.SSLContext:
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_NONE
+    return made
+
+
+async def pinned(addresses: Sequence[tuple[str, int]], fingerprint: str, timeout: float) -> ssl.SSLContext:
+    """A context that trusts the certificate with a SHA-256 fingerprint and no other: the server's own, or an authority's.
+
+    The certificate is looked for among those that the first server that answers shows, and then becomes all that is
+    trusted: every connection proves by itself that its server holds it, or one that it has signed. To find a
+    fingerprint among what is shown would prove nothing: anybody can show the certificate of an authority.
+    """
+    failed: ConnectionFailed | None = None
+    for host, port in addresses:
+        place = f"{host}:{port}"
+        try:
+            shown = await asyncio.wait_for(_shown(host, port), timeout)
+        except TimeoutError:
+            failed = unreachable("it did not answer in time", place)
+        except OSError as error:
+            if isinstance(error, ssl.SSLError) and not was_cut(error):
+                raise untrusted(str(error), place) from None
+            failed = unreachable(str(error) or type(error).__name__, place)
+        else:
+            return _only(shown, fingerprint, place)
+    assert failed is not None
+    raise failed
+
+
+async def _shown(host: str, port: int) -> list[bytes]:
+    """The certificates that a server shows, its own first. Nothing is sent to it."""
+    open_to_all = _unverified(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    _, writer = await asyncio.open_connection(host, port, ssl=open_to_all)
+    try:
+        connection = writer.get_extra_info("ssl_object")
+        if sys.version_info >= (3, 13):
+            return list(connection.get_unverified_chain())
+        return [one.public_bytes(_DER) for one in connection._sslobj.get_unverified_chain()]
+    finally:
+        writer.transport.abort()
+
+
+def _only(shown: Sequence[bytes], fingerprint: str, place: str) -> ssl.SSLContext:
+    for certificate in shown:
+        if hashlib.sha256(certificate).hexdigest() == fingerprint:
+            made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            made.load_verify_locations(cadata=certificate)
+            made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            # The server that is meant may have any name; of the servers of an authority only one is meant.
+            made.check_hostname = certificate is not shown[0]
+            return made
+    own = hashlib.sha256(shown[0]).hexdigest()
+    raise untrusted(f"its certificate has the fingerprint {own}, and tls_fingerprint is another", place)
+
+
+def is_here(host: str) -> bool:
+    """Whether a host is this machine, so that nothing goes over a network."""
+    return host in ("localhost", "::1") or re.fullmatch(r"127\.\d+\.\d+\.\d+", host) is not None
+
+
+def was_cut(error: BaseException) -> bool:
+    """Whether a connection ended while TLS began, which says nothing of whom to trust."""
+    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+
+
+def unreachable(reason: str, place: str) -> ConnectionFailed:
+    """The server did not answer, or the connection broke."""
+    return ConnectionFailed(
+        f"the connection to {place} failed: {reason}.",
+        remedy="nothing, if it passes: the scan is tried again. Otherwise check address, http or https, network and server.",
+    )
+
+
+def untrusted(reason: str, place: str) -> ConfigError:
+    """The certificate of the server was not accepted."""
+    return ConfigError(
+        f"{place} cannot be trusted: {reason}.",
+        remedy="name the authority in tls_ca, or the certificate's SHA-256 in tls_fingerprint; and check http or https in url.",
+    )
