@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from retl.connectors.base import CommitResult, TableWriter
 from retl.engine.context import ScanContext
 from retl.model.checkpoint import FencedCheckpoint
-from retl.model.errors import LeaseLost
 from retl.model.window import Slice
+from retl.state.base import lease_lost
 
 _PROOF_SECONDS = 1.0
 """Maximum age of the last fence check when a batch is written to a target that does not hold the checkpoint."""
@@ -44,10 +44,7 @@ class Committer(ABC):
     async def prove(self) -> None:
         """Raise ``LeaseLost`` unless this process still owns the pipeline."""
         if not await self._context.store.beat(self._context.fence):
-            raise LeaseLost(
-                "another process has taken this pipeline over; nothing more was written.",
-                remedy="none is needed if a second copy of the service runs.",
-            )
+            raise lease_lost(self._context.fence)
         self._proved = time.monotonic()
 
 

@@ -18,8 +18,8 @@ import anyio.to_thread
 from retl.engine.context import DEFAULT_TTL
 from retl.model.checkpoint import Fence
 from retl.model.duration import Duration, parse_duration
-from retl.model.errors import ConfigError
-from retl.state.base import LeaseRow, StateStore
+from retl.model.errors import ConfigError, LeaseLost
+from retl.state.base import LeaseRow, StateStore, lease_lost
 from retl.threads import shielded
 
 _GIVE_UP_SECONDS = 2.0
@@ -172,17 +172,17 @@ class Lease:
                 return None
             await anyio.sleep(min(1.0, self._ttl / 5))
 
-    async def keep(self, lost: Callable[[str], None]) -> None:
+    async def keep(self, lost: Callable[[LeaseLost], None]) -> None:
         """Show signs of life until cancelled; calls ``lost`` and returns when somebody else has the lease."""
-        while self.fence is not None:
+        while (fence := self.fence) is not None:
             await anyio.sleep(self._ttl / 3)
             try:
-                alive = await self._store.beat(self.fence)
+                alive = await self._store.beat(fence)
             except Exception:
                 continue  # whatever it is: the fence, not the heartbeat, is what keeps data safe
             if not alive:
                 self.fence = None
-                lost("another process has taken it over")
+                lost(lease_lost(fence))
                 return
 
     async def give_up(self) -> None:

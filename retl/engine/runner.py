@@ -128,12 +128,12 @@ class Runner:
         return False
 
     @asynccontextmanager
-    async def _heartbeat(self) -> AsyncIterator[list[str]]:
-        """Keep the lease alive meanwhile; the list gets the reason when it is lost."""
-        lost: list[str] = []
+    async def _heartbeat(self) -> AsyncIterator[list[LeaseLost]]:
+        """Keep the lease alive; the list gets the error when it is lost."""
+        lost: list[LeaseLost] = []
 
-        def on_lost(reason: str) -> None:
-            lost.append(reason)
+        def on_lost(error: LeaseLost) -> None:
+            lost.append(error)
             self._wake.set()
 
         failure: BaseException | None = None
@@ -148,10 +148,10 @@ class Runner:
         if failure is not None:
             raise failure
 
-    async def _run_ticks(self, timer: Timer, lost: list[str]) -> None:
+    async def _run_ticks(self, timer: Timer, lost: list[LeaseLost]) -> None:
         while not self._stop.requested:
             if lost:
-                raise LeaseLost(lost[0], pipeline=self.name)
+                raise lost[0]
             tick = timer.next()
             due = tick is not None and tick.final and tick.delay <= 0
             if (due and not self._paused) or self._triggered:

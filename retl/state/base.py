@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
+from retl.model.errors import LeaseLost
 from retl.model.manifest import ManifestEntry
 from retl.model.report import ScanReport, ScanStatus
 
@@ -42,10 +44,27 @@ class Claim:
     """Whether its scans replace the whole content."""
 
 
+def lease_lost(fence: Fence) -> LeaseLost:
+    """The error of a write whose epoch is old."""
+    return LeaseLost(
+        "another process has taken this pipeline over; nothing more was written.",
+        remedy="nothing if a second copy of the service runs: this one stands by, and takes over when the other stops.",
+        pipeline=fence.pipeline,
+    )
+
+
+def start_over(table: str) -> str:
+    """The remedy for a damaged checkpoint."""
+    return (
+        f"restore it from a backup, or run `retl reset --table {shlex.quote(table)}` to start over: the next scan "
+        "reads the table in full, which an upsert absorbs."
+    )
+
+
 def unreadable_report(
     pipeline: str, table: str, scan_id: str, started_at: str, status: ScanStatus, reason: str
 ) -> ScanReport:
-    """What is known of a scan whose report is damaged: reports are for people, so the rest must stay readable."""
+    """What is known of a scan whose report is damaged, so that it does not hide the others."""
     return ScanReport(
         pipeline=pipeline,
         table=table,
@@ -55,10 +74,12 @@ def unreadable_report(
         mode="full",
         started_at=started_at,
         seconds=0.0,
-        warnings=(f"{reason} What it said of rows and time is lost; no checkpoint depends on it.",),
+        warnings=(f"{reason} Its rows and times are lost; no checkpoint depends on them.",),
     )
 
 
+KEPT_REPORTS = 1_000
+"""How many reports of each table the history keeps."""
 MANIFEST_PAGE = 5_000
 """How many entries of a manifest are read at a time."""
 

@@ -9,12 +9,10 @@ from itertools import chain, count
 from operator import itemgetter
 
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
-from retl.model.errors import LeaseLost
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.report import ScanReport
-from retl.state.base import MANIFEST_PAGE, Claim, LeaseRow, StateStore
-
-_KEPT_REPORTS = 1000
+from retl.state.base import KEPT_REPORTS, MANIFEST_PAGE, Claim, LeaseRow, StateStore
+from retl.state.base import lease_lost as lease_lost
 
 
 class MemoryStore(StateStore):
@@ -131,7 +129,7 @@ class MemoryStore(StateStore):
                 del self._rejects[key]
 
     async def add_report(self, report: ScanReport) -> None:
-        history = self._reports.setdefault((report.pipeline, report.table), deque(maxlen=_KEPT_REPORTS))
+        history = self._reports.setdefault((report.pipeline, report.table), deque(maxlen=KEPT_REPORTS))
         history.append((next(self._numbers, 0), report))
 
     async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
@@ -149,12 +147,3 @@ class MemoryStore(StateStore):
 
     async def aclose(self) -> None:
         return None
-
-
-def lease_lost(fence: Fence) -> LeaseLost:
-    """The error of a commit whose epoch is old."""
-    return LeaseLost(
-        f"another process has taken this pipeline over, so the commit of epoch {fence.epoch} was refused and nothing was written.",
-        remedy="none is needed if a second copy of the service runs; this one stands by and takes over again when the other stops.",
-        pipeline=fence.pipeline,
-    )

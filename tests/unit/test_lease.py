@@ -10,8 +10,8 @@ import pytest
 
 from retl.engine.lease import Lease, is_dead, new_owner, process_identity
 from retl.model.checkpoint import Fence
-from retl.model.errors import ConfigError, ConnectionFailed
-from retl.state.base import LeaseRow
+from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost
+from retl.state.base import LeaseRow, lease_lost
 from retl.state.memory import MemoryStore
 
 
@@ -132,8 +132,9 @@ async def test_two_pipelines_of_one_name_in_one_process_are_told(clock: Clock) -
 async def test_signs_of_life_are_shown_three_times_in_its_time_until_it_is_gone(clock: Clock) -> None:
     store = Watched()
     mine = lease(store, "one/1", clock, ttl=0.03)
-    await mine.try_take()
-    lost: list[str] = []
+    fence = await mine.try_take()
+    assert fence is not None
+    lost: list[LeaseLost] = []
     store.wanted = 3
     store.failures = [ConnectionFailed("no answer"), RuntimeError("a bug")]  # neither is the end of the lease
     with anyio.fail_after(10):
@@ -143,7 +144,7 @@ async def test_signs_of_life_are_shown_three_times_in_its_time_until_it_is_gone(
             assert lost == [] and mine.fence is not None
             assert (await store.read_lease("p")).beat == 1
             store._leases["p"] = LeaseRow("p", "two/2", 2, 0, 1.0)
-    assert lost == ["another process has taken it over"]
+    assert [str(error) for error in lost] == [str(lease_lost(fence))]
     assert mine.fence is None
 
 

@@ -19,8 +19,8 @@ from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedC
 from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, RetlError, StateError, TargetBusy
 from retl.model.report import ScanReport
 from retl.model.window import Position
-from retl.state import memory, sql
-from retl.state.base import STATE_VERSION, Claim, LeaseRow, StateStore
+from retl.state import memory, records, sql
+from retl.state.base import KEPT_REPORTS, STATE_VERSION, Claim, LeaseRow, StateStore
 from retl.state.memory import MemoryStore
 from retl.state.sqlite import SqliteStore
 
@@ -140,7 +140,7 @@ async def test_an_owner_that_does_not_beat_is_taken_over_and_fenced_off(store: S
     await store.save(FencedCheckpoint(old, "t", Checkpoint(watermark="1")))
     new = await owned(store, owner="new")
     held = await store.read_lease("p")
-    with pytest.raises(LeaseLost, match="the commit of epoch 1 was refused and nothing was written") as caught:
+    with pytest.raises(LeaseLost, match="another process has taken this pipeline over; nothing more was written") as caught:
         await store.save(FencedCheckpoint(old, "t", Checkpoint(watermark="2")))
     assert caught.value.pipeline == "p"
     with pytest.raises(LeaseLost):
@@ -362,9 +362,9 @@ async def test_the_last_report_of_each_table_is_told_however_many_there_are(stor
 async def test_the_history_of_a_table_is_bounded_and_pushes_no_other_out(
     store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert memory._KEPT_REPORTS == sql._KEPT_REPORTS == 1000
-    monkeypatch.setattr(memory, "_KEPT_REPORTS", 4)
-    monkeypatch.setattr(sql, "_KEPT_REPORTS", 4)
+    assert KEPT_REPORTS == 1000
+    monkeypatch.setattr(memory, "KEPT_REPORTS", 4)
+    monkeypatch.setattr(records, "KEPT_REPORTS", 4)
     await store.add_report(report(0, table="quiet"))
     await store.add_report(report(0, pipeline="q"))
     for number in range(1, 10):

@@ -115,7 +115,7 @@ async def test_every_step(scene: Scene) -> None:
 
 
 async def test_the_history_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retl.state.sql._KEPT_REPORTS", 3)
+    monkeypatch.setattr("retl.state.records.KEPT_REPORTS", 3)
     store = opened(scene)
     for number in range(8):
         await store.add_report(report(number))

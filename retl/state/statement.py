@@ -1,0 +1,63 @@
+"""Statements as data: what the steps of a store yield, and how they read and write its bodies."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from retl.model.errors import StateError
+
+T = TypeVar("T")
+_LONGEST_KEY = 255
+
+
+class Statement(NamedTuple):
+    """SQL with ``?`` for each value. ``rows`` tells whether it answers with rows or with a count."""
+
+    sql: str
+    values: tuple[Any, ...] = ()
+    rows: bool = False
+
+
+Step = Generator[Statement, Any, T]
+
+
+def of_nothing(step: Step[T]) -> T:
+    """What a step that reads finds where there are no tables."""
+    answer: Any = None
+    while True:
+        try:
+            step.send(answer)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        answer = []
+
+
+def narrowed(start: str, pipeline: str, table: str | None, end: str = "", rows: bool = False) -> Statement:
+    values: tuple[Any, ...] = (pipeline,)
+    sql = f"{start} WHERE pipeline = ?"
+    if table is not None:
+        sql, values = sql + " AND table_name = ?", (*values, table)
+    return Statement(sql + end, values, rows=rows)
+
+
+def short_key(key: str) -> str:
+    """A key at a length that every system takes into an index, and different where the key is."""
+    if len(key) <= _LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return f"{key[: _LONGEST_KEY - len(digest) - 1]}#{digest}"
+
+
+def decode(body: Any, kind: type[T], what: str, remedy: str) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, TypeError, ValueError) as error:
+        raise StateError(f"{what} in the state store cannot be read ({error}).", remedy=remedy) from None
+
+
+def encode(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
