@@ -140,7 +140,9 @@ async def test_an_owner_that_does_not_beat_is_taken_over_and_fenced_off(store: S
     await store.save(FencedCheckpoint(old, "t", Checkpoint(watermark="1")))
     new = await owned(store, owner="new")
     held = await store.read_lease("p")
-    with pytest.raises(LeaseLost, match="another process has taken this pipeline over; nothing more was written") as caught:
+    with pytest.raises(
+        LeaseLost, match="another process has taken this pipeline over; nothing more was written"
+    ) as caught:
         await store.save(FencedCheckpoint(old, "t", Checkpoint(watermark="2")))
     assert caught.value.pipeline == "p"
     with pytest.raises(LeaseLost):
