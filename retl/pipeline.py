@@ -9,7 +9,7 @@ from typing import Any
 
 from retl.connectors.base import Connector, Source, Target
 from retl.engine.bus import EventBus
-from retl.engine.config import KEEP_REJECTS, PipelineConfig
+from retl.engine.config import KEEP_REJECTS, PARALLEL_TABLES, PipelineConfig
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
 from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
@@ -75,6 +75,7 @@ class Pipeline:
         write: Write | str | None = None,
         new_columns: NewColumns | None = None,
         slice_rows: int | None = None,
+        parallel_tables: int = PARALLEL_TABLES,
         keep_rejects: Duration = KEEP_REJECTS,
         lease_ttl: Duration = DEFAULT_TTL,
         channel_bytes: int = Limits.channel_bytes,
@@ -86,8 +87,8 @@ class Pipeline:
             if not name.strip():
                 raise ConfigError("a pipeline needs a name.", remedy='give it one, such as "orders".')
             check_length("the name of a pipeline", name)
-            if isinstance(channel_bytes, bool) or not isinstance(channel_bytes, int) or channel_bytes < 1:
-                raise wrong_type("channel_bytes", channel_bytes, "a whole number of bytes, at least 1")
+            _check_count("channel_bytes", channel_bytes, "a whole number of bytes, at least 1")
+            _check_count("parallel_tables", parallel_tables, "a whole number, at least 1")
             if isinstance(blacklist, str):
                 raise ConfigError(f"blacklist is the text {blacklist!r}.", remedy=f"write blacklist=[{blacklist!r}].")
             ttl = parse_lease_ttl(lease_ttl)
@@ -130,6 +131,7 @@ class Pipeline:
             blacklist=actions,
             limits=Limits(channel_bytes=channel_bytes),
             lease_ttl=ttl,
+            parallel_tables=parallel_tables,
             keep_rejects=keep,
         )
         self._bus = EventBus()
@@ -396,6 +398,11 @@ class Pipeline:
     async def _give_up(self) -> None:
         await self._runner.lease.give_up()
         await self._close()
+
+
+def _check_count(word: str, value: object, wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise wrong_type(word, value, wanted)
 
 
 def _check_side(given: object, kind: type, what: str, wrapper: str) -> None:

@@ -26,6 +26,7 @@ class PipelineOptions(TableOptions, kw_only=True, frozen=True):
     cron: str | None = None
     timezone: str | None = None
     blacklist: Sequence[str] | None = None
+    parallel_tables: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep_rejects: Duration | None = None
     lease_ttl: Duration | None = None
     channel_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None

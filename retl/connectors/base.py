@@ -244,6 +244,9 @@ class TableWriter(ABC):
     Rows that were written since the last commit are *staged*: nobody sees them.
     """
 
+    overlaps: bool = False
+    """Whether batches may be written while a commit is under way: a commit takes what is staged when it is called."""
+
     @abstractmethod
     async def write(self, batch: pa.RecordBatch) -> None:
         """Stage a batch. Must not keep more than a bounded number of bytes in memory."""

@@ -41,8 +41,8 @@ def with_rows(before: Checkpoint, rows: int) -> Checkpoint:
     return msgspec.structs.replace(before, written=before.written + rows)
 
 
-def after_scan(before: Checkpoint, plan: SourcePlan, scan_id: str) -> Checkpoint:
-    """The checkpoint once all slices are committed and the target is finished."""
+def after_scan(before: Checkpoint, plan: SourcePlan, scan_id: str, digest: str | None = None) -> Checkpoint:
+    """The checkpoint once all slices are committed and the target is finished; ``digest`` tells what its window held."""
     return msgspec.structs.replace(
         before,
         scan_id=scan_id,
@@ -52,6 +52,7 @@ def after_scan(before: Checkpoint, plan: SourcePlan, scan_id: str) -> Checkpoint
         position=None,
         columns=columns_of(plan),
         selection=selection(plan.table),
+        window_digest=digest,
     )
 
 

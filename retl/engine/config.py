@@ -12,6 +12,8 @@ from retl.engine.tables import Tables
 from retl.model.actions import Action
 from retl.state.base import StateStore
 
+PARALLEL_TABLES = 4
+"""How many tables of one pipeline are scanned at once."""
 KEEP_REJECTS = timedelta(days=90)
 """How long refused rows are kept."""
 
@@ -30,4 +32,10 @@ class PipelineConfig:
     blacklist: frozenset[Action]
     limits: Limits
     lease_ttl: float
+    parallel_tables: int = PARALLEL_TABLES
     keep_rejects: timedelta = KEEP_REJECTS
+
+    @property
+    def scans_at_once(self) -> int:
+        """How many tables are scanned at once: a target such as a file takes one."""
+        return 1 if self.target.one_writer else self.parallel_tables

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from retl.connectors.base import CommitResult, Source, Target, TargetTable
+from retl.engine.turns import Turn
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
@@ -98,6 +99,8 @@ class ScanContext:
     emit: Emit
     stop: StopSignal
     lease_ttl: float = DEFAULT_TTL
+    turn: Turn | None = None
+    """The scan's turn among those of its run, to be given away between slices."""
     scan_id: str = field(default_factory=new_scan_id)
     checkpoint: Checkpoint = Checkpoint()  # noqa: RUF009  # frozen
     found: TargetTable | None = None

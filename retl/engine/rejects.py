@@ -23,6 +23,7 @@ class SourceRejects(TableWriter):
         self._writer = writer
         self._spec = spec
         self._store = store
+        self.overlaps = writer.overlaps
         self._rejects: list[Reject] = []
 
     async def write(self, batch: pa.RecordBatch) -> None:
@@ -53,8 +54,8 @@ class SourceRejects(TableWriter):
         await self._writer.discard()
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
-        mine = tuple(self._rejects)
         self._check(rejects_left)
+        mine, self._rejects = tuple(self._rejects), []
         try:
             done = await self._writer.commit(fenced, slice_, rejects_left - len(mine))
         except RowsRejected as error:
@@ -63,7 +64,6 @@ class SourceRejects(TableWriter):
         if mine and fenced is not None:
             # The target keeps its own rejects with the rows.
             await self._store.add_rejects(fenced.fence.pipeline, mine)
-        self._rejects.clear()
         return dataclasses.replace(done, rows=done.rows + len(mine), rejects=(*mine, *done.rejects))
 
     def _check(self, allowed: int) -> None:

@@ -7,13 +7,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import anyio
+from anyio.abc import TaskGroup
+
 from retl.engine.config import PipelineConfig
 from retl.engine.context import Emit, StopSignal, now_text
 from retl.engine.log import error_text, log_unexpected
+from retl.engine.ownership import Ownership
 from retl.engine.retry import backoff
 from retl.engine.scan import Scan
+from retl.engine.turns import Turn, Turns
 from retl.model import events
-from retl.model.checkpoint import Fence
 from retl.model.errors import LeaseLost, RetlError, TransientError
 from retl.model.report import RunReport, ScanReport
 from retl.model.table import TableSpec
@@ -37,7 +41,7 @@ class _QueuedScan:
 
 
 class Run:
-    """Scans the tables one after another.
+    """Scans the tables, at most so many at once, in the order in which they are declared.
 
     One that fails in passing is tried again after those that have not had their turn yet,
     so it does not hold them up; with growing pauses, until the ``deadline`` (by the
@@ -47,7 +51,7 @@ class Run:
     def __init__(
         self,
         config: PipelineConfig,
-        fence: Fence,
+        ownership: Ownership,
         *,
         deadline: float | None,
         emit: Emit,
@@ -58,7 +62,7 @@ class Run:
         last: dict[str, ScanReport],
     ) -> None:
         self._config = config
-        self._fence = fence
+        self._ownership = ownership
         self._deadline = deadline
         self._emit = emit
         self._stop = stop
@@ -66,10 +70,12 @@ class Run:
         self._next_tick = next_tick
         self._scans = scans
         self._last = last
-        self._waiting = [_QueuedScan(None)]
+        self._turns = Turns(config.scans_at_once)
+        self._waiting: list[_QueuedScan] = []
         self._order: list[str] = []
         self._reports: dict[str, ScanReport] = {}
         self._unresolved: list[str] = []
+        self._failure: Exception | None = None
         self.errors: list[Exception] = []
 
     @property
@@ -80,31 +86,53 @@ class Run:
 
     async def run(self) -> None:
         """Do it. Errors are reported and kept; ``LeaseLost`` is raised, for it ends them all."""
-        while self._waiting and not self._stop.requested:
-            queued = min(self._waiting, key=lambda waiting: waiting.not_before)
+        self._ownership.forget()
+        async with anyio.create_task_group() as tasks:
+            self._queue(tasks, _QueuedScan(None))
+        if self._failure is not None:
+            raise self._failure
+
+    def _queue(self, tasks: TaskGroup, queued: _QueuedScan) -> None:
+        self._waiting.append(queued)
+        tasks.start_soon(self._attend, tasks, queued)
+
+    async def _attend(self, tasks: TaskGroup, queued: _QueuedScan) -> None:
+        """One table until it is done, or is given up."""
+        while queued in self._waiting and not self._ends:
             pause = queued.not_before - time.monotonic()
             if pause > 0:
                 await self._sleep(pause)  # for less if something wants attention: then it is tried now
-                if self._stop.requested:
-                    break
-            self._waiting.remove(queued)
-            queued.attempts += 1
-            if queued.spec is None:
-                await self._find_tables(queued)
-            else:
-                await self._scan(queued, queued.spec)
+            async with self._turns.turn() as turn:
+                try:
+                    if not self._ends:
+                        await self._attempt(tasks, queued, turn)
+                except Exception as error:  # raised again outside the group, so that it stays plain
+                    self._failure = self._failure or error
+                    tasks.cancel_scope.cancel()
+
+    @property
+    def _ends(self) -> bool:
+        return self._stop.requested or self._failure is not None
+
+    async def _attempt(self, tasks: TaskGroup, queued: _QueuedScan, turn: Turn) -> None:
+        self._waiting.remove(queued)
+        queued.attempts += 1
+        if queued.spec is None:
+            await self._find_tables(tasks, queued)
+        else:
+            await self._scan(queued, queued.spec, turn)
 
     async def end(self) -> None:
         """What still waits to be tried again has failed: the run was stopped."""
         for queued in self._waiting:
             await self._give_up(queued)
 
-    async def _find_tables(self, queued: _QueuedScan) -> None:
+    async def _find_tables(self, tasks: TaskGroup, queued: _QueuedScan) -> None:
         found: list[Exception] = []
         for spec in await self._config.tables.specs(self._config.source, self._config.target, found):
             if spec.name not in self._order:
                 self._order.append(spec.name)
-                self._waiting.append(_QueuedScan(spec))
+                self._queue(tasks, _QueuedScan(spec))
         passing = [error for error in found if isinstance(error, TransientError)]
         for error in found:
             if error not in passing:
@@ -121,7 +149,7 @@ class Run:
             kind = type(error).__name__
             self._emit(events.RunFailed(pipeline=self._config.name, at=now_text(), error=text, error_type=kind))
 
-    async def _scan(self, queued: _QueuedScan, spec: TableSpec) -> None:
+    async def _scan(self, queued: _QueuedScan, spec: TableSpec, turn: Turn) -> None:
         config = self._config
         scan = queued.scan = self._scans[spec.name] = Scan(
             pipeline=config.name,
@@ -130,17 +158,20 @@ class Run:
             target=config.target,
             store=config.store,
             state_in_target=config.state_in_target,
-            fence=self._fence,
+            fence=self._ownership.fence,
             blacklist=config.blacklist,
             emit=self._emit,
             stop=self._stop,
             limits=config.limits,
             lease_ttl=config.lease_ttl,
+            turn=turn,
+            ownership=self._ownership,
         )
         queued.failures = []
         try:
             await scan.run()
         except Exception as error:
+            self._ownership.forget()
             queued.failures = [error]
             if isinstance(error, TransientError) and self._again(queued, error):
                 return

@@ -15,6 +15,7 @@ from retl.engine.config import PipelineConfig
 from retl.engine.context import StopSignal, now_text
 from retl.engine.lease import Lease
 from retl.engine.log import error_text, log_unexpected
+from retl.engine.ownership import Ownership
 from retl.engine.retry import backoff
 from retl.engine.run import Run
 from retl.engine.scan import Scan
@@ -48,6 +49,7 @@ class Runner:
         self._paused = False
         self._pruned = -math.inf
         self._timer: Timer | None = None
+        self._ownership: Ownership | None = None
         self.state: PipelineState = "stopped"
         self.last: dict[str, ScanReport] = {}
         self.scans: dict[str, Scan] = {}
@@ -183,9 +185,11 @@ class Runner:
     async def _run_tables(self, fence: Fence, *, deadline: float | None) -> tuple[RunReport, list[Exception]]:
         """Every table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends them all."""
         self.state, self.last_run = "scanning", now_text()
+        if self._ownership is None or self._ownership.fence != fence:
+            self._ownership = Ownership(self._store, fence, state_in_target=self._config.state_in_target)
         run = Run(
             self._config,
-            fence,
+            self._ownership,
             deadline=deadline,
             emit=self._bus.emit,
             stop=self._stop,

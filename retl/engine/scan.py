@@ -24,12 +24,15 @@ from retl.engine.channel import Channel
 from retl.engine.context import DEFAULT_TTL, Emit, Limits, ScanContext, StopSignal, now_text
 from retl.engine.drift import check_plan, usable
 from retl.engine.log import error_text
+from retl.engine.ownership import Ownership
 from retl.engine.reader import Item, Reader
-from retl.engine.targets import check_other_table, claim_of, starting_point, take_claim
+from retl.engine.repeat import may_repeat
+from retl.engine.targets import starting_point, take_claim
+from retl.engine.turns import Turn
 from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
-from retl.model.checkpoint import Checkpoint, Fence
+from retl.model.checkpoint import Fence
 from retl.model.errors import RetlError
 from retl.model.plan import WriteSpec
 from retl.model.report import Progress, ScanReport
@@ -55,8 +58,11 @@ class Scan:
         stop: StopSignal | None = None,
         limits: Limits | None = None,
         lease_ttl: float = DEFAULT_TTL,
+        turn: Turn | None = None,
+        ownership: Ownership | None = None,
     ) -> None:
         limits = limits or Limits()
+        self._ownership = ownership or Ownership(store, fence, state_in_target=state_in_target)
         self._context = ScanContext(
             pipeline=pipeline,
             table=table,
@@ -69,6 +75,7 @@ class Scan:
             emit=emit,
             stop=stop or StopSignal(),
             lease_ttl=lease_ttl,
+            turn=turn,
         )
         self._channel: Channel[Item] = Channel(max_bytes=limits.channel_bytes, max_items=limits.channel_batches)
         self._started_at = now_text()
@@ -83,6 +90,8 @@ class Scan:
         except RetlError as error:
             error.with_context(pipeline=context.pipeline, table=context.table.name)
             raise
+        else:
+            self._ownership.remember(context.table.name, context.checkpoint)
         finally:
             self._seconds = time.monotonic() - context.began
 
@@ -131,10 +140,9 @@ class Scan:
         return self._context.progress()
 
     async def _run(self, context: ScanContext) -> None:
-        checkpoints = await context.store.load(context.pipeline)
-        await self._claim_target(context)
-        context.checkpoint = checkpoints.get(context.table.name, Checkpoint())
-        context.checkpoint = usable(context.table, context.checkpoint, context.warn)
+        checkpoint = await self._ownership.checkpoint(context.table.name)
+        self._claim = await self._ownership.claim(context.source, context.target, context.table)
+        context.checkpoint = usable(context.table, checkpoint, context.warn)
         await self._look_at_target(context)
         manifest = Manifest(context.store, context.pipeline, context.table.name)
         async with context.source.open_scan(context.table, context.checkpoint, manifest) as scan:
@@ -144,10 +152,8 @@ class Scan:
             await self._carry_out(context, scan)
 
     async def _claim_target(self, context: ScanContext) -> None:
-        await check_other_table(context.source, context.target, context.table)
-        claim = await claim_of(context.pipeline, context.table, context.target, state_in_target=context.state_in_target)
-        if claim is not None:
-            await take_claim(context.store, context.fence, claim)
+        if self._claim is not None:
+            await take_claim(context.store, context.fence, self._claim)
 
     async def _look_at_target(self, context: ScanContext) -> None:
         """Before the source is asked: it may find that there is nothing new, for a table that has nothing old either."""
@@ -183,9 +189,16 @@ class Scan:
             state_in_target=context.state_in_target,
             unique_key=plan.unique_key,
         )
-        for warning in (await context.target.preview(spec)).warnings:
-            context.warn(warning)
-        await self._transfer(Reader(context, scan, self._channel), Writer(context, plan, spec, self._channel))
+
+        async def prepare() -> None:
+            await self._claim_target(context)
+            for warning in (await context.target.preview(spec)).warnings:
+                context.warn(warning)
+
+        if not may_repeat(plan, context.checkpoint):
+            await prepare()  # what cannot be written is not read
+        writer = Writer(context, plan, spec, self._channel, prepare)
+        await self._transfer(Reader(context, scan, self._channel), writer)
 
     async def _transfer(self, reader: Reader, writer: Writer) -> None:
         """Reader and writer side by side."""

@@ -4,60 +4,77 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 import msgspec
-import pyarrow as pa
+from anyio.abc import TaskGroup
 
-from retl.connectors.base import CommitResult, TableWriter
+from retl.connectors.base import TableWriter
 from retl.engine import guard
 from retl.engine.channel import Channel, ChannelClosed
-from retl.engine.checkpoints import after_scan, after_slice, higher, with_rows
+from retl.engine.checkpoints import higher
 from retl.engine.commit import committer
 from retl.engine.context import ScanContext
 from retl.engine.reader import Item
 from retl.engine.rejects import SourceRejects
+from retl.engine.repeat import digest_of, may_repeat
+from retl.engine.slices import SliceCommits
 from retl.model import events
-from retl.model.actions import Action, PreAction
-from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Refresh, Reject
+from retl.model.actions import PreAction
+from retl.model.checkpoint import FencedCheckpoint, Refresh
 from retl.model.errors import RowsRejected, TargetError
 from retl.model.plan import SourcePlan, WriteSpec
-from retl.model.window import Slice
 
 _PROGRESS_SECONDS = 0.1
-_MEMORY_SECONDS = 5.0
+_WINDOW_BYTES = 8 * 1024 * 1024
+"""How much of a window is held to compare it with the last one."""
 
 
 class Writer:
     """Prepares the target once the source has proved itself, then writes, commits and finishes."""
 
-    def __init__(self, context: ScanContext, plan: SourcePlan, spec: WriteSpec, channel: Channel[Item]) -> None:
+    def __init__(
+        self,
+        context: ScanContext,
+        plan: SourcePlan,
+        spec: WriteSpec,
+        channel: Channel[Item],
+        prepare: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``prepare`` is called where only the rows can tell whether something is to be written."""
         self._context = context
         self._plan = plan
         self._spec = spec
         self._channel = channel
-        self._over = False
         self._shown = 0.0
-        self._given_back = 0.0
         self._staged = 0
         self._commits = committer(context)
+        self._prepare = prepare
 
     async def run(self) -> None:
-        """Everything from the first batch to the finish. On any error the target's writer is aborted."""
+        """Everything from the first batch to the finish. A load that fails is left unfinished, which undoes it."""
         context = self._context
-        first, empty = await self._first_items()
+        repeats = may_repeat(self._plan, context.checkpoint)
+        first, empty, digest = await self._whole_window() if repeats else (*await self._first_items(), None)
+        if digest is not None and digest == context.checkpoint.window_digest:
+            self._pass_over(first)
+            return
+        if repeats:
+            await self._prepare()
         before = await self._check_shrink(empty=empty)
         spec, begun = await self._begin()
+        commits = SliceCommits(context, self._plan, self._commits, digest)
         async with context.target.open_load(spec, begun) as load:
             writer = SourceRejects(load, spec, context.store)
             try:
-                await self._write_slices(writer, first)
+                await self._write_all(writer, commits, first)
                 if context.stopped:
                     return
                 await self._check_arrived(writer, before)
-                await self._finish(writer)
+                await commits.finish(writer)
             except (TargetError, RowsRejected):
                 await self._commits.prove()  # what another owner does to the table is not the table's fault
                 raise
@@ -67,6 +84,29 @@ class Writer:
                 f"the target acknowledged {context.counters.dropped:,} rows and did not keep them: a rule of its own drops "
                 "or moves them, such as an ingest pipeline."
             )
+
+    async def _whole_window(self) -> tuple[list[Item], bool, str | None]:
+        """All of a small window, and its digest; what there is of one that turns out to be large, without."""
+        items: list[Item] = []
+        size = 0
+        while size <= _WINDOW_BYTES:
+            try:
+                items.append(await self._channel.receive())
+            except ChannelClosed:
+                slices = _without_failed_attempts(items)
+                batches = [item.batch for item in slices if item.batch is not None]
+                return slices, not batches, digest_of(self._plan, batches)
+            size += items[-1].size
+        return items, False, None
+
+    def _pass_over(self, items: list[Item]) -> None:
+        """The target holds these rows: they were written by the scan before, and are the same to the last bit."""
+        counters = self._context.counters
+        for item in items:
+            if item.batch is not None:
+                self._count(item.batch.num_rows, item.size)
+        counters.unchanged = counters.rows
+        counters.slices = len(self._plan.slices)
 
     async def _first_items(self) -> tuple[list[Item], bool]:
         """What comes up to the first batch, and whether the source has proved that there is none."""
@@ -127,7 +167,24 @@ class Writer:
         context.checkpoint = msgspec.structs.replace(context.checkpoint, refresh=refresh)
         return context.fenced(context.checkpoint)
 
-    async def _write_slices(self, writer: TableWriter, first: list[Item]) -> None:
+    async def _write_all(self, writer: TableWriter, commits: SliceCommits, first: list[Item]) -> None:
+        """Every slice, with the commits beside; a commit under way ends before an error is raised."""
+        failure: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            try:
+                await self._write_slices(tasks, writer, commits, first)
+            except Exception as error:  # raised again outside the group, so that it stays plain
+                failure = error
+        try:
+            await commits.settle()
+        except Exception as error:
+            failure = error  # what comes after a commit that failed fails because of it
+        if failure is not None:
+            raise failure
+
+    async def _write_slices(
+        self, tasks: TaskGroup, writer: TableWriter, commits: SliceCommits, first: list[Item]
+    ) -> None:
         context = self._context
         highest: Any = None
         async with aclosing(self._items(first)) as items:
@@ -135,6 +192,7 @@ class Writer:
                 slice_ = item.slice_
                 if item.kind == "begin":
                     if self._staged:
+                        await commits.settle()
                         await writer.discard()
                         context.counters.rows -= self._staged
                     self._staged, highest = 0, None
@@ -148,11 +206,22 @@ class Writer:
                         highest = higher(highest, item.batch, slice_.ordered_by)
                 complete = item.kind == "end"
                 if complete or (slice_.divisible and self._staged >= context.table.slice_rows):
-                    await self._commit(writer, slice_, highest, complete=complete)
-                    self._staged = 0
-                    if context.stop.requested and not (complete and slice_.index == self._plan.slices[-1].index):
-                        context.stopped = True
+                    staged, self._staged = self._staged, 0
+                    await commits.start(tasks, writer, slice_, highest, staged, complete=complete)
+                    last = complete and slice_.index == self._plan.slices[-1].index
+                    if not last and await self._pauses(commits):
                         return
+
+    async def _pauses(self, commits: SliceCommits) -> bool:
+        """Between two slices: whether the scan is to stop here. A long one lets others go first."""
+        context = self._context
+        if context.stop.requested:
+            await commits.settle()
+            context.stopped = True
+        elif context.turn is not None and context.turn.is_long:
+            await commits.settle()
+            await context.turn.give_way()
+        return context.stopped
 
     async def _items(self, first: list[Item]) -> AsyncGenerator[Item, None]:
         while first:
@@ -173,85 +242,23 @@ class Writer:
             self._shown = now
             context.tell_scan(events.RowsMoved, progress=context.progress())
 
-    async def _commit(self, writer: TableWriter, slice_: Slice, highest: Any, *, complete: bool) -> None:
-        context = self._context
-        # In cursor order, what has come so far is all there is below the highest value.
-        moves_on = complete or slice_.ordered_by is not None
-        before = context.checkpoint
-        checkpoint = with_rows(before, self._lands(self._staged))
-        if moves_on:
-            checkpoint = after_slice(checkpoint, self._plan, slice_, context.scan_id, highest)
-        if complete and slice_.index == self._plan.slices[-1].index and not context.table.replaces:
-            # Nothing is left to be done but to remember that the scan is over: that is done at once.
-            checkpoint = after_scan(checkpoint, self._plan, context.scan_id)
-            self._over = True
-        fenced = context.fenced(checkpoint, slice_.manifest if complete else None)
-        left = guard.max_rejects(context.table, self._plan.rows, context.counters.rows) - context.counters.rejects
-        try:
-            done = await self._commits.commit(writer, fenced, slice_, left)
-        except RowsRejected as error:
-            await self._commits.prove()  # they may clash with what another owner has written meanwhile
-            guard.advise(error, self._staged)
-            await self._keep_rejects(error.rejects)
-            raise
-        context.checkpoint = checkpoint
-        await self._correct(before, self._lands(self._staged - len(done.rejects) - done.older - done.dropped))
-        self._note(done, complete=complete)
-        self._give_memory_back()
-
-    def _lands(self, rows: int) -> int:
-        """How many of the rows are in the target afterwards, whatever it held before."""
-        return 0 if Action.INSERT in self._context.blacklist else max(0, rows)
-
-    async def _correct(self, before: Checkpoint, rows: int) -> None:
-        """The checkpoint was saved with its rows and could not know which of them the target keeps."""
-        context = self._context
-        if context.checkpoint.written == before.written + rows:
-            return
-        context.checkpoint = msgspec.structs.replace(context.checkpoint, written=before.written + rows)
-        if not context.checkpoint.written:  # else the next one that is saved says it
-            await context.store.save(context.fenced(context.checkpoint))
-
-    def _give_memory_back(self) -> None:
-        """Arrow's allocator keeps freed memory for itself; a host service wants it back, but not so often that it costs time."""
-        now = time.monotonic()
-        if now - self._given_back >= _MEMORY_SECONDS:
-            self._given_back = now
-            pa.default_memory_pool().release_unused()
-
-    def _note(self, done: CommitResult, *, complete: bool) -> None:
-        context, counters = self._context, self._context.counters
-        counters.slices += complete
-        counters.add(done)
-        self._note_rejects(list(done.rejects))
-        context.tell_scan(events.SliceCommitted, watermark=context.checkpoint.watermark, progress=context.progress())
-
-    async def _keep_rejects(self, rejects: Any) -> None:
-        """Of a commit that was refused because of them: people want to see why."""
-        found: list[Reject] = list(rejects)
-        if found:
-            await self._context.store.add_rejects(self._context.pipeline, found)
-        self._note_rejects(found)
-
-    def _note_rejects(self, rejects: list[Reject]) -> None:
-        self._context.counters.rejects += len(rejects)
-        if rejects:
-            self._context.tell_scan(events.RowsRejected, rejects=len(rejects), first_reason=rejects[0].reason)
-
-    async def _finish(self, writer: TableWriter) -> None:
-        context = self._context
-        final = None if self._over else context.fenced(after_scan(context.checkpoint, self._plan, context.scan_id))
-        await self._commits.finish(writer, final)
-        if final is not None:
-            context.checkpoint = final.checkpoint
-
     async def _remember_target(self) -> None:
         """Which table the rows are in, where that has changed: it was made, or replaced."""
         context = self._context
-        if context.found is None:
-            return
+        if context.found is None or (context.found.exists and context.found.identity is None):
+            return  # nobody can tell
         found = await context.target.inspect(context.table.to)
         if found is None or found.identity in (None, context.checkpoint.target):
             return
         context.checkpoint = msgspec.structs.replace(context.checkpoint, target=found.identity)
         await context.store.save(context.fenced(context.checkpoint))
+
+
+def _without_failed_attempts(items: list[Item]) -> list[Item]:
+    """The items of the last attempt at each slice."""
+    kept: list[Item] = []
+    for item in items:
+        if item.kind == "begin":
+            kept = [other for other in kept if other.slice_.index != item.slice_.index]
+        kept.append(item)
+    return kept

@@ -50,6 +50,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was chosen of the source (columns, filter, expressions), to notice that it changed."""
     detail: dict[str, Any] = {}
     """The source's own: a manifest of files, versions of partitions."""
+    window_digest: str | None = None
+    """What the last window held, where it brought nothing new: the same again need not be written."""
     target: str | None = None
     """The identity of the target's table that the rows were written to (``TargetTable.identity``)."""
     written: int = 0

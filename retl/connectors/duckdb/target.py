@@ -34,6 +34,7 @@ class DuckDBTarget(Target):
     """Writes a DuckDB file. See ``retl.connectors.DuckDB``."""
 
     system: ClassVar[str] = "duckdb"
+    one_writer: ClassVar[bool] = True
     batch_size = BatchSize(rows=122_880, bytes=8 * 1024 * 1024)  # as many rows as DuckDB keeps in a group
 
     def __init__(self, options: DuckDB) -> None:

@@ -77,6 +77,7 @@ class FunctionTarget(Target):
     """
 
     system: ClassVar[str] = "function"
+    one_writer: ClassVar[bool] = True
     schemas: ClassVar[bool] = False
 
     def __init__(

@@ -33,6 +33,7 @@ class SQLiteTarget(Target):
     """Writes a SQLite file. See ``retl.connectors.SQLite``."""
 
     system: ClassVar[str] = "sqlite"
+    one_writer: ClassVar[bool] = True
     batch_size = BatchSize(rows=16_384, bytes=2 * 1024 * 1024)
 
     def __init__(self, options: SQLite) -> None:

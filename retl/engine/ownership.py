@@ -1,0 +1,56 @@
+"""What is asked once while one process owns a pipeline, and not again for every table of every run."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+
+from retl.connectors.base import Source, Target
+from retl.engine.targets import check_other_table, claim_of
+from retl.model.checkpoint import Checkpoint, Fence
+from retl.model.table import TableSpec
+from retl.state.base import Claim, StateStore
+
+_CHECKPOINT_SECONDS = 5.0
+"""Maximum age of a checkpoint that a scan goes on from: the target may have been restored from a backup."""
+
+
+class Ownership:
+    """One time of owning a pipeline: under one fence nobody else writes its checkpoints."""
+
+    def __init__(self, store: StateStore, fence: Fence, *, state_in_target: bool) -> None:
+        self.fence = fence
+        self._store = store
+        self._state_in_target = state_in_target
+        self._claims: dict[tuple[str, str | None, str], Claim | None] = {}
+        self._checkpoints: dict[str, Checkpoint] | None = None
+        self._loaded = 0.0
+        self._lock = anyio.Lock()
+
+    async def checkpoint(self, table: str) -> Checkpoint:
+        """Where a table stands. One question serves the scans of all tables that begin within a few seconds."""
+        async with self._lock:
+            if self._checkpoints is None or time.monotonic() - self._loaded > _CHECKPOINT_SECONDS:
+                self._checkpoints = await self._store.load(self.fence.pipeline)
+                self._loaded = time.monotonic()
+            return self._checkpoints.get(table, Checkpoint())
+
+    def remember(self, table: str, checkpoint: Checkpoint) -> None:
+        """What a scan that went well has saved."""
+        if self._checkpoints is not None:
+            self._checkpoints[table] = checkpoint
+
+    def forget(self) -> None:
+        """Ask again: a run begins, or nobody knows what a scan that failed has saved."""
+        self._checkpoints = None
+
+    async def claim(self, source: Source, target: Target, table: TableSpec) -> Claim | None:
+        """What a scan claims. Raises ``ConfigError`` for a table that is its own target."""
+        key = (table.name, table.query, table.to)
+        if key not in self._claims:
+            await check_other_table(source, target, table)
+            self._claims[key] = await claim_of(
+                self.fence.pipeline, table, target, state_in_target=self._state_in_target
+            )
+        return self._claims[key]

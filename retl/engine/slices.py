@@ -1,0 +1,151 @@
+"""The commits of a scan's slices, in their order: what each makes true, and what is told of it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import msgspec
+import pyarrow as pa
+from anyio.abc import TaskGroup
+
+from retl.connectors.base import CommitResult, TableWriter
+from retl.engine import guard
+from retl.engine.checkpoints import after_scan, after_slice, with_rows
+from retl.engine.commit import Committer
+from retl.engine.context import ScanContext
+from retl.model import events
+from retl.model.actions import Action
+from retl.model.checkpoint import Checkpoint, Reject
+from retl.model.errors import RowsRejected
+from retl.model.plan import SourcePlan
+from retl.model.window import Slice
+
+_MEMORY_SECONDS = 5.0
+
+
+class SliceCommits:
+    """Commits slice after slice. Where the target allows it, the next one is written while one is committed."""
+
+    def __init__(self, context: ScanContext, plan: SourcePlan, commits: Committer, digest: str | None) -> None:
+        self._context = context
+        self._plan = plan
+        self._commits = commits
+        self._digest = digest
+        self._given_back = 0.0
+        self._over = False
+        self._done: anyio.Event | None = None
+        self._error: BaseException | None = None
+
+    async def start(
+        self, tasks: TaskGroup, writer: TableWriter, slice_: Slice, highest: Any, staged: int, *, complete: bool
+    ) -> None:
+        """Commit what is staged, after all that was started before."""
+        await self.settle()
+        if not (writer.overlaps and self._context.state_in_target):
+            await self._commit(writer, slice_, highest, staged, complete=complete)
+            return
+        self._done = anyio.Event()
+        tasks.start_soon(self._in_background, writer, slice_, highest, staged, complete, self._done)
+        await anyio.lowlevel.checkpoint()  # a commit takes what is staged when it begins
+
+    async def _in_background(
+        self, writer: TableWriter, slice_: Slice, highest: Any, staged: int, complete: bool, done: anyio.Event
+    ) -> None:
+        try:
+            await self._commit(writer, slice_, highest, staged, complete=complete)
+        except Exception as error:
+            self._error = error
+        finally:
+            done.set()
+
+    async def settle(self) -> None:
+        """Wait for the commit under way; raises what it raised."""
+        if self._done is not None:
+            await self._done.wait()
+            self._done = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    async def _commit(self, writer: TableWriter, slice_: Slice, highest: Any, staged: int, *, complete: bool) -> None:
+        context = self._context
+        # In cursor order, what has come so far is all there is below the highest value.
+        moves_on = complete or slice_.ordered_by is not None
+        before = context.checkpoint
+        checkpoint = with_rows(before, self._lands(staged))
+        if moves_on:
+            checkpoint = after_slice(checkpoint, self._plan, slice_, context.scan_id, highest)
+        if complete and slice_.index == self._plan.slices[-1].index and not context.table.replaces:
+            # Nothing is left to be done but to remember that the scan is over: that is done at once.
+            checkpoint = after_scan(checkpoint, self._plan, context.scan_id, self._digest)
+            self._over = True
+        fenced = context.fenced(checkpoint, slice_.manifest if complete else None)
+        left = guard.max_rejects(context.table, self._plan.rows, context.counters.rows) - context.counters.rejects
+        try:
+            done = await self._commits.commit(writer, fenced, slice_, left)
+        except RowsRejected as error:
+            await self._commits.prove()  # they may clash with what another owner has written meanwhile
+            guard.advise(error, staged)
+            await self._keep_rejects(error.rejects)
+            raise
+        context.checkpoint = checkpoint
+        await self._correct(before, staged, done)
+        self._record(done, complete=complete)
+        self._give_memory_back()
+
+    def _lands(self, rows: int) -> int:
+        """How many of the rows are in the target afterwards, whatever it held before."""
+        return 0 if Action.INSERT in self._context.blacklist else max(0, rows)
+
+    async def _correct(self, before: Checkpoint, staged: int, done: CommitResult) -> None:
+        """The checkpoint was saved with its rows and could not know which of them the target keeps."""
+        context = self._context
+        rows = self._lands(staged - len(done.rejects) - done.older - done.dropped)
+        digest = context.checkpoint.window_digest if rows == staged else None
+        right = msgspec.structs.replace(context.checkpoint, written=before.written + rows, window_digest=digest)
+        if right == context.checkpoint:
+            return
+        repeats = context.checkpoint.window_digest != digest
+        context.checkpoint = right
+        if repeats or not right.written:  # else the next one that is saved says it
+            await context.store.save(context.fenced(right))
+
+    def _give_memory_back(self) -> None:
+        """Arrow's allocator keeps freed memory for itself; a host service wants it back, but not so often that it costs time."""
+        now = time.monotonic()
+        if now - self._given_back >= _MEMORY_SECONDS:
+            self._given_back = now
+            pa.default_memory_pool().release_unused()
+
+    def _record(self, done: CommitResult, *, complete: bool) -> None:
+        context, counters = self._context, self._context.counters
+        counters.slices += complete
+        counters.add(done)
+        self._record_rejects(list(done.rejects))
+        context.tell_scan(events.SliceCommitted, watermark=context.checkpoint.watermark, progress=context.progress())
+
+    async def _keep_rejects(self, rejects: Any) -> None:
+        """Of a commit that was refused because of them: people want to see why."""
+        found: list[Reject] = list(rejects)
+        if found:
+            await self._context.store.add_rejects(self._context.pipeline, found)
+        self._record_rejects(found)
+
+    def _record_rejects(self, rejects: list[Reject]) -> None:
+        self._context.counters.rejects += len(rejects)
+        if rejects:
+            self._context.tell_scan(events.RowsRejected, rejects=len(rejects), first_reason=rejects[0].reason)
+
+    async def finish(self, writer: TableWriter) -> None:
+        """After the last slice: finish the target, and save the final checkpoint where there still is one to save."""
+        await self.settle()
+        context = self._context
+        final = None
+        if not self._over:
+            final = context.fenced(after_scan(context.checkpoint, self._plan, context.scan_id, self._digest))
+        await self._commits.finish(writer, final)
+        if final is not None:
+            context.checkpoint = final.checkpoint
