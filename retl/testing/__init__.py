@@ -2,7 +2,7 @@
 
 ``SourceContract`` and ``TargetContract`` hold a source or a target to every sentence of
 ``retl.connectors.base``: inherit one in a test module, fill in its hooks, and run pytest.
-They need pytest; ``collect``, ``CrashingSource`` and ``Oracle`` do not.
+They need pytest; everything else here does not.
 """
 
 from __future__ import annotations
@@ -10,15 +10,27 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from retl.testing.crashing import CrashingSource
+from retl.testing.crashing import CrashingSource, WrappedSource
 from retl.testing.oracle import Oracle
-from retl.testing.rows import collect, table_spec
+from retl.testing.rows import collect, manifest_of, read_slice, table_spec
+from retl.testing.scans import Scans
 
 if TYPE_CHECKING:
     from retl.testing.sources import SourceContract
     from retl.testing.targets import TargetContract
 
-__all__ = ["CrashingSource", "Oracle", "SourceContract", "TargetContract", "collect", "table_spec"]
+__all__ = [
+    "CrashingSource",
+    "Oracle",
+    "Scans",
+    "SourceContract",
+    "TargetContract",
+    "WrappedSource",
+    "collect",
+    "manifest_of",
+    "read_slice",
+    "table_spec",
+]
 
 _SUITES = {
     "SourceContract": ("sources", "source_base", "source_reads", "source_windows"),

@@ -1,22 +1,84 @@
-"""A source that fails when it is told to."""
+"""Sources around another source: one that forwards everything, and one that fails when it is told to."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 
 import pyarrow as pa
 
-from retl.connectors.base import Connector, Source, SystemInfo
+from retl.connectors.base import Connector, Source, SourceScan, SystemInfo
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConnectionFailed
 from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
+from retl.state.base import Manifest
 
 
-class CrashingSource(Source):
+class WrappedSource(Source):
+    """Forwards everything to another source. Override what shall differ: ``batches`` sees every one that comes."""
+
+    system = "wrapped"
+
+    def __init__(self, source: Source | Connector) -> None:
+        self.source = source.source() if isinstance(source, Connector) else source
+
+    async def ping(self) -> SystemInfo:
+        return await self.source.ping()
+
+    async def list_tables(self) -> list[str]:
+        return await self.source.list_tables()
+
+    async def describe(self, table: str) -> TableSchema | None:
+        return await self.source.describe(table)
+
+    async def location(self, table: str) -> str | None:
+        return await self.source.location(table)
+
+    @asynccontextmanager
+    async def open_scan(
+        self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
+    ) -> AsyncGenerator[SourceScan, None]:
+        async with self.source.open_scan(table, checkpoint, manifest) as scan:
+            yield _WrappedScan(self, scan)
+
+    def planned(self, plan: SourcePlan) -> SourcePlan:
+        """The plan that the scan shows."""
+        return plan
+
+    async def batches(self, scan: SourceScan, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        """The batches that one slice of the other source gives."""
+        async with aclosing(scan.read(slice_)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def count(self, scan: SourceScan, slice_: Slice) -> int | None:
+        """What the other source says when it is asked again how many rows a slice has."""
+        return await scan.recount(slice_)
+
+    async def release(self) -> None:
+        await self.source.release()
+
+    async def aclose(self) -> None:
+        await self.source.aclose()
+
+
+class _WrappedScan(SourceScan):
+    def __init__(self, source: WrappedSource, scan: SourceScan) -> None:
+        self._source = source
+        self._scan = scan
+        self.plan = source.planned(scan.plan)
+
+    def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        return self._source.batches(self._scan, slice_)
+
+    async def recount(self, slice_: Slice) -> int | None:
+        return await self._source.count(self._scan, slice_)
+
+
+class CrashingSource(WrappedSource):
     """Another source, whose line is cut instead of its ``at_batch``-th batch (from 1, over all reads).
 
     It is cut ``times`` times, at each further batch; then it works. ``error`` is what is
@@ -28,44 +90,17 @@ class CrashingSource(Source):
     def __init__(
         self, source: Source | Connector, *, at_batch: int, times: int = 1, error: BaseException | None = None
     ) -> None:
-        self._source = source.source() if isinstance(source, Connector) else source
+        super().__init__(source)
         self._left = at_batch - 1
         self._times = times
         self._error = error
         self.crashes = 0
 
-    async def ping(self) -> SystemInfo:
-        return await self._source.ping()
-
-    async def list_tables(self) -> list[str]:
-        return await self._source.list_tables()
-
-    async def describe(self, table: str) -> TableSchema | None:
-        return await self._source.describe(table)
-
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
-        return await self._source.plan(table, checkpoint)
-
-    async def location(self, table: str) -> str | None:
-        return await self._source.location(table)
-
-    async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
-        return await self._source.recount(plan, slice_)
-
-    async def finish(self, plan: SourcePlan) -> None:
-        await self._source.finish(plan)
-
-    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
-        async with aclosing(self._source.read(plan, slice_)) as batches:  # type: ignore[type-var]
+    async def batches(self, scan: SourceScan, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        async with aclosing(scan.read(slice_)) as batches:
             async for batch in batches:
                 if self._left <= 0 and self.crashes < self._times:
                     self.crashes += 1
                     raise self._error or ConnectionFailed("the line was cut, as the test wanted.")
                 self._left -= 1
                 yield batch
-
-    async def release(self) -> None:
-        await self._source.release()
-
-    async def aclose(self) -> None:
-        await self._source.aclose()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.base import REJECT, Connector, Source
+from retl.connectors.base import REJECT, Connector, Source, SourceScan
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import SourceError
-from retl.model.plan import SourcePlan
+from retl.model.manifest import ManifestEntry
 from retl.model.table import Table, TableOptions, TableSpec, resolve
 from retl.model.window import Slice
+from retl.state.base import Manifest
 
 
 def table_spec(name: str, **words: Any) -> TableSpec:
@@ -26,9 +27,9 @@ async def collect(source: Source | Connector, table: str | TableSpec, checkpoint
     opened = source.source() if isinstance(source, Connector) else source
     try:
         spec = table_spec(table) if isinstance(table, str) else table
-        plan = await opened.plan(spec, checkpoint or Checkpoint())
-        parts = [await read_slice(opened, plan, slice_) for slice_ in plan.slices]
-        return pa.concat_tables([plan.schema.empty_table(), *parts])
+        async with opened.open_scan(spec, checkpoint or Checkpoint(), manifest_of()) as scan:
+            tables = [await read_slice(scan, slice_) for slice_ in scan.plan.slices]
+            return pa.concat_tables([scan.plan.schema.empty_table(), *tables])
     finally:
         if isinstance(source, Connector):
             await opened.aclose()
@@ -36,10 +37,24 @@ async def collect(source: Source | Connector, table: str | TableSpec, checkpoint
             await opened.release()
 
 
-async def read_slice(source: Source, plan: SourcePlan, slice_: Slice) -> pa.Table:
+async def read_slice(scan: SourceScan, slice_: Slice) -> pa.Table:
     """The rows of one slice, in their logical types."""
-    async with aclosing(source.read(plan, slice_)) as batches:  # type: ignore[type-var]
-        return as_table([batch async for batch in batches], plan.schema)
+    async with aclosing(scan.read(slice_)) as batches:
+        return as_table([batch async for batch in batches], scan.plan.schema)
+
+
+def manifest_of(*entries: ManifestEntry) -> Manifest:
+    """A manifest that holds these entries."""
+    return _ManifestOf(entries)
+
+
+class _ManifestOf(Manifest):
+    def __init__(self, entries: Iterable[ManifestEntry]) -> None:
+        self._entries = sorted(entries, key=lambda entry: entry.name)
+
+    async def __aiter__(self) -> AsyncIterator[ManifestEntry]:
+        for entry in self._entries:
+            yield entry
 
 
 def as_table(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:

@@ -16,6 +16,7 @@ from retl.model.plan import SourcePlan
 from retl.model.schema import native_type
 from retl.testing.oracle import in_order
 from retl.testing.rows import read_slice, table_spec
+from retl.testing.scans import Scans
 
 SCHEMA = pa.schema(
     [
@@ -62,6 +63,8 @@ class SourceBase:
     """Whether the source can count before it reads: it then names an upper bound and cuts slices."""
     lists_tables: ClassVar[bool] = True
     """Whether it can list and describe its tables."""
+    changes_meanwhile: ClassVar[bool] = True
+    """Whether others can write while a scan is open; a file may be locked for them."""
     most_batch_rows: ClassVar[int] = 16_384
     """No batch has more rows than this."""
     many_rows: ClassVar[int] = 20_000
@@ -94,20 +97,21 @@ class SourceBase:
     # For the tests ----------------------------------------------------------
 
     @asynccontextmanager
-    async def opened(self, rows: Sequence[Row] | None = None) -> AsyncIterator[Source]:
-        """A source, first with the suite's table made, closed at the end."""
+    async def opened(self, rows: Sequence[Row] | None = None) -> AsyncIterator[Scans]:
+        """A source with its scans, first with the suite's table made, closed at the end."""
         if rows is not None:
             await self.create(TABLE, table_of(rows))
-        source = self.source()
-        try:
+        async with Scans(self.source()) as source:
             yield source
-        finally:
-            await source.aclose()
 
-    async def changed(self, source: Source, rows: Sequence[Row]) -> None:
-        """Change rows between two runs: what a source holds it has let go of then."""
-        await source.release()
+    async def changed(self, source: Scans, rows: Sequence[Row]) -> None:
+        """Change rows between two runs: what a source holds for a scan it has let go of then."""
+        await source.leave()
         await self.change(TABLE, table_of(rows))
+
+    def needs_changes(self) -> None:
+        if not self.changes_meanwhile:
+            pytest.skip("nobody can write to this source while it is read")
 
 
 def checkpoint_after(plan: SourcePlan, watermark: str) -> Checkpoint:
@@ -122,12 +126,12 @@ def checkpoint_after(plan: SourcePlan, watermark: str) -> Checkpoint:
     )
 
 
-async def rows_by_slice(source: Source, plan: SourcePlan) -> list[list[Row]]:
+async def rows_by_slice(source: Scans, plan: SourcePlan) -> list[list[Row]]:
     """The rows of every slice, in the plan's order."""
-    return [(await read_slice(source, plan, slice_)).to_pylist() for slice_ in plan.slices]
+    return [(await read_slice(source.scan(plan), slice_)).to_pylist() for slice_ in plan.slices]
 
 
-async def all_rows(source: Source, plan: SourcePlan) -> list[Row]:
+async def all_rows(source: Scans, plan: SourcePlan) -> list[Row]:
     """The rows of all slices: doubled ones are doubled here too."""
     return in_order(row for rows in await rows_by_slice(source, plan) for row in rows)
 

@@ -21,6 +21,7 @@ from retl.testing.source_base import (
     checkpoint_after,
     rows_by_slice,
     rows_of,
+    table_of,
 )
 
 
@@ -124,9 +125,10 @@ class SourceWindows(SourceBase):
 
     async def test_rows_that_come_after_the_plan_wait_for_the_next_scan(self) -> None:
         self._needs_counts()
+        self.needs_changes()
         async with self.opened(rows_of(range(1, 11))) as source:
             plan = await source.plan(INCREMENTAL, Checkpoint())
-            await self.changed(source, rows_of([50]))
+            await self.change(TABLE, table_of(rows_of([50])))
             assert ids(await all_rows(source, plan)) == list(range(1, 11))
             assert plan.window is not None
             following = await source.plan(INCREMENTAL, checkpoint_after(plan, plan.window.upper))

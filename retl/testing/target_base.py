@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -68,11 +69,8 @@ class TargetBase:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         """The engine's side of one owner of the pipeline. A second one takes the lease away from the first."""
-        target = self.target()
-        try:
-            yield await Session.begin(target)
-        finally:
-            await target.aclose()
+        async with Session.of(self.target()) as session:
+            yield session
 
     async def loaded(self, rows: Sequence[Row], table: TableSpec = UPSERT) -> None:
         """Fill the suite's table by a whole scan."""
@@ -103,6 +101,20 @@ class Session:
         self.target = target
         self.store = store
         self.fence = fence
+        self._loads: list[tuple[TableWriter, AbstractAsyncContextManager[TableWriter]]] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, target: Target) -> AsyncGenerator[Session, None]:
+        """A session with the next fence; loads that are still open at its end are aborted, and the target is closed."""
+        session = None
+        try:
+            session = await cls.begin(target)
+            yield session
+        finally:
+            if session is not None:
+                await session.leave()
+            await target.aclose()
 
     @classmethod
     async def begin(cls, target: Target) -> Session:
@@ -140,16 +152,25 @@ class Session:
         assert self.store is not None
         return (await self.store.load(PIPELINE)).get(TABLE)
 
-    async def prepare(self, spec: WriteSpec | None = None) -> TableWriter:
-        """As the engine does it: a refresh that readers see is noted together with the pre-action."""
+    async def prepare(self, spec: WriteSpec | None = None, *, crash: bool = False) -> TableWriter:
+        """Open a load as the engine does: a refresh that readers see is noted together with the pre-action.
+
+        With ``crash`` it is never left, as if the process had died.
+        """
         spec = spec or self.load()
-        visible = spec.table.pre_action in (PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE)
-        if not visible:
-            return await self.target.prepare(spec, None)
-        if spec.refresh is None:
-            existed = await self.target.describe(spec.table.to) is not None
-            spec = with_refresh(spec, Refresh(spec.scan_id, str(spec.table.pre_action), existed))
-        return await self.target.prepare(spec, self.fenced(None, refresh=spec.refresh))
+        begun = None
+        if spec.table.pre_action in (PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE):
+            if spec.refresh is None:
+                existed = await self.target.describe(spec.table.to) is not None
+                spec = with_refresh(spec, Refresh(spec.scan_id, str(spec.table.pre_action), existed))
+            begun = self.fenced(None, refresh=spec.refresh)
+        load = self.target.open_load(spec, begun)
+        if crash:
+            with _never_finalized():
+                return await load.__aenter__()
+        writer = await load.__aenter__()
+        self._loads.append((writer, load))
+        return writer
 
     async def commit(
         self, writer: TableWriter, watermark: str | None = None, *, rejects_left: int = 0, slice_: Slice | None = None
@@ -157,7 +178,22 @@ class Session:
         return await writer.commit(self.fenced(watermark), slice_ or Slice(index=0), rejects_left)
 
     async def finish(self, writer: TableWriter, watermark: str | None = None) -> None:
+        """Finish a load and leave it."""
         await writer.finish(self.fenced(watermark))
+        await self.abort(writer)
+
+    async def abort(self, writer: TableWriter) -> None:
+        """Leave a load; one that was left already stays so."""
+        for number, (opened, load) in enumerate(self._loads):
+            if opened is writer:
+                del self._loads[number]
+                await load.__aexit__(None, None, None)
+                return
+
+    async def leave(self) -> None:
+        """Leave every load that is open, the last one first."""
+        for writer, _ in reversed(self._loads):
+            await self.abort(writer)
 
     async def scan(
         self, rows: Iterable[Row], table: TableSpec = UPSERT, *, watermark: str | None = None, **words: Any
@@ -168,10 +204,20 @@ class Session:
             await write(writer, rows)
             done = await self.commit(writer, watermark)
             await self.finish(writer, watermark)
-        except BaseException:
-            await writer.abort()
-            raise
+        finally:
+            await self.abort(writer)
         return done
+
+
+@contextmanager
+def _never_finalized() -> Iterator[None]:
+    """Generators that begin here are dropped as they stand: none of their clean-up runs, as in a process that dies."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(firstiter=None, finalizer=lambda _: None)
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 def with_refresh(spec: WriteSpec, refresh: Refresh) -> WriteSpec:

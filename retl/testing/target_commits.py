@@ -58,7 +58,7 @@ class TargetCommits(TargetBase):
             async with self.session() as new:
                 with pytest.raises(LeaseLost):
                     await old.commit(writer, _LATE)
-                await writer.abort()
+                await old.abort(writer)
                 checkpoint = await new.checkpoint()
                 assert checkpoint is not None
                 assert checkpoint.watermark == _EARLY
@@ -73,7 +73,7 @@ class TargetCommits(TargetBase):
             async with self.session() as new:
                 with pytest.raises(LeaseLost):
                     await old.finish(writer, _LATE)
-                await writer.abort()
+                await old.abort(writer)
                 checkpoint = await new.checkpoint()
                 assert checkpoint is not None
                 assert checkpoint.watermark == _EARLY
@@ -104,7 +104,7 @@ class TargetCommits(TargetBase):
             await write(writer, rows_of([1]))
             await writer.discard()
             await writer.discard()
-            await writer.abort()
+            await session.abort(writer)
 
     async def test_an_aborted_writer_leaves_nothing_staged_and_undoes_nothing(self) -> None:
         self.needs_staging()
@@ -115,8 +115,8 @@ class TargetCommits(TargetBase):
             await write(writer, rows_of([2]))
             await session.commit(writer, _EARLY)
             await write(writer, rows_of([3]))
-            await writer.abort()
-            await writer.abort()
+            await session.abort(writer)
+            await session.abort(writer)
             checkpoint = await session.checkpoint()
             assert checkpoint is not None
             assert checkpoint.watermark == _EARLY
@@ -127,7 +127,7 @@ class TargetCommits(TargetBase):
         async with self.session() as session:
             writer = await session.prepare()
             await write(writer, rows_of([1]))
-            await writer.abort()
+            await session.abort(writer)
             await session.scan(rows_of([1, 2]))
         found = {row["id"] for row in await self.contents(TABLE)}
         assert found == {1, 2}
@@ -138,7 +138,7 @@ class TargetCommits(TargetBase):
             await write(writer, rows_of([1]))
             await session.commit(writer)
             await session.finish(writer)
-            await writer.abort()
+            await session.abort(writer)
         assert await self.contents(TABLE) == rows_of([1])
 
     @pytest.mark.parametrize("delay", [0, 0.001, 0.005, 0.02])
@@ -150,7 +150,7 @@ class TargetCommits(TargetBase):
             await write(writer, rows_of(range(2, 5001)))
             with anyio.move_on_after(delay):
                 await session.commit(writer, _LATE)
-            await writer.abort()
+            await session.abort(writer)
             checkpoint = await session.checkpoint()
             assert checkpoint is not None
             rows = len(await self.contents(TABLE))
@@ -164,9 +164,8 @@ class TargetCommits(TargetBase):
         await self.loaded(rows_of([1]))
         before = await self.tables()
         async with self.session() as session:
-            writer = await session.prepare()
+            writer = await session.prepare(crash=True)
             await write(writer, rows_of([2]))
-        # Neither finished nor aborted: as if the process had died.
         async with self.session() as session:
             await session.scan(rows_of([3]))
         assert in_order(await self.contents(TABLE)) == in_order(rows_of([1, 3]))
@@ -196,7 +195,7 @@ class TargetCommits(TargetBase):
             with pytest.raises(RowsRejected) as caught:
                 await session.commit(writer, _LATE)
             assert len(caught.value.rejects) == 1
-            await writer.abort()
+            await session.abort(writer)
             if session.store is not None:
                 checkpoint = await session.checkpoint()
                 assert checkpoint is not None
@@ -238,8 +237,10 @@ class TargetCommits(TargetBase):
             assert await session.target.count(TABLE) == 3
 
     async def test_a_target_that_holds_no_checkpoints_commits_without_a_mark(self) -> None:
-        async with self.session() as session:
-            writer = await session.target.prepare(session.load(state_in_target=False), None)
+        async with (
+            self.session() as session,
+            session.target.open_load(session.load(state_in_target=False), None) as writer,
+        ):
             await writer.write(table_of(rows_of([1])).to_batches()[0])
             await writer.commit(None, Slice(index=0), 0)
             await writer.finish(None)

@@ -70,7 +70,7 @@ class TargetRefreshes(TargetBase):
             writer = await session.prepare(session.load(refresh(PreAction.TRUNCATE)))
             assert await self.contents(TABLE) == []
             await self._note_is_kept(session)
-            await writer.abort()
+            await session.abort(writer)
 
     async def test_a_swap_shows_the_old_rows_until_the_new_ones_are_complete(self) -> None:
         self.needs_pre_action(PreAction.SWAP)
@@ -88,8 +88,8 @@ class TargetRefreshes(TargetBase):
         await self.loaded(_OLD)
         async with self.session() as session:
             writer = await self._half(session, refresh(PreAction.SWAP))
-            await writer.abort()
-            await writer.abort()
+            await session.abort(writer)
+            await session.abort(writer)
         assert in_order(await self.contents(TABLE)) == in_order(_OLD)
         assert await self.tables() == [TABLE]
 
@@ -97,7 +97,7 @@ class TargetRefreshes(TargetBase):
         self.needs_pre_action(PreAction.SWAP)
         await self.loaded(_OLD)
         async with self.session() as session:
-            await self._half(session, refresh(PreAction.SWAP))
+            await self._half(session, refresh(PreAction.SWAP), crash=True)
         async with self.session() as session:
             await session.scan(_NEW, refresh(PreAction.SWAP))
         assert in_order(await self.contents(TABLE)) == in_order(_NEW)
@@ -112,7 +112,7 @@ class TargetRefreshes(TargetBase):
             async with self.session():
                 with pytest.raises(LeaseLost):
                     await old.finish(writer)
-            await writer.abort()
+            await old.abort(writer)
         assert in_order(await self.contents(TABLE)) == in_order(_OLD)
         assert await self.tables() == [TABLE]
 
@@ -148,7 +148,7 @@ class TargetRefreshes(TargetBase):
         self.needs_pre_action(pre_action)
         await self.loaded(_OLD)
         async with self.session() as session:
-            await self._half(session, refresh(pre_action))
+            await self._half(session, refresh(pre_action), crash=True)
         begun = Refresh(FIRST, str(pre_action))
         async with self.session() as session:
             if session.store is not None:
@@ -180,9 +180,9 @@ class TargetRefreshes(TargetBase):
         assert in_order(await self.contents(TABLE)) == in_order(_OLD)
         assert await self.tables() == [TABLE]
 
-    async def _half(self, session: Session, table: TableSpec) -> TableWriter:
+    async def _half(self, session: Session, table: TableSpec, *, crash: bool = False) -> TableWriter:
         """A refresh of which two rows are committed, and which then goes no further."""
-        writer = await session.prepare(session.load(table))
+        writer = await session.prepare(session.load(table), crash=crash)
         await write(writer, _NEW[:2])
         begun = None if table.pre_action is PreAction.SWAP else Refresh(FIRST, str(table.pre_action))
         await writer.commit(session.fenced(None, refresh=begun), Slice(index=0), 0)

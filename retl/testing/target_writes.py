@@ -238,14 +238,6 @@ class TargetWrites(TargetBase):
                 await session.scan([*rows_of([2]), *rows_of([2], name="other")], table)
         assert await self.contents(TABLE) == rows_of([1])
 
-    async def test_the_target_is_usable_after_release(self) -> None:
-        async with self.session() as session:
-            await session.scan(rows_of([1]))
-            await session.target.release()
-            await session.target.release()
-            await session.scan(rows_of([2]))
-        assert in_order(await self.contents(TABLE)) == in_order(rows_of([1, 2]))
-
     async def test_closing_twice_and_unopened_is_harmless(self) -> None:
         await self.target().aclose()
         async with self.session() as session:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,12 +15,12 @@ import structlog
 
 import retl
 from retl import events
+from retl.connectors.base import SourceScan
 from retl.engine.bus import EventBus
 from retl.model.checkpoint import Checkpoint, Fence
-from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
-from retl.state.base import LeaseRow
+from retl.state.base import LeaseRow, Manifest
 from retl.testing.crashing import CrashingSource
 from tests.adversity.patches import patch_backoff
 from tests.support import Database, Recorder, Warehouse
@@ -435,9 +435,13 @@ class Flaky(CrashingSource):
         self._answer(f"describe_{table}")
         return await super().describe(table)
 
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
+    @asynccontextmanager
+    async def open_scan(
+        self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
+    ) -> AsyncGenerator[SourceScan, None]:
         self._answer(f"plan_{table.name}")
-        return await super().plan(table, checkpoint)
+        async with super().open_scan(table, checkpoint, manifest) as scan:
+            yield scan
 
 
 def flaky_pipeline(

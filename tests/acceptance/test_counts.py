@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,14 +13,14 @@ import pytest
 
 import retl
 from retl import events
-from retl.connectors.base import CommitResult, TableWriter
+from retl.connectors.base import CommitResult, SourceScan, TableWriter
 from retl.connectors.sqlite.target import SQLiteTarget
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Reject
 from retl.model.plan import BatchSize, SourcePlan, WriteSpec
 from retl.model.table import TableSpec
 from retl.model.window import Slice
-from retl.state.base import LeaseRow
-from retl.testing import table_spec
+from retl.state.base import LeaseRow, Manifest
+from retl.testing import Scans, table_spec
 from retl.testing.crashing import CrashingSource
 from tests.acceptance.test_scan_rules import expected
 from tests.support import Database, Recorder, Warehouse
@@ -37,15 +37,15 @@ class Limited(CrashingSource):
         self.step = 2
         self._plan = plan
 
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
-        return dataclasses.replace(await super().plan(table, checkpoint), **self._plan)
+    def planned(self, plan: SourcePlan) -> SourcePlan:
+        return dataclasses.replace(plan, **self._plan)
 
-    async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
+    async def count(self, scan: SourceScan, slice_: Slice) -> int | None:
         return None
 
-    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
+    async def batches(self, scan: SourceScan, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
         left = self.limit if self.limit is not None else 2**31
-        async with aclosing(super().read(plan, slice_)) as batches:  # type: ignore[type-var]
+        async with aclosing(scan.read(slice_)) as batches:
             async for batch in batches:
                 for start in range(0, batch.num_rows, self.step):
                     yield batch.slice(start, min(self.step, left))
@@ -132,16 +132,19 @@ class Cutting(Limited):
         self.warehouse = warehouse
         self.between = between
 
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
-        plan = await super().plan(table, checkpoint)
-        if self.between:
-            await self.release()
-            self.warehouse.run(self.between)
-            self.between = ""
-        return plan
+    @asynccontextmanager
+    async def open_scan(
+        self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
+    ) -> AsyncGenerator[SourceScan, None]:
+        async with super().open_scan(table, checkpoint, manifest) as scan:
+            if self.between:
+                await self.release()
+                self.warehouse.run(self.between)
+                self.between = ""
+            yield scan
 
-    async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
-        return await self._source.recount(plan, slice_)
+    async def count(self, scan: SourceScan, slice_: Slice) -> int | None:
+        return await scan.recount(slice_)
 
 
 @pytest.mark.parametrize("table", [None, full("none"), full("swap")], ids=["incremental", "none", "swap"])
@@ -313,7 +316,8 @@ async def test_a_divisible_slice_that_is_broken_off_saves_nothing_of_what_was_no
     warehouse: Warehouse, app: Database
 ) -> None:
     source = Limited(warehouse, None)
-    whole = await source.plan(table_spec("orders", cursor="updated_at", key="id"), Checkpoint())
+    async with Scans(source) as scans:
+        whole = await scans.plan(table_spec("orders", cursor="updated_at", key="id"))
     (slice_,) = whole.slices
     detail = {"partition": "version 1"}
     source._plan = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import duckdb
 import pyarrow as pa
@@ -14,6 +15,8 @@ from retl.testing import SourceContract
 
 
 class TestDuckDBSource(SourceContract):
+    changes_meanwhile: ClassVar[bool] = False
+
     @pytest.fixture(autouse=True)
     def _file(self, tmp_path: Path) -> None:
         self.path = tmp_path / "source.duckdb"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -13,13 +13,13 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors import Elasticsearch
-from retl.connectors.base import Source, SystemInfo
+from retl.connectors.base import Source, SourceScan
 from retl.model.checkpoint import Checkpoint
 from retl.model.plan import SourcePlan
-from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
-from retl.testing import SourceContract, table_spec
+from retl.state.base import Manifest
+from retl.testing import SourceContract, WrappedSource, table_spec
 from retl.testing.oracle import in_order
 from retl.testing.source_base import NOON, SCHEMA, TABLE, all_rows, rows_by_slice, rows_of
 from tests.servers.search import SearchServer
@@ -28,41 +28,29 @@ MAPPING = {"id": {"type": "long"}, "name": {"type": "text"}, "updated_at": {"typ
 NAIVE = SCHEMA.field("updated_at").type
 
 
-class WithoutId(Source):
+class WithoutId(WrappedSource):
     """The source as the suite's tables are: no ``_id`` unless it is asked for, times without a zone."""
 
     system: ClassVar[str] = "elasticsearch"
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    async def ping(self) -> SystemInfo:
-        return await self._source.ping()
-
-    async def list_tables(self) -> list[str]:
-        return await self._source.list_tables()
-
-    async def describe(self, table: str) -> TableSchema | None:
-        return await self._source.describe(table)
-
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
+    @asynccontextmanager
+    async def open_scan(
+        self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
+    ) -> AsyncGenerator[SourceScan, None]:
         every = tuple(name for name in SCHEMA.names if name not in table.exclude)
         chosen = dataclasses.replace(table, columns=table.columns or every)
-        plan = await self._source.plan(chosen, checkpoint)
+        async with super().open_scan(chosen, checkpoint, manifest) as scan:
+            yield scan
+
+    def planned(self, plan: SourcePlan) -> SourcePlan:
         schema = pa.schema([column.with_type(_naive(column.type)) for column in plan.schema])
         return dataclasses.replace(plan, schema=schema)
 
-    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
-        async with aclosing(self._source.read(plan, slice_)) as batches:  # type: ignore[type-var]
+    async def batches(self, scan: SourceScan, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        async with aclosing(super().batches(scan, slice_)) as batches:
             async for batch in batches:
                 arrays = [array.cast(_naive(array.type)) for array in batch.columns]
                 yield pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
-
-    async def release(self) -> None:
-        await self._source.release()
-
-    async def aclose(self) -> None:
-        await self._source.aclose()
 
 
 def _naive(type_: pa.DataType) -> pa.DataType:

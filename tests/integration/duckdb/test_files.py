@@ -12,11 +12,9 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors import DuckDB
-from retl.model.checkpoint import Checkpoint
 from retl.model.errors import SourceError
 from retl.model.schema import native_type
-from retl.testing import collect, table_spec
-from retl.testing.rows import read_slice
+from retl.testing import Scans, collect, read_slice, table_spec
 
 
 async def read(folder: Path, name: str, **words: Any) -> pa.Table:
@@ -129,12 +127,11 @@ async def test_json_keeps_its_numbers_and_its_keys(tmp_path: Path) -> None:
 
 async def test_a_file_that_changes_under_way_is_not_fitted(tmp_path: Path) -> None:
     csv(tmp_path, "t.csv", "id,n", ["1,1"])
-    source = DuckDB(files=str(tmp_path)).source()
-    plan = await source.plan(table_spec("t.csv", key="id"), Checkpoint())
-    csv(tmp_path, "t.csv", "id,n", ["1,1.7"])
-    with pytest.raises(SourceError, match="not exactly a value of the type"):
-        await read_slice(source, plan, plan.slices[0])
-    await source.aclose()
+    async with Scans(DuckDB(files=str(tmp_path)).source()) as source:
+        plan = await source.plan(table_spec("t.csv", key="id"))
+        csv(tmp_path, "t.csv", "id,n", ["1,1.7"])
+        with pytest.raises(SourceError, match="not exactly a value of the type"):
+            await read_slice(source.scan(plan), plan.slices[0])
 
 
 async def test_a_broken_line_is_named_with_its_file(tmp_path: Path) -> None:

@@ -10,12 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from retl.connectors.base import Source
 from retl.model.checkpoint import Checkpoint
 from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec
 from retl.model.window import Slice
-from retl.testing import collect
+from retl.testing import Scans, collect
 from tests.servers import olap
 from tests.servers.database import Server
 from tests.servers.fake_olap import FakeOlap, Fault, fresh_database, insert
@@ -53,12 +52,9 @@ class Scene:
         return olap.CONNECTORS[self.kind](olap.url(self.server, self.kind, self.database), **words)
 
     @asynccontextmanager
-    async def source(self, **words: Any) -> AsyncIterator[Source]:
-        source = self.connector(**words).source()
-        try:
+    async def source(self, **words: Any) -> AsyncIterator[Scans]:
+        async with Scans(self.connector(**words).source()) as source:
             yield source
-        finally:
-            await source.aclose()
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
         return self.server.query(sql, database=self.database)
@@ -96,11 +92,11 @@ def opened(kind: str, server: Server) -> Iterator[Scene]:
         yield Scene(kind, server, database)
 
 
-async def sent(source: Source, plan: SourcePlan, slice_: Slice | None = None) -> list[pa.RecordBatch]:
+async def sent(source: Scans, plan: SourcePlan, slice_: Slice | None = None) -> list[pa.RecordBatch]:
     """The batches of one slice, or of all, as they come: columns may be canonical text."""
     batches: list[pa.RecordBatch] = []
     for chosen in [slice_] if slice_ is not None else plan.slices:
-        async with aclosing(source.read(plan, chosen)) as stream:  # type: ignore[type-var]
+        async with aclosing(source.read(plan, chosen)) as stream:
             batches.extend([batch async for batch in stream])
     return batches
 

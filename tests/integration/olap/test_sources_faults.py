@@ -15,12 +15,11 @@ import pytest
 import retl
 from retl import events
 from retl.connectors import Doris, StarRocks
-from retl.connectors.base import Source
 from retl.connectors.olap.cluster import addresses
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError
 from retl.model.plan import SourcePlan
-from retl.testing import table_spec
+from retl.testing import Scans, table_spec
 from tests.adversity.patches import patch_backoff
 from tests.integration.olap.scenes import STARROCKS, Scene, reads
 from tests.servers import olap
@@ -46,12 +45,12 @@ def app(tmp_path: Path) -> Database:
     return Database(tmp_path / "app.db")
 
 
-async def whole(source: Source, table: str = "numbers") -> list[int]:
+async def whole(source: Scans, table: str = "numbers") -> list[int]:
     plan = await source.plan(table_spec(table), Checkpoint())
     return await read(source, plan)
 
 
-async def read(source: Source, plan: SourcePlan) -> list[int]:
+async def read(source: Scans, plan: SourcePlan) -> list[int]:
     found: list[int] = []
     for slice_ in plan.slices:
         async for batch in source.read(plan, slice_):
@@ -85,7 +84,7 @@ async def test_a_read_that_ends_early_ends_on_the_server(numbers: Scene, how: st
         if how == "closed":
             await anext(batches)
             await anyio.to_thread.run_sync(fault.reached.wait, 10)
-            await batches.aclose()  # type: ignore[attr-defined]
+            await batches.aclose()
         else:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_drain, batches)
@@ -125,7 +124,7 @@ async def test_an_old_starrocks_knows_no_names_of_queries(numbers: Scene) -> Non
         batches = source.read(plan, plan.slices[0])
         await anext(batches)
         await anyio.to_thread.run_sync(fault.reached.wait, 10)
-        await batches.aclose()  # type: ignore[attr-defined]
+        await batches.aclose()
         await until_idle(numbers.fake)
     (kill,) = [sql for sql in numbers.statements() if "KILL" in sql]
     assert re.fullmatch(r"KILL QUERY \d+", kill)

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from retl.connectors.base import Source
 from retl.model.checkpoint import Checkpoint
 from retl.model.plan import SourcePlan
-from retl.testing import table_spec
+from retl.testing import Scans, table_spec
 from retl.testing.rows import read_slice
 from tests.integration.olap.scenes import DORIS, STARROCKS, Scene, ids, reads, sent
 from tests.servers.fake_olap.errors import Refusal
@@ -49,8 +48,8 @@ def remembered(plan: SourcePlan, before: Checkpoint | None = None, *, slices: in
     return Checkpoint(detail=detail)
 
 
-async def rows_read(source: Source, plan: SourcePlan) -> list[list[int]]:
-    return [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices]
+async def rows_read(source: Scans, plan: SourcePlan) -> list[list[int]]:
+    return [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices]
 
 
 async def test_a_full_scan_reads_partition_by_partition(days: Scene) -> None:
@@ -94,7 +93,7 @@ async def test_partitions_that_come_by_themselves(scene: Scene) -> None:
     scene.insert("days", [1, "2024-01-01 10:00:00"], [2, "2024-01-03 11:00:00"])
     async with scene.source() as source:
         assert sorted(await rows_read(source, await source.plan(table_spec("days"), Checkpoint()))) == [[1], [2]]
-        await source.release()
+        await source.leave()
         scene.insert("days", [3, "2024-02-02 00:00:00"])
         assert sorted(await rows_read(source, await source.plan(table_spec("days"), Checkpoint()))) == [[1], [2], [3]]
 
@@ -180,7 +179,7 @@ async def test_another_selection_that_got_only_halfway_goes_on_with_the_rest(day
     async with days.source(skip_unchanged_partitions=True) as source:
         before = remembered(await source.plan(table_spec("days"), Checkpoint()))
         halfway = await source.plan(other, before)
-        done = ids(await read_slice(source, halfway, halfway.slices[0]))
+        done = ids(await read_slice(source.scan(halfway), halfway.slices[0]))
         rest = await source.plan(other, remembered(halfway, before, slices=1))
         assert len(rest.slices) == 2
         assert sorted(done + [number for slice_ in await rows_read(source, rest) for number in slice_]) == [1, 2, 3]
@@ -217,7 +216,9 @@ async def test_a_partition_that_is_made_again_is_another_one(scene: Scene) -> No
         create(scene)
         scene.insert("days", [1, "2024-01-05", "new"], [2, "2024-02-05", "new"])
         plan = await source.plan(table_spec("days"), after)
-        found = [row["note"] for slice_ in plan.slices for row in (await read_slice(source, plan, slice_)).to_pylist()]
+        found = [
+            row["note"] for slice_ in plan.slices for row in (await read_slice(source.scan(plan), slice_)).to_pylist()
+        ]
         assert found == ["new", "new"]
 
 

@@ -53,12 +53,12 @@ async def test_a_watermark_keeps_its_last_digit(scene: Scene, native: str, value
         watermark = first.window.upper
         assert watermark.removesuffix("+00").removesuffix("+00:00") == middle.removesuffix("+00:00")
         # Two that tie with the watermark, one just above it.
-        await source.release()
+        await source.leave()
         scene.insert("orders", [3, middle], [4, high])
         after = Checkpoint(cursor="c", cursor_type=first.cursor_type, watermark=watermark)
         second = await source.plan(table_spec("orders", cursor="c"), after)
         assert second.window is not None and second.window.lower == watermark
-        found = [await read_slice(source, second, slice_) for slice_ in second.slices]
+        found = [await read_slice(source.scan(second), slice_) for slice_ in second.slices]
         assert [number for table in found for number in ids(table)] == [2, 3, 4]
         assert second.rows == 3
         # The rows just below the watermark are found where the window reaches down to them.
@@ -74,7 +74,7 @@ async def test_slices_cut_between_neighbours(scene: Scene, native: str, values: 
     scene.insert("orders", *[[number, values[number % 3]] for number in range(30)])
     async with scene.source() as source:
         plan = await source.plan(table_spec("orders", cursor="c", slice_rows=10), Checkpoint())
-        found = [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices]
+        found = [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices]
     assert found == [[number for number in range(30) if number % 3 == rest] for rest in range(3)]
     assert [slice_.upper for slice_ in plan.slices][-1] == plan.slices[-1].watermark
     assert len({slice_.watermark for slice_ in plan.slices}) == 3
@@ -86,7 +86,7 @@ async def test_a_range_of_whole_numbers_that_no_whole_number_can_hold(scene: Sce
     scene.insert("orders", *[[number, value] for number, value in enumerate(values)])
     async with scene.source() as source:
         plan = await source.plan(table_spec("orders", cursor="c", slice_rows=1), Checkpoint())
-        found = [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices]
+        found = [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices]
     assert [numbers for numbers in found if numbers] == [[number] for number in range(len(values))]
 
 
@@ -99,7 +99,7 @@ async def test_a_bound_with_more_digits_than_the_column_is_not_rounded_up(scene:
         after = Checkpoint(cursor="c", cursor_type="datetime(0)", watermark="2024-05-01 12:00:03")
         plan = await source.plan(table_spec("orders", cursor="c", lookback="500ms"), after)
         assert plan.window is not None and plan.window.lower == "2024-05-01 12:00:02.5"
-        assert [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices] == [[3, 4]]
+        assert [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices] == [[3, 4]]
 
 
 async def test_lookback_goes_back_by_the_day_and_by_the_number(scene: Scene) -> None:
@@ -117,7 +117,7 @@ async def test_lookback_goes_back_by_the_day_and_by_the_number(scene: Scene) -> 
         for cursor, native, watermark, lookback, expected in cases:
             after = Checkpoint(cursor=cursor, cursor_type=native, watermark=watermark)
             plan = await source.plan(table_spec("orders", cursor=cursor, lookback=lookback), after)
-            assert [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices] == [expected]
+            assert [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices] == [expected]
             assert plan.slices[-1].watermark == plan.window.upper if plan.window else False
 
 
@@ -128,7 +128,7 @@ async def test_rows_without_a_cursor_value_are_counted_and_can_be_read(scene: Sc
         plan = await source.plan(table_spec("orders", cursor="at"), Checkpoint())
         assert (plan.null_cursor_rows, plan.rows) == (10, 1)
         plan = await source.plan(table_spec("orders", cursor="at", null_cursor="include", slice_rows=3), Checkpoint())
-        found = [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices]
+        found = [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices]
     assert found[0] == [1]
     assert len(found) == 5 and sorted(number for slice_ in found[1:] for number in slice_) == list(range(2, 12))
 
@@ -138,7 +138,9 @@ async def test_ties_too_many_for_a_slice_are_cut_by_a_hash_of_the_key(scene: Sce
     scene.insert("orders", *[[number // 2, f"c{number % 2}", "2024-01-01"] for number in range(200)])
     async with scene.source() as source:
         plan = await source.plan(table_spec("orders", cursor="at", slice_rows=50), Checkpoint())
-        found = [(await read_slice(source, plan, slice_)).select(["id", "code"]).to_pylist() for slice_ in plan.slices]
+        found = [
+            (await read_slice(source.scan(plan), slice_)).select(["id", "code"]).to_pylist() for slice_ in plan.slices
+        ]
     assert [slice_.modulus for slice_ in plan.slices] == [4] * 4
     assert all(found) and all(len(slice_) < 100 for slice_ in found)
     rows = sorted((row["id"], row["code"]) for slice_ in found for row in slice_)
@@ -165,7 +167,7 @@ async def test_settle_looks_at_the_clock_of_the_zone_in_which_times_were_written
     words: dict[str, Any] = {} if zone is None else {"timezone": zone}
     async with scene.source(**words) as source:
         plan = await source.plan(table_spec("orders", cursor="at", settle="30m"), Checkpoint())
-        assert [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices] == [[1, 2]]
+        assert [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices] == [[1, 2]]
         assert plan.window is not None
         upper = datetime.fromisoformat(plan.window.upper)
         assert timedelta(0) <= upper - (now - timedelta(minutes=30)) < timedelta(minutes=1)
@@ -188,7 +190,7 @@ async def test_settle_of_an_instant_needs_no_zone(scene: Scene) -> None:
     )
     async with scene.source(timezone="Asia/Shanghai") as source:
         plan = await source.plan(table_spec("orders", cursor="at", settle="30m"), Checkpoint())
-        assert [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices] == [[1]]
+        assert [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices] == [[1]]
 
 
 async def test_a_zone_that_nobody_knows_is_refused_at_once(scene: Scene) -> None:
@@ -233,7 +235,7 @@ async def test_rows_with_nulls_are_in_one_part_each(scene: Scene) -> None:
     async with scene.source() as source:
         table = table_spec("log", cursor="at", slice_rows=5, write="append", settle="1s")
         plan = await source.plan(table, Checkpoint())
-        found = [ids(await read_slice(source, plan, slice_)) for slice_ in plan.slices]
+        found = [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices]
     assert [slice_.modulus for slice_ in plan.slices] == [4] * 4
     assert sorted(number for slice_ in found for number in slice_) == list(range(20))
 
