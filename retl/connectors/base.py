@@ -32,14 +32,86 @@ import anyio
 import msgspec
 import pyarrow as pa
 
-from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Reject
-from retl.model.errors import UnsupportedError
+from retl.model.actions import Action, PreAction, Write
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
+from retl.model.cursor import cursor_family
+from retl.model.errors import (
+    ConfigError,
+    ConnectionFailed,
+    LeaseLost,
+    PermanentError,
+    RepeatedKey,
+    RetlError,
+    RowsRejected,
+    SchemaDrift,
+    SourceError,
+    TargetBusy,
+    TargetError,
+    TransientError,
+    UnsupportedError,
+)
+from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.plan import BatchSize, SourcePlan, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
-from retl.model.window import Slice
+from retl.model.window import Bounds, Position, Scope, Slice, Window, cut, lower_bound, make_window
 from retl.state.base import Manifest, StateStore
 from retl.threads import shielded
+
+__all__ = [
+    "ABORT_SECONDS",
+    "REJECT",
+    "Action",
+    "BatchSize",
+    "Bounds",
+    "Checkpoint",
+    "CommitResult",
+    "ConfigError",
+    "ConnectionFailed",
+    "Connector",
+    "Fence",
+    "FencedCheckpoint",
+    "LeaseLost",
+    "Manifest",
+    "ManifestChange",
+    "ManifestEntry",
+    "PermanentError",
+    "Position",
+    "PreAction",
+    "Refresh",
+    "Reject",
+    "RepeatedKey",
+    "RetlError",
+    "RowReject",
+    "RowsRejected",
+    "SchemaDrift",
+    "Scope",
+    "Slice",
+    "Source",
+    "SourceError",
+    "SourcePlan",
+    "SourceScan",
+    "StateStore",
+    "SystemInfo",
+    "TableSchema",
+    "TableSpec",
+    "TableWriter",
+    "Target",
+    "TargetBusy",
+    "TargetError",
+    "TargetPreview",
+    "TargetTable",
+    "TransientError",
+    "UnsupportedError",
+    "Window",
+    "Write",
+    "WriteSpec",
+    "cursor_family",
+    "cut",
+    "lower_bound",
+    "make_window",
+    "with_rejects",
+]
 
 
 @dataclass(frozen=True, slots=True)
