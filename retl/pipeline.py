@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from retl.connectors.base import Connector, Source, Target
@@ -13,19 +12,19 @@ from retl.engine.config import KEEP_REJECTS, PARALLEL_TABLES, PipelineConfig
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
 from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
-from retl.engine.runner import Runner, owner_in_words
+from retl.engine.runner import Runner
 from retl.engine.schedule import make_schedule
+from retl.engine.status import pipeline_status
 from retl.engine.tables import Tables
 from retl.engine.targets import claim_of, hand_over
 from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
-from retl.model.checkpoint import Checkpoint, Fence, Reject
-from retl.model.cursor import age, family_of_text
+from retl.model.checkpoint import Fence, Reject
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, RetlError
 from retl.model.naming import Naming
 from retl.model.report import RunReport, ScanReport
-from retl.model.status import PipelineStatus, TableStatus
+from retl.model.status import PipelineStatus
 from retl.model.table import LostTarget, NewColumns, NullCursor, Table, TableOptions
 from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
@@ -264,43 +263,7 @@ class Pipeline:
 
     async def status(self) -> PipelineStatus:
         """The pipeline as it stands, with what the state store knows of earlier runs and other processes."""
-        runner = self._runner
-        checkpoints = await self._store.load(self.name)
-        rejects = await self._store.count_rejects(self.name)
-        lease = await self._store.read_lease(self.name)
-        last = await self._store.last_reports(self.name)
-        last.update(runner.last)
-        known = list(dict.fromkeys([*self._tables.names, *last, *checkpoints]))
-        now = datetime.now(UTC)
-        tables = [
-            self._table_status(name, checkpoints.get(name), last.get(name), rejects.get(name, 0), now) for name in known
-        ]
-        latest = max(last.values(), key=lambda report: report.started_at, default=None)
-        return PipelineStatus(
-            pipeline=self.name,
-            state=runner.state,
-            schedule=self.schedule.describe(),
-            owner=owner_in_words(lease.owner) if lease.owner else None,
-            last_run=runner.last_run or (latest.started_at if latest else None),
-            next_run=runner.next_run or (latest.next_run if latest and lease.owner else None),
-            tables=tuple(tables),
-        )
-
-    def _table_status(
-        self, name: str, checkpoint: Checkpoint | None, last: ScanReport | None, rejects: int, now: datetime
-    ) -> TableStatus:
-        watermark = checkpoint.watermark if checkpoint else None
-        lag = age(watermark, family_of_text(watermark), now) if watermark is not None else None
-        scan = self._runner.scans.get(name)
-        return TableStatus(
-            table=name,
-            to=self._tables.target_of(name) or (last.to if last else name),
-            watermark=watermark,
-            lag=lag.total_seconds() if lag is not None else None,
-            rejects=rejects,
-            last=last,
-            progress=scan.progress() if scan is not None and self._runner.state == "scanning" else None,
-        )
+        return await pipeline_status(self._config, self._runner)
 
     # What is remembered -----------------------------------------------------
 

@@ -73,6 +73,11 @@ class Tables:
         """The tables that are declared by name."""
         return [table.name for table in self.declared if table.name is not None]
 
+    def declares(self, name: str) -> bool:
+        """Whether a table of this name is declared, by its name or by a pattern."""
+        patterns = (table.match for table in self.declared if table.match is not None)
+        return name in self.names or any(matching(pattern, [name]) for pattern in patterns)
+
     def target_of(self, name: str) -> str | None:
         """The target's name of a table, where it is known by now."""
         return next((spec.to for spec in self._resolved.values() if spec.name == name), None)

@@ -16,7 +16,8 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     table: str
     to: str
-    scheduled_scan: bool = True
+    scheduled_scan: bool
+    """Whether a schedule scans it: not where the pipeline is manual, or no longer declares the table."""
     watermark: str | None = None
     lag: float | None = None
     """Seconds between the watermark and now, where the watermark is a time."""

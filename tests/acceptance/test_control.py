@@ -223,6 +223,24 @@ async def test_status_tells_of_scans_lag_and_next_run(warehouse: Warehouse, app:
     assert (table.last.rows, table.last.status) == (1, "done")
 
 
+async def test_only_what_a_schedule_scans_is_a_scheduled_scan(warehouse: Warehouse, app: Database) -> None:
+    async def scheduled(job: retl.Pipeline) -> dict[str, bool]:
+        async with job:
+            return {table.table: table.scheduled_scan for table in (await job.status()).tables}
+
+    await pipeline(warehouse, app).run_once()
+    assert await scheduled(pipeline(warehouse, app, interval="1h")) == {"t": True}
+    assert await scheduled(pipeline(warehouse, app, interval="manual")) == {"t": False}
+    changed = retl.Pipeline(
+        "control",
+        source=warehouse.source(),
+        target=app.target(),
+        tables=["u", retl.Table(match="v*", to="{name}")],
+        interval="1h",
+    )
+    assert await scheduled(changed) == {"u": True, "t": False}
+
+
 async def test_status_knows_the_last_scan_of_every_table_however_many_there_are(
     warehouse: Warehouse, app: Database
 ) -> None:
