@@ -1,4 +1,4 @@
-"""``Pipeline``: declare what is synced; check it, plan it, run it once or for ever."""
+"""``Pipeline``: declare what to sync; check it, plan it, run it once or for ever."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Pipeline:
     ``name`` identifies the pipeline in its state store: checkpoints belong to it.
     ``source`` and ``target`` are connectors (``retl.connectors``), or objects of your own
     that implement ``retl.connectors.base``. What is given here for tables (``cursor``,
-    ``lookback`` ...) holds for every table that says nothing else; ``cursor`` only for
-    those that have such a column.
+    ``lookback`` ...) holds for every table, unless the table says otherwise; ``cursor`` only
+    for those that have such a column.
 
     Checkpoints and the lease live inside the target where it has transactions, so that
     data and checkpoint are one commit; else in ``state``, which must then be given:
@@ -233,7 +233,7 @@ class Pipeline:
         self._runner.pause()
 
     def resume(self) -> None:
-        """Go on with the schedule; ticks missed meanwhile are one."""
+        """Go on with the schedule; missed ticks count as one."""
         self._runner.resume()
 
     def stop(self, *, finish_slice: bool = True) -> None:
@@ -251,7 +251,7 @@ class Pipeline:
             self._stop_waits = True
 
     def subscribe(self, listener: Callable[[event_types.Event], None]) -> Callable[[], None]:
-        """Call ``listener`` with every event, in the event loop; it must not block. Returns what ends it."""
+        """Call ``listener`` with every event, in the event loop; it must not block. Call the result to unsubscribe."""
         return self._bus.subscribe(listener)
 
     def events(self) -> AsyncIterator[event_types.Event]:
@@ -272,16 +272,16 @@ class Pipeline:
         return await self._store.reports(self.name, table, limit)
 
     async def rejects(self, table: str | None = None, limit: int = 1000) -> list[Reject]:
-        """The rows that the target refused, newest first."""
+        """The rows that the target rejected, newest first."""
         return await self._store.rejects(self.name, table, limit)
 
     async def count_rejects(self, table: str | None = None) -> int:
-        """How many refused rows are kept."""
+        """How many rejects are kept."""
         counts = await self._store.count_rejects(self.name)
         return sum(counts.values()) if table is None else counts.get(table, 0)
 
     async def clear_rejects(self, table: str | None = None) -> int:
-        """Forget refused rows; returns how many there were."""
+        """Forget rejects; returns how many there were."""
         return await self._store.clear_rejects(self.name, table)
 
     async def reset(self, table: str | None = None) -> int:
@@ -324,7 +324,7 @@ class Pipeline:
         await shielded(self._close())
 
     async def _close(self) -> None:
-        async with AsyncExitStack() as closing:  # each of them, also where another one fails
+        async with AsyncExitStack() as closing:  # each of them, even if another one fails
             closing.push_async_callback(self._store.aclose)
             closing.push_async_callback(self._target.aclose)
             closing.push_async_callback(self._source.aclose)
@@ -371,7 +371,7 @@ def _check_count(word: str, value: object, wanted: str) -> None:
 def _check_side(given: object, kind: type, what: str, wrapper: str) -> None:
     if not isinstance(given, kind):
         raise ConfigError(
-            f"the {what} is of type {type(given).__name__}, which is no connector.",
+            f"the {what} is of type {type(given).__name__}, which is not a connector.",
             remedy=f"choose one of retl.connectors; a function of yours goes into retl.connectors.{wrapper}.",
         )
 

@@ -18,17 +18,17 @@ T = TypeVar("T")
 
 
 class CallFailed(RuntimeError):
-    """A call ended in what no coroutine can pass on as it is; ``__cause__`` is that.
+    """A call raised what no coroutine can pass on; that is the ``__cause__``.
 
     ``StopIteration`` would leave a Future that never ends, and ``CancelledError`` or
-    ``GeneratorExit`` that nobody asked for would end its caller as if somebody had.
+    ``GeneratorExit`` that nobody asked for would end its caller.
     In a thread neither ``KeyboardInterrupt`` nor ``SystemExit`` comes from outside.
     """
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What a call gave, or raised: carried as a value, since not every exception survives a Future."""
+    """What a call returned or raised, as a value: not every exception survives a Future."""
 
     value: T | None = None
     error: BaseException | None = None
@@ -79,7 +79,7 @@ class Worker:
         while not waiting.done():
             job.interrupt()
             try:
-                # Again and again: an interrupt that comes between two statements has no effect.
+                # Repeated, since an interrupt between two statements has no effect.
                 await asyncio.wait([waiting], timeout=0.05)
             except asyncio.CancelledError:
                 continue
@@ -90,9 +90,9 @@ class Worker:
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:
-    """``work``, done whatever is cancelled meanwhile; the cancellation is raised when it is done.
+    """Finish ``work`` even if the caller is cancelled; the cancellation is raised afterwards.
 
-    A shielded scope of anyio alone does not hold off ``task.cancel()``.
+    A shielded scope of anyio alone does not stop ``task.cancel()``.
     """
     task = asyncio.get_running_loop().create_task(work)
     cancelled: asyncio.CancelledError | None = None
@@ -110,7 +110,7 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def apart(work: Awaitable[T], *, patience: float = 10.0) -> T:
-    """``work`` of somebody else's, awaited in a task of its own.
+    """Await foreign ``work`` in a task of its own.
 
     What it does to its task (a cancel scope that is left open at a ``yield``, a
     cancellation that nobody asked for) does not reach the caller's. Where the caller is
@@ -127,7 +127,7 @@ async def apart(work: Awaitable[T], *, patience: float = 10.0) -> T:
 
 
 def start(work: Awaitable[T]) -> asyncio.Task[Outcome[T]]:
-    """A task that gives what ``work`` gives or raises, as a value."""
+    """A task that returns what ``work`` returns or raises, as a value."""
     task = asyncio.get_running_loop().create_task(_outcome(work))
     task.add_done_callback(
         lambda done: done.cancelled() or done.exception()
@@ -145,7 +145,7 @@ async def _outcome(work: Awaitable[T]) -> Outcome[T]:
 
 
 async def end_task(task: asyncio.Task[Any], *, patience: float) -> None:
-    """Cancel a task and wait for its end, whatever is cancelled meanwhile; one that does not end is cancelled again."""
+    """Cancel a task and wait for its end, even if the caller is cancelled; cancels again a task that does not end."""
     while not task.done():
         task.cancel()
         try:
@@ -155,7 +155,7 @@ async def end_task(task: asyncio.Task[Any], *, patience: float) -> None:
 
 
 class _Job:
-    """One call. It is interrupted only while it runs, never the one that follows it in the thread."""
+    """One call. Interrupts only itself, never the next call in the thread."""
 
     def __init__(self, interrupt: Callable[[], None] | None) -> None:
         self._interrupt = interrupt

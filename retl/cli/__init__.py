@@ -17,7 +17,7 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (``retl --help`` lists them). Never ends the process itself."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a letter shows a question mark; it is no reason to stop.
+        # A question mark for each letter that the terminal cannot show, rather than an error.
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
@@ -34,6 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("retl: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough; work that was done is done all the same
+    except BrokenPipeError:  # the reader of the output is gone; the work is done all the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code

@@ -1,4 +1,4 @@
-"""What the exit code of the process says."""
+"""The exit codes of the process."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def exit_code(error: BaseException) -> int:
 
 
 def worst(codes: Iterable[int]) -> int:
-    """One code for several pipelines: a failure first, then what kept one from running at all."""
+    """One code for several pipelines: a failure counts more than a pipeline that could not run."""
     found = set(codes)
     return next((code for code in (INTERRUPTED, FAILED, USAGE, OWNED) if code in found), OK)

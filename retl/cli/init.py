@@ -21,7 +21,7 @@ TEMPLATE = """\
 # [state]                       # where checkpoints are kept; this is the default:
 # store = "target"              # inside the target; or "sqlite:///retl-state.db", or "memory"
 
-# [defaults]                    # for every pipeline below that says nothing else
+# [defaults]                    # for every pipeline below, unless it says otherwise
 # interval = "5m"
 
 [pipelines.shop]
@@ -35,11 +35,11 @@ interval = "30s"                # or cron = "*/10 8-20 * * mon-fri" with timezon
 name = "orders"
 cursor = "updated_at"           # the column that grows with every change
 # key = ["id"]                  # what identifies a row; the primary key of the source by default
-# lookback = "10m"              # read so much again, for rows that were committed late
+# lookback = "10m"              # read so much again, to find rows that were committed late
 # columns = ["id", "total", "updated_at"]
 # rename = { total = "amount" }
 # where = "status <> 'draft'"
-# max_rejects = 100             # put so many refused rows aside before the scan fails
+# max_rejects = 100             # keep so many rejects before the scan fails
 
 # Full: each scan reads everything into a new table, which then takes the place of the old one.
 [[pipelines.shop.tables]]
@@ -47,7 +47,7 @@ name = "daily_report"
 pre_action = "swap"             # or none (upsert), truncate, rename_and_create with keep_archives = 3
 # key = ["day"]                 # a query has no primary key of its own
 # query = "SELECT day, sum(total) AS total FROM orders GROUP BY day"
-# max_shrink = "50%"            # stop if so much of the rows would vanish
+# max_shrink = "50%"            # stop if more of the rows would vanish
 
 # Many tables at once.
 # [[pipelines.shop.tables]]

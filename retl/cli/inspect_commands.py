@@ -1,4 +1,4 @@
-"""``check``, ``tables`` and ``plan``: they look and write nothing."""
+"""``check``, ``tables`` and ``plan``: they only read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _clashes(found: Sequence[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
-    """Pipelines of one file that would write one table, also before any of them has run."""
+    """Pipelines of one file that would write the same table, even before one of them has run."""
     claims = [finding.claim for _, finding in found if finding.claim is not None]
     clashes = []
     for name, finding in found:
@@ -77,7 +77,7 @@ def plan(arguments: argparse.Namespace) -> int:
             say(f"{answer.pipeline.name}: {answer.pipeline.schedule.describe()}")
             for item in answer.value[0]:
                 say("\n".join(_plan_lines(item)))
-    sys.stdout.flush()  # the errors, which go elsewhere, come last
+    sys.stdout.flush()  # the errors, which go to stderr, come last
     for error in errors:
         print_error(error)
     return worst((code, *map(exit_code, errors)))

@@ -34,7 +34,7 @@ class _Facts(ProgressColumn):
 
 
 class LiveView:
-    """A bar for each scan under way; finished ones scroll by above."""
+    """A bar for each running scan; the lines of finished ones scroll by above."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -47,7 +47,7 @@ class LiveView:
         match event:
             case events.ScanStarted(table=table):
                 place = f"{event.pipeline}.{table}"
-                self._remove(place)  # a scan that failed for a moment begins anew without having ended
+                self._remove(place)  # a retried scan starts again without having ended
                 self._bars[place] = self._progress.add_task(clean(place), total=None, progress=None)
             case events.ScanPlanned(table=table, rows=rows):
                 self._update(f"{event.pipeline}.{table}", total=rows)

@@ -110,7 +110,7 @@ class JsonView:
 
     def show(self, event: events.Event) -> None:
         if isinstance(event, events.RowsMoved):
-            return  # ten lines a second say nothing that the commits do not
+            return  # ten lines a second add nothing to those of the commits
         log_event(event, self._log)
         sys.stdout.flush()
 

@@ -110,7 +110,7 @@ def _add_state_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
     _of_table(command)
     command.set_defaults(run=state_commands.adopt)
 
-    command = _command(commands, "rejects", "Show the rows that a target refused, with the reason.")
+    command = _command(commands, "rejects", "Show the rows that a target rejected, with the reason.")
     _of_jobs(command, json=True)
     _of_table(command)
     command.add_argument("--limit", metavar="N", type=_count, default=20, help="how many (default: %(default)s)")

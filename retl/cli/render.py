@@ -18,7 +18,7 @@ from retl.model.report import ScanReport
 
 
 def clean(text: str) -> str:
-    """A text as a terminal may show it: what steers it becomes visible, hidden values stay hidden."""
+    """A text that is safe on a terminal: control characters become visible, hidden values stay hidden."""
     return visible(conceal(text))
 
 
@@ -43,7 +43,7 @@ def print_json(value: Any) -> None:
 
 
 def clock(stream: TextIO | None = None) -> str:
-    """The sign of a scheduled scan, or a word where the stream cannot show it."""
+    """The sign of a scheduled scan, or a word if the stream cannot show it."""
     encoding = getattr(stream or sys.stdout, "encoding", None) or "ascii"
     try:
         "🕒".encode(encoding)
@@ -118,7 +118,7 @@ def one_line(text: str, most: int = 200) -> str:
 
 
 def without_place(text: str, pipeline: str, table: str = "") -> str:
-    """An error's text without the place, where that stands beside it already."""
+    """An error's text without the place that is printed beside it."""
     for place in (f"{pipeline} / {table}", pipeline):
         named = re.match(rf"{re.escape(place)}( / |(\s*\(\w+\))?:\s*)", text)
         if named is not None:

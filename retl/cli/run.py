@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _bugs_on_stderr() -> Iterator[None]:
-    """What the library logs by itself is a bug, or a listener that fails: it must not mix with the output."""
+    """Send the library's own log (bugs, and listeners that fail) to stderr, apart from the output."""
     if structlog.is_configured():
         yield
         return
@@ -46,7 +46,7 @@ def _bugs_on_stderr() -> Iterator[None]:
 
 
 class _Runner:
-    """Runs pipelines in one task group; none of them can end another."""
+    """Runs pipelines in one task group; a failure of one does not end the others."""
 
     def __init__(self, pipelines: Sequence[Pipeline], output: Output, *, once: bool) -> None:
         self._pipelines = pipelines
@@ -63,7 +63,7 @@ class _Runner:
                     pipeline.subscribe(self._listen)
                     inner.start_soon(self._run_one, pipeline)
             outer.cancel_scope.cancel()
-        # Ending is what a signal asks of a schedule; a single run that ends early was interrupted.
+        # A schedule ends well when a signal ends it; a single run that ends early was interrupted.
         if self._signals > 1 or (self._signals and self._once):
             return INTERRUPTED
         return worst(self._codes)

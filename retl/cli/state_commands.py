@@ -1,4 +1,4 @@
-"""``status``, ``history``, ``reset`` and ``rejects``: what the state store remembers."""
+"""``status``, ``history``, ``reset``, ``adopt`` and ``rejects``: what the state store remembers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _table_row(table: TableStatus) -> tuple[str, ...]:
 
 
 def _short(report: ScanReport) -> str:
-    """An error without the place that stands beside it already."""
+    """An error without the place that is printed beside it."""
     return one_line(without_place(report.error or "", report.pipeline, report.table), 500)
 
 
@@ -120,7 +120,7 @@ def history(arguments: argparse.Namespace) -> int:
 
 
 def reset(arguments: argparse.Namespace) -> int:
-    """Forget checkpoints, after a question on a terminal."""
+    """Forget checkpoints; asks first on a terminal."""
     pipelines = selected(arguments)
     table: str | None = arguments.table
     if table is not None:
@@ -157,7 +157,7 @@ def adopt(arguments: argparse.Namespace) -> int:
 
 
 def rejects(arguments: argparse.Namespace) -> int:
-    """The rows that a target refused."""
+    """The rows that a target rejected."""
     pipelines = selected(arguments)
     if arguments.table is not None:
         pipelines = _having(pipelines, arguments.table)
@@ -194,7 +194,7 @@ async def _rejects(pipeline: Pipeline, table: str | None, limit: int) -> tuple[l
 
 
 async def _tables(pipeline: Pipeline) -> list[str] | None:
-    """The tables of a pipeline; ``None`` where its state is damaged, which must not keep ``reset`` from mending it."""
+    """The tables of a pipeline; ``None`` if its state is damaged, for ``reset`` must still mend it."""
     try:
         return [found.table for found in (await pipeline.status()).tables]
     except StateError:

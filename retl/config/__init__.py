@@ -1,7 +1,7 @@
-"""A TOML job file into pipelines: ``load_jobs``.
+"""Make pipelines of a TOML job file: ``load_jobs``.
 
 The words of a job file are those of the library, one to one. Every mistake is a
-``ConfigError`` that names file, line and path, and all of a file are reported at once.
+``ConfigError`` that names file, line and path; all mistakes of a file are reported at once.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Jobs:
 
 
 def load_jobs(path: str | os.PathLike[str]) -> Jobs:
-    """Read a job file. Opens no connection; looks ``${...}`` up as of now.
+    """Read a job file. Opens no connection; resolves ``${...}`` at once.
 
-    Raises ``ConfigError`` that tells everything that is wrong with it, one line for each.
+    Raises ``ConfigError`` with one line for each mistake in the file.
     """
     file = FilePath(path)
     text = _read(file)
@@ -67,7 +67,7 @@ def load_jobs(path: str | os.PathLike[str]) -> Jobs:
     problems, references = Problems(), References(folder)
     if not data.get("pipelines") or not isinstance(data["pipelines"], dict):
         problems.add(
-            ("pipelines",), "there is no pipeline; begin one with [pipelines.NAME], or see what `retl init` writes"
+            ("pipelines",), "the file has no pipeline; begin one with [pipelines.NAME], or see what `retl init` writes"
         )
         data = {**data, "pipelines": {}}
     words = _build_words(Builder(problems, references, folder, connect), data)
@@ -78,7 +78,7 @@ def load_jobs(path: str | os.PathLike[str]) -> Jobs:
 
 
 def _build_words(builder: Builder, data: dict[str, Any]) -> JobFile:
-    """The file's words. What is wrong is left out, so that the rest is looked at all the same."""
+    """The file's words. Wrong ones are left out, so that the rest is checked too."""
     builder.names(JobFile, data, ())
     state = builder.value(StateWords, data.get("state", {}), ("state",))
     defaults = builder.value(PipelineOptions, data.get("defaults", {}), ("defaults",))
@@ -129,8 +129,8 @@ def _syntax_error(message: str, text: str, file: str) -> str:
         return f"{file}:{line}: {column}this is not TOML: {reason[:1].lower()}{reason[1:]}"
     keys = tuple(part.strip()[1:-1] for part in twice[1].split(",") if part.strip())
     if len(keys) == 2 and keys[0] == "pipelines":
-        return f"{file}:{line}: {show_path(keys)}: there are two pipelines of this name; rename one of them"
-    return f"{file}:{line}: {show_path(keys)}: this table stands twice in the file; join the two"
+        return f"{file}:{line}: {show_path(keys)}: two pipelines have this name; rename one of them"
+    return f"{file}:{line}: {show_path(keys)}: this table is declared twice; join the two"
 
 
 def _report(file: str, lines: Mapping[Path, int], problems: Problems) -> str:

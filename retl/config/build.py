@@ -1,4 +1,4 @@
-"""Plain TOML values into the types that the library declares; every problem is collected, with its path."""
+"""Build declared types from plain TOML values; collects every problem with its path."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from retl.model.errors import ConfigError
 from retl.model.secret import Secret
 
 BAD: Final[Any] = object()
-"""Stands for a value that could not be built; its problem has been reported."""
+"""Takes the place of a value that could not be built; its problem has been reported."""
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|:memory:$")
 _LISTS = (list, tuple, set, frozenset, Sequence, Iterable)
@@ -34,7 +34,7 @@ _TABLES = (dict, Mapping)
 
 @dataclass
 class Problems:
-    """What is wrong with a job file, path by path."""
+    """The problems of a job file, path by path."""
 
     found: list[tuple[Path, str]] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class Builder:
             return kind(**values)
         except ConfigError as error:
             self.problems.add_error(path, error)
-        except (TypeError, ValueError) as error:  # how a __post_init__ refuses its values
+        except (TypeError, ValueError) as error:  # raised by a __post_init__
             self.problems.add(path, str(error))
         return BAD
 
@@ -159,7 +159,7 @@ class Builder:
         if not fitting:
             return self._mismatch(shape, raw, path)
         if timedelta in shape.plain and not isinstance(raw, int):
-            # A whole number is left to whoever knows whether it means seconds.
+            # A whole number may mean seconds or units of a cursor: the option itself decides.
             try:
                 parse_duration(raw, what=str(path[-1]))
             except ConfigError as error:
@@ -181,7 +181,7 @@ class Builder:
 
 
 class _Shape:
-    """A declared type, taken apart: its alternatives, and what is annotated."""
+    """A declared type, taken apart: its alternatives and annotations."""
 
     def __init__(self, kind: Any) -> None:
         self.metas: list[msgspec.Meta] = []
@@ -195,12 +195,12 @@ class _Shape:
             self.extra.update(meta.extra or {})
 
     def narrowed(self, kinds: Sequence[Any]) -> Any:
-        """The type made of some of the alternatives, with the limits that are annotated."""
+        """The type made of some of the alternatives, with the annotated limits."""
         union: Any = reduce(or_, kinds)
         return reduce(lambda kind, meta: Annotated[kind, meta], self.metas, union)
 
     def choices(self) -> list[str]:
-        """The words that are allowed, where they are few and nothing else is."""
+        """The allowed words, if only words are allowed."""
         if str in self.plain:
             return []
         words: list[str] = []
@@ -236,7 +236,7 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _fits(raw: Any, kind: Any) -> bool:
-    """Whether a scalar may become this type at all; its limits come later."""
+    """Whether a scalar may become this type; its limits are checked later."""
     if isinstance(kind, type) and issubclass(kind, Enum):
         return raw in [member.value for member in kind]
     if kind is float:

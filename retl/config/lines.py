@@ -1,4 +1,4 @@
-"""Which line of a TOML document a value stands on. ``tomllib`` reads values and forgets where they were."""
+"""Find the line of each value of a TOML document. ``tomllib`` does not keep it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from bisect import bisect_left
 from collections.abc import Mapping
 
 Path = tuple[str | int, ...]
-"""The way to a value: keys, and positions in lists."""
+"""The path to a value: keys, and positions in lists."""
 
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SPACE = re.compile(r"[ \t]*")
-# The ends of the four kinds of text; a basic one may hold escaped quotes, a long one up to two more at its end.
+# The four kinds of text. A basic one may hold escaped quotes; a long one may end with up to two more.
 _TEXTS = (
     ('"""', re.compile(r'"""(?:[^\\"]|\\.|"{1,2}(?!"))*"{3,5}', re.DOTALL)),
     ("'''", re.compile(r"'''(?:[^']|'{1,2}(?!'))*'{3,5}", re.DOTALL)),
@@ -43,14 +43,14 @@ def find_lines(text: str) -> Mapping[Path, int]:
 
 
 def line_of(lines: Mapping[Path, int], path: Path) -> int:
-    """The line of a path, or of the nearest thing around it that stands in the file."""
+    """The line of a path, or of the nearest thing around it that is in the file."""
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, 1)
 
 
 class _Scanner:
-    """Walks a document that is known to be valid, so it need not understand what it skips."""
+    """Walks a document that is known to be valid, so it need not parse what it skips."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -83,7 +83,7 @@ class _Scanner:
             if path in self._lists:
                 path = (*path, self._lists[path] - 1)
                 self.lines.setdefault(path, line)
-        # A table may have been named before by one that lies in it: its own header is its line.
+        # A table inside it may have named it before; its own header counts.
         self.lines[path] = line
         return path
 

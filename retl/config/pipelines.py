@@ -1,4 +1,4 @@
-"""The words of a job file into ``Pipeline`` objects: connectors, stores, and the rules that words must keep together."""
+"""Make ``Pipeline`` objects of the words of a job file: connectors, stores, and the rules that join several words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from retl.state.memory import MemoryStore
 from retl.state.sqlite import SqliteStore
 
 DEFAULT_STORE = "retl-state.db"
-"""The file beside the job file, where a target cannot hold its own checkpoints."""
+"""The file beside the job file, for a target that cannot hold its own checkpoints."""
 
 _SQLITE = "sqlite:///"
 _OPTIONS = [item.name for item in msgspec.structs.fields(TableOptions)]
@@ -50,7 +50,7 @@ def connect(builder: Builder, role: Role, raw: Mapping[str, Any], path: Path) ->
 
 
 def make_pipelines(words: JobFile, raw: Mapping[str, Any], folder: FilePath, problems: Problems) -> dict[str, Pipeline]:
-    """All pipelines that can be made; what keeps the others from it is added to ``problems``."""
+    """All pipelines that can be made; adds the problems of the others to ``problems``."""
     try:
         make_store = _store_maker(words.state.store, folder)
     except ConfigError as error:
@@ -85,7 +85,7 @@ def _store_maker(store: str | None, folder: FilePath) -> MakeStore:
         path = anchored(store.removeprefix(_SQLITE), folder)
         return lambda target: SqliteStore(path)
     raise ConfigError(
-        f"{store!r} is no state store.", remedy='use "target", "memory", or a file: "sqlite:///retl-state.db".'
+        f"unknown state store {store!r}.", remedy='use "target", "memory", or a file: "sqlite:///retl-state.db".'
     )
 
 
@@ -98,7 +98,7 @@ def _inside(target: Target) -> None:
 
 
 class _Maker:
-    """Makes one pipeline and finds the line of each rule that its words break."""
+    """Makes one pipeline, and finds the line of each rule that its words break."""
 
     def __init__(
         self, name: str, words: PipelineWords, defaults: PipelineOptions, raw: Mapping[str, Any], problems: Problems
@@ -146,7 +146,7 @@ class _Maker:
         return own if own is not None else getattr(self._defaults, name)
 
     def _schedule(self) -> dict[str, Any]:
-        """A pipeline's own interval or cron takes the place of both of the defaults."""
+        """A pipeline's own interval or cron replaces both defaults."""
         own = self._words.interval is not None or self._words.cron is not None
         owner = self._words if own else self._defaults
         zone = self._words.timezone
@@ -173,7 +173,7 @@ class _Maker:
             return None
 
     def _locate(self, message: str, place: Sequence[str | int]) -> Path:
-        """Rules speak of options by their names: the first one that stands near the place is where to look."""
+        """Rules name the options that they are about: the first one near the place is where to look."""
         path: Path = (*self._path, *place)
         owners = [path, self._path, ("defaults",)]
         for word in re.findall(r"[a-z_]+", re.sub(r"'[^']*'|\"[^\"]*\"", "", message)):

@@ -15,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class References:
-    """Looks references up as of now, and keeps what they stand for out of messages.
+    """Resolves references at once, and keeps their values out of messages.
 
     A relative path of ``${file:...}`` is taken from ``folder``. ``$${`` stands for ``${``.
     """
@@ -24,11 +24,11 @@ class References:
         self._folder = folder
 
     def text(self, raw: str) -> str:
-        """The text with every reference replaced. Raises ``ConfigError`` for one that leads nowhere."""
+        """The text with every reference replaced. Raises ``ConfigError`` for one that cannot be resolved."""
         return _REFERENCE.sub(lambda match: "${" if match[0] == "$${" else self._look_up(match), raw)
 
     def secret(self, raw: str) -> Secret:
-        """The same as a ``Secret``; a reference that leads nowhere is found now, not at the first use."""
+        """The same as a ``Secret``; a reference that cannot be resolved is found now, not at the first use."""
         self.text(raw)
         whole = _REFERENCE.fullmatch(raw)
         if whole is None or whole[1] is None:
@@ -38,14 +38,14 @@ class References:
         return env(whole[1])
 
     def has_reference(self, raw: str) -> bool:
-        """Whether anything but ``$${`` is to be replaced."""
+        """Whether the text holds a reference, and not only ``$${``."""
         return any(match[0] != "$${" for match in _REFERENCE.finditer(raw))
 
     def _look_up(self, match: re.Match[str]) -> str:
         name = match[1]
         if name is None or not (name.startswith("file:") or _NAME.fullmatch(name)):
             raise ConfigError(
-                f"{match[0]} is no reference.",
+                f"{match[0]} is not a reference.",
                 remedy="write ${NAME} for an environment variable, ${file:PATH} for a file, or $${ for the two characters.",
             )
         if name.startswith("file:"):
@@ -60,5 +60,5 @@ class References:
     def _path(self, name: str) -> Path:
         try:
             return self._folder / Path(name.removeprefix("file:")).expanduser()
-        except RuntimeError:  # there is no home directory
+        except RuntimeError:  # unknown home directory
             return self._folder / name.removeprefix("file:")

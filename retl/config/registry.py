@@ -1,4 +1,4 @@
-"""Connectors by their name: the entry-point groups that third parties use, and we too."""
+"""Connectors by their name, from the entry-point groups that third parties and retl itself use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GROUPS: dict[Role, str] = {"source": "retl.sources", "target": "retl.targets"}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'cursor'?``, or nothing where no known word is near."""
+    """``; did you mean 'cursor'?``, or nothing if no known word is near."""
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -33,9 +33,7 @@ def find_connector(role: Role, name: str) -> type[Connector]:
         other: Role = "target" if role == "source" else "source"
         if name in connector_types(other):
             raise ConfigError(f"{name} cannot be a {role}, only a {other}. {_there_are(role, known)}")
-        raise ConfigError(
-            f"there is no {role} of the type {name!r}{did_you_mean(name, known) or '.'} {_there_are(role, known)}"
-        )
+        raise ConfigError(f"unknown {role} type {name!r}{did_you_mean(name, known) or '.'} {_there_are(role, known)}")
     try:
         found = known[name].load()
     except ImportError as error:
@@ -44,7 +42,7 @@ def find_connector(role: Role, name: str) -> type[Connector]:
         found = None
     if not (isinstance(found, type) and issubclass(found, Connector)):
         raise ConfigError(
-            f"the installed {role} {name!r} ({known[name].value}) is no retl.connectors.base.Connector.",
+            f"the installed {role} {name!r} ({known[name].value}) is not a retl.connectors.base.Connector.",
             remedy="tell the authors of the package that brought it.",
         )
     return found

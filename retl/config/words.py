@@ -1,4 +1,4 @@
-"""The words of a job file. What the library says of tables and connectors is not repeated here."""
+"""The words of a job file, besides those of tables and connectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StateWords(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PipelineOptions(TableOptions, kw_only=True, frozen=True):
-    """What ``[defaults]`` may say for every pipeline, and a pipeline for itself."""
+    """What ``[defaults]`` sets for every pipeline, and a pipeline for itself."""
 
     interval: Duration | Literal["manual"] | None = None
     cron: str | None = None

@@ -1,1 +1,1 @@
-"""Pure values that every other part of retl speaks in: no I/O, no clock, no connector."""
+"""Pure values that all other parts of retl share: no I/O, no clock, no connector."""

@@ -1,4 +1,4 @@
-"""What may be done to a target: pre-actions of full scans and the action blacklist."""
+"""The pre-actions of full scans, and the action blacklist."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_blacklist(
 ) -> None:
     """Raise ``ConfigError`` where a table could not work without a blacklisted action.
 
-    What follows from a blacklist that *can* work: without INSERT only rows that exist in
+    The effect of a blacklist that *can* work: without INSERT only rows that exist in
     the target are updated; without UPDATE only new rows are added; without CREATE a
     missing table is an error; without ALTER new source columns are not added.
     """
@@ -81,7 +81,7 @@ def parse_actions(names: Iterable[str]) -> frozenset[Action]:
             actions.add(Action(name.upper()))
         except ValueError:
             raise ConfigError(
-                f"the blacklist names {name!r}, which is no action.",
+                f"the blacklist names an unknown action, {name!r}.",
                 remedy="use some of " + " ".join(Action) + ".",
             ) from None
     return frozenset(actions)

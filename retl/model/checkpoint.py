@@ -1,4 +1,4 @@
-"""What is remembered of one table between scans."""
+"""What one table's scans remember."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _LONGEST_CONTENT = 48 * 1024
 class Refresh(msgspec.Struct, frozen=True):
     """A replacing scan that has changed the target and is not finished.
 
-    The next scan carries it on: it does not archive the half-loaded table again.
+    The next scan continues it, and does not archive the half-loaded table again.
     """
 
     scan_id: str
     pre_action: str
     archives: bool = True
-    """Whether there was a table to archive. Without one, what a crash leaves half-loaded is no archive either."""
+    """Whether a table was archived. If not, a table that a crash leaves half-loaded is not an archive either."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,7 +47,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     columns: dict[str, str] | None = None
     """Column names and types of the source at the last scan, to notice what changed."""
     selection: str | None = None
-    """What was chosen of the source (columns, filter, expressions), to notice that it changed."""
+    """The selection at the source (columns, filter, expressions), to notice that it changed."""
     detail: dict[str, Any] = {}
     """The source's own: a manifest of files, versions of partitions."""
     window_digest: str | None = None
@@ -70,7 +70,7 @@ def check_cursor_type(table: str, cursor: str, checkpoint: Checkpoint, native: s
 
 
 class Fence(msgspec.Struct, frozen=True):
-    """Proof of ownership: a commit is refused when the pipeline's epoch is no longer this one."""
+    """Proof of ownership: a commit is refused once the pipeline has another epoch."""
 
     pipeline: str
     owner: str
@@ -88,7 +88,7 @@ class FencedCheckpoint(msgspec.Struct, frozen=True):
 
 
 class Reject(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that the target refused: its key, the reason and its content (JSON text)."""
+    """A row that the target rejected: its key, the reason and its content (JSON text)."""
 
     table: str
     key: str
@@ -99,7 +99,7 @@ class Reject(msgspec.Struct, frozen=True, kw_only=True):
     at: str = ""
 
     def __post_init__(self) -> None:
-        """What is kept has a bound: a value may be as large as a request of the store, or larger."""
+        """Bound what is kept: a value may be larger than a request to the store."""
         for name, value in (
             ("key", _short_key(self.key)),
             ("reason", shown(self.reason, _LONGEST_REASON)),
@@ -110,7 +110,7 @@ class Reject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _short_key(key: str) -> str:
-    """A key that is too long keeps its beginning, and is told from others by a hash."""
+    """A key that is too long keeps its beginning, and a hash tells it from others."""
     if len(key) <= _LONGEST_KEY:
         return key
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
@@ -118,7 +118,7 @@ def _short_key(key: str) -> str:
 
 
 def _short_content(content: str) -> str:
-    """JSON text; what is too long becomes its own beginning, as a string."""
+    """JSON text; a value that is too long becomes a string of its beginning."""
     if len(content) <= _LONGEST_CONTENT or (content[:1] == '"' and len(content) <= 7 * _LONGEST_CONTENT):
         return content
     return msgspec.json.encode(f"{content[:_LONGEST_CONTENT]}… ({len(content):,} characters)").decode()

@@ -30,7 +30,7 @@ _EPOCH_DAY = date(1970, 1, 1)
 
 
 def cursor_family(type: pa.DataType) -> CursorFamily | None:
-    """What kind of order a column of this type has; ``None`` where it cannot be a cursor."""
+    """What kind of order a column of this type has; ``None`` if it cannot be a cursor."""
     if pa.types.is_timestamp(type):
         return "time"
     if pa.types.is_date(type):
@@ -92,7 +92,7 @@ def _day(text: str) -> date:
         except ValueError:
             pass
     raise SourceError(
-        f"the cursor value {text!r} is no day of the years 1 to 9999.",
+        f"the cursor value {text!r} is not a day of the years 1 to 9999.",
         remedy="filter such rows with where, or correct them at the source.",
     )
 
@@ -104,7 +104,7 @@ def _number(text: str, family: CursorFamily) -> Decimal:
         number = Decimal("NaN")
     if not number.is_finite() or (family == "integer" and number != number.to_integral_value(context=_EXACT)):
         raise SourceError(
-            f"the cursor value {text!r} is no {'whole ' if family == 'integer' else ''}number.",
+            f"the cursor value {text!r} is not a {'whole ' if family == 'integer' else ''}number.",
             remedy="filter such rows with where, or correct them at the source.",
         )
     return number
@@ -182,7 +182,7 @@ def family_of_text(value: str) -> CursorFamily | None:
 
 
 def age(value: str, family: CursorFamily | None, now: datetime) -> timedelta | None:
-    """How old a watermark is, for people; ``None`` where it is no time."""
+    """How old a watermark is, for people; ``None`` if it is not a time."""
     if family not in ("time", "date"):
         return None
     try:

@@ -5,7 +5,7 @@
     RetlError                      anything below; catch this one
     ├── ConfigError                the declaration is wrong; nothing was written
     │   └── UnsupportedError       the declaration asks for what this system cannot do
-    ├── TransientError             tried again by itself: the next attempt may succeed
+    ├── TransientError             retried: the next attempt may succeed
     │   ├── ConnectionFailed       the system did not answer, or the line was cut
     │   └── TargetBusy             somebody else holds a lock on the target
     └── PermanentError             trying again without a change would fail again
@@ -13,13 +13,13 @@
         ├── TargetError            the target refused what was asked of it
         ├── SchemaDrift            source and target no longer fit together
         ├── GuardStopped           a guard stopped a scan before it did harm
-        ├── RowsRejected           more rows were refused than ``max_rejects`` allows
+        ├── RowsRejected           more rows were rejected than ``max_rejects`` allows
         ├── RepeatedKey            the key does not identify one row
         ├── LeaseLost              another process owns the pipeline now
         └── StateError             the state store cannot be read or is of a newer version
 
-The class tells how one recovers; the message tells where it happened, what was
-tried and what to do. A secret never appears in either.
+The class tells how to recover; the message tells where it happened, what was tried
+and what to do. A secret never appears in either.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RetlError(Exception):
     """The root of every error raised on purpose.
 
     ``message`` says what happened and ``remedy`` what to do about it. Pipeline, table
-    and system are filled in on the way up by whoever knows them (``with_context``).
+    and system are filled in on the way up (``with_context``).
     """
 
     recovery: ClassVar[Recovery] = "permanent"
@@ -59,7 +59,7 @@ class RetlError(Exception):
         self.system = system
 
     def with_context(self, *, pipeline: str = "", table: str = "", system: str = "") -> RetlError:
-        """Add the place where the error happened, where it is not known yet; returns self."""
+        """Add the place where the error happened, unless it is known already; returns self."""
         self.pipeline = self.pipeline or pipeline
         self.table = self.table or table
         self.system = self.system or system
@@ -78,7 +78,7 @@ class RetlError(Exception):
 
 
 class ConfigError(RetlError):
-    """The declaration is wrong. Found before anything is written wherever it can be."""
+    """The declaration is wrong. Found before anything is written, wherever possible."""
 
     recovery = "configuration"
 
@@ -88,9 +88,9 @@ class UnsupportedError(ConfigError):
 
 
 class TransientError(RetlError):
-    """The same attempt may succeed later; the engine tries again by itself.
+    """The same attempt may succeed later; the engine retries it.
 
-    ``retry_after``: the seconds that the system asked to wait, where it said so.
+    ``retry_after``: the seconds that the system asked to wait, if it did.
     """
 
     recovery = "transient"
@@ -109,11 +109,11 @@ class TargetBusy(TransientError):
 
 
 class PermanentError(RetlError):
-    """Trying again without a change would fail again. The schedule goes on all the same."""
+    """Trying again without a change would fail again. The schedule continues nevertheless."""
 
 
 class SourceError(PermanentError):
-    """The source refused a statement or sent what it had not promised."""
+    """The source refused a statement, or sent something other than promised."""
 
 
 class TargetError(PermanentError):
@@ -129,7 +129,7 @@ class GuardStopped(PermanentError):
 
 
 class RowsRejected(PermanentError):
-    """More rows were refused than ``max_rejects`` allows; nothing of the slice was committed.
+    """More rows were rejected than ``max_rejects`` allows; nothing of the slice was committed.
 
     ``rejects`` holds them, as ``retl.model.checkpoint.Reject``.
     """
@@ -142,7 +142,7 @@ class RepeatedKey(PermanentError):
 
 
 class LeaseLost(PermanentError):
-    """Another process took the pipeline over; this process's commit was refused."""
+    """Another process took the pipeline over; nothing more is written by this one."""
 
 
 class StateError(PermanentError):

@@ -56,7 +56,7 @@ class ScanStarted(Event, frozen=True, kw_only=True):
 
 
 class ScanPlanned(Event, frozen=True, kw_only=True):
-    """The source has answered what there is to read."""
+    """The source has told what there is to read."""
 
     table: str
     scan_id: str
@@ -84,7 +84,7 @@ class RowsMoved(Event, frozen=True, kw_only=True):
 
 
 class RowsRejected(Event, frozen=True, kw_only=True):
-    """The target refused rows; they are kept as rejects."""
+    """The target rejected rows, which are kept with their reasons."""
 
     table: str
     scan_id: str
@@ -93,17 +93,17 @@ class RowsRejected(Event, frozen=True, kw_only=True):
 
 
 class Warned(Event, frozen=True, kw_only=True):
-    """Something that people should know, and that stopped nothing."""
+    """Something that people should know; it stopped nothing."""
 
     table: str
     message: str
 
 
 class RetryScheduled(Event, frozen=True, kw_only=True):
-    """A transient error; the same work is tried again after ``delay`` seconds.
+    """A transient error; the same work is retried after ``delay`` seconds.
 
-    A table's scan is, once the tables that wait have had their turn. ``table`` is a
-    ``match`` pattern where the source could not tell its tables.
+    A table's scan waits until the other tables have had their turn. ``table`` is a
+    ``match`` pattern if the source could not tell its tables.
     """
 
     table: str
@@ -125,7 +125,7 @@ class ScanFailed(Event, frozen=True, kw_only=True):
 
 
 class RunFailed(Event, frozen=True, kw_only=True):
-    """A run could not begin, since the store or the lease failed; or tables of it could not be found."""
+    """A run could not begin because the store or the lease failed, or some of its tables were not found."""
 
     error: str
     error_type: str

@@ -23,7 +23,7 @@ class ManifestEntry(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     """How many rows of it were delivered."""
     facts: dict[str, str] = {}
-    """What the source wants to remember besides."""
+    """Anything else that the source wants to remember."""
 
     def __post_init__(self) -> None:
         if not self.name or len(self.name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:

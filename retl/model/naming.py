@@ -24,10 +24,10 @@ class Naming:
 
 
 def named_after(to: str, name: str, naming: Naming) -> str:
-    """The target's name that a pattern's ``to`` means for a table of the source."""
+    """The target's name for a table of the source, by a pattern's ``to``."""
     bare = plain_name(name, schemas=naming.source_schemas)
     if set(to) & set('"`'):
-        return to.replace("{name}", bare)  # it says by itself where its parts end
+        return to.replace("{name}", bare)  # its quotes already tell where its parts end
     *schema, last = to.rsplit(".", 1)
     last = last.replace("{name}", bare)
     return ".".join([*schema, _quoted(last) if naming.target_schemas else last])
@@ -60,7 +60,7 @@ def plain_name(name: str, *, schemas: bool = True) -> str:
 def matching(pattern: str, names: Iterable[str]) -> list[str]:
     """The names that a pattern stands for, in order; ``*``, ``?`` and ``[...]``, letter case counts.
 
-    What a target has made for itself, archives and shadows, is nobody's table.
+    Archives and shadows, which targets make for themselves, never match.
     """
     return sorted(
         name

@@ -1,4 +1,4 @@
-"""What a scan is about to do, before it does it: the source's part and the target's part."""
+"""What a scan is about to do: the source's part and the target's part."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from retl.model.window import Slice, Window
 class SourcePlan:
     """One scan of one table as the source will answer it.
 
-    ``schema`` is that of the batches to come, under the target's column names: what was
-    chosen, renamed and computed. Its fields carry the *logical* types; a batch may hold
+    ``schema`` is that of the batches to come, under the target's column names: selected,
+    renamed and computed. Its fields carry the *logical* types; a batch may hold
     any column as canonical text instead. ``key`` is in the target's names too.
     """
 
@@ -31,8 +31,8 @@ class SourcePlan:
     rows: int | None = None
     """How many rows the slices hold; ``None`` where the source cannot tell."""
     exact_rows: bool = False
-    """Whether ``rows``, and the ``rows`` of each slice that has them, were counted in the very snapshot that is read:
-    what comes must then be as many. Without it rows may have come and gone since."""
+    """Whether ``rows``, and the ``rows`` of each slice that has them, were counted in the very snapshot that is read,
+    so that exactly as many must come."""
     null_cursor_rows: int = 0
     cursor_type: str | None = None
     unique_key: bool = False
@@ -64,8 +64,8 @@ class WriteSpec:
     unique_key: bool = False
     """Whether the source guarantees that ``key`` identifies one row."""
     prove: Callable[[], Awaitable[None]] | None = None
-    """Raises ``LeaseLost`` where another process owns the pipeline by now. A target that waits by itself, and then
-    sends what nothing takes back, asks it before; ``None`` where there is no owner."""
+    """Raises ``LeaseLost`` if another process has taken the pipeline over. A target that has waited calls it before
+    it sends something that cannot be undone; ``None`` for a preview."""
 
     @property
     def cursor(self) -> str | None:
@@ -77,7 +77,7 @@ class WriteSpec:
 
     @property
     def unread_cursor(self) -> str | None:
-        """The cursor, where it is not among the columns: the target then knows nothing of it."""
+        """The cursor, if it is not among the columns that the target gets."""
         return self.table.cursor if self.cursor is None else None
 
     @property
@@ -87,7 +87,7 @@ class WriteSpec:
 
 @dataclass(frozen=True)
 class TargetPreview:
-    """What the target would do to make itself ready, and what it would do to the values."""
+    """How the target would prepare itself, and which values it would cast."""
 
     statements: tuple[str, ...] = ()
     casts: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What came of a scan, and how far one is."""
+"""The report of a finished scan, and the progress of a running one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ScanStatus = Literal["done", "failed", "stopped"]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a scan is. Times are seconds; ``rows_planned`` is ``None`` where the source cannot tell."""
+    """The progress of a scan. Times are seconds; ``rows_planned`` is ``None`` where the source cannot tell."""
 
     rows: int
     rows_planned: int | None
@@ -26,7 +26,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def seconds_left(self) -> float | None:
-        """The time left at the present rate; ``None`` where that cannot be told."""
+        """The time left at the present rate; ``None`` if it is unknown."""
         if self.rows_planned is None or not self.rate:
             return None
         return max(0.0, (self.rows_planned - self.rows) / self.rate)
@@ -53,7 +53,7 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     older: int = 0
     """Rows left out because the target holds a newer version of them."""
     dropped: int = 0
-    """Rows that the target acknowledged and, by a rule of its own, did not keep."""
+    """Rows that the target acknowledged but, by a rule of its own, did not keep."""
     bytes: int = 0
     rejects: int = 0
     null_cursor_rows: int = 0
@@ -72,7 +72,7 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     error_type: str | None = None
     next_run: str | None = None
-    """When the schedule comes round next; ``None`` for a single run."""
+    """The time of the next run; ``None`` for a single run."""
 
 
 class RunReport(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ class RunReport(msgspec.Struct, frozen=True):
     pipeline: str
     scans: tuple[ScanReport, ...]
     errors: tuple[str, ...] = ()
-    """Why tables were not scanned at all: those that the source does not have or could not name."""
+    """Why tables were not scanned: the source does not have them, or could not list them."""
 
     @property
     def ok(self) -> bool:

@@ -12,7 +12,7 @@ NATIVE = b"retl.native"
 JSON = b"retl.json"
 """Field metadata key: the text of this column is JSON."""
 COLLATION = b"retl.collation"
-"""Field metadata key: what the source takes for equal, in its own word for it."""
+"""Field metadata key: the collation, in the source's own word."""
 
 
 def field(
@@ -31,13 +31,13 @@ def field(
 
 
 def native_type(column: pa.Field) -> str:
-    """The type as the source spells it; the Arrow name where it told none."""
+    """The type as the source spells it, or else its Arrow name."""
     found = (column.metadata or {}).get(NATIVE)
     return found.decode() if found else str(column.type)
 
 
 def collation(column: pa.Field) -> str | None:
-    """What the source takes for equal in the column, where it told."""
+    """The column's collation, if the source told it."""
     found = (column.metadata or {}).get(COLLATION)
     return found.decode() if found else None
 
@@ -58,7 +58,7 @@ class TableSchema:
     columns: pa.Schema
     key: tuple[str, ...] = ()
     hidden: frozenset[str] = frozenset()
-    """Columns that are read only where they are named: ``SELECT *`` does not show them."""
+    """Columns that are read only if they are named: ``SELECT *`` does not show them."""
 
     @property
     def names(self) -> list[str]:
@@ -69,6 +69,6 @@ class TableSchema:
 
 
 def missing(wanted: Iterable[str], have: Sequence[str]) -> list[str]:
-    """The wanted names that are not there, in order."""
+    """The wanted names that the table lacks, in order."""
     known = set(have)
     return [name for name in wanted if name not in known]

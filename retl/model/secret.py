@@ -29,7 +29,7 @@ class Secret:
         self._origin = origin
 
     def reveal(self) -> str:
-        """The value itself. Raises ``ConfigError`` where it cannot be had."""
+        """The value itself. Raises ``ConfigError`` if it cannot be read."""
         value = self._read()
         hide(value)
         return value
@@ -60,7 +60,7 @@ def secret_file(path: str | Path) -> Secret:
     def read() -> str:
         try:
             return _read_small(Path(path)).removesuffix("\n")
-        except (OSError, ValueError) as error:  # a ValueError is of the text, or of a path that cannot be one
+        except (OSError, ValueError) as error:  # a ValueError: the text is not UTF-8, or the path is impossible
             reason = error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(
                 f"the secret file {str(path)!r} cannot be read: {reason}.",
@@ -83,7 +83,7 @@ def _read_small(path: Path) -> str:
 
 
 def reveal(value: str | Secret) -> str:
-    """The text of a setting that may be given plainly or as a secret. It is hidden in all messages from now on."""
+    """The text of a setting that may be plain or a secret; all messages hide it from now on."""
     if isinstance(value, Secret):
         return value.reveal()
     hide(value)
@@ -91,9 +91,9 @@ def reveal(value: str | Secret) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown. Its password may hold any sign, also those that should have been written as %40 and the like.
+    """A URL without its password, which may hold any character, even one that should be escaped.
 
-    Where the scheme is forgotten or misspelt nothing tells user and password apart, so neither is shown.
+    Without a correct scheme nothing tells user and password apart, so neither is shown.
     """
     login, at, place = url.rpartition("@")
     if not at:

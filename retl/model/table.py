@@ -23,9 +23,9 @@ DEFAULT_SLICE_ROWS = 50_000
 
 
 class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What can be said of one table, or of all tables of a pipeline at once.
+    """The options of one table, or of all tables of a pipeline at once.
 
-    What a table leaves unset (``None``) it takes from its pipeline.
+    A table takes what it leaves unset (``None``) from its pipeline.
     """
 
     cursor: str | Literal[False] | None = None
@@ -74,7 +74,7 @@ class _Mapping(TableOptions, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     where: str | None = None
     """A row filter in the source's own language."""
     format: Mapping[str, Any] | None = None
-    """How the source's files are to be read; of file sources only."""
+    """How to read the source's files; for file sources only."""
 
 
 class Table(_Mapping, frozen=True, forbid_unknown_fields=True):
@@ -105,16 +105,16 @@ class TableSpec:
     keep_archives: int | None = None
     max_shrink: float | None = None
     max_rejects: int = 0
-    """How many rejects a scan may have; the engine works a share out before the target sees it."""
+    """How many rejects a scan may have; the engine computes a share before the target sees it."""
     max_reject_share: float | None = None
-    """The share of a scan's rows that may be rejects, where it was given as one."""
+    """The share of a scan's rows that may be rejects, if it was given as one."""
     lost_target: LostTarget = "fail"
     write: Write = Write.UPSERT
     new_columns: NewColumns = "add"
     slice_rows: int = DEFAULT_SLICE_ROWS
     format: Mapping[str, Any] = field(default_factory=dict)
     documents: bool = False
-    """Whether the target takes documents whole: a source that has such need not take them apart into columns."""
+    """Whether the target takes documents whole, so that a source of documents need not split them into columns."""
 
     @property
     def full(self) -> bool:
@@ -152,7 +152,7 @@ def is_pattern(table: Table) -> bool:
 
 
 def check_options(options: TableOptions) -> None:
-    """Raise ``ConfigError`` for a value that can be right for no table, also for one that has no use for it."""
+    """Raise ``ConfigError`` for a value that is wrong for every table, even one that does not use it."""
     check_types(options)
     if options.lookback is not None:
         _lookback(options.lookback)
@@ -164,7 +164,7 @@ def check_options(options: TableOptions) -> None:
 
 
 def check_declaration(table: Table) -> None:
-    """Raise ``ConfigError`` for what is wrong whatever the source holds."""
+    """Raise ``ConfigError`` for what is wrong whatever the source has."""
     if (table.name is None) == (table.match is None):
         raise ConfigError(
             "a table needs either a name or a match pattern."
@@ -281,7 +281,7 @@ def _resolve(
 def _word(option: str, value: Any, allowed: Iterable[str]) -> Any:
     words = list(allowed)
     if value not in words:
-        raise ConfigError(f"{option} is {value!r}, which it cannot be.", remedy=f"use one of {', '.join(words)}.")
+        raise ConfigError(f"unknown {option} {value!r}.", remedy=f"use one of {', '.join(words)}.")
     return value
 
 

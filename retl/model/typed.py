@@ -1,4 +1,4 @@
-"""Whether the values of a declaration are of the types that it names: Python itself does not look."""
+"""Check that the values of a declaration have its types, which Python itself does not do."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import msgspec
 from retl.model.errors import ConfigError
 
 LONGEST_NAME = 255
-"""As many characters fit into a key of every state store."""
+"""Maximum length of a name that is a key in a state store."""
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): ""}
 
 
 def check_types(options: msgspec.Struct) -> None:
-    """Raise ``ConfigError`` for the first field whose value is none of its type. Text is taken for any word of a list."""
+    """Raise ``ConfigError`` for the first field with a value of another type. Text passes for any word of a list."""
     for name, hint in get_type_hints(type(options), include_extras=False).items():
         value = getattr(options, name, None)
         if name in options.__struct_fields__ and not _fits(value, hint):
@@ -52,7 +52,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(_fits(each, get_args(hint)[1]) for each in value.values())
     if origin is not None and issubclass(origin, Sequence):
-        # A bare text is told from a list, with better words, where the list is read.
+        # Where the list is read, a plain text gets a better message than this one.
         return isinstance(value, str) or (
             isinstance(value, Sequence) and all(_fits(e, get_args(hint)[0]) for e in value)
         )

@@ -116,7 +116,7 @@ def make_window(spec: TableSpec, family: CursorFamily, watermark: str | None, bo
 
     The upper bound is the highest cursor value that the source named, lowered by
     ``settle``. With ``write = "append"`` the lower end is open, since a row that was
-    read before would be doubled. Raises ``SourceError`` for a bound that is no such value.
+    read before would be doubled. Raises ``SourceError`` for a bound that cannot be read.
     """
     assert spec.cursor is not None
     if bounds.high is None:

@@ -1,1 +1,1 @@
-"""Subscribers to events: logs, and whatever else only listens."""
+"""Subscribers to events, such as logs."""

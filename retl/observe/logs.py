@@ -26,10 +26,10 @@ _LEVELS: dict[type[events.Event], str] = {
 
 
 def log_events(pipeline: Pipeline, logger: Any = None) -> Callable[[], None]:
-    """Log every event of a pipeline from now on; returns what ends it.
+    """Log every event of a pipeline from now on; call the result to end it.
 
-    Progress is of level debug, failures are errors, what people should know is a warning,
-    the rest is info. ``logger`` is a structlog logger (``retl`` when unset); it is called
+    Failures are errors, progress is debug, what people should know is a warning, the rest
+    is info. ``logger`` is a structlog logger (``retl`` when unset); it is called
     in the event loop, so it should not wait for a slow disk or a slow pipe.
     """
     chosen = logger if logger is not None else structlog.get_logger("retl")
@@ -48,7 +48,7 @@ def event_words(event: events.Event) -> str:
 
 
 def event_fields(event: events.Event) -> dict[str, Any]:
-    """The fields of an event, flat; what is unset is left out."""
+    """The fields of an event, flat, without the unset ones."""
     report = getattr(event, "report", None)
     values: dict[str, Any] = {"pipeline": event.pipeline, "at": event.at}
     if isinstance(report, ScanReport):

@@ -1,4 +1,4 @@
-"""What a state store must do."""
+"""The contract of a state store."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from retl.model.manifest import ManifestEntry
 from retl.model.report import ScanReport, ScanStatus
 
 STATE_VERSION = 1
-"""The layout of the tables of a store. A store of a newer one is refused."""
+"""The layout of a store's tables. A store with a newer one is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
     """A pipeline's lease as the store holds it.
 
-    There is no time in it, so that no two clocks are ever compared: the owner raises
-    ``beat`` again and again, and whoever has seen the same ``epoch`` and ``beat`` for the
+    It holds no time, so that no two clocks are ever compared: the owner raises ``beat``
+    again and again, and a process that sees the same ``epoch`` and ``beat`` for the
     length ``ttl`` (by its own monotonic clock) may take the lease over.
     """
 
@@ -34,7 +34,7 @@ class LeaseRow:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A table of a target that a table of a pipeline is written to. Each table of a pipeline has one at most."""
+    """The table of a target that a table of a pipeline is written to: at most one for each table of a pipeline."""
 
     pipeline: str
     table: str
@@ -88,7 +88,7 @@ class StateStore(ABC):
     """Holds checkpoints, leases, rejects and the history of scans.
 
     Every method is one atomic step. Raises ``StateError`` for a store that is corrupt or
-    of a newer version, ``ConnectionFailed`` or ``TargetBusy`` for what may pass.
+    of a newer version, ``ConnectionFailed`` or ``TargetBusy`` for failures that may pass.
     """
 
     @abstractmethod
@@ -115,7 +115,7 @@ class StateStore(ABC):
 
     @abstractmethod
     async def read_lease(self, pipeline: str) -> LeaseRow:
-        """The lease as it is; epoch 0 where nobody ever held it."""
+        """The lease as it is; epoch 0 if nobody has ever held it."""
 
     @abstractmethod
     async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
@@ -123,7 +123,7 @@ class StateStore(ABC):
 
     @abstractmethod
     async def beat(self, fence: Fence) -> bool:
-        """Show that the owner lives; ``False`` where somebody else owns the pipeline now."""
+        """Show that the owner lives; ``False`` if another owner has the pipeline now."""
 
     @abstractmethod
     async def give_up_lease(self, fence: Fence) -> None:
@@ -131,11 +131,11 @@ class StateStore(ABC):
 
     @abstractmethod
     async def claims(self, target: str) -> list[Claim]:
-        """Who writes a table of the target, of all pipelines that use this store."""
+        """The claims on a table of the target, of all pipelines that use this store."""
 
     @abstractmethod
     async def claim(self, fence: Fence, claim: Claim) -> None:
-        """Note it, in the place of an older claim of the same table; raises ``LeaseLost`` where the fence is old."""
+        """Store a claim in place of an older one of the same table; raises ``LeaseLost`` if the fence is old."""
 
     @abstractmethod
     async def release_claims(self, pipeline: str, table: str | None = None) -> int:
@@ -143,23 +143,23 @@ class StateStore(ABC):
 
     @abstractmethod
     async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
-        """Keep refused rows; a reject with the same table and key is replaced."""
+        """Keep rejects; each replaces an older one of the same table and key."""
 
     @abstractmethod
     async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
-        """The refused rows, newest first."""
+        """The rejects, newest first."""
 
     @abstractmethod
     async def count_rejects(self, pipeline: str) -> dict[str, int]:
-        """How many refused rows are kept, by table."""
+        """How many rejects are kept, by table."""
 
     @abstractmethod
     async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
-        """Remove refused rows; returns how many there were."""
+        """Remove rejects; returns how many there were."""
 
     @abstractmethod
     async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
-        """Remove refused rows that were kept before a time of day, and of each table the oldest beyond ``most``."""
+        """Remove rejects that were kept before a time of day, and the oldest of each table beyond ``most``."""
 
     @abstractmethod
     async def add_report(self, report: ScanReport) -> None:

@@ -1,4 +1,4 @@
-"""A store that lives and dies with its process: for tests, and for pipelines whose loss of memory is harmless."""
+"""A store that lives and dies with its process: for tests, and for pipelines that may forget."""
 
 from __future__ import annotations
 

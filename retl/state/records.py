@@ -1,4 +1,4 @@
-"""The steps of what a store keeps for people: rejects, and the reports of past scans."""
+"""The steps for what a store keeps for people: rejects, and the reports of past scans."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def save(fenced: FencedCheckpoint) -> Step[None]:
     yield from _save_manifest(fenced)
     values = (fenced.checkpoint.watermark, encode(fenced.checkpoint), fenced.fence.epoch, _now())
     identity = (fenced.fence.pipeline, fenced.table)
-    # Asked for, and not seen by what an UPDATE counts: some systems count only rows that it made different.
+    # Asked first: the count of the UPDATE cannot tell, since some systems count only changed rows.
     known = yield Statement("SELECT 1 FROM retl_checkpoints WHERE pipeline = ? AND table_name = ?", identity, rows=True)
     if known:
         yield Statement(
@@ -151,7 +151,7 @@ def read_lease(pipeline: str) -> Step[LeaseRow]:
 
 
 def _seconds(ttl: Any) -> float:
-    """A time to live as it was stored; one that makes no sense is taken for an ordinary one, and the next owner writes its own."""
+    """The stored time to live. One that makes no sense becomes the default; the next owner writes its own."""
     try:
         seconds = float(ttl)
     except (TypeError, ValueError):
@@ -215,13 +215,13 @@ def release_claims(pipeline: str, table: str | None) -> Step[int]:
 
 
 class SqlStore(StateStore):
-    """A store whose steps run on some SQL system; what is left to it is how to run one."""
+    """A store on a SQL system, which only has to say how to run a step."""
 
     @abstractmethod
     async def _step(self, make: Callable[[], Step[T]], *, write: bool = True, single: bool = False) -> T:
-        """Run a step in a transaction of its own. ``make`` may be called again where it is tried again.
+        """Run a step in a transaction of its own. ``make`` is called again for a retry.
 
-        ``single``: no more than one of its statements writes, and that may be done twice, so it needs no transaction.
+        ``single``: at most one of its statements writes, and may run twice, so it needs no transaction.
         """
 
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:

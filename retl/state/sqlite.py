@@ -1,4 +1,4 @@
-"""The store in a SQLite file: the default where a target cannot hold its own checkpoints."""
+"""The store in a SQLite file: the default for a target that cannot hold its own checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIALECT = sql.StateDialect(real_type="REAL", integer_type="INTEGER", table_suffi
 
 
 def run_step(connection: sqlite3.Connection, step: Generator[sql.Statement, Any, T]) -> T:
-    """Run one step of ``state.sql`` on a connection, inside whatever transaction it is in."""
+    """Run one step of ``state.sql`` on a connection, inside its current transaction."""
     answer: Any = None
     while True:
         try:
@@ -37,25 +37,25 @@ def run_step(connection: sqlite3.Connection, step: Generator[sql.Statement, Any,
 
 
 def _whole_path(path: str | Path) -> str:
-    """The path as of now, wherever the host goes later. Raises ``ConfigError`` for what names no file."""
+    """The absolute path, so that a later change of folder does not matter. Raises ``ConfigError`` if it cannot be a file."""
     if not isinstance(path, str | Path):
         raise wrong_type("the path of a state store", path, 'text, such as "retl-state.db"')
     if str(path) in ("", ":memory:"):
         raise ConfigError(
-            f"the state store has the path {str(path)!r}, which is no file.",
+            f"the state store has the path {str(path)!r}, which is not a file.",
             remedy='name a file, such as "retl-state.db"; retl.MemoryStore() keeps the state in memory.',
         )
     return str(Path(path).expanduser().absolute())
 
 
 def make_private(path: str) -> None:
-    """Make an empty file that only its owner can read; SQLite gives what it makes beside it the same rights."""
-    with suppress(OSError):  # that it exists is fine, and what else is wrong SQLite says itself
+    """Make an empty file that only its owner can read; SQLite gives its other files the same rights."""
+    with suppress(OSError):  # it may exist; SQLite reports every other error
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def has_tables(connection: sqlite3.Connection) -> bool:
-    """Whether the store's tables are there. Raises ``StateError`` for what only has their names, or acts on them."""
+    """Whether the store's tables exist. Raises ``StateError`` for a view of their name, or a trigger on them."""
     found = connection.execute(
         "SELECT type, name, LOWER(tbl_name) FROM sqlite_master WHERE type IN ('table', 'view', 'trigger')"
     ).fetchall()
@@ -69,7 +69,7 @@ def has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def ensure_tables(connection: sqlite3.Connection) -> None:
-    """Create the store's tables where they are missing; refuse those of a newer version."""
+    """Create the store's missing tables; refuse those of a newer version."""
     if not has_tables(connection):
         for statement in DIALECT.create():
             connection.execute(statement)
@@ -82,7 +82,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def map_error(error: sqlite3.Error, path: str) -> RetlError:
-    """The error of ours that a SQLite error of the store means."""
+    """The retl error that a SQLite error of the store means."""
     code = getattr(error, "sqlite_errorcode", None)
     base = code & 0xFF if code is not None else None
     if base in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -128,12 +128,12 @@ class SqliteStore(sql.SqlStore):
     async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True, single: bool = False) -> T:
         began = time.monotonic()
         while True:
-            if self._worker is None:  # again, where the store was closed while this waited
+            if self._worker is None:  # again, if the store was closed while this waited
                 self._worker = Worker("state")
             try:
                 return await self._worker.run(self._run, make, write)
             except TargetBusy:
-                # Waited for here and not in SQLite, so that a cancellation is heard.
+                # Wait here and not in SQLite, so that a cancellation ends it.
                 if time.monotonic() - began >= self._busy_timeout:
                     raise
                 await anyio.sleep(_LOCK_POLL)
@@ -160,7 +160,7 @@ class SqliteStore(sql.SqlStore):
             raise map_error(error, self.path) from error
 
     def _peek(self, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
-        """A read before the first write: a file or tables that are not there are not made by asking for them."""
+        """A read before the first write: it does not make the file or the tables."""
         path = Path(self.path)
         if path.exists() or not path.parent.is_dir():  # the latter cannot be opened, and says so
             with closing(sqlite3.connect(self.path, timeout=_LOCK_POLL, isolation_level=None)) as connection:

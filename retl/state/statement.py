@@ -1,4 +1,4 @@
-"""Statements as data: what the steps of a store yield, and how they read and write its bodies."""
+"""Statements as data: what the steps of a store yield, and how they encode values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_KEY = 255
 
 
 class Statement(NamedTuple):
-    """SQL with ``?`` for each value. ``rows`` tells whether it answers with rows or with a count."""
+    """SQL with ``?`` for each value. ``rows``: it answers with rows, not with a count."""
 
     sql: str
     values: tuple[Any, ...] = ()
@@ -26,7 +26,7 @@ Step = Generator[Statement, Any, T]
 
 
 def of_nothing(step: Step[T]) -> T:
-    """What a step that reads finds where there are no tables."""
+    """The result of a step that only reads, if the store has no tables."""
     answer: Any = None
     while True:
         try:
@@ -45,7 +45,7 @@ def narrowed(start: str, pipeline: str, table: str | None, end: str = "", rows: 
 
 
 def short_key(key: str) -> str:
-    """A key at a length that every system takes into an index, and different where the key is."""
+    """A key short enough for an index of every system, and still unique."""
     if len(key) <= _LONGEST_KEY:
         return key
     digest = hashlib.sha256(key.encode()).hexdigest()

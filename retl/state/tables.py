@@ -18,7 +18,7 @@ class StateDialect:
     integer_type: str = "BIGINT"
     real_type: str = "DOUBLE PRECISION"
     name_type: str = ""
-    """For texts of up to 1,024 bytes in a key, ordered by their bytes; ``key_type`` where it can do that."""
+    """For texts of up to 1,024 bytes in a key, ordered by their bytes; ``key_type`` if unset."""
     table_suffix: str = ""
 
     def create(self) -> list[str]:
@@ -66,7 +66,7 @@ STATE_TABLES = (
 
 
 def check_version() -> Step[None]:
-    """Refuse a store that a newer retl has written; stamp a new one."""
+    """Refuse a store of a newer retl; stamp a new one."""
     rows = yield Statement("SELECT value FROM retl_meta WHERE name = 'version'", rows=True)
     if not rows:
         yield Statement("INSERT INTO retl_meta (name, value) VALUES ('version', ?)", (str(STATE_VERSION),))

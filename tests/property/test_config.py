@@ -115,7 +115,7 @@ def test_a_file_says_what_the_library_says(declarations: list[dict[str, Any]], i
             text += "[[pipelines.shop.tables]]\n"
             text += "".join(f"{toml_text(word)} = {toml(value)}\n" for word, value in words.items())
     pipeline = load(text).pipelines["shop"]
-    assert pipeline._parts.tables.declared == [declared(words) for words in declarations]
+    assert pipeline._config.tables.declared == [declared(words) for words in declarations]
 
 
 @given(st.dictionaries(texts.filter(str.strip), st.integers(1, 10**6), min_size=1, max_size=4))
@@ -206,7 +206,7 @@ def test_any_value_for_any_option(pipeline: dict[str, Any], table: dict[str, Any
     } | pipeline
     jobs = load_or_refuse(f"pipelines = {toml({'shop': words})}\ndefaults = {toml(defaults)}\n")
     if jobs is not None and words["tables"] == [table]:
-        (declared,) = jobs.pipelines["shop"]._parts.tables.declared
+        (declared,) = jobs.pipelines["shop"]._config.tables.declared
         # References aside, each word that was taken is as it was written.
         plain = {word: value for word, value in table.items() if "${" not in repr(value)}
         assert {word: _plain(getattr(declared, word)) for word in plain} == {w: _plain(v) for w, v in plain.items()}
@@ -230,7 +230,7 @@ def test_any_interval_and_lease(value: Any) -> None:
         assert jobs.pipelines["shop"].schedule.seconds == parse_duration(value).total_seconds() > 0
     jobs = load_or_refuse(SKELETON + f'tables = ["t"]\nlease_ttl = {toml(value)}\n')
     if jobs is not None:
-        assert jobs.pipelines["shop"]._parts.lease_ttl == parse_duration(value).total_seconds() > 0
+        assert jobs.pipelines["shop"]._config.lease_ttl == parse_duration(value).total_seconds() > 0
 
 
 # Lines --------------------------------------------------------------------------

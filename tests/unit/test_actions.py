@@ -23,7 +23,7 @@ def test_actions_are_read_in_any_letter_case() -> None:
 
 
 def test_an_unknown_action_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'UPSERT', which is no action") as caught:
+    with pytest.raises(ConfigError, match="names an unknown action, 'UPSERT'") as caught:
         parse_actions(["INSERT", "UPSERT"])
     assert caught.value.remedy == "use some of INSERT UPDATE DELETE TRUNCATE RENAME CREATE ALTER DROP."
 

@@ -290,9 +290,9 @@ def test_a_plain_text_is_never_taken_for_a_reference(tmp_path: Path) -> None:
         ("${NO_SUCH}", "the environment variable NO_SUCH is not set. What to do: set NO_SUCH before starting."),
         ("x${NO_SUCH}", "the environment variable NO_SUCH is not set. What to do: set NO_SUCH before starting."),
         ("${file:no/such}", "the secret file"),
-        ("${}", "${} is no reference."),
-        ("${a b}", "${a b} is no reference."),
-        ("${UNCLOSED", "${ is no reference."),
+        ("${}", "${} is not a reference."),
+        ("${a b}", "${a b} is not a reference."),
+        ("${UNCLOSED", "${ is not a reference."),
     ],
 )
 @pytest.mark.parametrize("option", ["password", "url"])
@@ -417,10 +417,10 @@ to = "nothing"
     [
         (
             "duckdbb",
-            "there is no source of the type 'duckdbb'; did you mean 'duckdb'? Installed sources are absent, doris, duckdb, ",
+            "unknown source type 'duckdbb'; did you mean 'duckdb'? Installed sources are absent, doris, duckdb, ",
         ),
         ("undriven", "undriven cannot be used: the Python package 'retl.connectors.not_there'"),
-        ("strange", "the installed source 'strange' (pathlib:Path) is no retl.connectors.base.Connector."),
+        ("strange", "the installed source 'strange' (pathlib:Path) is not a retl.connectors.base.Connector."),
         ("absent", "the installed source 'absent' (pathlib:NoSuchName) is no"),
     ],
 )
@@ -446,17 +446,17 @@ def test_a_connector_needs_its_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "jobs.toml:1: pipelines: there is no pipeline; begin one with [pipelines.NAME]"),
-        ("pipelines = 3", "jobs.toml:1: pipelines: there is no pipeline"),
-        (VALID + VALID, "jobs.toml:5: pipelines.shop: there are two pipelines of this name; rename one of them"),
-        ("[state]\n[state]\n", "jobs.toml:2: state: this table stands twice in the file; join the two"),
+        ("", "jobs.toml:1: pipelines: the file has no pipeline; begin one with [pipelines.NAME]"),
+        ("pipelines = 3", "jobs.toml:1: pipelines: the file has no pipeline"),
+        (VALID + VALID, "jobs.toml:5: pipelines.shop: two pipelines have this name; rename one of them"),
+        ("[state]\n[state]\n", "jobs.toml:2: state: this table is declared twice; join the two"),
         ("a = 1\nb = = 2\n", "jobs.toml:2: column 5: this is not TOML: invalid value"),
         ("a = '''\n\n", "jobs.toml:3: this is not TOML: "),
         (VALID.replace('["orders"]', "[]"), "jobs.toml:4: pipelines.shop.tables: the list is empty"),
         (with_options('interval = 1\ncron = "* * * * *"'), "jobs.toml:5: pipelines.shop.interval: a pipeline has both"),
         (with_options('timezone = "UTC"'), "jobs.toml:5: pipelines.shop.timezone: timezone has a meaning only with"),
         (with_options('cron = "* *"'), "jobs.toml:5: pipelines.shop.cron: the cron expression '* *' cannot be read"),
-        ('[state]\nstore = "redis"\n' + VALID, "jobs.toml:2: state.store: 'redis' is no state store."),
+        ('[state]\nstore = "redis"\n' + VALID, "jobs.toml:2: state.store: unknown state store 'redis'."),
         ('[pipelines.""]\n' + VALID.partition("\n")[2], 'jobs.toml:1: pipelines."": a pipeline needs a name.'),
     ],
 )

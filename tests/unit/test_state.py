@@ -421,7 +421,7 @@ async def refused(path: Path, step: Step, kind: type[RetlError] = StateError, **
 
 @pytest.mark.parametrize("path", ["", ":memory:", 5, None])
 def test_a_path_that_names_no_file_is_refused_at_once(path: Any) -> None:
-    with pytest.raises(ConfigError, match=r"no file|of type") as caught:
+    with pytest.raises(ConfigError, match=r"not a file|of type") as caught:
         SqliteStore(path)
     assert caught.value.remedy
 

@@ -151,15 +151,15 @@ def test_of_cursor_and_pre_action_the_tables_own_word_is_stronger() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"pre_action": "swop"}, "pre_action is 'swop', which it cannot be. What to do: use one of none, truncate,"),
-        ({"write": "insert"}, "write is 'insert', which it cannot be. What to do: use one of upsert, append."),
+        ({"pre_action": "swop"}, "unknown pre_action 'swop'. What to do: use one of none, truncate,"),
+        ({"write": "insert"}, "unknown write 'insert'. What to do: use one of upsert, append."),
         (
             {"null_cursor": "skip"},
-            "null_cursor is 'skip', which it cannot be. What to do: use one of warn, include, fail.",
+            "unknown null_cursor 'skip'. What to do: use one of warn, include, fail.",
         ),
         (
             {"new_columns": "drop"},
-            "new_columns is 'drop', which it cannot be. What to do: use one of add, ignore, fail.",
+            "unknown new_columns 'drop'. What to do: use one of add, ignore, fail.",
         ),
         ({"slice_rows": 0}, "slice_rows is 0, but it must be at least 1."),
         ({"slice_rows": "5"}, "slice_rows is '5', but it must be a whole number."),
