@@ -9,7 +9,7 @@ import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import REJECT, CommitResult, TableWriter
-from retl.model.checkpoint import FencedCheckpoint, Reject
+from retl.model.checkpoint import FencedCheckpoint, Reject, check_rejects
 from retl.model.errors import RowsRejected
 from retl.model.plan import WriteSpec
 from retl.model.window import Slice
@@ -54,7 +54,12 @@ class SourceRejects(TableWriter):
         await self._writer.discard()
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
-        self._check(rejects_left)
+        check_rejects(
+            self._rejects,
+            rejects_left,
+            "the source has {rows} with a value that no target can store",
+            "correct them at the source, filter them with where, or leave the column out",
+        )
         mine, self._rejects = tuple(self._rejects), []
         try:
             done = await self._writer.commit(fenced, slice_, rejects_left - len(mine))
@@ -65,18 +70,6 @@ class SourceRejects(TableWriter):
             # The target keeps its own rejects with the rows.
             await self._store.add_rejects(fenced.fence.pipeline, mine)
         return dataclasses.replace(done, rows=done.rows + len(mine), rejects=(*mine, *done.rejects))
-
-    def _check(self, allowed: int) -> None:
-        if len(self._rejects) <= allowed:
-            return
-        first = self._rejects[0]
-        error = RowsRejected(
-            f"the source has {len(self._rejects):,} row{'s' if len(self._rejects) > 1 else ''} with a value that no target can be given "
-            f"(the first: key {first.key}: {first.reason}); max_rejects allows {max(0, allowed):,} more, so nothing of this slice was written.",
-            remedy="`retl rejects` shows them all; correct them at the source, filter them with where, or leave the column out.",
-        )
-        error.rejects = list(self._rejects)
-        raise error
 
     async def count(self) -> int:
         return await self._writer.count()

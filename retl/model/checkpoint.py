@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from retl.model.errors import SchemaDrift
+from retl.model.errors import RowsRejected, SchemaDrift
 from retl.model.hidden import shown
 from retl.model.manifest import ManifestChange
 from retl.model.window import Position
@@ -107,6 +108,27 @@ class Reject(msgspec.Struct, frozen=True, kw_only=True):
             ("content", _short_content(self.content)),
         ):
             msgspec.structs.force_setattr(self, name, value)
+
+
+def check_rejects(
+    rejects: Sequence[Reject],
+    allowed: int,
+    what: str,
+    remedy: str,
+    outcome: str = "nothing of this slice was written",
+) -> None:
+    """Raise ``RowsRejected`` for more rejects than allowed. ``what`` happened to ``{rows}``; ``outcome`` is that of the slice."""
+    if len(rejects) <= allowed:
+        return
+    first = rejects[0]
+    rows = f"{len(rejects):,} row{'s' if len(rejects) > 1 else ''}"
+    error = RowsRejected(
+        f"{what.replace('{rows}', rows)} (the first: key {first.key}: {first.reason}); "
+        f"max_rejects allows {max(0, allowed):,} more, so {outcome}.",
+        remedy=f"`retl rejects` shows them all; {remedy}.",
+    )
+    error.rejects = list(rejects)
+    raise error
 
 
 def _short_key(key: str) -> str:

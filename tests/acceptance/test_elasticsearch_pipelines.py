@@ -405,7 +405,7 @@ def test_documents_that_are_refused_are_put_aside(desk: Desk) -> None:
     desk.create(desk.orders)
     desk.server.ask("PUT", f"/{desk.copy}", {"mappings": {"properties": {"city": {"type": "date"}}}})
     desk.table('cursor = "at"')
-    assert "refused 2 rows" in desk.run(code=1).out
+    assert "rejected 2 rows" in desk.run(code=1).out
     assert desk.server.texts(f".{desk.scene.prefix}-state")
     desk.table('cursor = "at"\nmax_rejects = 2')
     assert "2 rows rejected" in desk.run().out

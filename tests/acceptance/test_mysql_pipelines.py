@@ -345,7 +345,7 @@ def test_status_history_rejects_and_reset(desk: Desk) -> None:
     )
     desk.write('interval = "5m"', 'tables = [{ name = "orders", cursor = "updated_at" }]')
     assert "last run never" in desk.type("status").out
-    assert "refused 1 row" in desk.run(code=1).out
+    assert "rejected 1 row" in desk.run(code=1).out
     assert desk.app.rows("orders") == []
     desk.write('interval = "5m"', 'tables = [{ name = "orders", cursor = "updated_at", max_rejects = 1 }]')
     assert "1 row rejected" in desk.run().out

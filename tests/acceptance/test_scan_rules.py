@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ from structlog.testing import capture_logs
 
 import retl
 from retl import events
+from retl.connectors.base import SourceScan
 from retl.model.checkpoint import Checkpoint
-from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec
-from retl.state.base import LeaseRow
+from retl.state.base import LeaseRow, Manifest
 from retl.testing.crashing import CrashingSource
 from tests.support import Database, Recorder, Warehouse
 
@@ -299,7 +301,7 @@ async def test_no_usable_key_is_an_error_before_anything_is_written(warehouse: W
 async def test_a_refused_row_fails_the_scan_and_is_kept_with_its_reason(warehouse: Warehouse, app: Database) -> None:
     app.run("CREATE TABLE orders (id INTEGER PRIMARY KEY, city TEXT CHECK (city <> 'city 4'), updated_at TIMESTAMP)")
     job = pipeline(warehouse, app)
-    with pytest.raises(retl.RowsRejected, match=r"refused 1 row.*\"id\":4.*CHECK constraint failed.*retl rejects"):
+    with pytest.raises(retl.RowsRejected, match=r"rejected 1 row.*\"id\":4.*CHECK constraint failed.*retl rejects"):
         await job.run_once()
     assert app.rows("orders") == []
     kept = await job.rejects()
@@ -445,7 +447,7 @@ class Broken(CrashingSource):
     def __init__(self, warehouse: Warehouse, call: str) -> None:
         super().__init__(warehouse.source(), at_batch=1, times=0)
         self._call = call
-        self.finished: list[str] = []
+        self.left: list[str] = []
 
     def _check(self, call: str, table: str) -> None:
         if call == self._call and table in ("bad", ""):
@@ -463,12 +465,14 @@ class Broken(CrashingSource):
         self._check("describe", table)
         return await super().describe(table)
 
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
+    @asynccontextmanager
+    async def open_scan(
+        self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
+    ) -> AsyncGenerator[SourceScan, None]:
         self._check("plan", table.name)
-        return await super().plan(table, checkpoint)
-
-    async def finish(self, plan: SourcePlan) -> None:
-        self.finished.append(plan.table.name)
+        async with super().open_scan(table, checkpoint, manifest) as scan:
+            yield scan
+        self.left.append(table.name)
 
 
 @pytest.mark.parametrize(
@@ -495,7 +499,7 @@ async def test_a_fault_in_one_table_hides_no_other(
     (error,) = [finding.message for finding in found if finding.level == "error"]
     assert "unexpected ZeroDivisionError: a fault" in error and "report it" in error
     if call == "plan":
-        assert sorted(source.finished) == ["orders", "x_1"]
+        assert sorted(source.left) == ["orders", "x_1"]
         errors: list[Exception] = []
         with capture_logs():
             assert [plan.table.name for plan in await job.plan(errors=errors)] == ["orders", "x_1"]

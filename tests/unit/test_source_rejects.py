@@ -87,7 +87,7 @@ async def test_with_more_than_are_allowed_nothing_is_committed() -> None:
     writer = SourceRejects(kept, LOAD, MemoryStore())
     await writer.write(batch("a", "b", rejects=[0, 1]))
     with pytest.raises(
-        RowsRejected, match=r"2 rows with a value that no target can be given .*max_rejects allows 1 more"
+        RowsRejected, match=r"2 rows with a value that no target can store .*max_rejects allows 1 more"
     ) as error:
         await writer.commit(None, PART, 1)
     assert len(error.value.rejects) == 2

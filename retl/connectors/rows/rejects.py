@@ -1,4 +1,4 @@
-"""Finding the rows that a target refuses, and keeping them with their reasons."""
+"""Find the rows that a target rejects, and keep them with their reasons."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ import pyarrow as pa
 
 from retl.connectors.base import RowReject, with_rejects
 from retl.connectors.rows.text import as_bytes, json_text, not_utf8
-from retl.model.checkpoint import Reject
-from retl.model.errors import RowsRejected
+from retl.model.checkpoint import Reject, check_rejects
 from retl.model.plan import WriteSpec
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,19}")
 _LONGEST_VALUE = 4_000
 MOST_SHOWN = 100
-"""How many refused rows are looked for beyond what is allowed, so that people see more than the first."""
+"""How many rejects are looked for beyond what is allowed, so that people see more than the first."""
 
 
 class RejectCollector:
-    """The refused rows of one slice."""
+    """The rejects of one slice."""
 
     def __init__(self, spec: WriteSpec, *, called: tuple[str, str] = ("", "")) -> None:
         """``called``: a name that the system's reasons may hold, and the one that people know instead."""
@@ -35,7 +34,7 @@ class RejectCollector:
 
     def add(self, row: dict[str, Any], reason: str, column: str = "") -> None:
         """Keep one row. Its identity is its key; without a key its whole content."""
-        # A source may send numbers as text; the same row has the same identity whoever sends it.
+        # A source may send numbers as text; the identity of a row must not depend on that.
         row = {name: _number(value) if name in self._whole else value for name, value in row.items()}
         key = {name: row[name] for name in self._spec.key if name in row}
         content = json_text({name: _short(value) for name, value in row.items()})
@@ -68,21 +67,18 @@ class RejectCollector:
 
     def check(self, allowed: int, outcome: str = "nothing of this slice was written") -> None:
         """Raise ``RowsRejected`` where there are more than allowed; ``outcome`` is what became of the slice."""
-        if len(self.rows) <= allowed:
-            return
-        first = self.rows[0]
-        column = f" in column {first.column!r}" if first.column else ""
-        error = RowsRejected(
-            f"the target refused {len(self.rows):,} row{'s' if len(self.rows) > 1 else ''}{column} "
-            f"(the first: key {first.key}: {first.reason}); max_rejects allows {max(0, allowed):,} more, so {outcome}.",
-            remedy="`retl rejects` shows them all; correct them at the source, filter them with where, or raise max_rejects.",
+        column = f" in column {self.rows[0].column!r}" if self.rows and self.rows[0].column else ""
+        check_rejects(
+            self.rows,
+            allowed,
+            f"the target rejected {{rows}}{column}",
+            "correct them at the source, filter them with where, or raise max_rejects",
+            outcome,
         )
-        error.rejects = list(self.rows)
-        raise error
 
 
 def _short(value: Any) -> Any:
-    """A long value's beginning: a reject is kept for people, and must fit into one request."""
+    """The beginning of a long value: a reject is kept for people, and must fit into one request."""
     if isinstance(value, str | bytes) and len(value) > _LONGEST_VALUE:
         start = json_text(value[:_LONGEST_VALUE])
         return f"{msgspec.json.decode(start)}… ({len(value):,} in all)"
@@ -90,14 +86,14 @@ def _short(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """A whole number that is told as text; what is not written as one stays as it came."""
+    """A whole number that came as text; any other value stays as it is."""
     if isinstance(value, str) and _WHOLE.fullmatch(value):
         return int(value)
     return value
 
 
 def plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Rows as Python values, whatever their types: what Python cannot hold is text."""
+    """Rows as Python values; a value that Python cannot hold becomes text."""
     columns: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = column.type
@@ -110,7 +106,7 @@ def plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def without_broken_text(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch of a source; rows with text that is no UTF-8, which no target takes as it is, are rejects of their scan."""
+    """A batch of a source whose rows with text that is not UTF-8 are rejects: no target can store them."""
     found = [(name, not_utf8(batch.column(name))) for name in batch.schema.names]
     broken = [(name, mask) for name, mask in found if mask is not None]
     if not broken:
@@ -121,28 +117,28 @@ def without_broken_text(batch: pa.RecordBatch) -> pa.RecordBatch:
             content = json_text(plain_rows(batch.slice(number, 1))[0])
             rejects[number] = RowReject("the text is not valid UTF-8", content, name)
     for name, _ in broken:
-        # A key of these rows is told, in their rejects.
+        # The rejects of these rows still need their key.
         shown = [row[name] for row in plain_rows(batch.select([name]))]
         batch = batch.set_column(batch.schema.get_field_index(name), name, pa.array(shown, batch.column(name).type))
     return with_rejects(batch, rejects)
 
 
 def bisect(first: int, last: int, most: int) -> Generator[tuple[int, int], str | None, list[tuple[int, str]]]:
-    """Which rows of ``first..last`` are refused: yields ranges to try, is sent the error of each or ``None``.
+    """Find the rejects among the rows ``first..last``: yields ranges to try, is sent the error of each or ``None``.
 
-    A range that is refused must be undone by the caller before the next one is tried; one
-    that is taken stays. Returns ``(row, reason)`` of the refused ones, at most ``most + 1``.
+    The caller must undo a range that failed before it tries the next one; one that succeeded
+    stays. Returns ``(row, reason)`` of the rejects, at most ``most + 1``.
     """
-    refused: list[tuple[int, str]] = []
+    rejects: list[tuple[int, str]] = []
     stack = [(first, last)]
-    while stack and len(refused) <= most:
+    while stack and len(rejects) <= most:
         low, high = stack.pop()
         reason = yield low, high
         if reason is None:
             continue
         if low == high:
-            refused.append((low, reason))
+            rejects.append((low, reason))
             continue
         middle = (low + high) // 2
         stack.extend(((middle + 1, high), (low, middle)))
-    return refused
+    return rejects

@@ -408,7 +408,7 @@ async def test_too_many_refusals_write_nothing_and_name_them(scene: Scene) -> No
     scene.run(CHECKED)
     rows = [(number, "n", -1 if number % 3 == 0 else 1, None) for number in range(30)]
     async with scene.session() as session:
-        with pytest.raises(RowsRejected, match="refused 10 rows") as caught:
+        with pytest.raises(RowsRejected, match="rejected 10 rows") as caught:
             await scan(session, [people(*rows, schema=FULL)], rejects_left=9)
         assert await session.checkpoint() is None
     assert len(caught.value.rejects) == 10
