@@ -38,7 +38,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON_VERSIONS)
 def tests(session: nox.Session) -> None:
-    """All tests, on every supported Python that is installed here."""
+    """All tests with ordinary numbers, on every supported Python that is installed here."""
     install(session, "test")
     session.run("pytest", *session.posargs)
 
@@ -84,16 +84,22 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session
+def quick(session: nox.Session) -> None:
+    """What a change of a few lines needs in under a minute: no server, no other process."""
+    install(session, "test")
+    session.run("pytest", "--tier=quick", "--numprocesses=2", *session.posargs)
+
+
+@nox.session
 def adversity(session: nox.Session) -> None:
-    """A thousand kills, ten thousand lives and every step, where the ordinary tests make do with fewer."""
+    """All tests on every system: a thousand kills a route, ten thousand lives, every step of a scan."""
     install(session, "test")
     session.run(
         "pytest",
-        "tests/adversity",
+        "--tier=adversity",
         "--timeout=7200",
         "--override-ini=faulthandler_timeout=0",
         *session.posargs,
-        env={"RETL_KILLS": "1000", "RETL_MODEL_SEQUENCES": "10000", "RETL_EVERY_STEP": "1"},
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import inspect
-import os
 import signal
 import threading
 import time
@@ -15,18 +14,13 @@ from pathlib import PurePath
 import psutil
 import pytest
 from blockbuster import BlockBuster
-from hypothesis import settings
 
 from retl.model import hidden
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.tiers"]
 
 # Its assertions show their values as those of the tests do, whoever imports it first.
 pytest.register_assert_rewrite("retl.testing")
-
-settings.register_profile("default", derandomize=False, print_blob=True, deadline=None)
-settings.register_profile("ci", settings.get_profile("default"), max_examples=30)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # Threads, and the files that they hold, end a moment after whoever closed them has returned.
 GRACE_SECONDS = 3.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import sqlite3
 import threading
@@ -18,6 +17,7 @@ import pytest
 
 import retl
 from retl.model import events
+from tests import tiers
 from tests.adversity.jobs import Job
 from tests.adversity.looks import SQLiteLook, look_at
 from tests.adversity.steps import Kind, Steps, cancelled_at
@@ -31,7 +31,7 @@ NEW: Content = [OLD[0], *((id, 10, "new") for id in range(1, 5)), (5, 11, "new")
 """More rows share a cursor value than fit into a slice."""
 SLICE_ROWS = 2
 MOST_STEPS = 1_000
-EVERY_STEP = bool(os.environ.get("RETL_EVERY_STEP"))
+EVERY_STEP = tiers.every_step()
 """Also with DuckDB, which opens its file anew for each try; else every eighth step there, from a random one on."""
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 
 import pytest
 
+from tests import tiers
 from tests.adversity.fork_server import ForkServer, fork_server
 from tests.adversity.search_world import SearchLook, SearchWorld
 from tests.adversity.world import survive
@@ -15,7 +15,7 @@ from tests.servers.search import SearchServer
 
 pytestmark = pytest.mark.adversity
 
-KILLS = int(os.environ.get("RETL_KILLS", "40"))
+KILLS = tiers.number(100)
 SHARES = {"incremental": 0.4, "none": 0.1, "truncate": 0.25, "swap": 0.25}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiers
 from tests.adversity.fork_server import ForkServer, fork_server
 from tests.adversity.looks import look_at
 from tests.adversity.world import World, survive
 
 pytestmark = pytest.mark.adversity
 
-KILLS = int(os.environ.get("RETL_KILLS", "100"))
+KILLS = tiers.number(100)
 SUFFIXES = {"duckdb": ".duckdb", "sqlite": ".db"}
 
 

@@ -25,13 +25,14 @@ from retl.connectors.sqlite import SQLite
 from retl.model import events
 from retl.model.checkpoint import Checkpoint
 from retl.threads import Worker
+from tests import tiers
 from tests.adversity.oracle import Disk, Fault, History, MemorySource, Row, read, tables
 from tests.adversity.patches import patch_backoff
 from tests.adversity.steps import Steps
 
 pytestmark = pytest.mark.adversity
 
-SEQUENCES = int(os.environ.get("RETL_MODEL_SEQUENCES", "400"))
+SEQUENCES = int(os.environ.get("RETL_MODEL_SEQUENCES") or tiers.number(1000))
 WORKERS = min(4, os.cpu_count() or 1)
 MODES = ("incremental", "append", "none", "truncate", "rename_and_create", "swap", "full-mixed")
 FULL = ("none", "truncate", "rename_and_create", "swap")

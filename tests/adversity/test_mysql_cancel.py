@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Callable
 
 import pytest
 
+from tests import tiers
 from tests.adversity.feed import Feed
 from tests.adversity.looks import ServerLook, look_at_new
 from tests.adversity.steps import Kind, Steps, cancelled_at
@@ -17,7 +17,7 @@ from tests.servers.database import Server
 
 pytestmark = pytest.mark.adversity
 
-POINTS = 60 if os.environ.get("RETL_EVERY_STEP") else 5
+POINTS = 60 if tiers.every_step() else 5
 """At how many of its steps, some hundreds, a scan is cancelled; which ones differs from run to run."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiers
 from tests.adversity.fork_server import ForkServer, fork_server
 from tests.adversity.looks import SQLiteLook, look_at_new
 from tests.adversity.world import World, survive
@@ -17,7 +17,7 @@ from tests.servers.database import Server
 
 pytestmark = pytest.mark.adversity
 
-KILLS = int(os.environ.get("RETL_KILLS", "100"))
+KILLS = tiers.number(100)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def test_nothing_is_lost_or_doubled_by_a_kill(
 ) -> None:
     seed = random.randrange(2**32)
     print(f"{case.name}: seed {seed}")
-    kills = KILLS // 25 if case in INSERTS else -(-KILLS * case.weight // WEIGHTS)
+    kills = -(-KILLS // 25) if case in INSERTS else -(-KILLS * case.weight // WEIGHTS)
     with look_at_new(mariadb_server) as source, look_at_new(mysql_server) as target:
         store = SQLiteLook(folder / "state.db") if case.outside else None
         world = World(case.mode, source, target, random.Random(seed), store=store, target_options=case.options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -14,6 +13,7 @@ import pytest
 
 from retl.model import events
 from retl.model.errors import ConnectionFailed
+from tests import tiers
 from tests.adversity.feed import Feed, Heard
 from tests.adversity.looks import ServerLook, look_at_new
 from tests.adversity.patches import patch_backoff
@@ -24,7 +24,7 @@ from tests.servers.proxy import Direction, Proxy
 pytestmark = pytest.mark.adversity
 
 Side = Literal["source", "target"]
-EVERY_STEP = bool(os.environ.get("RETL_EVERY_STEP"))
+EVERY_STEP = tiers.every_step()
 CUTS = 40 if EVERY_STEP else 4
 """How many cuts in each direction."""
 

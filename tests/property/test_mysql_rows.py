@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from retl.connectors.base import REJECT
 from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder, TooLarge
 from retl.connectors.rows.rejects import without_broken_text
+from tests import tiers
 
 LARGEST = 0xFFFFFF
 END = b"\xfe\x00\x00\x02\x00"
@@ -180,7 +181,7 @@ _lies = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=tiers.number(300))
 @given(st.data())
 def test_whatever_is_sent_is_decoded_in_whole_or_refused(data: st.DataObject) -> None:
     """Lengths at every extreme, packets cut anywhere, bytes changed anywhere: valid columns or an error, and never a crash."""

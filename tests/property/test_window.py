@@ -18,6 +18,7 @@ from retl.model.cursor import CursorFamily, compare
 from retl.model.errors import ConfigError, SourceError
 from retl.model.table import TableSpec
 from retl.model.window import Bounds, Position, Slice, Window, cut, lower_bound, make_window
+from tests import tiers
 
 NOW = "2024-01-01 12:00:00"
 
@@ -408,7 +409,7 @@ def check_chain_of_resumed(window: Window, slices: Sequence[Slice]) -> None:
     assert lower == window.upper
 
 
-@settings(max_examples=600)
+@settings(max_examples=tiers.number(600))
 @given(st.randoms(use_true_random=True), st.integers(0, 5), st.integers(1, 6), st.integers(1, 8))
 def test_an_upsert_loses_nothing_however_often_it_is_broken_off(
     chance: Random, lookback: int, slice_rows: int, scans: int
@@ -422,7 +423,7 @@ def test_an_upsert_loses_nothing_however_often_it_is_broken_off(
     assert {row: world.written[row][-1] for row in world.rows if row in world.written} == world.rows
 
 
-@settings(max_examples=600)
+@settings(max_examples=tiers.number(600))
 @given(st.randoms(use_true_random=True), st.integers(1, 5), st.integers(1, 6), st.integers(1, 8))
 def test_an_append_writes_each_row_once_however_often_it_is_broken_off(
     chance: Random, settle: int, slice_rows: int, scans: int

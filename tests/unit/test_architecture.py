@@ -47,7 +47,8 @@ def test_no_end_of_an_iterator_becomes_the_end_of_a_coroutine() -> None:
             f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
             for node in ast.walk(tree)
             if isinstance(node, ast.Call)
-            and ast.unparse(node.func) == "next"
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "next"
             and len(node.args) == 1
             and node not in caught
         ]

@@ -249,11 +249,13 @@ def test_every_block_of_the_tutorial_is_a_file_a_command_or_an_output() -> None:
         assert block.title or block.language in ("sh", "text"), f"this block would not be run: {block.text[:60]}"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("page", ["tutorial.md", "job-files.md", "pipelines/your-own.md", "write-a-connector.md"])
 def test_the_commands_of_a_page_run_and_print_what_it_shows(page: str, tmp_path: Path) -> None:
     _run_page(DOCS / page, tmp_path)
 
 
+@pytest.mark.processes
 def test_the_service_that_embeds_a_pipeline_runs(tmp_path: Path) -> None:
     _make_warehouse(
         tmp_path / "warehouse.duckdb",
@@ -271,6 +273,7 @@ def test_the_readme_names_the_two_commands() -> None:
     assert one_liners == [f"{INSTALL} && .venv/bin/retl demo", "./run-tests"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_the_first_example_runs(page: str, tmp_path: Path) -> None:
     _make_warehouse(

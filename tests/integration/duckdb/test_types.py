@@ -28,6 +28,7 @@ from retl.model.errors import RowsRejected, SchemaDrift, UnsupportedError
 from retl.model.plan import WriteSpec
 from retl.model.schema import field
 from retl.model.window import Slice
+from tests import tiers
 from tests.integration.duckdb.scenes import Scene, scan, spec
 
 M = 2**63 - 1
@@ -400,7 +401,7 @@ def arrays(rows: list[dict[str, Any]]) -> list[pa.Array]:
     ]
 
 
-@settings(max_examples=15)
+@settings(max_examples=tiers.number(15))
 @given(
     rows=st.lists(
         st.fixed_dictionaries({name: st.none() | values for name, (_, values) in ANY.items()}), min_size=1, max_size=30

@@ -22,6 +22,7 @@ from retl.connectors.mysql.connection import connected
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, SourceError
 from retl.model.schema import is_json, native_type
+from tests import tiers
 from tests.integration.mysql.reading import opened, read, rows_of, spec
 from tests.servers.database import Row, Server
 
@@ -193,7 +194,7 @@ def kept(server: Server, database: str) -> Iterator[tuple[Server, str, Any]]:
 
 
 @given(rows=st.lists(st.tuples(*(st.none() | values for _, values, _ in PROPERTIES.values())), max_size=8))
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tiers.number(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_value_arrives_as_it_was_stored(kept: tuple[Server, str, Any], rows: list[Row]) -> None:
     server, database, connection = kept
     with connection.cursor() as cursor:

@@ -18,6 +18,7 @@ from retl.model.errors import RowsRejected
 from retl.model.schema import field
 from retl.testing import table_spec
 from retl.testing.target_base import Session
+from tests import tiers
 from tests.integration.mysql.targets import Scene, people, scan, spec, texts
 from tests.servers.database import Server
 
@@ -74,7 +75,7 @@ VALUES = st.tuples(*(st.none() | values for _, values in COLUMNS.values()))
 
 
 @pytest.mark.parametrize("local_infile", [True, False], ids=["load", "insert"])
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tiers.number(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(VALUES, min_size=1, max_size=20))
 async def test_any_values_of_any_types_come_back(scene: Scene, local_infile: bool, rows: list[tuple[Any, ...]]) -> None:
     batch = people(*((number, *row) for number, row in enumerate(rows)), schema=EVERY)

@@ -1,0 +1,125 @@
+"""Which tests run when: ``--tier`` chooses, and how often what is random is tried.
+
+========= ============================ ==========================================================================
+tier      run by                       contains
+========= ============================ ==========================================================================
+quick     ``nox -s quick``             units, properties, scan rules and the contracts of embedded systems: no
+                                       server and no other process; under a minute
+merge     ``./run-tests``, that is CI  everything that a merge needs: each behaviour on one system of its family
+every     ``pytest``                   each behaviour on every system, with five times as many random cases
+adversity ``nox -s adversity``         the same with fifty times as many random cases, and at every step
+========= ============================ ==========================================================================
+
+The systems of a family share their code: MySQL and MariaDB; the products and versions of Elasticsearch and
+OpenSearch; StarRocks and Doris. So the merge tier runs each case on one of them, spread like the colours of a chess
+board. A test whose code is another one for each of them is marked ``every_system``, and keeps all its cases.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+TESTS = Path(__file__).parent
+SIBLINGS = {
+    "<mysql>": re.compile(r"\b(mysql|mariadb)(?=_server\b|\b)"),
+    "<search>": re.compile(r"\b(elasticsearch9?|opensearch2?)(?=_server\b|\b)"),
+    "<olap>": re.compile(r"\b(starrocks|doris)\b"),
+}
+"""How the systems are called in the name of a case, and what stands there for any of them."""
+NEWEST_JAVA = re.compile(r"\b(elasticsearch9|opensearch)(_server)?\b")
+"""They are skipped where there is no JDK of 21 or newer, so the merge tier prefers their siblings."""
+QUICK = re.compile(r"(unit|property)/|contract/(?!test_olap)|acceptance/test_scan_rules")
+SLOW = ("integration", "adversity", "processes")
+"""Marks of what the quick tier leaves out."""
+
+FACTORS = {"quick": 0.2, "merge": 0.2, "every": 1.0, "adversity": 10.0}
+
+_tier = "every"
+_left = pytest.StashKey[int]()
+
+
+def number(of_cases: int) -> int:
+    """How many random cases this tier tries where an ordinary run tries so many."""
+    return max(1, round(of_cases * FACTORS[_tier]))
+
+
+def every_step() -> bool:
+    """Whether something happens at each step of a scan, where an ordinary run chooses a few."""
+    return _tier == "adversity"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tier", choices=tuple(FACTORS), default="every", help="which tests run: see tests/tiers.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _tier
+    _tier = config.getoption("tier")
+    settings.register_profile("tier", max_examples=number(100), derandomize=False, print_blob=True, deadline=None)
+    settings.load_profile("tier")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tier = config.getoption("tier")
+    if tier in ("every", "adversity"):
+        return
+    left = set(_repeated(items))
+    if tier == "quick":
+        left |= {item for item in items if not _is_quick(item)}
+    config.hook.pytest_deselected(items=[item for item in items if item in left])
+    items[:] = [item for item in items if item not in left]
+    config.stash[_left] = len(left)
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    path = item.path.relative_to(TESTS).as_posix()
+    return bool(QUICK.match(path)) and not any(item.get_closest_marker(mark) for mark in SLOW)
+
+
+def _repeated(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """The cases that the merge tier runs on a sibling."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if not item.get_closest_marker("every_system"):
+            cases[_case(item.nodeid)].append(item)
+    for name, alike in cases.items():
+        wanted = [item for item in alike if not NEWEST_JAVA.search(item.nodeid)] or alike
+        chosen = wanted[zlib.crc32(name.encode()) % len(wanted)]
+        yield from (item for item in alike if item is not chosen)
+
+
+def _case(nodeid: str) -> str:
+    """The name of a case without that of a system."""
+    test, bracket, case = nodeid.partition("[")
+    for anyone, siblings in SIBLINGS.items():
+        case = siblings.sub(anyone, case)
+    return f"{test}{bracket}{case}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of xdist tells the process that prints how many tests it left out."""
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_to_other_tiers"] = session.config.stash.get(_left, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Each worker collects all tests, so each has left out the same ones."""
+    node.config.stash[_left] = getattr(node, "workeroutput", {}).get("left_to_other_tiers", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if left := config.stash.get(_left, 0):
+        terminalreporter.write_line(
+            f"Tier {config.getoption('tier')}: {left} more tests, on more systems and with larger numbers, run by `nox -s adversity`."
+        )
