@@ -41,7 +41,7 @@ _SAID_HERE = {
     "blacklist": "Actions that are never executed on the target: `INSERT`, `UPDATE`, `DELETE`, `TRUNCATE`, `RENAME`, "
     "`CREATE`, `ALTER`, `DROP`.",
     "parallel_tables": "How many tables are scanned at once; 4 when unset. A file (SQLite, DuckDB) and a function of yours take one at a time.",
-    "keep_rejects": "How long refused rows are kept; 90 days when unset, and never more than 5,000 of a table.",
+    "keep_rejects": "How long rejects are kept; 90 days when unset, and never more than 5,000 of a table.",
     "lease_ttl": "How long an owner may be silent before another process takes the pipeline over; 30 seconds when unset.",
     "channel_bytes": "How many bytes may wait between reader and writer; 8 MiB when unset.",
 }
