@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -220,20 +221,28 @@ async def test_refused_rows_are_put_aside_with_their_reason(tmp_path: Path) -> N
     await pipeline.aclose()
 
 
-async def test_a_report_says_which_side_waited_for_the_other(tmp_path: Path) -> None:
+async def test_a_report_says_which_side_waited_for_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("retl.engine.channel.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def pass_a_second() -> None:
+        """Once the other side can do nothing but wait."""
+        await anyio.wait_all_tasks_blocked()
+        now[0] += 1.0
+
     async def slow(rows: list[dict[str, Any]]) -> None:
-        await anyio.sleep(0.02)
+        await pass_a_second()
 
     async def slow_orders() -> AsyncIterator[dict[str, Any]]:
         for row in orders(range(1, 41)):
-            await anyio.sleep(0.01)
+            await pass_a_second()
             yield row
 
     pipeline = sync(Api(orders(range(1, 2001))).source(), slow, tmp_path / "1.db", rows=True, batch_rows=20)
     behind = (await pipeline.run_once()).scans[0]
-    assert behind.read_wait > behind.write_wait
+    assert behind.read_wait > behind.write_wait == 0
     ahead = (await sync(IteratorSource(slow_orders), _ignore, tmp_path / "2.db", cursor=False).run_once()).scans[0]
-    assert ahead.write_wait > ahead.read_wait
+    assert ahead.write_wait > ahead.read_wait == 0
 
 
 async def test_a_former_owner_delivers_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
