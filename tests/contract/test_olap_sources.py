@@ -9,9 +9,9 @@ import pytest
 
 from retl.connectors.base import Source
 from retl.testing import SourceContract
+from tests.fake_olap import fresh_database, insert
 from tests.servers import olap
 from tests.servers.database import Server
-from tests.servers.fake_olap import fresh_database, insert
 
 
 @pytest.fixture(scope="module", params=["starrocks", "doris"])

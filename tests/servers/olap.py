@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from retl.connectors import Doris, StarRocks
+from tests.fake_olap import FakeDoris, FakeStarRocks
 from tests.servers.database import Server, given
-from tests.servers.fake_olap import FakeDoris, FakeStarRocks
 
 VARIABLES = {"starrocks": "RETL_TEST_STARROCKS_URL", "doris": "RETL_TEST_DORIS_URL"}
 CONNECTORS = {"starrocks": StarRocks, "doris": Doris}

@@ -15,9 +15,9 @@ from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.testing import Scans, collect
+from tests.fake_olap import FakeOlap, Fault, fresh_database, insert
 from tests.servers import olap
 from tests.servers.database import Server
-from tests.servers.fake_olap import FakeOlap, Fault, fresh_database, insert
 
 KINDS = ("starrocks", "doris")
 STARROCKS = pytest.mark.parametrize("system", ["starrocks"], indirect=True)

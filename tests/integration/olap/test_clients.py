@@ -19,10 +19,10 @@ import pytest
 import sqlalchemy
 from sqlalchemy.dialects import registry
 
+from tests.fake_olap import FakeDoris, FakeStarRocks
 from tests.integration.olap.scenes import Scene, opened
 from tests.integration.olap.test_sources import everything
 from tests.servers import clients, olap
-from tests.servers.fake_olap import FakeDoris, FakeStarRocks
 
 # Of lark, by which the dialect of StarRocks reads types.
 pytestmark = pytest.mark.filterwarnings("ignore:open_text is deprecated:DeprecationWarning")

@@ -21,9 +21,9 @@ from retl.connectors.olap.session import settings
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
 from retl.testing import collect
 from retl.testing.rows import table_spec
-from tests.servers.fake_olap import FakeDoris, FakeStarRocks
-from tests.servers.fake_olap.flavour import STARROCKS
-from tests.servers.fake_olap.flight import FakeFlight
+from tests.fake_olap import FakeDoris, FakeStarRocks
+from tests.fake_olap.flavour import STARROCKS
+from tests.fake_olap.flight import FakeFlight
 
 TABLE = """
 CREATE TABLE orders (id BIGINT NOT NULL, amount DECIMAL(18, 4), large LARGEINT, flag BOOLEAN, moment DATETIME, doc JSON)

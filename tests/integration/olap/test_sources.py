@@ -17,8 +17,8 @@ from retl.model.checkpoint import Checkpoint
 from retl.model.errors import UnsupportedError
 from retl.model.schema import is_json, native_type
 from retl.testing import table_spec
+from tests.fake_olap.tables import COLUMN_KEYS
 from tests.integration.olap.scenes import DORIS, STARROCKS, Scene, by_id, sent
-from tests.servers.fake_olap.tables import COLUMN_KEYS
 
 LARGEST, SMALLEST = 2**127 - 1, -(2**127)
 TINIEST = 1.401298464324817e-45
@@ -444,7 +444,7 @@ async def test_nothing_is_sorted_and_every_column_is_named(scene: Scene) -> None
 
 @STARROCKS
 async def test_an_older_handshake_version_changes_nothing(scene: Scene) -> None:
-    from tests.servers.fake_olap import FakeStarRocks
+    from tests.fake_olap import FakeStarRocks
 
     with FakeStarRocks(version="5.1.0") as server, server.fresh_database() as database:
         server.query("CREATE TABLE t (id INT) PRIMARY KEY (id) DISTRIBUTED BY HASH(id)", database=database)

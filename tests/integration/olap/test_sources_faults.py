@@ -21,10 +21,10 @@ from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceEr
 from retl.model.plan import SourcePlan
 from retl.testing import Scans, table_spec
 from tests.adversity.patches import patch_backoff
+from tests.fake_olap import FakeDoris, FakeOlap, FakeStarRocks, Fault, VolumeServer, flavour
 from tests.integration.olap.scenes import STARROCKS, Scene, reads
 from tests.servers import olap
 from tests.servers.database import Server
-from tests.servers.fake_olap import FakeDoris, FakeOlap, FakeStarRocks, Fault, VolumeServer, flavour
 from tests.servers.process import free_port
 from tests.servers.proxy import Proxy
 from tests.support import Database, Recorder

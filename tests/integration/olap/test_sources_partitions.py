@@ -10,9 +10,9 @@ from retl.model.checkpoint import Checkpoint
 from retl.model.plan import SourcePlan
 from retl.testing import Scans, table_spec
 from retl.testing.rows import read_slice
+from tests.fake_olap.errors import Refusal
+from tests.fake_olap.tables import Partition
 from tests.integration.olap.scenes import DORIS, STARROCKS, Scene, ids, reads, sent
-from tests.servers.fake_olap.errors import Refusal
-from tests.servers.fake_olap.tables import Partition
 
 MONTHS = {"jan": ("2024-01-01", "2024-02-01"), "feb": ("2024-02-01", "2024-03-01"), "mar": ("2024-03-01", "2024-04-01")}
 

@@ -12,13 +12,13 @@ from zoneinfo import ZoneInfo
 
 from sqlglot import TokenType
 
-from tests.servers.fake_olap import catalog
-from tests.servers.fake_olap.catalog import Columns, Row
-from tests.servers.fake_olap.ddl import CreateTable, Reader
-from tests.servers.fake_olap.engine import Engine
-from tests.servers.fake_olap.flavour import READ_ONLY, Flavour
-from tests.servers.fake_olap.tables import Table
-from tests.servers.fake_olap.types import Type
+from tests.fake_olap import catalog
+from tests.fake_olap.catalog import Columns, Row
+from tests.fake_olap.ddl import CreateTable, Reader
+from tests.fake_olap.engine import Engine
+from tests.fake_olap.flavour import READ_ONLY, Flavour
+from tests.fake_olap.tables import Table
+from tests.fake_olap.types import Type
 
 _HINT = re.compile(r"/\*\+\s*SET_VAR\s*\(([^)]*)\)\s*\*/", re.IGNORECASE)
 _CONFIG = re.compile(r"ADMIN SHOW FRONTEND CONFIG(?: LIKE '([^']*)')?;?", re.IGNORECASE)

@@ -17,11 +17,11 @@ import sqlglot
 from sqlglot import Token, TokenType, exp
 from sqlglot.errors import ErrorLevel, ParseError, TokenError
 
-from tests.servers.fake_olap import functions
-from tests.servers.fake_olap.errors import Errors
-from tests.servers.fake_olap.flavour import Flavour
-from tests.servers.fake_olap.tables import Table, quoted
-from tests.servers.fake_olap.types import Type, parse_type
+from tests.fake_olap import functions
+from tests.fake_olap.errors import Errors
+from tests.fake_olap.flavour import Flavour
+from tests.fake_olap.tables import Table, quoted
+from tests.fake_olap.types import Type, parse_type
 
 Node = TypeVar("Node", bound=exp.Expr)
 

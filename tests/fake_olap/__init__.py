@@ -5,7 +5,7 @@ both systems before a real MariaDB, for results of any size at full speed. Each 
 what it can't show.
 """
 
-from tests.servers.fake_olap.server import FakeDoris, FakeOlap, FakeStarRocks, Fault, fresh_database, insert
-from tests.servers.fake_olap.volume import VolumeServer
+from tests.fake_olap.server import FakeDoris, FakeOlap, FakeStarRocks, Fault, fresh_database, insert
+from tests.fake_olap.volume import VolumeServer
 
 __all__ = ["FakeDoris", "FakeOlap", "FakeStarRocks", "Fault", "VolumeServer", "fresh_database", "insert"]

@@ -18,13 +18,13 @@ import duckdb
 import pyarrow as pa
 from sqlglot import exp
 
-from tests.servers.fake_olap import catalog, functions
-from tests.servers.fake_olap.ddl import CreateTable, Reader
-from tests.servers.fake_olap.errors import Refusal
-from tests.servers.fake_olap.flavour import Flavour
-from tests.servers.fake_olap.query import SYSTEM, Plan, Session, Translator, tokens
-from tests.servers.fake_olap.tables import Column, Partition, Table, literal, quoted
-from tests.servers.fake_olap.types import Type, held, json_text
+from tests.fake_olap import catalog, functions
+from tests.fake_olap.ddl import CreateTable, Reader
+from tests.fake_olap.errors import Refusal
+from tests.fake_olap.flavour import Flavour
+from tests.fake_olap.query import SYSTEM, Plan, Session, Translator, tokens
+from tests.fake_olap.tables import Column, Partition, Table, literal, quoted
+from tests.fake_olap.types import Type, held, json_text
 
 _MERGES = {"SUM": "sum", "MAX": "max", "MIN": "min"}
 _MISSING = re.compile(r'(?:Referenced column|column named|Column) "([^"]+)"')

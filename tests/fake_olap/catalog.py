@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tests.servers.fake_olap.flavour import Flavour
-from tests.servers.fake_olap.tables import COLUMN_KEYS, MODELS, Column, Partition, Table
-from tests.servers.fake_olap.types import BIGINT, NAME, Type
+from tests.fake_olap.flavour import Flavour
+from tests.fake_olap.tables import COLUMN_KEYS, MODELS, Column, Partition, Table
+from tests.fake_olap.types import BIGINT, NAME, Type
 
 Columns = list[tuple[str, Type]]
 Row = tuple[Any, ...]

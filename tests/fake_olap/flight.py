@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import flight
 
-from tests.servers.fake_olap.errors import Refusal
-from tests.servers.fake_olap.server import FakeOlap
-from tests.servers.fake_olap.session import Running, Session
-from tests.servers.fake_olap.types import Text, Type, of_duckdb
+from tests.fake_olap.errors import Refusal
+from tests.fake_olap.server import FakeOlap
+from tests.fake_olap.session import Running, Session
+from tests.fake_olap.types import Text, Type, of_duckdb
 
 _ROWS = 1000
 _STATUS = pa.table({"StatusResult": ["0"]})

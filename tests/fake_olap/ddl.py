@@ -12,10 +12,10 @@ from datetime import datetime
 
 from sqlglot import Token, TokenType
 
-from tests.servers.fake_olap import tables
-from tests.servers.fake_olap.errors import Errors
-from tests.servers.fake_olap.tables import Column, Partition, Table
-from tests.servers.fake_olap.types import Type, parse_type
+from tests.fake_olap import tables
+from tests.fake_olap.errors import Errors
+from tests.fake_olap.tables import Column, Partition, Table
+from tests.fake_olap.types import Type, parse_type
 
 AGGREGATES = frozenset(
     [

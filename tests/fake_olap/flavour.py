@@ -16,11 +16,11 @@ from sqlglot.dialects.dialect import Dialect
 from sqlglot.dialects.doris import Doris
 from sqlglot.dialects.starrocks import StarRocks
 
-from tests.servers.fake_olap import functions
-from tests.servers.fake_olap.errors import DorisErrors, Errors, StarRocksErrors
-from tests.servers.fake_olap.types import DORIS as DORIS_TYPES
-from tests.servers.fake_olap.types import STARROCKS as STARROCKS_TYPES
-from tests.servers.fake_olap.types import Type, Wire, doris_wire, starrocks_wire
+from tests.fake_olap import functions
+from tests.fake_olap.errors import DorisErrors, Errors, StarRocksErrors
+from tests.fake_olap.types import DORIS as DORIS_TYPES
+from tests.fake_olap.types import STARROCKS as STARROCKS_TYPES
+from tests.fake_olap.types import Type, Wire, doris_wire, starrocks_wire
 
 
 class _Doris(Doris):

@@ -17,10 +17,10 @@ import re
 import threading
 from typing import Self
 
+from tests.fake_olap.catalog import DORIS_PARTITIONS, STARROCKS_PARTITIONS
+from tests.fake_olap.flavour import Flavour
+from tests.fake_olap.listener import Listener
 from tests.servers.database import Server
-from tests.servers.fake_olap.catalog import DORIS_PARTITIONS, STARROCKS_PARTITIONS
-from tests.servers.fake_olap.flavour import Flavour
-from tests.servers.fake_olap.listener import Listener
 
 CHUNK = 1 << 20
 # CLIENT_COMPRESS, LOCAL_FILES and SSL below, DEPRECATE_EOF above: neither system offers them here.

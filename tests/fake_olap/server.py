@@ -33,14 +33,14 @@ from mysql_mimic.auth import (
     User,
 )
 
+from tests.fake_olap import flavour
+from tests.fake_olap.connection import FakeConnection
+from tests.fake_olap.engine import Engine
+from tests.fake_olap.errors import Errors, Refusal
+from tests.fake_olap.flavour import Flavour
+from tests.fake_olap.listener import Listener
+from tests.fake_olap.session import Session
 from tests.servers.database import Server
-from tests.servers.fake_olap import flavour
-from tests.servers.fake_olap.connection import FakeConnection
-from tests.servers.fake_olap.engine import Engine
-from tests.servers.fake_olap.errors import Errors, Refusal
-from tests.servers.fake_olap.flavour import Flavour
-from tests.servers.fake_olap.listener import Listener
-from tests.servers.fake_olap.session import Session
 
 ADMIN = "root"
 # Rows of one INSERT ... VALUES.

@@ -16,13 +16,13 @@ from mysql_mimic.control import LocalControl
 from mysql_mimic.stream import ConnectionClosed, MysqlStream
 from mysql_mimic.types import Capabilities, Commands, str_len, uint_len
 
-from tests.servers.fake_olap.catalog import Row
-from tests.servers.fake_olap.errors import Refusal
-from tests.servers.fake_olap.session import Answer, Kill, Running, Session
-from tests.servers.fake_olap.types import Text, Type, of_duckdb
+from tests.fake_olap.catalog import Row
+from tests.fake_olap.errors import Refusal
+from tests.fake_olap.session import Answer, Kill, Running, Session
+from tests.fake_olap.types import Text, Type, of_duckdb
 
 if TYPE_CHECKING:
-    from tests.servers.fake_olap.server import FakeOlap, Fault
+    from tests.fake_olap.server import FakeOlap, Fault
 
 CAPABILITIES = (
     Capabilities.CLIENT_PROTOCOL_41

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from tests.servers.fake_olap.types import Type
+from tests.fake_olap.types import Type
 
 MODELS = {"DUPLICATE": "DUP_KEYS", "AGGREGATE": "AGG_KEYS", "UNIQUE": "UNQ_KEYS", "PRIMARY": "PRI_KEYS"}
 # What information_schema.columns says of a key column.
