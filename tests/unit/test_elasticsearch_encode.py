@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from retl.connectors.elasticsearch.target.conflicts import Repeats, version_of
+from retl.connectors.elasticsearch.target.conflicts import Duplicates, version_of
 from retl.connectors.elasticsearch.target.encode import Encoder, Lines, version_numbers
 from retl.connectors.elasticsearch.types import document_schema
 from retl.model.actions import Action
@@ -153,12 +153,12 @@ def repeating(*rows: tuple[int, str, int | None], batches: int = 1, cursor: str 
     schema = pa.schema([ID, field("v", pa.string()), field("seq", pa.int64())])
     load = load_of(schema, cursor=cursor)
     encoder = Encoder(load, schema.names, operation="index", versions=True)
-    repeats = Repeats(load)
+    duplicates = Duplicates(load)
     size = -(-len(rows) // batches)
     for first in range(0, len(rows), size):
         part = [dict(zip(schema.names, row, strict=True)) for row in rows[first : first + size]]
-        repeats.add(encoder(pa.RecordBatch.from_pylist(part, schema=schema))[0])
-    repeats.check()
+        duplicates.add(encoder(pa.RecordBatch.from_pylist(part, schema=schema))[0])
+    duplicates.check()
 
 
 @pytest.mark.parametrize("batches", [1, 3])

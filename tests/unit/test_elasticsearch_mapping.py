@@ -69,7 +69,7 @@ def test_a_conflict_names_the_field_and_the_indices() -> None:
         return {"properties": {"a": {"type": "ip"}, "o": {"properties": {"n": inner}}}}
 
     mappings = {f"i{number}": of("long") for number in range(5)} | {"last": of("keyword"), "without": {}}
-    both = merging.blamed(merging.merged(list(mappings.values())), mappings)
+    both = merging.with_index_names(merging.merged(list(mappings.values())), mappings)
     assert both["a"] == {"type": "ip"}
     assert list(plan.conflicts(both)) == [("o.n.x", "keyword in last and long in i0, i1, i2 ...")]
 

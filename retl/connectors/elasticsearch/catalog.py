@@ -42,7 +42,7 @@ class Definition:
 
 
 @dataclass(frozen=True)
-class Known:
+class ExistingIndex:
     """What a name of the target stands for."""
 
     name: str
@@ -57,6 +57,11 @@ class Known:
     @property
     def uuid(self) -> str:
         return str(self.definition.settings.get("uuid", ""))
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """The ingest pipelines that its documents go through."""
+        return pipelines(self.definition.settings)
 
 
 def at(properties: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
@@ -75,16 +80,16 @@ def pipelines(settings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(name) for name in given if name not in (None, "_none"))
 
 
-def key_of(known: Known) -> tuple[str, ...]:
-    return tuple(known.definition.note.get("key") or (ID,))
+def key_of(existing: ExistingIndex) -> tuple[str, ...]:
+    return tuple(existing.definition.note.get("key") or (ID,))
 
 
-def columns_of(known: Known) -> Iterator[pa.Field]:
-    """The fields as columns, in the order in which they were created where that is known."""
-    found = dict(leaf_fields(known.definition.properties))
-    noted = [name for name in known.definition.note.get("columns") or () if name not in (ID, ROUTING, SOURCE)]
+def columns_of(existing: ExistingIndex) -> Iterator[pa.Field]:
+    """The fields as columns, in the order in which they were created where that is existing."""
+    found = dict(leaf_fields(existing.definition.properties))
+    noted = [name for name in existing.definition.note.get("columns") or () if name not in (ID, ROUTING, SOURCE)]
     for name in [*noted, *(path for path in found if not any(_within(path, one) for one in noted))]:
-        spec = at(known.definition.properties, name)
+        spec = at(existing.definition.properties, name)
         yield arrow_column(name, spec if spec is not None else {"type": "object"})
 
 
@@ -96,7 +101,7 @@ EVERYTHING = {"expand_wildcards": "all"}
 _LOADED = re.compile(r"retl-(.+)-\d+-\d{28}")
 
 
-async def find_index(client: Client, name: str) -> Known | None:
+async def find_index(client: Client, name: str) -> ExistingIndex | None:
     """What stands under a name, or ``None``."""
     answer = await client.request("GET", f"/_resolve/index/{quoted(name)}", params=EVERYTHING, allow=(404,))
     if answer.status == 404:
@@ -115,11 +120,11 @@ async def find_index(client: Client, name: str) -> Known | None:
     return None
 
 
-async def _known(client: Client, name: str, kind: Kind, indices: tuple[str, ...], written: str) -> Known:
+async def _known(client: Client, name: str, kind: Kind, indices: tuple[str, ...], written: str) -> ExistingIndex:
     definition = await _definition(client, written or indices[0])
     # The server leaves this word in the settings for as long as the index is closed.
     closed = (written,) if str(definition.settings.get("verified_before_close")) == "true" else ()
-    return Known(name, kind, indices, written, definition, closed)
+    return ExistingIndex(name, kind, indices, written, definition, closed)
 
 
 async def _written(client: Client, alias: str, indices: tuple[str, ...]) -> str:
@@ -162,15 +167,15 @@ async def location_of(client: Client, name: str) -> str | None:
     """One text for one index, however it is reached; ``None`` for a name that stands for several, or may lead to another."""
     if any(sign in name for sign in "*,"):
         return None
-    known = await find_index(client, name)
-    if known is None:
-        return f"elasticsearch:{client.product.cluster}/{name}"
-    if known.kind == "data_stream" or len(known.indices) > 1:
+    existing = await find_index(client, name)
+    if existing is None:
+        return f"elasticsearch:{client.server.cluster}/{name}"
+    if existing.kind == "data_stream" or len(existing.indices) > 1:
         return None
     # Each swap makes another index of the same table.
-    shadow = _LOADED.fullmatch(known.written)
-    own = shadow[1] if shadow and shadow[1] in known.definition.aliases else known.written
-    return f"elasticsearch:{client.product.cluster}/{own}"
+    shadow = _LOADED.fullmatch(existing.written)
+    own = shadow[1] if shadow and shadow[1] in existing.definition.aliases else existing.written
+    return f"elasticsearch:{client.server.cluster}/{own}"
 
 
 async def is_empty(client: Client, names: Sequence[str]) -> bool:

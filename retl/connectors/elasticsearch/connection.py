@@ -6,13 +6,14 @@ knows what may be asked twice. A node that cannot be reached has been sent nothi
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
 import json
+import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -25,13 +26,13 @@ from elastic_transport import AiohttpHttpNode, HttpHeaders, NodeConfig, Serializ
 from elastic_transport.client_utils import DEFAULT, parse_cloud_id
 from elasticsearch import AsyncElasticsearch
 
+from retl.connectors.base import SystemInfo
 from retl.connectors.elasticsearch.errors import Role, moved, server_error, too_large, understood, unexpected
 from retl.connectors.elasticsearch.options import Login, Node, ServerOptions
-from retl.connectors.elasticsearch.server import Product
+from retl.connectors.elasticsearch.server import Server
 from retl.connectors.net import tls
 from retl.connectors.net.tls import unreachable, untrusted, was_cut
 from retl.model.errors import ConfigError
-from retl.threads import shielded
 
 _JSON = "application/json"
 _NDJSON = "application/x-ndjson"
@@ -78,15 +79,22 @@ class Answer(NamedTuple):
 class Client:
     """A cluster, reached. Opened by ``open``; ``close`` may be called more than once."""
 
-    def __init__(self, client: AsyncElasticsearch, product: Product, role: Role, login: Login) -> None:
+    def __init__(self, client: AsyncElasticsearch, server: Server, role: Role, login: Login) -> None:
         self._client = client
-        self.product = product
+        self.server = server
         self.role: Role = role
         self.place = login.place
         self.warnings = login.warnings()
         self.timeout = login.timeout
         """How many seconds an answer may take."""
         self._closed = False
+        self.process = os.getpid()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it belongs to this process and event loop: a session does not pass to another one."""
+        return self.process == os.getpid() and self._loop is asyncio.get_running_loop()
 
     @classmethod
     async def open(cls, options: ServerOptions, role: Role) -> Client:
@@ -94,11 +102,11 @@ class Client:
         try:
             login = await _login(options)
             client = await anyio.to_thread.run_sync(_build, login)
-            opened = cls(client, Product("", (), ""), role, login)
+            opened = cls(client, Server("", (), ""), role, login)
             try:
                 answer = await opened.call("GET", "/")
                 with understood(login.place):
-                    opened.product = Product.of(answer)
+                    opened.server = Server.of(answer)
             except BaseException:
                 await opened.close()
                 raise
@@ -328,41 +336,43 @@ def _node(node: Node, login: Login) -> NodeConfig:
     )
 
 
-class Line:
-    """Opens the client with the first who uses it. ``close`` waits for nobody: the last one who uses it closes it."""
+class SharedClient:
+    """The one client of a door, opened with the first request and shared by all that the door does."""
 
     def __init__(self, options: ServerOptions, role: Role) -> None:
         self._options = options
-        self._role = role
+        self._role: Role = role
         self._client: Client | None = None
-        self._users = 0
-        self._leaving = False
-        self._lock = anyio.Lock()
+        self._opening = anyio.Lock()
 
-    @asynccontextmanager
-    async def use(self) -> AsyncIterator[Client]:
-        """The client, for as long as the block lasts."""
-        async with self._lock:
+    async def client(self) -> Client:
+        """The client; a new one after ``close``, in another event loop and in a process that was forked."""
+        async with self._opening:
+            if self._client is not None and not self._client.is_here:
+                await self._abandon(self._client)
             if self._client is None:
                 self._client = await Client.open(self._options, self._role)
-            client = self._client
-            self._users += 1
-        try:
-            yield client
-        finally:
-            self._users -= 1
-            if self._leaving and not self._users:
-                await shielded(self._leave())
+            return self._client
+
+    async def ping(self) -> SystemInfo:
+        """Who answers now."""
+        client = await Client.open(self._options, self._role)
+        await client.close()
+        return SystemInfo(client.server.name, client.server.number, warnings=client.warnings)
+
+    async def _abandon(self, client: Client) -> None:
+        self._client = None
+        if client.process == os.getpid():
+            await client.close()
+        else:
+            _of_parents.append(client)
 
     async def close(self) -> None:
-        """Let go of the client, at once or when the last one has done with it. The next use opens it again."""
-        if self._users:
-            self._leaving = True
-        else:
-            await self._leave()
-
-    async def _leave(self) -> None:
-        self._leaving = False
+        """Close the client at once. It may be called more than once, and the next use opens it again."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+
+_of_parents: list[Client] = []
+"""Clients of the process that forked this one: here they are neither used nor closed."""

@@ -13,7 +13,7 @@ _OLDEST = {"Elasticsearch": (8, 0), "OpenSearch": (2, 0)}
 
 
 @dataclass(frozen=True)
-class Product:
+class Server:
     """Who answers, and how it likes to be asked."""
 
     name: str
@@ -23,7 +23,7 @@ class Product:
     """The uuid by which a cluster is known, however it is reached."""
 
     @classmethod
-    def of(cls, answer: Mapping[str, Any]) -> Product:
+    def of(cls, answer: Mapping[str, Any]) -> Server:
         """From the answer to ``GET /``. Raises ``UnsupportedError`` for what is too old."""
         version = answer["version"]
         number = str(version["number"])

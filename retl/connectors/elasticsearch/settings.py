@@ -23,7 +23,7 @@ _OF_DOCUMENTS = frozenset(
         "optimize_auto_generated_id",
     }
 )
-# What binds an index to its cluster, its product, its life cycle and its pipelines, or makes it another kind of index: only
+# What binds an index to its cluster, its server, its life cycle and its pipelines, or makes it another kind of index: only
 # an index that takes the place of the one that has them is given them.
 _OF_PLACE = frozenset(
     {

@@ -67,7 +67,7 @@ async def test_every_product_is_recognised(root: dict[str, Any], name: str, vers
 
     async with playing(answer) as url:
         client = await Client.open(Elasticsearch(url), "source")
-        assert (client.product.name, client.product.version) == (name, version)
+        assert (client.server.name, client.server.version) == (name, version)
         await client.close()
 
 

@@ -18,7 +18,7 @@ from retl.connectors.elasticsearch.target.refresh import drop_shadow
 from retl.model.actions import PreAction
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import LeaseLost, SourceError
-from retl.testing import collect, table_spec
+from retl.testing import Scans, collect, table_spec
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.integration.elasticsearch.scene import NANOS, Scene, load_of, scan, whole
 from tests.servers.search import SearchServer
@@ -54,7 +54,7 @@ def _documents(found: pa.Table) -> list[tuple[str, Any]]:
 
 
 async def test_ping(search_server: SearchServer) -> None:
-    source = Elasticsearch(search_server.url).source()
+    source = Scans(Elasticsearch(search_server.url).source())
     info = await source.ping()
     assert (info.product, info.version) == (search_server.product, search_server.version)
 
@@ -68,8 +68,8 @@ async def test_a_full_scan(search_server: SearchServer, index: str) -> None:
 @pytest.mark.parametrize("cursor", ["at", "day", "n"])
 async def test_a_window_and_the_next_one(search_server: SearchServer, index: str, cursor: str) -> None:
     table = dataclasses.replace(table_spec(index, cursor=cursor), documents=True)
-    source = Elasticsearch(search_server.url).source()
-    read = await collect(source, table)
+    source = Scans(Elasticsearch(search_server.url).source())
+    read = await collect(source.source, table)
     found = _documents(read)
     assert sorted(found) == sorted((str(n), _document(n)) for n in range(100))
     assert [document["n"] for _, document in found] == sorted(n // 10 for n in range(100))
@@ -77,7 +77,7 @@ async def test_a_window_and_the_next_one(search_server: SearchServer, index: str
     assert values == sorted(values)
     plan = await source.plan(table, Checkpoint())
     checkpoint = Checkpoint(cursor=cursor, cursor_type=plan.cursor_type, watermark=values[75])
-    again = _documents(await collect(source, table, checkpoint))
+    again = _documents(await collect(source.source, table, checkpoint))
     assert sorted(again) == sorted((str(n), _document(n)) for n in range(70, 100))
     await source.aclose()
 
@@ -168,7 +168,7 @@ async def test_a_value_that_is_malformed_is_an_error(search_server: SearchServer
 
 async def test_tables_are_listed(search_server: SearchServer, index: str) -> None:
     search_server.ask("POST", "/_aliases", {"actions": [{"add": {"index": index, "alias": f"{index}-alias"}}]})
-    source = Elasticsearch(search_server.url).source()
+    source = Scans(Elasticsearch(search_server.url).source())
     assert [name for name in await source.list_tables() if index in name] == [index]
     assert await source.describe(f"{index}-alias") is not None
     await source.aclose()

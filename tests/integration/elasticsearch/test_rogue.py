@@ -17,7 +17,7 @@ from retl.connectors.elasticsearch.source import reader
 from retl.connectors.function import FunctionTarget
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError
-from retl.testing import collect, table_spec
+from retl.testing import Scans, collect, table_spec
 from tests.integration.elasticsearch.test_source import documents
 from tests.servers.rogue import Handler, Rogue, bomb, endless, moved, said
 
@@ -123,7 +123,7 @@ async def test_a_mapping_of_many_fields_is_read_in_no_time(rogue: Rogue, whole: 
     fields = {f"field{n}": {"type": "long"} for n in range(20_000)}
     about = {"mappings": {"properties": fields}, "settings": {"index": {"number_of_shards": "1"}}}
     rogue.harm["GET /orders"] = said({"orders": about})
-    source = Elasticsearch(rogue.url).source()
+    source = Scans(Elasticsearch(rogue.url).source())
     table = documents if whole else table_spec
     began = time.thread_time()
     plan = await source.plan(table("orders", exclude=["field7"], where="field9:1"), Checkpoint())
@@ -274,7 +274,7 @@ async def test_check_tells_it(rogue: Rogue) -> None:
 
 
 async def test_a_warning_is_no_error(rogue: Rogue) -> None:
-    source = Elasticsearch(rogue.url, tls_fingerprint="ab" * 32).source()
+    source = Scans(Elasticsearch(rogue.url, tls_fingerprint="ab" * 32).source())
     assert (await source.ping()).warnings
     assert (await source.plan(table_spec("orders"), Checkpoint())).rows == 3
     await source.aclose()

@@ -26,7 +26,7 @@ from retl.model.cursor import compare
 from retl.model.errors import ConfigError, ConnectionFailed, GuardStopped, RetlError, SchemaDrift, UnsupportedError
 from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec
-from retl.testing import collect, table_spec
+from retl.testing import Scans, collect, table_spec
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.servers.search import SearchServer
 
@@ -138,7 +138,7 @@ async def test_the_plan_tells_the_index_it_comes_from(elasticsearch_server: Sear
     analysis = {"analyzer": {"mine": {"type": "custom", "tokenizer": "whitespace"}}}
     mappings = {"dynamic": "strict", "properties": {"t": {"type": "text", "analyzer": "mine"}}}
     index = create(elasticsearch_server, prefix, mappings, shards=2, analysis=analysis, max_result_window=123)
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     plan = await source.plan(documents(index), Checkpoint())
     await source.aclose()
     told = index_of(plan.schema)
@@ -160,13 +160,13 @@ async def test_the_plan_tells_the_index_it_comes_from(elasticsearch_server: Sear
 async def test_nanosecond_neighbours_are_told_apart(elasticsearch_server: SearchServer, prefix: str) -> None:
     index = create(elasticsearch_server, prefix)
     elasticsearch_server.put(index, {str(n): {"at": nanos(n)} for n in range(1, 31)})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     plan = await source.plan(documents(index, cursor="at"), Checkpoint())
     assert plan.window is not None
     assert compare(plan.window.upper, nanos(30), "time") == 0
-    first = await collect(source, documents(index, cursor="at"))
+    first = await collect(source.source, documents(index, cursor="at"))
     assert text_of(first, "at") == [nanos(n).replace("T", " ") for n in range(1, 31)]
-    again = await collect(source, documents(index, cursor="at"), after(plan, "2024-05-01 12:00:00.000000029Z"))
+    again = await collect(source.source, documents(index, cursor="at"), after(plan, "2024-05-01 12:00:00.000000029Z"))
     assert again["_id"].to_pylist() == ["29", "30"]
     await source.aclose()
 
@@ -186,13 +186,13 @@ async def test_cursors_of_every_type_go_on_where_they_were(
 ) -> None:
     index = create(elasticsearch_server, prefix, {"properties": {"c": {"type": type_}}})
     elasticsearch_server.put(index, {str(n): {"c": value} for n, value in enumerate(values)})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     table = documents(index, cursor="c")
-    found = await collect(source, table)
+    found = await collect(source.source, table)
     assert found["_id"].to_pylist() == ["0", "1", "2"]
     plan = await source.plan(table, Checkpoint())
     for number, value in enumerate(text_of(found, "c")):
-        rest = await collect(source, table, after(plan, value))
+        rest = await collect(source.source, table, after(plan, value))
         assert rest["_id"].to_pylist() == ["0", "1", "2"][number:]
     await source.aclose()
 
@@ -223,11 +223,11 @@ async def test_documents_without_the_cursor_are_counted_and_read_where_that_is_w
     index = create(elasticsearch_server, prefix)
     texts = {"a": b'{"at":"2024-05-01"}', "b": b'{"n":1}', "c": b'{"at":null}', "d": b'{"at":[]}'}
     elasticsearch_server.put(index, texts)
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     plan = await source.plan(documents(index, cursor="at"), Checkpoint())
     assert plan.null_cursor_rows == 3
-    assert by_id(await collect(source, documents(index, cursor="at"))) == {"a": texts["a"]}
-    included = await collect(source, documents(index, cursor="at", null_cursor="include"))
+    assert by_id(await collect(source.source, documents(index, cursor="at"))) == {"a": texts["a"]}
+    included = await collect(source.source, documents(index, cursor="at", null_cursor="include"))
     assert by_id(included) == texts
     await source.aclose()
 
@@ -237,11 +237,11 @@ async def test_several_values_of_a_cursor_never_lift_the_watermark_above_what_wa
 ) -> None:
     index = create(elasticsearch_server, prefix)
     elasticsearch_server.put(index, {"both": {"at": [nanos(1), "2200-01-01"]}, "one": {"at": nanos(2)}})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     plan = await source.plan(documents(index, cursor="at"), Checkpoint())
     assert plan.window is not None
     assert compare(plan.window.upper, nanos(2), "time") == 0
-    found = await collect(source, documents(index, cursor="at"))
+    found = await collect(source.source, documents(index, cursor="at"))
     assert text_of(found, "at") == [nanos(1).replace("T", " "), nanos(2).replace("T", " ")]
     await source.aclose()
 
@@ -271,13 +271,13 @@ async def test_documents_that_become_visible_late_are_not_missed(
 
     async with between(elasticsearch_server) as way:
         way.hook = no_right
-        source = Elasticsearch(way.url).source()
+        source = Scans(Elasticsearch(way.url).source())
         first = await source.plan(documents(index, cursor="at"), Checkpoint())
         assert first.window is not None
         assert compare(first.window.upper, _instant(old), "time") == 0  # what is younger than 5 s waits
-        assert list(by_id(await collect(source, documents(index, cursor="at")))) == ["old"]
+        assert list(by_id(await collect(source.source, documents(index, cursor="at")))) == ["old"]
         elasticsearch_server.ask("POST", f"/{index}/_refresh")
-        later = await collect(source, documents(index, cursor="at", settle=0), after(first, first.window.upper))
+        later = await collect(source.source, documents(index, cursor="at", settle=0), after(first, first.window.upper))
         assert later["_id"].to_pylist() == ["old", "late", "young"]
         await source.aclose()
 
@@ -291,12 +291,16 @@ async def test_settle_and_lookback(elasticsearch_server: SearchServer, prefix: s
     index = create(elasticsearch_server, prefix)
     now = time.time_ns()
     elasticsearch_server.put(index, {str(age): {"at": _instant(now - age * 10**9)} for age in (7200, 1800, 60, 1)})
-    source = Elasticsearch(elasticsearch_server.url).source()
-    settled = await collect(source, documents(index, cursor="at", settle="10m"))
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
+    settled = await collect(source.source, documents(index, cursor="at", settle="10m"))
     assert settled["_id"].to_pylist() == ["7200", "1800"]
     plan = await source.plan(documents(index, cursor="at"), Checkpoint())
     back = documents(index, cursor="at", lookback="1h", settle=0)
-    assert (await collect(source, back, after(plan, _instant(now - 10**9))))["_id"].to_pylist() == ["1800", "60", "1"]
+    assert (await collect(source.source, back, after(plan, _instant(now - 10**9))))["_id"].to_pylist() == [
+        "1800",
+        "60",
+        "1",
+    ]
     await source.aclose()
 
 
@@ -310,13 +314,13 @@ async def test_a_document_of_the_future_waits_and_is_told(
     elasticsearch_server.put(index, {"now": {"at": "2024-05-01"}, "soon": {"at": soon}, "far": {"at": "2199-01-01"}})
     elasticsearch_server.put(index, {"both": {"at": ["2024-04-01", "2199-01-01"]}})
     table = documents(index, cursor="at", **({} if settle is None else {"settle": settle}))
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     plan = await source.plan(table, Checkpoint())
     assert plan.window is not None
     assert compare(plan.window.upper, "2024-05-01T00:00:00Z", "time") == 0
     (warned,) = plan.warnings
     assert "'at' lies more than a day in the future by the source's clock: 1." in warned
-    assert (await collect(source, table))["_id"].to_pylist() == ["both", "now"]
+    assert (await collect(source.source, table))["_id"].to_pylist() == ["both", "now"]
     elasticsearch_server.put(index, {"later": {"at": "2024-06-01"}, "far": {"at": soon}})
     plan = await source.plan(table, after(plan, plan.window.upper))
     assert (plan.rows, plan.warnings) == (2, ())
@@ -328,13 +332,13 @@ async def test_a_cursor_that_became_finer_goes_on(elasticsearch_server: SearchSe
     create(elasticsearch_server, f"{prefix}-2", {"properties": {"at": {"type": "date_nanos"}}})
     elasticsearch_server.put(f"{prefix}-1", {"a": {"at": "2024-05-01T12:00:00.001Z"}})
     elasticsearch_server.put(f"{prefix}-2", {"b": {"at": nanos(1_000_001)}, "c": {"at": nanos(999_999)}})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     old = await source.plan(documents(f"{prefix}-1", cursor="at"), Checkpoint())
     both = documents(f"{prefix}-*", cursor="at")
-    found = await collect(source, both)
+    found = await collect(source.source, both)
     assert found["_id"].to_pylist() == ["c", "a", "b"]
     assert found.schema.field("at").type == pa.timestamp("ns", "UTC")
-    again = await collect(source, both, after(old, "2024-05-01 12:00:00.001Z"))
+    again = await collect(source.source, both, after(old, "2024-05-01 12:00:00.001Z"))
     assert again["_id"].to_pylist() == ["a", "b"]
     with pytest.raises(SchemaDrift):
         await source.plan(documents(f"{prefix}-1", cursor="at"), Checkpoint(watermark="5", cursor_type="integer"))
@@ -361,11 +365,11 @@ async def test_aliases_patterns_and_lists_are_names(elasticsearch_server: Search
         },
     )
     server.ask("PUT", f"/.{prefix}hidden", {"settings": {"hidden": True}})
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     everything = server.texts(f"{prefix}-*")
     for name in (f"{prefix}all", f"{prefix}-*", f"{prefix}-1,{prefix}-2"):
-        assert by_id(await collect(source, documents(name))) == everything
-    assert list(by_id(await collect(source, documents(f"{prefix}few")))) == ["1-3"]
+        assert by_id(await collect(source.source, documents(name))) == everything
+    assert list(by_id(await collect(source.source, documents(f"{prefix}few")))) == ["1-3"]
     # Each document is offered once: an alias stands for what is there already.
     assert [name for name in await source.list_tables() if prefix in name] == [f"{prefix}-1", f"{prefix}-2"]
     plan = await source.plan(documents(f"{prefix}all"), Checkpoint())
@@ -384,9 +388,9 @@ async def test_a_data_stream_is_a_name(elasticsearch_server: SearchServer, prefi
     server.bulk(prefix, (({"create": {}}, {"@timestamp": f"2024-05-01T12:00:{n:02d}Z", "n": n}) for n in range(30)))
     server.ask("POST", f"/{prefix}/_rollover")
     server.bulk(prefix, (({"create": {}}, {"@timestamp": f"2024-05-01T12:01:{n:02d}Z", "n": n}) for n in range(30)))
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     assert prefix in await source.list_tables()
-    found = await collect(source, documents(prefix, cursor="@timestamp"))
+    found = await collect(source.source, documents(prefix, cursor="@timestamp"))
     assert by_id(found) == server.texts(prefix)
     times = text_of(found, "@timestamp")
     assert times == sorted(times)
@@ -398,7 +402,7 @@ async def test_a_data_stream_is_a_name(elasticsearch_server: SearchServer, prefi
 async def test_a_name_that_means_something_else_to_the_server_is_refused(
     elasticsearch_server: SearchServer, name: str
 ) -> None:
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     with pytest.raises(ConfigError, match="is no name of an index"):
         await source.plan(documents(name), Checkpoint())
     await source.aclose()
@@ -423,7 +427,7 @@ async def test_names_and_patterns_are_read_as_the_server_reads_them(
 
 async def test_a_name_that_is_not_there_says_what_is(elasticsearch_server: SearchServer, prefix: str) -> None:
     create(elasticsearch_server, f"{prefix}orders")
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     with pytest.raises(ConfigError, match=f"did you mean '{prefix}orders'"):
         await source.plan(documents(f"{prefix}order"), Checkpoint())
     with pytest.raises(ConfigError, match="no index"):
@@ -438,9 +442,9 @@ async def test_a_name_that_is_not_there_says_what_is(elasticsearch_server: Searc
 async def test_where_filters(elasticsearch_server: SearchServer, prefix: str, where: str) -> None:
     index = create(elasticsearch_server, prefix)
     elasticsearch_server.put(index, {str(n): {"n": n, "at": nanos(20 - n)} for n in range(10)})
-    source = Elasticsearch(elasticsearch_server.url).source()
-    assert by_id(await collect(source, documents(index, where=where))).keys() == {"8", "9"}
-    found = await collect(source, documents(index, where=where, cursor="at"))
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
+    assert by_id(await collect(source.source, documents(index, where=where))).keys() == {"8", "9"}
+    found = await collect(source.source, documents(index, where=where, cursor="at"))
     assert found["_id"].to_pylist() == ["9", "8"]
     await source.aclose()
 
@@ -448,13 +452,13 @@ async def test_where_filters(elasticsearch_server: SearchServer, prefix: str, wh
 async def test_columns_filter_the_source(elasticsearch_server: SearchServer, prefix: str) -> None:
     index = create(elasticsearch_server, prefix)
     elasticsearch_server.put(index, {"1": {"n": 1, "user": {"name": "a", "age": 2}, "other": True, "at": nanos(1)}})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     for columns, left in (
         (["n", "user.name"], {"n": 1, "user": {"name": "a"}}),
         (["user"], {"user": {"name": "a", "age": 2}}),
         (["user.*", "n"], {"n": 1, "user": {"name": "a", "age": 2}}),
     ):
-        found = by_id(await collect(source, documents(index, columns=columns, cursor="at")))
+        found = by_id(await collect(source.source, documents(index, columns=columns, cursor="at")))
         assert json.loads(found["1"]) == left
     await source.aclose()
 
@@ -483,7 +487,7 @@ async def test_words_that_make_no_sense_are_refused(
     text = {"type": "text", "fields": {"raw": {"type": "keyword"}}}
     index = create(elasticsearch_server, prefix, {"properties": {**NANOS["properties"], "t": text}})
     elasticsearch_server.put(index, {"1": {"n": 1, "t": "x"}})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     with pytest.raises(error, match=match):
         checkpoint = Checkpoint(watermark="1", cursor_type="integer") if "lookback" in words else Checkpoint()
         await source.plan(documents(index, **words), checkpoint)
@@ -492,7 +496,7 @@ async def test_words_that_make_no_sense_are_refused(
 
 async def test_an_index_without_sources_is_refused(elasticsearch_server: SearchServer, prefix: str) -> None:
     index = create(elasticsearch_server, prefix, {"_source": {"enabled": False}})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     with pytest.raises(ConfigError, match="_source is disabled"):
         await source.plan(documents(index), Checkpoint())
     await source.aclose()
@@ -508,11 +512,11 @@ async def test_what_a_mapping_keeps_out_of_its_documents_is_told(
     fields = {"n": {"type": "long"}, "text": {"type": "keyword"}}
     index = create(elasticsearch_server, prefix, {"_source": about, "properties": fields})
     elasticsearch_server.put(index, {"1": {"n": 1, "text": "x"}})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     for table in (documents(index), table_spec(index)):
         (warned,) = (await source.plan(table, Checkpoint())).warnings
         assert f"the mapping keeps {left_out} out of _source" in warned
-    assert by_id(await collect(source, documents(index))) == {"1": b'{"n":1}'}
+    assert by_id(await collect(source.source, documents(index))) == {"1": b'{"n":1}'}
     await source.aclose()
 
 
@@ -669,10 +673,10 @@ async def test_a_point_in_time_is_kept_while_the_target_is_slow(
             return status, json.dumps({**json.loads(body), "pit_id": newest}).encode()
 
         way.hook = watch
-        source = Elasticsearch(way.url).source()
+        source = Scans(Elasticsearch(way.url).source())
         plan = await source.plan(documents(index, cursor="at"), Checkpoint())
         ids: list[str] = []
-        async with aclosing(source.read(plan, plan.slices[0])) as batches:  # type: ignore[type-var]
+        async with aclosing(source.read(plan, plan.slices[0])) as batches:
             async for batch in batches:
                 if not ids:
                     with anyio.fail_after(10):
@@ -684,20 +688,21 @@ async def test_a_point_in_time_is_kept_while_the_target_is_slow(
 
 
 @pytest.mark.parametrize("cursor", [None, "at"])
-async def test_whatever_ends_a_read_its_point_in_time_is_given_back(
+async def test_whatever_ends_a_read_the_scan_gives_its_point_in_time_back(
     elasticsearch_server: SearchServer, prefix: str, small_pages: None, cursor: str | None
 ) -> None:
     index = create(elasticsearch_server, prefix)
     elasticsearch_server.put(index, {str(n): {"at": nanos(n)} for n in range(500)})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     plan = await source.plan(documents(index, cursor=cursor), Checkpoint())
     before = _open_contexts(elasticsearch_server)
     with anyio.CancelScope() as scope:
-        async with aclosing(source.read(plan, plan.slices[0])) as batches:  # type: ignore[type-var]
+        async with aclosing(source.read(plan, plan.slices[0])) as batches:
             async for _ in batches:
                 scope.cancel()
                 await anyio.lowlevel.checkpoint()
     assert scope.cancelled_caught
+    await source.leave()
     assert _open_contexts(elasticsearch_server) == before
     await source.aclose()
 
@@ -712,7 +717,7 @@ async def test_documents_without_a_cursor_can_stop_a_scan(elasticsearch_server: 
 
     index = create(elasticsearch_server, prefix)
     elasticsearch_server.put(index, {"1": {"n": 1}, "2": {"at": nanos(1)}})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     plan = await source.plan(documents(index, cursor="at", null_cursor="fail"), Checkpoint())
     with pytest.raises(GuardStopped):
         check_null_cursor(plan)

@@ -12,7 +12,7 @@ from retl.connectors import Elasticsearch
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, SourceError, UnsupportedError
 from retl.model.schema import is_json
-from retl.testing import collect, table_spec
+from retl.testing import Scans, collect, table_spec
 from tests.servers.search import SearchServer
 
 TYPES = {
@@ -102,7 +102,7 @@ async def test_every_type(elasticsearch_server: SearchServer, prefix: str) -> No
 
 async def test_the_schema_tells_types_and_what_is_json(elasticsearch_server: SearchServer, prefix: str) -> None:
     index = create(elasticsearch_server, prefix, TYPES)
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     plan = await source.plan(table_spec(index), Checkpoint())
     await source.aclose()
     assert {name for name in plan.schema.names if is_json(plan.schema.field(name))} == {"geo", "parts", "flat", "raw"}
@@ -170,12 +170,12 @@ async def test_a_value_that_the_index_ignores_is_an_error_and_text_is_not_lost(
 async def test_columns_renames_and_keys(elasticsearch_server: SearchServer, prefix: str) -> None:
     index = create(elasticsearch_server, prefix, {"n": {"type": "long"}, "user.name": {"type": "keyword"}})
     elasticsearch_server.put(index, {"a": {"n": 1, "user": {"name": "x"}}})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     words = {"columns": ["user.name", "n", "_id"], "rename": {"user.name": "name", "_id": "id"}}
     plan = await source.plan(table_spec(index, **words), Checkpoint())
     assert plan.schema.names == ["name", "n", "id"]
     assert plan.key == ("id",)
-    found = await collect(source, table_spec(index, **words))
+    found = await collect(source.source, table_spec(index, **words))
     assert found.to_pylist() == [{"name": "x", "n": 1, "id": "a"}]
     keyed = await source.plan(table_spec(index, key="n"), Checkpoint())
     assert (keyed.key, keyed.unique_key) == (("n",), False)
@@ -189,12 +189,12 @@ async def test_columns_renames_and_keys(elasticsearch_server: SearchServer, pref
 async def test_a_cursor_that_is_not_among_the_columns(elasticsearch_server: SearchServer, prefix: str) -> None:
     index = create(elasticsearch_server, prefix, {"n": {"type": "long"}, "at": {"type": "date"}})
     elasticsearch_server.put(index, {str(n): {"n": n, "at": f"2024-05-0{n}"} for n in range(1, 6)})
-    source = Elasticsearch(elasticsearch_server.url).source()
+    source = Scans(Elasticsearch(elasticsearch_server.url).source())
     table = table_spec(index, columns=["_id", "n"], cursor="at")
     plan = await source.plan(table, Checkpoint())
     assert plan.slices[0].ordered_by is None
     assert plan.slices[0].watermark == "2024-05-05T00:00:00.000Z"
-    assert (await collect(source, table))["n"].to_pylist() == [1, 2, 3, 4, 5]
+    assert (await collect(source.source, table))["n"].to_pylist() == [1, 2, 3, 4, 5]
     await source.aclose()
 
 

@@ -13,7 +13,7 @@ import retl
 from retl.connectors import Elasticsearch
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, ConnectionFailed
-from retl.testing import collect, table_spec
+from retl.testing import Scans, collect, table_spec
 from tests.integration.elasticsearch.between import between
 from tests.integration.elasticsearch.test_source import by_id, create, documents
 from tests.servers.search import SearchServer
@@ -39,7 +39,7 @@ async def test_a_red_index_is_told_at_once_with_its_reason(server: SearchServer,
     server.ask("PUT", f"/{prefix}-red?wait_for_active_shards=0", {"settings": nowhere})
     create(server, f"{prefix}-green", shards=1)
     async with between(server) as way:
-        source = Elasticsearch(way.url).source()
+        source = Scans(Elasticsearch(way.url).source())
         with anyio.fail_after(10):
             for name in (f"{prefix}-red", f"{prefix}-*"):
                 with pytest.raises(ConnectionFailed) as error:
@@ -59,7 +59,7 @@ async def test_a_closed_index_is_named(server: SearchServer, prefix: str) -> Non
         server.put(f"{prefix}-{name}", {name: {"n": 1}})
     server.ask("POST", "/_aliases", {"actions": [{"add": {"index": f"{prefix}-*", "alias": f"{prefix}all"}}]})
     server.ask("POST", f"/{prefix}-closed/_close")
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     for name in (f"{prefix}-closed", f"{prefix}-open,{prefix}-closed", f"{prefix}all"):
         for table in (documents(name), table_spec(name)):
             with pytest.raises(ConfigError, match=f"'{prefix}-closed' .*is closed") as error:
@@ -67,7 +67,7 @@ async def test_a_closed_index_is_named(server: SearchServer, prefix: str) -> Non
             assert f"POST /{prefix}-closed/_open" in str(error.value)
     plan = await source.plan(documents(f"{prefix}-*"), Checkpoint())
     assert plan.warnings == (f"closed indices are not read: {prefix}-closed.",)
-    assert list(by_id(await collect(source, documents(f"{prefix}-*")))) == ["open"]
+    assert list(by_id(await collect(source.source, documents(f"{prefix}-*")))) == ["open"]
     await source.aclose()
 
 
@@ -101,11 +101,11 @@ async def test_exclude_leaves_fields_out(
 ) -> None:
     index = create(server, prefix, {"dynamic": "strict", "properties": FIELDS})
     server.put(index, {"1": DOCUMENT})
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     assert sorted((await source.plan(table_spec(index, exclude=exclude), Checkpoint())).schema.names) == columns
-    (row,) = (await collect(source, table_spec(index, exclude=exclude))).to_pylist()
+    (row,) = (await collect(source.source, table_spec(index, exclude=exclude))).to_pylist()
     assert sorted(row) == columns
-    found = by_id(await collect(source, documents(index, exclude=exclude)))
+    found = by_id(await collect(source.source, documents(index, exclude=exclude)))
     assert {name: part for name, part in json.loads(found["1"]).items() if part not in ({}, None)} == left
     await source.aclose()
     async with retl.Pipeline(
@@ -126,7 +126,7 @@ async def test_exclude_leaves_fields_out(
 
 async def test_a_field_that_is_to_be_left_out_must_be_there(server: SearchServer, prefix: str) -> None:
     index = create(server, prefix, {"dynamic": "strict", "properties": FIELDS})
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     for table in (documents(index, exclude=["vectr"]), table_spec(index, exclude=["vectr"])):
         with pytest.raises(ConfigError, match=r"exclude names 'vectr'.*did you mean 'vector'"):
             await source.plan(table, Checkpoint())
@@ -162,11 +162,11 @@ async def test_each_document_is_offered_once(server: SearchServer, prefix: str) 
         ) as pipeline:
             await pipeline.run_once()
     assert len(server.ask("GET", f"/retl-{prefix}-copy-*")) == 2
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     listed = [name for name in await source.list_tables() if prefix in name]
     assert listed == [f"{prefix}-copy", f"{prefix}-orders", f"{prefix}-shown"]
     # Who asks for an alias by its name gets it, and is told of it where he misspells it.
-    assert list(by_id(await collect(source, documents(f"{prefix}-few")))) == ["1"]
+    assert list(by_id(await collect(source.source, documents(f"{prefix}-few")))) == ["1"]
     with pytest.raises(ConfigError, match=f"did you mean '{prefix}-view'"):
         await source.plan(documents(f"{prefix}-vieww"), Checkpoint())
     await source.aclose()

@@ -16,7 +16,7 @@ from retl.connectors.elasticsearch.source import pages
 from retl.model.checkpoint import Checkpoint, Reject
 from retl.model.errors import ConfigError, ConnectionFailed, RepeatedKey
 from retl.model.report import ScanReport
-from retl.testing import collect, table_spec
+from retl.testing import Scans, collect, table_spec
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.integration.elasticsearch.test_source import by_id, create, documents
 from tests.servers.search import SearchServer
@@ -146,7 +146,7 @@ async def test_a_time_of_another_age_is_a_reject_of_its_own_row(
 async def test_a_cursor_of_the_first_year_is_a_bound(server: SearchServer, prefix: str) -> None:
     index = create(server, prefix, {"properties": {"at": {"type": "date"}}})
     server.put(index, {"1": {"at": "0001-01-01T00:00:00.007Z"}})
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     plan = await source.plan(documents(index, cursor="at"), Checkpoint())
     assert plan.window is not None
     assert plan.window.upper == "0001-01-01T00:00:00.007Z"
@@ -169,12 +169,12 @@ async def test_times_before_1970_beside_nanoseconds(
         "b": {"at": "1900-01-01T00:00:00.001Z"},
     }
     server.put(f"{prefix}-1", old)
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     table = documents(f"{prefix}-*", cursor="at")
     first = await source.plan(table, Checkpoint())
     assert first.window is not None
     assert first.window.upper == "1965-01-01T00:00:00.000Z"
-    found = await collect(source, table)
+    found = await collect(source.source, table)
     assert sorted(found["_id"].to_pylist()[:2]) == ["a", "b"]
     assert found["_id"].to_pylist()[2:] == ["c"]
     new = {
@@ -183,14 +183,14 @@ async def test_times_before_1970_beside_nanoseconds(
         "x": {"at": "1970-01-01"},
     }
     server.put(f"{prefix}-2", new)
-    everything = (await collect(source, table))["_id"].to_pylist()
+    everything = (await collect(source.source, table))["_id"].to_pylist()
     assert (sorted(everything[:2]), everything[2:]) == (["a", "b"], ["c", "x", "d", "e"])
     for watermark, left in (
         ("1965-01-01T00:00:00.000Z", {"c", "x", "d", "e"}),
         ("2020-01-01T00:00:00.000000002Z", {"e"}),
     ):
         again = Checkpoint(cursor="at", cursor_type="time", watermark=watermark)
-        assert set((await collect(source, table, again))["_id"].to_pylist()) >= left
+        assert set((await collect(source.source, table, again))["_id"].to_pylist()) >= left
     await source.aclose()
 
 
@@ -206,11 +206,13 @@ async def test_times_that_are_written_less_finely_than_they_differ_are_told_apar
     else:
         values = [f"2024-05-01T12:00:00.{n:09d}Z" for n in range(60)]
     server.put(index, {str(n): {"at": at} for n, at in enumerate(values)})
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     plan = await source.plan(documents(index, cursor="at"), Checkpoint())
     assert plan.window is not None
     assert plan.window.upper.endswith("59Z")
-    assert (await collect(source, documents(index, cursor="at")))["_id"].to_pylist() == [str(n) for n in range(60)]
+    assert (await collect(source.source, documents(index, cursor="at")))["_id"].to_pylist() == [
+        str(n) for n in range(60)
+    ]
     await source.aclose()
 
 
@@ -283,7 +285,7 @@ async def test_a_cursor_that_no_document_holds_has_its_value_all_the_same(
             str(n): f"2024-05-01 00:00:00.00{n}" for n in range(1, 6)
         }
     # What no document holds is no column of nothing.
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     assert (await source.plan(table_spec(index, cursor="at"), Checkpoint())).schema.names == ["_id", "at", "n", "o.x"]
     with pytest.raises(ConfigError, match="keeps out of _source"):
         await source.plan(table_spec(index, columns=["_id", "secret"]), Checkpoint())
@@ -292,7 +294,7 @@ async def test_a_cursor_that_no_document_holds_has_its_value_all_the_same(
 
 async def test_a_cursor_that_nobody_can_sort_by_is_refused(server: SearchServer, prefix: str) -> None:
     index = create(server, prefix, {"properties": {"at": {"type": "date", "doc_values": False}}})
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     with pytest.raises(ConfigError, match="'at' has doc_values: false"):
         await source.plan(documents(index, cursor="at"), Checkpoint())
     await source.aclose()
@@ -336,15 +338,15 @@ async def test_a_field_of_any_name_is_carried(server: SearchServer, prefix: str)
     properties = {name: {"type": "long"} for name in NAMES}
     index = create(server, prefix, {"properties": properties})
     server.put(index, {"1": {name: number for number, name in enumerate(NAMES)}, "2": {}})
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     schema = await source.describe(index)
     assert schema is not None
     assert sorted(schema.names) == sorted(["_id", *NAMES])
-    rows = {row["_id"]: row for row in (await collect(source, index)).to_pylist()}
+    rows = {row["_id"]: row for row in (await collect(source.source, index)).to_pylist()}
     assert rows["1"] == {"_id": "1", **{name: number for number, name in enumerate(NAMES)}}
     assert set(rows["2"].values()) == {"2", None}
     for name in NAMES:
-        assert (await collect(source, table_spec(index, cursor=name)))["_id"].to_pylist() == ["1"]
+        assert (await collect(source.source, table_spec(index, cursor=name)))["_id"].to_pylist() == ["1"]
     await source.aclose()
 
 
@@ -353,11 +355,13 @@ async def test_half_of_a_sign_in_a_name(elasticsearch_server: SearchServer, tmp_
     with server.fresh_names() as prefix:
         index = create(server, prefix, {"properties": {"n": {"type": "long"}}})
         server.put(index, {"1": b'{"n":1,"x\\ud83d":3}'})
-        source = Elasticsearch(server.url).source()
+        source = Scans(Elasticsearch(server.url).source())
         with pytest.raises(ConfigError, match=r"the field 'x\\ud83d' has half of a sign in its name"):
             await source.plan(table_spec(index), Checkpoint())
-        assert (await collect(source, table_spec(index, columns=["_id", "n"]))).to_pylist() == [{"_id": "1", "n": 1}]
-        assert by_id(await collect(source, documents(index))) == {"1": b'{"n":1,"x\\ud83d":3}'}
+        assert (await collect(source.source, table_spec(index, columns=["_id", "n"]))).to_pylist() == [
+            {"_id": "1", "n": 1}
+        ]
+        assert by_id(await collect(source.source, documents(index))) == {"1": b'{"n":1,"x\\ud83d":3}'}
         await source.aclose()
 
 
@@ -392,10 +396,10 @@ async def test_documents_that_are_made_anew_are_told(elasticsearch_server: Searc
     with server.fresh_names() as prefix:
         index = create(server, prefix, {"_source": {"mode": "synthetic"}, "properties": {"a": {"type": "keyword"}}})
         server.put(index, {"1": {"a": "x"}})
-        source = Elasticsearch(server.url).source()
+        source = Scans(Elasticsearch(server.url).source())
         (warned,) = (await source.plan(documents(index), Checkpoint())).warnings
         assert "synthetic _source" in warned
-        assert (await collect(source, index)).to_pylist() == [{"_id": "1", "a": "x"}]
+        assert (await collect(source.source, index)).to_pylist() == [{"_id": "1", "a": "x"}]
         await source.aclose()
 
 
@@ -403,7 +407,7 @@ async def test_a_cursor_that_is_computed_by_each_search_is_refused(server: Searc
     word = "runtime" if server.product == "Elasticsearch" else "derived"
     about = {"type": "date", "script": {"source": "emit(0L)"}}
     index = create(server, prefix, {word: {"made": about}, "properties": {"n": {"type": "long"}}})
-    source = Elasticsearch(server.url).source()
+    source = Scans(Elasticsearch(server.url).source())
     with pytest.raises(ConfigError, match="the cursor 'made' is computed anew"):
         await source.plan(documents(index, cursor="made"), Checkpoint())
     await source.aclose()

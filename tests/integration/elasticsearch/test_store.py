@@ -12,12 +12,13 @@ import msgspec
 import pytest
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch.connection import Line
-from retl.connectors.elasticsearch.state import index as state_index
+from retl.connectors.elasticsearch.connection import SharedClient
+from retl.connectors.elasticsearch.state import store as store_module
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import ConnectionFailed, LeaseLost, StateError
-from retl.state.base import STATE_VERSION, LeaseRow
+from retl.model.manifest import ManifestChange, ManifestEntry
+from retl.state.base import STATE_VERSION, LeaseRow, Manifest
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.servers.process import free_port
 from tests.servers.search import SearchServer
@@ -55,7 +56,7 @@ def index(elasticsearch_server: SearchServer) -> Iterator[str]:
 
 
 def opened(server: SearchServer, index: str) -> ElasticsearchStore:
-    return ElasticsearchStore(Line(Elasticsearch(server.url), "target"), index)
+    return ElasticsearchStore(SharedClient(Elasticsearch(server.url), "target"), index)
 
 
 @pytest.fixture
@@ -141,8 +142,8 @@ async def test_between_the_proof_of_the_fence_and_the_save_nobody_can_take_over(
     await old.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="1")))
     read = ElasticsearchStore._read
 
-    async def slow_read(self: ElasticsearchStore, client: Any, pipeline: str) -> Any:
-        found = await read(self, client, pipeline)
+    async def slow_read(self: ElasticsearchStore, pipeline: str) -> Any:
+        found = await read(self, pipeline)
         if self is old:
             monkeypatch.setattr(ElasticsearchStore, "_read", read)
             assert await owned(new, owner="new") == Fence("p", "new", 2)
@@ -157,8 +158,8 @@ async def test_between_the_proof_of_the_fence_and_the_save_nobody_can_take_over(
 
 
 async def test_the_history_of_a_table_is_bounded(store: ElasticsearchStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state_index._KEPT_REPORTS == 1000
-    monkeypatch.setattr(state_index, "_KEPT_REPORTS", 4)
+    assert store_module._KEPT_REPORTS == 1000
+    monkeypatch.setattr(store_module, "_KEPT_REPORTS", 4)
     await store.add_report(report(0, table="quiet"))
     await store.add_report(report(0, pipeline="q"))
     for number in range(1, 8):
@@ -235,7 +236,7 @@ async def test_a_report_that_cannot_be_read_hides_no_other_and_says_so(
 
 
 async def test_a_server_that_does_not_answer_may_come_back() -> None:
-    store = ElasticsearchStore(Line(Elasticsearch(f"http://127.0.0.1:{free_port()}"), "target"), ".retl")
+    store = ElasticsearchStore(SharedClient(Elasticsearch(f"http://127.0.0.1:{free_port()}"), "target"), ".retl")
     for _ in range(2):
         with pytest.raises(ConnectionFailed):
             await store.load("p")
@@ -255,7 +256,7 @@ async def test_rejects_are_kept_where_the_server_takes_one_megabyte_at_once(
     ]
     async with between(elasticsearch_server) as line:
         line.hook = hook
-        store = ElasticsearchStore(Line(Elasticsearch(line.url), "target"), index)
+        store = ElasticsearchStore(SharedClient(Elasticsearch(line.url), "target"), index)
         try:
             await store.add_rejects("p", rejects)
             kept = {one.key: one for one in await store.rejects("p")}
@@ -299,3 +300,38 @@ async def test_no_ingest_pipeline_keeps_the_state_from_being_kept(
         assert await store.load("p") == {"t": Checkpoint(watermark="7")}
     finally:
         await store.aclose()
+
+
+ODD_NAMES = ["A", "a", "b/ü.csv", "b/é", "Z z", "\uffee", "🙂", " lead", "x" * 1000, 'q"\\\n']
+
+
+async def test_a_manifest_is_read_page_by_page_in_the_order_of_its_bytes(store: ElasticsearchStore) -> None:
+    fence = await owned(store)
+    entries = [ManifestEntry(name=name, identity=f"v-{name[:3]}", rows=7, facts={"size": "1"}) for name in ODD_NAMES]
+    change = ManifestChange(put=tuple(entries))
+    await store.save(FencedCheckpoint(fence, "files", Checkpoint(watermark="1"), change))
+    await store.save(FencedCheckpoint(fence, "others", Checkpoint(), ManifestChange(put=(entries[0],))))
+    in_order = sorted(entries, key=lambda entry: entry.name.encode())
+    first = await store.read_manifest("p", "files", limit=4)
+    rest = await store.read_manifest("p", "files", after=first[-1].name)
+    assert (len(first), [*first, *rest]) == (4, in_order)
+    newer = ManifestEntry(name="a", identity="v2")
+    change = ManifestChange(put=(newer,), remove=("A", "a", "never there"))
+    await store.save(FencedCheckpoint(fence, "files", Checkpoint(watermark="2"), change))
+    left = [newer if entry.name == "a" else entry for entry in in_order if entry.name != "A"]
+    assert [entry async for entry in Manifest(store, "p", "files")] == left
+    assert await store.forget("p", "files") == 1
+    assert await store.read_manifest("p", "files") == []
+    assert await store.read_manifest("p", "others") == [entries[0]]
+    assert (await store.forget("p"), await store.read_manifest("p", "others")) == (1, [])
+
+
+async def test_a_former_owner_changes_nothing_of_a_manifest(store: ElasticsearchStore) -> None:
+    old = await owned(store, owner="old")
+    entry = ManifestEntry(name="a", identity="1")
+    await store.save(FencedCheckpoint(old, "files", Checkpoint(), ManifestChange(put=(entry,))))
+    assert await owned(store, owner="new") == Fence("p", "new", 2)
+    late = ManifestChange(put=(ManifestEntry(name="b", identity="1"),), remove=("a",))
+    with pytest.raises(LeaseLost):
+        await store.save(FencedCheckpoint(old, "files", Checkpoint(), late))
+    assert await store.read_manifest("p", "files") == [entry]

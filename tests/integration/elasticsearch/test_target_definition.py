@@ -395,7 +395,8 @@ async def test_pipelines_have_shadows_of_their_own(scene: Scene) -> None:
         await session.commit(writer)
         other = scene.options().target()
         try:
-            await (await other.prepare(dataclasses.replace(theirs, state_in_target=False), None)).abort()
+            async with other.open_load(dataclasses.replace(theirs, state_in_target=False), None):
+                pass
         finally:
             await other.aclose()
         await session.finish(writer)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import retl
+from retl.connectors.elasticsearch.target.refresh import shadow_name
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import TargetError
 from tests.integration.elasticsearch.scene import NANOS, Scene, batch_of, load_of, scan, whole
@@ -84,8 +85,9 @@ async def test_fewer_documents_than_were_acknowledged_are_not_switched_in(scene:
         writer = await session.prepare(load)
         await writer.write(batch_of(load, ROWS))
         await session.commit(writer)
-        await scene.server.run("POST", f"/{writer._job.index}/_refresh")  # type: ignore[attr-defined]
-        await scene.server.run("DELETE", f"/{writer._job.index}/_doc/7")  # type: ignore[attr-defined]
+        written = shadow_name(load) if mode == "swap" else name
+        await scene.server.run("POST", f"/{written}/_refresh")
+        await scene.server.run("DELETE", f"/{written}/_doc/7")
         with pytest.raises(TargetError, match="holds 29 documents, though 30 different ones were acknowledged"):
             await session.finish(writer)
         await writer.abort()

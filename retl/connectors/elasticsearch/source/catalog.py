@@ -23,7 +23,7 @@ _OF_THE_SERVER = re.compile(r"_(?!all\Z)|\.{0,2}\Z")
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceIndex:
     """The indices behind a name, as one."""
 
     path: str
@@ -73,7 +73,7 @@ def covers(pattern: str, path: str) -> bool:
     return re.fullmatch(re.escape(pattern).replace(r"\*", ".*") + r"(\..*)?", path, re.DOTALL) is not None
 
 
-async def look(client: Client, name: str) -> Found | None:
+async def find_indices(client: Client, name: str) -> SourceIndex | None:
     """What a name stands for; ``None`` where that is nothing. Raises ``ConfigError`` for what would ask for something else."""
     if any(_OF_THE_SERVER.match(part) for part in name.split(",")):
         raise ConfigError(
@@ -110,17 +110,20 @@ def _by_pattern(name: str, index: str) -> bool:
     return any("*" in part and fnmatch.fnmatchcase(index, part) for part in name.split(","))
 
 
-def _found(client: Client, name: str, found: Mapping[str, Any], closed: Sequence[str]) -> Found:
+def _found(client: Client, name: str, found: Mapping[str, Any], closed: Sequence[str]) -> SourceIndex:
     described = list(found.values())
     mappings = [one.get("mappings") or {} for one in described]
     settings = [(one.get("settings") or {}).get("index") or {} for one in described]
     by_name = dict(zip(found, mappings, strict=True))
     unnamed: list[str] = []
-    properties = _named(merging.blamed(merging.merged(mappings), by_name), unnamed)
+    properties = _named(merging.with_index_names(merging.merged(mappings), by_name), unnamed)
     # Of several indices the last one counts, where another has no wider type: it is the newest of a data stream or of a
     # rollover, and the settings that its mapping may speak of are taken too.
-    newest = {**mappings[-1], "properties": _named(merging.blamed(merging.merged(mappings[::-1]), by_name), [])}
-    return Found(
+    newest = {
+        **mappings[-1],
+        "properties": _named(merging.with_index_names(merging.merged(mappings[::-1]), by_name), []),
+    }
+    return SourceIndex(
         path=quoted(name),
         indices=tuple(found),
         properties=properties,
@@ -128,7 +131,7 @@ def _found(client: Client, name: str, found: Mapping[str, Any], closed: Sequence
             "mappings": newest if properties else mappings[-1],
             "settings": {"index": of_documents(settings[-1])},
             "aliases": _shared([one.get("aliases") or {} for one in described]),
-            "cluster": client.product.cluster,
+            "cluster": client.server.cluster,
             "name": name,
             "indices": list(found),
         },
@@ -201,7 +204,7 @@ def stands_for(expression: str, index: str, *, alias: str) -> bool:
     return found
 
 
-async def check_whole(client: Client, found: Found) -> None:
+async def check_whole(client: Client, found: SourceIndex) -> None:
     """Raise ``ConnectionFailed`` where shards are missing, at once: whoever asks such an index waits a minute for each answer."""
     params = {"level": "indices"}
     answer = await client.request("GET", f"/_cluster/health/{found.path}", params=params, allow=range(400, 600))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.elasticsearch.server import Product
+from retl.connectors.elasticsearch.server import Server
 from retl.connectors.elasticsearch.source.hits import TIME_FORMAT
 from retl.connectors.elasticsearch.types import CONFLICT, arrow_column, field_type
 from retl.model.cursor import nanoseconds
@@ -86,12 +86,12 @@ class CursorField:
         """What two watermarks must have in common to compare: a field may become finer without harm."""
         return "time" if self.is_time else "integer"
 
-    def sort(self, direction: str, product: Product) -> dict[str, Any]:
+    def sort(self, direction: str, server: Server) -> dict[str, Any]:
         """Of several values in one document the lowest counts, so that none lies above a bound that it has passed."""
         how: dict[str, Any] = {"order": direction, "mode": "min", "unmapped_type": self.kind}
         if self.is_time:
             how["numeric_type"] = self.kind
-            if product.sort_format:
+            if server.sort_format:
                 how["format"] = TIME_FORMAT
         return {self.path: how}
 

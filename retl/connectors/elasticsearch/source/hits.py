@@ -21,23 +21,17 @@ _VECTORS = {"exclude_vectors": False}
 _HALF = "holds half of a sign (a lone surrogate), which no text of a column can hold"
 
 
-class Documents:
+class DocumentDecoder:
     """Hits as whole documents: ``_id``, ``_routing``, ``_source``, and the cursor where there is one."""
 
     def __init__(
         self, schema: pa.Schema, includes: Sequence[str] | None, excludes: Sequence[str], *, hides_vectors: bool
     ) -> None:
         self.schema = schema
-        self._includes = includes
-        self._excludes = excludes
-        self._hides_vectors = hides_vectors
-
-    def asked(self) -> dict[str, Any]:
-        """What a search must ask for."""
-        asked: dict[str, Any] = {} if self._includes is None else {"includes": list(self._includes)}
-        asked |= {"excludes": list(self._excludes)} if self._excludes else {}
-        asked |= _VECTORS if self._hides_vectors else {}
-        return {"_source": asked} if asked else {}
+        parts: dict[str, Any] = {} if includes is None else {"includes": list(includes)}
+        parts |= {"excludes": list(excludes)} if excludes else {}
+        parts |= _VECTORS if hides_vectors else {}
+        self.request = {"_source": parts} if parts else {}
 
     def batch(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> pa.RecordBatch:
         bare = next((hit for hit in hits if not hit.source), None)
@@ -60,7 +54,7 @@ class Documents:
         return with_rejects(pa.RecordBatch.from_arrays(columns, schema=self.schema), rejects.rows)
 
 
-class Columns:
+class ColumnDecoder:
     """Hits as a column for each leaf of the mapping, ``_id`` first where it is among the chosen.
 
     Values are those of the server's ``fields``, which reads them as the mapping does: a
@@ -80,15 +74,14 @@ class Columns:
         self.schema = schema
         self._leaves = leaves
         self._cursor = cursor
-        self._hides_vectors = hides_vectors
         # Whose values are looked for in the document where the server lists none.
         self._hidden = {leaf.path for leaf in leaves if "ignore_above" in leaf.spec and not tells_ignored}
         listed = [leaf for leaf in leaves if leaf.listed]
         self._decoders = {leaf.path: msgspec.json.Decoder(listed_as(leaf)) for leaf in listed}
         self._fields = _struct(listed)
+        self.request = self._make_request(_VECTORS if hides_vectors else True)
 
-    def asked(self) -> dict[str, Any]:
-        """What a search must ask for."""
+    def _make_request(self, everything: Any) -> dict[str, Any]:
         fields = [
             {"field": leaf.path, "format": TIME_FORMAT} if pa.types.is_timestamp(leaf.column.type) else leaf.path
             for leaf in self._leaves
@@ -96,8 +89,7 @@ class Columns:
         ]
         # Whole documents, since the server writes a part of one anew, and numbers of many digits then lose some.
         whole = bool(self._hidden) or any(not leaf.listed and leaf.path != ID for leaf in self._leaves)
-        source = _VECTORS if whole and self._hides_vectors else whole
-        return {"_source": source, **({"fields": fields} if fields else {})}
+        return {"_source": everything if whole else False, **({"fields": fields} if fields else {})}
 
     def batch(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> pa.RecordBatch:
         rejects = Rejects(hits)

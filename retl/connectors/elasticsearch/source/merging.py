@@ -49,7 +49,7 @@ def _wider(left: Mapping[str, Any], right: Mapping[str, Any]) -> Mapping[str, An
     return {"type": CONFLICT, "types": sorted({one, other})}
 
 
-def blamed(properties: Mapping[str, Any], mappings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def with_index_names(properties: Mapping[str, Any], mappings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Merged properties whose conflicts name the indices of each type; ``mappings`` are those of the indices."""
     found: dict[str, Any] = {}
     for name, spec in properties.items():
@@ -64,7 +64,7 @@ def blamed(properties: Mapping[str, Any], mappings: Mapping[str, Mapping[str, An
                 kinds.setdefault(field_type(mine), []).append(index)
             spec = {**spec, "types": [f"{one} in {_some(names)}" for one, names in sorted(kinds.items())]}
         elif "properties" in spec:
-            spec = {**spec, "properties": blamed(spec["properties"], theirs)}
+            spec = {**spec, "properties": with_index_names(spec["properties"], theirs)}
         found[name] = spec
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -77,10 +77,12 @@ class _Answer(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_Answer)
 
 
-class Shape(Protocol):
+class HitDecoder(Protocol):
     """What becomes of hits."""
 
     schema: pa.Schema
+    request: dict[str, Any]
+    """What a search must ask for."""
 
     def batch(self, hits: Sequence[Hit], firsts: Sequence[Any] | None) -> pa.RecordBatch:
         """The columns of ``schema``; ``firsts`` are the cursor's values where the hits are sorted by it."""
@@ -101,8 +103,16 @@ class Page:
     """How many there are in all, where that was asked."""
 
 
-def answer(body: bytes) -> tuple[Sequence[Hit], int | None, str | None]:
-    """Hits, their total where it was asked for, and the id of the point in time.
+class SearchAnswer(NamedTuple):
+    """Hits, their total where it was asked for, and the id of the point in time."""
+
+    hits: Sequence[Hit]
+    total: int | None
+    pit_id: str | None
+
+
+def parse_answer(body: bytes) -> SearchAnswer:
+    """What a search answered.
 
     Raises ``ConnectionFailed`` where the server had not the time for all of it, or lacks a shard.
     """
@@ -128,7 +138,7 @@ def answer(body: bytes) -> tuple[Sequence[Hit], int | None, str | None]:
             remedy="nothing, if it passes: the scan is tried again. Otherwise look at the health of the cluster.",
         )
     total = found.hits.total.value if found.hits.total is not None else None
-    return found.hits.hits, total, found.pit_id
+    return SearchAnswer(found.hits.hits, total, found.pit_id)
 
 
 def _decoded(body: bytes) -> _Answer:
@@ -158,12 +168,12 @@ def _address(buffer: Any) -> int:
     return int(np.frombuffer(memoryview(buffer), np.uint8).ctypes.data)
 
 
-def page(body: bytes, shape: Shape, value: Callable[[Any], Any] | None) -> Page:
+def page(body: bytes, decoder: HitDecoder, value: Callable[[Any], Any] | None) -> Page:
     """The documents of an answer. Takes as long as there are bytes: large ones belong into a thread.
 
     ``value`` makes a value of the cursor from the first sort value, where the documents are sorted by it.
     """
-    hits, total, pit_id = answer(body)
+    hits, total, pit_id = parse_answer(body)
     firsts = None
     if value is not None:
         try:
@@ -174,7 +184,7 @@ def page(body: bytes, shape: Shape, value: Callable[[Any], Any] | None) -> Page:
     if last is not None and len(bytes(last)) > _MOST_SORT:
         raise _strange("a document came with values to sort by that are longer than any")
     try:
-        batch = shape.batch(hits, firsts)
+        batch = decoder.batch(hits, firsts)
     except (pa.ArrowException, OverflowError, msgspec.MsgspecError, RecursionError) as error:
         raise SourceError(
             f"a document is not what the mapping says: {str(error) or type(error).__name__}.",

@@ -24,24 +24,28 @@ class _Newest(msgspec.Struct):
 
 
 class PointInTime:
-    """Opened by ``open``. Its id may change with every answer: the newest is always the one that is used."""
+    """Taken by ``open``, and kept until ``close``. Its id may change with every answer: always the newest is used."""
 
-    def __init__(self, client: Client, index: str) -> None:
+    def __init__(self, client: Client, path: str) -> None:
+        self.server = client.server
         self._client = client
-        self._index = index
+        self._path = path
         self._id: str | None = None
         self._used = 0.0
+        self._keeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Take the moment. Raises ``ConfigError`` where there is no such index."""
-        product = self._client.product
-        params = {"keep_alive": _KEEP_ALIVE}
-        answer = await self._client.call("POST", product.open_pit(self._index), params=params)
+        """Take the moment, unless it is held already. Raises ``ConfigError`` where there is no such index."""
+        if self._id is not None:
+            return
+        answer = await self._client.call("POST", self.server.open_pit(self._path), params={"keep_alive": _KEEP_ALIVE})
         with understood(self._client.place):
-            self._id = _checked(product.pit_id(answer))
+            self._id = _checked(self.server.pit_id(answer))
         self._used = time.monotonic()
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep())
 
-    def note(self, newest: str | None) -> None:
+    def renew(self, newest: str | None) -> None:
         """The id that came with an answer."""
         if newest and self._id is not None:
             self._id = _checked(newest)
@@ -56,26 +60,30 @@ class PointInTime:
         answer = await self._client.request(
             "POST",
             "/_search",
-            params={"allow_partial_search_results": "false", **(self._client.product.exact_search if exact else {})},
+            params={"allow_partial_search_results": "false", **(self.server.exact_search if exact else {})},
             body={**body, "pit": {"id": self._id, "keep_alive": _KEEP_ALIVE}},
         )
         self._used = time.monotonic()
         return answer.body
 
-    async def stay(self) -> None:
-        """Keep the moment while nobody asks, until cancelled. What fails here, the next page finds out."""
+    async def _keep(self) -> None:
+        """Keep the moment while nobody reads, until cancelled. The next page finds out what fails here."""
         while True:
             await asyncio.sleep(_TOUCH_SECONDS / 3)
             if time.monotonic() - self._used > _TOUCH_SECONDS:
                 with suppress(RetlError, msgspec.MsgspecError):
                     answer = await self.search({"size": 0, "track_total_hits": False, "query": {"match_none": {}}})
-                    self.note(msgspec.json.decode(answer, type=_Newest).pit_id)
+                    self.renew(msgspec.json.decode(answer, type=_Newest).pit_id)
 
     async def close(self) -> None:
-        """Give the moment back. Safe after any failure."""
+        """Give the moment back. Safe after any failure; ``open`` takes another."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
         pit, self._id = self._id, None
         if pit is not None:
-            path, body = self._client.product.close_pit(pit)
+            path, body = self.server.close_pit(pit)
             with suppress(RetlError):
                 await self._client.request("DELETE", path, body=body, allow=range(400, 600))
 

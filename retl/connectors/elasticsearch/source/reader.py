@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import anyio.to_thread
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retl.connectors.elasticsearch.connection import Client
 from retl.connectors.elasticsearch.errors import ContextLost
 from retl.connectors.elasticsearch.source.cursor import CursorField, before_1970
-from retl.connectors.elasticsearch.source.pages import Page, PageSize, Shape, page
-from retl.connectors.elasticsearch.source.pages import answer as answer_of
+from retl.connectors.elasticsearch.source.pages import HitDecoder, Page, PageSize, page, parse_answer
 from retl.connectors.elasticsearch.source.point_in_time import PointInTime
 from retl.connectors.net.retry import RetryBudget
 from retl.model.errors import ConnectionFailed, RepeatedKey
+from retl.model.window import Slice
 from retl.threads import shielded
+
+T = TypeVar("T")
+Put = Callable[[T], Awaitable[None]]
+Producer = Callable[[Put[T]], Coroutine[Any, Any, None]]
 
 # Decoding holds the interpreter, so a page that takes longer than a moment does not belong into the loop.
 _THREAD_BYTES = 1024 * 1024
@@ -30,20 +33,18 @@ _MOST_PAUSE = 8.0
 
 
 @dataclass(frozen=True)
-class Question:
+class SearchRequest:
     """What is read of a point in time, and what becomes of it."""
 
-    path: str
     filters: Sequence[dict[str, Any]]
-    asked: dict[str, Any]
-    shape: Shape
+    decoder: HitDecoder
     most_hits: int
     document_bytes: float | None = None
-    once: bool = False
-    """Whether it is to be proved that each ``_id`` is there once."""
+    unique_ids: bool = False
+    """Whether each ``_id`` must be proved to be there once."""
 
-    def body(self, filters: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-        return {"track_total_hits": False, "query": matching([*self.filters, *filters]), **self.asked}
+    def body(self, *filters: dict[str, Any]) -> dict[str, Any]:
+        return {"track_total_hits": False, "query": matching([*self.filters, *filters]), **self.decoder.request}
 
 
 def matching(filters: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -51,37 +52,37 @@ def matching(filters: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"bool": {"filter": list(filters)}} if filters else {"match_all": {}}
 
 
-async def read_all(client: Client, question: Question, slices: int) -> AsyncIterator[pa.RecordBatch]:
+async def read_all(pit: PointInTime, request: SearchRequest, slices: int) -> AsyncGenerator[pa.RecordBatch, None]:
     """Every document, in no order. It is one moment: where that is lost, ``ConnectionFailed`` says so."""
-    pit = PointInTime(client, question.path)
     await pit.open()
 
-    def reader(number: int) -> Callable[[Put[pa.RecordBatch]], Coroutine[Any, Any, None]]:
-        body = {**question.body(), "sort": client.product.tiebreak}
+    def reader(number: int) -> Producer[pa.RecordBatch]:
+        body = {**request.body(), "sort": pit.server.tiebreak}
         if slices > 1:
             body["slice"] = {"id": number, "max": slices}
 
         async def run(put: Put[pa.RecordBatch]) -> None:
-            async with aclosing(_pages(pit, body, question, None)) as pages:  # type: ignore[type-var]
+            async with aclosing(_pages(pit, body, request, None)) as pages:
                 async for found in pages:
                     await put(found.batch)
 
         return run
 
-    feed = Feed([reader(number) for number in range(slices)], ahead=2)
-    async with aclosing(_kept(pit, feed)) as batches:  # type: ignore[type-var]
+    async with aclosing(fan_in([reader(number) for number in range(slices)], ahead=2)) as batches:
         async for batch in batches:
             yield batch
 
 
 async def read_window(
-    client: Client, question: Question, cursor: CursorField, lower: str | None, upper: str, *, lower_exclusive: bool
-) -> AsyncIterator[pa.RecordBatch]:
+    pit: PointInTime, request: SearchRequest, cursor: CursorField, slice_: Slice
+) -> AsyncGenerator[pa.RecordBatch, None]:
     """The documents of a window, in ascending order of the cursor; the next page is fetched while one is written.
 
     A point in time that is lost is replaced: reading goes on at the last value that came, less the documents
     that came with it.
     """
+    lower, upper = slice_.lower, slice_.upper
+    assert upper is not None
 
     async def run(put: Put[pa.RecordBatch]) -> None:
         for order in cursor.orders():
@@ -90,13 +91,13 @@ async def read_window(
 
     async def read(put: Put[pa.RecordBatch], order: CursorField) -> None:
         tail = _Tail()
-        start, is_open, renewals = lower, lower_exclusive, 0
+        start, is_open, renewals = lower, slice_.lower_exclusive, 0
         while True:
             bounds = [order.range(start, upper, lower_exclusive=is_open), *order.only]
-            body = {**question.body(bounds), "sort": [order.sort("asc", client.product), *client.product.tiebreak]}
+            body = {**request.body(*bounds), "sort": [order.sort("asc", pit.server), *pit.server.tiebreak]}
             try:
                 await pit.open()
-                async with aclosing(_pages(pit, body, question, order)) as pages:  # type: ignore[type-var]
+                async with aclosing(_pages(pit, body, request, order)) as pages:
                     async for found in pages:
                         batch = tail.new_ones(found)
                         renewals = 0
@@ -107,50 +108,72 @@ async def read_window(
                 renewals += 1
                 if renewals > _RENEWALS or order.early:
                     raise
+                await pit.close()
                 if tail.value is not None:
                     start, is_open = order.text(tail.value), False
                 tail.resume()
 
-    pit = PointInTime(client, question.path)
-    async with aclosing(_kept(pit, Feed([run], ahead=1))) as batches:  # type: ignore[type-var]
+    async with aclosing(fan_in([run], ahead=1)) as batches:
         async for batch in batches:
             yield batch
 
 
-async def _kept(pit: PointInTime, feed: Feed[pa.RecordBatch]) -> AsyncIterator[pa.RecordBatch]:
-    """What a feed gives; meanwhile the point in time is kept, and given back in the end."""
-    staying = asyncio.create_task(pit.stay())
+async def fan_in(producers: Iterable[Producer[T]], *, ahead: int) -> AsyncGenerator[T, None]:
+    """What several tasks produce, in the order in which it comes, until the last of them has ended.
+
+    An error of one is raised after what came before it. Closing it ends them all: a generator may own tasks, since it
+    holds no scope open.
+    """
+    queue: asyncio.Queue[tuple[T | None, Exception | None]] = asyncio.Queue(maxsize=ahead)
+
+    async def put(item: T) -> None:
+        await queue.put((item, None))
+
+    async def run(producer: Producer[T]) -> None:
+        error: Exception | None = None
+        try:
+            await producer(put)
+        except Exception as failure:
+            error = failure
+        await queue.put((None, error))
+
+    tasks = [asyncio.create_task(run(producer)) for producer in producers]
+    running = len(tasks)
     try:
-        async with aclosing(feed.items()) as batches:  # type: ignore[type-var]
-            async for batch in batches:
-                yield batch
+        while running:
+            item, error = await queue.get()
+            if error is not None:
+                raise error
+            if item is None:
+                running -= 1
+            else:
+                yield item
     finally:
-        staying.cancel()
-        await shielded(_end(feed, staying, pit))
+        for task in tasks:
+            task.cancel()
+        await shielded(_ended(tasks))
 
 
-async def _end(feed: Feed[pa.RecordBatch], staying: asyncio.Task[None], pit: PointInTime) -> None:
-    await feed.close()
-    await asyncio.wait([staying])
-    await pit.close()
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait(tasks)
 
 
 async def _pages(
-    pit: PointInTime, body: dict[str, Any], question: Question, order: CursorField | None
-) -> AsyncIterator[Page]:
+    pit: PointInTime, body: dict[str, Any], request: SearchRequest, order: CursorField | None
+) -> AsyncGenerator[Page, None]:
     """The pages of one search, each beginning behind the last document of the one before.
 
     The server counts them with the first page, in the very moment that is read: as many must come.
     """
-    size = PageSize(question.most_hits, question.document_bytes)
+    size = PageSize(request.most_hits, request.document_bytes)
     budget = RetryBudget(attempts=_ATTEMPTS, first=min(0.5, _MOST_PAUSE), longest=_MOST_PAUSE)
     after: dict[str, Any] = {"track_total_hits": True}
     total, came = None, 0
     while True:
-        asked = size.rows
+        wanted = size.rows
         try:
-            answer = await pit.search({**body, "size": asked, **after}, exact=order is not None)
-            found = await _decoded(answer, question.shape, order)
+            answer = await pit.search({**body, "size": wanted, **after}, exact=order is not None)
+            found = await _decoded(answer, request.decoder, order)
         except ContextLost:
             raise
         except ConnectionFailed as error:
@@ -158,18 +181,18 @@ async def _pages(
             await budget.wait(error)
             continue
         budget.reset()
-        pit.note(found.pit_id)
+        pit.renew(found.pit_id)
         size.came(found.batch.num_rows, len(answer))
         del answer
         rows = found.batch.num_rows
         came, total = came + rows, found.total if total is None else total
-        over = rows < asked or found.last is None
+        over = rows < wanted or found.last is None
         if total is None or came > total or (over and came < total):
             raise _miscounted(total, came, by_cursor=order is not None)
         if after.get("search_after") == found.last is not None:
             raise _strange("the server gives the same documents again, however it is asked")
-        if question.once and rows:
-            await _check_once(pit, question, found)
+        if request.unique_ids and rows:
+            await _check_unique_ids(pit, request, found)
         if rows:
             yield found
         if over:
@@ -192,16 +215,16 @@ def _strange(what: str) -> ConnectionFailed:
     )
 
 
-async def _check_once(pit: PointInTime, question: Question, found: Page) -> None:
+async def _check_unique_ids(pit: PointInTime, request: SearchRequest, found: Page) -> None:
     """Raise ``RepeatedKey`` where documents of the same ``_id`` lie in two shards: in the target they would be one."""
     ids = sorted(set(found.ids))
-    body = {"track_total_hits": True, "query": matching([*question.filters, {"ids": {"values": ids}}])}
-    total = answer_of(await pit.search({**body, "size": 0}))[1]
+    body = {"track_total_hits": True, "query": matching([*request.filters, {"ids": {"values": ids}}])}
+    total = parse_answer(await pit.search({**body, "size": 0})).total
     if total == len(ids) == len(found.ids):
         return
     for name in ids:
-        body["query"] = matching([*question.filters, {"ids": {"values": [name]}}])
-        hits = answer_of(await pit.search({**body, "size": 3, "_source": False}))[0]
+        body["query"] = matching([*request.filters, {"ids": {"values": [name]}}])
+        hits = parse_answer(await pit.search({**body, "size": 3, "_source": False})).hits
         if len(hits) > 1:
             routings = " and ".join(repr(hit.routing) for hit in hits)
             raise RepeatedKey(
@@ -210,11 +233,11 @@ async def _check_once(pit: PointInTime, question: Question, found: Page) -> None
             )
 
 
-async def _decoded(answer: bytes, shape: Shape, order: CursorField | None) -> Page:
+async def _decoded(answer: bytes, decoder: HitDecoder, order: CursorField | None) -> Page:
     value = None if order is None else order.value
     if len(answer) <= _THREAD_BYTES:
-        return page(answer, shape, value)
-    return await anyio.to_thread.run_sync(lambda: page(answer, shape, value))
+        return page(answer, decoder, value)
+    return await anyio.to_thread.run_sync(lambda: page(answer, decoder, value))
 
 
 class _Tail:
@@ -244,51 +267,3 @@ class _Tail:
             ids = pa.array(found.ids[len(found.ids) - run :], pa.string())
         self._ids.append(ids)
         return batch
-
-
-T = TypeVar("T")
-Put = Callable[[T], Awaitable[None]]
-
-
-class Feed(Generic[T]):
-    """What several producers put in, in the order in which it comes, until the last of them has ended.
-
-    An error of one is raised after what came before it. ``close`` ends them all, and
-    returns when they have ended: a generator may own a feed, since it holds no scope open.
-    """
-
-    def __init__(self, producers: Iterable[Callable[[Put[T]], Coroutine[Any, Any, None]]], *, ahead: int) -> None:
-        self._queue: asyncio.Queue[tuple[T | None, Exception | None]] = asyncio.Queue(maxsize=ahead)
-        self._tasks = [asyncio.create_task(self._run(producer)) for producer in producers]
-
-    async def _put(self, item: T) -> None:
-        await self._queue.put((item, None))
-
-    async def _run(self, producer: Callable[[Put[T]], Coroutine[Any, Any, None]]) -> None:
-        error: Exception | None = None
-        try:
-            await producer(self._put)
-        except Exception as failure:
-            error = failure
-        await self._queue.put((None, error))
-
-    async def items(self) -> AsyncIterator[T]:
-        running = len(self._tasks)
-        while running:
-            item, error = await self._queue.get()
-            if error is not None:
-                raise error
-            if item is None:
-                running -= 1
-            else:
-                yield item
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await shielded(_ended(self._tasks))
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> None:
-    if tasks:
-        await asyncio.wait(tasks)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.elasticsearch.server import Product
-from retl.connectors.elasticsearch.source.catalog import Found, covers
+from retl.connectors.elasticsearch.server import Server
+from retl.connectors.elasticsearch.source.catalog import SourceIndex, covers
 from retl.connectors.elasticsearch.source.cursor import CursorField
-from retl.connectors.elasticsearch.source.hits import Columns, Documents
-from retl.connectors.elasticsearch.source.pages import Shape
+from retl.connectors.elasticsearch.source.hits import ColumnDecoder, DocumentDecoder
+from retl.connectors.elasticsearch.source.pages import HitDecoder
 from retl.connectors.elasticsearch.source.values import Leaf
 from retl.connectors.elasticsearch.source.where import Fields, filters_of
 from retl.connectors.elasticsearch.types import (
@@ -34,14 +34,13 @@ _ID_COLUMN = field(ID, pa.string(), native=ID, nullable=False)
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """What is read, and what becomes of it."""
 
     schema: pa.Schema
     key: tuple[str, ...]
     by_id: bool
-    shape: Shape
-    asked: dict[str, Any]
+    decoder: HitDecoder
     filters: Sequence[dict[str, Any]]
     cursor: CursorField | None
     warnings: tuple[str, ...] = ()
@@ -51,9 +50,9 @@ class Choice:
     """Whether documents may lie in other shards than their ids say, so that two may have the same."""
 
 
-def schema_of(name: str, found: Found) -> TableSchema:
+def schema_of(name: str, index: SourceIndex) -> TableSchema:
     """The columns of an index: ``_id``, its key, and every leaf of the mapping that can be one."""
-    fields = [arrow_column(path, spec) for path, spec in leaf_fields(found.properties) if _agreed(spec)]
+    fields = [arrow_column(path, spec) for path, spec in leaf_fields(index.properties) if _agreed(spec)]
     return TableSchema(name, pa.schema([_ID_COLUMN, *fields]), KEY)
 
 
@@ -61,7 +60,7 @@ def _agreed(spec: Mapping[str, Any]) -> bool:
     return field_type(spec) != CONFLICT
 
 
-def choose(table: TableSpec, found: Found, product: Product) -> Choice:
+def select(table: TableSpec, index: SourceIndex, server: Server) -> Selection:
     """Raises ``ConfigError`` for what is not there, ``UnsupportedError`` for words that have no meaning here."""
     if table.query is not None:
         raise UnsupportedError(
@@ -72,25 +71,25 @@ def choose(table: TableSpec, found: Found, product: Product) -> Choice:
             "Elasticsearch computes no columns for a scan.",
             remedy="leave expressions out; an ingest pipeline or a field of the mapping can compute.",
         )
-    if not found.sources:
+    if not index.sources:
         raise ConfigError(
             f"{table.name!r} does not keep its documents: _source is disabled in its mapping.",
             remedy="read an index that keeps them.",
         )
-    known = dict(leaf_fields(found.properties))
+    known = dict(leaf_fields(index.properties))
     cursor = None
     if table.cursor is not None:
-        if table.cursor in found.runtime:
+        if table.cursor in index.runtime:
             raise ConfigError(
                 f"the cursor {table.cursor!r} is computed anew by each search (a runtime field), so it orders no change.",
                 remedy="choose a field of the mapping.",
             )
         _check_known("cursor", [table.cursor], known)
-        cursor = CursorField.of(table.cursor, known[table.cursor], several=found.several)
-    asked = filters_of(table.where, Fields(found.properties, found.runtime))
+        cursor = CursorField.of(table.cursor, known[table.cursor], several=index.several)
+    filters = filters_of(table.where, Fields(index.properties, index.runtime))
     if table.documents:
-        return _documents(table, found, known, cursor, product, asked)
-    return _columns(table, found, known, cursor, product, asked)
+        return _documents(table, index, known, cursor, server, filters)
+    return _columns(table, index, known, cursor, server, filters)
 
 
 def _check_known(word: str, wanted: Sequence[str], known: Mapping[str, Any]) -> None:
@@ -106,12 +105,12 @@ def _check_known(word: str, wanted: Sequence[str], known: Mapping[str, Any]) -> 
 
 def _documents(
     table: TableSpec,
-    found: Found,
+    index: SourceIndex,
     known: Mapping[str, Any],
     cursor: CursorField | None,
-    product: Product,
+    server: Server,
     filters: Sequence[dict[str, Any]],
-) -> Choice:
+) -> Selection:
     if table.rename:
         raise UnsupportedError(
             "documents travel as they are, so their fields cannot be renamed.",
@@ -121,17 +120,17 @@ def _documents(
         raise UnsupportedError("documents keep their _id, so another key has no meaning.", remedy="leave key out.")
     if table.format:
         raise UnsupportedError("documents travel as they are, so format has no meaning.", remedy="leave format out.")
-    if not found.hides:
+    if not index.hides:
         for word, names in (("columns", table.columns or ()), ("exclude", table.exclude)):
             _check_known(word, [name for name in names if not _within(name, known)], known)
-    schema = document_schema(cursor.column if cursor else None, _only(table, found))
-    shape = Documents(schema, table.columns, table.exclude, hides_vectors=product.hides_vectors)
-    warnings = (*_several(found), *_told(found))
+    schema = document_schema(cursor.column if cursor else None, _only(table, index))
+    decoder = DocumentDecoder(schema, table.columns, table.exclude, hides_vectors=server.hides_vectors)
+    warnings = (*_several(index), *_told(index))
     if table.columns is not None or table.exclude:
         warnings += (
             "columns and exclude make the server write each document anew: whole documents keep every digit of a number, parts keep 17.",
         )
-    return Choice(schema, KEY, True, shape, shape.asked(), filters, cursor, warnings)
+    return Selection(schema, KEY, True, decoder, filters, cursor, warnings)
 
 
 def _within(wanted: str, known: Mapping[str, Any]) -> bool:
@@ -139,17 +138,17 @@ def _within(wanted: str, known: Mapping[str, Any]) -> bool:
     return any(covers(wanted, path) or wanted.startswith(f"{path}.") for path in known)
 
 
-def _only(table: TableSpec, found: Found) -> dict[str, Any]:
+def _only(table: TableSpec, index: SourceIndex) -> dict[str, Any]:
     """What the source says of its index, with the fields that are read and no others."""
     if table.columns is None and not table.exclude:
-        return dict(found.index)
+        return dict(index.index)
 
     def read(path: str) -> bool:
         chosen = table.columns is None or any(covers(one, path) or one.startswith(f"{path}.") for one in table.columns)
         return chosen and not any(covers(one, path) for one in table.exclude)
 
-    about = found.index["mappings"]
-    return {**found.index, "mappings": {**about, "properties": _pruned(about.get("properties") or {}, read)}}
+    about = index.index["mappings"]
+    return {**index.index, "mappings": {**about, "properties": _pruned(about.get("properties") or {}, read)}}
 
 
 def _pruned(properties: Mapping[str, Any], read: Callable[[str], bool], prefix: str = "") -> dict[str, Any]:
@@ -165,22 +164,22 @@ def _pruned(properties: Mapping[str, Any], read: Callable[[str], bool], prefix: 
 
 def _columns(
     table: TableSpec,
-    found: Found,
+    index: SourceIndex,
     known: Mapping[str, Any],
     cursor: CursorField | None,
-    product: Product,
+    server: Server,
     filters: Sequence[dict[str, Any]],
-) -> Choice:
+) -> Selection:
     arrays, cuts = _formats(table)
-    wanted = list(table.columns) if table.columns is not None else _all(table, found, known)
+    wanted = list(table.columns) if table.columns is not None else _all(table, index, known)
     for word, names in (("columns", wanted), ("rename", table.rename), ("key", table.key), ("format.arrays", arrays)):
         _check_known(word, list(names), known)
     _check_known("exclude", [name for name in table.exclude if not _within(name, known)], known)
     for word, names in (("columns", table.columns or ()), ("key", table.key)):
-        _check_kept(word, names, table, found)
-    if found.unnamed and table.columns is None:
+        _check_kept(word, names, table, index)
+    if index.unnamed and table.columns is None:
         raise ConfigError(
-            f"the field {found.unnamed[0]} has half of a sign in its name, so no column can be called so.",
+            f"the field {index.unnamed[0]} has half of a sign in its name, so no column can be called so.",
             remedy="name the fields that are to be read in columns.",
         )
     leaves = [
@@ -196,21 +195,23 @@ def _columns(
     if not table.key and ID not in wanted:
         key = ()  # a key that is not read identifies nothing
     order = cursor.column if cursor else None
-    shape = Columns(leaves, schema, order, tells_ignored=product.tells_ignored, hides_vectors=product.hides_vectors)
+    decoder = ColumnDecoder(
+        leaves, schema, order, tells_ignored=server.tells_ignored, hides_vectors=server.hides_vectors
+    )
     by_id = key == (table.target_name(ID),)
-    warnings = (*(_several(found) if by_id else ()), *_told(found))
-    return Choice(schema, key, by_id, shape, shape.asked(), filters, cursor, warnings, table.cursor in arrays)
+    warnings = (*(_several(index) if by_id else ()), *_told(index))
+    return Selection(schema, key, by_id, decoder, filters, cursor, warnings, table.cursor in arrays)
 
 
-def _all(table: TableSpec, found: Found, known: Mapping[str, Any]) -> list[str]:
+def _all(table: TableSpec, index: SourceIndex, known: Mapping[str, Any]) -> list[str]:
     """Every field that documents hold, but those that the table leaves out. The cursor is known by its order too."""
-    there = [path for path in known if path == table.cursor or found.keeps(path)]
+    there = [path for path in known if path == table.cursor or index.keeps(path)]
     return [path for path in (ID, *there) if not any(covers(one, path) for one in table.exclude)]
 
 
-def _check_kept(word: str, names: Sequence[str], table: TableSpec, found: Found) -> None:
+def _check_kept(word: str, names: Sequence[str], table: TableSpec, index: SourceIndex) -> None:
     for name in names:
-        if name not in (ID, table.cursor) and not found.keeps(name):
+        if name not in (ID, table.cursor) and not index.keeps(name):
             raise ConfigError(
                 f"{word} names {name!r}, which the mapping keeps out of _source: no document holds its value.",
                 remedy=f"leave {name!r} out.",
@@ -241,21 +242,21 @@ def _formats(table: TableSpec) -> tuple[tuple[str, ...], bool]:
     return tuple(arrays), nanoseconds == "cut"
 
 
-def _told(found: Found) -> tuple[str, ...]:
+def _told(index: SourceIndex) -> tuple[str, ...]:
     """What documents have lost at the source, and what of it is not read."""
     told = []
-    if found.left_out:
+    if index.left_out:
         told.append(
-            f"the mapping keeps {'; '.join(found.left_out)} out of _source: documents come without, and what is made of them "
+            f"the mapping keeps {'; '.join(index.left_out)} out of _source: documents come without, and what is made of them "
             "neither holds nor finds it."
         )
-    if found.closed:
+    if index.closed:
         told.append(
-            f"closed indices are not read: {', '.join(found.closed[:10])}{' ...' if found.closed[10:] else ''}."
+            f"closed indices are not read: {', '.join(index.closed[:10])}{' ...' if index.closed[10:] else ''}."
         )
-    if found.unnamed:
-        told.append(f"fields whose name has half of a sign are not in the mapping that is copied: {found.unnamed[0]}.")
-    if found.synthetic:
+    if index.unnamed:
+        told.append(f"fields whose name has half of a sign are not in the mapping that is copied: {index.unnamed[0]}.")
+    if index.synthetic:
         told.append(
             "the index keeps no documents (synthetic _source): the server makes them anew from their values, so the order of "
             "fields, and of the values of an array, may be another one than it was."
@@ -263,10 +264,10 @@ def _told(found: Found) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _several(found: Found) -> tuple[str, ...]:
+def _several(index: SourceIndex) -> tuple[str, ...]:
     """What reading several indices as one means for their ids."""
-    if len(found.indices) == 1 or all(name.startswith(".ds-") for name in found.indices):
+    if len(index.indices) == 1 or all(name.startswith(".ds-") for name in index.indices):
         return ()
     return (
-        f"the name stands for {len(found.indices)} indices; documents of two that share an _id would be one in the target.",
+        f"the name stands for {len(index.indices)} indices; documents of two that share an _id would be one in the target.",
     )

@@ -1,29 +1,25 @@
-"""What the state store keeps of the past: rejects and reports, each a document of its own."""
+"""The hidden index of the state store: how its documents are put, found and deleted."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import anyio
 import msgspec
 
-from retl.connectors.elasticsearch.connection import Client, Line, quoted
-from retl.model.checkpoint import Reject
+from retl.connectors.elasticsearch.connection import Answer, SharedClient, quoted
 from retl.model.errors import StateError, TargetBusy
-from retl.model.report import ScanReport
-from retl.state.base import Claim, StateStore, unreadable_report
 
 T = TypeVar("T")
-_KEPT_REPORTS = 1000
-_MOST_FOUND = 10_000
+Query = dict[str, Any]
+MOST_HITS = 10_000
 """Hits that the server gives at once."""
 _MOST_BYTES = 512 * 1024
-"""Of one request, unless one reject takes more: each character of it may become several bytes."""
-_READ_AT_ONCE = 100
-_KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at", "target")
+"""Of one request, unless one document takes more: each character of it may become several bytes."""
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at", "target", "name")
 # What templates would say otherwise of such a name is said here: what is written is kept as it is.
 _INDEX = {
     "settings": {
@@ -42,182 +38,105 @@ _INDEX = {
     },
 }
 _IF_THERE = {"ignore_unavailable": "true"}
-_NEWEST = [{"scan_id": "desc"}]
 
 
-class History(StateStore):
-    """The index, created by the first who writes it, and what is appended to it."""
+class StateIndex:
+    """Created with the first document that is put."""
 
-    def __init__(self, line: Line, index: str) -> None:
-        self._line = line
-        self._index = index
-        self._path = f"/{quoted(index)}"
+    def __init__(self, shared: SharedClient, name: str) -> None:
+        self.shared = shared
+        self.name = name
+        self.path = f"/{quoted(name)}"
         self._ready = False
 
-    async def _create(self, client: Client) -> None:
+    async def create(self) -> None:
         if self._ready:
             return
-        # Asked first: whoever may not create indices may still use one that is there. By GET: to HEAD no reason is given.
-        if (await client.request("GET", self._path, allow=(404,))).status == 404:
-            answer = await client.request("PUT", self._path, body=_INDEX, allow=(400,))
+        client = await self.shared.client()
+        # Asked first: a user who may not create indices may still use one that is there. By GET: to HEAD no reason is given.
+        if (await client.request("GET", self.path, allow=(404,))).status == 404:
+            answer = await client.request("PUT", self.path, body=_INDEX, allow=(400,))
             if answer.status == 400 and b"resource_already_exists_exception" not in answer.body:
                 raise StateError(
-                    f"the state index {self._index!r} cannot be created: {answer.body[:300].decode('utf-8', 'replace')}.",
+                    f"the state index {self.name!r} cannot be created: {answer.body[:300].decode('utf-8', 'replace')}.",
                     remedy="name another one with state_index.",
                 )
         self._ready = True
 
-    async def claims(self, target: str) -> list[Claim]:
-        found = await self._search("claim", None, None, _MOST_FOUND, [], target=target)
-        return [Claim(hit["pipeline"], hit["table"], target, bool(hit["replaces"])) for hit in found]
+    async def get(self, document: str) -> Answer:
+        """One document as of this moment; status 404 where it is not there."""
+        client = await self.shared.client()
+        # An index that somebody has created a moment ago cannot answer at once.
+        for pause in _PAUSES:
+            answer = await client.request("GET", f"{self.path}/_doc/{document}", allow=(404, 503))
+            if answer.status != 503:
+                return answer
+            await anyio.sleep(pause)
+        return await client.request("GET", f"{self.path}/_doc/{document}", allow=(404,))
 
-    async def _put_claim(self, claim: Claim) -> None:
-        path = f"{self._path}/_doc/{identity('claim', claim.pipeline, claim.table)}"
-        async with self._line.use() as client:
-            await self._create(client)
-            body = {"kind": "claim", **asdict(claim)}
-            self._check_kept(await client.call("PUT", path, params={"refresh": "true"}, body=body))
+    async def put(self, document: str, body: Any, params: Mapping[str, Any]) -> bool:
+        """Put one document; whether it was still as ``params`` want it."""
+        await self.create()
+        client = await self.shared.client()
+        path = f"{self.path}/_doc/{document}"
+        answer = await client.request("PUT", path, params=params, body=msgspec.json.encode(body), allow=(409,))
+        if answer.status != 409:
+            self._check_kept(answer.json())
+        return answer.status != 409
 
-    async def release_claims(self, pipeline: str, table: str | None = None) -> int:
-        return await self._delete(_query("claim", pipeline, table))
+    async def put_all(self, documents: Mapping[str, Any]) -> None:
+        """Put documents by their ids, all of them visible."""
+        if documents:
+            await self.create()
+            await self.bulk([[{"index": {"_id": name}}, body] for name, body in documents.items()])
 
-    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
-        if not rejects:
-            return
-        actions = [
-            [
-                {"index": {"_id": identity("reject", pipeline, reject.table, reject.key)}},
-                {
-                    "kind": "reject",
-                    "pipeline": pipeline,
-                    "table": reject.table,
-                    "at": reject.at,
-                    "body": text(reject),
-                },
-            ]
-            for reject in rejects
-        ]
-        async with self._line.use() as client:
-            await self._create(client)
-            await self._bulk(client, actions)
+    async def remove(self, documents: Sequence[str]) -> int:
+        """Delete documents by their ids; how many there were."""
+        items = await self.bulk([[{"delete": {"_id": name}}] for name in documents])
+        return sum(item["delete"]["status"] == 200 for item in items)
 
-    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
-        newest = await self._search("reject", pipeline, table, limit, [{"at": "desc"}], source=False)
-        remedy = "run `retl rejects --clear` to forget the rejects."
-        found: list[Reject] = []
-        # A thousand of them may be more than one answer holds.
-        for first in range(0, len(newest), _READ_AT_ONCE):
-            ids = [hit["_id"] for hit in newest[first : first + _READ_AT_ONCE]]
-            async with self._line.use() as client:
-                answer = await client.call("POST", f"{self._path}/_mget", body={"ids": ids})
-            bodies = [one["_source"]["body"] for one in answer["docs"] if one.get("found")]
-            found += [self._decode(body.encode(), Reject, "a reject", remedy) for body in bodies]
+    async def get_bodies(self, documents: Sequence[str]) -> list[str]:
+        """The field ``body`` of documents."""
+        client = await self.shared.client()
+        answer = await client.call("POST", f"{self.path}/_mget", body={"ids": documents})
+        return [one["_source"]["body"] for one in answer["docs"] if one.get("found")]
+
+    async def search(self, query: Query, sort: Sequence[Any], limit: int, **words: Any) -> list[dict[str, Any]]:
+        """The hits of a query; ``words`` are further ones of the request."""
+        client = await self.shared.client()
+        body = {"query": query, "sort": sort, "size": min(limit, MOST_HITS - words.get("from", 0)), **words}
+        answer = await client.call("POST", f"{self.path}/_search", params=_IF_THERE, body=body)
+        found: list[dict[str, Any]] = answer["hits"]["hits"]
         return found
 
-    async def count_rejects(self, pipeline: str) -> dict[str, int]:
-        body = {
-            "size": 0,
-            "query": _query("reject", pipeline, None),
-            "aggs": {"t": {"terms": {"field": "table", "size": 10_000}}},
-        }
-        async with self._line.use() as client:
-            answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=body)
+    async def count_by(self, query: Query, field: str) -> dict[str, int]:
+        """How many documents there are of each value of a field."""
+        client = await self.shared.client()
+        terms = {"t": {"terms": {"field": field, "size": MOST_HITS}}}
+        body = {"size": 0, "query": query, "aggs": terms}
+        answer = await client.call("POST", f"{self.path}/_search", params=_IF_THERE, body=body)
         buckets = answer.get("aggregations", {}).get("t", {}).get("buckets", ())
         return {bucket["key"]: int(bucket["doc_count"]) for bucket in buckets}
 
-    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
-        return await self._delete(_query("reject", pipeline, table))
-
-    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
-        query = _query("reject", pipeline, None)
-        await self._delete({"bool": {"filter": [query, {"range": {"at": {"lt": before}}}]}})
-        for table, count in (await self.count_rejects(pipeline)).items():
-            if count > most:
-                oldest = await self._search("reject", pipeline, table, 1, [{"at": "desc"}], skip=most)
-                about = [_query("reject", pipeline, table), {"range": {"at": {"lte": oldest[0]["at"]}}}]
-                await self._delete({"bool": {"filter": about}})
-
-    async def add_report(self, report: ScanReport) -> None:
-        document = {
-            "kind": "report",
-            "pipeline": report.pipeline,
-            "table": report.table,
-            "scan_id": report.scan_id,
-            "body": text(report),
-        }
-        path = f"{self._path}/_doc/{identity('report', report.pipeline, report.table, report.scan_id)}"
-        async with self._line.use() as client:
-            await self._create(client)
-            self._check_kept(await client.call("PUT", path, params={"refresh": "true"}, body=document))
-        query = _query("report", report.pipeline, report.table)
-        oldest = await self._search("report", report.pipeline, report.table, 1, _NEWEST, skip=_KEPT_REPORTS)
-        if oldest:
-            await self._delete({"bool": {"filter": [query, {"range": {"scan_id": {"lte": oldest[0]["scan_id"]}}}]}})
-
-    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
-        found = await self._search("report", pipeline, table, limit, _NEWEST)
-        return [self._report(hit) for hit in found]
-
-    async def last_reports(self, pipeline: str) -> dict[str, ScanReport]:
-        found = await self._search("report", pipeline, None, _MOST_FOUND, _NEWEST, one_of_each="table")
-        return {hit["table"]: self._report(hit) for hit in reversed(found)}
-
-    def _report(self, hit: dict[str, Any]) -> ScanReport:
-        try:
-            return self._decode(hit["body"].encode(), ScanReport, "a scan report", "")
-        except StateError as error:
-            scan = hit["scan_id"]
-            return unreadable_report(hit["pipeline"], hit["table"], scan, _began(scan), "failed", error.message)
-
-    async def _search(
-        self,
-        kind: str,
-        pipeline: str | None,
-        table: str | None,
-        limit: int,
-        sort: list[Any],
-        *,
-        skip: int = 0,
-        one_of_each: str | None = None,
-        target: str | None = None,
-        source: bool = True,
-    ) -> list[dict[str, Any]]:
-        """What the documents hold, or without their ``source`` which they are."""
-        body: dict[str, Any] = {
-            "query": _query(kind, pipeline, table, target),
-            "sort": sort,
-            "size": min(limit, _MOST_FOUND - skip),
-            "from": skip,
-            "_source": source,
-        }
-        if one_of_each is not None:
-            body["collapse"] = {"field": one_of_each}
-        async with self._line.use() as client:
-            answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=body)
-        return [hit["_source"] if source else hit for hit in answer["hits"]["hits"]]
-
-    async def _delete(self, query: dict[str, Any]) -> int:
+    async def delete(self, query: Query) -> int:
         """Delete what is found, by ids: ``_delete_by_query`` could not show that it is gone without a privilege more."""
-        gone, search = 0, {"query": query, "size": _MOST_FOUND, "_source": False}
-        async with self._line.use() as client:
-            while True:
-                answer = await client.call("POST", f"{self._path}/_search", params=_IF_THERE, body=search)
-                if not answer["hits"]["hits"]:
-                    return gone
-                actions = [[{"delete": {"_id": hit["_id"]}}] for hit in answer["hits"]["hits"]]
-                gone += sum(item["delete"]["status"] == 200 for item in await self._bulk(client, actions))
+        gone = 0
+        while found := await self.search(query, [], MOST_HITS, _source=False):
+            gone += await self.remove([hit["_id"] for hit in found])
+        return gone
 
-    async def _bulk(self, client: Client, actions: Sequence[Sequence[Any]]) -> list[Any]:
+    async def bulk(self, actions: Sequence[Sequence[Any]]) -> list[Any]:
         """What has become of each action, which is one line or two. All of them are visible."""
+        client = await self.shared.client()
         encoded = [msgspec.json.Encoder().encode_lines(lines) for lines in actions]
         items: list[Any] = []
         for body in _requests(encoded):
-            path, params = f"{self._path}/_bulk", {"refresh": "true"}
+            path, params = f"{self.path}/_bulk", {"refresh": "true"}
             answer = await client.call("POST", path, params=params, body=body, ndjson=True)
             if answer["errors"]:
                 reasons = (about["error"] for item in answer["items"] for about in item.values() if "error" in about)
                 reason = next(reasons, "it gives no reason")
-                raise TargetBusy(f"the state index {self._index!r} does not take what is written: {reason}.")
+                raise TargetBusy(f"the state index {self.name!r} does not take what is written: {reason}.")
             for item in answer["items"]:
                 self._check_kept(*item.values())
             items += answer["items"]
@@ -227,19 +146,17 @@ class History(StateStore):
         """Raise ``StateError`` where a document was taken, and not kept: an ingest pipeline may drop it."""
         if answer.get("result") not in ("created", "updated", "deleted", "not_found"):
             raise StateError(
-                f"the state index {self._index!r} took what was written and did not keep it ({answer.get('result')}).",
+                f"the state index {self.name!r} took what was written and did not keep it ({answer.get('result')}).",
                 remedy="take the ingest pipeline off it (index.default_pipeline, index.final_pipeline), or name another "
                 "index with state_index.",
             )
 
-    async def aclose(self) -> None:
-        await self._line.close()
-
-    def _decode(self, body: bytes, kind: type[T], what: str, remedy: str) -> T:
+    def decode(self, body: bytes | str, kind: type[T], what: str, remedy: str) -> T:
+        """JSON that was put. Raises ``StateError`` where it is something else."""
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise StateError(f"{what} in {self._index!r} cannot be read ({error}).", remedy=remedy) from None
+            raise StateError(f"{what} in {self.name!r} cannot be read ({error}).", remedy=remedy) from None
 
 
 def _requests(parts: Sequence[bytes]) -> Iterator[bytes]:
@@ -254,24 +171,12 @@ def _requests(parts: Sequence[bytes]) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def _query(kind: str, pipeline: str | None, table: str | None, target: str | None = None) -> dict[str, Any]:
-    wanted = {"kind": kind, "pipeline": pipeline, "table": table, "target": target}
-    return {"bool": {"filter": [{"term": {name: value}} for name, value in wanted.items() if value is not None]}}
-
-
-def _began(scan_id: str) -> str:
-    """When a scan began, as its identifier says."""
-    try:
-        began = datetime.strptime(f"{scan_id.split('-')[0]}+0000", "%Y%m%dT%H%M%S.%f%z")
-    except ValueError:
-        began = datetime.fromtimestamp(0, UTC)
-    return began.isoformat(timespec="milliseconds")
+def query_of(kind: str, *further: Query, **fields: str | None) -> Query:
+    """What finds the documents of a kind; a field that is ``None`` may have any value."""
+    terms = [{"term": {name: value}} for name, value in {"kind": kind, **fields}.items() if value is not None]
+    return {"bool": {"filter": [*terms, *further]}}
 
 
 def identity(kind: str, *names: str) -> str:
     """The ``_id`` of a document: the same names, the same document, however long they are."""
     return f"{kind}-{hashlib.sha256(msgspec.json.encode(names)).hexdigest()}"
-
-
-def text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

@@ -3,30 +3,36 @@
 Elasticsearch has no transactions, but it compares and sets one document. So a pipeline is
 *one* document: its lease and all its checkpoints. A checkpoint is saved only over the very
 document in which the lease was seen to hold; there is no moment between the proof of the
-fence and the save. Rejects and reports are documents of their own.
+fence and the save. Entries of manifests, claims, rejects and reports are documents of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
-import anyio
 import msgspec
 
-from retl.connectors.elasticsearch.connection import Client
-from retl.connectors.elasticsearch.state.index import History, identity, text
-from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
+from retl.connectors.elasticsearch.connection import SharedClient
+from retl.connectors.elasticsearch.state.index import MOST_HITS, StateIndex, identity, query_of
+from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import StateError, TargetBusy
-from retl.model.manifest import ManifestEntry
-from retl.state.base import MANIFEST_PAGE, STATE_VERSION, Claim, LeaseRow
+from retl.model.manifest import ManifestChange, ManifestEntry
+from retl.model.report import ScanReport
+from retl.state.base import MANIFEST_PAGE, STATE_VERSION, Claim, LeaseRow, StateStore, unreadable_report
 from retl.state.memory import lease_lost
 from retl.state.sql import start_over
 
 T = TypeVar("T")
 _TRIES = 50
 """How often a document is tried to be set while somebody else sets it too."""
-_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_KEPT_REPORTS = 1000
+_READ_AT_ONCE = 100
+_VISIBLE = {"refresh": "true"}
+_NEWEST_SCAN = [{"scan_id": "desc"}]
+_NEWEST = [{"at": "desc"}]
 
 
 class _Saved(msgspec.Struct):
@@ -55,35 +61,61 @@ class _State(msgspec.Struct, kw_only=True):
         return LeaseRow(self.pipeline, self.owner, self.epoch, self.beat, self.ttl)
 
 
-class _Found(msgspec.Struct, rename={"seq_no": "_seq_no", "term": "_primary_term", "source": "_source"}):
+class _Document(msgspec.Struct, rename={"seq_no": "_seq_no", "term": "_primary_term", "source": "_source"}):
     found: bool = False
     seq_no: int = 0
     term: int = 0
     source: msgspec.Raw = msgspec.Raw(b"")
 
 
-class ElasticsearchStore(History):
-    """Checkpoints in a hidden index of the cluster that the target writes. It is created by the first who writes it."""
+class ElasticsearchStore(StateStore):
+    """Checkpoints in a hidden index of the cluster that the target writes. The first write creates it."""
+
+    def __init__(self, shared: SharedClient, index: str) -> None:
+        self._index = StateIndex(shared, index)
+
+    # Checkpoints and manifests ------------------------------------------------
 
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
-        async with self._line.use() as client:
-            state, _ = await self._read(client, pipeline)
+        state, _ = await self._read(pipeline)
         return {saved.table: _checkpoint(saved, pipeline) for saved in state.checkpoints}
 
     async def save(self, fenced: FencedCheckpoint) -> None:
+        if fenced.manifest is not None:
+            await self._require(fenced.fence)
+            await self._save_manifest(fenced.fence.pipeline, fenced.table, fenced.manifest)
+
         def change(state: _State) -> bool:
             if not state.holds(fenced.fence):
                 raise lease_lost(fenced.fence)
             others = [saved for saved in state.checkpoints if saved.table != fenced.table]
-            state.checkpoints = [*others, _Saved(fenced.table, text(fenced.checkpoint))]
+            state.checkpoints = [*others, _Saved(fenced.table, _text(fenced.checkpoint))]
             return True
 
         await self._change(fenced.fence.pipeline, change, lambda state: None)
 
+    async def _save_manifest(self, pipeline: str, table: str, change: ManifestChange) -> None:
+        """Before the checkpoint: what a crash leaves of it is told again by the scan that comes next."""
+        put = {entry.name: entry for entry in change.put}
+        if gone := [identity("entry", pipeline, table, name) for name in change.remove if name not in put]:
+            await self._index.create()
+            await self._index.remove(gone)
+        about = {"kind": "entry", "pipeline": pipeline, "table": table}
+        await self._index.put_all(
+            {
+                identity("entry", pipeline, table, name): {**about, "name": name, "body": _text(entry)}
+                for name, entry in put.items()
+            }
+        )
+
     async def read_manifest(
         self, pipeline: str, table: str, after: str = "", limit: int = MANIFEST_PAGE
     ) -> list[ManifestEntry]:
-        return []
+        # The server sorts names by their bytes, and a page begins behind the last one of the page before.
+        query = query_of("entry", pipeline=pipeline, table=table)
+        found = await self._index.search(query, [{"name": "asc"}], limit, search_after=[after])
+        what = f"the manifest of table {table!r}"
+        return [self._index.decode(hit["_source"]["body"], ManifestEntry, what, start_over(table)) for hit in found]
 
     async def forget(self, pipeline: str, table: str | None = None) -> int:
         gone = 0
@@ -95,11 +127,14 @@ class ElasticsearchStore(History):
             state.checkpoints = kept
             return gone > 0
 
+        # The manifest first: an entry that outlived its checkpoint would never be read again.
+        await self._index.delete(query_of("entry", pipeline=pipeline, table=table))
         return await self._change(pipeline, change, lambda state: gone)
 
+    # The lease ----------------------------------------------------------------
+
     async def read_lease(self, pipeline: str) -> LeaseRow:
-        async with self._line.use() as client:
-            state, _ = await self._read(client, pipeline)
+        state, _ = await self._read(pipeline)
         return state.lease()
 
     async def take_lease(self, seen: LeaseRow, owner: str, ttl: float) -> Fence | None:
@@ -118,15 +153,13 @@ class ElasticsearchStore(History):
 
     async def holds(self, fence: Fence) -> bool:
         """Whether an owner still is the owner."""
-        async with self._line.use() as client:
-            state, _ = await self._read(client, fence.pipeline)
+        state, _ = await self._read(fence.pipeline)
         return state.holds(fence)
 
-    async def claim(self, fence: Fence, claim: Claim) -> None:
-        # Not compared and set with the lease: a claim that a former owner is late with stops a scan, and spoils none.
+    async def _require(self, fence: Fence) -> None:
+        """Raise ``LeaseLost`` unless an owner still is the owner."""
         if not await self.holds(fence):
             raise lease_lost(fence)
-        await self._put_claim(claim)
 
     async def beat(self, fence: Fence) -> bool:
         def change(state: _State) -> bool:
@@ -148,56 +181,133 @@ class ElasticsearchStore(History):
 
         Where somebody else was faster it is shown the newer one. It returns whether anything is to be written.
         """
-        async with self._line.use() as client:
-            for _ in range(_TRIES):
-                state, there = await self._read(client, pipeline)
-                if not change(state):
-                    return result(state)
-                await self._create(client)
-                params = (
-                    {"if_seq_no": there.seq_no, "if_primary_term": there.term} if there.found else {"op_type": "create"}
-                )
-                body = msgspec.json.encode(state)
-                path = f"{self._path}/_doc/{identity('pipeline', pipeline)}"
-                answer = await client.request("PUT", path, params=params, body=body, allow=(409,))
-                if answer.status != 409:
-                    self._check_kept(answer.json())
-                    return result(state)
+        for _ in range(_TRIES):
+            state, there = await self._read(pipeline)
+            if not change(state):
+                return result(state)
+            params = (
+                {"if_seq_no": there.seq_no, "if_primary_term": there.term} if there.found else {"op_type": "create"}
+            )
+            if await self._index.put(identity("pipeline", pipeline), state, params):
+                return result(state)
         raise TargetBusy(
-            f"the state of {pipeline!r} in {self._index!r} is changed by somebody else all the time.",
+            f"the state of {pipeline!r} in {self._index.name!r} is changed by somebody else all the time.",
             remedy="see who else runs a pipeline of this name; the scan is tried again.",
         )
 
-    async def _read(self, client: Client, pipeline: str) -> tuple[_State, _Found]:
+    async def _read(self, pipeline: str) -> tuple[_State, _Document]:
         """The document of a pipeline, as of this moment, and what it must still be when it is set."""
-        path = f"{self._path}/_doc/{identity('pipeline', pipeline)}"
-        # An index that somebody has created a moment ago cannot answer at once.
-        for pause in _PAUSES:
-            answer = await client.request("GET", path, allow=(404, 503))
-            if answer.status != 503:
-                break
-            await anyio.sleep(pause)
-        else:
-            answer = await client.request("GET", path, allow=(404,))
-        there = (
-            _Found()
-            if answer.status == 404
-            else self._decode(answer.body, _Found, "the answer", "see what stands between retl and the server.")
-        )
+        document = identity("pipeline", pipeline)
+        answer = await self._index.get(document)
+        if answer.status == 404:
+            return _State(pipeline=pipeline), _Document()
+        remedy = "see what stands between retl and the server."
+        there = self._index.decode(answer.body, _Document, "the answer", remedy)
         if not there.found:
             return _State(pipeline=pipeline), there
         remedy = (
             "restore it from a snapshot; or make sure that no process runs the pipeline, and start over by: "
-            f"DELETE {path}"
+            f"DELETE {self._index.path}/_doc/{document}"
         )
-        state = self._decode(bytes(there.source), _State, f"the state of {pipeline!r}", remedy)
+        state = self._index.decode(bytes(there.source), _State, f"the state of {pipeline!r}", remedy)
         if state.version > STATE_VERSION:
             raise StateError(
-                f"the state in {self._index!r} is of version {state.version}, but this retl knows versions up to {STATE_VERSION}.",
+                f"the state in {self._index.name!r} is of version {state.version}, but this retl knows versions up to {STATE_VERSION}.",
                 remedy="upgrade retl, or name another state_index.",
                 pipeline=pipeline,
             )
         return state, there
+
+    # Claims -------------------------------------------------------------------
+
+    async def claims(self, target: str) -> list[Claim]:
+        found = await self._index.search(query_of("claim", target=target), [], MOST_HITS)
+        sources = [hit["_source"] for hit in found]
+        return [Claim(one["pipeline"], one["table"], target, bool(one["replaces"])) for one in sources]
+
+    async def claim(self, fence: Fence, claim: Claim) -> None:
+        # Not compared and set with the lease: a claim that a former owner is late with stops a scan, and spoils none.
+        await self._require(fence)
+        document = identity("claim", claim.pipeline, claim.table)
+        await self._index.put(document, {"kind": "claim", **asdict(claim)}, _VISIBLE)
+
+    async def release_claims(self, pipeline: str, table: str | None = None) -> int:
+        return await self._index.delete(query_of("claim", pipeline=pipeline, table=table))
+
+    # Rejects ------------------------------------------------------------------
+
+    async def add_rejects(self, pipeline: str, rejects: Sequence[Reject]) -> None:
+        about = {"kind": "reject", "pipeline": pipeline}
+        await self._index.put_all(
+            {
+                identity("reject", pipeline, reject.table, reject.key): {
+                    **about,
+                    "table": reject.table,
+                    "at": reject.at,
+                    "body": _text(reject),
+                }
+                for reject in rejects
+            }
+        )
+
+    async def rejects(self, pipeline: str, table: str | None = None, limit: int = 1000) -> list[Reject]:
+        query = query_of("reject", pipeline=pipeline, table=table)
+        newest = [hit["_id"] for hit in await self._index.search(query, _NEWEST, limit, _source=False)]
+        remedy = "run `retl rejects --clear` to forget the rejects."
+        found: list[Reject] = []
+        # A thousand of them may be more than one answer holds.
+        for first in range(0, len(newest), _READ_AT_ONCE):
+            bodies = await self._index.get_bodies(newest[first : first + _READ_AT_ONCE])
+            found += [self._index.decode(body, Reject, "a reject", remedy) for body in bodies]
+        return found
+
+    async def count_rejects(self, pipeline: str) -> dict[str, int]:
+        return await self._index.count_by(query_of("reject", pipeline=pipeline), "table")
+
+    async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
+        return await self._index.delete(query_of("reject", pipeline=pipeline, table=table))
+
+    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
+        await self._index.delete(query_of("reject", {"range": {"at": {"lt": before}}}, pipeline=pipeline))
+        for table, count in (await self.count_rejects(pipeline)).items():
+            if count > most:
+                await self._keep_newest("reject", "at", most, pipeline=pipeline, table=table)
+
+    async def _keep_newest(self, kind: str, order: str, most: int, **fields: str) -> None:
+        """Delete all but the newest documents."""
+        words = {"from": most, "_source": [order]}
+        for hit in await self._index.search(query_of(kind, **fields), [{order: "desc"}], 1, **words):
+            oldest = {"range": {order: {"lte": hit["_source"][order]}}}
+            await self._index.delete(query_of(kind, oldest, **fields))
+
+    # Reports ------------------------------------------------------------------
+
+    async def add_report(self, report: ScanReport) -> None:
+        fields = {"pipeline": report.pipeline, "table": report.table}
+        body = {"kind": "report", **fields, "scan_id": report.scan_id, "body": _text(report)}
+        await self._index.put(identity("report", report.pipeline, report.table, report.scan_id), body, _VISIBLE)
+        await self._keep_newest("report", "scan_id", _KEPT_REPORTS, **fields)
+
+    async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
+        query = query_of("report", pipeline=pipeline, table=table)
+        return [self._report(hit["_source"]) for hit in await self._index.search(query, _NEWEST_SCAN, limit)]
+
+    async def last_reports(self, pipeline: str) -> dict[str, ScanReport]:
+        query = query_of("report", pipeline=pipeline)
+        found = await self._index.search(query, _NEWEST_SCAN, MOST_HITS, collapse={"field": "table"})
+        return {hit["_source"]["table"]: self._report(hit["_source"]) for hit in reversed(found)}
+
+    def _report(self, document: dict[str, Any]) -> ScanReport:
+        try:
+            return self._index.decode(document["body"], ScanReport, "a scan report", "")
+        except StateError as error:
+            scan = document["scan_id"]
+            return unreadable_report(
+                document["pipeline"], document["table"], scan, _began(scan), "failed", error.message
+            )
+
+    async def aclose(self) -> None:
+        await self._index.shared.close()
 
 
 def _checkpoint(saved: _Saved, pipeline: str) -> Checkpoint:
@@ -216,3 +326,16 @@ def _checkpoint(saved: _Saved, pipeline: str) -> Checkpoint:
             pipeline=pipeline,
         )
     return checkpoint
+
+
+def _began(scan_id: str) -> str:
+    """When a scan began, as its identifier says."""
+    try:
+        began = datetime.strptime(f"{scan_id.split('-')[0]}+0000", "%Y%m%dT%H%M%S.%f%z")
+    except ValueError:
+        began = datetime.fromtimestamp(0, UTC)
+    return began.isoformat(timespec="milliseconds")
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

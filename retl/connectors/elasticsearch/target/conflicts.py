@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.target.encode import Lines
 from retl.connectors.elasticsearch.target.loader import Bulk, Rows, taken_by_others
-from retl.connectors.elasticsearch.target.plan import Job
+from retl.connectors.elasticsearch.target.plan import PreparedLoad
 from retl.connectors.elasticsearch.types import ROUTING
 from retl.connectors.rows.keys import repeated_key
 from retl.model.actions import Write
@@ -34,10 +34,12 @@ _AT_ONCE = 1_000
 class Conflicts:
     """Settles what a bulk request found to be older than what is there. ``prove`` raises where another owner writes."""
 
-    def __init__(self, client: Client, job: Job, repeats: Repeats, prove: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, client: Client, load: PreparedLoad, duplicates: Duplicates, prove: Callable[[], Awaitable[None]]
+    ) -> None:
         self._client = client
-        self._job = job
-        self._repeats = repeats
+        self._load = load
+        self._duplicates = duplicates
         self._prove = prove
 
     async def __call__(self, bulk: Bulk, lines: Lines, rows: Rows) -> None:
@@ -46,7 +48,7 @@ class Conflicts:
 
     async def _settle(self, bulk: Bulk, lines: Lines) -> None:
         for _ in range(_TRIES):
-            found = await stored(self._client, self._job.index, lines, [self._job.spec.cursor or ""])
+            found = await stored(self._client, self._load.address.index, lines, [self._load.spec.cursor or ""])
             # Only now: what another owner wrote before this was there to be seen, and what he writes after it clashes.
             await self._prove()
             replaced = [number for number in self._newest(lines) if not self._stays(lines, number, found[number])]
@@ -62,15 +64,15 @@ class Conflicts:
     def _newest(self, lines: Lines) -> list[int]:
         """The rows of which this slice has not sent a newer one."""
         ids, versions = lines.ids.to_pylist(), lines.versions.to_pylist()
-        newest = self._repeats.newest(ids)
+        newest = self._duplicates.newest(ids)
         return [
             n for n, (name, version) in enumerate(zip(ids, versions, strict=True)) if newest.get(name, 0) <= version
         ]
 
     def _stays(self, lines: Lines, number: int, document: Mapping[str, Any]) -> bool:
         """Whether a document is newer than its row, and not the work of a predecessor."""
-        spec = self._job.spec
-        if self._job.from_nothing or spec.cursor is None or not document.get("found"):
+        spec = self._load.spec
+        if self._load.from_nothing or spec.cursor is None or not document.get("found"):
             return False
         there = version_of(document.get("_source") or {}, spec.cursor, spec.schema.field(spec.cursor).type)
         return there is not None and there > lines.versions[number].as_py()
@@ -119,7 +121,7 @@ def _at(source: Any, path: str) -> Any:
     return next((_at(source[head], path[len(head) + 1 :]) for head in heads if head in source), None)
 
 
-class Repeats:
+class Duplicates:
     """Notices two rows with one ``_id`` of which nothing tells the newer: the highest version does.
 
     Rows that are equal in everything are one. What is in one batch is noticed before it is sent.
@@ -146,7 +148,7 @@ class Repeats:
             self._check(pa.concat_tables(self._held))
 
     def newest(self, ids: Sequence[str]) -> dict[str, int]:
-        """The highest version since ``clear`` of each of these documents; of what is not watched none is known."""
+        """The highest version since ``clear`` of each of these documents; of what is not watched none is existing."""
         held, wanted = list(self._held), pa.array(ids, pa.string())
         found: dict[str, int] = {}
         for table in held:

@@ -1,4 +1,4 @@
-"""What the answer to one item of a bulk request means. Lists name what is known; anything else ends the scan.
+"""What the answer to one item of a bulk request means. Lists name what is existing; anything else ends the scan.
 
 A document is to blame only for what its own content causes. A pipeline that is missing, a closed
 index or a privilege refuse every document alike: as rejects they would let the watermark pass.
@@ -67,7 +67,7 @@ class Refused(NamedTuple):
 
 
 def judge(item: Item, place: str) -> Verdict:
-    """What has become of a document. Raises where that is not the document's own affair, or is not known."""
+    """What has become of a document. Raises where that is not the document's own affair, or is not existing."""
     if item.error is None and item.status < 300:
         return _judge_taken(item, place)
     kinds = refusal(item.error).kinds
@@ -88,7 +88,7 @@ def _judge_taken(item: Item, place: str) -> Verdict:
     if item.result in ("created", "updated") or not (item.result or item.index):
         return "written"
     raise TargetError(
-        f"{place} answered {item.result!r} to a document, of which it is not known whether it was written.",
+        f"{place} answered {item.result!r} to a document, of which it is not existing whether it was written.",
         remedy="see what stands between here and the server, and which ingest pipeline the target runs.",
     )
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.elasticsearch.catalog import Definition, Known, at
+from retl.connectors.elasticsearch.catalog import Definition, ExistingIndex, Identity, at
+from retl.connectors.elasticsearch.server import Server
 from retl.connectors.elasticsearch.settings import of_documents
 from retl.connectors.elasticsearch.target import refresh
 from retl.connectors.elasticsearch.target.encode import Operation, gives_versions
@@ -32,20 +33,43 @@ from retl.model.schema import native_type
 
 
 @dataclass(frozen=True)
-class Job:
+class LoadAddress:
+    """By which names a load is written."""
+
+    name: str
+    """The shadow, or the name of the table: what is counted and refreshed."""
+    send_to: str
+    """The name that documents are sent to."""
+    delete_from: str
+    """The name by which documents are deleted: a data stream lets that be done in its indices only."""
+    index: str
+    """The one index that is written, by its own name."""
+    indices: tuple[str, ...]
+    """The indices that documents may be written to under the name that they are sent to."""
+
+    @classmethod
+    def of(cls, name: str, existing: ExistingIndex | None, shadow: str | None) -> LoadAddress:
+        if shadow is not None:
+            alias = refresh.loading_alias(shadow)
+            return cls(shadow, alias, alias, shadow, (shadow,))
+        if existing is None:
+            return cls(name, name, name, name, (name,))
+        delete_from = existing.written if existing.kind == "data_stream" else name
+        return cls(name, name, delete_from, existing.written, existing.indices)
+
+
+@dataclass(frozen=True)
+class PreparedLoad:
     """One scan of one table, as it was prepared."""
 
     spec: WriteSpec
-    fit: Fit
-    path: str
-    """The name that is written: the index, or the alias or data stream that leads to it."""
-    known: Known | None
+    plan: IndexPlan
+    address: LoadAddress
+    existing: ExistingIndex | None
     """What stood under the table's name before."""
     shadow: str | None
-    uuid: str
-    """Of the index that is written; empty where an alias or a data stream may lead to another one any time."""
-    pipelines: tuple[str, ...]
-    """The ingest pipelines that documents go through there."""
+    written: Identity
+    """Of the index that is written."""
     writers: int
     keep_replaced: bool
 
@@ -53,7 +77,7 @@ class Job:
     def operation(self) -> Operation:
         """``create`` leaves what is there as it is."""
         adds = self.spec.table.write is Write.APPEND or Action.UPDATE in self.spec.blacklist
-        stream = self.known is not None and self.known.kind == "data_stream"
+        stream = self.existing is not None and self.existing.kind == "data_stream"
         return "create" if stream or (adds and not self.spec.table.replaces) else "index"
 
     @property
@@ -62,46 +86,22 @@ class Job:
         return self.spec.checkpoint.columns is None
 
     @property
-    def index(self) -> str:
-        """The one index that is written, by its own name, as far as that is known."""
-        return self.shadow or (self.known.written if self.known is not None else self.path)
-
-    @property
-    def indices(self) -> tuple[str, ...]:
-        """The indices that documents may be written to under the name that they are sent to."""
-        if self.shadow is not None or self.known is None:
-            return (self.index,)
-        return self.known.indices
-
-    @property
     def only_existing(self) -> bool:
         return Action.INSERT in self.spec.blacklist
 
     @property
-    def address(self) -> str:
-        """The name that documents are sent to."""
-        return self.path if self.shadow is None else refresh.loading_alias(self.shadow)
-
-    @property
-    def holder(self) -> str:
-        """The name by which documents are deleted: a data stream lets that be done in its indices only."""
-        if self.known is not None and self.known.kind == "data_stream":
-            return self.known.written
-        return self.address
-
-    @property
-    def leads(self) -> bool:
-        """Whether the name leads to an index, which may be another one any time."""
-        return self.shadow is None and self.known is not None and self.known.kind != "index"
+    def rolls_over(self) -> bool:
+        """Whether the name is an alias or a data stream, which may lead to another index any time."""
+        return self.shadow is None and self.existing is not None and self.existing.kind != "index"
 
     @property
     def behind_alias(self) -> bool:
-        """Whether that is an alias: what is sent when it is gone is refused, and creates no index."""
-        return self.shadow is not None or (self.known is not None and self.known.kind == "alias")
+        """Whether documents are sent to an alias: when it is gone they are refused, and create no index."""
+        return self.shadow is not None or (self.existing is not None and self.existing.kind == "alias")
 
 
 @dataclass(frozen=True)
-class Fit:
+class IndexPlan:
     """What has to be done before documents can be written, and what then goes into them."""
 
     columns: tuple[str, ...]
@@ -116,38 +116,29 @@ class Fit:
     aliases: Mapping[str, Any] = field(default_factory=dict)
     """Of the source's index, for an index that is created; the definition has them among its own."""
 
-    def with_aliases(self, aliases: Mapping[str, Any]) -> Fit:
+    def with_aliases(self, aliases: Mapping[str, Any]) -> IndexPlan:
         """The same, with aliases of the source's index. What the index has already stays as it is."""
         both = {**aliases, **self.definition.aliases}
         return replace(self, aliases=aliases, definition=replace(self.definition, aliases=both))
 
 
-def fit(
-    spec: WriteSpec,
-    known: Known | None,
-    *,
-    filled: bool = True,
-    times: str = "date_nanos",
-    flattened: str = "flattened",
-    plain: bool = False,
-) -> Fit:
+def plan_index(
+    spec: WriteSpec, existing: ExistingIndex | None, server: Server, *, filled: bool, times: str
+) -> IndexPlan:
     """Decide how the index is made to fit; ``filled`` is whether it holds documents, ``times`` what fine times become.
-
-    ``flattened`` is the target's word for an object that is not mapped leaf by leaf. A ``plain`` target does not know
-    the hints by which others store time series and documents in less room.
 
     Raises ``SchemaDrift`` with the reason and what to do.
     """
     warnings: list[str] = []
-    there = known.definition if known else None
-    wanted = _wanted(spec, times, flattened)
-    if plain and holds_documents(spec.schema):
+    there = existing.definition if existing else None
+    wanted = _wanted(spec, times, server.flattened)
+    if server.opensearch and holds_documents(spec.schema):
         wanted = _without_hints(wanted, warnings)
     if holds_documents(spec.schema):
         columns, added = tuple(spec.schema.names), _more_documents(spec, there, wanted, warnings)
     else:
         columns, added = _more_columns(spec, there, wanted, warnings)
-    versions = _versions(spec, known, warnings, filled=filled)
+    versions = _versions(spec, existing, warnings, filled=filled)
     note = {"key": list(spec.key), "columns": list(columns), "versions": _version_note(spec) if versions else None}
     mappings = _with(_with(there.mappings if there else wanted.mappings, added), {"_meta": {"retl": note}})
     definition = Definition(mappings, (there or wanted).settings, (there or wanted).aliases)
@@ -158,7 +149,7 @@ def fit(
         for name, mapped in wanted.properties.items()
         if not holds_documents(spec.schema)
     )
-    return Fit(columns, definition, added, versions, casts, tuple(warnings))
+    return IndexPlan(columns, definition, added, versions, casts, tuple(warnings))
 
 
 def _wanted(spec: WriteSpec, times: str, flattened: str) -> Definition:
@@ -169,7 +160,7 @@ def _wanted(spec: WriteSpec, times: str, flattened: str) -> Definition:
     mappings = copy.deepcopy(source.get("mappings") or {})
     (mappings.get("_meta") or {}).pop("retl", None)
     if "properties" in mappings:
-        mappings["properties"] = spoken(mappings["properties"], flattened)
+        mappings["properties"] = translated(mappings["properties"], flattened)
     settings = source.get("settings") or {}
     return Definition(mappings, of_documents(settings.get("index") or settings))
 
@@ -197,16 +188,16 @@ def _version_note(spec: WriteSpec) -> str | None:
     return f"{spec.cursor} ({cursor_family(spec.schema.field(spec.cursor).type)})"
 
 
-def _versions(spec: WriteSpec, known: Known | None, warnings: list[str], *, filled: bool) -> bool:
+def _versions(spec: WriteSpec, existing: ExistingIndex | None, warnings: list[str], *, filled: bool) -> bool:
     """Whether the cursor can be the version of the documents.
 
     Versions that something else has given may be higher than any cursor; the server would then take
     every document for an old one. A moment in nanoseconds is higher than any count of changes.
     """
     wanted = _version_note(spec)
-    if wanted is None or (known is not None and known.kind == "data_stream"):
+    if wanted is None or (existing is not None and existing.kind == "data_stream"):
         return False
-    noted = known.definition.note.get("versions") if known else None
+    noted = existing.definition.note.get("versions") if existing else None
     counts = _counts(spec)
     if noted == wanted or (noted is None and not (counts and filled)):
         return not (counts and spec.table.null_cursor == "include")  # a NULL would count, not compare
@@ -329,14 +320,14 @@ def conflicts(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
             yield from conflicts(spec.get("properties") or {}, f"{prefix}{name}.")
 
 
-def spoken(properties: Mapping[str, Any], flattened: str) -> dict[str, Any]:
+def translated(properties: Mapping[str, Any], flattened: str) -> dict[str, Any]:
     """The same fields in the words of another product: objects that are not mapped leaf by leaf are ``flattened``."""
     found: dict[str, Any] = {}
     for name, spec in properties.items():
         if field_type(spec) in ("flattened", "flat_object") and field_type(spec) != flattened:
             spec = {"type": flattened}
         elif "properties" in spec:
-            spec = {**spec, "properties": spoken(spec["properties"], flattened)}
+            spec = {**spec, "properties": translated(spec["properties"], flattened)}
         found[name] = spec
     return found
 

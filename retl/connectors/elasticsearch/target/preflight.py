@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.elasticsearch.catalog import Definition, Known
+from retl.connectors.elasticsearch.catalog import Definition, ExistingIndex
 from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.settings import blocks
 from retl.connectors.elasticsearch.source.catalog import stands_for
@@ -46,44 +46,44 @@ def check_name(name: str) -> None:
         )
 
 
-def check_open(known: Known) -> None:
+def check_open(existing: ExistingIndex) -> None:
     """Raise ``ConfigError`` where an index is closed: it takes no documents, and shows none."""
-    if known.closed:
-        (name,) = known.closed
+    if existing.closed:
+        (name,) = existing.closed
         raise ConfigError(
             f"the index {name!r} of the target is closed.",
             remedy=f"open it (POST /{name}/_open), or name another with to.",
         )
 
 
-def check_blocks(spec: WriteSpec, known: Known) -> None:
+def check_blocks(spec: WriteSpec, existing: ExistingIndex) -> None:
     """Raise where an index does not allow what is to be done to it."""
     swap = spec.table.pre_action is PreAction.SWAP
-    found = blocks(known.definition.settings)
+    found = blocks(existing.definition.settings)
     passes = found & {"read_only_allow_delete", *(() if spec.table.replaces else ("write",))}
     forbid = found & (_LOCKS if swap else _LOCKS | {"write"}) - passes
     if forbid:
         names = ", ".join(f"index.blocks.{name}" for name in sorted(forbid))
         raise ConfigError(
-            f"the index {known.written!r} of the target must not be written: {names} is set.",
-            remedy=f"take it off (PUT /{known.written}/_settings), or name another index with to.",
+            f"the index {existing.written!r} of the target must not be written: {names} is set.",
+            remedy=f"take it off (PUT /{existing.written}/_settings), or name another index with to.",
         )
     if passes and not swap:
         names = ", ".join(f"index.blocks.{name}" for name in sorted(passes))
         raise ConnectionFailed(
-            f"the index {known.written!r} of the target does not allow this now: {names} is set"
+            f"the index {existing.written!r} of the target does not allow this now: {names} is set"
             f"{', as the server does where a disk is nearly full' if 'read_only_allow_delete' in passes else ''}.",
             remedy="make room on the disks, or take the block off the index; the scan is tried again.",
         )
 
 
-def check_apart(spec: WriteSpec, known: Known | None, shadow: str | None, cluster: str) -> None:
+def check_apart(spec: WriteSpec, existing: ExistingIndex | None, shadow: str | None, cluster: str) -> None:
     """Raise ``ConfigError`` where a scan would write, or even empty, what it reads, or the next one read its own copy."""
     source, name = index_of(spec.schema) or {}, spec.table.to
     if not cluster or source.get("cluster") != cluster:
         return
     read: str = source.get("name") or ""
-    there = {*(source.get("indices") or ())} & {*(known.indices if known else ())}
+    there = {*(source.get("indices") or ())} & {*(existing.indices if existing else ())}
     written = min(there, default=shadow or name)
     if there or stands_for(read, written, alias=name):
         remedy = "name another index with to"
@@ -97,7 +97,7 @@ def check_apart(spec: WriteSpec, known: Known | None, shadow: str | None, cluste
         )
 
 
-def check(spec: WriteSpec, known: Known | None, *, by_query: bool) -> None:
+def check(spec: WriteSpec, existing: ExistingIndex | None, *, by_query: bool) -> None:
     """Raise ``ConfigError`` for what this system, or this index, cannot do."""
     name, table = spec.table.to, spec.table
     if table.pre_action is PreAction.RENAME_AND_CREATE:
@@ -112,43 +112,43 @@ def check(spec: WriteSpec, known: Known | None, *, by_query: bool) -> None:
             f"the server keeps the field name {', '.join(own)} for itself.",
             remedy="give the column another name in rename.",
         )
-    if known is None:
+    if existing is None:
         if Action.CREATE in spec.blacklist:
             raise ConfigError(
                 f"the target has no index {name!r}, and the blacklist forbids CREATE.",
                 remedy="create the index yourself, or take CREATE off the blacklist.",
             )
         return
-    check_open(known)
-    check_blocks(spec, known)
-    _check_kind(spec, known)
-    if known.kind == "data_stream":
+    check_open(existing)
+    check_blocks(spec, existing)
+    _check_kind(spec, existing)
+    if existing.kind == "data_stream":
         _check_data_stream(spec)
-    if table.replaces and not by_query and len(known.indices) > 1:
+    if table.replaces and not by_query and len(existing.indices) > 1:
         raise ConfigError(
-            f"the alias {name!r} stands for {len(known.indices)} indices, so it cannot be replaced by one.",
+            f"the alias {name!r} stands for {len(existing.indices)} indices, so it cannot be replaced by one.",
             remedy='name an alias of one index with to, or use truncate = "delete_by_query".',
         )
-    unwritten = (known.definition.aliases.get(name) or {}).get("is_write_index") is False
-    if not known.written or (unwritten and table.pre_action is not PreAction.SWAP):
-        number = f"{len(known.indices)} indices" if len(known.indices) > 1 else "one index"
+    unwritten = (existing.definition.aliases.get(name) or {}).get("is_write_index") is False
+    if not existing.written or (unwritten and table.pre_action is not PreAction.SWAP):
+        number = f"{len(existing.indices)} indices" if len(existing.indices) > 1 else "one index"
         raise ConfigError(
             f"the alias {name!r} stands for {number}, and none is the one to write.",
             remedy="set is_write_index for one of them.",
         )
 
 
-def _check_kind(spec: WriteSpec, known: Known) -> None:
+def _check_kind(spec: WriteSpec, existing: ExistingIndex) -> None:
     """Raise for an index that would refuse every document, whatever is in it."""
-    if known.definition.settings.get("mode") == "time_series":
+    if existing.definition.settings.get("mode") == "time_series":
         raise UnsupportedError(
-            f"{known.written!r} has index.mode time_series: the server makes every _id itself, so no row could be written twice.",
+            f"{existing.written!r} has index.mode time_series: the server makes every _id itself, so no row could be written twice.",
             remedy="write an index of another mode.",
         )
-    routed = (known.definition.mappings.get("_routing") or {}).get("required")
+    routed = (existing.definition.mappings.get("_routing") or {}).get("required")
     if routed and not holds_documents(spec.schema):
         raise ConfigError(
-            f"the mapping of {known.written!r} says _routing.required, and a row has no routing.",
+            f"the mapping of {existing.written!r} says _routing.required, and a row has no routing.",
             remedy="write an index whose mapping does not ask for it.",
         )
 
@@ -177,7 +177,7 @@ def _holds(column: pa.Field, there: str) -> bool:
     """Whether a field of some type takes all values of a column."""
     kind = column.type
     if is_json(column) or there in _TEXTS:
-        return True  # what JSON holds is known by its values alone
+        return True  # what JSON holds is existing by its values alone
     if pa.types.is_integer(kind):
         return there in _NUMBERS and (there not in _WHOLE or kind.bit_width <= _WHOLE[there])
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -207,7 +207,7 @@ async def try_out(client: Client, spec: WriteSpec, definition: Definition, colum
     mappings["properties"] = {**unmapped, **definition.properties}
     tried = unwatched(Definition(mappings, definition.settings, {}))
     try:
-        await refresh.create(client, name, tried, known_as=spec.table.to, params=_AT_ONCE, allow=(403,))
+        await refresh.create(client, name, tried, shown_as=spec.table.to, params=_AT_ONCE, allow=(403,))
     finally:
         await shielded(client.request("DELETE", f"/{quoted(name)}", allow=(403, 404)))
 
@@ -266,13 +266,13 @@ _OF_A_SWAP = re.compile(r"^retl-.+-(replaced|\d+-\d+-(loading|dropped))$")
 _REMEDY = "set aliases = false and give the index its aliases yourself, or free the name in the target."
 
 
-async def lacking(client: Client, spec: WriteSpec, known: Known | None) -> dict[str, Any]:
+async def missing_aliases(client: Client, spec: WriteSpec, existing: ExistingIndex | None) -> dict[str, Any]:
     """Those of the source's aliases that the index does not have.
 
     Raises ``ConfigError`` where one would change what is read or written under its name.
     """
     source = index_of(spec.schema) or {}
-    own = known.definition.aliases if known is not None else {}
+    own = existing.definition.aliases if existing is not None else {}
     found: dict[str, Any] = {}
     for alias, about in (source.get("aliases") or {}).items():
         if alias == spec.table.to or alias in own or _OF_A_SWAP.match(alias):
@@ -297,7 +297,7 @@ async def _check(client: Client, alias: str, about: Mapping[str, Any], cluster: 
         return
     holders: dict[str, Any] = await client.call("GET", f"/{quoted(alias)}")
     names = ", ".join(holders)
-    if cluster and cluster == client.product.cluster:
+    if cluster and cluster == client.server.cluster:
         raise ConfigError(
             f"the source's index has the alias {alias!r}, and the target is the same cluster: what is read there from "
             f"{names} would be there twice.",

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from retl.connectors.elasticsearch import catalog
-from retl.connectors.elasticsearch.catalog import Definition, Known
+from retl.connectors.elasticsearch.catalog import Definition, ExistingIndex
 from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.errors import refusal
 from retl.connectors.elasticsearch.settings import BLOCKS, blocks
@@ -58,16 +58,16 @@ async def create(
     index: str,
     definition: Definition,
     *,
-    known_as: str | None = None,
+    shown_as: str | None = None,
     params: Mapping[str, Any] | None = None,
     allow: tuple[int, ...] = (),
 ) -> None:
-    """Create an index. Raises ``ConfigError`` where none can be like that; ``known_as`` is its name for people."""
+    """Create an index. Raises ``ConfigError`` where none can be like that; ``shown_as`` is its name for people."""
     answer = await client.request(
         "PUT", f"/{quoted(index)}", params=params, body=definition.body(), allow=(400, *allow)
     )
     if answer.status == 400:
-        raise unfit(f"the target cannot have an index {known_as or index!r} as it would be created", answer.body)
+        raise unfit(f"the target cannot have an index {shown_as or index!r} as it would be created", answer.body)
 
 
 async def extend(client: Client, index: str, added: Mapping[str, Any]) -> None:
@@ -170,7 +170,7 @@ async def drop_leftovers(client: Client, name: str, pipeline: str) -> None:
 
 async def create_shadow(client: Client, name: str, shadow: str, definition: Definition) -> None:
     own = Definition(definition.mappings, definition.settings, {loading_alias(shadow): {"is_hidden": True}})
-    await create(client, shadow, own, known_as=name)
+    await create(client, shadow, own, shown_as=name)
     # Of a template: nobody is to see what is loaded, which is empty yet.
     await make_alike(client, shadow, own)
 
@@ -218,7 +218,7 @@ async def _copied(client: Client, index: str) -> None:
 
 
 async def switch(
-    client: Client, name: str, shadow: str, known: Known | None, *, more: Mapping[str, Any], keep: bool
+    client: Client, name: str, shadow: str, existing: ExistingIndex | None, *, more: Mapping[str, Any], keep: bool
 ) -> None:
     """Put a shadow in the place of what stands under a name, in one atomic step.
 
@@ -228,18 +228,18 @@ async def switch(
     """
     loading = {"index": shadow, "alias": loading_alias(shadow), "must_exist": True}
     actions: list[dict[str, Any]] = [{"remove": loading}]
-    own: Mapping[str, Any] = known.definition.aliases if known is not None else {}
-    if known is not None:
-        if keep and known.kind == "alias":
-            actions += [{"remove": {"index": known.written, "alias": alias, "must_exist": True}} for alias in own]
-            actions.append({"add": {"index": known.written, "alias": replaced_alias(name), "is_hidden": True}})
+    own: Mapping[str, Any] = existing.definition.aliases if existing is not None else {}
+    if existing is not None:
+        if keep and existing.kind == "alias":
+            actions += [{"remove": {"index": existing.written, "alias": alias, "must_exist": True}} for alias in own]
+            actions.append({"add": {"index": existing.written, "alias": replaced_alias(name), "is_hidden": True}})
         else:
-            actions.append({"remove_index": {"index": known.written}})
+            actions.append({"remove_index": {"index": existing.written}})
     aliases = {**more, **own, name: own.get(name, {})}
     actions += [{"add": {"index": shadow, "alias": alias, **_words(about)}} for alias, about in aliases.items()]
     await client.request("POST", "/_aliases", body={"actions": actions})
 
 
 def _words(about: Mapping[str, Any]) -> dict[str, Any]:
-    known = ("filter", "routing", "index_routing", "search_routing", "is_write_index", "is_hidden")
-    return {word: about[word] for word in known if word in about}
+    existing = ("filter", "routing", "index_routing", "search_routing", "is_write_index", "is_hidden")
+    return {word: about[word] for word in existing if word in about}

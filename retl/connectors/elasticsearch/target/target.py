@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import anyio
 import pyarrow as pa
 
-from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
+from retl.connectors.base import ABORT_SECONDS, SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.elasticsearch import catalog
-from retl.connectors.elasticsearch.catalog import Known
-from retl.connectors.elasticsearch.connection import Client, Line
+from retl.connectors.elasticsearch.catalog import ExistingIndex
+from retl.connectors.elasticsearch.connection import Client, SharedClient
 from retl.connectors.elasticsearch.settings import left_out
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.connectors.elasticsearch.target import preflight, refresh, truncate
-from retl.connectors.elasticsearch.target.plan import Fit, Job, fit
+from retl.connectors.elasticsearch.target.plan import IndexPlan, LoadAddress, PreparedLoad, plan_index
 from retl.connectors.elasticsearch.target.writer import ElasticsearchWriter
 from retl.connectors.elasticsearch.types import ID, ROUTING, holds_documents
 from retl.model.actions import Action, PreAction
@@ -30,11 +33,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Inspection:
     """What was found before anything is written."""
 
-    known: Known | None
-    fit: Fit
+    existing: ExistingIndex | None
+    plan: IndexPlan
     by_query: bool
     """Whether truncating deletes the documents rather than the index."""
     created: bool
@@ -51,119 +54,109 @@ class ElasticsearchTarget(Target):
 
     def __init__(self, options: Elasticsearch) -> None:
         self._options = options
-        self._line = Line(options, "target")
-        self._store = ElasticsearchStore(Line(options, "target"), options.state_index)
-        self._writing: ElasticsearchWriter | None = None
+        self._shared = SharedClient(options, "target")
+        self._store = ElasticsearchStore(self._shared, options.state_index)
 
     async def ping(self) -> SystemInfo:
-        async with self._line.use() as client:
-            return SystemInfo(client.product.name, client.product.number, warnings=client.warnings)
+        return await self._shared.ping()
 
     async def describe(self, table: str) -> TableSchema | None:
-        async with self._line.use() as client:
-            known = await catalog.find_index(client, table)
-        if known is None:
+        existing = await catalog.find_index(await self._shared.client(), table)
+        if existing is None:
             return None
-        return TableSchema(table, pa.schema(list(catalog.columns_of(known))), catalog.key_of(known))
+        return TableSchema(table, pa.schema(list(catalog.columns_of(existing))), catalog.key_of(existing))
 
     async def count(self, table: str) -> int:
-        async with self._line.use() as client:
-            return await catalog.count(client, table) if await catalog.find_index(client, table) is not None else 0
+        client = await self._shared.client()
+        return await catalog.count(client, table) if await catalog.find_index(client, table) is not None else 0
 
     async def inspect(self, table: str) -> TargetTable:
-        async with self._line.use() as client:
-            known = await catalog.find_index(client, table)
-            if known is None:
-                return TargetTable(exists=False, empty=True)
-            preflight.check_open(known)
-            # What is written may roll over to another index; then no index is the table.
-            lasts = known.kind != "data_stream" and len(known.indices) == 1
-            empty = await catalog.is_empty(client, known.indices)
-        return TargetTable(exists=True, empty=empty, identity=known.uuid if lasts else None)
+        client = await self._shared.client()
+        existing = await catalog.find_index(client, table)
+        if existing is None:
+            return TargetTable(exists=False, empty=True)
+        preflight.check_open(existing)
+        # What is written may roll over to another index; then no index is the table.
+        lasts = existing.kind != "data_stream" and len(existing.indices) == 1
+        empty = await catalog.is_empty(client, existing.indices)
+        return TargetTable(exists=True, empty=empty, identity=existing.uuid if lasts else None)
 
     async def location(self, table: str) -> str | None:
-        async with self._line.use() as client:
-            return await catalog.location_of(client, table)
+        return await catalog.location_of(await self._shared.client(), table)
 
     async def preview(self, spec: WriteSpec) -> TargetPreview:
-        async with self._line.use() as client:
-            look = await self._look(client, spec)
-            if spec.fence is None:  # a scan creates it anyway, before anything depends on it
-                await _try_out(client, spec, look)
+        client = await self._shared.client()
+        found = await self._inspect(client, spec)
+        if spec.fence is None:  # a scan creates it anyway, before anything depends on it
+            await _try_out(client, spec, found)
         return TargetPreview(
-            tuple(_shown(spec, look, keep=self._options.keep_replaced)),
-            look.fit.casts,
-            (*look.fit.warnings, *_warnings(spec, look, self._options)),
+            tuple(_statements(spec, found, keep=self._options.keep_replaced)),
+            found.plan.casts,
+            (*found.plan.warnings, *_warnings(spec, found, self._options)),
         )
 
-    async def _look(self, client: Client, spec: WriteSpec) -> _Look:
+    async def _inspect(self, client: Client, spec: WriteSpec) -> _Inspection:
         preflight.check_name(spec.table.to)
-        known = await catalog.find_index(client, spec.table.to)
+        existing = await catalog.find_index(client, spec.table.to)
         shadow = refresh.shadow_name(spec) if spec.table.pre_action is PreAction.SWAP else None
-        preflight.check_apart(spec, known, shadow, client.product.cluster)
+        preflight.check_apart(spec, existing, shadow, client.server.cluster)
         by_query = (
             self._options.truncate == "delete_by_query"
-            or (known is not None and known.kind == "data_stream")
+            or (existing is not None and existing.kind == "data_stream")
             or bool({Action.DROP, Action.CREATE} & spec.blacklist)
         )
         truncates = spec.table.pre_action is PreAction.TRUNCATE
-        preflight.check(spec, known, by_query=truncates and by_query)
-        if known is not None:
-            await preflight.check_pipelines(client, known.written, catalog.pipelines(known.definition.settings))
-        filled = known is not None and spec.cursor is not None and await catalog.count(client, spec.table.to) > 0
-        plain = client.product.opensearch
-        words = {"times": self._options.times, "flattened": client.product.flattened}
-        found = fit(spec, known, filled=filled, plain=plain, **words)
-        created = known is None or (spec.table.replaces and not (truncates and by_query))
+        preflight.check(spec, existing, by_query=truncates and by_query)
+        if existing is not None:
+            await preflight.check_pipelines(client, existing.written, existing.pipelines)
+        filled = existing is not None and spec.cursor is not None and await catalog.count(client, spec.table.to) > 0
+        plan = plan_index(spec, existing, client.server, filled=filled, times=self._options.times)
+        created = existing is None or (spec.table.replaces and not (truncates and by_query))
         if created and self._options.aliases:
-            found = found.with_aliases(await preflight.lacking(client, spec, known))
-        return _Look(known, found, by_query, created)
+            plan = plan.with_aliases(await preflight.missing_aliases(client, spec, existing))
+        return _Inspection(existing, plan, by_query, created)
 
-    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
-        await self._end_writing()
-        client = await Client.open(self._options, "target")
+    @asynccontextmanager
+    async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
+        client = await self._shared.client()
+        writer = ElasticsearchWriter(await self._prepare(client, spec, begun), client, self._store)
         try:
-            job = await self._prepare(client, spec, fenced)
-        except BaseException:
-            await shielded(client.close())
-            raise
-        self._writing = ElasticsearchWriter(job, client, self._store)
-        return self._writing
+            yield writer
+        finally:
+            await shielded(_abort(writer))
 
-    async def _prepare(self, client: Client, spec: WriteSpec, fenced: FencedCheckpoint | None) -> Job:
+    async def _prepare(self, client: Client, spec: WriteSpec, begun: FencedCheckpoint | None) -> PreparedLoad:
         # The journal first, and with it the proof of the fence: from here on a crash is seen by the next scan.
-        if fenced is not None:
-            await self._store.save(fenced)
+        if begun is not None:
+            await self._store.save(begun)
         elif spec.fence is not None and spec.state_in_target and not await self._store.beat(spec.fence):
             raise lease_lost(spec.fence)
         await truncate.recover(client, spec.table.to)
         # What a former owner has not switched in by now it never will: what is looked at then stays so.
         await refresh.drop_leftovers(client, spec.table.to, spec.pipeline)
-        look = await self._look(client, spec)
-        known = look.known
-        path, shadow = spec.table.to, None
+        found = await self._inspect(client, spec)
+        existing, plan, shadow = found.existing, found.plan, None
         if spec.table.pre_action is PreAction.SWAP:
-            path = shadow = refresh.shadow_name(spec)
-            await refresh.create_shadow(client, spec.table.to, shadow, refresh.unwatched(look.fit.definition))
-        elif known is None:
-            await refresh.create(client, path, look.fit.definition)
-        elif spec.table.pre_action is PreAction.TRUNCATE and not look.by_query:
-            await truncate.recreate(client, spec, known, look.fit.definition, _columns(spec, look))
+            shadow = refresh.shadow_name(spec)
+            await refresh.create_shadow(client, spec.table.to, shadow, refresh.unwatched(plan.definition))
+        elif existing is None:
+            await refresh.create(client, spec.table.to, plan.definition)
+        elif spec.table.pre_action is PreAction.TRUNCATE and not found.by_query:
+            await truncate.recreate(client, spec, existing, plan.definition, _columns(spec, found))
         else:
-            await refresh.extend(client, known.name, look.fit.added)
+            await refresh.extend(client, existing.name, plan.added)
             if spec.table.pre_action is PreAction.TRUNCATE:
-                await preflight.check_privileges(client, known.written, "index", "delete")
-                await truncate.delete_documents(client, known.name)
-        leads = known is not None and known.kind != "index" and shadow is None
-        written = await catalog.identity(client, known.written if leads and known is not None else path)
-        return Job(
+                await preflight.check_privileges(client, existing.written, "index", "delete")
+                await truncate.delete_documents(client, existing.name)
+        address = LoadAddress.of(spec.table.to, existing, shadow)
+        written = await catalog.identity(client, address.index)
+        return PreparedLoad(
             spec=spec,
-            fit=look.fit,
-            path=path,
-            known=known,
+            plan=plan,
+            address=address,
+            existing=existing,
             shadow=shadow,
-            uuid="" if leads else written.uuid,
-            pipelines=written.pipelines,
+            written=written,
             writers=self._options.writers,
             keep_replaced=self._options.keep_replaced,
         )
@@ -171,96 +164,93 @@ class ElasticsearchTarget(Target):
     def state_store(self) -> StateStore:
         return self._store
 
-    async def release(self) -> None:
-        await shielded(self._close())
-
-    async def _close(self) -> None:
-        await self._line.close()
-        await self._store.aclose()
-
-    async def _end_writing(self) -> None:
-        """Close a writer that was neither finished nor aborted."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await shielded(writing.close())
-
     async def aclose(self) -> None:
-        await self._end_writing()
-        await self.release()
+        await self._shared.close()
 
 
-async def _try_out(client: Client, spec: WriteSpec, look: _Look) -> None:
+async def _abort(writer: TableWriter) -> None:
+    with anyio.move_on_after(ABORT_SECONDS):
+        await writer.abort()
+
+
+async def _try_out(client: Client, spec: WriteSpec, found: _Inspection) -> None:
     """What a scan would create, or add to a mapping, is tried without leaving anything."""
-    if look.created or look.fit.added:
-        await preflight.try_out(client, spec, look.fit.definition, _columns(spec, look))
-    if look.created and spec.table.pre_action is not PreAction.SWAP:
-        known = look.known
-        await preflight.check_creatable(client, known.written if known else spec.table.to, again=known is not None)
+    if found.created or found.plan.added:
+        await preflight.try_out(client, spec, found.plan.definition, _columns(spec, found))
+    if found.created and spec.table.pre_action is not PreAction.SWAP:
+        existing = found.existing
+        await preflight.check_creatable(
+            client, existing.written if existing else spec.table.to, again=existing is not None
+        )
 
 
-def _columns(spec: WriteSpec, look: _Look) -> tuple[str, ...]:
+def _columns(spec: WriteSpec, found: _Inspection) -> tuple[str, ...]:
     """The fields that documents will have, where they do not come whole."""
-    return () if holds_documents(spec.schema) else tuple(name for name in look.fit.columns if name not in (ID, ROUTING))
+    return (
+        () if holds_documents(spec.schema) else tuple(name for name in found.plan.columns if name not in (ID, ROUTING))
+    )
 
 
-def _shown(spec: WriteSpec, look: _Look, *, keep: bool) -> list[str]:
+def _statements(spec: WriteSpec, found: _Inspection, *, keep: bool) -> list[str]:
     """The requests of a scan, for people."""
-    name, known = spec.table.to, look.known
+    name, existing = spec.table.to, found.existing
     shadow = refresh.beside(name, "<epoch>-<time>")
     bulk = f"POST /{name}/_bulk"
-    more = "".join(f", {alias}" for alias in look.fit.aliases)
+    more = "".join(f", {alias}" for alias in found.plan.aliases)
     if spec.table.pre_action is PreAction.SWAP:
-        copies = f"PUT /{shadow} (mapping and settings of {known.written if known else 'the source'}; no replicas, no refresh)"
+        copies = f"PUT /{shadow} (mapping and settings of {existing.written if existing else 'the source'}; no replicas, no refresh)"
         return [
             copies,
             f"POST /{shadow}/_bulk",
             f"PUT /{shadow}/_settings (as they are to be)",
             f"GET /_cluster/health/{shadow} (until the copies are there)",
-            f"POST /_aliases ({name}{more} -> {shadow}){_goes(look, keep=keep)}",
+            f"POST /_aliases ({name}{more} -> {shadow}){_goes(found, keep=keep)}",
         ]
-    if known is None:
+    if existing is None:
         return [f"PUT /{name}" + (f" (with the aliases {more[2:]})" if more else ""), bulk]
-    statements = [f"PUT /{name}/_mapping"] if look.fit.added else []
+    statements = [f"PUT /{name}/_mapping"] if found.plan.added else []
     if spec.table.pre_action is PreAction.TRUNCATE:
-        if not look.by_query:
+        if not found.by_query:
             own = f"its own mapping, settings and aliases{' and' + more[1:] if more else ''}"
-            return [f"DELETE /{known.written}", f"PUT /{known.written} ({own})", bulk]
+            return [f"DELETE /{existing.written}", f"PUT /{existing.written} ({own})", bulk]
         statements.append(f"POST /{name}/_delete_by_query")
     return [*statements, bulk]
 
 
-def _goes(look: _Look, *, keep: bool) -> str:
+def _goes(found: _Inspection, *, keep: bool) -> str:
     """What a switch does to the index that is there."""
-    known = look.known
-    if known is None:
+    existing = found.existing
+    if existing is None:
         return ""
-    if keep and known.kind == "alias":
-        return f"; {known.written} is kept as {refresh.replaced_alias(known.name)}"
-    return f"; DELETE /{known.written} in the same step"
+    if keep and existing.kind == "alias":
+        return f"; {existing.written} is kept as {refresh.replaced_alias(existing.name)}"
+    return f"; DELETE /{existing.written} in the same step"
 
 
-def _warnings(spec: WriteSpec, look: _Look, options: Elasticsearch) -> list[str]:
-    known = look.known
-    if known is None:
+def _warnings(spec: WriteSpec, found: _Inspection, options: Elasticsearch) -> list[str]:
+    existing = found.existing
+    if existing is None:
         return []
-    found = []
-    if look.created and (lost := left_out(known.definition.settings)):
-        found.append(f"the new index is not given the settings index.{', index.'.join(lost)} of {known.written!r}.")
-    if ingest := catalog.pipelines(known.definition.settings):
-        found.append(
-            f"documents go through the ingest pipeline {' and '.join(ingest)} of {known.written!r}, which may change or drop them."
+    warnings = []
+    if found.created and (lost := left_out(existing.definition.settings)):
+        warnings.append(
+            f"the new index is not given the settings index.{', index.'.join(lost)} of {existing.written!r}."
         )
-    if known.kind == "data_stream" and Action.UPDATE not in spec.blacklist:
-        found.append(
-            f"{known.name!r} is a data stream: it takes new documents, and leaves those that it has as they are."
+    if ingest := existing.pipelines:
+        warnings.append(
+            f"documents go through the ingest pipeline {' and '.join(ingest)} of {existing.written!r}, which may change or drop them."
         )
-    if known.kind == "alias" and len(known.indices) > 1 and not spec.table.replaces:
-        found.append(
-            f"{known.name!r} is an alias of {len(known.indices)} indices and {known.written!r} is written: "
+    if existing.kind == "data_stream" and Action.UPDATE not in spec.blacklist:
+        warnings.append(
+            f"{existing.name!r} is a data stream: it takes new documents, and leaves those that it has as they are."
+        )
+    if existing.kind == "alias" and len(existing.indices) > 1 and not spec.table.replaces:
+        warnings.append(
+            f"{existing.name!r} is an alias of {len(existing.indices)} indices and {existing.written!r} is written: "
             "a document that is in another one will be there twice."
         )
-    if known.kind == "index" and spec.table.pre_action is PreAction.SWAP and options.keep_replaced:
-        found.append(
-            f"{known.name!r} is an index, not an alias: it cannot be kept, since the alias takes its name. The next one will be."
+    if existing.kind == "index" and spec.table.pre_action is PreAction.SWAP and options.keep_replaced:
+        warnings.append(
+            f"{existing.name!r} is an index, not an alias: it cannot be kept, since the alias takes its name. The next one will be."
         )
-    return found
+    return warnings

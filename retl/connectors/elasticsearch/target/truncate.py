@@ -10,7 +10,7 @@ import anyio
 import msgspec
 
 from retl.connectors.elasticsearch import catalog
-from retl.connectors.elasticsearch.catalog import Definition, Known
+from retl.connectors.elasticsearch.catalog import Definition, ExistingIndex
 from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.errors import refusal, server_error
 from retl.connectors.elasticsearch.target import preflight, refresh
@@ -25,23 +25,23 @@ def _note_name(name: str) -> str:
 
 
 async def recreate(
-    client: Client, spec: WriteSpec, known: Known, definition: Definition, columns: tuple[str, ...]
+    client: Client, spec: WriteSpec, existing: ExistingIndex, definition: Definition, columns: tuple[str, ...]
 ) -> None:
     """Delete an index and create it anew, as it was. What it was is noted first.
 
     Before it is deleted such an index was created once under another name, and nothing forbids it under its own.
     """
     await preflight.try_out(client, spec, definition, columns)
-    await preflight.check_creatable(client, known.written, again=True)
-    note = _note_name(known.name)
+    await preflight.check_creatable(client, existing.written, again=True)
+    note = _note_name(existing.name)
     # Whoever could not see the note could not go on by it after a crash.
     await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))
     await refresh.drop(client, note)
-    about = {"index": known.written, "body": msgspec.json.encode(definition.body()).decode()}
+    about = {"index": existing.written, "body": msgspec.json.encode(definition.body()).decode()}
     settings = {"index": {"number_of_shards": 1, "number_of_replicas": 0, "hidden": True}}
     await client.request("PUT", f"/{quoted(note)}", body={"settings": settings, "mappings": {"_meta": {"retl": about}}})
-    await refresh.drop(client, known.written)
-    await _create_again(client, known.name, known.written, definition)
+    await refresh.drop(client, existing.written)
+    await _create_again(client, existing.name, existing.written, definition)
     await refresh.drop(client, note)
 
 

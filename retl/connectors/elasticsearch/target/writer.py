@@ -21,10 +21,10 @@ from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.errors import server_error
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.connectors.elasticsearch.target import refresh
-from retl.connectors.elasticsearch.target.conflicts import Conflicts, Repeats, stored
+from retl.connectors.elasticsearch.target.conflicts import Conflicts, Duplicates, stored
 from retl.connectors.elasticsearch.target.encode import Encoder, Lines
 from retl.connectors.elasticsearch.target.loader import Bulk, Conflict, left_alone, taken_by_others
-from retl.connectors.elasticsearch.target.plan import Job
+from retl.connectors.elasticsearch.target.plan import PreparedLoad
 from retl.connectors.elasticsearch.types import ID, ROUTING, SOURCE, holds_documents
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, plain_rows
 from retl.model.checkpoint import FencedCheckpoint
@@ -40,39 +40,39 @@ _PROOF_SECONDS = 1.0  # so old the proof of the fence may be when documents are 
 
 
 class ElasticsearchWriter(TableWriter):
-    """Writes one scan of one table. Made by ``ElasticsearchTarget.prepare``."""
+    """Writes one scan of one table. Made by ``ElasticsearchTarget.open_load``."""
 
-    def __init__(self, job: Job, client: Client, store: ElasticsearchStore) -> None:
-        self._job = job
-        self._spec = job.spec
+    def __init__(self, load: PreparedLoad, client: Client, store: ElasticsearchStore) -> None:
+        self._load = load
+        self._spec = load.spec
         self._client = client
         self._store = store
-        self._whole = holds_documents(job.spec.schema)
-        self._encoder = Encoder(job.spec, job.fit.columns, operation=job.operation, versions=job.fit.versions)
-        self._repeats = Repeats(job.spec)
-        self._rejects = RejectCollector(job.spec)
+        self._whole = holds_documents(load.spec.schema)
+        self._encoder = Encoder(load.spec, load.plan.columns, operation=load.operation, versions=load.plan.versions)
+        self._duplicates = Duplicates(load.spec)
+        self._rejects = RejectCollector(load.spec)
         self._closed = False
         self._proved = time.monotonic()
         self._sure = 0
         self._bulk = Bulk(
             client,
-            f"/{quoted(job.address)}/_bulk",
-            {"require_alias": "true"} if job.behind_alias else {},
+            f"/{quoted(load.address.send_to)}/_bulk",
+            {"require_alias": "true"} if load.behind_alias else {},
             self._refuse,
-            writers=job.writers,
+            writers=load.writers,
             prove=self._prove,
-            indices=(*job.indices, job.address),
+            indices=(*load.address.indices, load.address.send_to),
             elsewhere=self._stands_for,
-            renames=bool(job.pipelines),
+            renames=bool(load.written.pipelines),
             conflict=self._conflict(),
         )
 
     def _conflict(self) -> Conflict:
         """What becomes of a document that clashes with what is there."""
-        if self._job.operation == "create" and not self._job.only_existing:
+        if self._load.operation == "create" and not self._load.only_existing:
             return left_alone
-        if self._job.fit.versions and not self._job.only_existing:
-            return Conflicts(self._client, self._job, self._repeats, self._prove_now)
+        if self._load.plan.versions and not self._load.only_existing:
+            return Conflicts(self._client, self._load, self._duplicates, self._prove_now)
         return taken_by_others
 
     async def write(self, batch: pa.RecordBatch) -> None:
@@ -82,7 +82,7 @@ class ElasticsearchWriter(TableWriter):
             lines = self._encode(batch)
         else:
             lines = await anyio.to_thread.run_sync(self._encode, batch)
-        if self._job.only_existing:
+        if self._load.only_existing:
             lines = await self._existing(lines)
         await self._bulk.send(lines)
 
@@ -91,7 +91,7 @@ class ElasticsearchWriter(TableWriter):
         for some in refused:
             for row in self._shown(some.rows):
                 self._rejects.add(row, some.reason, some.column)
-        self._repeats.add(lines)
+        self._duplicates.add(lines)
         return lines
 
     def _shown(self, rows: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ class ElasticsearchWriter(TableWriter):
         found: list[dict[str, Any]] = []
         for first in range(0, len(lines), _LOOKED_UP):
             some = lines.take(range(first, min(first + _LOOKED_UP, len(lines))))
-            found += await stored(self._client, self._job.index, some)
+            found += await stored(self._client, self._load.address.index, some)
         there = [number for number, document in enumerate(found) if document.get("found")]
         self._bulk.unchanged += len(found) - len(there)
         return lines.take(there).if_unchanged(
@@ -121,8 +121,8 @@ class ElasticsearchWriter(TableWriter):
 
     async def _stands_for(self, name: str) -> bool:
         """Whether an index is one of those that are written: an alias or a data stream may have rolled over."""
-        known = await catalog.find_index(self._client, self._spec.table.to) if self._job.leads else None
-        return known is not None and name in known.indices
+        existing = await catalog.find_index(self._client, self._spec.table.to) if self._load.rolls_over else None
+        return existing is not None and name in existing.indices
 
     async def _prove(self) -> None:
         """That the fence still holds, unless it was seen just now: whoever was frozen may have a successor."""
@@ -141,19 +141,19 @@ class ElasticsearchWriter(TableWriter):
         if self._encoder.makes_ids:
             # Other ids are made for what is read again, and it may come in another order.
             await self._bulk.settle()
-            await self._take_back(self._bulk.written)
+            await self._undo_appended(self._bulk.written)
         else:
             with suppress(RetlError):  # what was sent is sent again
                 await self._bulk.settle()
         self._forget()
 
-    async def _take_back(self, written: int) -> None:
-        await take_back(self._client, self._job.holder, self._encoder.loose_ids(), written=written)
+    async def _undo_appended(self, written: int) -> None:
+        await undo(self._client, self._load.address.delete_from, self._encoder.loose_ids(), written=written)
 
     def _forget(self) -> None:
         self._encoder.keep()
         self._bulk.forget()
-        self._repeats.clear()
+        self._duplicates.clear()
         self._rejects = RejectCollector(self._spec)
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
@@ -163,7 +163,7 @@ class ElasticsearchWriter(TableWriter):
                 remedy='read all files with pre_action = "swap".',
             )
         await self._bulk.settle()
-        self._repeats.check()
+        self._duplicates.check()
         self._rejects.check(rejects_left)
         await self._check_index()
         rejects = self._rejects.rows
@@ -176,7 +176,7 @@ class ElasticsearchWriter(TableWriter):
         done = CommitResult(
             rows=bulk.written + bulk.unchanged + bulk.older + bulk.dropped,
             rejects=rejects,
-            unchanged=bulk.unchanged if self._job.operation == "create" or self._job.only_existing else None,
+            unchanged=bulk.unchanged if self._load.operation == "create" or self._load.only_existing else None,
             older=bulk.older,
             dropped=bulk.dropped,
         )
@@ -185,27 +185,28 @@ class ElasticsearchWriter(TableWriter):
 
     async def _check_index(self) -> None:
         """The index is still the one that was made ready. A write to one that is gone would create another."""
-        if self._job.uuid and await catalog.uuid(self._client, self._job.path) != self._job.uuid:
+        address, written = self._load.address, self._load.written
+        if not self._load.rolls_over and await catalog.uuid(self._client, address.index) != written.uuid:
             raise TargetError(
-                f"the index {self._job.path!r} was deleted while it was written; what came before may be missing.",
+                f"the index {address.index!r} was deleted while it was written; what came before may be missing.",
                 remedy=f"let nobody delete it; `retl reset` for table {self._spec.table.name!r} reads everything again.",
             )
 
     async def count(self) -> int:
-        return await catalog.count(self._client, self._job.path)
+        return await catalog.count(self._client, self._load.address.name)
 
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         await self._bulk.settle()
         await self._check_index()
-        if self._job.shadow is not None:
-            await self._switch(self._job.shadow, fenced)
+        if self._load.shadow is not None:
+            await self._switch(self._load.shadow, fenced)
         else:
-            seen = await catalog.refresh(self._client, self._job.path)
+            seen = await catalog.refresh(self._client, self._load.address.name)
             if seen and self._spec.table.replaces:
-                await self._check_count(self._job.path)
+                await self._check_count(self._load.address.name)
         if fenced is not None:
             await shielded(self._store.save(fenced))
-        await self.close()
+        self._closed = True
 
     async def _check_count(self, name: str) -> None:
         """Raise where there are fewer documents than were acknowledged. One that was written twice counts once."""
@@ -218,11 +219,11 @@ class ElasticsearchWriter(TableWriter):
             )
 
     async def _switch(self, shadow: str, fenced: FencedCheckpoint | None) -> None:
-        job = self._job
-        await refresh.settle(self._client, shadow, job.fit.definition)
+        load = self._load
+        await refresh.settle(self._client, shadow, load.plan.definition)
         await self._check_count(shadow)
-        known = await catalog.find_index(self._client, self._spec.table.to)
-        before, now = (None if one is None else (one.written, one.uuid) for one in (job.known, known))
+        existing = await catalog.find_index(self._client, self._spec.table.to)
+        before, now = (None if one is None else (one.written, one.uuid) for one in (load.existing, existing))
         if before != now:
             raise TargetError(
                 f"what stands under {self._spec.table.to!r} was replaced by somebody else meanwhile.",
@@ -232,26 +233,20 @@ class ElasticsearchWriter(TableWriter):
         # prepares a swap drops this shadow, and then the step fails as a whole.
         if fenced is not None and not await self._store.beat(fenced.fence):
             raise lease_lost(fenced.fence)
-        more, keep = job.fit.aliases, job.keep_replaced
-        await refresh.switch(self._client, self._spec.table.to, shadow, known, more=more, keep=keep)
+        more, keep = load.plan.aliases, load.keep_replaced
+        await refresh.switch(self._client, self._spec.table.to, shadow, existing, more=more, keep=keep)
 
     async def abort(self) -> None:
         if self._closed:
             return
-        await self._bulk.stop()
-        with suppress(RetlError):
-            if self._job.shadow is not None:  # the next scan drops it too
-                await refresh.drop_shadow(self._client, self._job.shadow)
-            else:
-                await self._take_back(0)
-        self._forget()
-        await self.close()
-
-    async def close(self) -> None:
-        """End it without clearing up, as a crash would."""
         self._closed = True
         await self._bulk.stop()
-        await self._client.close()
+        with suppress(RetlError):
+            if self._load.shadow is not None:  # the next scan drops it too
+                await refresh.drop_shadow(self._client, self._load.shadow)
+            else:
+                await self._undo_appended(0)
+        self._forget()
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -266,7 +261,7 @@ class _Answer(msgspec.Struct):
 _ANSWER = msgspec.json.Decoder(_Answer)
 
 
-async def take_back(client: Client, index: str, ids: Iterable[Sequence[str]], *, written: int) -> None:
+async def undo(client: Client, index: str, ids: Iterable[Sequence[str]], *, written: int) -> None:
     """Delete documents. Raises where there are fewer than were ``written``: what is left would be there twice."""
     deleted = 0
     for some in ids:
