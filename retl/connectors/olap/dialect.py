@@ -38,8 +38,8 @@ class OlapDialect(MySQLDialect):
     """What both systems understand."""
 
     datetime_digits: ClassVar[int]
+    """How many fractional digits DATETIME has if its type does not say."""
     has_indexes: ClassVar[bool] = False
-    """How many fractional digits DATETIME has where its type names none."""
 
     def literal(self, text: str, column: pa.Field) -> str:
         if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
