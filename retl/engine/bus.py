@@ -21,13 +21,13 @@ Listener = Callable[[events.Event], None]
 
 
 class EventBus:
-    """Hands every event to every listener. A listener that fails is logged and harms nobody."""
+    """Passes every event to every listener. A listener that fails is logged, and does no harm."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
 
     def emit(self, event: events.Event) -> None:
-        """Hand an event out, now."""
+        """Pass an event on, now."""
         if not self._listeners:
             _log_failure(event)
         for listener in tuple(self._listeners):
@@ -37,7 +37,7 @@ class EventBus:
                 log_unexpected("a listener of a pipeline's events failed", error, pipeline=event.pipeline)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Add a listener; returns what removes it."""
+        """Add a listener; call the result to remove it."""
         self._listeners.append(listener)
 
         def unsubscribe() -> None:
@@ -51,7 +51,7 @@ class EventBus:
         mailbox = _Mailbox()
         unsubscribe = self.subscribe(mailbox.put)
         stream = _read(mailbox, unsubscribe)
-        # One that is thrown away unread never gets as far as to unsubscribe by itself.
+        # A stream that is thrown away unread never gets to unsubscribe by itself.
         weakref.finalize(stream, unsubscribe).atexit = False
         return stream
 
@@ -88,7 +88,7 @@ async def _read(mailbox: _Mailbox, unsubscribe: Callable[[], None]) -> AsyncIter
 
 
 def _log_failure(event: events.Event) -> None:
-    """Where nobody listens, failures are still logged: an error must never pass in silence."""
+    """Log failures if nobody listens: an error must never pass in silence."""
     if isinstance(event, events.ScanFailed):
         _log.error("scan failed", pipeline=event.pipeline, table=event.report.table, error=event.report.error)
     elif isinstance(event, events.RunFailed):

@@ -18,8 +18,8 @@ class ChannelClosed(Exception):
 class Channel(Generic[T]):
     """One sender, one receiver. ``send`` waits while the channel is full.
 
-    An item larger than ``max_bytes`` is let in when the channel is empty, so nothing
-    ever waits for ever. ``send_wait`` and ``receive_wait`` count the seconds that each
+    An item larger than ``max_bytes`` is accepted when the channel is empty, so nothing
+    waits for ever. ``send_wait`` and ``receive_wait`` count the seconds that each
     side has waited for the other: the larger one names the slower side.
     """
 

@@ -1,4 +1,4 @@
-"""What has changed since the last scan: in the declaration, and at the source."""
+"""Changes since the last scan: in the declaration, and at the source."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def usable(table: TableSpec, checkpoint: Checkpoint, warn: Warn) -> Checkpoint:
 
 
 def check_plan(table: TableSpec, checkpoint: Checkpoint, plan: SourcePlan, warn: Warn) -> None:
-    """What the source's answer means for this table: warnings, and errors before anything is written."""
+    """Compare the source's columns with those of the last scan: warn, or raise before anything is written."""
     for warning in plan.warnings:
         warn(warning)
     null_warning = guard.check_null_cursor(plan)

@@ -17,9 +17,9 @@ from retl.model.window import Slice
 
 _MUCH_LESS_FULL = 0.1
 _MUCH_LESS_INCREMENTAL = 0.5
-"""Shares of what was counted that may be missing in what comes: rows of a window move on while it is read."""
+"""The share of the counted rows that may be missing: rows of a window change while it is read."""
 _LATE_SHARE = 0.01
-"""The same of one slice, where the source still has more rows than it sent: a few may have come since."""
+"""The same for a slice whose source still has more rows than it sent: a few may be new."""
 _MANY_REJECTS = 100
 _ANY_NUMBER = 2**31
 
@@ -30,7 +30,7 @@ def check_null_cursor(plan: SourcePlan) -> str | None:
 
 
 def null_cursor_warning(table: TableSpec, rows: int) -> str | None:
-    """The same for so many rows of a table."""
+    """The same for a number of rows of a table."""
     if not rows:
         return None
     what = f"{rows:,} row{'s have' if rows > 1 else ' has'} no value in the cursor column {table.cursor!r}"
@@ -84,7 +84,7 @@ def check_shrink(before: int, after: int, max_shrink: float | None, *, table: st
 
 
 def check_countable(plan: SourcePlan) -> None:
-    """Refuse ``max_shrink`` where it could only be checked after the target was emptied."""
+    """Refuse ``max_shrink`` if it could only be checked after the target was emptied."""
     if plan.rows is None and plan.table.max_shrink is not None:
         raise ConfigError(
             f'this source cannot count its rows beforehand, so max_shrink cannot protect pre_action = "{plan.table.pre_action}".',
@@ -93,7 +93,7 @@ def check_countable(plan: SourcePlan) -> None:
 
 
 def check_slice(plan: SourcePlan, slice_: Slice, rows: int) -> None:
-    """Refuse a slice that brought another number of rows than were counted in the very snapshot that was read."""
+    """Refuse a slice that brought more or fewer rows than were counted in the snapshot that was read."""
     if plan.exact_rows and slice_.rows is not None and rows != slice_.rows:
         raise _other_count(slice_.rows, rows, "slice")
 
@@ -112,12 +112,12 @@ def _other_count(counted: int, came: int, what: str) -> SourceError:
 
 
 def falls_short(came: int, counted: int) -> bool:
-    """Whether so many fewer came than were counted that it has to be looked into."""
+    """Whether so many of the counted rows are missing that the source must be asked again."""
     return counted - came > counted * _LATE_SHARE
 
 
 def cut_answer(there: int, came: int) -> TransientError:
-    """The error of a source that has rows and does not send them."""
+    """The error of a source that has more rows than it sends."""
     return TransientError(
         f"the source has {there:,} rows for this slice and sent {came:,}; the slice was not committed.",
         remedy="look for what limits or filters its answers: a setting such as a row limit, a proxy, a rule on the table.",
@@ -125,7 +125,7 @@ def cut_answer(there: int, came: int) -> TransientError:
 
 
 def check_arrived(plan: SourcePlan, rows: int) -> str | None:
-    """A warning where much less came than was counted a moment before; a scan that replaces is stopped."""
+    """Warn if many of the counted rows did not come; stop a scan that replaces the table."""
     table, counted = plan.table, plan.rows
     if counted is None or plan.exact_rows:
         return None
@@ -134,19 +134,19 @@ def check_arrived(plan: SourcePlan, rows: int) -> str | None:
         return None
     what = f"the source counted {counted:,} rows before this scan, and only {rows:,} came"
     if not table.replaces:
-        return f"{what}; if nobody has deleted the others meanwhile, look for what limits its answers."
-    left = "the target holds what came" if table.pre_action is PreAction.TRUNCATE else "the rest was not made up for"
+        return f"{what}; unless the others were deleted since, look for what limits its answers."
+    left = "the target holds what came" if table.pre_action is PreAction.TRUNCATE else "the rest is missing"
     if table.pre_action is PreAction.SWAP:
         left = "the target was left as it is"
     raise GuardStopped(
         f"{what}; {left}.",
-        remedy="look for what limits the source's answers; if so many rows were deleted meanwhile, the next scan will do, "
+        remedy="look for what limits the source's answers; if so many rows were deleted since, the next scan will do, "
         "or allow it with max_shrink.",
     )
 
 
 def check_shadow(held: int, delivered: int, *, table: str) -> None:
-    """Stop a switch to a table that holds fewer rows than the target has said to have taken."""
+    """Stop a switch to a table that holds fewer rows than the target reported as taken."""
     if held < delivered:
         raise GuardStopped(
             f"the new table holds {held:,} rows, but the target has taken {delivered:,}; {table!r} was left as it is.",
@@ -155,7 +155,7 @@ def check_shadow(held: int, delivered: int, *, table: str) -> None:
 
 
 def advise(error: RowsRejected, staged: int) -> None:
-    """Where most rows of a slice were refused, more patience with them is not the remedy."""
+    """Another remedy if most rows of a slice are rejects: a higher ``max_rejects`` would not help."""
     if 2 * len(error.rejects) >= staged or len(error.rejects) >= _MANY_REJECTS:
         error.remedy = (
             "`retl rejects` shows them. So many have one cause: correct the table, the mapping (columns, rename, "
@@ -164,7 +164,7 @@ def advise(error: RowsRejected, staged: int) -> None:
 
 
 def max_rejects(table: TableSpec, planned: int | None, read: int) -> int:
-    """Of the rows that were planned; where the source cannot count, of those that were read so far."""
+    """The allowed rejects: a share of the planned rows, or of those read so far if the source cannot count."""
     if table.max_reject_share is None:
         return table.max_rejects
     share = Fraction(str(table.max_reject_share))  # 0.1 has no exact float
@@ -172,7 +172,7 @@ def max_rejects(table: TableSpec, planned: int | None, read: int) -> int:
 
 
 def with_reject_limit(table: TableSpec, planned: int | None) -> TableSpec:
-    """The table as its target sees it. Where nobody knows yet how many rows come, no limit may make it leave out any."""
+    """The table as its target sees it. While the number of rows is unknown, a share allows no reject."""
     if table.max_reject_share is None:
         return table
     known = max_rejects(table, planned, 0) if planned is not None else _ANY_NUMBER

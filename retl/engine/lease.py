@@ -1,4 +1,4 @@
-"""One owner per pipeline: taking the lease, showing that one lives, and noticing that it is gone."""
+"""One owner per pipeline: take the lease, show that the owner lives, notice that the lease is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GIVE_UP_SECONDS = 2.0
 
 
 def parse_lease_ttl(value: Duration) -> float:
-    """The seconds that a user's words mean. Raises ``ConfigError``."""
+    """``lease_ttl`` in seconds. Raises ``ConfigError``."""
     length = parse_duration(value, what="lease_ttl")
     if not timedelta(seconds=0.1) <= length <= timedelta(days=1):
         raise ConfigError(f"lease_ttl is {value!r}, but it must be from 100ms to 1d.")
@@ -34,10 +34,10 @@ def parse_lease_ttl(value: Duration) -> float:
 
 
 def process_identity() -> str:
-    """This process, told apart from every other one: ``host/pid/kernel/start``.
+    """A unique name of this process: ``host/pid/kernel/start``.
 
-    The last two say *which* process had that number, so that a dead owner on the same
-    kernel is known at once and need not be waited for.
+    The last two tell *which* process had that number, so that a dead owner on the same
+    kernel is noticed at once.
     """
     return "/".join((socket.gethostname().replace("/", "_"), str(os.getpid()), _kernel(), _start_time(os.getpid())))
 
@@ -61,7 +61,7 @@ def _kernel() -> str:
 
 
 def _start_time(pid: int) -> str:
-    """The moment a process was started, in ticks since boot; empty where there is none, or none to be seen."""
+    """The time at which a process started, in ticks since boot; empty if it does not run or cannot be seen."""
     with suppress(OSError, IndexError):
         status = Path(f"/proc/{pid}/stat").read_text()
         fields = status.rsplit(")", 1)[1].split()
@@ -70,7 +70,7 @@ def _start_time(pid: int) -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Whether the owner was a process of this very kernel that no longer runs. ``False`` where unsure."""
+    """Whether the owner was a process of this kernel that no longer runs. ``False`` if unsure."""
     parts = owner.split("/")
     if len(parts) < 4 or not parts[2] or parts[2] != _kernel() or not parts[1].isdigit():
         return False
@@ -80,14 +80,14 @@ def is_dead(owner: str) -> bool:
     try:
         os.kill(pid, 0)
     except PermissionError:
-        return bool(_start_time(pid))  # of another user, from whom /proc may hide it (hidepid)
+        return bool(_start_time(pid))  # a process of another user, which /proc may hide (hidepid)
     except OSError:
         return True
     return True
 
 
 _of_this_process: WeakValueDictionary[str, Lease] = WeakValueDictionary()
-"""Who took a lease here, by the owner's name."""
+"""The leases taken in this process, by the owner's name."""
 
 
 class Lease:
@@ -111,12 +111,12 @@ class Lease:
         self._seen_since = 0.0
         self.fence: Fence | None = None
         self.holder: str | None = None
-        """Who holds it, where that is somebody else."""
+        """Another owner that holds it, if there is one."""
 
     async def try_take(self) -> Fence | None:
         """Take the lease if it is free, or if its owner is dead or has been silent for its ``ttl``.
 
-        Raises ``ConfigError`` where the owner is another pipeline of this very process.
+        Raises ``ConfigError`` if the owner is another pipeline of this process.
         """
         owner = await self._me()
         row = await self._store.read_lease(self._pipeline)
@@ -129,7 +129,7 @@ class Lease:
                     pipeline=self._pipeline,
                 )
             return None
-        # A lease that is taken although its taker was cancelled would stay with a living process that knows nothing of it.
+        # Shielded: a process that is cancelled here would own a lease without knowing it.
         await shielded(self._take(row, owner))
         self.holder = None if self.fence else row.owner
         return self.fence
@@ -139,17 +139,17 @@ class Lease:
         _of_this_process[owner] = self
 
     async def _me(self) -> str:
-        """This owner's name. Asked of the system in a thread, since it reads files."""
+        """This owner's name. It reads files, so it runs in a thread."""
         if self._owner is None:
             self._owner = await anyio.to_thread.run_sync(new_owner)
         return self._owner
 
     async def _is_free(self, owner: str, row: LeaseRow) -> bool:
-        """Whether the owner no longer lives, as far as can be told."""
+        """Whether the owner is known to be dead."""
         if self._silent(row):
             return True
         if _process(owner) == _process(await self._me()):
-            # It could not give its lease up (the disk was full), or was thrown away while it ran.
+            # It could not give its lease up (a full disk), or was thrown away while it ran.
             lease = _of_this_process.get(owner)
             return lease is None or lease.fence is None
         return await anyio.to_thread.run_sync(is_dead, owner)
@@ -173,20 +173,20 @@ class Lease:
             await anyio.sleep(min(1.0, self._ttl / 5))
 
     async def keep(self, lost: Callable[[LeaseLost], None]) -> None:
-        """Show signs of life until cancelled; calls ``lost`` and returns when somebody else has the lease."""
+        """Show signs of life until cancelled; calls ``lost`` and returns when another owner has the lease."""
         while (fence := self.fence) is not None:
             await anyio.sleep(self._ttl / 3)
             try:
                 alive = await self._store.beat(fence)
             except Exception:
-                continue  # whatever it is: the fence, not the heartbeat, is what keeps data safe
+                continue  # any error may pass: the fence, not the heartbeat, keeps data safe
             if not alive:
                 self.fence = None
                 lost(lease_lost(fence))
                 return
 
     async def give_up(self) -> None:
-        """End the ownership, where there is one. Never fails, nor waits for long: the lease runs out by itself."""
+        """End the ownership, if any. Never fails or waits for long: the lease runs out by itself."""
         fence, self.fence = self.fence, None
         if fence is not None:
             with suppress(Exception), anyio.move_on_after(_GIVE_UP_SECONDS):

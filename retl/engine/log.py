@@ -1,4 +1,4 @@
-"""Faults that nobody raised on purpose, told in the log."""
+"""Log faults that nobody raised on purpose."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _log = structlog.get_logger("retl")
 
 
 def log_unexpected(message: str, error: BaseException, **facts: Any) -> None:
-    """An error of a kind that should not happen, with its traceback and without the values of variables.
+    """Log an error that should not happen, with its traceback but without the values of variables.
 
-    A renderer that shows them (structlog's default one, where rich is installed) would show a
-    password that a driver has at hand.
+    A renderer that shows them (structlog's default one, if rich is installed) would show a
+    password that a driver holds.
     """
     for cause in _causes(error):
         traceback.clear_frames(cause.__traceback__)
@@ -25,7 +25,7 @@ def log_unexpected(message: str, error: BaseException, **facts: Any) -> None:
 
 
 def as_retl_error(error: Exception, *, pipeline: str, table: str = "", system: str = "") -> RetlError:
-    """The error for people; one that nobody raised on purpose is logged, and hides no other."""
+    """The error for people; an unexpected one is logged first."""
     if not isinstance(error, RetlError):
         log_unexpected("unexpected error", error, pipeline=pipeline, table=table)
         text = f"unexpected {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Looks before a run: are both systems there, and what would a scan of each table do. Nothing is written."""
+"""The checks before a run: do both systems answer, and what would a scan of each table do. Nothing is written."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from retl.state.base import Claim, Manifest
 
 @dataclass(frozen=True)
 class TablePlan:
-    """What a scan of one table would do. Nothing was written to find it out."""
+    """What a scan of one table would do."""
 
     table: TableSpec
     source: SourcePlan
     target: TargetPreview
     warnings: tuple[str, ...] = ()
     claim: Claim | None = None
-    """The target's table and how it is written, where the target can tell it from those of others."""
+    """The target's table and how it is written, if the target can tell its tables from others."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a ``check``: what was looked at, and what was found."""
+    """One line of a ``check``: the subject, and what was found."""
 
     level: Literal["ok", "warning", "error"]
     subject: str
     message: str
     claim: Claim | None = None
-    """Of a table that is in order: what it writes, to compare with other pipelines."""
+    """What a good table writes, to compare with other pipelines."""
 
 
 class Preflight:
-    """The looks that ``check`` and ``plan`` take."""
+    """The work of ``check`` and ``plan``."""
 
     def __init__(self, config: PipelineConfig) -> None:
         self._config = config
@@ -96,7 +96,7 @@ class Preflight:
             try:
                 found.append(await self.plan(spec))
             except Exception as error:
-                # What may pass, and a damaged state, concern every table: once is enough to tell it.
+                # A transient error and a damaged state concern every table: once is enough.
                 if errors is None or isinstance(error, TransientError | StateError):
                     raise
                 errors.append(as_retl_error(error, pipeline=self._config.name, table=spec.name))

@@ -22,11 +22,11 @@ from retl.model.window import Slice
 
 _ATTEMPTS = 3
 _LONGEST_PAUSE = 5.0
-"""After a longer one it is another table's turn first."""
+"""A longer pause gives another table its turn first."""
 
 
 class Item(NamedTuple):
-    """What travels through the channel. A ``begin`` forgets what was staged of its slice before."""
+    """One item of the channel. A ``begin`` discards what its slice has staged before."""
 
     kind: Literal["begin", "batch", "end"]
     slice_: Slice
@@ -79,12 +79,12 @@ class Reader:
     def _resizer(self, slice_: Slice) -> Resizer:
         liked = self._context.target.batch_size
         if slice_.divisible:
-            # Nothing is held back that could be committed: a slow stream, too, gets on slice by slice.
+            # Hold back nothing that could be committed, so that a slow stream, too, is committed slice by slice.
             liked = dataclasses.replace(liked, rows=min(liked.rows, self._context.table.slice_rows))
         return Resizer(liked)
 
     async def _check_count(self, slice_: Slice, rows: int) -> None:
-        """Before the end of a slice is told: what lacks rows must not be committed."""
+        """Check the rows before the end of a slice is sent: an incomplete slice must not be committed."""
         guard.check_slice(self._plan, slice_, rows)
         if slice_.rows is not None and guard.falls_short(rows, slice_.rows):
             there = await self._scan.recount(slice_)
@@ -95,7 +95,7 @@ class Reader:
             guard.check_all_slices(self._plan, self._rows)
 
     async def _pass_on(self, slice_: Slice, resizer: Resizer) -> tuple[int, int]:
-        """The slice's batches, resized; returns its rows, and how many had no cursor value where only the stream tells."""
+        """The slice's batches, resized; returns its rows, and how many had no cursor value, if only the stream tells."""
         rows = without_cursor = 0
         async with aclosing(self._scan.read(slice_)) as batches:
             async for batch in batches:

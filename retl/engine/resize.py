@@ -1,4 +1,4 @@
-"""Batches cut and joined to the size that a target likes."""
+"""Cut and join batches to the size that a target likes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 from retl.model.plan import BatchSize
 
 Sized = tuple[pa.RecordBatch, int]
-"""A batch and its bytes. Asking a batch for its bytes is dear, so it is done once and passed on."""
+"""A batch and its bytes, which are expensive to compute, so it is done once."""
 
 
 class Resizer:
@@ -44,7 +44,7 @@ class Resizer:
                 yield from self.flush()
 
     def flush(self) -> Iterator[Sized]:
-        """Yields what is held back, if anything is."""
+        """Yield what is held back, if anything."""
         if not self._held:
             return
         held, size = self._held, self._bytes

@@ -17,7 +17,7 @@ from retl.model.typed import wrong_type
 
 _LONGEST_SLEEP = 60.0
 _CORRECTION = timedelta(hours=3)
-"""A clock that is set back by more is not put right for daylight saving, it was wrong before."""
+"""A clock that is set back by more was wrong before; daylight saving moves it by less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Timer(ABC):
 
     @abstractmethod
     def consume(self) -> None:
-        """The tick that was due is being run now."""
+        """Consume the tick that was due: it runs now."""
 
 
 class Schedule(ABC):
@@ -68,7 +68,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Interval(Schedule):
-    """Every so many seconds, the first time at once. By the monotonic clock alone."""
+    """Every given number of seconds, the first time at once, by the monotonic clock alone."""
 
     seconds: float
 
@@ -108,9 +108,9 @@ class _IntervalTimer(Timer):
 class Cron(Schedule):
     """At the times of a cron expression, in a time zone, daylight saving included.
 
-    A tick is never run twice: when the wall clock is set back, the next one is that
-    after the last one that ran; unless it is set back by more than three hours, as a clock
-    that was wrong is.
+    A tick never runs twice: when the wall clock is set back, the next tick is the one
+    after the last that ran; unless the clock is set back by more than three hours, because
+    it was wrong.
     """
 
     expression: str
@@ -133,7 +133,7 @@ class Cron(Schedule):
             return ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ConfigError(
-                f"the time zone {self.timezone!r} is not known.", remedy='use a name such as "Europe/Berlin" or "UTC".'
+                f"unknown time zone {self.timezone!r}.", remedy='use a name such as "Europe/Berlin" or "UTC".'
             ) from None
 
     def timer(self) -> Timer:
@@ -146,7 +146,7 @@ class Cron(Schedule):
     def period(self) -> float:
         try:
             ticks = self.ticks(datetime.now(UTC))
-            # In UTC: between two times of one zone Python counts what its clocks show, also where they are set back.
+            # In UTC: between two times of one zone Python counts wall clock time, even across daylight saving.
             first, second = next(ticks).astimezone(UTC), next(ticks).astimezone(UTC)
         except StopIteration:
             return 300.0
@@ -160,7 +160,7 @@ class _CronTimer(Timer):
         self._last = clock()
 
     def _since(self) -> datetime:
-        """The last tick, unless the clock that told of it ran far ahead and has been corrected."""
+        """The last tick, unless it came from a clock that ran far ahead and was corrected."""
         now = self._clock()
         if self._last - now > _CORRECTION:
             self._last = now
@@ -175,7 +175,7 @@ class _CronTimer(Timer):
         if due is None:
             return None
         delay = (due - self._clock()).total_seconds()
-        if delay > _LONGEST_SLEEP:  # the wall clock may be set meanwhile: look at it again before
+        if delay > _LONGEST_SLEEP:  # the wall clock may be set: read it again before
             return Tick(_LONGEST_SLEEP, final=False)
         return Tick(max(0.0, delay), missed=self._missed(due) if delay <= 0 else 0)
 
@@ -223,7 +223,7 @@ class _ManualTimer(Timer):
 
 
 def make_schedule(interval: Duration | None = None, cron: str | None = None, timezone: str | None = None) -> Schedule:
-    """The schedule that a user's words mean; every 300 seconds where none is said.
+    """The schedule of a pipeline's words; every 300 seconds if they are unset.
 
     ``interval`` is a duration or ``"manual"``. Raises ``ConfigError``.
     """

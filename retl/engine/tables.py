@@ -15,7 +15,7 @@ from retl.model.typed import check_length, wrong_type
 
 
 class Tables:
-    """The tables of one pipeline. Raises ``ConfigError`` for words that cannot be right whatever the source has."""
+    """The tables of one pipeline. Raises ``ConfigError`` for words that are wrong whatever the source has."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Tables:
         self._naming = naming
         self._resolved: dict[int, TableSpec] = {}
         self._writers: dict[str, str] = {}
-        """Which table is written to a name of the target."""
+        """The table that is written to each name of the target."""
         seen: set[str] = set()
         check_options(defaults)
         for table in declared:
@@ -45,7 +45,7 @@ class Tables:
             check_declaration(table)
             if table.name is not None:
                 if table.name in seen:
-                    # Its checkpoint goes by this name: one of the two would take the other's watermark for its own.
+                    # The checkpoint has this name: each of the two would use the other's watermark.
                     raise ConfigError(
                         f"the table {table.name!r} is declared twice.",
                         remedy="give the second one a pipeline of its own, or read it by a query with another name.",
@@ -79,15 +79,15 @@ class Tables:
         return name in self.names or any(matching(pattern, [name]) for pattern in patterns)
 
     def target_of(self, name: str) -> str | None:
-        """The target's name of a table, where it is known by now."""
+        """The target's name of a table, if it is known yet."""
         return next((spec.to for spec in self._resolved.values() if spec.name == name), None)
 
     async def specs(self, source: Source, target: Target, errors: list[Exception] | None = None) -> list[TableSpec]:
         """The concrete tables, as of now. With ``errors`` a table that cannot be resolved does not hide the others.
 
-        Each name of the target has one table: the one that has been written there before,
-        or where there is none and two would be, neither. What the pipeline itself writes is
-        found by no pattern.
+        Each name of the target has one table: the one that was written there before. If two
+        new tables want one name, neither gets it. Patterns never find what the pipeline
+        itself writes.
         """
         specs: list[TableSpec] = []
         offered: list[str] | None = None
@@ -120,7 +120,7 @@ class Tables:
     async def _without_aliases(
         self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None
     ) -> list[TableSpec]:
-        """Of tables that are written to one table by two spellings of its name, only the first."""
+        """Without the tables that another one already writes, under another spelling of the target's name."""
         first: dict[str, TableSpec] = {}
         kept = []
         for spec in specs:
@@ -137,7 +137,7 @@ class Tables:
         return kept
 
     async def _own(self, specs: Sequence[TableSpec], source: Source, target: Target) -> set[str]:
-        """What a pattern has found and a table of this pipeline is written to: both sides are one system."""
+        """The tables found by a pattern that this pipeline itself writes, because both sides are one system."""
         writers: dict[str, list[TableSpec]] = {}
         for spec in specs:
             writers.setdefault(plain_name(spec.to).casefold(), []).append(spec)
@@ -152,7 +152,7 @@ class Tables:
     def _with_one_writer(
         self, specs: Sequence[TableSpec], offered: Sequence[str], errors: list[Exception] | None
     ) -> list[TableSpec]:
-        # Also one that could not be resolved just now keeps its place.
+        # A table that could not be resolved just now keeps its name, too.
         there = {*self.names, *offered}
         wanted = {to: [name] for to, name in self._writers.items() if name in there}
         for spec in specs:
@@ -188,7 +188,7 @@ class Tables:
 
 
 def _two_writers(names: Sequence[str], to: str, *, kept: str | None = None) -> ConfigError:
-    """The error that says so; ``kept`` is the table that is written all the same."""
+    """The error of two tables with one target; ``kept`` is the one that is written nevertheless."""
     listed = f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
     what_now = f"; only {kept!r} is" if kept is not None else ""
     return ConfigError(

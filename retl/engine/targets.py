@@ -1,4 +1,4 @@
-"""The target's table before a scan: whose is it, and is it still the one that the checkpoint speaks of?"""
+"""Check the target's table before a scan: who writes it, and is it still the one that the checkpoint means?"""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ async def check_other_table(source: Source, target: Target, table: TableSpec) ->
 
 
 async def claim_of(pipeline: str, table: TableSpec, target: Target, *, state_in_target: bool) -> Claim | None:
-    """What a scan claims; ``None`` where the target cannot tell its tables from those of others."""
+    """What a scan claims; ``None`` if the target cannot tell its tables from others."""
     place = await target.location(table.to)
     if place is None and state_in_target:
-        place = f"{target.system}:{table.to}"  # the store tells of this one target anyway
+        place = f"{target.system}:{table.to}"  # a store inside the target only knows this target
     return Claim(pipeline, table.name, place, table.replaces) if place is not None else None
 
 
 async def take_claim(store: StateStore, fence: Fence, claim: Claim) -> None:
-    """Note whose a table is. Raises ``ConfigError`` where another pipeline's scans would undo ours, or ours theirs."""
+    """Claim a table. Raises ``ConfigError`` if another pipeline's scans and ours would undo each other."""
     found = await store.claims(claim.target)
     check_claims(claim, found)
     if claim in found:
         return
     await store.claim(fence, claim)
     try:
-        check_claims(claim, await store.claims(claim.target))  # somebody else may have come at the same moment
+        check_claims(claim, await store.claims(claim.target))  # another pipeline may have claimed it at the same moment
     except ConfigError:
         await store.release_claims(claim.pipeline, claim.table)
         raise
 
 
 async def hand_over(store: StateStore, fence: Fence, claim: Claim) -> set[str]:
-    """Take a table away from other pipelines; returns the names of those."""
+    """Take a table over from other pipelines; returns their names."""
     others = [other for other in await store.claims(claim.target) if other.pipeline != claim.pipeline]
     for other in others:
         await store.release_claims(other.pipeline, other.table)
@@ -56,7 +56,7 @@ async def hand_over(store: StateStore, fence: Fence, claim: Claim) -> set[str]:
 
 
 def check_claims(mine: Claim, found: list[Claim]) -> None:
-    """Raise ``ConfigError`` where one of two pipelines replaces what both of them write."""
+    """Raise ``ConfigError`` if one of two pipelines replaces the table that both write."""
     for other in found:
         if other.pipeline == mine.pipeline or not (mine.replaces or other.replaces):
             continue
@@ -72,9 +72,9 @@ def check_claims(mine: Claim, found: list[Claim]) -> None:
 async def starting_point(
     target: Target, table: TableSpec, checkpoint: Checkpoint, warn: Callable[[str], None]
 ) -> tuple[Checkpoint, TargetTable | None]:
-    """The checkpoint to go on from, and the target's table as it stands, where the target can tell.
+    """The checkpoint to continue from, and the target's table as it is, if the target can tell.
 
-    A checkpoint whose table is gone would leave out all that it counts as delivered: raises
+    A checkpoint whose table is gone would never bring its rows back: raises
     ``GuardStopped``, or with ``lost_target = "reload"`` starts over.
     """
     found = await target.inspect(table.to)
@@ -82,7 +82,7 @@ async def starting_point(
     if lost is None:
         return checkpoint, found
     if table.lost_target == "reload":
-        warn(f'{lost}; lost_target is "reload", so everything is read again.')
+        warn(f'{lost}; lost_target is "reload", so the scan reads everything again.')
         return Checkpoint(), found
     raise GuardStopped(
         f"{lost}; a scan from there on would never bring back what is missing.",
@@ -92,27 +92,27 @@ async def starting_point(
 
 
 def _what_was_lost(table: TableSpec, checkpoint: Checkpoint, found: TargetTable | None) -> str | None:
-    """In words; ``None`` where nothing was, where nobody can tell, or where the scan reads everything anyway."""
+    """What was lost, in words; ``None`` if nothing, if the target cannot tell, or if the scan reads everything anyway."""
     if found is None or not _leaves_out(table, checkpoint):
         return None
     since = f"the watermark {checkpoint.watermark}" if checkpoint.watermark is not None else "an earlier scan"
     if not found.exists:
-        return f"the target table {table.to!r} is gone, but the checkpoint goes on from {since}"
+        return f"the target table {table.to!r} is gone, but the checkpoint continues from {since}"
     if found.empty and checkpoint.written:
         return (
             f"the target table {table.to!r} is empty, though {checkpoint.written:,} rows were written to it, "
-            f"and the checkpoint goes on from {since}"
+            f"and the checkpoint continues from {since}"
         )
     if None not in (found.identity, checkpoint.target) and found.identity != checkpoint.target:
         return (
             f"the target table {table.to!r} is not the one that was written before: it was dropped and made again, "
-            f"and the checkpoint goes on from {since}"
+            f"and the checkpoint continues from {since}"
         )
     return None
 
 
 def _leaves_out(table: TableSpec, checkpoint: Checkpoint) -> bool:
-    """Whether a scan from here leaves out what is counted as delivered."""
+    """Whether a scan from this checkpoint leaves out rows that it counts as delivered."""
     if table.replaces:
         return False
     incremental = checkpoint.watermark is not None or checkpoint.position is not None

@@ -55,7 +55,10 @@ async def stored(job: retl.Pipeline) -> Checkpoint:
 
 
 LOSSES = {
-    "gone": ("DROP TABLE orders", "the target table 'orders' is gone, but the checkpoint goes on from the watermark "),
+    "gone": (
+        "DROP TABLE orders",
+        "the target table 'orders' is gone, but the checkpoint continues from the watermark ",
+    ),
     "emptied": ("DELETE FROM orders", "the target table 'orders' is empty, though 10 rows were written to it"),
 }
 
@@ -90,7 +93,7 @@ async def test_a_lost_target_is_loaded_again_where_that_is_asked_for(
     app.run(loss)
     (plan,) = await job.plan()
     assert plan.source.rows == 10
-    assert any("everything is read again" in warning for warning in plan.warnings)
+    assert any("reads everything again" in warning for warning in plan.warnings)
     report = (await job.run_once()).scans[0]
     assert any('lost_target is "reload"' in warning for warning in report.warnings)
     assert app.rows("orders") == expected(0, 9)

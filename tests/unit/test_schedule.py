@@ -180,7 +180,7 @@ def test_words_become_schedules() -> None:
         ({"interval": 5, "cron": "* * * * *"}, "both an interval and a cron"),
         ({"cron": "* * *"}, "five fields"),
         ({"cron": "61 * * * *"}, "cannot be read"),
-        ({"cron": "* * * * *", "timezone": "Mars/Base"}, "time zone 'Mars/Base' is not known"),
+        ({"cron": "* * * * *", "timezone": "Mars/Base"}, "unknown time zone 'Mars/Base'"),
         ({"interval": 5, "timezone": "UTC"}, "only with cron"),
         ({"interval": [5]}, "not a length of time"),
         ({"cron": 5}, "cron is 5, of type int"),
