@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 from retl.cli.exit_codes import INTERRUPTED, OK
 from retl.cli.fan_out import fan_out, selected
@@ -79,9 +78,7 @@ def _short(report: ScanReport) -> str:
 
 def history(arguments: argparse.Namespace) -> int:
     """Past scans, newest first."""
-    pipelines = selected(arguments)
-    if arguments.table is not None:
-        pipelines = _having(pipelines, arguments.table)
+    pipelines = _selected(arguments)
     answers, code = fan_out(pipelines, lambda pipeline: pipeline.history(arguments.table, arguments.limit))
     found = sorted((report for answer in answers for report in answer.value), key=lambda report: report.started_at)
     newest = found[::-1][: arguments.limit]
@@ -107,24 +104,22 @@ def history(arguments: argparse.Namespace) -> int:
     ]
     head = ("TIME", "TABLE", "SCAN", "ROWS", "CHANGED", "NOT WRITTEN", "TOOK", "MODE", "WATERMARK")
     say("\n".join(grid(head, rows, right=_NUMBERS)))
-    told: set[tuple[str, str]] = set()
+    shown: set[tuple[str, str]] = set()
     for report in newest:
         place = f"{report.pipeline}.{report.table}"
         if report.error is not None:
             say(f"{local_date(report.started_at)} {place} failed: {_short(report)}")
         for warning in report.warnings:
-            if (place, warning) not in told:  # most are repeated by every scan
-                told.add((place, warning))
+            if (place, warning) not in shown:  # most are repeated by every scan
+                shown.add((place, warning))
                 say(f"{local_date(report.started_at)} {place} warning: {one_line(warning, 500)}")
     return code
 
 
 def reset(arguments: argparse.Namespace) -> int:
     """Forget checkpoints; asks first on a terminal."""
-    pipelines = selected(arguments)
+    pipelines = _selected(arguments)
     table: str | None = arguments.table
-    if table is not None:
-        pipelines = _having(pipelines, table)
     names = ", ".join(pipeline.name for pipeline in pipelines)
     what = f"table {table!r} of {names}" if table is not None else f"all tables of {names}"
     if not arguments.yes and sys.stdin.isatty():
@@ -145,9 +140,7 @@ def reset(arguments: argparse.Namespace) -> int:
 
 def adopt(arguments: argparse.Namespace) -> int:
     """Take target tables over from other pipelines."""
-    pipelines = selected(arguments)
-    if arguments.table is not None:
-        pipelines = _having(pipelines, arguments.table)
+    pipelines = _selected(arguments)
     answers, code = fan_out(pipelines, lambda pipeline: pipeline.adopt(arguments.table))
     for answer in answers:
         say(
@@ -158,9 +151,7 @@ def adopt(arguments: argparse.Namespace) -> int:
 
 def rejects(arguments: argparse.Namespace) -> int:
     """The rows that a target rejected."""
-    pipelines = selected(arguments)
-    if arguments.table is not None:
-        pipelines = _having(pipelines, arguments.table)
+    pipelines = _selected(arguments)
     if arguments.clear:
         cleared, code = fan_out(pipelines, lambda pipeline: pipeline.clear_rejects(arguments.table))
         if arguments.json:
@@ -201,8 +192,11 @@ async def _tables(pipeline: Pipeline) -> list[str] | None:
         return None
 
 
-def _having(pipelines: Sequence[Pipeline], table: str) -> list[Pipeline]:
-    """The pipelines that have this table. Raises ``ConfigError`` where none has."""
+def _selected(arguments: argparse.Namespace) -> list[Pipeline]:
+    """The selected pipelines, of which ``--table`` leaves those that have it. Raises ``ConfigError`` if none has."""
+    pipelines, table = selected(arguments), arguments.table
+    if table is None:
+        return pipelines
     answers, code = fan_out(pipelines, _tables)
     if code != OK:
         raise SystemExit(code)  # the reason has been printed
