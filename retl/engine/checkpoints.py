@@ -1,4 +1,4 @@
-"""What is true once a slice, or a whole scan, is committed. Pure functions."""
+"""The checkpoint after a slice, and after a whole scan. Pure functions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def after_slice(
 
 
 def with_rows(before: Checkpoint, rows: int) -> Checkpoint:
-    """The same with so many rows more that were written."""
+    """The same with more rows written."""
     return msgspec.structs.replace(before, written=before.written + rows)
 
 
@@ -62,7 +62,7 @@ def columns_of(plan: SourcePlan) -> dict[str, str]:
 
 
 def selection(table: TableSpec) -> str:
-    """A fingerprint of what is chosen of the source."""
+    """A fingerprint of the selection at the source."""
     computed, renamed = sorted(table.expressions.items()), sorted(table.rename.items())
     chosen = (table.query, table.columns, table.exclude, table.where, computed, renamed)
     return hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The two ways to commit: in one transaction with the checkpoint, or after a proof and before it is saved."""
+"""The two ways to commit: in one transaction with the checkpoint, or between a proof of the fence and its save."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROOF_SECONDS = 1.0
 
 
 class Committer(ABC):
-    """How the writes of one scan and its checkpoint come together."""
+    """Commits the writes of one scan, and its checkpoint."""
 
     def __init__(self, context: ScanContext) -> None:
         self._context = context
@@ -25,7 +25,7 @@ class Committer(ABC):
 
     @abstractmethod
     async def begin(self, begun: FencedCheckpoint | None) -> FencedCheckpoint | None:
-        """Note that a refresh begins; returns what the target is to save together with the pre-action."""
+        """Record that a refresh begins; returns what the target must save together with the pre-action."""
 
     @abstractmethod
     async def before_write(self) -> None:
@@ -39,7 +39,7 @@ class Committer(ABC):
 
     @abstractmethod
     async def finish(self, writer: TableWriter, final: FencedCheckpoint | None) -> None:
-        """Finish the target, and save the final checkpoint where there still is one to save."""
+        """Finish the target, and save the final checkpoint if it is not saved yet."""
 
     async def prove(self) -> None:
         """Raise ``LeaseLost`` unless this process still owns the pipeline."""
@@ -55,7 +55,7 @@ class Atomic(Committer):
         return begun
 
     async def before_write(self) -> None:
-        """Nothing is seen before the commit, which proves the fence itself."""
+        """Nothing is visible before the commit, which proves the fence itself."""
 
     async def commit(
         self, writer: TableWriter, fenced: FencedCheckpoint, slice_: Slice, rejects_left: int
@@ -71,7 +71,7 @@ class ProveWriteSave(Committer):
 
     def __init__(self, context: ScanContext) -> None:
         super().__init__(context)
-        # Within the time that a successor waits, so that nobody can have come in between.
+        # Shorter than a successor waits, so that none can come in between.
         self._longest_unproved = min(_PROOF_SECONDS, context.lease_ttl / 2)
 
     async def begin(self, begun: FencedCheckpoint | None) -> FencedCheckpoint | None:
@@ -80,7 +80,7 @@ class ProveWriteSave(Committer):
         return None
 
     async def before_write(self) -> None:
-        """A frozen process may have a successor: what is written now may be delivered at once, for good."""
+        """Prove the fence again: a process that was frozen may have a successor, and what it writes cannot be undone."""
         if time.monotonic() - self._proved >= self._longest_unproved:
             await self.prove()
 
@@ -103,5 +103,5 @@ class ProveWriteSave(Committer):
 
 
 def committer(context: ScanContext) -> Committer:
-    """The way to commit that the place of the checkpoints allows."""
+    """The way to commit, by the place of the checkpoints."""
     return Atomic(context) if context.state_in_target else ProveWriteSave(context)

@@ -15,12 +15,12 @@ from retl.state.base import StateStore
 PARALLEL_TABLES = 4
 """How many tables of one pipeline are scanned at once."""
 KEEP_REJECTS = timedelta(days=90)
-"""How long refused rows are kept."""
+"""How long rejects are kept."""
 
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """One pipeline, every word of it checked and every system opened."""
+    """One pipeline: its checked words, its systems and its store."""
 
     name: str
     source: Source
@@ -37,5 +37,5 @@ class PipelineConfig:
 
     @property
     def scans_at_once(self) -> int:
-        """How many tables are scanned at once: a target such as a file takes one."""
+        """How many tables are scanned at once: one if the target takes one writer, as a file does."""
         return 1 if self.target.one_writer else self.parallel_tables

@@ -1,4 +1,4 @@
-"""What the parts of one scan share: who takes part, how far it is, and whom to tell."""
+"""What the parts of one scan share: its systems, its progress and its events."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass
 class Counters:
-    """What has been done so far. ``changed`` and ``unchanged`` are ``None`` once a target could not tell."""
+    """The counts so far. ``changed`` and ``unchanged`` are ``None`` once a target could not tell."""
 
     rows: int = 0
     changed: int | None = 0
@@ -58,7 +58,7 @@ class Counters:
     warnings: list[str] = field(default_factory=list)
 
     def add(self, done: CommitResult) -> None:
-        """Count what a commit did."""
+        """Add the counts of a commit."""
         self.changed = _sum(self.changed, done.changed)
         self.unchanged = _sum(self.unchanged, done.unchanged)
         self.older += done.older
@@ -66,7 +66,7 @@ class Counters:
 
     @property
     def kept(self) -> int:
-        """The rows that the target holds now, as far as it has said otherwise of none."""
+        """The rows of this scan that the target holds."""
         return self.rows - self.rejects - self.older - self.dropped
 
 
@@ -75,7 +75,7 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 
 def new_scan_id() -> str:
-    """An identifier whose order is that of time."""
+    """An identifier that sorts by time."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}"
 
 
@@ -86,7 +86,7 @@ def now_text() -> str:
 
 @dataclass
 class ScanContext:
-    """One scan of one table. ``table``, ``checkpoint`` and ``plan`` change as it goes on; the rest stays."""
+    """One scan of one table. ``table``, ``checkpoint`` and ``plan`` change during the scan; the rest stays."""
 
     pipeline: str
     table: TableSpec
@@ -96,15 +96,15 @@ class ScanContext:
     state_in_target: bool
     fence: Fence
     blacklist: frozenset[Action]
-    emit: Emit
+    publish: Emit
     stop: StopSignal
     lease_ttl: float = DEFAULT_TTL
     turn: Turn | None = None
-    """The scan's turn among those of its run, to be given away between slices."""
+    """The scan's turn in its run, which it may give away between slices."""
     scan_id: str = field(default_factory=new_scan_id)
     checkpoint: Checkpoint = Checkpoint()  # noqa: RUF009  # frozen
     found: TargetTable | None = None
-    """The target's table as it stood before the scan, where the target can tell."""
+    """The target's table as it was before the scan, if the target can tell."""
     plan: SourcePlan | None = None
     counters: Counters = field(default_factory=Counters)
     stopped: bool = False
@@ -115,7 +115,7 @@ class ScanContext:
         return FencedCheckpoint(self.fence, self.table.name, checkpoint, manifest)
 
     def progress(self) -> Progress:
-        """How far it is."""
+        """The progress of the scan."""
         plan = self.plan
         return Progress(
             rows=self.counters.rows,
@@ -126,16 +126,16 @@ class ScanContext:
             seconds=time.monotonic() - self.began,
         )
 
-    def tell(self, kind: Callable[..., events.Event], **facts: Any) -> None:
-        """Emit an event of this table's."""
-        self.emit(kind(pipeline=self.pipeline, at=now_text(), table=self.table.name, **facts))
+    def emit(self, kind: Callable[..., events.Event], **facts: Any) -> None:
+        """Emit an event about the table."""
+        self.publish(kind(pipeline=self.pipeline, at=now_text(), table=self.table.name, **facts))
 
-    def tell_scan(self, kind: Callable[..., events.Event], **facts: Any) -> None:
-        """Emit an event of this very scan."""
-        self.tell(kind, scan_id=self.scan_id, **facts)
+    def emit_scan(self, kind: Callable[..., events.Event], **facts: Any) -> None:
+        """Emit an event about this scan."""
+        self.emit(kind, scan_id=self.scan_id, **facts)
 
     def warn(self, message: str) -> None:
-        """Something that people should know, and that stops nothing: kept in the report too."""
+        """Warn people without stopping; the report keeps the warning too."""
         message = shown(message)
         self.counters.warnings.append(message)
-        self.tell(events.Warned, message=message)
+        self.emit(events.Warned, message=message)

@@ -1,4 +1,4 @@
-"""What is asked once while one process owns a pipeline, and not again for every table of every run."""
+"""Facts that are asked once per ownership of a pipeline, not for every table of every run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from retl.model.table import TableSpec
 from retl.state.base import Claim, StateStore
 
 _CHECKPOINT_SECONDS = 5.0
-"""Maximum age of a checkpoint that a scan goes on from: the target may have been restored from a backup."""
+"""Maximum age of a checkpoint that a scan continues from: the target may have been restored from a backup."""
 
 
 class Ownership:
-    """One time of owning a pipeline: under one fence nobody else writes its checkpoints."""
+    """One period of ownership: under one fence no other process writes the pipeline's checkpoints."""
 
     def __init__(self, store: StateStore, fence: Fence, *, state_in_target: bool) -> None:
         self.fence = fence
@@ -29,7 +29,7 @@ class Ownership:
         self._lock = anyio.Lock()
 
     async def checkpoint(self, table: str) -> Checkpoint:
-        """Where a table stands. One question serves the scans of all tables that begin within a few seconds."""
+        """The checkpoint of a table. One question serves all scans that begin within a few seconds."""
         async with self._lock:
             if self._checkpoints is None or time.monotonic() - self._loaded > _CHECKPOINT_SECONDS:
                 self._checkpoints = await self._store.load(self.fence.pipeline)
@@ -37,16 +37,16 @@ class Ownership:
             return self._checkpoints.get(table, Checkpoint())
 
     def remember(self, table: str, checkpoint: Checkpoint) -> None:
-        """What a scan that went well has saved."""
+        """Remember what a successful scan has saved."""
         if self._checkpoints is not None:
             self._checkpoints[table] = checkpoint
 
     def forget(self) -> None:
-        """Ask again: a run begins, or nobody knows what a scan that failed has saved."""
+        """Ask the store again: a run begins, or it is unknown what a failed scan has saved."""
         self._checkpoints = None
 
     async def claim(self, source: Source, target: Target, table: TableSpec) -> Claim | None:
-        """What a scan claims. Raises ``ConfigError`` for a table that is its own target."""
+        """The claim of a scan. Raises ``ConfigError`` for a table that is its own target."""
         key = (table.name, table.query, table.to)
         if key not in self._claims:
             await check_other_table(source, target, table)

@@ -116,7 +116,7 @@ class Reader:
 
     async def _pause(self, error: TransientError, attempt: int) -> None:
         delay = max(backoff(attempt, most=_LONGEST_PAUSE), error.retry_after or 0.0)
-        self._context.tell(events.RetryScheduled, error=str(error), attempt=attempt, delay=delay)
+        self._context.emit(events.RetryScheduled, error=str(error), attempt=attempt, delay=delay)
         await anyio.sleep(delay)
 
 

@@ -1,8 +1,8 @@
-"""A window that holds only what it held the last time needs no writing.
+"""A window with the same rows as the last time needs no writing.
 
 The rows that tie with the watermark, or lie within ``lookback``, are read with every scan.
-A digest of them is remembered with the checkpoint; where the next scan reads exactly the
-same rows, they are in the target already.
+The checkpoint remembers a digest of them; if the next scan reads exactly the same rows,
+they are in the target already.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from retl.model.checkpoint import Checkpoint
 from retl.model.plan import SourcePlan
 
 _MOST_ROWS = 1_000
-"""A larger window is written again: comparing it here would cost a Python object for each value."""
+"""A larger window is written again: to compare it would cost a Python object for each value."""
 
 
 def may_repeat(plan: SourcePlan, checkpoint: Checkpoint) -> bool:
@@ -38,7 +38,7 @@ def may_repeat(plan: SourcePlan, checkpoint: Checkpoint) -> bool:
 
 
 def digest_of(plan: SourcePlan, batches: list[pa.RecordBatch]) -> str | None:
-    """A digest of the rows, in whatever order they came; ``None`` where one of them is a reject, or there are too many."""
+    """A digest of the rows in any order; ``None`` if one of them is a reject, or there are too many."""
     if sum(batch.num_rows for batch in batches) > _MOST_ROWS:
         return None
     if any(REJECT in batch.schema.names for batch in batches):
@@ -53,7 +53,7 @@ def digest_of(plan: SourcePlan, batches: list[pa.RecordBatch]) -> str | None:
 
 
 def _exact(column: pa.Array) -> list[object]:
-    """Values as Python can tell them apart to the last bit: what it would round is taken as its bytes."""
+    """Values that Python tells apart to the last bit; bytes for those that it would round."""
     kind = column.type
     if pa.types.is_floating(kind):
         width = kind.bit_width

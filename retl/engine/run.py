@@ -1,4 +1,4 @@
-"""One run of a pipeline: every table once, and again where it failed in passing."""
+"""One run of a pipeline: every table once, and again after a transient error."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from retl.model.errors import LeaseLost, RetlError, TransientError
 from retl.model.report import RunReport, ScanReport
 from retl.model.table import TableSpec
 
-_PATIENCE = 30.0
+_RETRY_SECONDS = 30.0
 """Seconds for which a run without a deadline tries again after transient errors."""
 _LONGEST_PAUSE = 300.0
-"""Whatever a system asks for, it is tried again after so many seconds."""
+"""Longest pause before a retry, whatever a system asks for."""
 
 
 @dataclass(eq=False)
@@ -41,11 +41,11 @@ class _QueuedScan:
 
 
 class Run:
-    """Scans the tables, at most so many at once, in the order in which they are declared.
+    """Scans the tables in the order of their declaration, a limited number at once.
 
-    One that fails in passing is tried again after those that have not had their turn yet,
-    so it does not hold them up; with growing pauses, until the ``deadline`` (by the
-    monotonic clock).
+    After a transient error a table is retried when the others have had their turn, so it
+    does not delay them; with growing pauses, until the ``deadline`` (by the monotonic
+    clock).
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Run:
 
     @property
     def report(self) -> RunReport:
-        """What came of it so far."""
+        """The reports so far."""
         scans = tuple(self._reports[name] for name in self._order if name in self._reports)
         return RunReport(self._config.name, scans, tuple(self._unresolved))
 
     async def run(self) -> None:
-        """Do it. Errors are reported and kept; ``LeaseLost`` is raised, for it ends them all."""
+        """Scan every table. Errors are reported and kept; ``LeaseLost`` is raised, for it ends all scans."""
         self._ownership.forget()
         async with anyio.create_task_group() as tasks:
             self._queue(tasks, _QueuedScan(None))
@@ -97,11 +97,11 @@ class Run:
         tasks.start_soon(self._attend, tasks, queued)
 
     async def _attend(self, tasks: TaskGroup, queued: _QueuedScan) -> None:
-        """One table until it is done, or is given up."""
+        """Scan one table until it is done or given up."""
         while queued in self._waiting and not self._ends:
             pause = queued.not_before - time.monotonic()
             if pause > 0:
-                await self._sleep(pause)  # for less if something wants attention: then it is tried now
+                await self._sleep(pause)  # shorter if something wants attention: then it is tried now
             async with self._turns.turn() as turn:
                 try:
                     if not self._ends:
@@ -123,7 +123,7 @@ class Run:
             await self._scan(queued, queued.spec, turn)
 
     async def end(self) -> None:
-        """What still waits to be tried again has failed: the run was stopped."""
+        """Give up what still waits for a retry: the run was stopped."""
         for queued in self._waiting:
             await self._give_up(queued)
 
@@ -138,7 +138,7 @@ class Run:
             if error not in passing:
                 self._report_unresolved(error)
         queued.failures = [*passing]
-        if passing and not self._again(queued, passing[0]):
+        if passing and not self._requeue(queued, passing[0]):
             await self._give_up(queued)
 
     def _report_unresolved(self, error: Exception) -> None:
@@ -173,7 +173,7 @@ class Run:
         except Exception as error:
             self._ownership.forget()
             queued.failures = [error]
-            if isinstance(error, TransientError) and self._again(queued, error):
+            if isinstance(error, TransientError) and self._requeue(queued, error):
                 return
             await self._give_up(queued)
             if isinstance(error, LeaseLost):
@@ -183,12 +183,12 @@ class Run:
         finally:
             self._scans.pop(spec.name, None)
 
-    def _again(self, queued: _QueuedScan, error: TransientError) -> bool:
-        """Put a turn back into the queue, unless the next run comes sooner."""
+    def _requeue(self, queued: _QueuedScan, error: TransientError) -> bool:
+        """Queue a scan again, unless the next run comes sooner."""
         pause = backoff(queued.attempts)
-        patience = self._deadline - time.monotonic() if self._deadline is not None else _PATIENCE - pause * 2
+        left = self._deadline - time.monotonic() if self._deadline is not None else _RETRY_SECONDS - pause * 2
         delay = max(pause, min(error.retry_after or 0.0, _LONGEST_PAUSE))
-        if pause >= patience or self._stop.requested:
+        if pause >= left or self._stop.requested:
             return False
         queued.not_before = time.monotonic() + delay
         self._waiting.append(queued)

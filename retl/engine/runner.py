@@ -28,12 +28,12 @@ from retl.model.status import PipelineState
 from retl.threads import shielded
 
 _MOST_REJECTS = 5_000
-"""So many of each table are kept at most."""
+"""Most rejects of a table that are kept."""
 _PRUNE_SECONDS = 3600.0
 
 
 class Runner:
-    """Runs one pipeline, one run at a time, and does what it is told meanwhile: trigger, pause, resume, stop."""
+    """Runs one pipeline, one run at a time; can be triggered, paused, resumed and stopped."""
 
     def __init__(self, config: PipelineConfig, bus: EventBus) -> None:
         self._config = config
@@ -61,7 +61,7 @@ class Runner:
         self._stop.requested = False
 
     async def take_lease(self) -> Fence:
-        """Own the pipeline; raises ``TargetBusy`` where another process does and lives."""
+        """Own the pipeline; raises ``TargetBusy`` if another living process does."""
         fence = await self.lease.take_unless_alive()
         if fence is None:
             raise TargetBusy(
@@ -95,7 +95,7 @@ class Runner:
                 self.lease.fence = None
                 self._bus.emit(events.LeaseGone(pipeline=self.name, at=now_text(), reason=error.message))
             except Exception as error:
-                # What shows only after a start must not end a service that has been at work.
+                # An error that shows only after the start must not end a running service.
                 if isinstance(error, ConfigError) and not owned:
                     raise error.with_context(pipeline=self.name) from None
                 failures += 1
@@ -114,7 +114,7 @@ class Runner:
         )
 
     async def _hold_lease(self) -> bool:
-        """Own the pipeline, or stand by until it can be owned; ``False`` when stopped meanwhile."""
+        """Own the pipeline, or stand by until it can be owned; ``False`` if it is stopped before."""
         announced = None
         while not self._stop.requested:
             fence = self.lease.fence or await self.lease.try_take()
@@ -173,7 +173,7 @@ class Runner:
             await self._sleep(None if tick is None or self._paused else tick.delay)
 
     def _next_tick(self) -> str | None:
-        """When the schedule comes round; ``None`` where it does not."""
+        """The time of the next tick; ``None`` if there is none."""
         left = self._timer.left() if self._timer is not None and not self._paused else None
         return _from_now(left) if left is not None else None
 
@@ -183,7 +183,7 @@ class Runner:
             self._bus.emit(events.TicksMissed(pipeline=self.name, at=now_text(), missed=missed))
 
     async def _run_tables(self, fence: Fence, *, deadline: float | None) -> tuple[RunReport, list[Exception]]:
-        """Every table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends them all."""
+        """Every table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends all scans."""
         self.state, self.last_run = "scanning", now_text()
         if self._ownership is None or self._ownership.fence != fence:
             self._ownership = Ownership(self._store, fence, state_in_target=self._config.state_in_target)
@@ -209,15 +209,15 @@ class Runner:
         return run.report, run.errors
 
     async def _forget_old_rejects(self) -> None:
-        """Refused rows are rows of people: they are not kept for ever."""
+        """Forget old rejects: they hold people's data and are not kept for ever."""
         if time.monotonic() - self._pruned < _PRUNE_SECONDS:
             return
         before = datetime.now(UTC) - self._config.keep_rejects
-        with suppress(RetlError):  # nothing depends on it, and the next run comes back to it
+        with suppress(RetlError):  # nothing depends on it, and the next run tries again
             await self._store.prune_rejects(self.name, before.isoformat(timespec="milliseconds"), _MOST_REJECTS)
             self._pruned = time.monotonic()
 
-    # What it is told ----------------------------------------
+    # Control ----------------------------------------
 
     def trigger(self) -> None:
         """Run now, also while paused. During a run: once more after it; several triggers are one."""
@@ -230,7 +230,7 @@ class Runner:
         self._wake.set()
 
     def resume(self) -> None:
-        """Go on with the schedule; ticks missed meanwhile are one."""
+        """Go on with the schedule; missed ticks count as one."""
         self._paused = False
         self._wake.set()
 
@@ -246,7 +246,7 @@ class Runner:
         self._wake.set()
 
     async def _sleep(self, seconds: float | None) -> None:
-        """Sleep until something wants attention, at most so long."""
+        """Sleep for at most ``seconds``, until something wants attention."""
         if self._stop.requested:
             return
         with anyio.move_on_after(seconds):
@@ -255,7 +255,7 @@ class Runner:
             self._wake = anyio.Event()
 
     async def release(self) -> None:
-        """Let go of what should not be held between two runs."""
+        """Release what should not be held between two runs."""
         await shielded(self._let_rest())
 
     async def _let_rest(self) -> None:

@@ -41,7 +41,7 @@ from retl.state.base import Manifest, StateStore
 
 
 class Scan:
-    """One scan of one table. ``run`` once; then ``report`` tells what came of it."""
+    """One scan of one table: ``run`` it once, then take its ``report``."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Scan:
             state_in_target=state_in_target,
             fence=fence,
             blacklist=blacklist,
-            emit=emit,
+            publish=emit,
             stop=stop or StopSignal(),
             lease_ttl=lease_ttl,
             turn=turn,
@@ -82,9 +82,9 @@ class Scan:
         self._seconds: float | None = None
 
     async def run(self) -> None:
-        """Do it. Raises a ``RetlError`` that names pipeline, table and remedy."""
+        """Scan the table. Raises a ``RetlError`` that names pipeline, table and remedy."""
         context = self._context
-        context.tell_scan(events.ScanStarted)
+        context.emit_scan(events.ScanStarted)
         try:
             await self._run(context)
         except RetlError as error:
@@ -98,7 +98,7 @@ class Scan:
     def report(
         self, error: BaseException | None = None, *, attempts: int = 1, next_run: str | None = None
     ) -> ScanReport:
-        """What the scan did so far, or in the end."""
+        """What the scan has done."""
         context = self._context
         plan, counters, table = context.plan, context.counters, context.table
         window = plan.window if plan else None
@@ -136,7 +136,7 @@ class Scan:
         )
 
     def progress(self) -> Progress:
-        """How far it is."""
+        """The progress of the scan."""
         return self._context.progress()
 
     async def _run(self, context: ScanContext) -> None:
@@ -147,7 +147,7 @@ class Scan:
         manifest = Manifest(context.store, context.pipeline, context.table.name)
         async with context.source.open_scan(context.table, context.checkpoint, manifest) as scan:
             plan = context.plan = scan.plan
-            # A source may know better, such as what truncating means for files.
+            # A source may narrow it, such as what truncating means for files.
             context.table = guard.with_reject_limit(plan.table, plan.rows)
             await self._carry_out(context, scan)
 
@@ -167,7 +167,7 @@ class Scan:
         plan = scan.plan
         check_plan(context.table, context.checkpoint, plan, context.warn)
         window = plan.window
-        context.tell_scan(
+        context.emit_scan(
             events.ScanPlanned,
             lower=window.lower if window else None,
             upper=window.upper if window else None,
@@ -201,7 +201,7 @@ class Scan:
         await self._transfer(Reader(context, scan, self._channel), writer)
 
     async def _transfer(self, reader: Reader, writer: Writer) -> None:
-        """Reader and writer side by side."""
+        """Run reader and writer side by side."""
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reader.run)

@@ -1,4 +1,4 @@
-"""The commits of a scan's slices, in their order: what each makes true, and what is told of it."""
+"""Commit the slices of a scan in their order, save their checkpoints and emit their events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MEMORY_SECONDS = 5.0
 
 
 class SliceCommits:
-    """Commits slice after slice. Where the target allows it, the next one is written while one is committed."""
+    """Commits slice after slice. If the target allows it, the next slice is written during a commit."""
 
     def __init__(self, context: ScanContext, plan: SourcePlan, commits: Committer, digest: str | None) -> None:
         self._context = context
@@ -42,14 +42,14 @@ class SliceCommits:
     async def start(
         self, tasks: TaskGroup, writer: TableWriter, slice_: Slice, highest: Any, staged: int, *, complete: bool
     ) -> None:
-        """Commit what is staged, after all that was started before."""
+        """Commit what is staged, after the commits that were started before."""
         await self.settle()
         if not (writer.overlaps and self._context.state_in_target):
             await self._commit(writer, slice_, highest, staged, complete=complete)
             return
         self._done = anyio.Event()
         tasks.start_soon(self._in_background, writer, slice_, highest, staged, complete, self._done)
-        await anyio.lowlevel.checkpoint()  # a commit takes what is staged when it begins
+        await anyio.lowlevel.checkpoint()  # a commit takes the rows that are staged when it begins
 
     async def _in_background(
         self, writer: TableWriter, slice_: Slice, highest: Any, staged: int, complete: bool, done: anyio.Event
@@ -62,7 +62,7 @@ class SliceCommits:
             done.set()
 
     async def settle(self) -> None:
-        """Wait for the commit under way; raises what it raised."""
+        """Wait for the running commit; raises its error."""
         if self._done is not None:
             await self._done.wait()
             self._done = None
@@ -72,14 +72,14 @@ class SliceCommits:
 
     async def _commit(self, writer: TableWriter, slice_: Slice, highest: Any, staged: int, *, complete: bool) -> None:
         context = self._context
-        # In cursor order, what has come so far is all there is below the highest value.
+        # In cursor order, all rows below the highest value have come.
         moves_on = complete or slice_.ordered_by is not None
         before = context.checkpoint
         checkpoint = with_rows(before, self._lands(staged))
         if moves_on:
             checkpoint = after_slice(checkpoint, self._plan, slice_, context.scan_id, highest)
         if complete and slice_.index == self._plan.slices[-1].index and not context.table.replaces:
-            # Nothing is left to be done but to remember that the scan is over: that is done at once.
+            # Only the end of the scan is left to be remembered: do it at once.
             checkpoint = after_scan(checkpoint, self._plan, context.scan_id, self._digest)
             self._over = True
         fenced = context.fenced(checkpoint, slice_.manifest if complete else None)
@@ -87,7 +87,7 @@ class SliceCommits:
         try:
             done = await self._commits.commit(writer, fenced, slice_, left)
         except RowsRejected as error:
-            await self._commits.prove()  # they may clash with what another owner has written meanwhile
+            await self._commits.prove()  # they may clash with writes of another owner
             guard.advise(error, staged)
             await self._keep_rejects(error.rejects)
             raise
@@ -97,24 +97,24 @@ class SliceCommits:
         self._give_memory_back()
 
     def _lands(self, rows: int) -> int:
-        """How many of the rows are in the target afterwards, whatever it held before."""
+        """How many of the rows are in the target afterwards."""
         return 0 if Action.INSERT in self._context.blacklist else max(0, rows)
 
     async def _correct(self, before: Checkpoint, staged: int, done: CommitResult) -> None:
-        """The checkpoint was saved with its rows and could not know which of them the target keeps."""
+        """Correct the checkpoint: it was saved before it was known which rows the target keeps."""
         context = self._context
         rows = self._lands(staged - len(done.rejects) - done.older - done.dropped)
         digest = context.checkpoint.window_digest if rows == staged else None
         right = msgspec.structs.replace(context.checkpoint, written=before.written + rows, window_digest=digest)
         if right == context.checkpoint:
             return
-        repeats = context.checkpoint.window_digest != digest
+        other_digest = context.checkpoint.window_digest != digest
         context.checkpoint = right
-        if repeats or not right.written:  # else the next one that is saved says it
+        if other_digest or not right.written:  # else the next save does it
             await context.store.save(context.fenced(right))
 
     def _give_memory_back(self) -> None:
-        """Arrow's allocator keeps freed memory for itself; a host service wants it back, but not so often that it costs time."""
+        """Give freed memory, which Arrow's allocator keeps, back to the host; not so often that it costs time."""
         now = time.monotonic()
         if now - self._given_back >= _MEMORY_SECONDS:
             self._given_back = now
@@ -125,10 +125,10 @@ class SliceCommits:
         counters.slices += complete
         counters.add(done)
         self._record_rejects(list(done.rejects))
-        context.tell_scan(events.SliceCommitted, watermark=context.checkpoint.watermark, progress=context.progress())
+        context.emit_scan(events.SliceCommitted, watermark=context.checkpoint.watermark, progress=context.progress())
 
     async def _keep_rejects(self, rejects: Any) -> None:
-        """Of a commit that was refused because of them: people want to see why."""
+        """Keep the rejects of a commit that failed because of them, so that people see why."""
         found: list[Reject] = list(rejects)
         if found:
             await self._context.store.add_rejects(self._context.pipeline, found)
@@ -137,10 +137,10 @@ class SliceCommits:
     def _record_rejects(self, rejects: list[Reject]) -> None:
         self._context.counters.rejects += len(rejects)
         if rejects:
-            self._context.tell_scan(events.RowsRejected, rejects=len(rejects), first_reason=rejects[0].reason)
+            self._context.emit_scan(events.RowsRejected, rejects=len(rejects), first_reason=rejects[0].reason)
 
     async def finish(self, writer: TableWriter) -> None:
-        """After the last slice: finish the target, and save the final checkpoint where there still is one to save."""
+        """After the last slice: finish the target, and save the final checkpoint if it is not saved yet."""
         await self.settle()
         context = self._context
         final = None

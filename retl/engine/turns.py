@@ -1,4 +1,4 @@
-"""How many tables of a run are scanned at once, and whose turn it is."""
+"""Limit how many tables of a run are scanned at once, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import anyio
 
 LONG_SECONDS = 3.0
-"""A scan that has been at it for longer gives its turn away between two slices, where others are due."""
+"""After so long a scan gives its turn away between two slices, if others wait."""
 
 
 class Turns:
-    """At most so many scans at once; those that wait come in the order in which they began to wait."""
+    """A limited number of scans at once; the others wait in a queue."""
 
     def __init__(self, most: int) -> None:
         self._free = anyio.Semaphore(most, fast_acquire=True)
@@ -22,11 +22,11 @@ class Turns:
     async def turn(self) -> AsyncGenerator[Turn, None]:
         """A turn for the length of a block."""
         turn = Turn(self._free)
-        await turn.take()
+        await turn.acquire()
         try:
             yield turn
         finally:
-            turn.end()
+            turn.release()
 
 
 class Turn:
@@ -37,23 +37,23 @@ class Turn:
         self._held = False
         self._since = 0.0
 
-    async def take(self) -> None:
-        """Wait for it."""
+    async def acquire(self) -> None:
+        """Wait for the turn."""
         await self._free.acquire()
         self._held, self._since = True, time.monotonic()
 
-    def end(self) -> None:
-        """The next one may begin."""
+    def release(self) -> None:
+        """End the turn, so that the next scan may begin."""
         if self._held:
             self._held = False
             self._free.release()
 
     @property
     def is_long(self) -> bool:
-        """Whether others wait, and this one has been at it for a while."""
+        """Whether others wait, and this scan has had its turn for long."""
         return bool(self._free.statistics().tasks_waiting) and time.monotonic() - self._since >= LONG_SECONDS
 
     async def give_way(self) -> None:
-        """Let those go first who wait. Called between two slices."""
-        self.end()
-        await self.take()
+        """Let the waiting scans go first. Called between two slices."""
+        self.release()
+        await self.acquire()

@@ -30,7 +30,7 @@ from retl.model.plan import SourcePlan, WriteSpec
 
 _PROGRESS_SECONDS = 0.1
 _WINDOW_BYTES = 8 * 1024 * 1024
-"""How much of a window is held to compare it with the last one."""
+"""How many bytes of a window are held to compare it with the last one."""
 
 
 class Writer:
@@ -44,7 +44,7 @@ class Writer:
         channel: Channel[Item],
         prepare: Callable[[], Awaitable[None]],
     ) -> None:
-        """``prepare`` is called where only the rows can tell whether something is to be written."""
+        """``prepare`` is called once the rows have shown that something must be written."""
         self._context = context
         self._plan = plan
         self._spec = spec
@@ -55,14 +55,14 @@ class Writer:
         self._prepare = prepare
 
     async def run(self) -> None:
-        """Everything from the first batch to the finish. A load that fails is left unfinished, which undoes it."""
+        """Write everything from the first batch to the finish. A load that fails stays unfinished, which undoes it."""
         context = self._context
-        repeats = may_repeat(self._plan, context.checkpoint)
-        first, empty, digest = await self._whole_window() if repeats else (*await self._first_items(), None)
+        repeat = may_repeat(self._plan, context.checkpoint)
+        first, empty, digest = await self._whole_window() if repeat else (*await self._first_items(), None)
         if digest is not None and digest == context.checkpoint.window_digest:
             self._pass_over(first)
             return
-        if repeats:
+        if repeat:
             await self._prepare()
         before = await self._check_shrink(empty=empty)
         spec, begun = await self._begin()
@@ -86,7 +86,7 @@ class Writer:
             )
 
     async def _whole_window(self) -> tuple[list[Item], bool, str | None]:
-        """All of a small window, and its digest; what there is of one that turns out to be large, without."""
+        """All of a small window, with its digest; or the start of a large one, without."""
         items: list[Item] = []
         size = 0
         while size <= _WINDOW_BYTES:
@@ -100,7 +100,7 @@ class Writer:
         return items, False, None
 
     def _pass_over(self, items: list[Item]) -> None:
-        """The target holds these rows: they were written by the scan before, and are the same to the last bit."""
+        """Skip these rows: the last scan has written them, the same to the last bit."""
         counters = self._context.counters
         for item in items:
             if item.batch is not None:
@@ -109,7 +109,7 @@ class Writer:
         counters.slices = len(self._plan.slices)
 
     async def _first_items(self) -> tuple[list[Item], bool]:
-        """What comes up to the first batch, and whether the source has proved that there is none."""
+        """The items up to the first batch, and whether the source has proved that there are no rows."""
         items: list[Item] = []
         while not (items and items[-1].kind == "batch"):
             try:
@@ -119,7 +119,7 @@ class Writer:
         return items, False
 
     async def _check_shrink(self, *, empty: bool) -> int:
-        """Rows in the target before a replacing scan; stops one that would empty it by mistake."""
+        """The target's rows before a replacing scan. Stops a scan that would empty the table by mistake."""
         context, plan = self._context, self._plan
         if not context.table.replaces:
             return 0
@@ -132,7 +132,7 @@ class Writer:
         return before
 
     async def _check_arrived(self, writer: TableWriter, before: int) -> None:
-        """Before anything is switched: what was counted has come, and what was sent is there."""
+        """Check before a switch: all counted rows have come, and all sent rows are there."""
         context, table = self._context, self._context.table
         warning = guard.check_arrived(self._plan, context.counters.rows)
         if warning:
@@ -143,20 +143,20 @@ class Writer:
             guard.check_shadow(held, context.counters.kept, table=table.to)
 
     async def _begin(self) -> tuple[WriteSpec, FencedCheckpoint | None]:
-        """What the target is asked to load, and what it is to save with the pre-action."""
+        """The spec of the load, and the checkpoint that the target saves with the pre-action."""
         begun = await self._commits.begin(await self._begin_refresh())
         refresh = self._context.checkpoint.refresh
         return dataclasses.replace(self._spec, refresh=refresh, prove=self._commits.prove), begun
 
     async def _begin_refresh(self) -> FencedCheckpoint | None:
-        """For a pre-action that readers see: the note that it has begun, so a crash cannot repeat it."""
+        """For a pre-action that readers see: a checkpoint that says it has begun, so that a crash cannot repeat it."""
         context = self._context
         pre_action = context.table.pre_action
         if pre_action not in (PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE):
             return None
         refresh = context.checkpoint.refresh
         if refresh is None or refresh.pre_action != str(pre_action):
-            # What another refresh has left half-loaded is no archive, nor is a table that is not there.
+            # A half-loaded table of another refresh is not an archive; nor is a missing table.
             half_loaded = refresh is not None and context.state_in_target
             archives = (
                 pre_action is PreAction.RENAME_AND_CREATE
@@ -168,7 +168,7 @@ class Writer:
         return context.fenced(context.checkpoint)
 
     async def _write_all(self, writer: TableWriter, commits: SliceCommits, first: list[Item]) -> None:
-        """Every slice, with the commits beside; a commit under way ends before an error is raised."""
+        """Write every slice, with the commits beside it; a running commit ends before an error is raised."""
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
             try:
@@ -178,7 +178,7 @@ class Writer:
         try:
             await commits.settle()
         except Exception as error:
-            failure = error  # what comes after a commit that failed fails because of it
+            failure = error  # errors after a failed commit are only its consequences
         if failure is not None:
             raise failure
 
@@ -213,7 +213,7 @@ class Writer:
                         return
 
     async def _pauses(self, commits: SliceCommits) -> bool:
-        """Between two slices: whether the scan is to stop here. A long one lets others go first."""
+        """Whether the scan stops here, between two slices. A long scan lets others go first."""
         context = self._context
         if context.stop.requested:
             await commits.settle()
@@ -240,13 +240,13 @@ class Writer:
         now = time.monotonic()
         if now - self._shown >= _PROGRESS_SECONDS:
             self._shown = now
-            context.tell_scan(events.RowsMoved, progress=context.progress())
+            context.emit_scan(events.RowsMoved, progress=context.progress())
 
     async def _remember_target(self) -> None:
-        """Which table the rows are in, where that has changed: it was made, or replaced."""
+        """The identity of the target's table, if the scan has made or replaced it."""
         context = self._context
         if context.found is None or (context.found.exists and context.found.identity is None):
-            return  # nobody can tell
+            return  # the target cannot tell
         found = await context.target.inspect(context.table.to)
         if found is None or found.identity in (None, context.checkpoint.target):
             return

@@ -151,7 +151,7 @@ class Cutting(Limited):
 async def test_rows_that_are_there_and_do_not_come_are_not_passed_over(
     warehouse: Warehouse, app: Database, table: retl.Table | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retl.engine.run._PATIENCE", 0.0)
+    monkeypatch.setattr("retl.engine.run._RETRY_SECONDS", 0.0)
     monkeypatch.setattr("retl.engine.reader.backoff", lambda attempt, most: 0.0)
     source = Cutting(warehouse, 9)
     job = pipeline(source, app, table)

@@ -72,7 +72,7 @@ class Notes:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan that fails is not tried again."""
     patch_backoff(monkeypatch, 0.0)
-    monkeypatch.setattr("retl.engine.run._PATIENCE", 0.0)
+    monkeypatch.setattr("retl.engine.run._RETRY_SECONDS", 0.0)
 
 
 @pytest.fixture

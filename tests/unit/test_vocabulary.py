@@ -86,7 +86,6 @@ NOT_YET = (
     "connectors/rows/",
     "connectors/sql/",
     "connectors/sqlite/",
-    "engine/",
     "testing/",
 )
 
