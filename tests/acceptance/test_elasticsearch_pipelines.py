@@ -481,7 +481,7 @@ def test_a_server_that_is_not_there(desk: Desk) -> None:
         ('cursor = "att"', "did you mean 'at'?"),
         ('rename = { city = "town" }', "documents travel as they are"),
         ('expressions = { city = "upper(city)" }', "Elasticsearch computes no columns"),
-        ('where = "{city}"', "where is no JSON"),
+        ('where = "{city}"', "where is not valid JSON"),
     ],
 )
 def test_words_that_make_no_sense_are_said_in_one_line(desk: Desk, more: str, message: str) -> None:

@@ -38,7 +38,7 @@ def values(column: pa.Field, array: pa.Array) -> tuple[list[Any], list[tuple[lis
 def test_text_that_is_no_json_cannot_break_out_of_its_field(text: str) -> None:
     found, refused = values(field("v", pa.string(), json=True), pa.array(['{"a": 1}', text, "[2]"]))
     assert found == [{"a": 1}, [2]]
-    assert refused == [([1], "the text is no JSON")]
+    assert refused == [([1], "the text is not JSON")]
 
 
 def test_numbers_as_sql_writes_them() -> None:
@@ -52,7 +52,7 @@ def test_numbers_as_sql_writes_them() -> None:
 
 def test_truth_values_that_are_none() -> None:
     found, refused = values(field("v", pa.bool_()), pa.array(["1", "maybe", "false"]))
-    assert (found, refused) == ([True, False], [([1], "the text is no truth value")])
+    assert (found, refused) == ([True, False], [([1], "the text is not a boolean")])
 
 
 def test_zones_have_minutes() -> None:

@@ -101,8 +101,8 @@ def test_words_of_sql_are_refused_with_those_of_lucene(where: str, instead: str)
         ('{"term": {"stats": 1}}', "no field 'stats'; did you mean 'status'?"),
         ('{"bool": {"filter": [{"match": {"nope": 1}}]}}', "no field 'nope'"),
         ('{"term": {"parts.a": 1}}', "lies in the nested field 'parts'"),
-        ('{"term": ', "where is no JSON"),
-        ('{"a":' * 5000, "where is no JSON"),
+        ('{"term": ', "where is not valid JSON"),
+        ('{"a":' * 5000, "where is not valid JSON"),
     ],
 )
 def test_what_would_match_nothing_or_anything_is_refused(where: str, why: str) -> None:

@@ -128,7 +128,7 @@ async def _known(client: Client, name: str, kind: Kind, indices: tuple[str, ...]
 
 
 async def _written(client: Client, alias: str, indices: tuple[str, ...]) -> str:
-    """The index that an alias writes to; empty where there is none."""
+    """The index that an alias writes to; empty without one."""
     if len(indices) == 1:
         return indices[0]
     found = await client.call("GET", f"/_alias/{quoted(alias)}")

@@ -1,7 +1,7 @@
 """The line to a cluster: one client for Elasticsearch 8 and 9 and for OpenSearch. Bodies stay bytes.
 
-The only module that touches the client library. It sends nothing twice: whoever asks
-knows what may be asked twice. A node that cannot be reached has been sent nothing, so the next one is asked.
+The only module that touches the client library. It sends nothing twice: callers
+know what may be asked twice. A node that cannot be reached has been sent nothing, so the next one is asked.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Answer(NamedTuple):
     body: bytes
 
     def json(self) -> Any:
-        """The body, decoded. Raises ``ConnectionFailed`` where it is none of a search server, or has no end to speak of."""
+        """The body, decoded. Raises ``ConnectionFailed`` where it does not come from a search server, or is too long."""
         if len(self.body) > _MOST_DECODED:
             raise too_large("the server", _MOST_DECODED)
         try:
@@ -262,7 +262,7 @@ class _PlainNode(AiohttpHttpNode):
         received = HttpHeaders(answer.headers)
         received["x-elastic-product"] = "Elasticsearch"
         received["content-type"] = _JSON
-        received.pop("warning", None)  # said of our requests to us, not to whoever runs a pipeline
+        received.pop("warning", None)  # about our own requests, which no user has written
         meta = elastic_transport.ApiResponseMeta(answer.status, "1.1", received, time.monotonic() - began, self.config)
         return _Received(meta, body)
 
@@ -302,7 +302,7 @@ def _cloud(cloud_id: str) -> Node:
     except ValueError:
         host, port = "", 0
     if not host:
-        raise ConfigError("cloud_id is none.", remedy="copy it from the deployment's page.")
+        raise ConfigError("cloud_id is not valid.", remedy="copy it from the deployment's page.")
     return Node("https", host, port)
 
 

@@ -1,4 +1,4 @@
-"""What an error of the server, or of the line to it, means to whoever runs a pipeline."""
+"""Errors of the server, and of the connection to it, as errors of retl."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def server_error(status: int, body: bytes, role: Role, place: str) -> RetlError:
 
 
 def moved(address: str, place: str) -> ConfigError:
-    """A redirect: documents and logins go to nobody but whom the user has named."""
+    """A redirect: documents and logins go only to the address that the user has named."""
     where = f" to {_short(address)}" if address else ""
     return ConfigError(
         f"{place} does not answer itself but redirects{where}.",
@@ -159,7 +159,7 @@ def too_large(place: str, most: int) -> ConnectionFailed:
 
 
 def unexpected(body: bytes, place: str = "the server") -> ConnectionFailed:
-    """An answer that is none of Elasticsearch: a proxy's page, a login form."""
+    """An answer that does not come from Elasticsearch: a proxy's page, a login form."""
     return ConnectionFailed(
         f"{place} does not answer as Elasticsearch does: {body[:100].decode('utf-8', 'replace')!r}.",
         remedy="check the address, and what stands between.",

@@ -152,7 +152,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             fingerprint = self.tls_fingerprint.replace(":", "").strip().lower()
             if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
                 raise ConfigError(
-                    "tls_fingerprint is no SHA-256 fingerprint.",
+                    "tls_fingerprint is not a SHA-256 fingerprint.",
                     remedy="it has 64 hexadecimal digits: openssl x509 -fingerprint -sha256 -noout -in http_ca.crt.",
                 )
         nodes = tuple(_node(part) for part in parts)
@@ -205,7 +205,7 @@ def _key(given: str) -> str:
     key = given.strip()
     if not key or _CONTROL.search(key):
         raise ConfigError(
-            "api_key is none: it is empty, or holds a line break or another sign that cannot be sent.",
+            "api_key is empty, or holds a line break or another sign that cannot be sent.",
             remedy="copy it as the server shows it: encoded, or id:key.",
         )
     return key
@@ -216,7 +216,7 @@ def _node(address: str) -> Node:
         url = urlsplit(address)
         port = url.port
     except ValueError:
-        raise ConfigError("the url of elasticsearch is no address.", remedy=_HOW) from None
+        raise ConfigError("the url of elasticsearch is not an address.", remedy=_HOW) from None
     # An @ behind the first / is one that ends a login: a part of it would be taken for the host.
     if url.scheme not in _PORTS or not url.hostname or url.query or url.fragment or "@" in url.path:
         raise ConfigError(f"the url {_hidden(address)!r} is not one of elasticsearch.", remedy=_HOW)

@@ -52,7 +52,7 @@ class Server:
         """The id in the answer to that."""
         found = answer["pit_id" if self.opensearch else "id"]
         if not isinstance(found, str):
-            raise TypeError("the id of a point in time is no text")
+            raise TypeError("the id of a point in time is not text")
         return found
 
     def close_pit(self, pit: str) -> tuple[str, dict[str, Any]]:

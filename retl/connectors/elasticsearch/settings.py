@@ -1,7 +1,7 @@
 """Settings of an index that another one is created with, below ``index``.
 
-A list names what is copied. What is not in it may be the server's own, and refused, or mean what nobody here
-knows: it is left out, and ``plan`` says so.
+A list names what is copied. What is not in it may be the server's own, and refused, or mean what retl does not
+know: it is left out, and ``plan`` says so.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def left_out(settings: Mapping[str, Any]) -> list[str]:
     )
 
 
-# Of an index that was made from another one, or that nobody has set.
+# Of an index that was made from another one, or set by the server.
 _QUIET = ("routing.allocation.initial_recovery", "lifecycle.indexing_complete", "lifecycle.origination_date")
 
 

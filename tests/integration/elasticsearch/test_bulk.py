@@ -15,7 +15,7 @@ from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch.connection import Client
 from retl.connectors.elasticsearch.target import loader
 from retl.connectors.elasticsearch.target.encode import Encoder, Lines
-from retl.connectors.elasticsearch.target.loader import Bulk, left_alone
+from retl.connectors.elasticsearch.target.loader import Bulk, keep_existing
 from retl.connectors.elasticsearch.types import document_schema
 from retl.model.errors import ConfigError, ConnectionFailed, TargetBusy, TargetError
 from retl.model.plan import WriteSpec
@@ -157,7 +157,7 @@ async def test_an_item_that_is_refused_is_told_and_the_others_are_taken(standin:
 
 async def test_what_is_there_already_counts_as_unchanged_where_that_is_meant(standin: StandIn) -> None:
     standin.scripts = [judged(lambda number, name: 409 if number % 2 else 200)]
-    async with loop(standin.url, conflict=left_alone) as bulk:
+    async with loop(standin.url, conflict=keep_existing) as bulk:
         await bulk.send(documents(0, 10))
         await bulk.settle()
         assert (bulk.written, bulk.unchanged) == (5, 5)

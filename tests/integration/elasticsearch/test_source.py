@@ -403,7 +403,7 @@ async def test_a_name_that_means_something_else_to_the_server_is_refused(
     elasticsearch_server: SearchServer, name: str
 ) -> None:
     source = Scans(Elasticsearch(elasticsearch_server.url).source())
-    with pytest.raises(ConfigError, match="is no name of an index"):
+    with pytest.raises(ConfigError, match="cannot be the name of an index"):
         await source.plan(documents(name), Checkpoint())
     await source.aclose()
 
@@ -466,7 +466,7 @@ async def test_columns_filter_the_source(elasticsearch_server: SearchServer, pre
 @pytest.mark.parametrize(
     ("words", "error", "match"),
     [
-        ({"where": '{"term": '}, ConfigError, "where is no JSON"),
+        ({"where": '{"term": '}, ConfigError, "where is not valid JSON"),
         ({"where": '{"nonsense": {}}'}, RetlError, "nonsense"),
         ({"columns": ["nn"]}, ConfigError, "nn"),
         ({"rename": {"n": "m"}}, UnsupportedError, "renamed"),

@@ -43,12 +43,12 @@ class SourceIndex:
     runtime: tuple[str, ...]
     """The fields that a search computes."""
     closed: tuple[str, ...]
-    """Indices of the name that are closed, so nobody can read them."""
+    """Indices of the name that are closed and cannot be read."""
     shards: int
     synthetic: bool
     """Whether an index keeps the values of its documents, and not the documents."""
     unnamed: tuple[str, ...]
-    """Fields whose name is no text."""
+    """Fields whose name is not valid text."""
 
     def keeps(self, path: str) -> bool:
         """Whether documents hold a field when they have it."""
@@ -77,7 +77,7 @@ async def find_indices(client: Client, name: str) -> SourceIndex | None:
     """What a name stands for; ``None`` where that is nothing. Raises ``ConfigError`` for what would ask for something else."""
     if any(_OF_THE_SERVER.match(part) for part in name.split(",")):
         raise ConfigError(
-            f"{name!r} is no name of an index, an alias or a data stream.",
+            f"{name!r} cannot be the name of an index, an alias or a data stream.",
             remedy="write one, several with commas, or a pattern such as logs-*; _all stands for every index.",
         )
     params = {"expand_wildcards": "open,closed"}
@@ -98,7 +98,7 @@ def _is_closed(about: Mapping[str, Any]) -> bool:
 
 
 def _check_open(name: str, closed: Sequence[str]) -> None:
-    """A pattern passes closed indices over, and that is told; whoever names one means it."""
+    """A pattern passes over closed indices, with a warning; a closed index that is named by itself is an error."""
     if closed and (closed_by_name := [index for index in closed if not _by_pattern(name, index)]):
         raise ConfigError(
             f"{', '.join(map(repr, closed_by_name[:3]))} of {name!r} is closed, so nobody can read it.",
@@ -158,7 +158,7 @@ def _synthetic(about: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
 
 
 def _named(properties: Mapping[str, Any], unnamed: list[str], prefix: str = "") -> dict[str, Any]:
-    """The fields that have a name which is text: half of a sign can be said to nobody."""
+    """The fields whose name is valid text: a name with half of a sign cannot be sent."""
     found: dict[str, Any] = {}
     for name, spec in properties.items():
         if not is_text(name):
@@ -205,11 +205,11 @@ def stands_for(expression: str, index: str, *, alias: str) -> bool:
 
 
 async def check_whole(client: Client, found: SourceIndex) -> None:
-    """Raise ``ConnectionFailed`` where shards are missing, at once: whoever asks such an index waits a minute for each answer."""
+    """Raise ``ConnectionFailed`` where shards are missing, at once: such an index answers each search after a minute."""
     params = {"level": "indices"}
     answer = await client.request("GET", f"/_cluster/health/{found.path}", params=params, allow=range(400, 600))
     if answer.status >= 300:
-        return  # whoever may not ask finds out by waiting
+        return  # a user who may not ask finds out by waiting
     with understood(client.place):
         indices = answer.json().get("indices") or {}
         red = sorted(name for name, about in indices.items() if about.get("status") == "red" and name in found.indices)
@@ -236,7 +236,7 @@ async def _missing_shards(client: Client, red: Sequence[str]) -> str:
 
 
 async def names(client: Client) -> list[str]:
-    """Everything that has a name, for whoever asks: indices, aliases and data streams, without hidden ones."""
+    """Everything that has a name: indices, aliases and data streams, without hidden ones."""
     indices, others, _ = await _resolved(client)
     return sorted({*indices, *others})
 

@@ -18,7 +18,7 @@ from retl.model.errors import ConfigError
 from retl.model.schema import field
 
 SETTLE = timedelta(seconds=5)
-"""What is shown by searches shows a refresh later than it was written: so much later at least a scan looks at it."""
+"""Searches show a document one refresh after it was written: the least delay before a scan looks at it."""
 _FRACTION = re.compile(r"(\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
 _YEAR_2000 = datetime(2000, 1, 1, tzinfo=UTC)
 _400_YEARS = 146_097 * 86_400

@@ -204,7 +204,7 @@ def _not_indexed(leaf: Leaf, hit: Hit, number: int, rejects: Rejects) -> Any:
     rejects.add(
         number,
         leaf.path,
-        f"holds what is no {field_type(leaf.spec)}{such}; the index ignores it, but a column may not: correct the document, "
+        f"holds a value that is not a valid {field_type(leaf.spec)}{such}; the index ignores it, but a column may not: correct the document, "
         f"leave such documents out with where = '{where}', or leave the field out with exclude",
     )
     return None

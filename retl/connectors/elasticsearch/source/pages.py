@@ -22,7 +22,7 @@ _FIRST_ROWS = 500
 _FIRST_ROWS_UNKNOWN = 50
 _GROWTH = 8
 _SHRINK = 4
-# What an index needs on disk for a document may be so many times less than what it sends.
+# How many times smaller than its answer a document may be on disk.
 _PACKED = 60
 _NOTHING = msgspec.Raw(b"")
 # Every escape of JSON, so that none is taken for one that begins within another; the group is half of a sign.
@@ -154,7 +154,7 @@ def _decoded(body: bytes) -> _Answer:
         hit.mended = True
         if _REPLACED in hit.id or _REPLACED in (hit.routing or ""):
             raise SourceError(
-                f"the _id {hit.id!r} of a document, or its routing, has half of a sign in it, and can be said to nobody.",
+                f"the _id {hit.id!r} of a document, or its routing, has half of a sign in it, and cannot be sent.",
                 remedy="leave the document out with where, or give it another _id at the source.",
             )
         start = _address(hit.source) - _address(whole) if hit.source else 0
@@ -220,7 +220,7 @@ class PageSize:
         self.rows = max(1, min(most, _FIRST_ROWS, int(expected)))
 
     def came(self, rows: int, size: int) -> None:
-        """So many rows were so many bytes."""
+        """Learn from a page of ``rows`` documents and ``size`` bytes."""
         if rows:
             fits = int(PAGE_BYTES * rows / max(size, 1))
             self.rows = max(1, min(self._most, fits, self.rows * _GROWTH))

@@ -125,7 +125,7 @@ def _documents(
             _check_known(word, [name for name in names if not _within(name, known)], known)
     schema = document_schema(cursor.column if cursor else None, _only(table, index))
     decoder = DocumentDecoder(schema, table.columns, table.exclude, hides_vectors=server.hides_vectors)
-    warnings = (*_several(index), *_told(index))
+    warnings = (*_id_warnings(index), *_source_warnings(index))
     if table.columns is not None or table.exclude:
         warnings += (
             "columns and exclude make the server write each document anew: whole documents keep every digit of a number, parts keep 17.",
@@ -199,7 +199,7 @@ def _columns(
         leaves, schema, order, tells_ignored=server.tells_ignored, hides_vectors=server.hides_vectors
     )
     by_id = key == (table.target_name(ID),)
-    warnings = (*(_several(index) if by_id else ()), *_told(index))
+    warnings = (*(_id_warnings(index) if by_id else ()), *_source_warnings(index))
     return Selection(schema, key, by_id, decoder, filters, cursor, warnings, table.cursor in arrays)
 
 
@@ -238,33 +238,35 @@ def _formats(table: TableSpec) -> tuple[tuple[str, ...], bool]:
         raise ConfigError(f"format.nanoseconds is {nanoseconds!r}.", remedy='write "cut", or "keep".')
     arrays = table.format.get("arrays", ())
     if isinstance(arrays, str) or not all(isinstance(name, str) for name in arrays):
-        raise ConfigError("format.arrays is no list of fields.", remedy='write arrays = ["tags"].')
+        raise ConfigError("format.arrays must be a list of fields.", remedy='write arrays = ["tags"].')
     return tuple(arrays), nanoseconds == "cut"
 
 
-def _told(index: SourceIndex) -> tuple[str, ...]:
+def _source_warnings(index: SourceIndex) -> tuple[str, ...]:
     """What documents have lost at the source, and what of it is not read."""
-    told = []
+    warnings = []
     if index.left_out:
-        told.append(
+        warnings.append(
             f"the mapping keeps {'; '.join(index.left_out)} out of _source: documents come without, and what is made of them "
             "neither holds nor finds it."
         )
     if index.closed:
-        told.append(
+        warnings.append(
             f"closed indices are not read: {', '.join(index.closed[:10])}{' ...' if index.closed[10:] else ''}."
         )
     if index.unnamed:
-        told.append(f"fields whose name has half of a sign are not in the mapping that is copied: {index.unnamed[0]}.")
+        warnings.append(
+            f"fields whose name has half of a sign are not in the mapping that is copied: {index.unnamed[0]}."
+        )
     if index.synthetic:
-        told.append(
+        warnings.append(
             "the index keeps no documents (synthetic _source): the server makes them anew from their values, so the order of "
             "fields, and of the values of an array, may be another one than it was."
         )
-    return tuple(told)
+    return tuple(warnings)
 
 
-def _several(index: SourceIndex) -> tuple[str, ...]:
+def _id_warnings(index: SourceIndex) -> tuple[str, ...]:
     """What reading several indices as one means for their ids."""
     if len(index.indices) == 1 or all(name.startswith(".ds-") for name in index.indices):
         return ()

@@ -19,7 +19,7 @@ from retl.connectors.rows.text import unprintable_times
 from retl.model.schema import is_json
 
 _MOST_SHOWN = 100
-_MISFIT = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError)
+_CONVERSION_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError)
 
 
 class Rejects:
@@ -83,7 +83,7 @@ def typed(values: Sequence[Any], leaf: Leaf, rejects: Rejects) -> pa.Array:
         return _times(values, leaf, rejects)
     try:
         return _plain(values, leaf)
-    except _MISFIT:
+    except _CONVERSION_ERRORS:
         return _one_by_one(values, leaf, rejects, _plain)
 
 
@@ -99,7 +99,7 @@ def _plain(values: Sequence[Any], leaf: Leaf) -> pa.Array:
 def _times(values: Sequence[Any], leaf: Leaf, rejects: Rejects) -> pa.Array:
     try:
         found = _as_times(values, leaf)
-    except _MISFIT:
+    except _CONVERSION_ERRORS:
         found = _one_by_one(values, leaf, rejects, _as_times)
     return _of_our_years(found, leaf, rejects)
 
@@ -129,7 +129,7 @@ def _one_by_one(
     for number, value in enumerate(values):
         try:
             pieces.append(convert([value], leaf))
-        except _MISFIT:
+        except _CONVERSION_ERRORS:
             rejects.add(number, leaf.path, f"holds {shown(value)}, which {_reach(leaf.column.type)}")
             pieces.append(pa.nulls(1, leaf.column.type))
     return pa.concat_arrays(pieces)

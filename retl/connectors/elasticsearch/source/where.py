@@ -112,7 +112,7 @@ def filters_of(where: str | None, fields: Fields) -> list[dict[str, Any]]:
         query = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ConfigError(
-            f"where is no JSON: {error}.",
+            f"where is not valid JSON: {error}.",
             remedy='write a query, such as {"term": {"status": "paid"}}, or plain words: status:paid.',
         ) from None
     for problem in _problems(query, fields, ""):

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.target.encode import Lines
-from retl.connectors.elasticsearch.target.loader import Bulk, Rows, taken_by_others
+from retl.connectors.elasticsearch.target.loader import Bulk, Rows, fail_on_conflict
 from retl.connectors.elasticsearch.target.plan import PreparedLoad
 from retl.connectors.elasticsearch.types import ROUTING
 from retl.connectors.rows.keys import repeated_key
@@ -59,7 +59,7 @@ class Conflicts:
             if not len(again):
                 return
             lines = lines.take(again)
-        await taken_by_others(bulk, lines, np.arange(len(lines)))
+        await fail_on_conflict(bulk, lines, np.arange(len(lines)))
 
     def _newest(self, lines: Lines) -> list[int]:
         """The rows of which this slice has not sent a newer one."""

@@ -38,7 +38,7 @@ _VERSION = b',"version_type":"external_gte","version":'
 
 
 @dataclass(frozen=True)
-class Refused:
+class RejectedRows:
     """Rows of a batch that cannot be written as they are."""
 
     rows: pa.RecordBatch
@@ -131,17 +131,17 @@ class Encoder:
         self._series = secrets.token_hex(8)
         self._made = self._kept = 0
 
-    def __call__(self, batch: pa.RecordBatch) -> tuple[Lines, list[Refused]]:
+    def __call__(self, batch: pa.RecordBatch) -> tuple[Lines, list[RejectedRows]]:
         """The lines of the rows that can be written, and the rows that cannot."""
-        ids, unfit = self._ids(batch)
+        ids, invalid = self._ids(batch)
         bodies, more = self._documents(batch)
-        refused = [Refused(batch.filter(mask), reason, column) for mask, reason, column in (*unfit, *more)]
+        rejected = [RejectedRows(batch.filter(mask), reason, column) for mask, reason, column in (*invalid, *more)]
         versions = self._versions(batch)
         lines = Lines.of(batch, ids, self._items(batch, ids, versions, bodies), versions)
-        if not refused:
-            return lines, refused
-        keep = keep_mask([mask for mask, _, _ in (*unfit, *more)])
-        return lines.take(np.flatnonzero(keep)), refused
+        if not rejected:
+            return lines, rejected
+        keep = keep_mask([mask for mask, _, _ in (*invalid, *more)])
+        return lines.take(np.flatnonzero(keep)), rejected
 
     @property
     def makes_ids(self) -> bool:
@@ -163,12 +163,12 @@ class Encoder:
             self._made += batch.num_rows
             return pc.binary_join_element_wise(self._series, numbers, "-"), []
         texts: list[pa.Array] = []
-        unfit: list[tuple[pa.Array, str, str]] = []
+        invalid: list[tuple[pa.Array, str, str]] = []
         for name in self._key:
             text, wrong = plain_text(batch.column(name), self._schema.field(name).type)
-            unfit += [(mask, reason, name) for mask, reason in wrong]
+            invalid += [(mask, reason, name) for mask, reason in wrong]
             if batch.column(name).null_count:
-                unfit.append((batch.column(name).is_null(), "the key is NULL", name))
+                invalid.append((batch.column(name).is_null(), "the key is NULL", name))
             texts.append(text)
         if len(texts) == 1:
             ids = texts[0]
@@ -181,23 +181,23 @@ class Encoder:
             (pc.equal(length, 0), "the _id is empty"),
         ):
             if pc.any(mask).as_py():
-                unfit.append((mask.fill_null(False), reason, self._key[0] if len(self._key) == 1 else ID))
-        return ids.fill_null(""), unfit
+                invalid.append((mask.fill_null(False), reason, self._key[0] if len(self._key) == 1 else ID))
+        return ids.fill_null(""), invalid
 
     def _documents(self, batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[pa.Array, str, str]]]:
         if self._whole:
             source = batch.column(SOURCE)
             missing = [(source.is_null(), "the document has no _source", SOURCE)] if source.null_count else []
             return one_line(source.cast(pa.binary())), missing
-        unfit: list[tuple[pa.Array, str, str]] = []
+        invalid: list[tuple[pa.Array, str, str]] = []
         parts: list[object] = []
         for name in self._columns:
             values, wrong = json_values(batch.column(name), self._schema.field(name))
-            unfit += [(mask, reason, name) for mask, reason in wrong]
+            invalid += [(mask, reason, name) for mask, reason in wrong]
             parts += [_bytes(("," if parts else "{") + _json(name) + ":"), values]
         if not parts:
-            return pa.array([b"{}"] * batch.num_rows, pa.binary()), unfit
-        return pc.binary_join_element_wise(*parts, _bytes("}"), _NOTHING), unfit
+            return pa.array([b"{}"] * batch.num_rows, pa.binary()), invalid
+        return pc.binary_join_element_wise(*parts, _bytes("}"), _NOTHING), invalid
 
     def _versions(self, batch: pa.RecordBatch) -> pa.Array:
         none = pa.nulls(batch.num_rows, pa.int64())

@@ -15,7 +15,7 @@ import msgspec
 from retl.connectors.elasticsearch.errors import refusal, server_error
 from retl.model.errors import RetlError, TargetError
 
-Verdict = Literal["written", "dropped", "conflict", "again", "refused"]
+Verdict = Literal["written", "dropped", "conflict", "again", "rejected"]
 
 _TOO_FAR = ' (a field of type date takes it: let retl create the index anew with times = "date")'
 _OF_FIELD = re.compile(r"(?:failed to parse field|dynamic introduction of|object mapping for) \[([^\]]+)\]")
@@ -32,10 +32,10 @@ _REASONS_OF_DOCUMENT = re.compile(
     r"|^unable to (convert|parse)|^field \[.*\] (not present|doesn't exist|is null|of type|already exists|does not)|^Provided Grok"
     r"|^cannot (resolve|convert|set|add|remove)|^(error parsing|failed to parse|unable to find match)"
 )
-# Where in a document, and in which: two documents that are refused for one reason differ in this only.
+# Where in a document, and in which: two documents that are rejected for one reason differ in this only.
 _PLACE = re.compile(r"^\[\d+:\d+\] |(in document )?with id '.*?'|\[_doc\]\[[^\]]*\]")
 _ONE_FIELD = 3
-"""So many documents that are refused for one field, and none that is taken, are not to blame for it."""
+"""From this number on, documents that are all rejected for one field are not the cause."""
 
 
 class Item(msgspec.Struct, gc=False, rename={"index": "_index", "id": "_id"}):
@@ -49,7 +49,7 @@ class Item(msgspec.Struct, gc=False, rename={"index": "_index", "id": "_id"}):
     error: Any = None
 
 
-class Refused(NamedTuple):
+class RejectedItem(NamedTuple):
     """A document that is not taken, and never will be."""
 
     kinds: tuple[str, ...]
@@ -74,7 +74,7 @@ def judge(item: Item, place: str) -> Verdict:
     if item.status == 409 and (not kinds or "version_conflict_engine_exception" in kinds):
         return "conflict"
     if _is_of_document(item):
-        return "refused"
+        return "rejected"
     if item.status == 429 or item.status >= 500:
         return "again"
     raise not_of_documents(item.status, item.error, place)
@@ -82,7 +82,7 @@ def judge(item: Item, place: str) -> Verdict:
 
 def _judge_taken(item: Item, place: str) -> Verdict:
     if item.failure_store == "used":
-        return "refused"
+        return "rejected"
     if item.result == "noop":
         return "dropped"
     if item.result in ("created", "updated") or not (item.result or item.index):
@@ -103,17 +103,19 @@ def _is_of_document(item: Item) -> bool:
     return found.kinds[0] in _OF_DOCUMENT or bool(by_reason)
 
 
-def refused(item: Item) -> Refused:
-    """Why a document was refused."""
+def rejection(item: Item) -> RejectedItem:
+    """Why a document was rejected."""
     if item.failure_store == "used":
-        return Refused((), "the server could not index it and put it into the failure store of the data stream", "")
+        return RejectedItem(
+            (), "the server could not index it and put it into the failure store of the data stream", ""
+        )
     said = refusal(item.error)
     found = _OF_FIELD.search(said.reason)
     remedy = _TOO_FAR if "nanosecond resolution" in said.reason else ""
-    return Refused(said.kinds, f"{said.reason}{remedy}", found[1] if found else "")
+    return RejectedItem(said.kinds, f"{said.reason}{remedy}", found[1] if found else "")
 
 
-def check_some_taken(some: Sequence[Refused], number: int, place: str) -> None:
+def check_some_taken(some: Sequence[RejectedItem], number: int, place: str) -> None:
     """Raise where all ``number`` documents of a request are refused for one reason: it is not theirs."""
     if len(some) < number or number < 2:
         return

@@ -20,11 +20,11 @@ from retl.connectors.elasticsearch.errors import server_error, unexpected
 from retl.connectors.elasticsearch.target.encode import Lines
 from retl.connectors.elasticsearch.target.items import (
     Item,
-    Refused,
+    RejectedItem,
     check_some_taken,
     elsewhere,
     judge,
-    refused,
+    rejection,
     renamed,
 )
 from retl.connectors.net.retry import RetryBudget
@@ -39,7 +39,7 @@ _TRIES = 4
 """How often a request is sent whose answer never comes."""
 _STOP_SECONDS = 2.0
 Rows = np.ndarray[Any, np.dtype[np.int64]]
-Refuse = Callable[[Lines, int, str, str], None]
+Reject = Callable[[Lines, int, str, str], None]
 """Told of an item that will never be taken: lines, its number, reason and field."""
 Prove = Callable[[], Awaitable[None]]
 """Asked before each request, also before one that is sent again: raises where nothing may be sent any more."""
@@ -67,17 +67,17 @@ class _Judged:
     again: list[int] = field(default_factory=list)
     reason: RetlError | None = None
     conflicts: list[int] = field(default_factory=list)
-    refused: list[tuple[int, Refused]] = field(default_factory=list)
+    rejected: list[tuple[int, RejectedItem]] = field(default_factory=list)
     elsewhere: set[str] = field(default_factory=set)
 
 
-async def left_alone(bulk: Bulk, lines: Lines, rows: Rows) -> None:
+async def keep_existing(bulk: Bulk, lines: Lines, rows: Rows) -> None:
     """What is there stays as it is."""
     bulk.unchanged += rows.size
 
 
-async def taken_by_others(bulk: Bulk, lines: Lines, rows: Rows) -> None:
-    """Nobody else is to change them."""
+async def fail_on_conflict(bulk: Bulk, lines: Lines, rows: Rows) -> None:
+    """Nobody else may change them."""
     raise TargetBusy(f"somebody else changes the same documents at {bulk.place}.", remedy="the scan is tried again.")
 
 
@@ -93,10 +93,10 @@ class Bulk:
         client: Client,
         path: str,
         params: Mapping[str, Any],
-        refuse: Refuse,
+        reject: Reject,
         *,
         writers: int,
-        conflict: Conflict = taken_by_others,
+        conflict: Conflict = fail_on_conflict,
         indices: Collection[str] = (),
         elsewhere: Elsewhere | None = None,
         renames: bool = False,
@@ -107,7 +107,7 @@ class Bulk:
         self._path = path
         wanted = ["errors", *(f"items.*.{name}" for name in (*_FIELDS, *(["_id"] if renames else [])))]
         self._params = {**params, "filter_path": ",".join(wanted)}
-        self._refuse = refuse
+        self._reject = reject
         self._prove = prove
         self._writers = writers
         self._conflict = conflict
@@ -232,7 +232,7 @@ class Bulk:
 
     def _too_large(self, lines: Lines, rows: Rows, size: int) -> tuple[Rows, RetlError | None]:
         if rows.size == 1:
-            self._refuse(
+            self._reject(
                 lines, int(rows[0]), "the document is larger than the server takes (http.max_content_length)", ""
             )
             return rows[:0], None
@@ -277,8 +277,8 @@ class Bulk:
             if item.status == 404 and self._is_elsewhere(item):  # and was refused there
                 raise elsewhere(self._path, [item.index], self.place)
             verdict = judge(item, self.place)
-            if verdict == "refused":
-                judged.refused.append((number, refused(item)))
+            if verdict == "rejected":
+                judged.rejected.append((number, rejection(item)))
             elif verdict == "conflict":
                 judged.conflicts.append(number)
             elif verdict == "again":
@@ -288,9 +288,9 @@ class Bulk:
                 self.dropped += 1
             else:
                 self._count(lines, number, item, judged)
-        check_some_taken([why for _, why in judged.refused], rows.size, self.place)
-        for number, why in judged.refused:
-            self._refuse(lines, number, why.text, why.column)
+        check_some_taken([why for _, why in judged.rejected], rows.size, self.place)
+        for number, why in judged.rejected:
+            self._reject(lines, number, why.text, why.column)
 
     def _count(self, lines: Lines, number: int, item: Item, judged: _Judged) -> None:
         if self._renames and item.id != (sent := lines.ids[number].as_py()):

@@ -196,7 +196,7 @@ _AT_ONCE = {"wait_for_active_shards": "0"}
 async def try_out(client: Client, spec: WriteSpec, definition: Definition, columns: tuple[str, ...] = ()) -> None:
     """Raise ``ConfigError`` where no index can be created so, or where ``columns`` cannot be fields of it.
 
-    Nothing is left. Whoever may not create an index beside the table's tries nothing.
+    Nothing is left. Without the right to create an index beside the table's, nothing is tried.
     """
     name = refresh.shadow_name(spec, trial=True)
     mappings = dict(definition.mappings)
@@ -243,7 +243,7 @@ async def check_pipelines(client: Client, name: str, pipelines: tuple[str, ...])
 
 
 async def check_privileges(client: Client, name: str, *wanted: str) -> None:
-    """Who may empty an index, but not fill it again, is told before. Where nobody logs in all is allowed."""
+    """Raise ``ConfigError`` for a user who may empty an index, but not fill it again."""
     body = {"index": [{"names": [name], "privileges": wanted}]}
     answer = await client.request("POST", "/_security/user/_has_privileges", body=body, allow=range(400, 600))
     if answer.status != 200 or (found := answer.json())["has_all_requested"]:

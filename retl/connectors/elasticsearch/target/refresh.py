@@ -2,8 +2,8 @@
 
 A load of a whole new index goes into a shadow, ``retl-<name>-<epoch>-<time>``, whose only
 alias says that it is being loaded. Documents are sent to that alias, and the switch takes it
-off: so does whoever drops what a scan has left behind, and of the two only one can. An index
-without it is none that retl may drop, whatever its name.
+off: so does the scan that drops what another one has left behind, and only one of them can. retl
+may not drop an index without it, whatever its name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from retl.model.plan import WriteSpec
 
 
 def unwatched(definition: Definition) -> Definition:
-    """The definition of an index that is loaded while nobody looks: no copies, no refresh, hidden from patterns."""
+    """The definition of an index that is loaded before anybody sees it: no copies, no refresh, hidden from patterns."""
     settings = {name: value for name, value in definition.settings.items() if name != "auto_expand_replicas"}
     return Definition(
         definition.mappings, {**settings, "number_of_replicas": 0, "refresh_interval": "-1", "hidden": True}
@@ -67,7 +67,9 @@ async def create(
         "PUT", f"/{quoted(index)}", params=params, body=definition.body(), allow=(400, *allow)
     )
     if answer.status == 400:
-        raise unfit(f"the target cannot have an index {shown_as or index!r} as it would be created", answer.body)
+        raise rejected_definition(
+            f"the target cannot have an index {shown_as or index!r} as it would be created", answer.body
+        )
 
 
 async def extend(client: Client, index: str, added: Mapping[str, Any]) -> None:
@@ -75,10 +77,10 @@ async def extend(client: Client, index: str, added: Mapping[str, Any]) -> None:
     if added:
         answer = await client.request("PUT", f"/{quoted(index)}/_mapping", body=dict(added), allow=(400,))
         if answer.status == 400:
-            raise unfit(f"the mapping of {index!r} in the target cannot be extended", answer.body)
+            raise rejected_definition(f"the mapping of {index!r} in the target cannot be extended", answer.body)
 
 
-def unfit(what: str, body: bytes) -> ConfigError:
+def rejected_definition(what: str, body: bytes) -> ConfigError:
     """The server does not take a mapping or settings, for the reason in its answer."""
     reason = refusal(body).reason
     remedy = (
@@ -171,14 +173,14 @@ async def drop_leftovers(client: Client, name: str, pipeline: str) -> None:
 async def create_shadow(client: Client, name: str, shadow: str, definition: Definition) -> None:
     own = Definition(definition.mappings, definition.settings, {loading_alias(shadow): {"is_hidden": True}})
     await create(client, shadow, own, shown_as=name)
-    # Of a template: nobody is to see what is loaded, which is empty yet.
+    # Aliases of a template go: readers must not see the shadow, which is still empty.
     await make_alike(client, shadow, own)
 
 
 async def drop_shadow(client: Client, shadow: str) -> None:
     """Drop a shadow, unless it has been switched in, of which the answer may have been lost."""
     # First what a switch needs: one that is on its way can no longer succeed, or has done so already. In the same step
-    # the shadow is marked, so that whoever dies before the next line leaves what the next scan knows to be a shadow.
+    # the shadow is marked, so that after a crash before the next line the next scan knows the shadow.
     actions = [
         {"remove": {"index": shadow, "alias": loading_alias(shadow), "must_exist": True}},
         {"add": {"index": shadow, "alias": dropped_alias(shadow), "is_hidden": True}},
@@ -200,7 +202,7 @@ async def settle(client: Client, shadow: str, definition: Definition) -> None:
 async def _copied(client: Client, index: str) -> None:
     """Wait for the copies that the cluster has nodes for, but no longer than an answer may take.
 
-    Whoever read the old index was safe from the loss of a node, and is to stay so.
+    Readers of the old index were safe from the loss of a node, and stay so.
     """
     path = f"/_cluster/health/{quoted(index)}"
     answer = await client.request("GET", path, allow=(403,))

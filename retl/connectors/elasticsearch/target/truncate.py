@@ -34,7 +34,7 @@ async def recreate(
     await preflight.try_out(client, spec, definition, columns)
     await preflight.check_creatable(client, existing.written, again=True)
     note = _note_name(existing.name)
-    # Whoever could not see the note could not go on by it after a crash.
+    # A user who cannot see the note could not go on by it after a crash.
     await client.request("GET", f"/{quoted(note)}/_mapping", allow=(404,))
     await refresh.drop(client, note)
     about = {"index": existing.written, "body": msgspec.json.encode(definition.body()).decode()}
@@ -48,7 +48,7 @@ async def recreate(
 async def recover(client: Client, name: str) -> None:
     """Create what a crash has left deleted."""
     note = _note_name(name)
-    # Whoever may not see such a note has not made one.
+    # A user who may not see such a note has not made one.
     answer = await client.request("GET", f"/{quoted(note)}/_mapping", allow=(403, 404))
     if answer.status != 200:
         return
@@ -95,7 +95,7 @@ def _gone(written: str, name: str) -> str:
 
 
 async def delete_documents(client: Client, name: str) -> None:
-    """Delete every document, also those that somebody changes meanwhile."""
+    """Delete every document, also those that somebody changes in between."""
     params = {"conflicts": "proceed", "wait_for_completion": "false", "slices": "auto"}
     for _ in range(5):
         # Also what nobody sees yet. Without the right to refresh it could be left behind, or be taken for another writer's.

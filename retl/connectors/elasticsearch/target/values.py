@@ -6,8 +6,8 @@ The rules:
 * Numbers are JSON numbers with all their digits, decimals too; truth values are ``true`` and ``false``.
 * Times are ISO 8601 to their last digit, in UTC with ``Z`` where they have a zone; dates and times of day likewise.
 * Bytes are base64. JSON columns and nested ones are objects and arrays. All else is a string.
-* What JSON has no word for (NaN, an infinite number, a time outside the years 1 to 9999) and text that is
-  no value of its column's type is *unfit*: the caller puts such rows aside.
+* Values that JSON cannot express (NaN, an infinite number, a time outside the years 1 to 9999) and text that
+  does not match its column's type are *invalid*: the caller rejects their rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from retl.connectors.rows.csv import uuid_text
 from retl.connectors.rows.text import to_text, unprintable_times
 from retl.model.schema import is_json
 
-Unfit = list[tuple[pa.Array, str]]
+InvalidValues = list[tuple[pa.Array, str]]
 """Masks of the rows that cannot be written, with the reason."""
 
 _ESCAPES = {**{code: f"\\u{code:04x}" for code in range(0x20)}, 0x08: "\\b", 0x09: "\\t", 0x0A: "\\n", 0x0C: "\\f"}
@@ -37,7 +37,7 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
 _ANY_JSON = msgspec.json.Decoder(msgspec.Raw)
 
 
-def json_values(array: pa.Array, field: pa.Field) -> tuple[pa.Array, Unfit]:
+def json_values(array: pa.Array, field: pa.Field) -> tuple[pa.Array, InvalidValues]:
     """A column as the JSON of its values, bytes without NULLs or line breaks; ``field`` has its logical type."""
     kind = array.type
     if pa.types.is_dictionary(kind):
@@ -48,15 +48,15 @@ def json_values(array: pa.Array, field: pa.Field) -> tuple[pa.Array, Unfit]:
         return _documents(array)
     if pa.types.is_float16(kind):
         array = array.cast(pa.float32())
-    unfit = _unfit(array)
-    for mask, _ in unfit:
+    invalid = _invalid_values(array)
+    for mask, _ in invalid:
         array = pc.if_else(mask, pa.scalar(None, array.type), array)
     if _is_text(kind):
         text, more = _from_text(array.cast(pa.string()), field.type)
-        unfit += more
+        invalid += more
     else:
         text = _from_typed(array)
-    return pc.fill_null(text.cast(pa.binary()), b"null"), unfit
+    return pc.fill_null(text.cast(pa.binary()), b"null"), invalid
 
 
 def json_strings(text: pa.Array) -> pa.Array:
@@ -93,18 +93,18 @@ def base64_text(column: pa.Array) -> pa.Array:
     return pc.if_else(column.is_valid(), encoded, pa.scalar(None, pa.string())) if column.null_count else encoded
 
 
-def plain_text(array: pa.Array, type: pa.DataType) -> tuple[pa.Array, Unfit]:
+def plain_text(array: pa.Array, type: pa.DataType) -> tuple[pa.Array, InvalidValues]:
     """The text by which a value is named in an ``_id``: as in the document, but without quotes."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if _is_text(array.type):
         return _as_time(array.cast(pa.string()), type), []
-    unfit = _unfit(array)
-    for mask, _ in unfit:
+    invalid = _invalid_values(array)
+    for mask, _ in invalid:
         array = pc.if_else(mask, pa.scalar(None, array.type), array)
     if _is_bytes(array.type):
-        return base64_text(array), unfit
-    return _as_time(to_text(array), array.type), unfit
+        return base64_text(array), invalid
+    return _as_time(to_text(array), array.type), invalid
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -120,9 +120,9 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def _unfit(array: pa.Array) -> Unfit:
+def _invalid_values(array: pa.Array) -> InvalidValues:
     """The typed values that JSON, or a reader of ISO 8601, has no word for."""
-    found: Unfit = []
+    found: InvalidValues = []
     if pa.types.is_floating(array.type):
         bad = pc.invert(pc.is_finite(array.cast(pa.float64()) if pa.types.is_float16(array.type) else array))
         if pc.any(bad).as_py():
@@ -142,7 +142,7 @@ def _from_typed(array: pa.Array) -> pa.Array:
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
         return to_text(array)
     if pa.types.is_floating(kind):
-        # A whole number keeps its point, so that whoever guesses types from it guesses right.
+        # A whole number keeps its point, so that a reader that guesses types guesses right.
         return pc.replace_substring_regex(to_text(array), r"^(-?[0-9]+)$", r"\1.0")
     if pa.types.is_duration(kind):
         return array.cast(pa.int64()).cast(pa.string())
@@ -159,18 +159,18 @@ def _as_time(text: pa.Array, kind: pa.DataType) -> pa.Array:
     return pc.replace_substring_regex(text, r"([+-][0-9]{2})$", r"\1:00") if kind.tz is not None else text
 
 
-def _from_text(text: pa.Array, logical: pa.DataType) -> tuple[pa.Array, Unfit]:
+def _from_text(text: pa.Array, logical: pa.DataType) -> tuple[pa.Array, InvalidValues]:
     """Canonical text of a logical type as JSON."""
     if _is_number(logical):
         return _numbers(text, logical)
     if pa.types.is_boolean(logical):
-        return _checked(text, lambda some: some.cast(pa.bool_()).cast(pa.string()), "the text is no truth value")
+        return _checked(text, lambda some: some.cast(pa.bool_()).cast(pa.string()), "the text is not a boolean")
     if _is_bytes(logical):
         return json_strings(base64_text(text.cast(pa.binary()))), []
     return json_strings(_as_time(text, logical)), []
 
 
-def _numbers(text: pa.Array, logical: pa.DataType) -> tuple[pa.Array, Unfit]:
+def _numbers(text: pa.Array, logical: pa.DataType) -> tuple[pa.Array, InvalidValues]:
     good = pc.match_substring_regex(text, _NUMBER)
     if pc.all(good).as_py() is not False:
         return text, []
@@ -179,10 +179,10 @@ def _numbers(text: pa.Array, logical: pa.DataType) -> tuple[pa.Array, Unfit]:
     bad = pc.invert(pc.match_substring_regex(text, _NUMBER)).fill_null(False)
     if not pc.any(bad).as_py():
         return text, []
-    return pc.if_else(bad, pa.scalar(None, text.type), text), [(bad, f"the text is no {logical}")]
+    return pc.if_else(bad, pa.scalar(None, text.type), text), [(bad, f"the text is not a {logical}")]
 
 
-def _checked(array: pa.Array, convert: Callable[[pa.Array], pa.Array], reason: str) -> tuple[pa.Array, Unfit]:
+def _checked(array: pa.Array, convert: Callable[[pa.Array], pa.Array], reason: str) -> tuple[pa.Array, InvalidValues]:
     """A conversion of a whole column; where that fails, of each value by itself."""
     try:
         return convert(array), []
@@ -199,7 +199,7 @@ def _checked(array: pa.Array, convert: Callable[[pa.Array], pa.Array], reason: s
     return pa.array(texts, pa.string()), [(pa.array(wrong), reason)]
 
 
-def _documents(array: pa.Array) -> tuple[pa.Array, Unfit]:
+def _documents(array: pa.Array) -> tuple[pa.Array, InvalidValues]:
     """JSON text, proved to be JSON, or nested values. One that is not could break out of its field."""
     nested = pa.types.is_nested(array.type)
     values, wrong = [], []
@@ -214,7 +214,7 @@ def _documents(array: pa.Array) -> tuple[pa.Array, Unfit]:
             bad = True
         values.append(encoded)
         wrong.append(bad)
-    reason = "the value has no form in JSON" if nested else "the text is no JSON"
+    reason = "the value has no form in JSON" if nested else "the text is not JSON"
     return one_line(pa.array(values, pa.binary())), [(pa.array(wrong), reason)] if any(wrong) else []
 
 

@@ -23,7 +23,7 @@ from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.connectors.elasticsearch.target import refresh
 from retl.connectors.elasticsearch.target.conflicts import Conflicts, Duplicates, stored
 from retl.connectors.elasticsearch.target.encode import Encoder, Lines
-from retl.connectors.elasticsearch.target.loader import Bulk, Conflict, left_alone, taken_by_others
+from retl.connectors.elasticsearch.target.loader import Bulk, Conflict, fail_on_conflict, keep_existing
 from retl.connectors.elasticsearch.target.plan import PreparedLoad
 from retl.connectors.elasticsearch.types import ID, ROUTING, SOURCE, holds_documents
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, plain_rows
@@ -34,9 +34,10 @@ from retl.state.memory import lease_lost
 from retl.threads import shielded
 
 _SMALL = 64 * 1024
-"""Up to so many bytes a batch is encoded faster than a thread is asked to do it."""
+"""Below this size, encoding inline beats a thread hop."""
 _LOOKED_UP = 5_000
-_PROOF_SECONDS = 1.0  # so old the proof of the fence may be when documents are sent
+_PROOF_SECONDS = 1.0
+"""Maximum age of the last fence check when documents are sent."""
 
 
 class ElasticsearchWriter(TableWriter):
@@ -58,7 +59,7 @@ class ElasticsearchWriter(TableWriter):
             client,
             f"/{quoted(load.address.send_to)}/_bulk",
             {"require_alias": "true"} if load.behind_alias else {},
-            self._refuse,
+            self._reject,
             writers=load.writers,
             prove=self._prove,
             indices=(*load.address.indices, load.address.send_to),
@@ -70,14 +71,14 @@ class ElasticsearchWriter(TableWriter):
     def _conflict(self) -> Conflict:
         """What becomes of a document that clashes with what is there."""
         if self._load.operation == "create" and not self._load.only_existing:
-            return left_alone
+            return keep_existing
         if self._load.plan.versions and not self._load.only_existing:
             return Conflicts(self._client, self._load, self._duplicates, self._prove_now)
-        return taken_by_others
+        return fail_on_conflict
 
     async def write(self, batch: pa.RecordBatch) -> None:
         if not batch.num_rows or len(self._rejects.rows) > self._spec.table.max_rejects + MOST_SHOWN:
-            return  # with so many refused the commit will fail: no need to send the rest
+            return  # with so many rejected the commit will fail: no need to send the rest
         if batch.nbytes < _SMALL:
             lines = self._encode(batch)
         else:
@@ -87,8 +88,8 @@ class ElasticsearchWriter(TableWriter):
         await self._bulk.send(lines)
 
     def _encode(self, batch: pa.RecordBatch) -> Lines:
-        lines, refused = self._encoder(batch)
-        for some in refused:
+        lines, rejected = self._encoder(batch)
+        for some in rejected:
             for row in self._shown(some.rows):
                 self._rejects.add(row, some.reason, some.column)
         self._duplicates.add(lines)
@@ -103,7 +104,7 @@ class ElasticsearchWriter(TableWriter):
             row[SOURCE] = None if source is None else msgspec.Raw(source)
         return shown
 
-    def _refuse(self, lines: Lines, number: int, reason: str, column: str) -> None:
+    def _reject(self, lines: Lines, number: int, reason: str, column: str) -> None:
         (row,) = self._shown(lines.rows.slice(number, 1))
         self._rejects.add(row, reason, column)
 
@@ -125,7 +126,7 @@ class ElasticsearchWriter(TableWriter):
         return existing is not None and name in existing.indices
 
     async def _prove(self) -> None:
-        """That the fence still holds, unless it was seen just now: whoever was frozen may have a successor."""
+        """Prove the fence, unless that was done just now: a process that was frozen may have a successor."""
         if time.monotonic() - self._proved >= _PROOF_SECONDS:
             await self._prove_now()
 
@@ -226,11 +227,11 @@ class ElasticsearchWriter(TableWriter):
         before, now = (None if one is None else (one.written, one.uuid) for one in (load.existing, existing))
         if before != now:
             raise TargetError(
-                f"what stands under {self._spec.table.to!r} was replaced by somebody else meanwhile.",
+                f"what stands under {self._spec.table.to!r} was replaced by somebody else during the load.",
                 remedy="let one pipeline write it; the next scan loads it anew.",
             )
-        # The last look before the step that cannot carry the fence itself. Should another owner come after it: whoever
-        # prepares a swap drops this shadow, and then the step fails as a whole.
+        # The last look before the step that cannot carry the fence itself. Another owner that comes after it
+        # drops this shadow when it prepares a swap, and then the step fails as a whole.
         if fenced is not None and not await self._store.beat(fenced.fence):
             raise lease_lost(fenced.fence)
         more, keep = load.plan.aliases, load.keep_replaced
