@@ -42,7 +42,6 @@ _MOST_BYTES = 2**29
 """The longest answer that is read: more than any page of documents that a server gives."""
 _MOST_DECODED = 2**26
 """The longest answer that is decoded as a whole, where no documents are asked for."""
-_CONNECTIONS = 32
 
 
 def is_text(text: str) -> bool:
@@ -160,20 +159,9 @@ class Client:
             raise server_error(found.status, found.body, self.role, self.place)
         return found
 
-    async def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        body: bytes | Mapping[str, Any] | None = None,
-        ndjson: bool = False,
-        allow: Collection[int] = (),
-        timeout: float | None = None,
-    ) -> Any:
-        """The decoded JSON of a small answer."""
-        answer = await self.request(method, path, params=params, body=body, ndjson=ndjson, allow=allow, timeout=timeout)
-        return answer.json()
+    async def call(self, method: str, path: str, **words: Any) -> Any:
+        """The decoded JSON of a small answer; ``words`` are those of ``request``."""
+        return (await self.request(method, path, **words)).json()
 
     async def close(self) -> None:
         self._closed = True
@@ -239,11 +227,23 @@ class _PlainNode(AiohttpHttpNode):
             reached = not isinstance(error, aiohttp.ClientConnectorError)
             raise (elastic_transport.ConnectionError if reached else _NotReached)(str(error)) from None
 
+    def _make_session(self) -> aiohttp.ClientSession:
+        """A session whose idle connections are kept for as long as the options say."""
+        seconds = self.config._extras["keep_idle"]
+        kept: dict[str, Any] = {"keepalive_timeout": seconds} if seconds else {"force_close": True}
+        connector = aiohttp.TCPConnector(
+            limit=0, limit_per_host=self.config.connections_per_node, ssl=self.config.ssl_context or False, **kept
+        )
+        unsaid = ("accept", "accept-encoding", "user-agent")
+        jar = aiohttp.DummyCookieJar()
+        return aiohttp.ClientSession(
+            headers=self.headers, skip_auto_headers=unsaid, cookie_jar=jar, connector=connector
+        )
+
     async def _exchange(self, method: str, target: str, data: Any, sent: HttpHeaders, seconds: float | None) -> Any:
         """One request and its answer. Neither a redirect is followed, nor is more read than fits."""
         if self.session is None:
-            self._create_aiohttp_session()
-        assert self.session is not None
+            self.session = self._make_session()
         headers = self.headers.copy()
         headers.update(sent)
         began = time.monotonic()
@@ -331,7 +331,8 @@ def _node(node: Node, login: Login) -> NodeConfig:
         node.port,
         path_prefix=node.path,
         request_timeout=login.timeout,
-        connections_per_node=_CONNECTIONS,
+        connections_per_node=login.max_connections,
+        _extras={"keep_idle": login.keep_idle},
         **secured,
     )
 

@@ -13,6 +13,7 @@ import msgspec
 
 from retl.connectors.base import Connector
 from retl.connectors.net import tls
+from retl.connectors.net.pool import KEEP_IDLE
 from retl.connectors.net.tls import is_here
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
@@ -20,6 +21,7 @@ from retl.model.hidden import hide
 from retl.model.secret import Secret, reveal, without_password
 
 Tls = Literal["verify", "insecure"]
+MAX_CONNECTIONS = 32
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BETWEEN = re.compile(r",\s*(?=\w+://)")
 _PORTS = {"http": 80, "https": 443}
@@ -52,6 +54,8 @@ class Login:
     nodes: tuple[Node, ...]
     cloud_id: str | None
     timeout: float
+    max_connections: int = MAX_CONNECTIONS
+    keep_idle: float = KEEP_IDLE
     fingerprint: str | None = None
     tls: ssl.SSLContext | None = None
     """Whom to trust; ``None`` where a fingerprint says it, and without https."""
@@ -128,6 +132,13 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     request_timeout: Annotated[float | str, msgspec.Meta(description="How long one answer of the server may take.")] = (
         60
     )
+    max_connections: Annotated[
+        int, msgspec.Meta(description="How many connections to each node all scans together may have.", ge=1)
+    ] = MAX_CONNECTIONS
+    keep_idle: Annotated[
+        float | str,
+        msgspec.Meta(description="How long an idle connection is kept for the next scan; 0 closes it at once."),
+    ] = KEEP_IDLE
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({_hidden(self.cloud_id or self._url())!r})"
@@ -166,6 +177,8 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             nodes=nodes,
             cloud_id=self.cloud_id,
             timeout=parse_duration(self.request_timeout, what="request_timeout").total_seconds(),
+            max_connections=self.max_connections,
+            keep_idle=parse_duration(self.keep_idle, what="keep_idle").total_seconds(),
             fingerprint=fingerprint,
             tls=tls.context(self.tls_ca, verify=self.tls == "verify") if encrypted and fingerprint is None else None,
             encrypted=encrypted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch.connection import Client
+from retl.connectors.elasticsearch.connection import Client, SharedClient
 from retl.connectors.elasticsearch.errors import Role, TargetRefused
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetBusy, UnsupportedError
 
@@ -168,7 +169,7 @@ async def test_a_server_that_does_not_answer_or_hangs_up() -> None:
         ({}, "needs a url or a cloud_id"),
         ({"url": "http://a:1", "cloud_id": "x"}, "one of them"),
         ({"url": "es:9200"}, "not one of elasticsearch"),
-        ({"url": "http://a:port"}, "no address"),
+        ({"url": "http://a:port"}, "not an address"),
         ({"url": "ann:s3cret@es:9200"}, "not one of elasticsearch"),
         ({"url": "https:/ann:s3cret@es"}, "not one of elasticsearch"),
         ({"url": "https://an/n:s3cret@es"}, "not one of elasticsearch"),
@@ -213,3 +214,53 @@ def test_a_password_is_never_shown() -> None:
     assert "s3cret" not in repr(login)
     assert login.basic == ("ann", "s3cret")
     assert [(node.host, node.port, node.path) for node in login.nodes] == [("a", 1, ""), ("b", 2, "/es")]
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [({"max_connections": 1}, 1), ({"max_connections": 3}, 3), ({"keep_idle": 0, "max_connections": 1}, 7)],
+)
+async def test_connections_are_limited_and_kept_as_the_options_say(options: dict[str, Any], most: int) -> None:
+    seen = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        seen.add(request.transport.get_extra_info("peername"))
+        return web.json_response({})
+
+    async with client_of(answer, **options) as client:
+        for _ in range(2):
+            await asyncio.gather(*(client.request("GET", "/a") for _ in range(3)))
+        await client.request("GET", "/a")
+    assert len(seen) <= most and (most < 7 or len(seen) == most)
+
+
+def test_a_shared_client_is_opened_once_and_anew_in_another_event_loop() -> None:
+    async def use(shared: SharedClient, url: str) -> None:
+        both = await asyncio.gather(shared.client(), shared.client())
+        assert both[0] is both[1] and both[0].place in url
+
+    async def serve(shared: SharedClient | None, *, close: bool) -> SharedClient:
+        roots = 0
+
+        async def answer(request: web.Request) -> web.Response:
+            nonlocal roots
+            roots += 1
+            return web.json_response(_root("3.1.0", distribution="opensearch"))
+
+        async with playing(answer) as url:
+            made = shared or SharedClient(Elasticsearch(url), "target")
+            made._options = Elasticsearch(url)
+            await use(made, url)
+            await use(made, url)
+            assert roots == 1
+            if close:
+                await made.close()
+                await made.close()
+                await use(made, url)
+                assert roots == 2
+                await made.close()
+        return made
+
+    shared = asyncio.run(serve(None, close=False))
+    asyncio.run(serve(shared, close=True))

@@ -162,7 +162,7 @@ async def test_a_value_that_is_malformed_is_an_error(search_server: SearchServer
     search_server.ask("PUT", f"/{search_prefix}", {"settings": {"number_of_replicas": 0}, "mappings": mappings})
     search_server.put(search_prefix, {"good": {"n": 1}, "bad": {"n": "one"}})
     for words in ({}, {"format": {"arrays": ["n"]}}):
-        with pytest.raises(SourceError, match="'n' of the document 'bad' holds what is no long"):
+        with pytest.raises(SourceError, match="'n' of the document 'bad' holds a value that is not a valid long"):
             await collect(Elasticsearch(search_server.url), table_spec(search_prefix, **words))
 
 

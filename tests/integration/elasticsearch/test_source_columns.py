@@ -160,7 +160,9 @@ async def test_a_value_that_the_index_ignores_is_an_error_and_text_is_not_lost(
     properties = {"n": {"type": "long", "ignore_malformed": True}, "k": {"type": "keyword", "ignore_above": 3}}
     index = create(elasticsearch_server, prefix, properties)
     elasticsearch_server.put(index, {"good": {"n": 1, "k": "long text"}, "bad": {"n": "one", "k": "x"}})
-    with pytest.raises(SourceError, match="'n' of the document 'bad' holds what is no long, such as \"one\"") as error:
+    with pytest.raises(
+        SourceError, match="'n' of the document 'bad' holds a value that is not a valid long, such as \"one\""
+    ) as error:
         await read(elasticsearch_server, index)
     where = '{"bool": {"must_not": {"term": {"_ignored": "n"}}}}'
     assert f"where = '{where}'" in str(error.value)
