@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from retl.testing.crashing import CrashingSource, WrappedSource
 from retl.testing.oracle import Oracle
-from retl.testing.rows import collect, manifest_of, read_slice, table_spec
-from retl.testing.scans import Scans
+from retl.testing.rows import manifest_of, read_slice, table_spec
+from retl.testing.scans import Scans, collect
 
 if TYPE_CHECKING:
     from retl.testing.sources import SourceContract

@@ -1,4 +1,4 @@
-"""Reading a source to its end, and rows to compare."""
+"""A table as a connector is given it, and the rows of a slice."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from retl.connectors.base import REJECT, Connector, Source, SourceScan
-from retl.model.checkpoint import Checkpoint
+from retl.connectors.base import REJECT, SourceScan
 from retl.model.errors import SourceError
 from retl.model.manifest import ManifestEntry
 from retl.model.table import Table, TableOptions, TableSpec, resolve
@@ -20,21 +19,6 @@ from retl.state.base import Manifest
 def table_spec(name: str, **words: Any) -> TableSpec:
     """A table as the engine hands it to a connector: ``table_spec("orders", cursor="updated_at")``."""
     return resolve(Table(name=name, **words), name, TableOptions(), frozenset(), inherited_cursor=None)
-
-
-async def collect(source: Source | Connector, table: str | TableSpec, checkpoint: Checkpoint | None = None) -> pa.Table:
-    """Everything that one scan reads of a table, in its logical types. Closes a connector that it opened itself."""
-    opened = source.source() if isinstance(source, Connector) else source
-    try:
-        spec = table_spec(table) if isinstance(table, str) else table
-        async with opened.open_scan(spec, checkpoint or Checkpoint(), manifest_of()) as scan:
-            tables = [await read_slice(scan, slice_) for slice_ in scan.plan.slices]
-            return pa.concat_tables([scan.plan.schema.empty_table(), *tables])
-    finally:
-        if isinstance(source, Connector):
-            await opened.aclose()
-        else:
-            await opened.release()
 
 
 async def read_slice(scan: SourceScan, slice_: Slice) -> pa.Table:

@@ -5,29 +5,30 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from types import TracebackType
+from typing import Self
 
 import pyarrow as pa
 
-from retl.connectors.base import Source, SourceScan, SystemInfo
+from retl.connectors.base import Connector, Source, SourceScan, SystemInfo
 from retl.model.checkpoint import Checkpoint
 from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.state.base import Manifest
-from retl.testing.rows import manifest_of
+from retl.testing.rows import manifest_of, read_slice, table_spec
 
 
 class Scans:
     """``async with Scans(source) as source``: what ``plan`` opens stays open until ``leave`` or the end."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.system = source.system
+    def __init__(self, source: Source | Connector) -> None:
+        self.source = source.source() if isinstance(source, Connector) else source
+        self.system = self.source.system
         self._open: list[SourceScan] = []
         self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> Scans:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -85,3 +86,16 @@ class Scans:
             await self.leave()
         finally:
             await self.source.aclose()
+
+
+async def collect(
+    source: Source | Connector | Scans, table: str | TableSpec, checkpoint: Checkpoint | None = None
+) -> pa.Table:
+    """Everything that one scan reads of a table, in its logical types. Closes a connector that it opened itself."""
+    scans = source if isinstance(source, Scans) else Scans(source)
+    try:
+        plan = await scans.plan(table_spec(table) if isinstance(table, str) else table, checkpoint)
+        tables = [await read_slice(scans.scan(plan), slice_) for slice_ in plan.slices]
+        return pa.concat_tables([plan.schema.empty_table(), *tables])
+    finally:
+        await (scans.aclose() if isinstance(source, Connector) else scans.leave())

@@ -33,11 +33,8 @@ class Scene(Warehouse):
 
     @asynccontextmanager
     async def session(self, **options: Any) -> AsyncIterator[Session]:
-        target = DuckDB(str(self.path), **options).target()
-        try:
-            yield await Session.begin(target)
-        finally:
-            await target.aclose()
+        async with Session.of(DuckDB(str(self.path), **options).target()) as session:
+            yield session
 
     def rows(self, table: str, columns: str = "*") -> list[Row]:
         """All rows, sorted."""
@@ -88,7 +85,7 @@ async def scan(
         done = await commit(session, writer, batches, rejects_left=rejects_left)
         await session.finish(writer)
     except BaseException:
-        await writer.abort()
+        await session.abort(writer)
         raise
     return done
 

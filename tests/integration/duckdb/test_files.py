@@ -22,7 +22,7 @@ async def read(folder: Path, name: str, **words: Any) -> pa.Table:
 
 
 async def types(folder: Path, name: str) -> dict[str, str]:
-    source = DuckDB(files=str(folder)).source()
+    source = Scans(DuckDB(files=str(folder)).source())
     found = await source.describe(name)
     await source.aclose()
     assert found is not None

@@ -18,11 +18,9 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors import DuckDB
-from retl.connectors.base import Source
-from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, SourceError, TargetBusy
 from retl.model.schema import is_json, native_type
-from retl.testing import collect, table_spec
+from retl.testing import Scans, collect, table_spec
 from tests.integration.duckdb.scenes import Scene, another_process
 
 
@@ -45,7 +43,7 @@ async def test_tables_and_views_are_listed_under_names_that_can_be_read(scene: S
         'CREATE TABLE "d w"."my table" (id INTEGER)', 'CREATE TABLE "do.tted" (id INTEGER)',
         "CREATE TABLE retl_leases (i INTEGER)", "CREATE TABLE _retl_new_b_1 (i INTEGER)",
     )  # fmt: skip
-    source = scene.source().source()
+    source = Scans(scene.source().source())
     names = await source.list_tables()
     assert names == ['"do.tted"', "a", "b", "d w.my table"]
     for name in names:
@@ -97,7 +95,7 @@ async def test_a_key_is_one_that_cannot_be_null(scene: Scene) -> None:
         "CREATE TABLE uq (a INTEGER UNIQUE, b INTEGER NOT NULL UNIQUE)",
         "CREATE TABLE no (a INTEGER UNIQUE)",
     )
-    source = scene.source().source()
+    source = Scans(scene.source().source())
     found = {name: await source.describe(name) for name in ("pk", "uq", "no")}
     assert {name: schema.key for name, schema in found.items() if schema} == {"pk": ("b", "a"), "uq": ("b",), "no": ()}
     assert found["uq"] is not None
@@ -170,7 +168,7 @@ async def test_a_type_arrives_whole(scene: Scene, native: str) -> None:
         f"({number}, CAST('{text.replace(chr(39), chr(39) * 2)}' AS {native}))" for number, text in enumerate(texts)
     )
     scene.run(f"CREATE TABLE t (id INTEGER, v {native})", f"INSERT INTO t VALUES {values}, (9, NULL)")
-    source = scene.source().source()
+    source = Scans(scene.source().source())
     described = await source.describe("t")
     assert described is not None
     column = described.columns.field("v")
@@ -197,12 +195,12 @@ def test_times_are_in_utc_whatever_the_zone_of_the_host(scene: Scene) -> None:
 # Reading --------------------------------------------------------------------
 
 
-async def first_batches(source: Source, query: str, count: int) -> int:
+async def first_batches(source: Scans, query: str, count: int) -> int:
     """The rows of a query's first batches; the rest is not read."""
     spec = table_spec("q", query=query, key="i")
-    plan = await source.plan(spec, Checkpoint())
+    plan = await source.plan(spec)
     read = 0
-    async with aclosing(source.read(plan, plan.slices[0])) as batches:  # type: ignore[type-var]
+    async with aclosing(source.read(plan, plan.slices[0])) as batches:
         async for batch in batches:
             read += batch.num_rows
             count -= 1
@@ -213,11 +211,11 @@ async def first_batches(source: Source, query: str, count: int) -> int:
 
 async def test_a_result_is_streamed_and_not_held(scene: Scene) -> None:
     scene.run("CREATE TABLE big AS SELECT i, repeat(md5(i::VARCHAR), 16) AS text FROM range(1_000_000) t(i)")  # 0.5 GB
-    source = DuckDB(str(scene.path), memory_limit="200MB").source()
-    plan = await source.plan(table_spec("big", key="i"), Checkpoint())
+    source = Scans(DuckDB(str(scene.path), memory_limit="200MB").source())
+    plan = await source.plan(table_spec("big", key="i"))
     before = psutil.Process().memory_info().rss
     highest = count = 0
-    async with aclosing(source.read(plan, plan.slices[0])) as batches:  # type: ignore[type-var]
+    async with aclosing(source.read(plan, plan.slices[0])) as batches:
         async for batch in batches:
             count += batch.num_rows
             highest = max(highest, psutil.Process().memory_info().rss)
@@ -228,12 +226,12 @@ async def test_a_result_is_streamed_and_not_held(scene: Scene) -> None:
 
 async def test_an_early_close_stops_the_query_and_frees_the_file(scene: Scene) -> None:
     scene.run("CREATE TABLE t (id INTEGER)")
-    source = scene.source().source()
-    plan = await source.plan(table_spec("q", query="SELECT i FROM range(1_000_000_000) t(i)", key="i"), Checkpoint())
-    async with aclosing(source.read(plan, plan.slices[0])) as batches:  # type: ignore[type-var]
+    source = Scans(scene.source().source())
+    plan = await source.plan(table_spec("q", query="SELECT i FROM range(1_000_000_000) t(i)", key="i"))
+    async with aclosing(source.read(plan, plan.slices[0])) as batches:
         assert (await anext(batches)).num_rows
         began = time.monotonic()
-    await source.release()
+    await source.leave()
     assert time.monotonic() - began < 5
     scene.run("INSERT INTO t VALUES (1)")  # a writer may have the file again
     await source.aclose()
@@ -243,7 +241,7 @@ async def test_an_early_close_stops_the_query_and_frees_the_file(scene: Scene) -
 async def test_a_cancelled_query_ends_at_once(scene: Scene, what: str) -> None:
     scene.run("CREATE TABLE t (id INTEGER)")
     endless = "SELECT max(hash(a.i + b.i)) AS i FROM range(10_000_000) a(i), range(1000) b(i)"
-    source = scene.source().source()
+    source = Scans(scene.source().source())
     # A plan counts the rows; that of one group is known without looking at any.
     query = endless if what == "first batch" else f"SELECT i FROM ({endless}) WHERE i > 0"
     began = time.monotonic()
@@ -256,9 +254,12 @@ async def test_a_cancelled_query_ends_at_once(scene: Scene, what: str) -> None:
 
 async def test_two_reads_do_not_disturb_each_other(scene: Scene) -> None:
     scene.run("CREATE TABLE t AS SELECT i FROM range(200_000) t(i)")
-    source = scene.source().source()
-    plan = await source.plan(table_spec("t", key="i"), Checkpoint())
-    async with aclosing(source.read(plan, plan.slices[0])) as one, aclosing(source.read(plan, plan.slices[0])) as two:  # type: ignore[type-var]
+    source = Scans(scene.source().source())
+    first, second = [await source.plan(table_spec("t", key="i")) for _ in range(2)]
+    async with (
+        aclosing(source.read(first, first.slices[0])) as one,
+        aclosing(source.read(second, second.slices[0])) as two,
+    ):
         counts = [0, 0]
         ended = False
         while not ended:
@@ -275,12 +276,12 @@ async def test_two_reads_do_not_disturb_each_other(scene: Scene) -> None:
 
 async def test_a_close_in_the_middle_leaves_nothing_open(scene: Scene) -> None:
     scene.run("CREATE TABLE t AS SELECT i FROM range(200_000) t(i)")
-    source = scene.source().source()
-    plan = await source.plan(table_spec("t", key="i"), Checkpoint())
+    source = Scans(scene.source().source())
+    plan = await source.plan(table_spec("t", key="i"))
     batches = source.read(plan, plan.slices[0])
     assert (await anext(batches)).num_rows
     await source.aclose()
-    await batches.aclose()  # type: ignore[attr-defined]
+    await batches.aclose()
 
 
 async def test_a_file_that_another_process_writes_is_busy(scene: Scene) -> None:

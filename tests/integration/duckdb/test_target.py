@@ -218,7 +218,7 @@ async def test_keys_are_compared_as_the_target_sees_them(scene: Scene) -> None:
         writer = await session.prepare(session.load(spec(), schema=logical))
         with pytest.raises(RepeatedKey):
             await commit(session, writer, [people(("1.5", "a"), ("1.50", "b"), schema=texts)])
-        await writer.abort()
+        await session.abort(writer)
 
 
 async def test_a_scope_is_replaced_in_the_same_transaction(scene: Scene) -> None:
@@ -250,7 +250,7 @@ async def test_an_old_fence_changes_nothing(scene: Scene) -> None:
         await writer.write(THREE)
         with pytest.raises(LeaseLost):
             await writer.commit(old_mark(session), Slice(index=0), 0)
-        await writer.abort()
+        await session.abort(writer)
         assert await session.checkpoint() is None
     assert scene.rows("people") == []
 
@@ -260,7 +260,7 @@ async def test_what_is_staged_is_never_seen_and_dies_with_its_writer(scene: Scen
         writer = await session.prepare(session.load(spec(), schema=PEOPLE))
         await writer.write(THREE)
         assert scene.rows("people") == []
-        await writer.abort()
+        await session.abort(writer)
     assert scene.tables() == ["people"]
 
 
@@ -291,7 +291,7 @@ async def test_a_cancelled_commit_leaves_the_connection_fit_for_use(scene: Scene
             await writer.write(many)
             with anyio.move_on_after(delay):
                 await session.commit(writer, "w")
-            await writer.abort()
+            await session.abort(writer)
             saved = await session.checkpoint()
             counted = await session.target.count("people")
             assert (counted == 300_000) == (saved is not None)
@@ -533,7 +533,7 @@ async def test_a_refresh_that_crashed_is_carried_on(scene: Scene, pre_action: st
     scene.run(*OWNED)
     table = spec(pre_action=pre_action)
     async with scene.session() as session:
-        writer = await session.prepare(session.load(table, schema=PEOPLE))
+        writer = await session.prepare(session.load(table, schema=PEOPLE), crash=True)
         await commit(session, writer, [people((1, "half"), (2, "half"))])
         saved = await session.checkpoint()
         assert saved is not None
@@ -554,7 +554,7 @@ async def test_a_swap_that_crashed_leaves_the_old_table_and_is_cleaned_up(scene:
     scene.run(*OWNED)
     table = spec(pre_action="swap")
     async with scene.session() as session:
-        writer = await session.prepare(session.load(table, schema=PEOPLE))
+        writer = await session.prepare(session.load(table, schema=PEOPLE), crash=True)
         await commit(session, writer, [people((1, "half"))])
         assert await writer.count() == 1
     assert scene.rows("people") == [(8, "old"), (9, "old")]
@@ -579,7 +579,7 @@ async def test_an_aborted_swap_leaves_no_shadow(scene: Scene) -> None:
         await scan(session, [THREE])
         writer = await session.prepare(session.load(spec(pre_action="swap"), schema=PEOPLE))
         await commit(session, writer, [LATER])
-        await writer.abort()
+        await session.abort(writer)
     assert scene.tables() == ["people"]
     assert scene.rows("people") == [(1, "a"), (2, "b"), (3, None)]
 

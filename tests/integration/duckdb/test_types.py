@@ -525,10 +525,10 @@ async def test_sqlite_to_duckdb(scene: Scene, tmp_path: Path) -> None:
         load = WriteSpec(
             pipeline="p", table=spec(f"t{number}"), schema=promised, key=("id",), scan_id="s", unique_key=True
         )
-        writer = await target.prepare(load, None)
-        await writer.write(batch)
-        await writer.commit(None, Slice(index=0), 0)
-        await writer.finish(None)
+        async with target.open_load(load, None) as writer:
+            await writer.write(batch)
+            await writer.commit(None, Slice(index=0), 0)
+            await writer.finish(None)
         await target.aclose()
         pipeline = retl.Pipeline(
             "back", source=SQLite(middle), target=DuckDB(str(scene.path)), tables=[retl.Table(f"t{number}", key="id")]

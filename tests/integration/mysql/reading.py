@@ -11,9 +11,9 @@ import pyarrow as pa
 import retl
 from retl.connectors import MySQL
 from retl.connectors.mysql.source import MySQLSource
-from retl.model.checkpoint import Checkpoint
 from retl.model.plan import SourcePlan
 from retl.model.table import TableOptions, TableSpec, resolve
+from retl.testing import Scans
 from tests.servers.database import Row, Server
 
 
@@ -22,16 +22,17 @@ def spec(table: retl.Table | str) -> TableSpec:
     return resolve(table, table.name or "", TableOptions(), frozenset(), inherited_cursor=None)
 
 
+class MySQLScans(Scans):
+    source: MySQLSource
+
+
 @asynccontextmanager
-async def opened(server: Server, database: str, **words: Any) -> AsyncIterator[MySQLSource]:
-    source = MySQL(server.url(database), **words).source()
-    try:
+async def opened(server: Server, database: str, **words: Any) -> AsyncIterator[MySQLScans]:
+    async with MySQLScans(MySQL(server.url(database), **words).source()) as source:
         yield source
-    finally:
-        await source.aclose()
 
 
-async def rows_of(source: MySQLSource, plan: SourcePlan) -> list[Row]:
+async def rows_of(source: MySQLScans, plan: SourcePlan) -> list[Row]:
     """All rows of a plan, slice after slice; what the contract says of a batch is checked."""
     rows: list[Row] = []
     for slice_ in plan.slices:
@@ -47,5 +48,5 @@ async def rows_of(source: MySQLSource, plan: SourcePlan) -> list[Row]:
 async def read(server: Server, database: str, table: retl.Table | str, **words: Any) -> tuple[pa.Schema, list[Row]]:
     """The columns and the rows of a table, as the source gives them."""
     async with opened(server, database, **words) as source:
-        plan = await source.plan(spec(table), Checkpoint())
+        plan = await source.plan(spec(table))
         return plan.schema, await rows_of(source, plan)

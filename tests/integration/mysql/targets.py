@@ -63,11 +63,8 @@ class Scene:
 
     @asynccontextmanager
     async def session(self, **options: Any) -> AsyncIterator[Session]:
-        target = self.options(**options).target()
-        try:
-            yield await Session.begin(target)
-        finally:
-            await target.aclose()
+        async with Session.of(self.options(**options).target()) as session:
+            yield session
 
 
 def people(*rows: tuple[Any, ...], schema: pa.Schema = PEOPLE) -> pa.RecordBatch:
@@ -103,7 +100,7 @@ async def scan(
         done = await commit(session, writer, batches, rejects_left=rejects_left)
         await session.finish(writer)
     except BaseException:
-        await writer.abort()
+        await session.abort(writer)
         raise
     return done
 

@@ -13,11 +13,9 @@ import pytest
 
 import retl
 from retl.connectors import MySQL
-from retl.connectors.mysql.source import MySQLSource
-from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConnectionFailed
 from tests.adversity.patches import patch_backoff
-from tests.integration.mysql.reading import opened, read, rows_of, spec
+from tests.integration.mysql.reading import MySQLScans, opened, read, rows_of, spec
 from tests.integration.mysql.test_source import run
 from tests.servers.database import Row, Server
 from tests.servers.proxy import Proxy
@@ -89,11 +87,11 @@ async def running(server: Server, database: str, words: str) -> int:
 @pytest.mark.parametrize("batches", [0, 1, 3])
 async def test_a_stream_that_is_left_early_is_gone_on_the_server(server: Server, filled: str, batches: int) -> None:
     async with opened(server, filled) as source:
-        plan = await source.plan(spec("t"), Checkpoint())
+        plan = await source.plan(spec("t"))
         stream = source.read(plan, plan.slices[0])
         got = [await anext(stream) for _ in range(batches)]
         assert len(got) == batches
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
 
         async def one_is_left() -> bool:
             return len(await connections(server, filled)) == 1  # that for questions
@@ -102,23 +100,23 @@ async def test_a_stream_that_is_left_early_is_gone_on_the_server(server: Server,
     await all_gone(server, filled)
 
 
-async def _stream(source: MySQLSource) -> None:
-    async for _ in source.stream(ENDLESS):
+async def _stream(source: MySQLScans) -> None:
+    async for _ in source.source.stream(ENDLESS):
         pass
 
 
-async def _question(source: MySQLSource) -> None:
-    await source.query(ENDLESS)
+async def _question(source: MySQLScans) -> None:
+    await source.source.query(ENDLESS)
 
 
-async def _plan(source: MySQLSource) -> None:
-    await source.plan(spec(retl.Table("q", query=ENDLESS + " GROUP BY a.id")), Checkpoint())
+async def _plan(source: MySQLScans) -> None:
+    await source.plan(spec(retl.Table("q", query=ENDLESS + " GROUP BY a.id")))
 
 
 @pytest.mark.parametrize("work", [_stream, _question, _plan])
 @pytest.mark.parametrize("how", ["task", "scope"])
 async def test_a_query_that_is_cancelled_before_its_first_row_is_gone_on_the_server(
-    server: Server, filled: str, work: Callable[[MySQLSource], Coroutine[Any, Any, None]], how: str
+    server: Server, filled: str, work: Callable[[MySQLScans], Coroutine[Any, Any, None]], how: str
 ) -> None:
     async with opened(server, filled) as source:
         if how == "task":
@@ -133,7 +131,7 @@ async def test_a_query_that_is_cancelled_before_its_first_row_is_gone_on_the_ser
                 await running(server, filled, "c.id < -7")
                 group.cancel_scope.cancel()
         await all_gone(server, filled)
-        assert await source.query("SELECT COUNT(*) FROM t") == [(ROWS,)]
+        assert await source.source.query("SELECT COUNT(*) FROM t") == [(ROWS,)]
 
 
 async def test_cancelled_at_any_moment(server: Server, filled: str) -> None:
@@ -142,8 +140,10 @@ async def test_cancelled_at_any_moment(server: Server, filled: str) -> None:
     async with opened(server, filled) as source:
 
         async def scan() -> list[Row]:
-            plan = await source.plan(table, Checkpoint())
-            return await rows_of(source, plan)
+            try:
+                return await rows_of(source, await source.plan(table))
+            finally:
+                await source.leave()
 
         turns, finished = 0, False
         while not finished:
@@ -166,7 +166,7 @@ async def test_killed_from_outside(server: Server, filled: str, what: str) -> No
         with pytest.raises(ConnectionFailed):
             await task
         # In the middle of a result: the first rows come, then the error.
-        plan = await source.plan(spec(LARGE), Checkpoint())
+        plan = await source.plan(spec(LARGE))
         got: list[Row] = []
         stream = source.read(plan, plan.slices[0])
         got.extend(_rows(await anext(stream)))
@@ -179,7 +179,7 @@ async def test_killed_from_outside(server: Server, filled: str, what: str) -> No
         # The connection for questions, while it is idle: it is looked at before it is used, and replaced.
         for identifier, _, _ in await connections(server, filled):
             await server.run(f"KILL CONNECTION {identifier}")
-        assert await source.query("SELECT 1") == [(1,)]
+        assert await source.source.query("SELECT 1") == [(1,)]
     await all_gone(server, filled)
 
 
@@ -193,7 +193,7 @@ async def test_a_reader_that_takes_its_time_is_waited_for(server: Server, filled
     server.query("SET GLOBAL net_write_timeout = 1")
     try:
         async with opened(server, filled) as source:
-            plan = await source.plan(spec(LARGE), Checkpoint())
+            plan = await source.plan(spec(LARGE))
             stream = source.read(plan, plan.slices[0])
             got = _rows(await anext(stream))
             await asyncio.sleep(2.5)
@@ -227,7 +227,7 @@ async def _read_until_cut(stream: AsyncIterator[Any]) -> tuple[list[tuple[int, s
 async def test_cut_after_every_so_many_kilobytes(server: Server, filled: str, proxy: Proxy, how: Any) -> None:
     table = spec(retl.Table("t", columns=["id", "pad"], where="id < 1000"))
     async with opened(server.at(proxy.host, proxy.port), filled) as source:
-        plan = await source.plan(table, Checkpoint())
+        plan = await source.plan(table)
         at = 1
         while True:
             proxy.break_after(at, "to_client", how)
@@ -244,7 +244,7 @@ async def test_cut_after_every_so_many_kilobytes(server: Server, filled: str, pr
 
 async def test_a_line_that_falls_silent_ends_with_its_scan(server: Server, filled: str, proxy: Proxy) -> None:
     async with opened(server.at(proxy.host, proxy.port), filled, connect_timeout=1) as source:
-        plan = await source.plan(spec("t"), Checkpoint())
+        plan = await source.plan(spec("t"))
         stream = source.read(plan, plan.slices[0])
         await anext(stream)
         proxy.stall()
@@ -253,7 +253,7 @@ async def test_a_line_that_falls_silent_ends_with_its_scan(server: Server, fille
             while True:
                 await anext(stream)
         assert scope.cancelled_caught
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         assert time.monotonic() - begun < 6
         with pytest.raises(ConnectionFailed, match="in time"):
             async for _ in source.read(plan, plan.slices[0]):
@@ -291,7 +291,7 @@ async def test_a_pipeline_reads_again_what_was_cut_off(
 async def test_a_server_that_starts_again(server: Server, filled: str) -> None:
     """Between two scans and in the middle of one."""
     async with opened(server, filled) as source:
-        plan = await source.plan(spec(LARGE), Checkpoint())
+        plan = await source.plan(spec(LARGE))
         stream = source.read(plan, plan.slices[0])
         got = _rows(await anext(stream))
         await anyio.to_thread.run_sync(server.restart)
@@ -299,6 +299,6 @@ async def test_a_server_that_starts_again(server: Server, filled: str) -> None:
             async for batch in stream:
                 got.extend(_rows(batch))
         assert got == expected(0, len(got))
-        again = await source.plan(spec(retl.Table("t", columns=["id", "pad"])), Checkpoint())
+        again = await source.plan(spec(retl.Table("t", columns=["id", "pad"])))
         rows = [(int(number), pad) for number, pad in await rows_of(source, again)]
         assert rows == expected()

@@ -28,11 +28,9 @@ def scene(server: Server, database: str) -> Scene:
 async def behind(scene: Scene, **words: object) -> AsyncIterator[tuple[Pooler, Session]]:
     """A session through a pooler."""
     async with pooled(scene.server.host, scene.server.port) as pooler:
-        target = MySQL(scene.server.at(pooler.host, pooler.port).url(scene.database), **words).target()  # type: ignore[arg-type]
-        try:
-            yield pooler, await Session.begin(target)
-        finally:
-            await target.aclose()
+        connector = MySQL(scene.server.at(pooler.host, pooler.port).url(scene.database), **words)  # type: ignore[arg-type]
+        async with Session.of(connector.target()) as session:
+            yield pooler, session
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["from the beginning", "from a moment on"])

@@ -231,7 +231,7 @@ async def test_odd_names(server: Server, database: str) -> None:
             described = await source.describe(table)
             assert described is not None and described.names == ["id", *ODD_NAMES]
             assert described.key[0] == "id" and described.key[1] in ODD_NAMES
-            plan = await source.plan(spec(retl.Table(table, cursor="id")), Checkpoint())
+            plan = await source.plan(spec(retl.Table(table, cursor="id")))
             assert await rows_of(source, plan) == [("1", *ODD_NAMES)]
     # The names of the target are the target's own affair.
     odd = {"id": "🗼", "select": " space ", "a b": "x" * 300}
@@ -287,14 +287,14 @@ async def test_an_error_after_some_rows_comes_after_them(server: Server, databas
     run(server, database, f"INSERT INTO t VALUES {rows}")
     late = "CASE WHEN id < 2900 THEN id ELSE (SELECT id FROM t AS u WHERE u.id >= t.id) END"
     async with opened(server, database) as source:
-        plan = await source.plan(spec(retl.Table("t", expressions={"late": late})), Checkpoint())
+        plan = await source.plan(spec(retl.Table("t", expressions={"late": late})))
         got: list[Row] = []
         with pytest.raises(SourceError, match="more than 1 row") as failed:
             async for batch in source.read(plan, plan.slices[0]):
                 got.extend(zip(*(column.to_pylist() for column in batch.columns), strict=True))
         assert failed.value.code == 1242  # type: ignore[attr-defined]
         assert got == [(str(number), "x" * 2000, str(number)) for number in range(2900)]
-        again = await source.plan(spec(retl.Table("t", columns=["id"])), Checkpoint())
+        again = await source.plan(spec(retl.Table("t", columns=["id"])))
         assert await rows_of(source, again) == [(str(number),) for number in range(3000)]
 
 
@@ -325,7 +325,7 @@ async def test_a_watermark_keeps_its_last_digit_and_ties_are_read(
     run(server, database, f"INSERT INTO t VALUES (1, '{low}'), (2, NULL)")
     table = spec(retl.Table("t", cursor="n", columns=["id"]))
     async with opened(server, database) as source:
-        first = await source.plan(table, Checkpoint())
+        first = await source.plan(table)
         assert first.slices[-1].watermark == low and first.null_cursor_rows == 1
         assert await rows_of(source, first) == [("1",)]
         # One that ties and one that is a unit above; the one far below was never late, so it is not read.
@@ -360,7 +360,7 @@ async def test_ten_thousand_rows_of_one_moment_are_cut_by_a_hash(
     words: dict[str, Any] = {"cursor": "at", "slice_rows": 1000, "expressions": expressions, "columns": ["id"]}
     table = spec(retl.Table("t", key=key if key != ["code"] else None, **words))
     async with opened(server, database) as source:
-        plan = await source.plan(table, Checkpoint())
+        plan = await source.plan(table)
         assert [(slice_.remainder, slice_.modulus) for slice_ in plan.slices] == [*((n, 10) for n in range(10)), (0, 1)]
         parts = [
             [int(row[0]) for batch in [b async for b in source.read(plan, slice_)] for row in zip(*(c.to_pylist() for c in batch.columns), strict=True)]
@@ -388,7 +388,7 @@ async def test_rows_too_long_to_be_hashed_are_in_one_part(server: Server, databa
     try:
         async with opened(server, database) as source:
             table = retl.Table("t", cursor="at", slice_rows=1, expressions={"la": "LEFT(a, 1)"}, columns=["at"])
-            plan = await source.plan(spec(table), Checkpoint())
+            plan = await source.plan(spec(table))
             assert len(plan.slices) == 3
             assert sorted(row[1] for row in await rows_of(source, plan)) == ["x", "y", "z"]
     finally:
@@ -410,7 +410,7 @@ async def test_slices_over_the_whole_range(server: Server, database: str, native
     for value in values:
         run(server, database, *[f"INSERT INTO t (n) VALUES ('{value}')"] * 3)
     async with opened(server, database) as source:
-        plan = await source.plan(spec(retl.Table("t", cursor="n", slice_rows=3, columns=["id"])), Checkpoint())
+        plan = await source.plan(spec(retl.Table("t", cursor="n", slice_rows=3, columns=["id"])))
         assert len(plan.slices) == len(values)
         got = [[int(row[0]) for batch in [b async for b in source.read(plan, slice_)] for row in batch.to_pylist() for row in [list(row.values())]] for slice_ in plan.slices]  # fmt: skip
     assert got == [[3 * n + 1, 3 * n + 2, 3 * n + 3] for n in range(len(values))]
@@ -433,7 +433,7 @@ async def test_settle_goes_by_the_servers_clock_in_the_columns_zone(server: Serv
         async with opened(server, database, **words) as source:
             table = spec(retl.Table("t", cursor=cursor, settle="10m", columns=["id"]))
             ((before,),) = server.query("SELECT UTC_TIMESTAMP(6)")
-            plan = await source.plan(table, Checkpoint())
+            plan = await source.plan(table)
             ((after,),) = server.query("SELECT UTC_TIMESTAMP(6)")
             assert [row[0] for row in await rows_of(source, plan)] == want, (words, cursor)
             assert plan.window is not None
@@ -452,7 +452,7 @@ async def test_an_hour_that_comes_twice_is_warned_of(server: Server, database: s
         ({}, "at", 0, False),  # the clock of the tests' servers is not put back
     ):
         async with opened(server, database, **words) as source:
-            plan = await source.plan(spec(retl.Table("t", cursor=cursor, lookback=lookback)), Checkpoint())
+            plan = await source.plan(spec(retl.Table("t", cursor=cursor, lookback=lookback)))
         assert [("put back by 60 minutes" in warning) for warning in plan.warnings] == [True] * warned, words
 
 
@@ -471,7 +471,7 @@ async def test_what_does_not_order_change_is_no_cursor(server: Server, database:
     run(server, database, f"CREATE TABLE t (id INT PRIMARY KEY, n {native})")
     async with opened(server, database) as source:
         with pytest.raises(ConfigError, match="does not order change"):
-            await source.plan(spec(retl.Table("t", cursor="n")), Checkpoint())
+            await source.plan(spec(retl.Table("t", cursor="n")))
 
 
 async def test_a_quick_server_does_not_keep_the_loop(server: Server, database: str) -> None:
@@ -488,7 +488,7 @@ async def test_a_quick_server_does_not_keep_the_loop(server: Server, database: s
 
     async with (
         opened(server, database) as source,
-        connected(source._login) as connection,
+        connected(source.source._login) as connection,
         aclosing(connection.stream(query)) as batches,
     ):
         await anext(batches)
@@ -526,5 +526,5 @@ async def test_a_view_that_does_not_work_is_told_as_such(server: Server, databas
         server.query(statement, database=database)
     async with opened(server, database) as source:
         with pytest.raises(ConfigError, match="is a view that the source itself cannot read") as caught:
-            await source.plan(spec("broken"), Checkpoint())
+            await source.plan(spec("broken"))
     assert "SELECT" not in caught.value.remedy

@@ -89,7 +89,7 @@ async def test_an_old_fence_commits_on_no_connection(scene: Scene) -> None:
         async with scene.session():
             with pytest.raises(LeaseLost):
                 await old.commit(writer)
-        await writer.abort()
+        await old.abort(writer)
     assert scene.rows("people") == []
 
 
@@ -151,7 +151,7 @@ async def test_a_refresh_that_is_given_up_leaves_no_connection_and_no_lock(scene
         writer = await session.prepare(session.load(spec(pre_action="swap"), schema=PEOPLE, unique_key=True))
         for number in range(4):
             await writer.write(numbered(20_000 * number, 20_000))
-        await writer.abort()
+        await session.abort(writer)
         assert scene.tables() == ["people"]
     await _until(lambda: [row[3] for row in scene.run("SHOW PROCESSLIST")].count(scene.database) == 1)
     assert scene.rows("people") == sorted(expected(numbered(0, 10)), key=repr)
@@ -240,7 +240,7 @@ async def test_what_is_not_committed_of_a_first_load_is_not_there(scene: Scene, 
         await writer.discard()
         await commit(session, writer, [numbered(20, 10)])
         await writer.write(numbered(30, 10))
-        await writer.abort()
+        await session.abort(writer)
     assert not staged(said)
     assert await scene.many("people") == expected(numbered(0, 10), numbered(20, 10))
 

@@ -195,11 +195,11 @@ async def test_two_pipelines_that_swap_one_table_do_not_meet_in_one_shadow(scene
     async with scene.session() as session:
         await scan(session, [THREE])
         theirs = await session.prepare(session.load(table, schema=PEOPLE, pipeline="theirs"))
-        mine = await session.target.prepare(session.load(table, schema=PEOPLE), None)
+        mine = await session.prepare(session.load(table, schema=PEOPLE))
         assert len(scene.tables()) == 3 + len(strangers)
         await commit(session, mine, [LATER])
         await session.finish(mine)
-        await theirs.abort()
+        await session.abort(theirs)
     assert scene.rows("people") == NEW
     assert scene.tables() == [*strangers, "people"]
 
@@ -248,9 +248,12 @@ async def test_what_cannot_be_written_is_refused(
 ) -> None:
     scene.run(*made)
     async with scene.session() as session:
-        for call in (session.target.preview, lambda load: session.target.prepare(load, session.fenced("x"))):
-            with pytest.raises(error, match=says):
-                await call(session.load(spec(**words), schema=PEOPLE))
+        load = session.load(spec(**words), schema=PEOPLE)
+        with pytest.raises(error, match=says):
+            await session.target.preview(load)
+        with pytest.raises(error, match=says):
+            async with session.target.open_load(load, session.fenced("x")):
+                pass
         assert await session.checkpoint() is None
 
 
@@ -521,7 +524,7 @@ async def test_an_archive_that_is_there_is_not_made_again(scene: Scene) -> None:
         for _ in range(2):
             writer = await session.prepare(load)
             await commit(session, writer, [people((7, "half"))])
-            await writer.abort()
+            await session.abort(writer)
         writer = await session.prepare(load)
         await commit(session, writer, [LATER])
         await session.finish(writer)
@@ -689,7 +692,7 @@ async def test_the_server_may_go_away(scene: Scene) -> None:
                     scene.run(f"KILL {number}")
         with pytest.raises(ConnectionFailed):
             await session.commit(writer, "x")
-        await writer.abort()
+        await session.abort(writer)
         assert scene.rows("people") == OLD
         await scan(session, [LATER])
     assert scene.rows("people") == [(1, "a"), (2, "B"), (3, None), (4, "d")]

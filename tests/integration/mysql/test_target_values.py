@@ -13,11 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RowsRejected
 from retl.model.schema import field
-from retl.testing import table_spec
-from retl.testing.target_base import Session
+from retl.testing import Scans, table_spec
 from tests import tiers
 from tests.integration.mysql.targets import Scene, people, scan, spec, texts
 from tests.servers.database import Server
@@ -152,15 +150,10 @@ async def test_a_table_of_the_same_kind_of_server_keeps_every_type(scene: Scene)
         r"(0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'a\\b', '', '',"
         " '', X'00000000', NULL, NULL, NULL, NULL, NULL, NULL, '', NULL)",
     )
-    source, target = scene.options().source(), scene.options().target()
-    try:
-        plan = await source.plan(table_spec("origin"), Checkpoint())
-        session = await Session.begin(target)
+    async with Scans(scene.options().source()) as source, scene.session() as session:
+        plan = await source.plan(table_spec("origin"))
         batches = [batch async for batch in source.read(plan, plan.slices[0])]
         await scan(session, batches, table_spec("origin", to="copied", key="id"), schema=plan.schema)
-    finally:
-        await source.aclose()
-        await target.aclose()
     origin, copied = scene.types("origin"), scene.types("copied")
     assert copied == origin
     assert scene.rows("copied") == scene.rows("origin")

@@ -19,8 +19,7 @@ import retl
 from retl.connectors import Doris, DuckDB, StarRocks
 from retl.connectors.olap.session import settings
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
-from retl.testing import collect
-from retl.testing.rows import table_spec
+from retl.testing import Scans, collect, read_slice, table_spec
 from tests.fake_olap import FakeDoris, FakeStarRocks
 from tests.fake_olap.flavour import STARROCKS
 from tests.fake_olap.flight import FakeFlight
@@ -178,40 +177,27 @@ async def test_a_session_that_cannot_be_made_ready_reads_nothing(
 
 async def test_closed_early_it_leaves_nothing_open(served: tuple[FakeStarRocks, FakeFlight, str]) -> None:
     _, flight, url = served
-    source = connector(flight, url).source()
-    plan = await source.plan(table_spec("orders"), retl.Checkpoint())
-    batches = source.read(plan, plan.slices[0])
-    first = await anext(batches)
-    assert first.column("id").to_pylist() == [row[0] for row in ROWS[:1000]]
-    await batches.aclose()  # type: ignore[attr-defined]
-    await source.aclose()
+    async with Scans(connector(flight, url).source()) as source:
+        plan = await source.plan(table_spec("orders"))
+        batches = source.read(plan, plan.slices[0])
+        first = await anext(batches)
+        assert first.column("id").to_pylist() == [row[0] for row in ROWS[:1000]]
+        await batches.aclose()
 
 
 async def test_a_stream_that_breaks_is_tried_again(served: tuple[FakeStarRocks, FakeFlight, str]) -> None:
     _, flight, url = served
     flight.fail_after = 2
-    source = connector(flight, url).source()
-    plan = await source.plan(table_spec("orders"), retl.Checkpoint())
     with pytest.raises(ConnectionFailed, match="a backend was lost"):
-        async for _ in source.read(plan, plan.slices[0]):
-            pass
-    await source.aclose()
+        await collect(connector(flight, url), "orders")
 
 
 async def test_a_wrong_password_and_a_wrong_port_say_so(served: tuple[FakeStarRocks, FakeFlight, str]) -> None:
-    server, flight, url = served
-    source = connector(flight, url).source()
-    plan = await source.plan(table_spec("orders"), retl.Checkpoint())
-    await source.aclose()
-    with FakeFlight(server, password="another") as strict:
-        refused = connector(strict, url).source()
-        with pytest.raises(ConfigError, match="refused the login"):
-            async for _ in refused.read(plan, plan.slices[0]):
-                pass
-    gone = StarRocks(url, protocol="flight", flight_port=1).source()
+    server, _, url = served
+    with FakeFlight(server, password="another") as strict, pytest.raises(ConfigError, match="refused the login"):
+        await collect(connector(strict, url), "orders")
     with pytest.raises(ConnectionFailed, match="flight_port"):
-        async for _ in gone.read(plan, plan.slices[0]):
-            pass
+        await collect(StarRocks(url, protocol="flight", flight_port=1), "orders")
 
 
 def test_flight_needs_its_port() -> None:
@@ -221,14 +207,13 @@ def test_flight_needs_its_port() -> None:
 
 async def test_a_value_that_does_not_fit_is_an_error(served: tuple[FakeStarRocks, FakeFlight, str]) -> None:
     _, flight, url = served
-    source = connector(flight, url).source()
-    plan = await source.plan(table_spec("orders"), retl.Checkpoint())
-    narrow = pa.schema([column if column.name != "id" else column.with_type(pa.int8()) for column in plan.schema])
-
-    with pytest.raises(SourceError, match="'id' came as int64"):
-        async for _ in source.read(replace(plan, schema=narrow), plan.slices[0]):
-            pass
-    await source.aclose()
+    async with Scans(connector(flight, url).source()) as source:
+        plan = await source.plan(table_spec("orders"))
+        narrow = pa.schema([column if column.name != "id" else column.with_type(pa.int8()) for column in plan.schema])
+        scan = source.scan(plan)
+        scan.plan = replace(plan, schema=narrow)
+        with pytest.raises(SourceError, match="'id' came as int64"):
+            await read_slice(scan, plan.slices[0])
 
 
 # TLS --------------------------------------------------------------------------

@@ -13,10 +13,9 @@ import pytest
 
 from retl.connectors import StarRocks
 from retl.connectors.olap import session as sessions
-from retl.model.checkpoint import Checkpoint
 from retl.model.errors import UnsupportedError
 from retl.model.schema import is_json, native_type
-from retl.testing import table_spec
+from retl.testing import Scans, table_spec
 from tests.fake_olap.tables import COLUMN_KEYS
 from tests.integration.olap.scenes import DORIS, STARROCKS, Scene, by_id, sent
 
@@ -101,7 +100,7 @@ async def test_every_type_at_its_extremes(scene: Scene) -> None:
     scene.insert("every_type", *rows, [2, *[None] * len(types)])
 
     async with scene.source() as source:
-        plan = await source.plan(table_spec("every_type"), Checkpoint())
+        plan = await source.plan(table_spec("every_type"))
         (batch,) = await sent(source, plan)
 
     assert {column.name: column.type for column in plan.schema} == {
@@ -185,7 +184,7 @@ async def test_arrays_maps_and_structs_arrive_as_the_server_writes_them(scene: S
         "nested", [1, ["a", 'b"', None], {"k": 1, "l": None}, (1, "z")], [2, [], {}, (None, "")], [3, None, None, None]
     )
     async with scene.source() as source:
-        plan = await source.plan(table_spec("nested"), Checkpoint())
+        plan = await source.plan(table_spec("nested"))
         (batch,) = await sent(source, plan)
     assert [column.type for column in plan.schema] == [pa.int32(), pa.string(), pa.string(), pa.string()]
     assert not any(is_json(column) for column in plan.schema)
@@ -209,13 +208,13 @@ async def test_arrays_maps_and_structs_as_json_by_an_expression(scene: Scene) ->
     scene.create("nested", f"id INT NOT NULL, tags ARRAY<STRING>, inner_ {struct}")
     scene.insert("nested", [1, ["a", 'b"', None], (1, "z")], [2, None, None])
     async with scene.source() as source:
-        plain = await source.plan(table_spec("nested"), Checkpoint())
+        plain = await source.plan(table_spec("nested"))
         # The warning's own advice.
         advice = {name: f"to_json(`{name}`)" for name in ("tags", "inner_")}
         if not scene.doris:
             advice["tags"] = "CAST(`tags` AS JSON)"
         assert all(f'{name} = "{expression}"' in plain.warnings[0] for name, expression in advice.items())
-        plan = await source.plan(table_spec("nested", expressions=advice), Checkpoint())
+        plan = await source.plan(table_spec("nested", expressions=advice))
         (batch,) = await sent(source, plan)
     assert plan.warnings == ()
     rows = sorted(batch.to_pylist(), key=lambda row: row["id"])
@@ -235,9 +234,9 @@ async def test_a_sketch_is_refused_with_what_to_do(scene: Scene, kind: str) -> N
         with pytest.raises(
             UnsupportedError, match=rf"'sketch' is of type {word.lower()}.*does not show.*expressions = "
         ):
-            await source.plan(table_spec("sketches", key="id"), Checkpoint())
+            await source.plan(table_spec("sketches", key="id"))
         # What is not asked for does no harm.
-        plan = await source.plan(table_spec("sketches", columns=["id", "n"], key="id"), Checkpoint())
+        plan = await source.plan(table_spec("sketches", columns=["id", "n"], key="id"))
         assert plan.schema.names == ["id", "n"]
 
 
@@ -267,7 +266,7 @@ async def test_what_a_result_says_of_an_expression(scene: Scene) -> None:
         },
     )
     async with scene.source() as source:
-        plan = await source.plan(table, Checkpoint())
+        plan = await source.plan(table)
     kinds = [column.type for column in plan.schema]
     # StarRocks announces two digits more than there are.
     assert kinds == [pa.int32(), pa.bool_(), pa.decimal128(20 if scene.doris else 22, 4), pa.string(), pa.string()]
@@ -304,7 +303,7 @@ async def test_only_keys_that_tell_rows_apart_are_keys(scene: Scene, model: str,
     scene.create("keyed", f"day DATE, id INT, {value}", model=model, key="day, id")
     async with scene.source() as source:
         schema = await source.describe("keyed")
-        plan = await source.plan(table_spec("keyed"), Checkpoint())
+        plan = await source.plan(table_spec("keyed"))
     assert schema is not None and schema.key == expected
     assert (plan.key, plan.unique_key) == (expected, bool(expected))
 
@@ -346,7 +345,7 @@ async def test_odd_names(scene: Scene) -> None:
     scene.insert("`odd table; -- 'x'`", [1, *range(len(names))])
     async with scene.source() as source:
         assert await source.list_tables() == ["odd table; -- 'x'"]
-        plan = await source.plan(table_spec("odd table; -- 'x'", cursor="with space"), Checkpoint())
+        plan = await source.plan(table_spec("odd table; -- 'x'", cursor="with space"))
         assert plan.window is not None and plan.window.upper == "0"
         (batch,) = await sent(source, plan)
     assert batch.to_pylist() == [{"id": "1", **{name: str(number) for number, name in enumerate(names)}}]
@@ -448,7 +447,7 @@ async def test_an_older_handshake_version_changes_nothing(scene: Scene) -> None:
 
     with FakeStarRocks(version="5.1.0") as server, server.fresh_database() as database:
         server.query("CREATE TABLE t (id INT) PRIMARY KEY (id) DISTRIBUTED BY HASH(id)", database=database)
-        source = StarRocks(server.url(database)).source()
+        source = Scans(StarRocks(server.url(database)).source())
         info = await source.ping()
         assert (info.product, info.version) == ("StarRocks", "3.5.2-8cfd2ad")
         assert await source.list_tables() == ["t"]

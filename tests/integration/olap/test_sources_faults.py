@@ -46,7 +46,7 @@ def app(tmp_path: Path) -> Database:
 
 
 async def whole(source: Scans, table: str = "numbers") -> list[int]:
-    plan = await source.plan(table_spec(table), Checkpoint())
+    plan = await source.plan(table_spec(table))
     return await read(source, plan)
 
 
@@ -77,7 +77,7 @@ async def until_idle(server: FakeOlap) -> None:
 @pytest.mark.parametrize("how", ["closed", "cancelled"])
 async def test_a_read_that_ends_early_ends_on_the_server(numbers: Scene, how: str) -> None:
     async with numbers.source() as source:
-        plan = await source.plan(table_spec("numbers"), Checkpoint())
+        plan = await source.plan(table_spec("numbers"))
         fault = numbers.inject(hold=True, after_rows=4_000)
         numbers.statements()
         batches = source.read(plan, plan.slices[0])
@@ -117,7 +117,7 @@ async def test_a_read_to_the_end_kills_nothing(numbers: Scene) -> None:
 @STARROCKS
 async def test_an_old_starrocks_knows_no_names_of_queries(numbers: Scene) -> None:
     async with numbers.source() as source:
-        plan = await source.plan(table_spec("numbers"), Checkpoint())
+        plan = await source.plan(table_spec("numbers"))
         numbers.inject(error=numbers.fake.errors.unknown_variable("custom_query_id"), on="SET custom_query_id")
         fault = numbers.inject(hold=True, after_rows=4_000)
         numbers.statements()
@@ -147,7 +147,7 @@ def passing(server: FakeOlap, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("fault", [*PASSING, *OF_STORAGE, "unheard"])
 async def test_what_may_pass_is_a_failed_connection(numbers: Scene, fault: str, after_rows: int | None) -> None:
     async with numbers.source() as source:
-        plan = await source.plan(table_spec("numbers"), Checkpoint())
+        plan = await source.plan(table_spec("numbers"))
         numbers.inject(**passing(numbers.fake, fault), after_rows=after_rows)
         with pytest.raises(ConnectionFailed) as caught:
             await read(source, plan)
@@ -161,8 +161,8 @@ async def test_what_fails_while_it_plans_may_pass_too(numbers: Scene, fault: str
         numbers.inject(**passing(numbers.fake, fault), on="MAX(`at`)")
         table = table_spec("numbers", cursor="at")
         with pytest.raises(ConnectionFailed):
-            await source.plan(table, Checkpoint())
-        plan = await source.plan(table, Checkpoint())
+            await source.plan(table)
+        plan = await source.plan(table)
         assert plan.window is not None and plan.window.upper == "2024-01-01 00:00:49.004999"
 
 
@@ -202,7 +202,7 @@ def partitioned(scene: Scene) -> None:
 async def test_a_partition_that_is_dropped_after_the_plan_may_pass(scene: Scene) -> None:
     partitioned(scene)
     async with scene.source() as source:
-        plan = await source.plan(table_spec("days"), Checkpoint())
+        plan = await source.plan(table_spec("days"))
         scene.run("ALTER TABLE days DROP PARTITION p2")
         with pytest.raises(ConnectionFailed, match="p2"):
             await read(source, plan)
@@ -234,7 +234,7 @@ async def test_a_scan_whose_partition_is_dropped_meanwhile_is_planned_again(
 @pytest.mark.parametrize("change", ["DROP COLUMN text", "denied"])
 async def test_a_name_or_a_right_that_is_gone_after_the_plan_does_not_pass(numbers: Scene, change: str) -> None:
     async with numbers.source() as source:
-        plan = await source.plan(table_spec("numbers"), Checkpoint())
+        plan = await source.plan(table_spec("numbers"))
         if change == "denied":
             numbers.fake.denied.add("numbers")
         else:
@@ -248,7 +248,7 @@ async def test_a_name_or_a_right_that_is_gone_after_the_plan_does_not_pass(numbe
 
 async def test_a_query_that_takes_too_long_says_what_to_raise(numbers: Scene) -> None:
     async with numbers.source(query_timeout=1) as source:
-        plan = await source.plan(table_spec("numbers"), Checkpoint())
+        plan = await source.plan(table_spec("numbers"))
         numbers.inject(hold=True, after_rows=10)
         with pytest.raises(SourceError, match="took too long") as caught:
             await read(source, plan)
@@ -264,10 +264,10 @@ async def refused(scene: Scene, table: str = "numbers", *, password: str | None 
     connector = scene.connector(**words)
     if url:
         connector = type(connector)(url, **words)
-    source = connector.source()
+    source = Scans(connector.source())
     try:
         with pytest.raises(RetlError) as caught:
-            plan = await source.plan(table_spec(table), Checkpoint())
+            plan = await source.plan(table_spec(table))
             await read(source, plan)
         return caught.value
     finally:
@@ -315,7 +315,7 @@ async def test_an_unknown_table_has_a_neighbour(numbers: Scene) -> None:
 async def test_an_unknown_column_in_an_expression(numbers: Scene) -> None:
     async with numbers.source() as source:
         with pytest.raises(SourceError, match=r"'?nope'?") as caught:
-            await source.plan(table_spec("numbers", expressions={"x": "nope + 1"}), Checkpoint())
+            await source.plan(table_spec("numbers", expressions={"x": "nope + 1"}))
     assert caught.value.recovery == "permanent"
 
 
@@ -324,7 +324,7 @@ async def test_a_table_that_is_named_like_a_fault_is_no_fault(scene: Scene) -> N
     scene.create("backend_timeout", "id INT NOT NULL")
     scene.insert("backend_timeout", [1])
     async with scene.source() as source:
-        plan = await source.plan(table_spec("backend_timeout"), Checkpoint())
+        plan = await source.plan(table_spec("backend_timeout"))
         scene.run("DROP TABLE backend_timeout")
         with pytest.raises(SourceError) as caught:
             await read(source, plan)
@@ -348,7 +348,7 @@ async def test_another_system_behind_the_address(scene: Scene, there: str, reque
 
 async def _is_another_system(connector: Any, server: Server, expected: str) -> None:
     words = {"host": server.host, "port": server.port, "user": server.user, "password": server.password}
-    source = connector(**words).source()
+    source = Scans(connector(**words).source())
     # Each time: a connection that was refused is not taken for a good one afterwards.
     for ask in (source.ping, source.list_tables, source.list_tables):
         with pytest.raises(ConfigError, match=expected) as caught:
@@ -359,7 +359,7 @@ async def _is_another_system(connector: Any, server: Server, expected: str) -> N
 
 async def test_nobody_listens(scene: Scene) -> None:
     port = free_port()
-    source = type(scene.connector())(host="127.0.0.1", port=port, user="reader").source()
+    source = Scans(type(scene.connector())(host="127.0.0.1", port=port, user="reader").source())
     with pytest.raises(ConnectionFailed, match=str(port)):
         await source.ping()
     await source.aclose()
@@ -407,16 +407,16 @@ def of(numbers: Scene, *ports: int, **words: Any) -> Any:
 
 
 async def test_the_next_fe_is_asked_where_one_cannot_be_reached(numbers: Scene) -> None:
-    source = of(numbers, free_port(), numbers.server.port).source()
-    assert (await source.ping()).product == numbers.server.product
-    assert source._cluster.login.port == numbers.server.port  # it is asked first from now on
-    assert await whole(source) == list(range(MANY))
-    await source.aclose()
+    door = of(numbers, free_port(), numbers.server.port).source()
+    async with Scans(door) as source:
+        assert (await source.ping()).product == numbers.server.product
+        assert door._cluster.login.port == numbers.server.port  # it is asked first from now on
+        assert await whole(source) == list(range(MANY))
 
 
 async def test_where_no_fe_can_be_reached_all_are_named(numbers: Scene) -> None:
     ports = free_port(), free_port()
-    source = of(numbers, *ports).source()
+    source = Scans(of(numbers, *ports).source())
     for ask in (source.ping, source.list_tables):
         with pytest.raises(ConnectionFailed, match="none of 2 FEs") as caught:
             await ask()

@@ -54,7 +54,7 @@ async def rows_read(source: Scans, plan: SourcePlan) -> list[list[int]]:
 
 async def test_a_full_scan_reads_partition_by_partition(days: Scene) -> None:
     async with days.source() as source:
-        plan = await source.plan(table_spec("days"), Checkpoint())
+        plan = await source.plan(table_spec("days"))
         days.statements()
         found = await rows_read(source, plan)
     assert sorted(found) == [[], [1, 2], [3]]
@@ -68,14 +68,14 @@ async def test_a_table_without_partitions_is_read_as_a_whole(scene: Scene) -> No
     scene.create("plain", "id INT NOT NULL")
     scene.insert("plain", [1], [2])
     async with scene.source() as source:
-        plan = await source.plan(table_spec("plain"), Checkpoint())
+        plan = await source.plan(table_spec("plain"))
         assert await rows_read(source, plan) == [[1, 2]]
     assert "PARTITION" not in plan.statements[0]
 
 
 async def test_where_and_columns_hold_within_a_partition(days: Scene) -> None:
     async with days.source() as source:
-        plan = await source.plan(table_spec("days", where="id > 1", columns=["id"], key="id"), Checkpoint())
+        plan = await source.plan(table_spec("days", where="id > 1", columns=["id"], key="id"))
         assert plan.rows == 2
         assert sorted(await rows_read(source, plan)) == [[], [2], [3]]
 
@@ -92,10 +92,10 @@ async def test_partitions_that_come_by_themselves(scene: Scene) -> None:
     )
     scene.insert("days", [1, "2024-01-01 10:00:00"], [2, "2024-01-03 11:00:00"])
     async with scene.source() as source:
-        assert sorted(await rows_read(source, await source.plan(table_spec("days"), Checkpoint()))) == [[1], [2]]
+        assert sorted(await rows_read(source, await source.plan(table_spec("days")))) == [[1], [2]]
         await source.leave()
         scene.insert("days", [3, "2024-02-02 00:00:00"])
-        assert sorted(await rows_read(source, await source.plan(table_spec("days"), Checkpoint()))) == [[1], [2], [3]]
+        assert sorted(await rows_read(source, await source.plan(table_spec("days")))) == [[1], [2], [3]]
 
 
 @STARROCKS
@@ -103,7 +103,7 @@ async def test_what_starrocks_lists_no_partitions_of_is_read_as_a_whole(days: Sc
     """A view, or a table of another catalog."""
     days.fake.engine.table(days.database, "days").partitions.clear()
     async with days.source(skip_unchanged_partitions=True) as source:
-        plan = await source.plan(table_spec("days"), Checkpoint())
+        plan = await source.plan(table_spec("days"))
         assert await rows_read(source, plan) == [[1, 2, 3]]
         assert "PARTITION" not in plan.statements[0]
 
@@ -115,7 +115,7 @@ async def test_a_view_whose_partitions_doris_refuses_to_show(days: Scene) -> Non
         on="SHOW PARTITIONS",
     )
     async with days.source() as source:
-        plan = await source.plan(table_spec("days"), Checkpoint())
+        plan = await source.plan(table_spec("days"))
         assert await rows_read(source, plan) == [[1, 2, 3]]
 
 
@@ -125,7 +125,7 @@ async def test_a_view_whose_partitions_doris_refuses_to_show(days: Scene) -> Non
 async def test_what_has_not_changed_is_not_read_again(days: Scene) -> None:
     table = table_spec("days")
     async with days.source(skip_unchanged_partitions=True) as source:
-        first = await source.plan(table, Checkpoint())
+        first = await source.plan(table)
         assert sorted(await rows_read(source, first)) == [[], [1, 2], [3]]
         after = remembered(first)
 
@@ -148,7 +148,7 @@ async def test_a_table_of_one_partition_is_skipped_as_a_whole(scene: Scene) -> N
     scene.create("plain", "id INT NOT NULL, v INT")
     scene.insert("plain", [1, 1], [2, 1])
     async with scene.source(skip_unchanged_partitions=True) as source:
-        first = await source.plan(table_spec("plain"), Checkpoint())
+        first = await source.plan(table_spec("plain"))
         assert await rows_read(source, first) == [[1, 2]]
         after = remembered(first)
         assert (await source.plan(table_spec("plain"), after)).slices == ()
@@ -168,7 +168,7 @@ async def test_a_table_of_one_partition_is_skipped_as_a_whole(scene: Scene) -> N
 )
 async def test_another_selection_reads_everything_again(days: Scene, words: dict[str, Any]) -> None:
     async with days.source(skip_unchanged_partitions=True) as source:
-        first = remembered(await source.plan(table_spec("days"), Checkpoint()))
+        first = remembered(await source.plan(table_spec("days")))
         changed = await source.plan(table_spec("days", **words), first)
         assert sorted(await rows_read(source, changed)) == [[], [1, 2], [3]]
 
@@ -177,7 +177,7 @@ async def test_another_selection_that_got_only_halfway_goes_on_with_the_rest(day
     """The partitions that were not read again must not pass for read under the new selection."""
     other = table_spec("days", expressions={"note": "UPPER(note)"})
     async with days.source(skip_unchanged_partitions=True) as source:
-        before = remembered(await source.plan(table_spec("days"), Checkpoint()))
+        before = remembered(await source.plan(table_spec("days")))
         halfway = await source.plan(other, before)
         done = ids(await read_slice(source.scan(halfway), halfway.slices[0]))
         rest = await source.plan(other, remembered(halfway, before, slices=1))
@@ -189,7 +189,7 @@ async def test_dropped_and_new_partitions(scene: Scene) -> None:
     create(scene, months=["jan", "feb"])
     scene.insert("days", [1, "2024-01-05", "a"], [3, "2024-02-29", "c"])
     async with scene.source(skip_unchanged_partitions=True) as source:
-        after = remembered(await source.plan(table_spec("days"), Checkpoint()))
+        after = remembered(await source.plan(table_spec("days")))
         # The stand-ins know no ALTER TABLE ... ADD PARTITION: the table is made again, with the numbers of its partitions.
         kept = (
             None
@@ -211,7 +211,7 @@ async def test_a_partition_that_is_made_again_is_another_one(scene: Scene) -> No
     create(scene)
     scene.insert("days", [1, "2024-01-05", "old"], [2, "2024-02-05", "old"])
     async with scene.source(skip_unchanged_partitions=True) as source:
-        after = remembered(await source.plan(table_spec("days"), Checkpoint()))
+        after = remembered(await source.plan(table_spec("days")))
         scene.run("DROP TABLE days")
         create(scene)
         scene.insert("days", [1, "2024-01-05", "new"], [2, "2024-02-05", "new"])
@@ -230,7 +230,7 @@ async def test_a_partition_that_is_stored_as_several(days: Scene) -> None:
     second = type(jan)(jan.id + 100_000, "jan", "false", jan.values, [])
     table.partitions.append(second)
     async with days.source(skip_unchanged_partitions=True) as source:
-        first = await source.plan(table_spec("days"), Checkpoint())
+        first = await source.plan(table_spec("days"))
         assert sorted(await rows_read(source, first)) == [[], [1, 2], [3]]
         after = remembered(first)
         assert (await source.plan(table_spec("days"), after)).slices == ()
@@ -244,7 +244,7 @@ async def test_a_partition_that_is_stored_as_several(days: Scene) -> None:
 @pytest.mark.parametrize("words", [{"pre_action": "truncate"}, {"pre_action": "swap"}, {"write": "append"}])
 async def test_a_scan_that_replaces_or_appends_reads_everything(days: Scene, words: dict[str, Any]) -> None:
     async with days.source(skip_unchanged_partitions=True) as source:
-        after = remembered(await source.plan(table_spec("days"), Checkpoint()))
+        after = remembered(await source.plan(table_spec("days")))
         assert after.detail
         plan = await source.plan(table_spec("days", **words), after)
         assert sorted(await rows_read(source, plan)) == [[], [1, 2], [3]]
@@ -253,7 +253,7 @@ async def test_a_scan_that_replaces_or_appends_reads_everything(days: Scene, wor
 async def test_versions_are_noted_before_the_rows_are_read(days: Scene) -> None:
     """A change while the scan runs may be missing from it: then the next one must read the partition again."""
     async with days.source(skip_unchanged_partitions=True) as source:
-        plan = await source.plan(table_spec("days"), Checkpoint())
+        plan = await source.plan(table_spec("days"))
         days.insert("days", [6, "2024-03-06", "f"])
         assert sum(batch.num_rows for batch in await sent(source, plan)) == 4
         again = await source.plan(table_spec("days"), remembered(plan))
@@ -266,5 +266,5 @@ async def test_a_temporary_partition_is_none_of_the_table(days: Scene) -> None:
     table = days.fake.engine.table(days.database, "days")
     table.partitions.append(Partition(9, "next_jan", "false", "", [], temporary=True))
     async with days.source() as source:
-        plan = await source.plan(table_spec("days"), Checkpoint())
+        plan = await source.plan(table_spec("days"))
         assert sorted(await rows_read(source, plan)) == [[], [1, 2], [3]]

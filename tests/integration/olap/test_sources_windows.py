@@ -48,7 +48,7 @@ async def test_a_watermark_keeps_its_last_digit(scene: Scene, native: str, value
     scene.create("orders", f"id INT NOT NULL, c {native}")
     scene.insert("orders", [1, low], [2, middle])
     async with scene.source() as source:
-        first = await source.plan(table_spec("orders", cursor="c"), Checkpoint())
+        first = await source.plan(table_spec("orders", cursor="c"))
         assert first.window is not None
         watermark = first.window.upper
         assert watermark.removesuffix("+00").removesuffix("+00:00") == middle.removesuffix("+00:00")
@@ -73,7 +73,7 @@ async def test_slices_cut_between_neighbours(scene: Scene, native: str, values: 
     scene.create("orders", f"id INT NOT NULL, c {native}")
     scene.insert("orders", *[[number, values[number % 3]] for number in range(30)])
     async with scene.source() as source:
-        plan = await source.plan(table_spec("orders", cursor="c", slice_rows=10), Checkpoint())
+        plan = await source.plan(table_spec("orders", cursor="c", slice_rows=10))
         found = [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices]
     assert found == [[number for number in range(30) if number % 3 == rest] for rest in range(3)]
     assert [slice_.upper for slice_ in plan.slices][-1] == plan.slices[-1].watermark
@@ -85,7 +85,7 @@ async def test_a_range_of_whole_numbers_that_no_whole_number_can_hold(scene: Sce
     scene.create("orders", "id INT NOT NULL, c BIGINT")
     scene.insert("orders", *[[number, value] for number, value in enumerate(values)])
     async with scene.source() as source:
-        plan = await source.plan(table_spec("orders", cursor="c", slice_rows=1), Checkpoint())
+        plan = await source.plan(table_spec("orders", cursor="c", slice_rows=1))
         found = [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices]
     assert [numbers for numbers in found if numbers] == [[number] for number in range(len(values))]
 
@@ -125,9 +125,9 @@ async def test_rows_without_a_cursor_value_are_counted_and_can_be_read(scene: Sc
     scene.create("orders", f"id INT NOT NULL, at {scene.moment}")
     scene.insert("orders", [1, "2024-01-01"], *[[number, None] for number in range(2, 12)])
     async with scene.source() as source:
-        plan = await source.plan(table_spec("orders", cursor="at"), Checkpoint())
+        plan = await source.plan(table_spec("orders", cursor="at"))
         assert (plan.null_cursor_rows, plan.rows) == (10, 1)
-        plan = await source.plan(table_spec("orders", cursor="at", null_cursor="include", slice_rows=3), Checkpoint())
+        plan = await source.plan(table_spec("orders", cursor="at", null_cursor="include", slice_rows=3))
         found = [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices]
     assert found[0] == [1]
     assert len(found) == 5 and sorted(number for slice_ in found[1:] for number in slice_) == list(range(2, 12))
@@ -137,7 +137,7 @@ async def test_ties_too_many_for_a_slice_are_cut_by_a_hash_of_the_key(scene: Sce
     scene.create("orders", f"id INT NOT NULL, code VARCHAR(9), at {scene.moment}", key="id, code")
     scene.insert("orders", *[[number // 2, f"c{number % 2}", "2024-01-01"] for number in range(200)])
     async with scene.source() as source:
-        plan = await source.plan(table_spec("orders", cursor="at", slice_rows=50), Checkpoint())
+        plan = await source.plan(table_spec("orders", cursor="at", slice_rows=50))
         found = [
             (await read_slice(source.scan(plan), slice_)).select(["id", "code"]).to_pylist() for slice_ in plan.slices
         ]
@@ -166,7 +166,7 @@ async def test_settle_looks_at_the_clock_of_the_zone_in_which_times_were_written
     scene.insert("orders", *[[number, moment] for number, moment in written.items()])
     words: dict[str, Any] = {} if zone is None else {"timezone": zone}
     async with scene.source(**words) as source:
-        plan = await source.plan(table_spec("orders", cursor="at", settle="30m"), Checkpoint())
+        plan = await source.plan(table_spec("orders", cursor="at", settle="30m"))
         assert [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices] == [[1, 2]]
         assert plan.window is not None
         upper = datetime.fromisoformat(plan.window.upper)
@@ -177,7 +177,7 @@ async def test_a_cursor_far_in_the_future_is_spoken_of(scene: Scene) -> None:
     scene.create("orders", f"id INT NOT NULL, at {scene.moment}")
     scene.insert("orders", [1, "2999-01-01"])
     async with scene.source() as source:
-        (warning,) = (await source.plan(table_spec("orders", cursor="at"), Checkpoint())).warnings
+        (warning,) = (await source.plan(table_spec("orders", cursor="at"))).warnings
     assert "2999-01-01 00:00:00" in warning and "in the future" in warning
 
 
@@ -189,7 +189,7 @@ async def test_settle_of_an_instant_needs_no_zone(scene: Scene) -> None:
         "orders", [1, (now - timedelta(hours=1)).isoformat(" ")], [2, (now - timedelta(minutes=1)).isoformat(" ")]
     )
     async with scene.source(timezone="Asia/Shanghai") as source:
-        plan = await source.plan(table_spec("orders", cursor="at", settle="30m"), Checkpoint())
+        plan = await source.plan(table_spec("orders", cursor="at", settle="30m"))
         assert [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices] == [[1]]
 
 
@@ -220,8 +220,8 @@ async def test_an_hour_that_comes_twice_is_warned_of(
     options = {} if lookback is None else {"lookback": lookback}
     try:
         async with scene.source(**words) as source:
-            plan = await source.plan(table_spec("orders", cursor="at", **options), Checkpoint())
-            by_day = await source.plan(table_spec("orders", cursor="day", **options), Checkpoint())
+            plan = await source.plan(table_spec("orders", cursor="at", **options))
+            by_day = await source.plan(table_spec("orders", cursor="day", **options))
     finally:
         scene.run("SET GLOBAL time_zone = 'UTC'")
     assert [warning for warning in plan.warnings if "put back by 60 minutes" in warning] == list(plan.warnings)
@@ -234,7 +234,7 @@ async def test_rows_with_nulls_are_in_one_part_each(scene: Scene) -> None:
     scene.insert("log", *[[number, "2024-01-01", "x" if number % 2 else None] for number in range(20)])
     async with scene.source() as source:
         table = table_spec("log", cursor="at", slice_rows=5, write="append", settle="1s")
-        plan = await source.plan(table, Checkpoint())
+        plan = await source.plan(table)
         found = [ids(await read_slice(source.scan(plan), slice_)) for slice_ in plan.slices]
     assert [slice_.modulus for slice_ in plan.slices] == [4] * 4
     assert sorted(number for slice_ in found for number in slice_) == list(range(20))

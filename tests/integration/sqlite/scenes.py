@@ -19,11 +19,8 @@ class Scene(Database):
 
     @asynccontextmanager
     async def session(self, **options: Any) -> AsyncIterator[Session]:
-        target = SQLite(str(self.path), **options).target()
-        try:
-            yield await Session.begin(target)
-        finally:
-            await target.aclose()
+        async with Session.of(SQLite(str(self.path), **options).target()) as session:
+            yield session
 
 
 @pytest.fixture

@@ -340,10 +340,10 @@ async def test_what_was_only_half_loaded_is_no_archive(scene: Scene) -> None:
 
 async def test_the_file_is_in_wal_mode_wherever_the_checkpoints_are(scene: Scene) -> None:
     target = scene.target().target()
-    writer = await target.prepare(WriteSpec("p", spec(), NEW.schema, ("id",), "s"), None)
-    await writer.write(NEW)
-    await writer.commit(None, Slice(index=0), 0)
-    await writer.finish(None)
+    async with target.open_load(WriteSpec("p", spec(), NEW.schema, ("id",), "s"), None) as writer:
+        await writer.write(NEW)
+        await writer.commit(None, Slice(index=0), 0)
+        await writer.finish(None)
     await target.aclose()
     assert scene.run("PRAGMA journal_mode") == [("wal",)]
     assert scene.rows("people") == [(1, "new"), (2, "b")]
