@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from retl.model.errors import ConfigError, SourceError
+from retl.model.schema import is_text
 
 CursorFamily = Literal["time", "date", "integer", "decimal", "text"]
 
@@ -39,7 +40,7 @@ def cursor_family(type: pa.DataType) -> CursorFamily | None:
         return "integer"
     if pa.types.is_decimal(type):
         return "decimal"
-    if pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type):
+    if is_text(type):
         return "text"
     return None
 

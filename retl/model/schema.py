@@ -72,3 +72,23 @@ def missing(wanted: Iterable[str], have: Sequence[str]) -> list[str]:
     """The wanted names that the table lacks, in order."""
     known = set(have)
     return [name for name in wanted if name not in known]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type's values are text, in any of Arrow's layouts."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a type's values are bytes, in any of Arrow's layouts."""
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the values of a dictionary or an extension; UUID and JSON stay what they are."""
+    if pa.types.is_dictionary(kind):
+        return value_type(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType) and kind not in (pa.uuid(), pa.json_()):
+        return value_type(kind.storage_type)
+    return kind

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retl.connectors.rows.csv import csv_bytes, hex_text, plain, uuid_text
+from retl.connectors.rows.csv import csv_bytes, hex_text, to_csv_form, uuid_text
 
 TEXT = st.text(st.characters(codec="utf-8")) | st.sampled_from(["", "NULL", '"', "a,b", "\r\n", "\\"])
 
 
 def written(*columns: pa.Array) -> str:
-    return bytes(csv_bytes([plain(column) for column in columns])).decode()
+    return bytes(csv_bytes([to_csv_form(column) for column in columns])).decode()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retl.connectors.mysql.dialect import logical_field
-from retl.connectors.mysql.types import MySQLTypes, stored
+from retl.connectors.mysql.types import MySQLTypes, parse_type
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.schema import field
 
@@ -101,8 +101,8 @@ def test_what_a_source_calls_a_type_never_becomes_a_statement(native: str) -> No
         for in_key in (False, True):
             assert not set(declared(column, in_key=in_key)) & set(";-'*")
         if text == native:
-            with pytest.raises(UnsupportedError, match="not known"):
-                stored(text).sql  # noqa: B018
+            with pytest.raises(UnsupportedError, match="unknown to retl"):
+                parse_type(text).sql  # noqa: B018
 
 
 @given(st.lists(st.text(), min_size=1), st.sampled_from(["enum", "set"]))
@@ -112,7 +112,7 @@ def test_any_members_come_back_as_they_were(members: list[str], word: str) -> No
         text.replace("\\", "\\\\").replace("'", "''").replace("\0", "\\0").replace("\n", "\\n").replace("\r", "\\r")
         for text in members
     ]
-    found = stored(f"{word}({','.join(map(chr(39).__add__, (text + chr(39) for text in spelled)))})")
+    found = parse_type(f"{word}({','.join(map(chr(39).__add__, (text + chr(39) for text in spelled)))})")
     assert found.members == members
     literals = re.findall(r"'((?:[^'\\]|''|\\.)*)'", found.sql, re.DOTALL)
     assert [text.replace("''", "'").replace("\\\\", "\\") for text in literals] == members
@@ -220,4 +220,4 @@ def test_wide_columns_share_a_row() -> None:
 
 
 def test_the_members_of_an_enumeration_are_read() -> None:
-    assert stored("enum('a','B, c','it''s')").members == ["a", "B, c", "it's"]
+    assert parse_type("enum('a','B, c','it''s')").members == ["a", "B, c", "it's"]

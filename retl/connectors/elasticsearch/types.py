@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 
 from retl.model.errors import ConfigError
-from retl.model.schema import field, is_json
+from retl.model.schema import field, is_json, is_text
 
 ID = "_id"
 ROUTING = "_routing"
@@ -140,16 +140,12 @@ def _spec(column: pa.Field, times: str, *, is_key: bool) -> dict[str, Any] | Non
         return _spec(type_.value_field, times, is_key=False)
     if is_json(column) or pa.types.is_null(type_):
         return None
-    if _is_text(type_):
+    if is_text(type_):
         # A key is looked up as a whole. Anything else is searched, and its whole value too unless it is long.
         whole = {"type": "keyword", "ignore_above": 8191 if is_key else 256}
         return whole if is_key else {"type": "text", "fields": {"keyword": whole}}
     name = next((name for holds, name in _NAMES if holds(type_)), "keyword")
     return {"type": times if name == "date_nanos" else name}
-
-
-def _is_text(type_: pa.DataType) -> bool:
-    return any(test(type_) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _in(*types: pa.DataType) -> Any:

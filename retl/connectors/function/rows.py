@@ -17,7 +17,7 @@ import pyarrow as pa
 from retl.connectors.function.shapes import nameless, plain
 from retl.connectors.rows.text import holds_nan
 from retl.model.errors import SourceError
-from retl.model.schema import JSON, native_type
+from retl.model.schema import JSON, is_bytes, is_text, native_type
 
 _FIRST_ROWS = 64
 _MOST_ROWS = 4_096
@@ -172,11 +172,9 @@ _FAMILIES = (
 
 def _converts(given: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether a checked cast keeps every value (it fails for one that it would change)."""
-    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    data = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
-    for family in (text, data):
-        if any(is_one(given) for is_one in family):
-            return any(is_one(wanted) for is_one in family)
+    for is_one in (is_text, is_bytes):
+        if is_one(given):
+            return is_one(wanted)
     if pa.types.is_timestamp(given):
         return pa.types.is_timestamp(wanted) and (given.tz is None) == (wanted.tz is None)
     return any(matches(given) and takes(wanted) for matches, takes in _FAMILIES)

@@ -80,18 +80,18 @@ class MySQLDialect(Dialect):
 
     def select_expression(self, column: pa.Field, expression: str) -> str:
         native = native_type(column)
-        filled = "zerofill" in native  # zeros in front are no part of the value
+        filled = "zerofill" in native  # leading zeros are not part of the value
         if native.startswith("bit") or (filled and pa.types.is_integer(column.type)):
             return f"CAST({expression} AS UNSIGNED)"
         if filled and pa.types.is_decimal(column.type):
             return f"CAST({expression} AS DECIMAL({column.type.precision},{column.type.scale}))"
         if filled or pa.types.is_float32(column.type):
-            # As FLOAT the server shows six digits only.
+            # As FLOAT the server shows only six digits.
             return f"CAST({expression} AS DOUBLE)"
         return expression
 
     def alias(self, name: str) -> str:
-        # The server keeps neither signs beyond U+FFFF nor spaces at the start; by their order the columns are known too.
+        # The server keeps neither characters beyond U+FFFF nor spaces at the start; their order identifies the columns.
         kept = name == name.strip() and max(name) <= "\uffff"
         return super().alias(name) if kept else ""
 
@@ -110,11 +110,11 @@ class MySQLDialect(Dialect):
 
     def hash_condition(self, columns: Sequence[str], remainder: int, modulus: int) -> str:
         texts = ", ".join(f"IFNULL(CAST({self.identifier(name)} AS BINARY), '')" for name in columns)
-        # What is too long for a packet is NULL, and the row would be in no part.
+        # A text too long for a packet is NULL, and its row would be in no part.
         return f"IFNULL(CRC32(CONCAT_WS('\\0', {texts})), 0) % {modulus} = {remainder}"
 
     def now(self, column: pa.Field) -> str:
-        # In UTC: many servers know no zones by name, so a cursor's own is applied to the answer.
+        # In UTC: many servers have no named zones, so the cursor's own zone is applied to the answer.
         return "CAST(UTC_TIMESTAMP(6) AS CHAR)"
 
 
@@ -144,7 +144,7 @@ def _logical(native: str, name: str) -> pa.DataType:
 
 
 def described_field(column: WireField) -> pa.Field:
-    """The Arrow field of a result's column, of which only the wire's description is known."""
+    """The Arrow field of a result's column, from its description on the wire."""
     code, unsigned = column.type_code, bool(column.flags & FLAG.UNSIGNED)
     nullable = not column.flags & FLAG.NOT_NULL
     if code in _WIRE_WHOLE:
@@ -168,7 +168,7 @@ def described_field(column: WireField) -> pa.Field:
 
 
 def wire_kind(column: pa.Field) -> Kind:
-    """How the reader is to take a column of a result."""
+    """How the decoder reads a column of a result."""
     if pa.types.is_binary(column.type):
         return "binary"
     if pa.types.is_boolean(column.type):

@@ -1,8 +1,8 @@
-"""Arrow batches as what a server of MySQL's protocol loads: CSV, or where it takes no files, INSERT statements.
+"""Encode Arrow batches for a MySQL server: as CSV, or as INSERT statements if it loads no files.
 
-The server is generous where this is not: it rounds a time, drops the spaces at the end of a
-CHAR and reads ``'2'`` as the second member of an ENUM, all without a warning. Such rows are
-found here. What it warns of, it is left to find.
+The server rounds a time, drops the spaces at the end of a CHAR and reads ``'2'`` as the
+second member of an ENUM, all without a warning. Such rows are found here; what it does warn
+of, the server finds.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.mysql.dialect import MySQLDialect
-from retl.connectors.mysql.types import Stored
-from retl.connectors.rows.csv import csv_bytes, hex_text, plain
+from retl.connectors.mysql.types import ColumnType
+from retl.connectors.rows.csv import csv_bytes, hex_text, to_csv_form
 from retl.connectors.rows.text import keep_mask, unprintable_times
 from retl.model.plan import WriteSpec
+from retl.model.schema import is_bytes, is_text
 
 DIALECT = MySQLDialect()
 _UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6}
 _LARGE_FLOAT = 3.4028234e38
 _SECONDS, _CLOCK = len("2024-05-01 12:00:00."), len("12:00:00.")
 _LONG_NUMBER = r"[0-9][0-9.]{15}|[0-9][eE][+-]?[0-9]{3}"
-"""A number that a DOUBLE may change: shorter ones come back as they were."""
+"""A number that a DOUBLE may change; it keeps shorter ones."""
 _TIME_SECONDS = r"^-?\d+:\d\d:\d\d\.\d{%d}\d*[1-9]"
 
 
@@ -42,23 +43,23 @@ class Refused:
 
 
 class Encoder:
-    """Turns the batches of one load into what its table takes. Pure, so that a thread may do it."""
+    """Encodes the batches of one load for its table. Pure, so that it can run in a thread."""
 
-    def __init__(self, spec: WriteSpec, columns: dict[str, Stored], never_null: Collection[str] = ()) -> None:
+    def __init__(self, spec: WriteSpec, columns: dict[str, ColumnType], never_null: Collection[str] = ()) -> None:
         self.columns = columns
         self._never_null = frozenset(never_null)
         self._key = frozenset(spec.key)
         self._logical = {column.name: column.type for column in spec.schema}
 
     def sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Refused]]:
-        """The rows that may be sent, and those that the server would change without a word."""
+        """The rows to send, and those that the server would change without a warning."""
         refused: list[Refused] = []
         bad: list[pa.Array] = []
         for name, there in self.columns.items():
             column = batch.column(name)
             if pa.types.is_dictionary(column.type):
                 column = column.dictionary_decode()
-            found = unfit(column, there)
+            found = invalid_values(column, there)
             if name in self._key and column.null_count:
                 found.append((column.is_null(), "the key is NULL"))
             elif name in self._never_null and column.null_count:
@@ -69,11 +70,11 @@ class Encoder:
         return (batch.filter(pa.array(keep_mask(bad))) if bad else batch), refused
 
     def csv(self, batch: pa.RecordBatch) -> pa.Buffer:
-        """The rows for ``spec``."""
-        return csv_bytes([self._plain(name, batch.column(name)) for name in self.columns])
+        """The rows as CSV."""
+        return csv_bytes([self._csv_form(name, batch.column(name)) for name in self.columns])
 
     def load(self, table: str, *, replace: bool = False) -> str:
-        """The statement that takes the rows of ``csv``; with ``replace`` one that has a key takes the place of an earlier one."""
+        """The statement that loads the rows of ``csv``; with ``replace`` a row replaces an earlier one of its key."""
         taken, sets = [], []
         for number, (name, there) in enumerate(self.columns.items()):
             quoted = DIALECT.identifier(name)
@@ -92,10 +93,10 @@ class Encoder:
     def inserts(
         self, batch: pa.RecordBatch, table: str, most_bytes: int, *, replace: bool = False
     ) -> Iterator[tuple[int, int, str]]:
-        """INSERT statements of about ``most_bytes``, each with the number of its first row, and how many there are."""
+        """INSERT statements of about ``most_bytes``, each with the number of its first row and how many rows it has."""
         literals = []
         for name, there in self.columns.items():
-            text = _quoted(self._plain(name, batch.column(name)).cast(pa.large_string()))
+            text = _quoted(self._csv_form(name, batch.column(name)).cast(pa.large_string()))
             convert = _conversion(there)
             if convert is not None:
                 text = _around(convert, text)
@@ -113,13 +114,13 @@ class Encoder:
             yield first, last - first, head + _joined(rows.slice(first, last - first))
             first = last
 
-    def _plain(self, name: str, column: pa.Array) -> pa.Array:
+    def _csv_form(self, name: str, column: pa.Array) -> pa.Array:
         there = self.columns[name]
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
-        if not _is_text(column.type):
-            text = plain(_with_largest(column))
-            return hex_text(text.cast(pa.string())) if there.is_bytes and not _is_bytes(column.type) else text
+        if not is_text(column.type):
+            text = to_csv_form(_with_largest(column))
+            return hex_text(text.cast(pa.string())) if there.is_bytes and not is_bytes(column.type) else text
         if there.is_bytes:
             return hex_text(column.cast(pa.string()))
         logical = self._logical[name]
@@ -129,27 +130,27 @@ class Encoder:
 
 
 def _with_largest(column: pa.Array) -> pa.Array:
-    """FLOATs so near to the largest one that, written shortly, they would be beyond it, as DOUBLEs."""
+    """FLOATs as DOUBLEs if one is so large that its short text would be beyond the largest FLOAT."""
     if not pa.types.is_float32(column.type) or (pc.max(pc.abs(column)).as_py() or 0) < _LARGE_FLOAT:
         return column
     return column.cast(pa.float64())
 
 
-def _conversion(there: Stored) -> str | None:
-    """The SQL that makes a value of what was sent for it, where the server needs one."""
+def _conversion(there: ColumnType) -> str | None:
+    """The SQL that converts the sent text into the value, if the server needs it."""
     if there.is_bytes:
         return "UNHEX({})"
     return "CAST({} AS UNSIGNED)" if there.word == "bit" else None
 
 
 def _digits(column: pa.Array) -> pa.Array:
-    """Truth values in words as 1 and 0; what is no such word is left to the server."""
+    """The words ``true`` and ``false`` as 1 and 0; other text is left to the server."""
     lower = pc.utf8_lower(column.cast(pa.string()))
     return pc.if_else(pc.equal(lower, "true"), "1", pc.if_else(pc.equal(lower, "false"), "0", lower))
 
 
 def _quoted(text: pa.Array) -> pa.Array:
-    """Text literals, as the session's sql_mode reads them."""
+    """Text literals in the session's sql_mode."""
     for found, written in (("\\", "\\\\"), ("'", "''"), ("\x00", "\\0")):
         text = pc.replace_substring(text, found, written)
     return _around("'{}'", text)
@@ -169,27 +170,27 @@ def _joined(rows: pa.Array) -> str:
 # What the server would change without a warning ----------------------------------
 
 
-def unfit(column: pa.Array, there: Stored) -> list[tuple[pa.Array, str]]:
-    """Which values cannot be stored as they are, and why."""
+def invalid_values(column: pa.Array, there: ColumnType) -> list[tuple[pa.Array, str]]:
+    """Which values the column cannot store as they are, and why."""
     found: list[tuple[pa.Array | None, str]] = []
     if pa.types.is_floating(column.type):
-        found.append((_not_finite(column), "MySQL has no NaN and no infinity"))
+        found.append((_not_finite(column), "MySQL has neither NaN nor infinity"))
     if pa.types.is_temporal(column.type):
         found.append((unprintable_times(column), "the time lies outside the years 1 to 9999, or outside a day"))
     if there.word in ("datetime", "timestamp", "time"):
         reason = f"the column keeps only {there.fraction} digits of a second"
         found.append((_finer(column, there), reason))
-    elif there.word == "char" and _is_text(column.type):
+    elif there.word == "char" and is_text(column.type):
         found.append((_some(pc.ends_with(column, " ")), "the column is CHAR, which drops the spaces at the end"))
-    elif there.word == "binary" and _is_bytes(column.type):
+    elif there.word == "binary" and is_bytes(column.type):
         other = pc.not_equal(pc.binary_length(column), int(there.inner or 1))
         found.append((_some(other), f"the column is BINARY({there.inner or 1}), which fills up what is shorter"))
-    elif there.word == "enum" and _is_text(column.type):
+    elif there.word == "enum" and is_text(column.type):
         known = pa.array(there.members, column.type)
-        found.append((_some(pc.and_(column.is_valid(), pc.invert(pc.is_in(column, known)))), "it is no member"))
-    elif there.word == "set" and _is_text(column.type):
-        found.append((_no_subset(column, there.members), "it is no set of members in their order"))
-    elif there.word == "json" and _is_text(column.type):
+        found.append((_some(pc.and_(column.is_valid(), pc.invert(pc.is_in(column, known)))), "it is not a member"))
+    elif there.word == "set" and is_text(column.type):
+        found.append((_no_subset(column, there.members), "it is not a set of members in their order"))
+    elif there.word == "json" and is_text(column.type):
         found.append(
             (_rounded_json(column), "MySQL's JSON would round a number in it, since it has more digits than a DOUBLE")
         )
@@ -206,10 +207,10 @@ def _not_finite(column: pa.Array) -> pa.Array | None:
     return _some(pc.invert(pc.is_finite(wide)))
 
 
-def _finer(column: pa.Array, there: Stored) -> pa.Array | None:
-    """Which times have digits that the column does not keep."""
+def _finer(column: pa.Array, there: ColumnType) -> pa.Array | None:
+    """Which times have more digits than the column keeps."""
     kind = column.type
-    if _is_text(kind):
+    if is_text(kind):
         longest = pc.max(pc.binary_length(column)).as_py()
         if (longest or 0) <= (_CLOCK if there.word == "time" else _SECONDS) + there.fraction:
             return None
@@ -235,7 +236,7 @@ def _no_subset(column: pa.Array, members: Sequence[str]) -> pa.Array | None:
 
 
 def _rounded_json(column: pa.Array) -> pa.Array | None:
-    """Which documents hold a number that neither 64 bits nor a DOUBLE keep. Few are worth a closer look."""
+    """Which documents hold a number that neither 64 bits nor a DOUBLE keep. Only the candidates are parsed."""
     long = pc.match_substring_regex(column, _LONG_NUMBER)
     bad = [text for text in pc.unique(column.filter(long.fill_null(False))).to_pylist() if _is_rounded(text)]
     return pc.is_in(column, pa.array(bad, column.type)) if bad else None
@@ -252,19 +253,6 @@ def _is_rounded(document: str) -> bool:
         nonlocal rounded
         rounded |= Decimal(text) != Decimal(repr(float(text)))
 
-    with suppress(ValueError, RecursionError):  # what is no JSON is left to the server
+    with suppress(ValueError, RecursionError):  # invalid JSON is left to the server
         json.loads(document, parse_int=whole, parse_float=fraction)
     return rounded
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_binary_view(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )

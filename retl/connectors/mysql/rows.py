@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Kind = Literal["text", "binary", "bool", "utc"]
-"""How a column is taken: as it stands, as bytes, ``0`` and ``1`` as truth values, or as a time in UTC, which text marks by ``Z``."""
+"""How a column is decoded: as text, as bytes, ``0`` and ``1`` as truth values, or as a time in UTC, marked by ``Z``."""
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -25,10 +25,10 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _HEADER = 4
 _CONTINUED = 0xFFFFFF
 _MOST_BYTES = 256 * 1024 * 1024
-"""A row may have so many. Servers allow 1 GB at most, and 64 MB or fewer unless somebody asked for more."""
+"""Maximum size of a row. Servers allow 1 GB at most, and 64 MB or less by default."""
 _NULL, _TWO_BYTES, _THREE_BYTES, _EIGHT_BYTES = 0xFB, 0xFC, 0xFD, 0xFE
 _ERROR, _END = 0xFF, 0xFE
-_INLINE = 12  # so many bytes stand in a view of Arrow itself
+_INLINE = 12  # as many bytes fit into a view of Arrow itself
 _SAME_LENGTH = 64
 _PADDING = bytes(_SAME_LENGTH)
 _TYPES = {"text": pa.string(), "utc": pa.string(), "binary": pa.binary(), "bool": pa.bool_()}
@@ -40,11 +40,11 @@ _MASKS = ((np.arange(_INLINE) < np.arange(_INLINE + 1)[:, None]).astype(np.uint8
 
 
 class ProtocolError(Exception):
-    """What came is no text result: the connection cannot be used any further."""
+    """The answer is not a text result; the connection cannot be used any further."""
 
 
 class TooLarge(Exception):
-    """An answer passes a limit that keeps a server from filling the memory of whoever asks."""
+    """An answer exceeds a limit that keeps a server from filling the host's memory."""
 
 
 class RowDecoder:
@@ -61,7 +61,7 @@ class RowDecoder:
         self._sequence = sequence
         self._pending: list[bytes] = []
         self._size = 0
-        self._needed = 0  # so many bytes must be there before there is anything to decode
+        self._needed = 0  # as many bytes must have come before anything can be decoded
         self.finished = False
         self.error: bytes | None = None
         """The payload of the error packet that ended the result."""
@@ -71,10 +71,10 @@ class RowDecoder:
         self._size += len(data)
 
     def take(self) -> list[pa.RecordBatch]:
-        """Decode every whole row that has come."""
+        """Decode every complete row that has come."""
         if self._size < self._needed:
             return []
-        # Joined once, with room behind the last value: everything else reads it where it lies.
+        # Joined once, with padding after the last value; nothing is copied after that.
         chunk = b"".join((*self._pending, _PADDING))
         position, size = 0, len(chunk) - len(_PADDING)
         batches: list[pa.RecordBatch] = []
@@ -127,7 +127,7 @@ class RowDecoder:
         self._sequence = (self._sequence + len(rows)) & 0xFF
 
     def _take_continued(self, chunk: bytes, position: int, size: int) -> tuple[bytes | None, int]:
-        """The payload of a row of 16 MB or more, which comes in several packets, and where it ends; ``None`` until it is whole."""
+        """The payload of a row of 16 MB or more, in several packets, and where it ends; ``None`` until it is complete."""
         start = position
         ends: list[tuple[int, int]] = []
         while size - position >= _HEADER:
@@ -154,7 +154,7 @@ class RowDecoder:
             if (position >= stops).any():
                 raise ProtocolError("a row has fewer columns than the result")
             start, length, null = _lengths(data, position)
-            # Compared before they are added: a length of nearly 2 ** 63 would come out as a place within the row.
+            # Compared before they are added: a length of nearly 2 ** 63 would overflow to a place within the row.
             if (length > stops - start).any() or int(length.min()) < 0:
                 raise ProtocolError("a row ends within a value")
             position = start + length
@@ -181,7 +181,7 @@ def _walk(chunk: bytes, position: int, size: int) -> tuple[list[int], int, bool]
 
 
 def _whole(chunk: bytes, position: int, size: int) -> int:
-    """How many bytes the packet has that begins here, with those that continue it, as far as is known."""
+    """How many bytes the packet that begins here has, with its continuations, as far as known."""
     start = position
     while size - position >= _HEADER:
         length = _word(chunk, position)[0] & _CONTINUED
@@ -217,7 +217,7 @@ def _lengths(data: Bytes, position: Numbers) -> tuple[Numbers, Numbers, Mask | N
 
 
 def _checked(column: pa.Array, kind: Kind) -> pa.Array:
-    """The column as it is given on. A text that is no UTF-8 is a matter of its row, a time that is none is of the server."""
+    """The column, checked. Text that is not UTF-8 is an error of its row; a time that is not, of the server."""
     if kind != "utc":
         return column
     try:
@@ -253,7 +253,7 @@ def _column(data: Bytes, start: Numbers, length: Numbers, null: Mask | None, kin
 
 
 def _same_length(data: Bytes, start: Numbers, length: int, valid: pa.Buffer | None, kind: Kind) -> pa.Array:
-    """Dates and such: every value has as many bytes as the others, so they are copied as they stand."""
+    """A column whose values all have the same length, such as dates: copy them in one go."""
     rows = len(start)
     values = _cut_out(data, start, length) if length else np.zeros(0, np.uint8)
     offsets = np.arange(rows + 1, dtype=np.int32) * length
@@ -262,6 +262,6 @@ def _same_length(data: Bytes, start: Numbers, length: int, valid: pa.Buffer | No
 
 
 def _cut_out(data: Bytes, start: Numbers, size: int) -> np.ndarray[Any, Any]:
-    """``size`` bytes from each start. As one opaque value each, numpy copies them several times faster than byte by byte."""
+    """``size`` bytes from each start. As opaque values, numpy copies them several times faster than byte by byte."""
     everywhere = np.ndarray((len(data) - size + 1,), f"V{size}", data.data, 0, (1,))
     return everywhere[start]

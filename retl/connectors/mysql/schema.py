@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.dialect import MySQLDialect, logical_field
-from retl.connectors.mysql.types import Stored, stored
+from retl.connectors.mysql.types import ColumnType, parse_type
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import ExistingTable, archive_name, is_archive, is_shadow, shadow_name
 from retl.model.errors import ConfigError, SchemaDrift
@@ -69,8 +69,8 @@ class Column:
     generated: bool
 
     @property
-    def stored(self) -> Stored:
-        return stored(self.type)
+    def stored(self) -> ColumnType:
+        return parse_type(self.type)
 
     @property
     def is_timestamp(self) -> bool:

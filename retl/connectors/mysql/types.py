@@ -1,8 +1,8 @@
 """Arrow's types in MySQL and MariaDB: how a column is declared, and what fits into what. No I/O.
 
-What comes from a server of the same kind is declared as it was there: its spelling of the
-type travels in the field's metadata. It is text of somebody else: only what is understood to the
-last sign is taken over, and the members of an ENUM or SET are written anew.
+A column from a server of the same kind is declared as it was there: its spelling of the type
+travels in the field's metadata. That text is foreign: it is used only if it is understood to
+the last character, and the members of an ENUM or SET are quoted anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 from retl.connectors.mysql.dialect import MySQLDialect, logical_field
 from retl.connectors.sql.tables import TypeMap
 from retl.model.errors import ConfigError, UnsupportedError
-from retl.model.schema import is_json, native_type
+from retl.model.schema import is_bytes, is_json, is_text, native_type, value_type
 
 _WHOLE: dict[pa.DataType, str] = {
     pa.int8(): "tinyint",
@@ -59,7 +59,7 @@ _TYPE = re.compile(
     rf"([a-z][a-z0-9]*)(?:\((\d+(?:,\d+)?|{_MEMBERS})\))?((?: unsigned| zerofill)*)(?: character set (\w+))?"
     r"(?: collate \w+)?(?: null)?(?: /\*[^*]*\*/)?"
 )
-# Taken over as they are where the Arrow type is the one that belongs to them.
+# Declared as they are, if the Arrow type is the one that belongs to them.
 _KEPT = re.compile(
     r"(?:tinyint|smallint|mediumint|int|bigint)(?:\(\d+\))?(?: unsigned)?(?: zerofill)?|year(?:\(4\))?|bit\(\d+\)|"
     r"(?:float|double|decimal)(?:\(\d+,\d+\))?(?: unsigned)?(?: zerofill)?|date|(?:datetime|timestamp|time)(?:\(\d\))?|"
@@ -69,13 +69,13 @@ _LENGTH = re.compile(r"(?:var)?(?:char|binary)\((\d+)\)", re.IGNORECASE)
 
 _INDEX_BYTES = 3072
 _KEY_BYTES = 16
-"""Room in an index for a key column that is neither text nor bytes: more than any takes."""
+"""Bytes in an index for a key column that is neither text nor bytes: an upper bound."""
 _ROW_BYTES = 65_535 - 4_096
 _CHARACTER_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Stored:
+class ColumnType:
     """A column's type, taken apart: ``decimal(10,2) unsigned`` is ``decimal``, ``10,2``, unsigned."""
 
     word: str
@@ -83,7 +83,7 @@ class Stored:
     suffix: str = ""
     charset: str = ""
     known: bool = True
-    """Whether its spelling was understood to the last sign."""
+    """Whether its spelling was understood to the last character."""
 
     @property
     def unsigned(self) -> bool:
@@ -100,15 +100,15 @@ class Stored:
 
     @property
     def members(self) -> list[str]:
-        """The texts that an ENUM or SET knows."""
+        """The members of an ENUM or SET."""
         return [_ESCAPE.sub(lambda found: _ESCAPED[found[1]], text[1:-1]) for text in re.findall(_MEMBER, self.inner)]
 
     @property
     def sql(self) -> str:
-        """The type for a statement, written anew from its parts. Raises ``UnsupportedError`` where they are not known."""
+        """The type for a statement, built from its parts. Raises ``UnsupportedError`` if they are unknown."""
         if not self.known:
             raise UnsupportedError(
-                f"the type {self.word[:100]!r} is not known to retl.", remedy="leave the column out with columns."
+                f"the type {self.word[:100]!r} is unknown to retl.", remedy="leave the column out with columns."
             )
         inner = ",".join(map(MySQLDialect().string, self.members)) if self.word in _CHOICES else self.inner
         return self.word + (f"({inner})" if inner else "") + self.suffix
@@ -119,14 +119,14 @@ class Stored:
         return self.word in _BYTES or self.word in _SHAPES or self.word == "vector"
 
 
-def stored(native: str) -> Stored:
+def parse_type(native: str) -> ColumnType:
     """Take a type apart, as ``information_schema`` or ``declare`` spells it."""
     # The members of an ENUM keep their case.
     found = _TYPE.fullmatch(native) or _TYPE.fullmatch(native.lower())
     if found is None or not found[1]:
-        return Stored(native.lower(), known=False)
+        return ColumnType(native.lower(), known=False)
     word = {"integer": "int", "numeric": "decimal"}.get(found[1], found[1])
-    return Stored(word, found[2] or "", found[3], found[4] or "")
+    return ColumnType(word, found[2] or "", found[3], found[4] or "")
 
 
 class MySQLTypes(TypeMap):
@@ -152,7 +152,7 @@ class MySQLTypes(TypeMap):
         return chosen
 
     def declare(self, column: pa.Field, *, in_key: bool) -> str:
-        kind = _plain(column.type)
+        kind = value_type(column.type)
         json = is_json(column) or pa.types.is_nested(kind) or kind == pa.json_()
         if json:
             if in_key:
@@ -161,9 +161,9 @@ class MySQLTypes(TypeMap):
         kept = _kept(column, kind)
         if kept is not None:
             return self._in_key(kept, in_key) + (" null" if kept.startswith("timestamp") and column.nullable else "")
-        if _is_text(kind) or kind == pa.uuid():
+        if is_text(kind) or kind == pa.uuid():
             return self._declare_text(column, kind, in_key)
-        if _is_bytes(kind):
+        if is_bytes(kind):
             return self._declare_bytes(column, kind, in_key)
         declared = _declare_value(column.name, kind)
         if declared is None:
@@ -178,7 +178,7 @@ class MySQLTypes(TypeMap):
             return declared
         if declared.startswith(("enum", "set")):
             return f"{declared} {self._exact}"
-        if stored(declared).word in _BYTES - {"binary"}:
+        if parse_type(declared).word in _BYTES - {"binary"}:
             return f"varbinary({self._key_bytes})"
         return declared
 
@@ -200,21 +200,21 @@ class MySQLTypes(TypeMap):
         return f"varbinary({declared})"
 
     def why_incompatible(self, column: pa.Field, existing: pa.Field) -> str | None:
-        kind, there = _plain(column.type), stored(native_type(existing))
+        kind, there = value_type(column.type), parse_type(native_type(existing))
         if there.charset and there.charset not in _UNICODE:
             return f"its character set {there.charset} does not hold every character"
         if pa.types.is_null(kind):
             return None
         kept = _kept(column, kind)
-        if kept is not None and stored(kept) == there:
+        if kept is not None and parse_type(kept) == there:
             return None
         if is_json(column) or pa.types.is_nested(kind) or kind == pa.json_():
-            return None if there.word == "json" or there.word in _TEXTS else "it takes no JSON"
-        if _is_text(kind) or kind == pa.uuid():
+            return None if there.word == "json" or there.word in _TEXTS else "it does not hold JSON"
+        if is_text(kind) or kind == pa.uuid():
             takes = there.word in _TEXTS or there.word in _CHOICES or there.word in ("json", *_ADDRESSES)
             return None if takes or there.word in _BYTES else "text can be read in more than one way"
-        if _is_bytes(kind):
-            return None if there.word in _BYTES else "bytes are no text" if there.word in _TEXTS else _OTHER
+        if is_bytes(kind):
+            return None if there.word in _BYTES else "bytes are not text" if there.word in _TEXTS else _OTHER
         if pa.types.is_boolean(kind):
             return None if there.word in (*BITS, "bit", "decimal") else _OTHER
         if pa.types.is_integer(kind):
@@ -240,45 +240,23 @@ def exact_collation(mariadb: bool, version: tuple[int, ...] = ()) -> str:
     return f"character set utf8mb4 collate {'utf8mb4_0900_bin' if known else 'utf8mb4_bin'}"
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """What a dictionary or an extension holds; UUID and JSON stay what they are."""
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if isinstance(kind, pa.BaseExtensionType) and kind not in (pa.uuid(), pa.json_()):
-        return _plain(kind.storage_type)
-    return kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_binary_view(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )
-
-
 def _is_wide(kind: pa.DataType) -> bool:
-    kind = _plain(kind)
-    return _is_text(kind) or _is_bytes(kind) or kind == pa.uuid()
+    kind = value_type(kind)
+    return is_text(kind) or is_bytes(kind) or kind == pa.uuid()
 
 
 def _kept(column: pa.Field, kind: pa.DataType) -> str | None:
-    """The type that the column had at a MySQL or MariaDB source, where it is to have that here too."""
+    """The type that the column had at a MySQL or MariaDB source, if it can have that here too."""
     native = native_type(column)
     if not _KEPT.fullmatch(native) or (native.startswith("decimal") and not _fits_decimal(kind)):
         return None
     if native.startswith(("enum", "set")) and "?" in native:
-        return None  # the catalog shows so what lies beyond U+FFFF: nobody knows the member
-    return stored(native).sql if logical_field(column.name, native).type == kind else None
+        return None  # the catalog shows a character beyond U+FFFF like this: the member is unknown
+    return parse_type(native).sql if logical_field(column.name, native).type == kind else None
 
 
 def length(native: str) -> int | None:
-    """The length that a column of texts or bytes is declared with, where it is."""
+    """The declared length of a column of text or bytes, if any."""
     found = _LENGTH.fullmatch(native)
     return int(found[1]) if found else None
 
@@ -301,13 +279,13 @@ def _bytes_length(column: pa.Field, kind: pa.DataType) -> int | None:
 
 
 def _row_bytes(column: pa.Field) -> int:
-    """The room that a column takes in a row, where it is one whose length is declared."""
-    kind = _plain(column.type)
+    """The bytes that a column with a declared length takes in a row."""
+    kind = value_type(column.type)
     if is_json(column) or _kept(column, kind) is not None:
         return 16
-    if _is_text(kind) or kind == pa.uuid():
+    if is_text(kind) or kind == pa.uuid():
         return (_text_length(column, kind) or 3) * _CHARACTER_BYTES
-    return (_bytes_length(column, kind) or 12) if _is_bytes(kind) else 16
+    return (_bytes_length(column, kind) or 12) if is_bytes(kind) else 16
 
 
 def _fits_decimal(kind: pa.DataType) -> bool:
@@ -315,7 +293,7 @@ def _fits_decimal(kind: pa.DataType) -> bool:
 
 
 def _declare_value(name: str, kind: pa.DataType) -> str | None:
-    """The type of a column that holds numbers or times; ``None`` where there is no lossless one."""
+    """The type of a column that holds numbers or times; ``None`` if no type is lossless."""
     if kind in _WHOLE:
         return _WHOLE[kind]
     if pa.types.is_boolean(kind):
@@ -336,7 +314,7 @@ def _declare_value(name: str, kind: pa.DataType) -> str | None:
     return "longtext" if pa.types.is_null(kind) else None
 
 
-def _misfit_whole(kind: pa.DataType, there: Stored) -> str | None:
+def _misfit_whole(kind: pa.DataType, there: ColumnType) -> str | None:
     signed, bits = pa.types.is_signed_integer(kind), int(kind.bit_width)
     if there.word in BITS:
         room = BITS[there.word]
@@ -354,7 +332,7 @@ def _misfit_whole(kind: pa.DataType, there: Stored) -> str | None:
     return _OTHER
 
 
-def _misfit_decimal(kind: pa.DataType, there: Stored) -> str | None:
+def _misfit_decimal(kind: pa.DataType, there: ColumnType) -> str | None:
     scale = max(kind.scale, 0)
     digits = kind.precision - kind.scale
     if there.word == "decimal":
@@ -370,7 +348,7 @@ def _misfit_decimal(kind: pa.DataType, there: Stored) -> str | None:
     return _OTHER
 
 
-def _misfit_time(column: pa.Field, kind: pa.DataType, there: Stored) -> str | None:
+def _misfit_time(column: pa.Field, kind: pa.DataType, there: ColumnType) -> str | None:
     if pa.types.is_date(kind):
         return None if there.word in ("date", "datetime") else _OTHER
     word = "time" if pa.types.is_time(kind) else "datetime"
@@ -390,4 +368,4 @@ def _misfit_time(column: pa.Field, kind: pa.DataType, there: Stored) -> str | No
 def _fraction(column: pa.Field, kind: Any) -> int:
     """How many digits of a second a column of times may have."""
     kept = _kept(column, kind)
-    return stored(kept).fraction if kept is not None else _UNIT_DIGITS[kind.unit]
+    return parse_type(kept).fraction if kept is not None else _UNIT_DIGITS[kind.unit]

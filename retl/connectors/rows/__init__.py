@@ -1,1 +1,1 @@
-"""What every connector needs of rows in Arrow: canonical text, CSV, rejects, keys."""
+"""Tools for rows in Arrow that connectors share: canonical text, CSV, rejects, keys."""

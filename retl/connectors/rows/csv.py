@@ -1,6 +1,6 @@
 """Arrow batches as CSV for the bulk loaders of MySQL and PostgreSQL: lossless, without a Python object per value.
 
-A NULL is the bare word ``NULL``; every text stands in quotes, which are doubled within it; nothing else is escaped.
+A NULL is the bare word ``NULL``; every text is in quotes, which are doubled within it; nothing else is escaped.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 
 
 def csv_bytes(columns: Sequence[pa.Array]) -> pa.Buffer:
-    """The rows that some columns make, each column in a form of ``plain``."""
+    """The rows of some columns, each of which is in the form of ``to_csv_form``."""
     batch = pa.RecordBatch.from_arrays(list(columns), [str(number) for number in range(len(columns))])
     sink = pa.BufferOutputStream()
     csv.write_csv(batch, sink, _OPTIONS)
     return sink.getvalue()
 
 
-def plain(column: pa.Array) -> pa.Array:
-    """The column in a form whose CSV loses nothing: numbers and times as they are, all else as text.
+def to_csv_form(column: pa.Array) -> pa.Array:
+    """The column in a form whose CSV loses nothing: numbers and times as they are, everything else as text.
 
-    Truth values are 0 and 1, bytes are hexadecimal, times with a zone are in UTC and say no zone.
+    Truth values are 0 and 1, bytes are hexadecimal, times with a zone are in UTC without it.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return plain(column.dictionary_decode())
+        return to_csv_form(column.dictionary_decode())
     if kind == pa.uuid():
         return uuid_text(column)
     if isinstance(kind, pa.BaseExtensionType):
-        return plain(column.storage)
+        return to_csv_form(column.storage)
     if pa.types.is_boolean(kind):
         return column.cast(pa.uint8())
     if pa.types.is_float16(kind):
@@ -57,7 +57,7 @@ def hex_text(column: pa.Array) -> pa.Array:
     offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
     data = np.frombuffer(column.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
     digits = pa.py_buffer(_HEX[data])
-    # Twice as long: it may need offsets of 64 bits.
+    # Twice as long, so it may need offsets of 64 bits.
     doubled = (offsets.astype(np.int64) - offsets[0]) * 2
     return pa.Array.from_buffers(pa.large_string(), len(column), [_validity(column), pa.py_buffer(doubled), digits])
 

@@ -1,4 +1,4 @@
-"""Keys that repeat within one slice."""
+"""Duplicate keys within one slice."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from retl.model.plan import WriteSpec
 
 
 class KeyWatch:
-    """Notices a key that repeats among the rows staged for one commit.
+    """Finds duplicate keys among the rows staged for one commit.
 
-    Where the source guarantees its key, or every row is taken as new, nothing is looked at. The check is by value;
-    no Python object is made per row.
+    Checks nothing if the source guarantees its key, or every row counts as new. It compares values, without a Python
+    object per row.
     """
 
     def __init__(self, spec: WriteSpec) -> None:
@@ -49,14 +49,14 @@ class KeyWatch:
 
 
 def _alike(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Batches of one schema: a column that is typed in some and text in others is text in all."""
+    """Batches with one schema: a column that is text in some of them becomes text in all."""
     if all(batch.schema.equals(batches[0].schema) for batch in batches):
         return batches
     return [pa.RecordBatch.from_arrays(list(map(to_text, batch.columns)), batch.schema.names) for batch in batches]
 
 
 def repeated_key(key: Sequence[str], example: str, unread_cursor: str | None = None) -> RepeatedKey:
-    """The error of a key that repeats where nothing tells which row is newer; perhaps the cursor does, which is not read."""
+    """The error of duplicate keys if nothing tells which row is newer. The cursor may tell, if it is not read yet."""
     cursor = f"take the cursor {unread_cursor!r} into columns" if unread_cursor else "give the table a cursor"
     return RepeatedKey(
         f"the key ({', '.join(key)}) does not identify one row: {example} occurs more than once.",

@@ -26,14 +26,14 @@ class RejectCollector:
     """The rejects of one slice."""
 
     def __init__(self, spec: WriteSpec, *, called: tuple[str, str] = ("", "")) -> None:
-        """``called``: a name that the system's reasons may hold, and the one that people know instead."""
+        """``called``: a name in the system's reasons, and the one that people know."""
         self._spec = spec
         self._called = called
         self._whole = frozenset(column.name for column in spec.schema if pa.types.is_integer(column.type))
         self.rows: list[Reject] = []
 
     def add(self, row: dict[str, Any], reason: str, column: str = "") -> None:
-        """Keep one row. Its identity is its key; without a key its whole content."""
+        """Keep one row. Its key identifies it, or else its whole content."""
         # A source may send numbers as text; the identity of a row must not depend on that.
         row = {name: _number(value) if name in self._whole else value for name, value in row.items()}
         key = {name: row[name] for name in self._spec.key if name in row}
@@ -66,7 +66,7 @@ class RejectCollector:
         return batch if keep.all() else batch.filter(pa.array(keep))
 
     def check(self, allowed: int, outcome: str = "nothing of this slice was written") -> None:
-        """Raise ``RowsRejected`` where there are more than allowed; ``outcome`` is what became of the slice."""
+        """Raise ``RowsRejected`` if there are more than allowed; ``outcome`` says what became of the slice."""
         column = f" in column {self.rows[0].column!r}" if self.rows and self.rows[0].column else ""
         check_rejects(
             self.rows,

@@ -1,4 +1,4 @@
-"""Arrow columns as canonical text, and the values that cannot be written so.
+"""Arrow columns as canonical text, and the values that it cannot express.
 
 Canonical text is lossless: digits are kept, times have a fixed number of fractional
 digits (so that text sorts as time does), times with a zone are in UTC and end in ``Z``.
@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from retl.model.schema import is_text
 
 _SECONDS_YEAR_1 = -62_135_596_800
 _SECONDS_YEAR_10000 = 253_402_300_800
@@ -49,7 +51,7 @@ def to_text(column: pa.Array) -> pa.Array:
 def _decimal_text(column: pa.Array) -> pa.Array:
     text = column.cast(pa.string())
     if column.type.scale > 6 or column.type.scale < 0:
-        # Arrow writes very small numbers with an exponent, which no column type of text or number wants.
+        # Arrow writes very small numbers with an exponent, which not every system reads.
         scientific = pc.match_substring(text, "E")
         if pc.any(scientific).as_py():
             plain = [
@@ -61,12 +63,12 @@ def _decimal_text(column: pa.Array) -> pa.Array:
 
 
 def json_text(value: Any) -> str:
-    """A Python value as JSON; what JSON has no word for (times, decimals, bytes) becomes its usual text."""
+    """A Python value as JSON; times, decimals and bytes become their usual text."""
     return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 def unprintable_times(column: pa.Array) -> pa.Array | None:
-    """Which values lie outside the years 1 to 9999, or outside a day, which text cannot show; ``None`` where all can."""
+    """Which times lie outside the years 1 to 9999, or outside a day, and have no text; ``None`` if all have one."""
     kind = column.type
     if pa.types.is_timestamp(kind):
         low, high = (edge * _PER_SECOND[kind.unit] for edge in (_SECONDS_YEAR_1, _SECONDS_YEAR_10000))
@@ -86,7 +88,7 @@ def unprintable_times(column: pa.Array) -> pa.Array | None:
 
 
 def not_a_number(column: pa.Array) -> pa.Array | None:
-    """Which values are NaN; ``None`` where there is none."""
+    """Which values are NaN; ``None`` if no value is."""
     if pa.types.is_nested(column.type):
         return _nested_nan(column)
     if not pa.types.is_floating(column.type):
@@ -96,13 +98,13 @@ def not_a_number(column: pa.Array) -> pa.Array | None:
 
 
 def _nested_nan(column: pa.Array) -> pa.Array | None:
-    """Which values hold NaN anywhere, for which JSON has no word."""
+    """Which values hold NaN anywhere, which JSON cannot express."""
     bad = pa.array([holds_nan(value) for value in column.to_pylist()])
     return bad if pc.any(bad).as_py() else None
 
 
 def holds_nan(value: Any) -> bool:
-    """Whether NaN or infinity, for which JSON has no word, is anywhere in a value."""
+    """Whether a value holds NaN or infinity anywhere, which JSON cannot express."""
     if isinstance(value, dict):
         return any(map(holds_nan, value.values()))
     if isinstance(value, list | tuple):
@@ -111,9 +113,8 @@ def holds_nan(value: Any) -> bool:
 
 
 def not_utf8(column: pa.Array) -> pa.Array | None:
-    """Which values are text only by their type, since their bytes are no UTF-8; ``None`` where there is none."""
-    kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+    """Which texts are not valid UTF-8; ``None`` if all are."""
+    if not is_text(column.type):
         return None
     try:
         column.validate(full=True)
@@ -123,7 +124,7 @@ def not_utf8(column: pa.Array) -> pa.Array | None:
 
 
 def as_bytes(column: pa.Array) -> list[bytes | None]:
-    """Text as its bytes, whatever they are."""
+    """Text as its bytes."""
     values: list[bytes | None] = column.cast(pa.binary_view()).to_pylist()
     return values
 
@@ -137,7 +138,7 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def keep_mask(bad: list[pa.Array]) -> np.ndarray[Any, Any]:
-    """True for the rows that none of the masks names."""
+    """True for the rows that no mask names."""
     keep = np.ones(len(bad[0]), dtype=bool)
     for mask in bad:
         keep &= ~mask.fill_null(False).to_numpy(zero_copy_only=False)

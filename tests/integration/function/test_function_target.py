@@ -22,7 +22,7 @@ import pytest
 import retl
 from retl.connectors import DuckDB, FunctionTarget, IteratorSource, SQLite
 from retl.connectors.function import BatchContext
-from retl.engine import writer as engine_writer
+from retl.engine import commit as engine_commit
 from retl.model.errors import LeaseLost
 from tests.integration.function.service import Api, orders
 from tests.support import Database, Recorder
@@ -247,7 +247,7 @@ async def test_a_report_says_which_side_waited_for_the_other(tmp_path: Path, mon
 
 async def test_a_former_owner_delivers_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a function has sent nobody takes back: the fence is proved before, not only with the watermark after it."""
-    monkeypatch.setattr(engine_writer, "_PROOF_SECONDS", 0.0)
+    monkeypatch.setattr(engine_commit, "_PROOF_SECONDS", 0.0)
     sent: list[int] = []
     sizes: list[int] = []
 
