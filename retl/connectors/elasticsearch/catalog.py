@@ -1,4 +1,4 @@
-"""An index of the target as it is, or as it is to be."""
+"""An index as it is, or as it will be."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Definition:
 
     @property
     def note(self) -> dict[str, Any]:
-        """What retl has written down in the mapping: ``key``, ``columns`` and the cursor that gives the ``versions``."""
+        """The note of retl in the mapping: ``key``, ``columns`` and the cursor that gives the ``versions``."""
         found = (self.mappings.get("_meta") or {}).get("retl")
         return found if isinstance(found, dict) else {}
 
@@ -37,13 +37,13 @@ class Definition:
         return self.mappings.get("properties") or {}
 
     def body(self) -> dict[str, Any]:
-        """Of the request that creates such an index."""
+        """The body of the request that creates such an index."""
         return {"mappings": self.mappings, "settings": {"index": copyable(self.settings)}, "aliases": self.aliases}
 
 
 @dataclass(frozen=True)
 class ExistingIndex:
-    """What a name of the target stands for."""
+    """What a name stands for in the target."""
 
     name: str
     kind: Kind
@@ -85,7 +85,7 @@ def key_of(existing: ExistingIndex) -> tuple[str, ...]:
 
 
 def columns_of(existing: ExistingIndex) -> Iterator[pa.Field]:
-    """The fields as columns, in the order in which they were created where that is existing."""
+    """The fields as columns, in the order in which they were created where that is known."""
     found = dict(leaf_fields(existing.definition.properties))
     noted = [name for name in existing.definition.note.get("columns") or () if name not in (ID, ROUTING, SOURCE)]
     for name in [*noted, *(path for path in found if not any(_within(path, one) for one in noted))]:
@@ -122,7 +122,7 @@ async def find_index(client: Client, name: str) -> ExistingIndex | None:
 
 async def _known(client: Client, name: str, kind: Kind, indices: tuple[str, ...], written: str) -> ExistingIndex:
     definition = await _definition(client, written or indices[0])
-    # The server leaves this word in the settings for as long as the index is closed.
+    # The server keeps this setting for as long as the index is closed.
     closed = (written,) if str(definition.settings.get("verified_before_close")) == "true" else ()
     return ExistingIndex(name, kind, indices, written, definition, closed)
 
@@ -148,7 +148,7 @@ class Identity(NamedTuple):
 
 
 async def identity(client: Client, index: str) -> Identity:
-    """Empty where there is no such index."""
+    """The identity of an index; empty without such an index."""
     names = "index.uuid,index.default_pipeline,index.final_pipeline"
     answer = await client.request("GET", f"/{quoted(index)}/_settings/{names}", allow=(404,))
     if answer.status == 404:
@@ -159,7 +159,7 @@ async def identity(client: Client, index: str) -> Identity:
 
 
 async def uuid(client: Client, index: str) -> str:
-    """What tells an index from another one of its name; empty where there is none."""
+    """What tells an index from another one of its name; empty without such an index."""
     return (await identity(client, index)).uuid
 
 
@@ -179,7 +179,7 @@ async def location_of(client: Client, name: str) -> str | None:
 
 
 async def is_empty(client: Client, names: Sequence[str]) -> bool:
-    """Whether these indices hold no document, the newest included. A refresh costs, so it is asked for only in doubt."""
+    """Whether these indices hold no document, the newest included. A refresh is expensive, so it is done only in doubt."""
     name = ",".join(names)
     if await _counted(client, name, {"terminate_after": 1}):
         return False
@@ -204,5 +204,5 @@ async def _counted(client: Client, name: str, params: Mapping[str, Any] | None =
 
 
 async def refresh(client: Client, name: str) -> bool:
-    """Make everything visible; whether that is allowed."""
+    """Make everything visible; returns whether that is allowed."""
     return (await client.request("POST", f"/{quoted(name)}/_refresh", allow=(403, 405))).status == 200

@@ -1,4 +1,4 @@
-"""The line to a cluster: one client for Elasticsearch 8 and 9 and for OpenSearch. Bodies stay bytes.
+"""The connection to a cluster: one client for Elasticsearch 8 and 9 and for OpenSearch. Bodies stay bytes.
 
 The only module that touches the client library. It sends nothing twice: callers
 know what may be asked twice. A node that cannot be reached has been sent nothing, so the next one is asked.
@@ -39,13 +39,13 @@ _NDJSON = "application/x-ndjson"
 _EVERY_ERROR = range(300, 600)
 _LARGE_BODY = 2**20
 _MOST_BYTES = 2**29
-"""The longest answer that is read: more than any page of documents that a server gives."""
+"""The longest answer that is read: larger than any page of documents."""
 _MOST_DECODED = 2**26
 """The longest answer that is decoded as a whole, where no documents are asked for."""
 
 
 def is_text(text: str) -> bool:
-    """Whether a text has no half of a sign, which can neither be sent nor kept as text."""
+    """Whether a text is free of lone surrogates, which can neither be sent nor kept as text."""
     return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
@@ -69,14 +69,14 @@ class Answer(NamedTuple):
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             pass
         try:
-            # It knows halves of signs, which the names of fields may hold.
+            # It takes lone surrogates, which the names of fields may hold.
             return json.loads(self.body)
         except (ValueError, RecursionError):
             raise unexpected(self.body) from None
 
 
 class Client:
-    """A cluster, reached. Opened by ``open``; ``close`` may be called more than once."""
+    """A cluster that answers. Opened by ``open``; ``close`` may be called more than once."""
 
     def __init__(self, client: AsyncElasticsearch, server: Server, role: Role, login: Login) -> None:
         self._client = client
@@ -85,7 +85,7 @@ class Client:
         self.place = login.place
         self.warnings = login.warnings()
         self.timeout = login.timeout
-        """How many seconds an answer may take."""
+        """Maximum seconds for one answer."""
         self._closed = False
         self.process = os.getpid()
         self._loop = asyncio.get_running_loop()
@@ -152,7 +152,7 @@ class Client:
             except elastic_transport.TransportError as error:
                 if not nodes_left or not isinstance(error, _NotReached):
                     raise unreachable(error.message or type(error).__name__, self.place) from None
-            except (OSError, RuntimeError) as error:  # of aiohttp: a session closed in between
+            except (OSError, RuntimeError) as error:  # aiohttp: the session was closed in between
                 raise unreachable(str(error) or type(error).__name__, self.place) from None
         found = Answer(answer.meta.status, answer.body if isinstance(answer.body, bytes) else b"")
         if found.status >= 300 and found.status not in allow:
@@ -169,14 +169,14 @@ class Client:
 
 
 class _Received(NamedTuple):
-    """An answer, as the client library takes it from a node."""
+    """An answer as the client library expects it from a node."""
 
     meta: elastic_transport.ApiResponseMeta
     body: bytes
 
 
 class _NotReached(elastic_transport.ConnectionError):
-    """There was no connection, so nothing was sent."""
+    """No connection was made, so nothing was sent."""
 
 
 class _Moved(elastic_transport.TransportError):
@@ -184,11 +184,11 @@ class _Moved(elastic_transport.TransportError):
 
 
 class _TooLarge(elastic_transport.TransportError):
-    """The answer has no end that is worth waiting for."""
+    """The answer is too long to wait for its end."""
 
 
 class _Bytes(Serializer):
-    """Hands a body through as it is."""
+    """Passes a body on as it is."""
 
     def loads(self, data: bytes) -> bytes:
         return data
@@ -198,7 +198,7 @@ class _Bytes(Serializer):
 
 
 class _PlainNode(AiohttpHttpNode):
-    """Speaks plain JSON, which every version takes, and lets every product pass the client's check."""
+    """Speaks plain JSON, which every version accepts, and lets every product pass the client's check."""
 
     async def perform_request(  # type: ignore[override]
         self,
@@ -241,7 +241,7 @@ class _PlainNode(AiohttpHttpNode):
         )
 
     async def _exchange(self, method: str, target: str, data: Any, sent: HttpHeaders, seconds: float | None) -> Any:
-        """One request and its answer. Neither a redirect is followed, nor is more read than fits."""
+        """One request and its answer. No redirect is followed, and the length of the answer is limited."""
         if self.session is None:
             self.session = self._make_session()
         headers = self.headers.copy()
@@ -268,7 +268,7 @@ class _PlainNode(AiohttpHttpNode):
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:
-    """The body as it comes: none was asked for that is packed, and what unpacks may have no end."""
+    """The body as it comes: compressed ones are refused, since they may expand without end."""
     if answer.headers.get("content-encoding", "identity") != "identity":
         raise aiohttp.ClientPayloadError("the answer is packed, though nobody has asked for that")
     pieces = []
@@ -317,13 +317,13 @@ def _build(login: Login) -> AsyncElasticsearch:
         retry_on_status=(),
         retry_on_timeout=False,
     )
-    # Not by the client's own options, which take a password of ASCII only.
+    # Not by the client's own options, which accept passwords of ASCII only.
     headers = {} if login.authorization is None else {"authorization": login.authorization}
     return client.options(headers=headers, ignore_status=_EVERY_ERROR)
 
 
 def _node(node: Node, login: Login) -> NodeConfig:
-    """One address; a body is never compressed, which would hold the loop for as long as it takes."""
+    """One address; bodies are not compressed, since compression would block the event loop."""
     secured: dict[str, Any] = {"ssl_context": login.tls, "ssl_show_warn": False} if node.scheme == "https" else {}
     return NodeConfig(
         node.scheme,

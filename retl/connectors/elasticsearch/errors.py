@@ -19,7 +19,7 @@ _MOST_REASONS = 5
 
 
 class ContextLost(ConnectionFailed):
-    """A point in time is no longer there."""
+    """A point in time has expired."""
 
 
 class SourceRefused(SourceError):
@@ -37,7 +37,7 @@ class TargetRefused(TargetError):
 
 
 class Refusal(NamedTuple):
-    """What a server says of an error: its own words for it, the innermost last, and the reason."""
+    """What a server says of an error: its types, the innermost last, and the reason."""
 
     kinds: tuple[str, ...]
     reason: str
@@ -48,7 +48,7 @@ class Refusal(NamedTuple):
 
     @property
     def lost_context(self) -> bool:
-        """Whether a point in time (or a scroll) is no longer there."""
+        """Whether a point in time (or a scroll) has expired."""
         return bool(_LOST_CONTEXT.intersection(self.kinds))
 
 
@@ -96,7 +96,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def server_error(status: int, body: bytes, role: Role, place: str) -> RetlError:
-    """The error of ours for an HTTP status and what the server said with it. ``place`` is host and port."""
+    """The error for an HTTP status and the body that came with it. ``place`` is host and port."""
     found = refusal(body)
     said = (
         f"{found.reason or found.kind or 'no reason was given'} (HTTP {status}{', ' if found.kind else ''}{found.kind})"
@@ -151,7 +151,7 @@ def moved(address: str, place: str) -> ConfigError:
 
 
 def too_large(place: str, most: int) -> ConnectionFailed:
-    """An answer without an end, or as good as."""
+    """An answer that is longer than its limit."""
     return ConnectionFailed(
         f"{place} gave an answer of more than {most // 2**20} MB, which was not read to its end.",
         remedy="check the address, and what stands between; a document as large as that cannot be read.",
@@ -168,7 +168,7 @@ def unexpected(body: bytes, place: str = "the server") -> ConnectionFailed:
 
 @contextmanager
 def understood(place: str) -> Iterator[None]:
-    """An answer that has not the form it should have is an error of the server, not of ours."""
+    """Within: an answer of an unexpected form becomes an error of the server."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:

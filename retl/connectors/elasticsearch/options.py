@@ -1,4 +1,4 @@
-"""The words by which people name a cluster, and the login they make."""
+"""The options that name a cluster, and the login that they make."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ class Login:
     keep_idle: float = KEEP_IDLE
     fingerprint: str | None = None
     tls: ssl.SSLContext | None = None
-    """Whom to trust; ``None`` where a fingerprint says it, and without https."""
+    """Which certificates to trust; ``None`` with a fingerprint, and without https."""
     encrypted: bool = False
     unchecked: bool = False
     """Whether a server on another machine need not prove who it is."""
     names_trust: bool = False
-    """Whether the user has said whom to trust."""
+    """Whether the user has named what to trust."""
     basic: tuple[str, str] | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
 
     @property
     def authorization(self) -> str | None:
-        """The header that says who asks."""
+        """The value of the ``Authorization`` header."""
         if self.api_key is not None:
-            # It is shown in two forms: as it is sent, and as id and key.
+            # Servers show it in two forms: as it is sent, and as id and key.
             return f"ApiKey {_encoded(self.api_key) if ':' in self.api_key else self.api_key}"
         return None if self.basic is None else f"Basic {_encoded(':'.join(self.basic))}"
 
@@ -80,7 +80,7 @@ class Login:
         return ",".join(node.place for node in self.nodes)
 
     def warnings(self) -> tuple[str, ...]:
-        """What others may read or forge on the way, where that is not this machine alone."""
+        """What others may read or forge on the way to another machine."""
         plain = [node.place for node in self.nodes if node.scheme == "http" and not is_here(node.host)]
         found = []
         if plain and self.authorization is not None:
@@ -98,7 +98,7 @@ class Login:
 
 
 class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
-    """Address and login; what is given by itself counts for more than what stands in ``url``."""
+    """Address and login; single options override what ``url`` says."""
 
     # ``url`` is declared by the connector itself, so that it may be given without its name.
     cloud_id: Annotated[
@@ -171,7 +171,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             *([api_key, _encoded(api_key)] if api_key else ()),
             *([basic[1], _encoded(":".join(basic))] if basic else ()),
         ):
-            hide(secret)  # a server may show what it was sent
+            hide(secret)  # a server may echo what it was sent
         encrypted = self.cloud_id is not None or any(node.scheme == "https" for node in nodes)
         return Login(
             nodes=nodes,
@@ -214,7 +214,7 @@ def _encoded(text: str) -> str:
 
 
 def _key(given: str) -> str:
-    """An API key, without what stands around it in its file."""
+    """An API key, without the white space of its file."""
     key = given.strip()
     if not key or _CONTROL.search(key):
         raise ConfigError(
@@ -230,7 +230,7 @@ def _node(address: str) -> Node:
         port = url.port
     except ValueError:
         raise ConfigError("the url of elasticsearch is not an address.", remedy=_HOW) from None
-    # An @ behind the first / is one that ends a login: a part of it would be taken for the host.
+    # An @ behind the first / ends a login: a part of the login would be taken for the host.
     if url.scheme not in _PORTS or not url.hostname or url.query or url.fragment or "@" in url.path:
         raise ConfigError(f"the url {_hidden(address)!r} is not one of elasticsearch.", remedy=_HOW)
     return Node(url.scheme, url.hostname, port or _PORTS[url.scheme], url.path.rstrip("/"))
@@ -240,5 +240,5 @@ def _user(address: str) -> tuple[str, str] | None:
     try:
         url = urlsplit(address)
     except ValueError:
-        return None  # said by _node
+        return None  # _node raises it
     return (unquote(url.username), unquote(url.password or "")) if url.username else None

@@ -1,4 +1,4 @@
-"""What differs between Elasticsearch and OpenSearch, and between their versions. All of it is here."""
+"""All differences between Elasticsearch and OpenSearch, and between their versions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _OLDEST = {"Elasticsearch": (8, 0), "OpenSearch": (2, 0)}
 
 @dataclass(frozen=True)
 class Server:
-    """Who answers, and how it likes to be asked."""
+    """The server that answers, and how it must be asked."""
 
     name: str
     version: tuple[int, ...]
     number: str
     cluster: str = ""
-    """The uuid by which a cluster is known, however it is reached."""
+    """The uuid of the cluster, the same for every address."""
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Server:
@@ -31,7 +31,7 @@ class Server:
         name = "OpenSearch" if opensearch else "Elasticsearch"
         parts = tuple(int(part) for part in re.findall(r"\d+", number)[:3])
         if opensearch and parts[0] >= 7:
-            parts = (2, 0)  # it is told to call itself 7.10.2, for old clients
+            parts = (2, 0)  # it may be configured to call itself 7.10.2, for old clients
         if parts < _OLDEST[name]:
             raise UnsupportedError(
                 f"the server is {name} {number}.", remedy=f"{name} {_OLDEST[name][0]} or newer is needed."
@@ -49,7 +49,7 @@ class Server:
         return f"/{index}/_search/point_in_time" if self.opensearch else f"/{index}/_pit"
 
     def pit_id(self, answer: Mapping[str, Any]) -> str:
-        """The id in the answer to that."""
+        """The id in the answer."""
         found = answer["pit_id" if self.opensearch else "id"]
         if not isinstance(found, str):
             raise TypeError("the id of a point in time is not text")
@@ -63,13 +63,13 @@ class Server:
 
     @property
     def shard_doc(self) -> bool:
-        """Whether a point in time can be read in the order in which the documents lie there."""
+        """Whether a point in time can be sorted by the position of its documents."""
         return not self.opensearch or self.version >= (3, 3)
 
     @property
     def tiebreak(self) -> list[dict[str, Any]]:
-        """The sort that tells documents of one point in time apart."""
-        # Without _shard_doc only the id does; OpenSearch, unlike Elasticsearch, can sort by it.
+        """The sort that makes the order of one point in time total."""
+        # Without _shard_doc only the id is unique; OpenSearch, unlike Elasticsearch, can sort by it.
         return [{"_shard_doc": "asc"}] if self.shard_doc else [{"_id": "asc"}, {"_index": "asc"}]
 
     @property
@@ -83,12 +83,12 @@ class Server:
 
     @property
     def sort_format(self) -> bool:
-        """Whether a sort can say how its values are to be written."""
+        """Whether a sort can choose the format of its values."""
         return not self.opensearch
 
     @property
     def tells_ignored(self) -> bool:
-        """Whether a hit shows text that was too long for its index; otherwise only the document does."""
+        """Whether a hit shows text that was too long for its index; otherwise only its document does."""
         return not self.opensearch
 
     @property
@@ -100,5 +100,5 @@ class Server:
 
     @property
     def flattened(self) -> str:
-        """The type of an object whose leaves are not mapped one by one."""
+        """The type of an object whose leaves have no mapping of their own."""
         return "flat_object" if self.opensearch else "flattened"

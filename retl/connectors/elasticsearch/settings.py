@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# How documents are kept, analyzed and searched, wherever they are.
+# How documents are kept, analyzed and searched in any cluster.
 _OF_DOCUMENTS = frozenset(
     {
         *("number_of_shards", "number_of_replicas", "number_of_routing_shards", "routing_partition_size"),
@@ -23,7 +23,7 @@ _OF_DOCUMENTS = frozenset(
         "optimize_auto_generated_id",
     }
 )
-# What binds an index to its cluster, its server, its life cycle and its pipelines, or makes it another kind of index: only
+# What binds an index to its cluster, its product, its life cycle and its pipelines, or makes it another kind of index: only
 # an index that takes the place of the one that has them is given them.
 _OF_PLACE = frozenset(
     {
@@ -32,31 +32,31 @@ _OF_PLACE = frozenset(
         *("knn", "derived_source", "composite_index", "append_only"),
     }
 )
-# Of a word with several meanings, these.
+# The parts of these settings that are copied.
 _WITHIN = {
     "lifecycle": ("name", "rollover_alias", "parse_origination_date", "prefer_ilm"),
     "routing": ("rebalance",),
     "routing.allocation": ("include", "exclude", "require", "total_shards_per_node", "enable", "disk", "max_retries"),
     "store": ("type", "preload", "fs", "hybrid"),
 }
-# What the server gives every index itself.
+# What the server sets itself.
 _GIVEN = frozenset(
     {
         *("uuid", "creation_date", "creation_date_string", "provided_name", "version", "history_uuid", "resize"),
         *("verified_before_close", "replication", "shrink", "frozen", "split"),
     }
 )
-# Kept while an index is not loaded, and looked at beforehand.
+# Not copied, but checked beforehand and put back afterwards.
 BLOCKS = "blocks"
 
 
 def of_documents(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that an index anywhere can be created with, from those of another."""
+    """The settings that an index of any cluster can be created with."""
     return {name: value for name, value in settings.items() if name in _OF_DOCUMENTS}
 
 
 def copyable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an index that takes the place of the one that has these."""
+    """The settings of an index that replaces the one that has these."""
     found = {name: value for name, value in settings.items() if name in _OF_DOCUMENTS | _OF_PLACE}
     for path, names in _WITHIN.items():
         kept = {name: value for name, value in _at(settings, path).items() if name in names}
@@ -80,7 +80,7 @@ _QUIET = ("routing.allocation.initial_recovery", "lifecycle.indexing_complete", 
 
 
 def blocks(settings: Mapping[str, Any]) -> frozenset[str]:
-    """What an index does not allow: ``write``, ``read_only`` and so on."""
+    """The blocks of an index: ``write``, ``read_only`` and so on."""
     return frozenset(name for name, value in (settings.get(BLOCKS) or {}).items() if str(value).lower() == "true")
 
 

@@ -46,7 +46,7 @@ def holds_documents(schema: pa.Schema) -> bool:
 
 
 def index_of(schema: pa.Schema) -> dict[str, Any] | None:
-    """What the source says of its index, where it has told it."""
+    """What the source has told about its index."""
     found = (schema.metadata or {}).get(_INDEX)
     return None if found is None else msgspec.json.decode(found)
 
@@ -68,13 +68,13 @@ _VALUES: dict[str, pa.DataType] = {
     "boolean": pa.bool_(),
     "binary": pa.binary(),
 }
-# Types whose one value is an object or an array; the server writes each in one way.
+# Types whose single value is an object or an array, in one form.
 _SHAPES = frozenset({"geo_point", "geo_shape", "point", "shape"})
 CONFLICT = "conflict"
 
 
 def field_type(spec: Mapping[str, Any]) -> str:
-    """A field's type; ``object`` goes without saying."""
+    """The type of a field; ``object`` is the default."""
     return str(spec.get("type", "object"))
 
 
@@ -92,12 +92,12 @@ def leaf_fields(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tup
 
 
 def is_value(spec: Mapping[str, Any]) -> bool:
-    """Whether the server gives a field's values one by one; otherwise it is JSON as the document holds it."""
+    """Whether the server lists the values of a field; otherwise the field is JSON from the document."""
     return field_type(spec) in _VALUES or field_type(spec) in _SHAPES
 
 
 def arrow_column(path: str, spec: Mapping[str, Any], *, array: bool = False) -> pa.Field:
-    """The Arrow column of a leaf; ``array`` where its user says that it may hold several values.
+    """The Arrow column of a leaf; ``array`` where the user declares that it may hold several values.
 
     Raises ``ConfigError`` for a field that the indices of one name map in ways that do not fit together.
     """

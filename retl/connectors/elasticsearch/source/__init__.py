@@ -1,1 +1,1 @@
-"""What reads Elasticsearch."""
+"""The source side of Elasticsearch."""

@@ -15,8 +15,7 @@ from retl.connectors.elasticsearch.source import merging
 from retl.model.errors import ConfigError, ConnectionFailed
 
 _MOST_HITS = 10_000
-# What the server answers otherwise: its own words, and a path that leads elsewhere.
-# ``retl-<name>-<epoch>-<time>``: what a swap has loaded, which is read by the alias that it stands behind.
+# ``retl-<name>-<epoch>-<time>``: the index that a swap has loaded, which is read by its alias.
 _SHADOW = re.compile(r"retl-.+-\d+-\d+")
 _ALIAS_OF_SHADOWS = re.compile(r"retl-.+-(replaced|loading|dropped)")
 _OF_THE_SERVER = re.compile(r"_(?!all\Z)|\.{0,2}\Z")
@@ -27,13 +26,13 @@ class SourceIndex:
     """The indices behind a name, as one."""
 
     path: str
-    """The name, as a part of a path."""
+    """The name as a part of a URL path."""
     indices: tuple[str, ...]
     properties: Mapping[str, Any]
     index: Mapping[str, Any]
-    """What an index like it is created with: mappings, settings and aliases; and the cluster that it lies in."""
+    """What creates an index like it: mappings, settings and aliases; and its cluster."""
     most_hits: int
-    """How many hits one answer may have."""
+    """Maximum hits of one answer."""
     hides: bool
     """Whether documents may hold fields that the mapping does not know."""
     sources: bool
@@ -46,12 +45,12 @@ class SourceIndex:
     """Indices of the name that are closed and cannot be read."""
     shards: int
     synthetic: bool
-    """Whether an index keeps the values of its documents, and not the documents."""
+    """Whether an index keeps only the values of its documents (synthetic ``_source``)."""
     unnamed: tuple[str, ...]
     """Fields whose name is not valid text."""
 
     def keeps(self, path: str) -> bool:
-        """Whether documents hold a field when they have it."""
+        """Whether the mapping keeps a field in ``_source``."""
         return all(
             (not about.get("includes") or any(covers(one, path) for one in about["includes"]))
             and not any(covers(one, path) for one in about.get("excludes") or ())
@@ -64,7 +63,7 @@ class SourceIndex:
 
     @property
     def left_out(self) -> list[str]:
-        """The fields that a document may have had when it came, and that are not kept in it."""
+        """The fields that the mapping keeps out of ``_source``."""
         return sorted({name for about in self.kept for name in _left_out(about)})
 
 
@@ -74,7 +73,7 @@ def covers(pattern: str, path: str) -> bool:
 
 
 async def find_indices(client: Client, name: str) -> SourceIndex | None:
-    """What a name stands for; ``None`` where that is nothing. Raises ``ConfigError`` for what would ask for something else."""
+    """What a name stands for, or ``None``. Raises ``ConfigError`` for a name that the server reads as something else."""
     if any(_OF_THE_SERVER.match(part) for part in name.split(",")):
         raise ConfigError(
             f"{name!r} cannot be the name of an index, an alias or a data stream.",
@@ -175,7 +174,7 @@ def _left_out(about: Mapping[str, Any]) -> list[str]:
 
 
 def _shared(aliases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The aliases that all indices have alike: one that stands for some of them would stand for all in a copy."""
+    """The aliases that all indices share: any other one would stand for more in a copy."""
 
     def what(about: Mapping[str, Any]) -> dict[str, Any]:
         return {word: value for word, value in about.items() if word != "is_write_index"}
@@ -242,7 +241,7 @@ async def names(client: Client) -> list[str]:
 
 
 async def tables(client: Client) -> list[str]:
-    """What there is to read, each once: no shadow beside what it is loaded for, and no alias beside its index."""
+    """Everything that can be read, each once: no shadow beside its table, and no alias beside its index."""
     indices, others, behind = await _resolved(client)
     own = {name for name in indices if _SHADOW.fullmatch(name)}
     offered = indices - own
@@ -264,7 +263,7 @@ async def _resolved(client: Client) -> tuple[set[str], set[str], dict[str, list[
 
 
 async def document_bytes(client: Client, path: str) -> float | None:
-    """How much room one document takes on disk, on average; ``None`` where that is not told."""
+    """Average bytes of a document on disk; ``None`` where the server does not tell."""
     answer = await client.request("GET", f"/{path}/_stats/docs,store", allow=range(400, 600))
     if answer.status >= 300:
         return None

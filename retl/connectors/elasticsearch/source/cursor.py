@@ -33,13 +33,13 @@ class CursorField:
     column: pa.Field
     kind: str
     mixed: bool = False
-    """Whether some indices may have times before 1970 (``date``), and others nanoseconds, which have none."""
+    """Whether some indices map it as ``date``, which reaches before 1970, and others as ``date_nanos``, which does not."""
     early: bool = False
-    """Of such a pair: the order of what lies before 1970."""
+    """Of such a pair: whether this is the order of times before 1970."""
 
     @classmethod
     def of(cls, path: str, spec: Mapping[str, Any], *, several: bool = False) -> CursorField:
-        """Raises ``ConfigError`` where the field has no order to go by."""
+        """Raises ``ConfigError`` for a field without an order."""
         kind = field_type(spec)
         if kind == CONFLICT:
             arrow_column(path, spec)
@@ -65,12 +65,12 @@ class CursorField:
         return bool(pa.types.is_timestamp(self.column.type))
 
     def orders(self) -> list[CursorField]:
-        """The orders in which a window is read, one after another: the server cannot sort times before 1970 as nanoseconds."""
+        """The orders in which a window is read in turn: the server cannot sort times before 1970 as nanoseconds."""
         return [replace(self, kind="date", early=True), self] if self.mixed else [self]
 
     @property
     def only(self) -> list[dict[str, Any]]:
-        """What is read in this order, where there are two."""
+        """The filter of this order, where there are two."""
         early = {"range": {self.path: {"lt": "1970-01-01", "format": TIME_FORMAT}}}
         if not self.mixed:
             return []
@@ -78,16 +78,16 @@ class CursorField:
 
     @property
     def can_be_ancient(self) -> bool:
-        """Whether there may be times before the year 1, which are no bound."""
+        """Whether there may be times before the year 1, which cannot be a bound."""
         return self.kind == "date" and not self.mixed
 
     @property
     def order(self) -> str:
-        """What two watermarks must have in common to compare: a field may become finer without harm."""
+        """What watermarks need in common to be compared: a field may become finer without harm."""
         return "time" if self.is_time else "integer"
 
     def sort(self, direction: str, server: Server) -> dict[str, Any]:
-        """Of several values in one document the lowest counts, so that none lies above a bound that it has passed."""
+        """Of several values in one document the lowest counts, so that no value lies above a bound that was passed."""
         how: dict[str, Any] = {"order": direction, "mode": "min", "unmapped_type": self.kind}
         if self.is_time:
             how["numeric_type"] = self.kind
@@ -100,7 +100,7 @@ class CursorField:
         if lower is not None:
             bounds["gt" if lower_exclusive else "gte"] = self._bound(lower)
         if self.mixed:
-            # A bound before 1970 is refused by the indices that have none such: all of that time is read then.
+            # Indices without times before 1970 refuse such a bound: then all of that time is read.
             bounds = {word: bound for word, bound in bounds.items() if not before_1970(bound)}
             bounds = bounds if "lte" in bounds else {"lt": "1970-01-01"}
         return {"range": {self.path: {**bounds, **({"format": TIME_FORMAT} if self.is_time else {})}}}
@@ -109,12 +109,12 @@ class CursorField:
         return {"range": {self.path: {"gte": "0001-01-01", "format": TIME_FORMAT}}}
 
     def settled(self, settle: timedelta) -> dict[str, Any]:
-        """What is old enough by the server's own clock."""
+        """The filter of what is old enough by the server's clock."""
         seconds = -(-nanoseconds(settle) // 1_000_000_000)
         return {"range": {self.path: {"lte": f"now-{seconds}s"}}}
 
     def ahead(self) -> dict[str, Any]:
-        """What lies more than a day ahead, by the server's own clock: most likely a mistake."""
+        """The filter of what lies more than a day ahead of the server's clock: most likely a mistake."""
         far = {"range": {self.path: {"lte": "now+1d"}}}
         return {"bool": {"filter": [self.present()], "must_not": [far]}}
 
@@ -130,7 +130,7 @@ class CursorField:
             return str(value)
         digits = 9 if self.kind == "date_nanos" else 3
         seconds, rest = divmod(int(value), 10**digits)
-        # The calendar repeats itself every 400 years, and there are years that Python has not.
+        # The calendar repeats every 400 years, and Python lacks some years.
         cycles, within = divmod(seconds - _YEAR_2000.timestamp(), _400_YEARS)
         moment = _YEAR_2000 + timedelta(seconds=within)
         year = moment.year + 400 * int(cycles)
@@ -138,16 +138,16 @@ class CursorField:
         return f"{sign}{abs(year):04d}-{moment:%m-%dT%H:%M:%S}.{rest:0{digits}d}Z"
 
     def value(self, value: Any) -> Any:
-        """A sort value as the column has it: of the two orders one is in milliseconds, and the column is not."""
+        """A sort value as the column has it: the early order is in milliseconds, the column is not."""
         return self.text(value) if self.early else value
 
     def _bound(self, text: str) -> Any:
-        """As a query takes it. The server rounds up what is not written to the last digit."""
+        """A bound in a query, to its last digit: the server would round it up."""
         if not self.is_time:
             return int(text)
         return _FRACTION.sub(lambda clock: f"{clock[1]}.{(clock[2] or '').ljust(9, '0')}", text.replace(" ", "T"))
 
 
 def before_1970(time: str) -> bool:
-    """Whether a time, as the server writes it, is one that nanoseconds do not reach."""
+    """Whether a time of the server lies before what nanoseconds reach."""
     return time.startswith("-") or (not time.startswith("+") and time[:4] < "1970")

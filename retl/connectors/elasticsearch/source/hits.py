@@ -1,4 +1,4 @@
-"""What becomes of hits: whole documents, or a column for each field."""
+"""Hits as Arrow batches: whole documents, or a column for each field."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ColumnDecoder:
         self.schema = schema
         self._leaves = leaves
         self._cursor = cursor
-        # Whose values are looked for in the document where the server lists none.
+        # Fields whose values stand in the document only, where they are too long for the index.
         self._hidden = {leaf.path for leaf in leaves if "ignore_above" in leaf.spec and not tells_ignored}
         listed = [leaf for leaf in leaves if leaf.listed]
         self._decoders = {leaf.path: msgspec.json.Decoder(listed_as(leaf)) for leaf in listed}
@@ -87,7 +87,7 @@ class ColumnDecoder:
             for leaf in self._leaves
             if leaf.listed
         ]
-        # Whole documents, since the server writes a part of one anew, and numbers of many digits then lose some.
+        # Whole documents, since the server rewrites parts of them, and long numbers then lose digits.
         whole = bool(self._hidden) or any(not leaf.listed and leaf.path != ID for leaf in self._leaves)
         return {"_source": everything if whole else False, **({"fields": fields} if fields else {})}
 
@@ -98,7 +98,7 @@ class ColumnDecoder:
         return with_rejects(pa.RecordBatch.from_arrays(arrays, schema=self.schema), rejects.rows)
 
     def _lists(self, hits: Sequence[Hit], rejects: Rejects) -> Mapping[str, Sequence[Any]]:
-        """By the path of each field its list of values in each document; nothing where it has none."""
+        """For each field its list of values in each document, if any."""
         raws = [hit.fields for hit in hits]
         if self._fields is not None and not any(hit.mended for hit in hits):
             try:
@@ -150,7 +150,7 @@ class ColumnDecoder:
         return typed(values, leaf, rejects)
 
     def _odd(self, leaf: Leaf, hits: Sequence[Hit], found: Sequence[Any]) -> set[int]:
-        """The documents whose value is not just the one that the server lists."""
+        """The documents whose value is not simply the listed one."""
         odd = set()
         if max(map(len, filter(None, found)), default=0) > 1:
             odd |= {number for number, one in enumerate(found) if one and len(one) > 1}
@@ -173,7 +173,7 @@ class ColumnDecoder:
 
 
 def _struct(leaves: Sequence[Leaf]) -> Any:
-    """What all fields of a document are decoded into at once; ``None`` where a name has signs that this cannot have."""
+    """A struct that decodes all fields of a document at once; ``None`` where a name cannot be a struct's."""
     if any(sign < " " or sign in '"\\' for leaf in leaves for sign in leaf.path):
         return None
     members = [
@@ -191,7 +191,7 @@ def _several(leaf: Leaf) -> str:
 
 
 def _not_indexed(leaf: Leaf, hit: Hit, number: int, rejects: Rejects) -> Any:
-    """A value that the server left out of its index: text that is too long for it is text all the same."""
+    """A value that the server did not index: text that is too long for the index is still text."""
     found = [bytes(raw) for raw in (hit.ignored_values or {}).get(leaf.path) or ()]
     is_text = leaf.column.type == pa.string() and not is_json(leaf.column)
     if len(found) == 1 and is_text and found[0].startswith(b'"'):
@@ -211,7 +211,7 @@ def _not_indexed(leaf: Leaf, hit: Hit, number: int, rejects: Rejects) -> Any:
 
 
 def _too_long(leaf: Leaf, hit: Hit, number: int, rejects: Rejects) -> str | None:
-    """The text that stands in the document, where the index has left it out."""
+    """Text from the document, which was too long for the index."""
     found = _document_part(hit, leaf, number, rejects)
     if found is None:
         return None
@@ -224,7 +224,7 @@ def _too_long(leaf: Leaf, hit: Hit, number: int, rejects: Rejects) -> str | None
 
 
 def _document_part(hit: Hit, leaf: Leaf, number: int, rejects: Rejects) -> str | None:
-    """The JSON of a field as it stands in the document, unless there is half of a sign in it."""
+    """The JSON of a field in the document, unless it holds a lone surrogate."""
     found = _json_at(hit.source, leaf)
     if found is not None and hit.torn and TORN.decode() in found:
         rejects.add(number, leaf.path, _HALF)

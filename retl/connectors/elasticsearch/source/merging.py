@@ -8,7 +8,7 @@ from typing import Any
 from retl.connectors.elasticsearch.types import CONFLICT, INTEGERS, NUMBERS, TEXTS, TIMES, field_type
 
 _SHOWN = 3
-# Texts of which not every text is one.
+# Types of text that do not hold every text.
 _NARROW = frozenset({"ip", "constant_keyword"})
 
 

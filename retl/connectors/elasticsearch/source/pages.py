@@ -25,13 +25,13 @@ _SHRINK = 4
 # How many times smaller than its answer a document may be on disk.
 _PACKED = 60
 _NOTHING = msgspec.Raw(b"")
-# Every escape of JSON, so that none is taken for one that begins within another; the group is half of a sign.
+# Every escape of JSON, so that no match begins inside another one; the group is a lone surrogate.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
 _REPLACED = "\ufffd"
 TORN = rb"\ufffd"
-"""What stands in an answer for half of a sign; a server writes the sign of that number itself, not its escape."""
+"""What replaces a lone surrogate in an answer; servers write U+FFFD itself, never this escape."""
 _MOST_SORT = 64 * 1024
 
 
@@ -46,9 +46,9 @@ class Hit(msgspec.Struct, gc=False):
     ignored: list[str] | None = msgspec.field(name="_ignored", default=None)
     ignored_values: dict[str, list[msgspec.Raw]] | None = msgspec.field(name="ignored_field_values", default=None)
     mended: bool = msgspec.field(name="retl mended", default=False)
-    """Whether halves of signs were replaced somewhere in the answer."""
+    """Whether lone surrogates were replaced in the answer."""
     torn: msgspec.Raw = msgspec.field(name="retl torn", default=_NOTHING)
-    """The document as it came, where it has halves of signs (lone surrogates); in all else they are replaced."""
+    """The original document, where it holds lone surrogates; everywhere else they are replaced."""
 
 
 class _Total(msgspec.Struct):
@@ -100,7 +100,7 @@ class Page:
     firsts: Sequence[Any] | None
     """The cursor's values, where the documents are sorted by it."""
     total: int | None
-    """How many there are in all, where that was asked."""
+    """The total number, where it was asked for."""
 
 
 class SearchAnswer(NamedTuple):
@@ -142,7 +142,7 @@ def parse_answer(body: bytes) -> SearchAnswer:
 
 
 def _decoded(body: bytes) -> _Answer:
-    """An answer, also where texts have halves of signs: servers keep those, and no text of ours can have them."""
+    """An answer, also with lone surrogates: servers keep them, and Python's UTF-8 refuses them."""
     try:
         return _DECODER.decode(body)
     except msgspec.DecodeError:
@@ -164,12 +164,12 @@ def _decoded(body: bytes) -> _Answer:
 
 
 def _address(buffer: Any) -> int:
-    """Where bytes lie in memory: a document is a view of its answer, and of what it was before at the same place."""
+    """The address of bytes in memory: a document is a view of its answer, at the same place as in the original."""
     return int(np.frombuffer(memoryview(buffer), np.uint8).ctypes.data)
 
 
 def page(body: bytes, decoder: HitDecoder, value: Callable[[Any], Any] | None) -> Page:
-    """The documents of an answer. Takes as long as there are bytes: large ones belong into a thread.
+    """The documents of an answer. Large ones take long, and belong into a thread.
 
     ``value`` makes a value of the cursor from the first sort value, where the documents are sorted by it.
     """
@@ -198,7 +198,7 @@ def _strange(what: str) -> ConnectionFailed:
 
 
 def decode_all(raws: Sequence[msgspec.Raw], kind: Any) -> list[Any]:
-    """Many small pieces of JSON, decoded as one; what is missing counts as an empty object."""
+    """Many small pieces of JSON, decoded at once; a missing one counts as an empty object."""
     decoded: list[Any] = msgspec.json.decode(b"[%b]" % b",".join(raw or b"{}" for raw in raws), type=list[kind])
     return decoded
 
@@ -212,7 +212,7 @@ def binary(pieces: Sequence[Any]) -> pa.Array:
 
 
 class PageSize:
-    """How many documents the next page may have, so that it is of about ``PAGE_BYTES``."""
+    """How many documents the next page asks for, to be about ``PAGE_BYTES`` long."""
 
     def __init__(self, most: int, document_bytes: float | None = None) -> None:
         self._most = most

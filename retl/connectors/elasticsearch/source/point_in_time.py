@@ -16,7 +16,7 @@ from retl.model.errors import RetlError, SourceError
 _KEEP_ALIVE = "3m"
 _TOUCH_SECONDS = 45.0
 _MOST_ID = 4 * 1024 * 1024
-"""Some hundred bytes for each shard."""
+"""Maximum length of an id, which has some hundred bytes for each shard."""
 
 
 class _Newest(msgspec.Struct):
@@ -46,7 +46,7 @@ class PointInTime:
             self._keeper = asyncio.create_task(self._keep())
 
     def renew(self, newest: str | None) -> None:
-        """The id that came with an answer."""
+        """Use the id that came with an answer from now on."""
         if newest and self._id is not None:
             self._id = _checked(newest)
 

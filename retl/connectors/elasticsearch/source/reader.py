@@ -25,7 +25,7 @@ T = TypeVar("T")
 Put = Callable[[T], Awaitable[None]]
 Producer = Callable[[Put[T]], Coroutine[Any, Any, None]]
 
-# Decoding holds the interpreter, so a page that takes longer than a moment does not belong into the loop.
+# Decoding holds the interpreter: larger pages are decoded in a thread.
 _THREAD_BYTES = 1024 * 1024
 _RENEWALS = 3
 _ATTEMPTS = 5
@@ -34,7 +34,7 @@ _MOST_PAUSE = 8.0
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What is read of a point in time, and what becomes of it."""
+    """What is read of a point in time, and who decodes it."""
 
     filters: Sequence[dict[str, Any]]
     decoder: HitDecoder
@@ -53,7 +53,7 @@ def matching(filters: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def read_all(pit: PointInTime, request: SearchRequest, slices: int) -> AsyncGenerator[pa.RecordBatch, None]:
-    """Every document, in no order. It is one moment: where that is lost, ``ConnectionFailed`` says so."""
+    """Every document, in no order, as of one moment. Raises ``ConnectionFailed`` where that moment is lost."""
     await pit.open()
 
     def reader(number: int) -> Producer[pa.RecordBatch]:
@@ -241,7 +241,7 @@ async def _decoded(answer: bytes, decoder: HitDecoder, order: CursorField | None
 
 
 class _Tail:
-    """The documents that came last with one and the same cursor value: after a fresh start they come again."""
+    """The last documents that share one cursor value: after a fresh start they come again."""
 
     def __init__(self) -> None:
         self.value: Any = None

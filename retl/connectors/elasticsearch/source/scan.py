@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -49,10 +50,10 @@ class ElasticsearchScan(SourceScan):
         """Decide what is read, as of now."""
         index, selection = self._index, self._selection
         await catalog.check_whole(self._client, index)
-        # What has been written is to be seen. A user who may only read does without; settle is for that.
+        # Make visible what has been written. A user who may only read does without; settle is for that.
         await self._client.request("POST", f"/{index.path}/_refresh", allow=range(300, 600))
         if selection.by_id and len(index.indices) == 1 and index.shards > 1:
-            # An id is unique within its shard: where documents choose theirs, two may have the same.
+            # Ids are unique within a shard: with custom routing two documents may share one.
             routed = await self._count({"exists": {"field": "_routing"}})
             selection = self._selection = dataclasses.replace(selection, routed=bool(routed))
         plan = await (
@@ -72,11 +73,10 @@ class ElasticsearchScan(SourceScan):
         check_cursor_type(table.name, cursor.path, checkpoint, cursor.order)
         family = cursor_family(cursor.column.type)
         assert family is not None
-        null = await self._count(cursor.absent())
-        high = await self._highest(cursor)
+        null, high, ahead = await self._ask_bounds(cursor)
         if high is None and cursor.can_be_ancient:
             await self._check_not_ancient(cursor)
-        # The bound is settled already, by the server's clock.
+        # The server's clock has settled the bound already.
         unsettled = dataclasses.replace(table, settle=None)
         window = make_window(unsettled, family, checkpoint.watermark, Bounds(None, high, null, ""))
         slices: list[Slice] = []
@@ -85,7 +85,6 @@ class ElasticsearchScan(SourceScan):
             slices.append(_slice(table, self._selection, cursor, window, await self._count(bounds)))
         if table.null_cursor == "include" and null:
             slices.append(Slice(index=len(slices), nulls=True, rows=null, divisible=table.write is not Write.APPEND))
-        ahead = await self._count(cursor.ahead()) if cursor.is_time else 0
         plan = self._make_plan(slices)
         return dataclasses.replace(
             plan,
@@ -109,8 +108,19 @@ class ElasticsearchScan(SourceScan):
             warnings=selection.warnings,
         )
 
+    async def _ask_bounds(self, cursor: CursorField) -> tuple[int, str | None, int]:
+        """Documents without a cursor, the upper bound, and documents far in the future: asked at once."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                null = tasks.create_task(self._count(cursor.absent()))
+                high = tasks.create_task(self._highest(cursor))
+                ahead = tasks.create_task(self._count(cursor.ahead())) if cursor.is_time else None
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return null.result(), high.result(), ahead.result() if ahead else 0
+
     async def _highest(self, cursor: CursorField) -> str | None:
-        """The upper bound: one document, sorted down, since an aggregation would round."""
+        """The upper bound: the last document by the cursor, since an aggregation would round."""
         settle = self._table.settle
         filters = [cursor.present()]
         if cursor.can_be_ancient:
@@ -132,7 +142,7 @@ class ElasticsearchScan(SourceScan):
         return None
 
     async def _check_not_ancient(self, cursor: CursorField) -> None:
-        """Times before the year 1 are no bound; where there are no others, they would be left out without a word."""
+        """Times before the year 1 cannot be a bound; without any others, they would be left out silently."""
         if rows := await self._count(cursor.present(), {"bool": {"must_not": [cursor.since_year_1()]}}):
             raise ConfigError(
                 f"the cursor {cursor.path!r} of all {rows:,} documents lies before the year 1.",
@@ -143,7 +153,7 @@ class ElasticsearchScan(SourceScan):
         return parse_answer(await self._search({"size": 0, "track_total_hits": True}, *filters)).total or 0
 
     async def _search(self, about: dict[str, Any], *filters: dict[str, Any]) -> bytes:
-        """The answer to a search among what the table selects."""
+        """The answer to a search among the documents that the table selects."""
         params = {"allow_partial_search_results": "false", **self._client.server.exact_search}
         body = {**about, "query": matching([*self._selection.filters, *filters])}
         return (await self._client.request("POST", f"/{self._index.path}/_search", params=params, body=body)).body
@@ -154,7 +164,7 @@ class ElasticsearchScan(SourceScan):
                 async for batch in batches:
                     yield batch
         except Exception:
-            # It may be this very point in time that cannot be read any more: the next read takes another.
+            # This point in time may be the cause: the next read takes another.
             await self._pit.close()
             raise
 
@@ -179,7 +189,7 @@ class ElasticsearchScan(SourceScan):
 
 
 def _future_warning(cursor: CursorField, ahead: int) -> tuple[str, ...]:
-    """A value far in the future is never a bound, so its document may wait for ever."""
+    """A value far in the future is never a bound, so its document may wait forever."""
     if not ahead:
         return ()
     text = (
@@ -190,7 +200,7 @@ def _future_warning(cursor: CursorField, ahead: int) -> tuple[str, ...]:
 
 
 def _slice(table: TableSpec, selection: Selection, cursor: CursorField, window: Window, rows: int) -> Slice:
-    """The whole window, in cursor order: what has come of it may be committed at any document.
+    """The whole window, in cursor order: it may be committed at any document.
 
     Unless rows are appended: a scan after a crash would then begin *behind* the last value, and miss those that share it.
     """

@@ -1,4 +1,4 @@
-"""What a table's declaration chooses of an index, and as what it travels."""
+"""What a table's declaration selects of an index, and in which form it is read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ID_COLUMN = field(ID, pa.string(), native=ID, nullable=False)
 
 @dataclass(frozen=True)
 class Selection:
-    """What is read, and what becomes of it."""
+    """What is read of an index, and who decodes it."""
 
     schema: pa.Schema
     key: tuple[str, ...]
@@ -47,7 +47,7 @@ class Selection:
     lists_cursor: bool = False
     """Whether the column of the cursor is a list of its values, in JSON."""
     routed: bool = False
-    """Whether documents may lie in other shards than their ids say, so that two may have the same."""
+    """Whether documents use custom routing, so that two may share an id."""
 
 
 def schema_of(name: str, index: SourceIndex) -> TableSchema:
@@ -61,7 +61,7 @@ def _agreed(spec: Mapping[str, Any]) -> bool:
 
 
 def select(table: TableSpec, index: SourceIndex, server: Server) -> Selection:
-    """Raises ``ConfigError`` for what is not there, ``UnsupportedError`` for words that have no meaning here."""
+    """Raises ``ConfigError`` for what is missing, ``UnsupportedError`` for options without a meaning here."""
     if table.query is not None:
         raise UnsupportedError(
             "Elasticsearch has no SQL to read a query with.", remedy="name the index, and filter it with where."
@@ -139,7 +139,7 @@ def _within(wanted: str, known: Mapping[str, Any]) -> bool:
 
 
 def _only(table: TableSpec, index: SourceIndex) -> dict[str, Any]:
-    """What the source says of its index, with the fields that are read and no others."""
+    """What the source tells about its index, with only the fields that are read."""
     if table.columns is None and not table.exclude:
         return dict(index.index)
 
@@ -204,7 +204,7 @@ def _columns(
 
 
 def _all(table: TableSpec, index: SourceIndex, known: Mapping[str, Any]) -> list[str]:
-    """Every field that documents hold, but those that the table leaves out. The cursor is known by its order too."""
+    """Every field in ``_source`` that the table does not exclude; the cursor is known by its sort value."""
     there = [path for path in known if path == table.cursor or index.keeps(path)]
     return [path for path in (ID, *there) if not any(covers(one, path) for one in table.exclude)]
 
@@ -243,7 +243,7 @@ def _formats(table: TableSpec) -> tuple[tuple[str, ...], bool]:
 
 
 def _source_warnings(index: SourceIndex) -> tuple[str, ...]:
-    """What documents have lost at the source, and what of it is not read."""
+    """Warnings about what documents have lost at the source, and what is not read."""
     warnings = []
     if index.left_out:
         warnings.append(
@@ -267,7 +267,7 @@ def _source_warnings(index: SourceIndex) -> tuple[str, ...]:
 
 
 def _id_warnings(index: SourceIndex) -> tuple[str, ...]:
-    """What reading several indices as one means for their ids."""
+    """A warning about the ids of several indices that are read as one."""
     if len(index.indices) == 1 or all(name.startswith(".ds-") for name in index.indices):
         return ()
     return (

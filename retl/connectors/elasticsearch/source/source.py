@@ -47,7 +47,7 @@ class ElasticsearchSource(Source):
     async def location(self, table: str) -> str | None:
         client = await self._shared.client()
         if any(sign in table for sign in "*,") or await find_index(client, table) is None:
-            return None  # what is not there is said by the plan, with the names that are
+            return None  # the plan raises it, with the names that exist
         return await location_of(client, table)
 
     @asynccontextmanager

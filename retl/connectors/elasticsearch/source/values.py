@@ -1,4 +1,4 @@
-"""Values of the server as columns: one by one where a column cannot hold them all, so that each costs its own row."""
+"""Values of the server as columns: where a column cannot hold one of them, only its row is rejected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONVERSION_ERRORS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueEr
 
 
 class Rejects:
-    """The documents of a page that have a value which no column can hold, by their number; the first reason counts."""
+    """The rejected documents of a page, by their number; the first reason counts."""
 
     def __init__(self, hits: Sequence[Hit]) -> None:
         self._hits = hits
@@ -54,7 +54,7 @@ class Leaf:
 
 
 def listed_as(leaf: Leaf) -> Any:
-    """How the server lists the values of a field; a list that stays JSON stays bytes."""
+    """The type that the listed values of a field are decoded as; JSON stays bytes."""
     type_ = leaf.column.type
     if leaf.array:
         return msgspec.Raw
@@ -64,7 +64,7 @@ def listed_as(leaf: Leaf) -> Any:
         return list[bool]
     if pa.types.is_integer(type_):
         return list[int]
-    # Where one index has whole numbers and another floats, a whole number may have more digits than a float.
+    # If one index has integers and another floats, an integer may have more digits than a float.
     return list[int | float] if pa.types.is_floating(type_) else list[str]
 
 
@@ -106,13 +106,13 @@ def _times(values: Sequence[Any], leaf: Leaf, rejects: Rejects) -> pa.Array:
 
 def _as_times(values: Sequence[Any], leaf: Leaf) -> pa.Array:
     texts = pa.array(values, pa.string())
-    if leaf.column.type.unit == "us":  # what has nanoseconds, and is to be cut
+    if leaf.column.type.unit == "us":  # nanoseconds that are cut
         texts = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
     return texts.cast(leaf.column.type)
 
 
 def _of_our_years(found: pa.Array, leaf: Leaf, rejects: Rejects) -> pa.Array:
-    """Times as they are, but for those that no text can show."""
+    """Times, with those that have no text form as rejects."""
     late = unprintable_times(found)
     if late is None:
         return found

@@ -45,7 +45,7 @@ _SQL = re.compile(
 
 
 class Fields:
-    """What a query may name: the fields of a mapping, their views, and those that every index has."""
+    """The fields that a query may name: those of a mapping, their views, and those of every index."""
 
     def __init__(self, properties: Mapping[str, Any], runtime: Sequence[str] = ()) -> None:
         self.names = {*_OF_EVERY_INDEX, *runtime}
@@ -213,7 +213,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 def _in_lucene(text: str) -> str:
-    """A condition of SQL as Lucene has it; empty where that is not plain."""
+    """A condition of SQL in Lucene's syntax; empty where there is no simple form."""
     found = _SQL.fullmatch(text)
     if found is None:
         return ""

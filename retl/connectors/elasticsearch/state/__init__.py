@@ -1,1 +1,1 @@
-"""Checkpoints in an index."""
+"""The state store of Elasticsearch."""

@@ -15,12 +15,12 @@ from retl.model.errors import StateError, TargetBusy
 T = TypeVar("T")
 Query = dict[str, Any]
 MOST_HITS = 10_000
-"""Hits that the server gives at once."""
+"""Maximum hits of one answer."""
 _MOST_BYTES = 512 * 1024
-"""Of one request, unless one document takes more: each character of it may become several bytes."""
+"""Size of one request, unless one document is larger."""
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 _KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at", "target", "name")
-# What templates would say otherwise of such a name is said here: what is written is kept as it is.
+# Overrides what templates may say of such a name: documents are kept as they are written.
 _INDEX = {
     "settings": {
         "index": {
@@ -41,7 +41,7 @@ _IF_THERE = {"ignore_unavailable": "true"}
 
 
 class StateIndex:
-    """Created with the first document that is put."""
+    """The index, created with the first document."""
 
     def __init__(self, shared: SharedClient, name: str) -> None:
         self.shared = shared
@@ -66,7 +66,7 @@ class StateIndex:
     async def get(self, document: str) -> Answer:
         """One document as of this moment; status 404 where it is not there."""
         client = await self.shared.client()
-        # An index that somebody has created a moment ago cannot answer at once.
+        # An index that was created a moment ago cannot answer at once.
         for pause in _PAUSES:
             answer = await client.request("GET", f"{self.path}/_doc/{document}", allow=(404, 503))
             if answer.status != 503:
@@ -75,7 +75,7 @@ class StateIndex:
         return await client.request("GET", f"{self.path}/_doc/{document}", allow=(404,))
 
     async def put(self, document: str, body: Any, params: Mapping[str, Any]) -> bool:
-        """Put one document; whether it was still as ``params`` want it."""
+        """Put one document; returns whether it was still as ``params`` require."""
         await self.create()
         client = await self.shared.client()
         path = f"{self.path}/_doc/{document}"
@@ -126,7 +126,7 @@ class StateIndex:
         return gone
 
     async def bulk(self, actions: Sequence[Sequence[Any]]) -> list[Any]:
-        """What has become of each action, which is one line or two. All of them are visible."""
+        """The outcome of each action, which has one or two lines. All become visible."""
         client = await self.shared.client()
         encoded = [msgspec.json.Encoder().encode_lines(lines) for lines in actions]
         items: list[Any] = []
@@ -152,7 +152,7 @@ class StateIndex:
             )
 
     def decode(self, body: bytes | str, kind: type[T], what: str, remedy: str) -> T:
-        """JSON that was put. Raises ``StateError`` where it is something else."""
+        """Decode JSON. Raises ``StateError`` where it is something else."""
         try:
             return msgspec.json.decode(body, type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -172,7 +172,7 @@ def _requests(parts: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def query_of(kind: str, *further: Query, **fields: str | None) -> Query:
-    """What finds the documents of a kind; a field that is ``None`` may have any value."""
+    """The query for the documents of a kind; a field that is ``None`` may have any value."""
     terms = [{"term": {name: value}} for name, value in {"kind": kind, **fields}.items() if value is not None]
     return {"bool": {"filter": [*terms, *further]}}
 

@@ -27,7 +27,7 @@ from retl.state.sql import start_over
 
 T = TypeVar("T")
 _TRIES = 50
-"""How often a document is tried to be set while somebody else sets it too."""
+"""How often a write is tried while others write the same document."""
 _KEPT_REPORTS = 1000
 _READ_AT_ONCE = 100
 _VISIBLE = {"refresh": "true"}
@@ -95,7 +95,7 @@ class ElasticsearchStore(StateStore):
         await self._change(fenced.fence.pipeline, change, lambda state: None)
 
     async def _save_manifest(self, pipeline: str, table: str, change: ManifestChange) -> None:
-        """Before the checkpoint: what a crash leaves of it is told again by the scan that comes next."""
+        """Save a change before its checkpoint: after a crash the next scan saves it again."""
         put = {entry.name: entry for entry in change.put}
         if gone := [identity("entry", pipeline, table, name) for name in change.remove if name not in put]:
             await self._index.create()
@@ -226,7 +226,7 @@ class ElasticsearchStore(StateStore):
         return [Claim(one["pipeline"], one["table"], target, bool(one["replaces"])) for one in sources]
 
     async def claim(self, fence: Fence, claim: Claim) -> None:
-        # Not compared and set with the lease: a claim that a former owner is late with stops a scan, and spoils none.
+        # Not compared and set with the lease: a late claim of a former owner stops a scan, and harms none.
         await self._require(fence)
         document = identity("claim", claim.pipeline, claim.table)
         await self._index.put(document, {"kind": "claim", **asdict(claim)}, _VISIBLE)
@@ -255,7 +255,7 @@ class ElasticsearchStore(StateStore):
         newest = [hit["_id"] for hit in await self._index.search(query, _NEWEST, limit, _source=False)]
         remedy = "run `retl rejects --clear` to forget the rejects."
         found: list[Reject] = []
-        # A thousand of them may be more than one answer holds.
+        # A thousand rejects may be more than one answer holds.
         for first in range(0, len(newest), _READ_AT_ONCE):
             bodies = await self._index.get_bodies(newest[first : first + _READ_AT_ONCE])
             found += [self._index.decode(body, Reject, "a reject", remedy) for body in bodies]

@@ -1,1 +1,1 @@
-"""What writes Elasticsearch."""
+"""The target side of Elasticsearch."""

@@ -32,7 +32,7 @@ _AT_ONCE = 1_000
 
 
 class Conflicts:
-    """Settles what a bulk request found to be older than what is there. ``prove`` raises where another owner writes."""
+    """Settles the items that a bulk request found older than their documents. ``prove`` raises for a lost fence."""
 
     def __init__(
         self, client: Client, load: PreparedLoad, duplicates: Duplicates, prove: Callable[[], Awaitable[None]]
@@ -49,7 +49,7 @@ class Conflicts:
     async def _settle(self, bulk: Bulk, lines: Lines) -> None:
         for _ in range(_TRIES):
             found = await stored(self._client, self._load.address.index, lines, [self._load.spec.cursor or ""])
-            # Only now: what another owner wrote before this was there to be seen, and what he writes after it clashes.
+            # Only now: what another owner wrote before it was seen, and what he writes after it clashes.
             await self._prove()
             replaced = [number for number in self._newest(lines) if not self._stays(lines, number, found[number])]
             bulk.older += len(lines) - len(replaced)
@@ -62,7 +62,7 @@ class Conflicts:
         await fail_on_conflict(bulk, lines, np.arange(len(lines)))
 
     def _newest(self, lines: Lines) -> list[int]:
-        """The rows of which this slice has not sent a newer one."""
+        """The rows without a newer one in this slice."""
         ids, versions = lines.ids.to_pylist(), lines.versions.to_pylist()
         newest = self._duplicates.newest(ids)
         return [
@@ -70,7 +70,7 @@ class Conflicts:
         ]
 
     def _stays(self, lines: Lines, number: int, document: Mapping[str, Any]) -> bool:
-        """Whether a document is newer than its row, and not the work of a predecessor."""
+        """Whether a document is newer than its row, and not left by a predecessor."""
         spec = self._load.spec
         if self._load.from_nothing or spec.cursor is None or not document.get("found"):
             return False
@@ -79,7 +79,7 @@ class Conflicts:
 
 
 async def stored(client: Client, index: str, lines: Lines, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Each document as it is there at this moment: ``found``, its numbers, and these fields of it."""
+    """Each document as of now: ``found``, its sequence numbers, and these fields of it."""
     routing = lines.rows.column(ROUTING).to_pylist() if ROUTING in lines.rows.schema.names else [None] * len(lines)
     asked = [
         {"_id": name, "_source": list(fields) or False, **({} if way is None else {"routing": way})}
@@ -100,7 +100,7 @@ def version_of(source: Mapping[str, Any], cursor: str, logical: pa.DataType) -> 
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     if isinstance(value, int):
-        # A number in the place of a time counts milliseconds.
+        # A number in a field of time counts milliseconds.
         return value if pa.types.is_integer(logical) else value * 10**6
     if pa.types.is_integer(logical):
         return int(value) if re.fullmatch(r"[0-9]{1,18}", value) else None
@@ -112,7 +112,7 @@ def version_of(source: Mapping[str, Any], cursor: str, logical: pa.DataType) -> 
 
 
 def _at(source: Any, path: str) -> Any:
-    """A value of a document by its path, whether the names in it are written with dots or as objects."""
+    """A value of a document by its path; names may be dotted or nested."""
     if not isinstance(source, dict):
         return None
     if path in source:
@@ -122,7 +122,7 @@ def _at(source: Any, path: str) -> Any:
 
 
 class Duplicates:
-    """Notices two rows with one ``_id`` of which nothing tells the newer: the highest version does.
+    """Detects rows that share an ``_id`` where no version tells the newer one.
 
     Rows that are equal in everything are one. What is in one batch is noticed before it is sent.
     """
@@ -136,7 +136,7 @@ class Duplicates:
         """Look at some rows. Raises ``RepeatedKey``."""
         if not self._watch or not len(lines):
             return
-        # Where a row is compared with another its content is not needed, only whether it is the same.
+        # Rows are only compared, so a hash of the content is enough.
         prints = pa.array([hash(item) for item in lines.items.to_pylist()], pa.int64())
         table = pa.table({"id": lines.ids, "version": lines.versions.fill_null(-1), "print": prints})
         self._check(table)
@@ -148,7 +148,7 @@ class Duplicates:
             self._check(pa.concat_tables(self._held))
 
     def newest(self, ids: Sequence[str]) -> dict[str, int]:
-        """The highest version since ``clear`` of each of these documents; of what is not watched none is existing."""
+        """The highest version since ``clear`` of each of these documents; unknown for what is not watched."""
         held, wanted = list(self._held), pa.array(ids, pa.string())
         found: dict[str, int] = {}
         for table in held:

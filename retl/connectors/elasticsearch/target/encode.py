@@ -29,7 +29,7 @@ from retl.model.actions import Action, Write
 from retl.model.plan import WriteSpec
 
 LONGEST_ID = 512
-"""Bytes of an ``_id`` that the servers take."""
+"""Maximum bytes of an ``_id``."""
 
 Operation = Literal["index", "create"]
 _NOTHING = pa.scalar(b"", pa.binary())
@@ -39,7 +39,7 @@ _VERSION = b',"version_type":"external_gte","version":'
 
 @dataclass(frozen=True)
 class RejectedRows:
-    """Rows of a batch that cannot be written as they are."""
+    """Rows of a batch that cannot be written."""
 
     rows: pa.RecordBatch
     reason: str
@@ -48,15 +48,15 @@ class RejectedRows:
 
 @dataclass(frozen=True)
 class Lines:
-    """Some rows, ready to be sent. All that is here has the same order and length."""
+    """Rows that are ready to be sent. All columns here have the same order and length."""
 
     rows: pa.RecordBatch
-    """As they came, for those that are refused."""
+    """The rows as they came, for rejects."""
     ids: pa.Array
     items: pa.Array
-    """For each row its lines of the request."""
+    """The lines of each row in the request."""
     request: bytes
-    """The lines of all rows, which ``items`` are pieces of: what is sent is seldom copied."""
+    """The lines of all rows; ``items`` are slices of it, so that sending seldom copies."""
     versions: pa.Array
     """Whole numbers; NULL for a row that has no version."""
 
@@ -84,7 +84,7 @@ class Lines:
         return bytes(data(self.items.take(pa.array(rows))))
 
     def if_unchanged(self, sequences: list[int], terms: list[int]) -> Lines:
-        """The same, taken by the server only where the documents are still those that it has numbered so."""
+        """The same, but the server accepts each only for an unchanged document."""
         head = _bytes('{"index":{"if_seq_no":')
         rest = pc.replace_substring(self.items, b'{"index":{', b"", max_replacements=1)
         given = [pa.array(numbers, pa.int64()).cast(pa.string()).cast(pa.binary()) for numbers in (sequences, terms)]
@@ -94,7 +94,7 @@ class Lines:
         return Lines.of(self.rows, self.ids, items, self.versions)
 
     def in_place_of(self, found: Sequence[tuple[int, int] | None]) -> Lines:
-        """The same without versions: each in the place of just the document that is numbered so, or of none."""
+        """The same without versions: each replaces exactly the document with these numbers, or creates one."""
         heads = [
             b'{"create":{' if there is None else b'{"index":{"if_seq_no":%d,"if_primary_term":%d,' % there
             for there in found
@@ -116,7 +116,7 @@ class Lines:
 
 
 class Encoder:
-    """Turns the batches of one load into lines. Pure, so that a thread may do it."""
+    """Turns the batches of one load into lines. Pure, so it may run in a thread."""
 
     def __init__(self, spec: WriteSpec, columns: Sequence[str], *, operation: Operation, versions: bool) -> None:
         self._schema = spec.schema
@@ -145,16 +145,16 @@ class Encoder:
 
     @property
     def makes_ids(self) -> bool:
-        """Whether rows get an ``_id`` that nothing in them tells."""
+        """Whether rows get a generated ``_id``."""
         return not self._key
 
     def loose_ids(self) -> Iterator[list[str]]:
-        """The ids that were made since ``keep``, some at a time."""
+        """The ids generated since ``keep``, in chunks."""
         for first in range(self._kept, self._made, _AT_ONCE):
             yield [f"{self._series}-{number}" for number in range(first, min(first + _AT_ONCE, self._made))]
 
     def keep(self) -> None:
-        """The ids that were made belong to rows that stay."""
+        """The rows of the ids generated so far stay."""
         self._kept = self._made
 
     def _ids(self, batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[pa.Array, str, str]]]:
@@ -221,7 +221,7 @@ def gives_versions(logical: pa.DataType) -> bool:
 
 
 def version_numbers(cursor: pa.Array, logical: pa.DataType) -> pa.Array:
-    """Values of a cursor as versions; NULL for one that has none: it is NULL, negative or out of range."""
+    """Values of a cursor as versions; NULL for a value that is NULL, negative or out of range."""
     if not gives_versions(logical):
         return pa.nulls(len(cursor), pa.int64())
     try:

@@ -1,4 +1,4 @@
-"""What the answer to one item of a bulk request means. Lists name what is existing; anything else ends the scan.
+"""What the answer to one item of a bulk request means. Lists name what is known; anything else ends the scan.
 
 A document is to blame only for what its own content causes. A pipeline that is missing, a closed
 index or a privilege refuse every document alike: as rejects they would let the watermark pass.
@@ -25,14 +25,14 @@ _OF_DOCUMENT = frozenset(
         *("routing_missing_exception", "fail_processor_exception"),
     }
 )
-# Words of one kind of exception for many causes: these are of the document.
+# One type of exception has many causes: these reasons blame the document.
 _REASONS_OF_DOCUMENT = re.compile(
     r"immense term|^Limit of |^The number of nested documents|object mapping|cannot be changed from type"
-    # Processors of an ingest pipeline that the document's values do not suit.
+    # Processors of an ingest pipeline that fail on the values of the document.
     r"|^unable to (convert|parse)|^field \[.*\] (not present|doesn't exist|is null|of type|already exists|does not)|^Provided Grok"
     r"|^cannot (resolve|convert|set|add|remove)|^(error parsing|failed to parse|unable to find match)"
 )
-# Where in a document, and in which: two documents that are rejected for one reason differ in this only.
+# Position and id: rejections for one reason differ only in these.
 _PLACE = re.compile(r"^\[\d+:\d+\] |(in document )?with id '.*?'|\[_doc\]\[[^\]]*\]")
 _ONE_FIELD = 3
 """From this number on, documents that are all rejected for one field are not the cause."""
@@ -50,7 +50,7 @@ class Item(msgspec.Struct, gc=False, rename={"index": "_index", "id": "_id"}):
 
 
 class RejectedItem(NamedTuple):
-    """A document that is not taken, and never will be."""
+    """A document that the server will never accept."""
 
     kinds: tuple[str, ...]
     reason: str
@@ -67,7 +67,7 @@ class RejectedItem(NamedTuple):
 
 
 def judge(item: Item, place: str) -> Verdict:
-    """What has become of a document. Raises where that is not the document's own affair, or is not existing."""
+    """The outcome of a document. Raises where the cause is not the document, or is not known."""
     if item.error is None and item.status < 300:
         return _judge_taken(item, place)
     kinds = refusal(item.error).kinds
@@ -88,7 +88,7 @@ def _judge_taken(item: Item, place: str) -> Verdict:
     if item.result in ("created", "updated") or not (item.result or item.index):
         return "written"
     raise TargetError(
-        f"{place} answered {item.result!r} to a document, of which it is not existing whether it was written.",
+        f"{place} answered {item.result!r} to a document, and it is unknown whether it was written.",
         remedy="see what stands between here and the server, and which ingest pipeline the target runs.",
     )
 
@@ -116,7 +116,7 @@ def rejection(item: Item) -> RejectedItem:
 
 
 def check_some_taken(some: Sequence[RejectedItem], number: int, place: str) -> None:
-    """Raise where all ``number`` documents of a request are refused for one reason: it is not theirs."""
+    """Raise where all ``number`` documents of a request are rejected for one reason: they are not the cause."""
     if len(some) < number or number < 2:
         return
     first = some[0]
@@ -131,7 +131,7 @@ def check_some_taken(some: Sequence[RejectedItem], number: int, place: str) -> N
 
 
 def not_of_documents(status: int, error: Any, place: str) -> RetlError:
-    """The error for a refusal that would meet any other document too."""
+    """The error for a refusal that would hit every document."""
     body = msgspec.json.encode(error)
     said = refusal(error)
     if status in (401, 403, 404, 429) or status >= 500:

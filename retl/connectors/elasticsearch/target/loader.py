@@ -34,21 +34,21 @@ _MOST, _LEAST = 10 * 1024 * 1024, 16 * 1024
 """Bytes of one request."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
 _PATIENCE = 120.0
-"""Seconds for which a server may have no room for anything before the scan gives up."""
+"""Seconds without any progress before the scan gives up."""
 _TRIES = 4
-"""How often a request is sent whose answer never comes."""
+"""How often a request without an answer is sent."""
 _STOP_SECONDS = 2.0
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 Reject = Callable[[Lines, int, str, str], None]
-"""Told of an item that will never be taken: lines, its number, reason and field."""
+"""Called for each rejected item: lines, its number, reason and field."""
 Prove = Callable[[], Awaitable[None]]
-"""Asked before each request, also before one that is sent again: raises where nothing may be sent any more."""
+"""Called before each request, repeated ones too: raises where nothing may be sent any more."""
 
 
 Conflict = Callable[["Bulk", Lines, Rows], Awaitable[None]]
-"""Told of the items that clash with what is there: settles each, and counts it."""
+"""Called for items that conflict with existing documents: settles and counts each."""
 Elsewhere = Callable[[str], Awaitable[bool]]
-"""Whether an index is one of those that the name stands for by now."""
+"""Whether the name stands for an index by now."""
 
 
 class _Answer(msgspec.Struct):
@@ -126,7 +126,7 @@ class Bulk:
         return self._client.place
 
     async def send(self, lines: Lines) -> None:
-        """Take some lines; waits while there are as many requests under way as there may be."""
+        """Send lines; waits while the maximum number of requests is under way."""
         rows = np.arange(len(lines))
         while rows.size:
             await self._room()
@@ -139,7 +139,7 @@ class Bulk:
             await self._wait(asyncio.ALL_COMPLETED)
 
     async def stop(self) -> None:
-        """Send nothing more. What is under way is waited for shortly, so that it does not arrive after what comes next."""
+        """Send nothing more. Requests under way get a moment to end, so that they do not arrive after what comes next."""
         running, self._running = self._running, set()
         if not running:
             return
@@ -149,17 +149,17 @@ class Bulk:
         await asyncio.gather(*running, return_exceptions=True)
 
     def forget(self) -> None:
-        """Count from nothing again."""
+        """Reset the counts."""
         self.written = 0
         """Documents that were created or changed."""
         self.created = 0
         """Those of them that were not there before."""
         self.unchanged = 0
-        """Documents that are there and stay as they are."""
+        """Documents that exist and stay unchanged."""
         self.older = 0
         """Those that stay because they are newer."""
         self.dropped = 0
-        """Documents that the target took and did not keep."""
+        """Documents that the target accepted and dropped."""
 
     async def _room(self) -> None:
         while len(self._running) >= self._writers:
@@ -174,13 +174,13 @@ class Bulk:
             raise failed[0]
 
     def _cut(self, lines: Lines, rows: Rows) -> tuple[Rows, Rows]:
-        """As many of the rows as one request may carry, at least one, and the rest."""
+        """The rows of the next request, at least one, and the rest."""
         sizes = np.cumsum(lines.sizes()[rows])
         number = max(1, int(np.searchsorted(sizes, self.size, side="right")))
         return rows[:number], rows[number:]
 
     async def resend(self, lines: Lines) -> Rows:
-        """Send lines in this very task; the numbers of those that clash with what is there."""
+        """Send lines in this task; returns the numbers of those that conflict."""
         clashing: list[Rows] = []
 
         async def keep(bulk: Bulk, lines: Lines, rows: Rows) -> None:
@@ -201,7 +201,7 @@ class Bulk:
                 await budget.wait(reason, counts=isinstance(reason, ConnectionFailed))
 
     async def _attempt(self, lines: Lines, rows: Rows, conflict: Conflict) -> tuple[Rows, RetlError | None]:
-        """Send some rows; those that are to be sent again, and why."""
+        """Send some rows; returns those to be sent again, and why."""
         if self._prove is not None:
             await self._prove()
         body = lines.body(rows)
@@ -224,7 +224,7 @@ class Bulk:
         return np.array(judged.again, np.int64), judged.reason
 
     async def _check_where(self, found: set[str]) -> None:
-        """An alias or a data stream may lead to another index by now; anything else may not."""
+        """Only an alias or a data stream may lead to another index by now."""
         for name in found:
             if self._elsewhere is None or not await self._elsewhere(name):
                 raise elsewhere(self._path, found, self.place)
@@ -254,7 +254,7 @@ class Bulk:
         return judged
 
     def _all_written(self, body: bytes, number: int) -> bool:
-        """Whether each item was written where it belongs, as nearly always. No object is made for an item."""
+        """The common case, without an object for each item: every item was written where it belongs."""
         created = body.count(b'"result":"created"')
         written = created + body.count(b'"result":"updated"')
         here = sum(body.count(b'"_index":"%b"' % name.encode()) for name in self._indices) if self._indices else number

@@ -1,4 +1,4 @@
-"""Making an index fit what is to be written: what to create, and what to add to the mapping. No I/O."""
+"""The plan of an index for a load: what to create, and what to add to the mapping. No I/O."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from retl.model.schema import native_type
 
 @dataclass(frozen=True)
 class LoadAddress:
-    """By which names a load is written."""
+    """The names by which a load is written."""
 
     name: str
     """The shadow, or the name of the table: what is counted and refreshed."""
     send_to: str
     """The name that documents are sent to."""
     delete_from: str
-    """The name by which documents are deleted: a data stream lets that be done in its indices only."""
+    """The name to delete documents by: a data stream allows that in its indices only."""
     index: str
     """The one index that is written, by its own name."""
     indices: tuple[str, ...]
@@ -82,7 +82,7 @@ class PreparedLoad:
 
     @property
     def from_nothing(self) -> bool:
-        """Whether the table has not been read to its end since there is a checkpoint: what is there, others have left."""
+        """Whether no scan has read the whole table yet: existing documents are then somebody else's."""
         return self.spec.checkpoint.columns is None
 
     @property
@@ -102,22 +102,22 @@ class PreparedLoad:
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """What has to be done before documents can be written, and what then goes into them."""
+    """What must be done before documents are written, and what goes into them."""
 
     columns: tuple[str, ...]
     definition: Definition
-    """Of the index as it will be: for one that is created, or created anew."""
+    """The index as it will be, where it is created."""
     added: dict[str, Any]
-    """What the mapping of an index that is there lacks, as a request adds it."""
+    """What is added to the mapping of an existing index."""
     versions: bool
     """Whether the cursor is the version of the documents."""
     casts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     aliases: Mapping[str, Any] = field(default_factory=dict)
-    """Of the source's index, for an index that is created; the definition has them among its own."""
+    """Aliases of the source's index that a created index gets; part of the definition."""
 
     def with_aliases(self, aliases: Mapping[str, Any]) -> IndexPlan:
-        """The same, with aliases of the source's index. What the index has already stays as it is."""
+        """The same with aliases of the source's index; existing ones stay."""
         both = {**aliases, **self.definition.aliases}
         return replace(self, aliases=aliases, definition=replace(self.definition, aliases=both))
 
@@ -166,7 +166,7 @@ def _wanted(spec: WriteSpec, times: str, flattened: str) -> Definition:
 
 
 def _without_hints(wanted: Definition, warnings: list[str]) -> Definition:
-    """The index without what only says how to store it, and what this target does not know."""
+    """The index without storage hints that this target does not know."""
     found: list[str] = []
     mappings, settings = copy.deepcopy(wanted.mappings), copy.deepcopy(wanted.settings)
     drop_hints(mappings.get("properties") or {}, found)
@@ -182,7 +182,7 @@ def _without_hints(wanted: Definition, warnings: list[str]) -> Definition:
 
 
 def _version_note(spec: WriteSpec) -> str | None:
-    """What the versions of documents are made of; they compare only with those that are made of the same."""
+    """What the versions of documents are made of; only versions of the same kind can be compared."""
     if spec.cursor is None or not gives_versions(spec.schema.field(spec.cursor).type):
         return None
     return f"{spec.cursor} ({cursor_family(spec.schema.field(spec.cursor).type)})"
@@ -200,7 +200,7 @@ def _versions(spec: WriteSpec, existing: ExistingIndex | None, warnings: list[st
     noted = existing.definition.note.get("versions") if existing else None
     counts = _counts(spec)
     if noted == wanted or (noted is None and not (counts and filled)):
-        return not (counts and spec.table.null_cursor == "include")  # a NULL would count, not compare
+        return not (counts and spec.table.null_cursor == "include")  # a NULL would increment the version
     warnings.append(
         f"the versions of the documents in {spec.table.to!r} are made of {noted or 'the number of their changes'}, and {wanted} "
         'cannot be compared with them: documents are written without. A scan with pre_action = "swap" begins anew.'
@@ -214,21 +214,21 @@ def _counts(spec: WriteSpec) -> bool:
 
 
 def _new_note(spec: WriteSpec, there: Definition, columns: tuple[str, ...], versions: bool) -> dict[str, Any]:
-    """The note in the mapping, where it changes. What others have noted there stays."""
+    """The note in the mapping, where it changes. Notes of others stay."""
     if Action.ALTER in spec.blacklist:
         return {}
     note = dict(there.note)
     if versions:
         note["versions"] = _version_note(spec)
     elif str(note.get("versions", "")).endswith("(integer)"):
-        note["versions"] = "something else"  # what is written now counts the versions on
+        note["versions"] = "something else"  # writes from now on increment the versions
     if "columns" in note:
         note["columns"] = [*note["columns"], *(name for name in columns if name not in note["columns"])]
     return {} if note == there.note else {"_meta": {**(there.mappings.get("_meta") or {}), "retl": note}}
 
 
 def _with(mappings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Two mappings as one."""
+    """Two mappings merged."""
     both = dict(mappings)
     for name, value in more.items():
         mine = both.get(name)
@@ -251,7 +251,7 @@ def _more_documents(
 
 
 def _check_agreed(spec: WriteSpec, properties: Mapping[str, Any]) -> None:
-    """Fields that are added to a mapping have one type."""
+    """Raise for fields with several types: a mapping takes one."""
     for path, types in conflicts(properties):
         raise ConfigError(
             f"the indices of the source disagree on the field {path!r}: it is {types}.",
@@ -268,7 +268,7 @@ def _lacking(have: Mapping[str, Any], want: Mapping[str, Any]) -> dict[str, Any]
         elif "properties" in mapped and "properties" in mine:
             inner = _lacking(mine["properties"], mapped["properties"])
             if inner:
-                # A nested field must say so again, or it would be told to become an object.
+                # Without its type a nested field would be asked to become an object.
                 found[name] = {**({"type": mapped["type"]} if "type" in mapped else {}), "properties": inner}
     return found
 
@@ -312,7 +312,7 @@ def _takes_new(spec: WriteSpec, names: list[str], warnings: list[str], *, whole:
 
 
 def conflicts(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The fields on which the indices disagree, and what they say."""
+    """The fields on which the indices disagree, with their types."""
     for name, spec in properties.items():
         if field_type(spec) == CONFLICT:
             yield prefix + name, " and ".join(spec["types"])
@@ -321,7 +321,7 @@ def conflicts(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
 
 
 def translated(properties: Mapping[str, Any], flattened: str) -> dict[str, Any]:
-    """The same fields in the words of another product: objects that are not mapped leaf by leaf are ``flattened``."""
+    """The same fields for another product: objects that are not mapped leaf by leaf are ``flattened``."""
     found: dict[str, Any] = {}
     for name, spec in properties.items():
         if field_type(spec) in ("flattened", "flat_object") and field_type(spec) != flattened:
@@ -332,12 +332,12 @@ def translated(properties: Mapping[str, Any], flattened: str) -> dict[str, Any]:
     return found
 
 
-# What says how values are stored, and nothing of what they are.
+# Hints on how to store values, without an effect on the values.
 _HINTS = ("time_series_dimension", "time_series_metric", "synthetic_source_keep")
 
 
 def drop_hints(properties: dict[str, Any], found: list[str]) -> None:
-    """Take the hints out of fields, multi-fields too; their names are added to ``found``."""
+    """Remove the hints from fields and multi-fields; their names are added to ``found``."""
     for spec in properties.values():
         found += [name for name in _HINTS if spec.pop(name, None) is not None]
         for inner in ("properties", "fields"):

@@ -1,4 +1,4 @@
-"""What an index, a name or this system cannot do, said before anything is written."""
+"""Checks before anything is written: what a name, an index or this system cannot do."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_name(name: str) -> None:
 
 
 def check_open(existing: ExistingIndex) -> None:
-    """Raise ``ConfigError`` where an index is closed: it takes no documents, and shows none."""
+    """Raise ``ConfigError`` for a closed index."""
     if existing.closed:
         (name,) = existing.closed
         raise ConfigError(
@@ -57,7 +57,7 @@ def check_open(existing: ExistingIndex) -> None:
 
 
 def check_blocks(spec: WriteSpec, existing: ExistingIndex) -> None:
-    """Raise where an index does not allow what is to be done to it."""
+    """Raise where the blocks of an index forbid the load."""
     swap = spec.table.pre_action is PreAction.SWAP
     found = blocks(existing.definition.settings)
     passes = found & {"read_only_allow_delete", *(() if spec.table.replaces else ("write",))}
@@ -78,7 +78,7 @@ def check_blocks(spec: WriteSpec, existing: ExistingIndex) -> None:
 
 
 def check_apart(spec: WriteSpec, existing: ExistingIndex | None, shadow: str | None, cluster: str) -> None:
-    """Raise ``ConfigError`` where a scan would write, or even empty, what it reads, or the next one read its own copy."""
+    """Raise ``ConfigError`` where a scan would write what it reads, or the next one would read the copy."""
     source, name = index_of(spec.schema) or {}, spec.table.to
     if not cluster or source.get("cluster") != cluster:
         return
@@ -174,10 +174,10 @@ def check_type(spec: WriteSpec, column: pa.Field, mapped: Mapping[str, Any]) -> 
 
 
 def _holds(column: pa.Field, there: str) -> bool:
-    """Whether a field of some type takes all values of a column."""
+    """Whether a field of a type takes all values of a column."""
     kind = column.type
     if is_json(column) or there in _TEXTS:
-        return True  # what JSON holds is existing by its values alone
+        return True  # only its values tell what JSON holds
     if pa.types.is_integer(kind):
         return there in _NUMBERS and (there not in _WHOLE or kind.bit_width <= _WHOLE[there])
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -186,7 +186,7 @@ def _holds(column: pa.Field, there: str) -> bool:
         return there == "boolean"
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return there in ("date", "date_nanos")
-    # Text may be what an address, a place or a range is written as; a number is a number.
+    # Addresses, places and ranges are written as text; numbers are not.
     return there not in (*_NUMBERS, "boolean", "date", "date_nanos", "object", "nested")
 
 
@@ -194,13 +194,13 @@ _AT_ONCE = {"wait_for_active_shards": "0"}
 
 
 async def try_out(client: Client, spec: WriteSpec, definition: Definition, columns: tuple[str, ...] = ()) -> None:
-    """Raise ``ConfigError`` where no index can be created so, or where ``columns`` cannot be fields of it.
+    """Raise ``ConfigError`` where an index cannot be created like this, or cannot have ``columns`` as fields.
 
     Nothing is left. Without the right to create an index beside the table's, nothing is tried.
     """
     name = refresh.shadow_name(spec, trial=True)
     mappings = dict(definition.mappings)
-    # A column that is not mapped, such as JSON, has a name that a document must be able to hold.
+    # The name of an unmapped column, such as JSON, must be valid too.
     unmapped = {
         column: {"type": "object", "enabled": False} for column in columns if column not in definition.properties
     }
@@ -213,7 +213,7 @@ async def try_out(client: Client, spec: WriteSpec, definition: Definition, colum
 
 
 async def check_creatable(client: Client, name: str, *, again: bool) -> None:
-    """Raise ``ConfigError`` where no index can be created under this name, as far as that can be asked.
+    """Raise ``ConfigError`` where an index of this name cannot be created, as far as the server tells.
 
     ``again`` is for one that would be deleted first.
     """
@@ -233,7 +233,7 @@ async def check_creatable(client: Client, name: str, *, again: bool) -> None:
 
 
 async def check_pipelines(client: Client, name: str, pipelines: tuple[str, ...]) -> None:
-    """Raise ``TargetError`` where an ingest pipeline of an index is not there: every document would be refused."""
+    """Raise ``TargetError`` for a missing ingest pipeline: every document would be refused."""
     for pipeline in pipelines:
         if (await client.request("GET", f"/_ingest/pipeline/{quoted(pipeline)}", allow=(403, 404))).status == 404:
             raise TargetError(
@@ -261,13 +261,13 @@ def _is_for(template: dict[str, Any], name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, re.sub(r"([\[?])", r"[\1]", pattern)) for pattern in patterns)
 
 
-# Aliases by which a swap tells indices apart.
+# Aliases that a swap uses itself.
 _OF_A_SWAP = re.compile(r"^retl-.+-(replaced|\d+-\d+-(loading|dropped))$")
 _REMEDY = "set aliases = false and give the index its aliases yourself, or free the name in the target."
 
 
 async def missing_aliases(client: Client, spec: WriteSpec, existing: ExistingIndex | None) -> dict[str, Any]:
-    """Those of the source's aliases that the index does not have.
+    """Aliases of the source that the index lacks.
 
     Raises ``ConfigError`` where one would change what is read or written under its name.
     """

@@ -34,7 +34,7 @@ def unwatched(definition: Definition) -> Definition:
 
 
 def restored(definition: Definition) -> dict[str, Any]:
-    """The settings that such an index is to have in the end; ``None`` is the server's own default."""
+    """The settings that such an index gets in the end; ``None`` means the server's default."""
     names = ("number_of_replicas", "refresh_interval", "hidden", "auto_expand_replicas")
     found = {name: definition.settings.get(name) for name in names}
     return {**found, BLOCKS: {"write": True}} if "write" in blocks(definition.settings) else found
@@ -42,7 +42,7 @@ def restored(definition: Definition) -> dict[str, Any]:
 
 _GRACE_SECONDS = 10.0
 CREATE_STREAM = "create the data stream yourself (PUT /_data_stream/NAME), name another index with to"
-# What the server says of a field whose name it does not take beside the others.
+# What the server says of a field name that conflicts with others.
 _OF_NAMES = (
     "defined more than once",
     "both as an object and a field",
@@ -62,7 +62,7 @@ async def create(
     params: Mapping[str, Any] | None = None,
     allow: tuple[int, ...] = (),
 ) -> None:
-    """Create an index. Raises ``ConfigError`` where none can be like that; ``shown_as`` is its name for people."""
+    """Create an index. Raises ``ConfigError`` for an impossible definition; messages call it ``shown_as``."""
     answer = await client.request(
         "PUT", f"/{quoted(index)}", params=params, body=definition.body(), allow=(400, *allow)
     )
@@ -81,7 +81,7 @@ async def extend(client: Client, index: str, added: Mapping[str, Any]) -> None:
 
 
 def rejected_definition(what: str, body: bytes) -> ConfigError:
-    """The server does not take a mapping or settings, for the reason in its answer."""
+    """The error for a mapping or settings that the server rejects."""
     reason = refusal(body).reason
     remedy = (
         "leave the field out with exclude or columns, or create the index yourself: its mapping is then left alone."
@@ -99,7 +99,7 @@ def rejected_definition(what: str, body: bytes) -> ConfigError:
 
 
 async def make_alike(client: Client, index: str, definition: Definition) -> None:
-    """Take off an index that was just created what templates have given it besides: aliases and ingest pipelines."""
+    """Remove from a new index what templates have added: aliases and ingest pipelines."""
     (found,) = (await client.call("GET", f"/{quoted(index)}")).values()
     foreign = found["aliases"].keys() - definition.aliases.keys()
     if foreign:
@@ -119,7 +119,7 @@ async def drop(client: Client, index: str) -> None:
 
 
 def beside(name: str, what: str) -> str:
-    """The name of something that serves an index.
+    """The name of an index or alias that serves another index.
 
     It does not begin as that of the index, or a template for such names would decide what becomes of it: that of many
     clusters for ``logs-*-*`` makes data streams.
@@ -128,7 +128,7 @@ def beside(name: str, what: str) -> str:
 
 
 def shadow_name(spec: WriteSpec, *, trial: bool = False) -> str:
-    """The index that a swap loads: the epoch keeps two owners apart, the time two scans of one.
+    """The index that a swap loads: the epoch separates owners, the time the scans of one owner.
 
     Behind the digits of the time stand those of the pipeline, which keep two pipelines apart. No scan has the epoch of a
     ``trial``.
@@ -142,22 +142,22 @@ def _digits(pipeline: str) -> str:
 
 
 def loading_alias(shadow: str) -> str:
-    """The alias of a shadow that is being loaded. What is sent to it late, or switched late, finds it gone and fails."""
+    """The alias of a shadow during its load. Late documents, and a late switch, fail without it."""
     return f"{shadow}-loading"
 
 
 def dropped_alias(shadow: str) -> str:
-    """The alias of a shadow that is given up."""
+    """The alias of an abandoned shadow."""
     return f"{shadow}-dropped"
 
 
 def replaced_alias(name: str) -> str:
-    """The alias by which the indices that were replaced, and kept, are found."""
+    """The alias of the indices that were replaced and kept."""
     return beside(name, "replaced")
 
 
 async def drop_leftovers(client: Client, name: str, pipeline: str) -> None:
-    """Drop the shadows that no scan of this pipeline has finished. Those that were switched in once belong to their user."""
+    """Drop the unfinished shadows of this pipeline. Shadows that were switched in belong to the user."""
     answer = await client.call(
         "GET", f"/{quoted(beside(name, ''))}*/_alias", params={**catalog.EVERYTHING, "ignore_unavailable": "true"}
     )
@@ -178,14 +178,14 @@ async def create_shadow(client: Client, name: str, shadow: str, definition: Defi
 
 
 async def drop_shadow(client: Client, shadow: str) -> None:
-    """Drop a shadow, unless it has been switched in, of which the answer may have been lost."""
-    # First what a switch needs: one that is on its way can no longer succeed, or has done so already. In the same step
+    """Drop a shadow, unless it has been switched in: the answer may have been lost."""
+    # First the alias that a switch needs: a switch under way then fails, or has succeeded already. In the same step
     # the shadow is marked, so that after a crash before the next line the next scan knows the shadow.
     actions = [
         {"remove": {"index": shadow, "alias": loading_alias(shadow), "must_exist": True}},
         {"add": {"index": shadow, "alias": dropped_alias(shadow), "is_hidden": True}},
     ]
-    # OpenSearch calls an alias that is not there a bad request.
+    # OpenSearch answers 400 for a missing alias.
     await client.request("POST", "/_aliases", body={"actions": actions}, allow=(400, 404))
     answer = await client.request("GET", f"/{quoted(shadow)}/_alias", allow=(404,))
     if answer.status == 200 and dropped_alias(shadow) in msgspec.json.decode(answer.body)[shadow]["aliases"]:
@@ -193,7 +193,7 @@ async def drop_shadow(client: Client, shadow: str) -> None:
 
 
 async def settle(client: Client, shadow: str, definition: Definition) -> None:
-    """Give a shadow that is loaded the copies and refreshes that it is to have."""
+    """Give a loaded shadow its final copies and refreshes."""
     await client.request("PUT", f"/{quoted(shadow)}/_settings", body={"index": restored(definition)})
     await client.request("POST", f"/{quoted(shadow)}/_refresh")
     await _copied(client, shadow)
@@ -207,7 +207,7 @@ async def _copied(client: Client, index: str) -> None:
     path = f"/_cluster/health/{quoted(index)}"
     answer = await client.request("GET", path, allow=(403,))
     if answer.status == 403:
-        return  # who may not ask does without
+        return  # a user without the right to ask does not wait
     health = answer.json()
     primaries = health["active_primary_shards"]
     shards = health["active_shards"] + health["initializing_shards"] + health["unassigned_shards"]

@@ -41,7 +41,7 @@ class _Inspection:
     by_query: bool
     """Whether truncating deletes the documents rather than the index."""
     created: bool
-    """Whether an index is created, in the place of another one or as the first."""
+    """Whether an index is created, as the first or in place of another."""
 
 
 class ElasticsearchTarget(Target):
@@ -76,7 +76,7 @@ class ElasticsearchTarget(Target):
         if existing is None:
             return TargetTable(exists=False, empty=True)
         preflight.check_open(existing)
-        # What is written may roll over to another index; then no index is the table.
+        # A table that may roll over is not one index.
         lasts = existing.kind != "data_stream" and len(existing.indices) == 1
         empty = await catalog.is_empty(client, existing.indices)
         return TargetTable(exists=True, empty=empty, identity=existing.uuid if lasts else None)
@@ -87,7 +87,7 @@ class ElasticsearchTarget(Target):
     async def preview(self, spec: WriteSpec) -> TargetPreview:
         client = await self._shared.client()
         found = await self._inspect(client, spec)
-        if spec.fence is None:  # a scan creates it anyway, before anything depends on it
+        if spec.fence is None:  # a scan creates it itself, before anything depends on it
             await _try_out(client, spec, found)
         return TargetPreview(
             tuple(_statements(spec, found, keep=self._options.keep_replaced)),
@@ -132,7 +132,7 @@ class ElasticsearchTarget(Target):
         elif spec.fence is not None and spec.state_in_target and not await self._store.beat(spec.fence):
             raise lease_lost(spec.fence)
         await truncate.recover(client, spec.table.to)
-        # What a former owner has not switched in by now it never will: what is looked at then stays so.
+        # A former owner can no longer switch in what it has not by now: so what is inspected stays as it is.
         await refresh.drop_leftovers(client, spec.table.to, spec.pipeline)
         found = await self._inspect(client, spec)
         existing, plan, shadow = found.existing, found.plan, None
@@ -174,7 +174,7 @@ async def _abort(writer: TableWriter) -> None:
 
 
 async def _try_out(client: Client, spec: WriteSpec, found: _Inspection) -> None:
-    """What a scan would create, or add to a mapping, is tried without leaving anything."""
+    """Try what a scan would create, or add to a mapping, without leaving anything."""
     if found.created or found.plan.added:
         await preflight.try_out(client, spec, found.plan.definition, _columns(spec, found))
     if found.created and spec.table.pre_action is not PreAction.SWAP:
@@ -185,7 +185,7 @@ async def _try_out(client: Client, spec: WriteSpec, found: _Inspection) -> None:
 
 
 def _columns(spec: WriteSpec, found: _Inspection) -> tuple[str, ...]:
-    """The fields that documents will have, where they do not come whole."""
+    """The fields of the documents, unless they come whole."""
     return (
         () if holds_documents(spec.schema) else tuple(name for name in found.plan.columns if name not in (ID, ROUTING))
     )
@@ -218,7 +218,7 @@ def _statements(spec: WriteSpec, found: _Inspection, *, keep: bool) -> list[str]
 
 
 def _goes(found: _Inspection, *, keep: bool) -> str:
-    """What a switch does to the index that is there."""
+    """What a switch does to the existing index."""
     existing = found.existing
     if existing is None:
         return ""

@@ -27,7 +27,7 @@ def _note_name(name: str) -> str:
 async def recreate(
     client: Client, spec: WriteSpec, existing: ExistingIndex, definition: Definition, columns: tuple[str, ...]
 ) -> None:
-    """Delete an index and create it anew, as it was. What it was is noted first.
+    """Delete an index and create it anew as it was; a note of its definition comes first.
 
     Before it is deleted such an index was created once under another name, and nothing forbids it under its own.
     """
@@ -46,7 +46,7 @@ async def recreate(
 
 
 async def recover(client: Client, name: str) -> None:
-    """Create what a crash has left deleted."""
+    """Create again what a crash has left deleted."""
     note = _note_name(name)
     # A user who may not see such a note has not made one.
     answer = await client.request("GET", f"/{quoted(note)}/_mapping", allow=(403, 404))
@@ -61,7 +61,7 @@ async def recover(client: Client, name: str) -> None:
 
 
 async def _create_again(client: Client, name: str, written: str, definition: Definition) -> None:
-    """Create an index that is deleted; under another name, behind an alias, where its own is no longer to be had."""
+    """Create a deleted index again; under another name, behind an alias, where its own name is taken."""
     try:
         await refresh.create(client, written, definition)
     except ConnectionFailed as error:
@@ -98,7 +98,7 @@ async def delete_documents(client: Client, name: str) -> None:
     """Delete every document, also those that somebody changes in between."""
     params = {"conflicts": "proceed", "wait_for_completion": "false", "slices": "auto"}
     for _ in range(5):
-        # Also what nobody sees yet. Without the right to refresh it could be left behind, or be taken for another writer's.
+        # The refresh shows documents that searches miss: they would stay, or look like another writer's.
         await client.request("POST", f"/{quoted(name)}/_refresh")
         if not await catalog.count(client, name):
             return

@@ -27,7 +27,7 @@ from retl.connectors.rows.text import to_text, unprintable_times
 from retl.model.schema import is_json
 
 InvalidValues = list[tuple[pa.Array, str]]
-"""Masks of the rows that cannot be written, with the reason."""
+"""Masks of the rows that cannot be written, with their reasons."""
 
 _ESCAPES = {**{code: f"\\u{code:04x}" for code in range(0x20)}, 0x08: "\\b", 0x09: "\\t", 0x0A: "\\n", 0x0C: "\\f"}
 _ESCAPES |= {0x0D: "\\r", 0x22: '\\"', 0x5C: "\\\\"}
@@ -80,7 +80,7 @@ def base64_text(column: pa.Array) -> pa.Array:
     column = column.cast(pa.binary())
     edges, given = offsets(column), data(column)
     lengths = np.diff(edges)
-    # Each value is filled up to whole groups of three bytes, so that one call encodes them all.
+    # Each value is padded to whole groups of three bytes, so that one call encodes them all.
     starts = np.concatenate(([0], np.cumsum((lengths + 2) // 3 * 3)))
     filled = np.zeros(int(starts[-1]), np.uint8)
     filled[np.arange(len(given)) + np.repeat(starts[:-1] - (edges[:-1] - edges[0]), lengths)] = given
@@ -94,7 +94,7 @@ def base64_text(column: pa.Array) -> pa.Array:
 
 
 def plain_text(array: pa.Array, type: pa.DataType) -> tuple[pa.Array, InvalidValues]:
-    """The text by which a value is named in an ``_id``: as in the document, but without quotes."""
+    """The text of a value in an ``_id``: as in the document, without quotes."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if _is_text(array.type):
@@ -121,7 +121,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _invalid_values(array: pa.Array) -> InvalidValues:
-    """The typed values that JSON, or a reader of ISO 8601, has no word for."""
+    """The typed values that JSON or ISO 8601 cannot express."""
     found: InvalidValues = []
     if pa.types.is_floating(array.type):
         bad = pc.invert(pc.is_finite(array.cast(pa.float64()) if pa.types.is_float16(array.type) else array))
@@ -174,7 +174,7 @@ def _numbers(text: pa.Array, logical: pa.DataType) -> tuple[pa.Array, InvalidVal
     good = pc.match_substring_regex(text, _NUMBER)
     if pc.all(good).as_py() is not False:
         return text, []
-    # Leading zeros and a plus sign, as ZEROFILL and people write them, JSON does not know.
+    # JSON has no leading zeros and no plus sign, as ZEROFILL and people write them.
     text = pc.replace_substring_regex(text, r"^\+?(-?)0*([0-9])", r"\1\2")
     bad = pc.invert(pc.match_substring_regex(text, _NUMBER)).fill_null(False)
     if not pc.any(bad).as_py():
@@ -183,7 +183,7 @@ def _numbers(text: pa.Array, logical: pa.DataType) -> tuple[pa.Array, InvalidVal
 
 
 def _checked(array: pa.Array, convert: Callable[[pa.Array], pa.Array], reason: str) -> tuple[pa.Array, InvalidValues]:
-    """A conversion of a whole column; where that fails, of each value by itself."""
+    """Convert a whole column; value by value where that fails."""
     try:
         return convert(array), []
     except pa.ArrowInvalid:
@@ -200,7 +200,7 @@ def _checked(array: pa.Array, convert: Callable[[pa.Array], pa.Array], reason: s
 
 
 def _documents(array: pa.Array) -> tuple[pa.Array, InvalidValues]:
-    """JSON text, proved to be JSON, or nested values. One that is not could break out of its field."""
+    """JSON text, validated so that it cannot break out of its field, or nested values."""
     nested = pa.types.is_nested(array.type)
     values, wrong = [], []
     for number in range(len(array)):
@@ -219,7 +219,7 @@ def _documents(array: pa.Array) -> tuple[pa.Array, InvalidValues]:
 
 
 def _has_no_word(value: Any) -> bool:
-    """Whether there is a NaN or an infinite number somewhere in a value, of which ``null`` would become."""
+    """Whether a value holds a NaN or an infinite number, which would become ``null``."""
     if isinstance(value, float):
         return not math.isfinite(value)
     if isinstance(value, dict):
@@ -228,7 +228,7 @@ def _has_no_word(value: Any) -> bool:
 
 
 def _to_escape(text: pa.Array) -> list[int]:
-    """The characters of a column that JSON wants escaped, the backslash first."""
+    """The characters of a column that JSON must escape, the backslash first."""
     signs = data(text)
     found = [code for code in (0x5C, 0x22) if (signs == code).any()]
     low = signs[signs < 0x20]

@@ -69,7 +69,7 @@ class ElasticsearchWriter(TableWriter):
         )
 
     def _conflict(self) -> Conflict:
-        """What becomes of a document that clashes with what is there."""
+        """How to settle a document that conflicts with an existing one."""
         if self._load.operation == "create" and not self._load.only_existing:
             return keep_existing
         if self._load.plan.versions and not self._load.only_existing:
@@ -78,7 +78,7 @@ class ElasticsearchWriter(TableWriter):
 
     async def write(self, batch: pa.RecordBatch) -> None:
         if not batch.num_rows or len(self._rejects.rows) > self._spec.table.max_rejects + MOST_SHOWN:
-            return  # with so many rejected the commit will fail: no need to send the rest
+            return  # the commit will fail with this many rejects: no need to send the rest
         if batch.nbytes < _SMALL:
             lines = self._encode(batch)
         else:
@@ -96,7 +96,7 @@ class ElasticsearchWriter(TableWriter):
         return lines
 
     def _shown(self, rows: pa.RecordBatch) -> list[dict[str, Any]]:
-        """Rows for people; of whole documents the document."""
+        """Rows for people; whole documents as they are."""
         if not self._whole:
             return plain_rows(rows)
         shown = plain_rows(rows.select([ID, ROUTING]))
@@ -109,7 +109,7 @@ class ElasticsearchWriter(TableWriter):
         self._rejects.add(row, reason, column)
 
     async def _existing(self, lines: Lines) -> Lines:
-        """Those whose document is there already, to be written only where it has not changed or gone since."""
+        """The rows of existing documents, to be written only where these have not changed since."""
         found: list[dict[str, Any]] = []
         for first in range(0, len(lines), _LOOKED_UP):
             some = lines.take(range(first, min(first + _LOOKED_UP, len(lines))))
@@ -121,7 +121,7 @@ class ElasticsearchWriter(TableWriter):
         )
 
     async def _stands_for(self, name: str) -> bool:
-        """Whether an index is one of those that are written: an alias or a data stream may have rolled over."""
+        """Whether an index belongs to the table: an alias or a data stream may have rolled over."""
         existing = await catalog.find_index(self._client, self._spec.table.to) if self._load.rolls_over else None
         return existing is not None and name in existing.indices
 
@@ -140,7 +140,7 @@ class ElasticsearchWriter(TableWriter):
 
     async def discard(self) -> None:
         if self._encoder.makes_ids:
-            # Other ids are made for what is read again, and it may come in another order.
+            # What is read again gets other ids, and may come in another order.
             await self._bulk.settle()
             await self._undo_appended(self._bulk.written)
         else:
@@ -170,7 +170,7 @@ class ElasticsearchWriter(TableWriter):
         rejects = self._rejects.rows
         if fenced is not None:
             await self._store.add_rejects(fenced.fence.pipeline, rejects)
-            self._encoder.keep()  # though the answer be lost, the checkpoint may say that they are there
+            self._encoder.keep()  # if the answer is lost, the checkpoint may still say that they are there
             await shielded(self._store.save(fenced))
         bulk = self._bulk
         self._sure += bulk.written if self._spec.unique_key or self._encoder.makes_ids else bulk.created
@@ -185,7 +185,7 @@ class ElasticsearchWriter(TableWriter):
         return done
 
     async def _check_index(self) -> None:
-        """The index is still the one that was made ready. A write to one that is gone would create another."""
+        """Raise unless the index still is the one that was prepared: writes to a lost one create another."""
         address, written = self._load.address, self._load.written
         if not self._load.rolls_over and await catalog.uuid(self._client, address.index) != written.uuid:
             raise TargetError(
@@ -263,7 +263,7 @@ _ANSWER = msgspec.json.Decoder(_Answer)
 
 
 async def undo(client: Client, index: str, ids: Iterable[Sequence[str]], *, written: int) -> None:
-    """Delete documents. Raises where there are fewer than were ``written``: what is left would be there twice."""
+    """Delete documents. Raises where fewer than ``written`` are found: the others would be there twice."""
     deleted = 0
     for some in ids:
         body = b"".join(b'{"delete":{"_id":"%b"}}\n' % name.encode() for name in some)
