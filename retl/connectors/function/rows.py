@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from retl.connectors.function.shapes import nameless, plain
+from retl.connectors.function.types import nameless, plain
 from retl.connectors.rows.text import holds_nan
 from retl.model.errors import SourceError
 from retl.model.schema import JSON, is_bytes, is_text, native_type
@@ -65,7 +65,7 @@ class Pile:
                 yield from self.add(row)
         else:
             raise SourceError(
-                f"the function gave {_shown(item)}, which is no row.",
+                f"the function gave {_shown(item)}, which is not a row.",
                 remedy="give dicts, msgspec structs, dataclasses, Arrow batches, or lists of them.",
             )
 
@@ -193,7 +193,7 @@ def from_values(values: list[Any], column: pa.Field) -> pa.Array:
     allowed = _accepted(column.type)
     if allowed is not None and not all(_is_one(kind, allowed) for kind in kinds):
         odd = next((value for value in values if value is not None and not _is_one(type(value), allowed)), None)
-        raise _misfit(column, odd)
+        raise _type_error(column, odd)
     if UUID in kinds:
         values = [str(value) if isinstance(value, UUID) else value for value in values]
     if pa.types.is_timestamp(column.type) or pa.types.is_time(column.type):
@@ -236,11 +236,11 @@ def _is_one(kind: type, allowed: tuple[type, ...]) -> bool:
 
 
 def _clock(value: Any, column: pa.Field) -> Any:
-    """A time of a class of its own, such as pandas': its "not a time" is no value, and nanoseconds would be cut off."""
+    """A time of a class of its own, such as pandas': its "not a time" has no value, and nanoseconds would be cut off."""
     if value is None or value != value:
         return None
     if getattr(value, "nanosecond", 0):
-        raise _misfit(column, value, " with nanoseconds, which a datetime does not have")
+        raise _type_error(column, value, " with nanoseconds, which a datetime does not have")
     return value
 
 
@@ -248,7 +248,7 @@ def _check_zones(values: list[Any], column: pa.Field) -> None:
     zoned = pa.types.is_timestamp(column.type) and column.type.tz is not None
     for value in values:
         if value is not None and (value.tzinfo is not None) is not zoned:
-            raise _misfit(column, value, " with a zone" if value.tzinfo else " without a zone")
+            raise _type_error(column, value, " with a zone" if value.tzinfo else " without a zone")
 
 
 def _json(value: Any, column: pa.Field) -> str | None:
@@ -258,14 +258,14 @@ def _json(value: Any, column: pa.Field) -> str | None:
         try:
             msgspec.json.decode(value)
         except msgspec.DecodeError:
-            raise _misfit(column, value, ", which is no JSON text") from None
+            raise _type_error(column, value, ", which is not JSON text") from None
         return value
     try:
         text = msgspec.json.encode(value, enc_hook=_json_value).decode()
     except (UnicodeEncodeError, RecursionError, TypeError, ValueError, OverflowError):
-        raise _misfit(column, value, ", which has no form in JSON") from None
+        raise _type_error(column, value, ", which has no form in JSON") from None
     if "null" in text and holds_nan(value):  # msgspec would write null
-        raise _misfit(column, value, " with NaN or infinity, which JSON has no word for")
+        raise _type_error(column, value, " with NaN or infinity, which JSON has no word for")
     return text
 
 
@@ -282,14 +282,14 @@ def _build(values: list[Any], kind: pa.DataType, column: pa.Field) -> pa.Array:
         return array if kind == column.type else array.cast(column.type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         if len(values) == 1:
-            raise _misfit(column, values[0]) from None
+            raise _type_error(column, values[0]) from None
     middle = len(values) // 2  # halved again and again, to find the value
     _build(values[:middle], kind, column)
     _build(values[middle:], kind, column)
     raise SourceError(f"column {column.name!r} holds values that do not fit {native_type(column)} together.")
 
 
-def _misfit(column: pa.Field, value: Any, why: str = "") -> SourceError:
+def _type_error(column: pa.Field, value: Any, why: str = "") -> SourceError:
     kind = "JSON" if JSON in (column.metadata or {}) else native_type(column)
     return SourceError(
         f"column {column.name!r} is {kind}, but a row has {_shown(value)} ({type(value).__name__}){why}.",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, closing
 from datetime import datetime
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from retl.connectors.base import Source, SystemInfo
+from retl.connectors.base import Source, SourceScan, SystemInfo
 from retl.connectors.function.calls import (
     call_user,
     check_callable,
@@ -22,12 +22,18 @@ from retl.connectors.function.calls import (
     positional,
     read_failed,
 )
-from retl.connectors.function.choice import call_text, choose, cursor_name, learnt
-from retl.connectors.function.limits import Limits, upper_bound
 from retl.connectors.function.rows import Pile, Shape
-from retl.connectors.function.shapes import Declared, declared_schema, join, learn, pack, unpack
+from retl.connectors.function.selection import (
+    Limits,
+    ReadWindow,
+    call_text,
+    choose,
+    cursor_name,
+    learnt,
+    upper_bound,
+)
 from retl.connectors.function.snapshot import OneShots
-from retl.connectors.function.window import ReadWindow
+from retl.connectors.function.types import Declared, declared_schema, join, learn, pack, unpack
 from retl.model.actions import Write
 from retl.model.checkpoint import Checkpoint
 from retl.model.cursor import cursor_family
@@ -36,6 +42,7 @@ from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema, native_type
 from retl.model.table import TableSpec
 from retl.model.window import Slice, lower_bound
+from retl.state.base import Manifest
 from retl.threads import Worker
 
 _SAMPLE_ROWS = 100
@@ -70,8 +77,9 @@ class IteratorSource(Source):
     ``clock`` returns (or is a coroutine function that returns) the present ``datetime`` of the
     system that stamps the rows; ``settle`` needs it.
 
-    The function must be repeatable: after an error it is called again. It is cancelled as
-    anyio cancels: clean-up of yours that awaits needs ``anyio.CancelScope(shield=True)``.
+    The function must be repeatable: after an error it is called again. Several tables may be
+    read at once, each in a thread of its own. It is cancelled as anyio cancels: clean-up of
+    yours that awaits needs ``anyio.CancelScope(shield=True)``.
     """
 
     system: ClassVar[str] = "function"
@@ -103,7 +111,6 @@ class IteratorSource(Source):
         self._key = key
         self._ordered = ordered
         self._clock = clock
-        self._worker: Worker | None = None
         self._one_shots = OneShots()
 
     # What there is ----------------------------------------------------------
@@ -114,17 +121,19 @@ class IteratorSource(Source):
     async def list_tables(self) -> list[str]:
         return sorted(name for name in self._functions if name is not None)
 
-    def _function(self, table: str) -> Read | None:
-        return self._functions.get(table, self._functions.get(None))
-
     async def describe(self, table: str) -> TableSchema | None:
-        if self._function(table) is None:
+        function = self._function(table)
+        if function is None:
             return None
         schema = self._declared(table)
         if schema is None:
-            rows = await self._sample(ReadWindow(table, sample=True))
+            with closing(Worker("function")) as worker:
+                rows = await _Calls(function, worker, self._one_shots).sample(ReadWindow(table, sample=True))
             schema = rows if isinstance(rows, pa.Schema) else learn(rows)
         return TableSchema(table, schema, self._key_of(table))
+
+    def _function(self, table: str) -> Read | None:
+        return self._functions.get(table, self._functions.get(None))
 
     def _declared(self, table: str) -> pa.Schema | None:
         found = self._schema.get(table) if isinstance(self._schema, Mapping) else self._schema
@@ -134,23 +143,17 @@ class IteratorSource(Source):
         found = self._key.get(table, ()) if isinstance(self._key, Mapping) else self._key
         return (found,) if isinstance(found, str) else tuple(found)
 
-    async def _sample(self, window: ReadWindow) -> list[Mapping[str, Any]] | pa.Schema:
-        """The first rows, or the schema of the first batch; the function's iterator is closed again."""
-        found: list[Mapping[str, Any]] = []
-        pile = Pile()
-        async with aclosing(self._pieces(window, pile)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                if isinstance(piece, pa.RecordBatch):
-                    return piece.schema if not found else join(learn(found), piece.schema)
-                found.extend(piece)
-                if len(found) >= _SAMPLE_ROWS:
-                    break
-        return found
-
     # A scan -----------------------------------------------------------------
 
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
-        self._refuse(table)
+    @asynccontextmanager
+    async def open_scan(
+        self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
+    ) -> AsyncGenerator[SourceScan, None]:
+        function = self._refuse(table)
+        with closing(Worker("function")) as worker:
+            yield await self._plan(table, checkpoint, _Calls(function, worker, self._one_shots))
+
+    async def _plan(self, table: TableSpec, checkpoint: Checkpoint, calls: _Calls) -> SourceScan:
         window = ReadWindow(table=table.name, cursor=table.cursor, columns=table.columns)
         known = self._declared(table.name)
         detail: dict[str, Any] = {}
@@ -158,8 +161,8 @@ class IteratorSource(Source):
         empty = False
         if known is None:
             before = unpack(checkpoint.detail.get(_LEARNT))
-            lower = self._lower(table, before, checkpoint)
-            sample = await self._sample(dataclasses.replace(window, lower=lower, sample=True))
+            lower = _lower(table, before, checkpoint)
+            sample = await calls.sample(dataclasses.replace(window, lower=lower, sample=True))
             known, empty, warnings = learnt(before, sample)
             detail = {_LEARNT: pack(known)}
         names = choose(table, known, self._key_of(table.name))
@@ -169,8 +172,8 @@ class IteratorSource(Source):
         cursor = None
         if table.cursor is not None:
             cursor = cursor_name(table, known, names)
-            limits = await self._limits(table, known.field(table.cursor), checkpoint)
-            window = dataclasses.replace(window, lower=self._lower(table, known, checkpoint), upper=limits.upper)
+            limits = await self._limits(table, known.field(table.cursor), checkpoint, calls)
+            window = dataclasses.replace(window, lower=_lower(table, known, checkpoint), upper=limits.upper)
         whole = Slice(
             index=0,
             # A watermark in the middle would, without a key, miss the rows that tie with it.
@@ -178,7 +181,7 @@ class IteratorSource(Source):
             ordered_by=cursor,
             detail=detail,
         )
-        return SourcePlan(
+        plan = SourcePlan(
             table=table,
             schema=schema,
             key=key if set(key) <= set(schema.names) else (),
@@ -186,15 +189,12 @@ class IteratorSource(Source):
             cursor_type=native_type(schema.field(cursor)) if cursor else None,
             statements=(call_text(window),),
             warnings=warnings,
-            detail={
-                "window": window,
-                "shape": Shape(known, names, schema, all_columns=table.columns is None),
-                "limits": limits,
-                "sampled": bool(detail) and not empty,
-            },
         )
+        shape = Shape(known, names, schema, all_columns=table.columns is None)
+        return _IteratorScan(plan, calls, window, shape, limits, sampled=bool(detail) and not empty)
 
-    def _refuse(self, table: TableSpec) -> None:
+    def _refuse(self, table: TableSpec) -> Read:
+        """The table's function. Raises ``ConfigError`` for what this source cannot do."""
         function = self._function(table.name)
         if function is None:
             close = difflib.get_close_matches(table.name, [name for name in self._functions if name], n=1)
@@ -212,60 +212,61 @@ class IteratorSource(Source):
                 "settle compares the cursor with the source's clock, and this source names none.",
                 remedy="give IteratorSource a clock, or let the function leave out rows that are too young.",
             )
+        return function
 
-    def _lower(self, table: TableSpec, known: pa.Schema | None, checkpoint: Checkpoint) -> str | None:
-        """Where the function should begin; also before the columns are known."""
-        if table.cursor is None or checkpoint.watermark is None:
-            return None
-        if known is None or table.cursor not in known.names:
-            return None
-        family = cursor_family(known.field(table.cursor).type)
-        return None if family is None else lower_bound(table, family, checkpoint.watermark)
-
-    async def _limits(self, table: TableSpec, cursor: pa.Field, checkpoint: Checkpoint) -> Limits:
+    async def _limits(self, table: TableSpec, cursor: pa.Field, checkpoint: Checkpoint, calls: _Calls) -> Limits:
         """What this source itself leaves out: rows too young, and where rows are appended those that came before."""
         above = checkpoint.watermark if table.write is Write.APPEND else None
-        upper = upper_bound(table, cursor, await self._now()) if table.settle is not None else None
+        upper = None
+        if table.settle is not None and self._clock is not None:
+            upper = upper_bound(table, cursor, await calls.now(self._clock))
         return Limits(table.target_name(cursor.name), above, upper, ordered=self._ordered)
 
-    async def _now(self) -> datetime:
-        assert self._clock is not None
-        now = await call_user(self._thread(), clock_failed, self._clock)
+    async def aclose(self) -> None:
+        return None
+
+
+def _lower(table: TableSpec, known: pa.Schema | None, checkpoint: Checkpoint) -> str | None:
+    """Where the function should begin; also before the columns are known."""
+    if table.cursor is None or checkpoint.watermark is None:
+        return None
+    if known is None or table.cursor not in known.names:
+        return None
+    family = cursor_family(known.field(table.cursor).type)
+    return None if family is None else lower_bound(table, family, checkpoint.watermark)
+
+
+class _Calls:
+    """The calls of one table's function, in a thread that no other scan shares."""
+
+    def __init__(self, function: Read, worker: Worker, one_shots: OneShots) -> None:
+        self.function = function
+        self.worker = worker
+        self._one_shots = one_shots
+
+    async def now(self, clock: Callable[[], Any]) -> datetime:
+        now = await call_user(self.worker, clock_failed, clock)
         if not isinstance(now, datetime):
-            raise ConfigError(f"the clock says {now!r}, which is no datetime.", remedy="let it return a datetime.")
+            raise ConfigError(f"the clock says {now!r}, which is not a datetime.", remedy="let it return a datetime.")
         return now
 
-    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
-        window, shape, limits = plan.detail["window"], plan.detail["shape"], plan.detail["limits"]
-        assert isinstance(window, ReadWindow)
-        assert isinstance(shape, Shape)
-        assert isinstance(limits, Limits)
-        function = self._function(window.table)
-        assert function is not None
-        pile = Pile()
-        highest: Any = None
-        rows = 0
-        async with aclosing(self._pieces(window, pile)) as pieces:  # type: ignore[type-var]
+    async def sample(self, window: ReadWindow) -> list[Mapping[str, Any]] | pa.Schema:
+        """The first rows, or the schema of the first batch; the function's iterator is closed again."""
+        found: list[Mapping[str, Any]] = []
+        async with aclosing(self.pieces(window, Pile())) as pieces:
             async for piece in pieces:
-                with guarded(function, read_failed):
-                    batch = await self._thread().run(shape.batch, piece)
-                pile.note(batch)
-                rows += batch.num_rows
-                batch, highest = limits.keep(batch, highest)
-                if batch.num_rows:
-                    yield batch
-        if not rows and plan.detail["sampled"] and limits.upper is None:
-            raise SourceError(
-                "the function gave rows when it was asked for the columns, and none when it was asked for all rows.",
-                remedy="let every call begin anew: what it reads from seems to be used up by the first one.",
-            )
+                if isinstance(piece, pa.RecordBatch):
+                    return piece.schema if not found else join(learn(found), piece.schema)
+                found.extend(piece)
+                if len(found) >= _SAMPLE_ROWS:
+                    break
+        return found
 
-    async def _pieces(self, window: ReadWindow, pile: Pile) -> AsyncIterator[Any]:
-        function = self._function(window.table)
-        assert function is not None
-        call = function if positional(function) == 0 else functools.partial(function, window)
+    async def pieces(self, window: ReadWindow, pile: Pile) -> AsyncGenerator[Any, None]:
+        """What the function gives, gathered into lists of rows, or batches."""
+        call = self.function if positional(self.function) == 0 else functools.partial(self.function, window)
         check = functools.partial(self._one_shots.check, window.table)
-        async with aclosing(open_items(self._thread(), call, lambda: pile.limit, check)) as items:
+        async with aclosing(open_items(self.worker, call, lambda: pile.limit, check)) as items:
             async for some in items:
                 for item in some:
                     for piece in pile.add(item):
@@ -273,15 +274,35 @@ class IteratorSource(Source):
         for piece in pile.flush():
             yield piece
 
-    def _thread(self) -> Worker:
-        if self._worker is None:
-            self._worker = Worker("function")
-        return self._worker
 
-    async def release(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.close()
+class _IteratorScan(SourceScan):
+    """One call of the function for its rows, or one more after an error."""
 
-    async def aclose(self) -> None:
-        await self.release()
+    def __init__(
+        self, plan: SourcePlan, calls: _Calls, window: ReadWindow, shape: Shape, limits: Limits, *, sampled: bool
+    ) -> None:
+        self.plan = plan
+        self._calls = calls
+        self._window = window
+        self._shape = shape
+        self._limits = limits
+        self._sampled = sampled
+
+    async def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        pile = Pile()
+        highest: Any = None
+        rows = 0
+        async with aclosing(self._calls.pieces(self._window, pile)) as pieces:
+            async for piece in pieces:
+                with guarded(self._calls.function, read_failed):
+                    batch = await self._calls.worker.run(self._shape.batch, piece)
+                pile.note(batch)
+                rows += batch.num_rows
+                batch, highest = self._limits.keep(batch, highest)
+                if batch.num_rows:
+                    yield batch
+        if not rows and self._sampled and self._limits.upper is None:
+            raise SourceError(
+                "the function gave rows when it was asked for the columns, and none when it was asked for all rows.",
+                remedy="let every call begin anew: what it reads from seems to be used up by the first one.",
+            )

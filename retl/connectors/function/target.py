@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import random
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +16,8 @@ import pyarrow as pa
 
 from retl.connectors.base import CommitResult, SystemInfo, TableWriter, Target
 from retl.connectors.function.calls import call_user, check_callable, guarded, positional, write_failed
-from retl.connectors.function.values import Unfit, drop_unfit, python_rows
+from retl.connectors.function.values import drop_invalid, python_rows
+from retl.connectors.net.retry import RetryBudget
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, plain_rows
 from retl.model.actions import Action
 from retl.model.checkpoint import FencedCheckpoint
@@ -36,7 +36,7 @@ _MOST_REASONS = 10
 """How many reasons may come for one row, so that an endless iterator of them has an end."""
 
 Write = Callable[..., Any]
-"""Called as ``write(batch)`` or ``write(batch, context)``; returns ``None``, or the rows that were refused."""
+"""Called as ``write(batch)`` or ``write(batch, context)``; returns ``None``, or the rows that were rejected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ class FunctionTarget(Target):
         self.batch_size = BatchSize(rows=batch_rows, bytes=_BATCH_BYTES)
         self.retry_for = parse_duration(retry_for, what="retry_for").total_seconds()
         self._write = write
-        self._rows = rows
-        self._worker: Worker | None = None
+        self.rows = rows
+        self._turn = anyio.Lock()
 
     async def ping(self) -> SystemInfo:
         return SystemInfo("function", "", getattr(self._write, "__qualname__", type(self._write).__name__))
@@ -114,48 +114,37 @@ class FunctionTarget(Target):
                 remedy="take it off the blacklist, and let the function leave out what must not be done.",
             )
         name = getattr(self._write, "__name__", "write")
-        what = "list of dicts" if self._rows else "pyarrow.RecordBatch"
+        what = "list of dicts" if self.rows else "pyarrow.RecordBatch"
         return TargetPreview((f"{name}({what} of at most {self.batch_size.rows:,} rows)",))
 
-    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
+    @asynccontextmanager
+    async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
         await self.preview(spec)
-        if fenced is not None:
+        if begun is not None:
             raise UnsupportedError("a function cannot hold checkpoints.", remedy="give the pipeline a state store.")
-        return _FunctionWriter(self, spec)
+        with closing(Worker("function")) as worker:
+            yield _FunctionWriter(self, spec, worker)
 
-    async def deliver(self, batch: pa.RecordBatch, context: BatchContext) -> list[tuple[int, str]]:
-        """Call the callable with one batch; returns the rows that it refused."""
-        given: Any = await self._thread().run(python_rows, batch) if self._rows else batch
+    async def deliver(self, worker: Worker, batch: pa.RecordBatch, context: BatchContext) -> list[tuple[int, str]]:
+        """Call the callable with one batch; returns the rows that it rejected."""
+        given: Any = await worker.run(python_rows, batch) if self.rows else batch
         arguments = (given, context) if positional(self._write) in (None, 2) else (given,)
-        returned = await call_user(self._thread(), write_failed, self._write, *arguments)
+        async with self._turn:
+            returned = await call_user(worker, write_failed, self._write, *arguments)
         if returned is None:
             return []
         with guarded(self._write, write_failed):
-            return await self._thread().run(_refused, returned, batch.num_rows)
-
-    async def fit(self, batch: pa.RecordBatch, spec: WriteSpec) -> tuple[pa.RecordBatch, Unfit]:
-        """The batch with its columns as their logical types, and which rows have no such value."""
-        return await self._thread().run(drop_unfit, batch, spec.schema, self._rows)
-
-    def _thread(self) -> Worker:
-        if self._worker is None:
-            self._worker = Worker("function")
-        return self._worker
-
-    async def release(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.close()
+            return await worker.run(_rejected, returned, batch.num_rows)
 
     async def aclose(self) -> None:
-        await self.release()
+        return None
 
 
-def _refused(returned: Any, rows: int) -> list[tuple[int, str]]:
-    """The rows that were refused, each once; what is returned may be an iterator of the user's."""
+def _rejected(returned: Any, rows: int) -> list[tuple[int, str]]:
+    """The rows that were rejected, each once; what is returned may be an iterator of the user's."""
     if not isinstance(returned, Iterable) or isinstance(returned, str | bytes):
         raise _no_rejects(returned)
-    refused: dict[int, str] = {}
+    rejected: dict[int, str] = {}
     pairs = iter(returned.items() if isinstance(returned, Mapping) else returned)
     for item in itertools.islice(pairs, rows * _MOST_REASONS):
         if not isinstance(item, tuple | list) or len(item) != 2:
@@ -163,14 +152,14 @@ def _refused(returned: Any, rows: int) -> list[tuple[int, str]]:
         row, reason = _number(item[0]), item[1]
         if row is None or not 0 <= row < rows:
             raise _no_rejects(item)
-        refused.setdefault(row, str(reason))
+        rejected.setdefault(row, str(reason))
     for item in pairs:
         raise _no_rejects(item)
-    return sorted(refused.items())
+    return sorted(rejected.items())
 
 
 def _number(row: Any) -> int | None:
-    """The number of a row, also as NumPy has it; ``None`` for what is none."""
+    """The number of a row, also as NumPy has it; ``None`` for anything else."""
     if isinstance(row, bool | np.bool_):
         return None
     try:
@@ -182,28 +171,26 @@ def _number(row: Any) -> int | None:
 def _no_rejects(returned: Any) -> TargetError:
     return TargetError(
         f"the function that writes returned {type(returned).__name__} ({returned!r:.100}).",
-        remedy="return None, or the rows that were refused as (row number in the batch, reason).",
+        remedy="return None, or the rows that were rejected as (row number in the batch, reason).",
         system="function",
     )
 
 
-def _pause(error: TransientError, attempt: int) -> float:
-    """The seconds to wait before a batch is delivered again: as many as were asked for, else more each time."""
+def _asked_pause(error: TransientError) -> float | None:
+    """The seconds that the callable asked for, if that is a time to wait."""
     try:
         asked = float(error.retry_after or 0)
     except (TypeError, ValueError):
-        asked = 0.0
-    if 0 < asked < math.inf:
-        return asked
-    longest = min(_LONGEST_PAUSE, 0.5 * 2.0 ** min(attempt - 1, 16))
-    return random.uniform(longest / 2, longest)
+        return None
+    return asked if 0 < asked < math.inf else None
 
 
 class _FunctionWriter(TableWriter):
     """Delivers while it is written to: a callable cannot be asked to forget."""
 
-    def __init__(self, target: FunctionTarget, spec: WriteSpec) -> None:
+    def __init__(self, target: FunctionTarget, spec: WriteSpec, worker: Worker) -> None:
         self._target = target
+        self._worker = worker
         self._spec = spec
         self._context = BatchContext(spec.pipeline, spec.table.to, spec.scan_id, spec.key)
         self._rejects = RejectCollector(spec)
@@ -219,28 +206,23 @@ class _FunctionWriter(TableWriter):
 
     async def _deliver(self, batch: pa.RecordBatch) -> None:
         given = batch
-        batch, unfit = await self._target.fit(given, self._spec)
-        self._rejects.leave_out(given, unfit)
+        batch, invalid = await self._worker.run(drop_invalid, given, self._spec.schema, self._target.rows)
+        self._rejects.leave_out(given, invalid)
         if not batch.num_rows:
             return
-        refused = await self._deliver_in_time(batch)
-        for number, reason in refused:
+        rejected = await self._deliver_in_time(batch)
+        for number, reason in rejected:
             self._rejects.add(plain_rows(batch.slice(number, 1))[0], reason)
-        self._delivered += batch.num_rows - len(refused)
+        self._delivered += batch.num_rows - len(rejected)
 
     async def _deliver_in_time(self, batch: pa.RecordBatch) -> list[tuple[int, str]]:
         """Deliver one batch; this batch alone is tried again where the function asks for it."""
-        deadline = time.monotonic() + self._target.retry_for
-        attempt = 0
+        budget = RetryBudget(seconds=self._target.retry_for, first=0.5, longest=_LONGEST_PAUSE)
         while True:
             try:
-                return await self._target.deliver(batch, self._context)
+                return await self._target.deliver(self._worker, batch, self._context)
             except TransientError as error:
-                attempt += 1
-                pause = _pause(error, attempt)
-                if time.monotonic() + pause > deadline:
-                    raise
-                await anyio.sleep(pause)
+                await budget.wait(error, exactly=_asked_pause(error))
             if self._spec.prove is not None:
                 await self._spec.prove()
 

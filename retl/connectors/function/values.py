@@ -13,28 +13,28 @@ import pyarrow as pa
 from retl.connectors.rows.text import keep_mask, unprintable_times
 from retl.model.schema import JSON, is_json
 
-Unfit = list[tuple[pa.Array, str, str]]
+Invalid = list[tuple[pa.Array, str, str]]
 """Which rows were left out, with reason and column."""
 
 
-def drop_unfit(batch: pa.RecordBatch, schema: pa.Schema, for_python: bool) -> tuple[pa.RecordBatch, Unfit]:
+def drop_invalid(batch: pa.RecordBatch, schema: pa.Schema, for_python: bool) -> tuple[pa.RecordBatch, Invalid]:
     """The batch in its logical types; a row with a text that means no value of its type is left out.
 
     With ``for_python`` also rows with a time that Python has no word for.
     """
-    unfit: Unfit = []
+    invalid: Invalid = []
     columns = []
     for array, column in zip(batch.columns, schema, strict=True):
         typed, wrong = _typed(array, column.type)
         if wrong is not None:
-            unfit.append((wrong, f"the value is no {column.type}", column.name))
+            invalid.append((wrong, f"the value is not of type {column.type}", column.name))
         late = unprintable_times(typed) if for_python else None
         if late is not None:
-            unfit.append((late, "the time lies outside the years 1 to 9999", column.name))
+            invalid.append((late, "the time lies outside the years 1 to 9999", column.name))
         columns.append(typed)
     typed_batch = pa.RecordBatch.from_arrays(columns, schema=_as_nullable(schema, columns))
-    bad = [mask for mask, _, _ in unfit]
-    return (typed_batch.filter(pa.array(keep_mask(bad))) if bad else typed_batch), unfit
+    bad = [mask for mask, _, _ in invalid]
+    return (typed_batch.filter(pa.array(keep_mask(bad))) if bad else typed_batch), invalid
 
 
 def _as_nullable(schema: pa.Schema, columns: list[pa.Array]) -> pa.Schema:

@@ -30,10 +30,12 @@ class RetryBudget:
         self._pause = self._first
         self._until = None if self._seconds is None else time.monotonic() + self._seconds
 
-    async def wait(self, error: Exception, *, counts: bool = True, at_least: float = 0.0) -> None:
+    async def wait(
+        self, error: Exception, *, counts: bool = True, at_least: float = 0.0, exactly: float | None = None
+    ) -> None:
         """Pause after a failure. One that does not count costs time only; ``at_least`` is what the server asked for."""
         self._failed += counts
-        pause = max(at_least, random.uniform(self._pause / 2, self._pause))
+        pause = max(at_least, random.uniform(self._pause / 2, self._pause)) if exactly is None else exactly
         if self._attempts is not None and counts and self._failed >= self._attempts:
             raise error
         if self._until is not None and time.monotonic() + pause > self._until:

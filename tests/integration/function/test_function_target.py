@@ -304,7 +304,7 @@ async def test_an_answer_that_means_nothing_is_an_error(tmp_path: Path, returned
     async def write(batch: pa.RecordBatch) -> Any:
         return returned
 
-    with pytest.raises(retl.TargetError, match="return None, or the rows that were refused"):
+    with pytest.raises(retl.TargetError, match="return None, or the rows that were rejected"):
         await sync(Api(orders([1, 2])).source(), write, tmp_path / "state.db").run_once()
 
 

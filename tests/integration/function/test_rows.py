@@ -18,7 +18,7 @@ import pytest
 
 import retl
 from retl.connectors import IteratorSource
-from retl.connectors.function.shapes import declared_schema, learn
+from retl.connectors.function.types import declared_schema, learn
 from retl.model.schema import field
 from retl.testing import collect, table_spec
 

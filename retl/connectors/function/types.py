@@ -44,7 +44,7 @@ _SCALARS: dict[type, pa.DataType] = {
 
 
 def declared_schema(declared: Declared) -> pa.Schema:
-    """The schema that a declaration means. Raises ``ConfigError`` where it is none."""
+    """The schema that a declaration means. Raises ``ConfigError`` for anything else."""
     if isinstance(declared, pa.Schema):
         return declared
     is_record = isinstance(declared, type) and (
