@@ -1,9 +1,8 @@
-"""Files as tables: their columns and types, so that no value is changed on the way.
+"""Files as tables: their columns and types, so that no value changes on the way.
 
-DuckDB guesses types from a sample, fits what comes later to them in silence (3.7 becomes
-4), reads ``01220`` as a number and large numbers of JSON as floats. Here text stays text
-until *all* of it is known to be exactly of a type, and files that do not go together are
-refused.
+DuckDB guesses types from a sample, silently casts later values to them (3.7 becomes 4),
+reads ``01220`` as a number and large numbers of JSON as floats. Here text stays text unless
+*all* of it is exactly of a type, and files with incompatible types are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _READERS = {
     ),
 }
 
-# What text must be for a type, all of it, so that the type's value says the same.
+# The pattern that all of a column's text must match to become a type without loss.
 _WHOLE = r"0|-?[1-9]\d{0,18}"
 _NUMBER = r"(0|-?[1-9]\d*|-?(0|[1-9]\d*)\.\d+)([eE][+-]?\d+)?"
 _DIGITS_OF_DOUBLE = 15
@@ -50,12 +49,12 @@ _PATTERNS = {
 
 
 def is_file(name: str) -> bool:
-    """Whether a user has written the name of a file, or a pattern of such names: a quoted name is a table's."""
+    """Whether a name is that of a file or a pattern of files: a quoted name is a table's."""
     return _FILE.fullmatch(name) is not None and not name.startswith('"')
 
 
 def reading(connection: duckdb.DuckDBPyConnection, name: str, folder: str | None) -> str:
-    """What stands behind FROM for the files of a name. Raises ``SourceError`` where they do not go together."""
+    """The FROM clause for the files of a name. Raises ``SourceError`` if their types are incompatible."""
     found = _FILE.fullmatch(name)
     assert found is not None
     kind = found[1].lower()
@@ -66,7 +65,7 @@ def reading(connection: duckdb.DuckDBPyConnection, name: str, folder: str | None
         _check_alike(connection, name, path, reader)
         return reader
     if form == "json":
-        reader = f"(SELECT nullif(COLUMNS(*), 'null') FROM {reader}) AS j"  # a null of JSON's is no value
+        reader = f"(SELECT nullif(COLUMNS(*), 'null') FROM {reader}) AS j"  # JSON's null is NULL
     columns = _names(connection, reader)
     types = _types(connection, reader, columns, from_json=form == "json")
     chosen = ", ".join(
@@ -84,7 +83,7 @@ def _names(connection: duckdb.DuckDBPyConnection, reader: str) -> list[str]:
     except duckdb.InvalidInputException as error:
         if "sniffing" not in str(error):
             raise
-        # Of a part of the file DuckDB says which line of the rest does not fit.
+        # With a sample of the file, DuckDB says which later line does not fit.
         connection.execute(
             f"SELECT max(COLUMNS(*)) FROM {reader.replace('sample_size = -1', 'sample_size = 100')}"
         ).fetchall()
@@ -92,7 +91,7 @@ def _names(connection: duckdb.DuckDBPyConnection, reader: str) -> list[str]:
 
 
 def _value(column: str, native: str, *, from_json: bool) -> str:
-    """The SQL of a column's value in its type: an error, should a file have changed since it was looked at."""
+    """The SQL of a column's value in its type; fails if a file has changed since its types were found."""
     name = DIALECT.identifier(column)
     if native == "JSON":
         return name
@@ -101,7 +100,7 @@ def _value(column: str, native: str, *, from_json: bool) -> str:
 
 
 def _types(connection: duckdb.DuckDBPyConnection, reader: str, columns: Sequence[str], *, from_json: bool) -> list[str]:
-    """The type of each column: the first one that all of its values are exactly of."""
+    """The type of each column: the first one that all of its values match exactly."""
     tests = [test for column in columns for test in _tests(DIALECT.identifier(column), from_json=from_json)]
     answers = list(connection.execute(f"SELECT {', '.join(tests)} FROM {reader}").fetchall()[0])
     width = len(answers) // len(columns)
@@ -109,7 +108,7 @@ def _types(connection: duckdb.DuckDBPyConnection, reader: str, columns: Sequence
 
 
 def _tests(name: str, *, from_json: bool) -> list[str]:
-    """For one column: whether it has values, whether they are nested or of several kinds, and for each type whether all are of it."""
+    """For one column: whether it has values, whether they are nested or mixed, and for each type whether all match it."""
     text = f"({name} ->> '$')" if from_json else f"trim({name})"
     kind = f"json_type({name})" if from_json else "'VARCHAR'"
     fits = [
@@ -122,13 +121,13 @@ def _tests(name: str, *, from_json: bool) -> list[str]:
 
 
 def _keeps_digits(text: str) -> str:
-    """A float has no more than some digits for sure."""
+    """Only so many digits are safe in a float."""
     digits = rf"ltrim(regexp_replace(regexp_replace({text}, '[eE].*', ''), '[-.]', '', 'g'), '0')"
     return f" AND length({digits}) <= {_DIGITS_OF_DOUBLE} AND isfinite(TRY_CAST({text} AS DOUBLE))"
 
 
 def _said_so(kind: str, native: str) -> str:
-    """In JSON a text that looks like a number is a text."""
+    """In JSON, text that looks like a number is text."""
     kinds = {"BIGINT": ("BIGINT", "UBIGINT"), "DOUBLE": ("BIGINT", "UBIGINT", "DOUBLE"), "BOOLEAN": ("BOOLEAN",)}
     return f" AND {kind} IN ({', '.join(map(DIALECT.string, kinds.get(native, ('VARCHAR',))))})"
 
@@ -141,7 +140,7 @@ def _first_type(answers: Sequence[object]) -> str:
 
 
 def _check_alike(connection: duckdb.DuckDBPyConnection, name: str, path: str, reader: str) -> None:
-    """Parquet files say their types; where they differ, there must be one that keeps all values."""
+    """Check that Parquet files with different types have a common one that keeps all values."""
     common = _columns(connection, reader)
     shapes = connection.execute(
         "SELECT MIN(file_name) FROM (SELECT file_name, list((name, type, converted_type, logical_type::VARCHAR, precision, scale)) AS shape "

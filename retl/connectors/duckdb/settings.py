@@ -1,8 +1,8 @@
-"""The settings that a guarantee rests on, each with its reason: set on every connection, never left to whoever opened the file.
+"""The settings that a guarantee depends on, each with its reason, set on every connection.
 
-A host may have the file open in the same process; DuckDB then shares one instance, with
-whatever is set in it. So what a scan needs is set for our session alone, and what
-concerns the instance only where nobody else is connected to it.
+A host may have the file open in the same process; DuckDB then shares one instance and its
+settings. So a scan's settings are set for its session alone, and those of the instance only
+if nobody else is connected to it.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ _SESSION: tuple[tuple[str, str, str], ...] = (
     ("arrow_output_version", "'1.0'", "the same"),
 )
 
-# What retl changes after the configuration is locked: its own sessions, and what it gives back.
+# The settings that retl changes after the configuration is locked: those of its own sessions, and those that it resets.
 _CHANGEABLE = (*(name for name, _, _ in _SESSION), "file_search_path", "memory_limit", "threads")
 
-# What a file could do to the machine that opens it: its views, macros and triggers are somebody's code.
+# A file's views, macros and triggers are foreign code: deny them access to the machine.
 _CLOSED = ("autoinstall_known_extensions", "autoload_known_extensions", "allow_community_extensions")
 
 
 @cache
-def _spoken() -> tuple[frozenset[str], frozenset[str]]:
-    """The settings that this version of DuckDB has, and those that it has for one session alone."""
+def _supported() -> tuple[frozenset[str], frozenset[str]]:
+    """The settings that this version of DuckDB has, and those that can be set for one session."""
     with duckdb.connect() as connection:
         known = {name for (name,) in connection.execute("SELECT name FROM duckdb_settings()").fetchall()}
         own = set()
@@ -66,8 +66,8 @@ def _spoken() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def set_session(connection: duckdb.DuckDBPyConnection, options: DuckDB) -> None:
-    """What each connection must be told again: a cursor inherits nothing."""
-    own = _spoken()[1]
+    """The statements for each connection: a cursor inherits nothing."""
+    own = _supported()[1]
     statements = [f"SET SESSION {name} = {value}" for name, value, _ in _SESSION if name in own]
     if options.files is not None:
         statements.append(f"SET SESSION file_search_path = {DIALECT.string(options.files)}")
@@ -76,7 +76,7 @@ def set_session(connection: duckdb.DuckDBPyConnection, options: DuckDB) -> None:
 
 @cache
 def counts_connections() -> bool:
-    """Whether this version of DuckDB tells how many are connected to an instance."""
+    """Whether this version of DuckDB counts the connections of an instance."""
     with duckdb.connect() as connection:
         found = connection.execute("SELECT 1 FROM duckdb_functions() WHERE function_name = 'duckdb_connection_count'")
         return bool(found.fetchall())
@@ -88,7 +88,7 @@ def is_shared(connection: duckdb.DuckDBPyConnection) -> bool:
 
 
 def is_open_here(path: str) -> bool:
-    """Whether somebody in this process has a file open, for versions that count nobody: a second instance is refused."""
+    """Whether this process has a file open already, for versions that do not count: a second instance fails."""
     with duckdb.connect() as probe:
         try:
             probe.execute(f"ATTACH {DIALECT.string(path)} AS probe (READ_ONLY)")
@@ -98,8 +98,8 @@ def is_open_here(path: str) -> bool:
 
 
 def set_instance(connection: duckdb.DuckDBPyConnection, options: DuckDB, *, lock: bool) -> None:
-    """For an instance of our own: how much it may use, and what its database may do. Once only."""
-    known = _spoken()[0]
+    """Limit an instance of our own: its memory and threads, and what its database may do. Once only."""
+    known = _supported()[0]
     statements = [f"SET GLOBAL {name} = false" for name in _CLOSED if name in known]
     if options.memory_limit is not None:
         statements.append(f"SET GLOBAL memory_limit = {DIALECT.string(options.memory_limit)}")
@@ -116,7 +116,7 @@ def set_instance(connection: duckdb.DuckDBPyConnection, options: DuckDB, *, lock
 
 
 def give_back(connection: duckdb.DuckDBPyConnection, options: DuckDB) -> None:
-    """What our instance was allowed to use is no business of a host that has joined it."""
+    """Lift the limits of our instance for a host that has joined it."""
     for name in ("memory_limit", "threads"):
         if getattr(options, name) is not None:
             connection.execute(f"RESET GLOBAL {name}")
@@ -132,7 +132,7 @@ _USED = (
 
 
 def shadowed(connection: duckdb.DuckDBPyConnection) -> Sequence[str]:
-    """The functions that retl calls and the database has replaced by macros of its own."""
+    """The functions that retl calls and the database replaces by macros."""
     names = ", ".join(DIALECT.string(name) for name in _USED)
     found = connection.execute(
         "SELECT DISTINCT function_name FROM system.main.duckdb_functions() "

@@ -1,7 +1,7 @@
-"""Everything of ours that touches private names of aiomysql, and of asyncio's streams below it.
+"""The only module that touches private names of aiomysql, and of asyncio's streams below it.
 
-aiomysql brings connection, TLS and login. What it has no public way for stands here: a text
-result as it arrives, and LOAD DATA LOCAL from memory. ``tests/unit/test_mysql_wire.py`` fails
+aiomysql brings connection, TLS and login. This module adds what it has no public API for: a
+text result as it arrives, and LOAD DATA LOCAL from memory. ``tests/unit/test_mysql_wire.py`` fails
 for a version of aiomysql that changed one of these names.
 """
 
@@ -24,13 +24,13 @@ from pymysql.protocol import MysqlPacket
 from retl.connectors.mysql.rows import TooLarge
 
 VECTOR = 242
-"""The type of MySQL 9 that PyMySQL has no name for."""
+"""A type of MySQL 9 that PyMySQL does not name."""
 READ_BYTES = 1024 * 1024
-"""How much of a result is taken at once, and how much may wait in the stream."""
+"""How many bytes of a result are read at once, and how many may wait in the stream."""
 _QUIET_SECONDS = 60.0
-"""After so long a silence somebody should look whether the server is still there."""
+"""Seconds of silence after which the server is checked."""
 _PACKET = 256 * 1024
-# What a server may answer that is not streamed: far beyond any catalog, and far below what fills a host.
+# Limits of an answer that is not streamed: far above any catalog, and far below the memory of a host.
 _MOST_BYTES = 256 * 1024 * 1024
 _MOST_PACKETS = 1_000_000
 _MOST_COLUMNS = 16_384
@@ -40,7 +40,7 @@ _NUMBERS = dict.fromkeys(
 )
 _LOST = "Lost connection to MySQL server during query"
 _PLUGINS = (b"mysql_native_password", b"caching_sha2_password", b"sha256_password", b"mysql_clear_password")
-# A peer that is gone without a word is noticed after two minutes; the system's own limit is two hours.
+# Notice a peer that vanished after two minutes; the system's own limit is two hours.
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
@@ -56,7 +56,7 @@ class _Packet(MysqlPacket):  # type: ignore[misc]
 
 
 def sqlstate(payload: bytes) -> str:
-    """The five characters behind the # of an error packet; an error before the login has none."""
+    """The five characters after the # of an error packet; empty for an error before the login."""
     return payload[4:9].decode("ascii", "replace") if payload[3:4] == b"#" else ""
 
 
@@ -74,7 +74,7 @@ class WireField:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a statement without rows did."""
+    """The result of a statement without rows."""
 
     affected: int
     warnings: int
@@ -85,22 +85,22 @@ class Done:
 class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
     """An aiomysql connection that streams raw results and loads from memory.
 
-    It never opens a file: ``local_infile`` of the driver stays off, and a request of the
-    server for one is answered only by ``load``, which does not look at the file's name.
-    Errors are the driver's; what makes no sense is an ``InternalError`` with the number of a malformed packet.
+    It never opens a file: the driver's ``local_infile`` stays off, and only ``load`` answers the
+    server's request for one, without looking at the file's name. Errors are the driver's; an
+    answer that makes no sense is an ``InternalError`` with the number of a malformed packet.
     """
 
     def __init__(self, *, tls_required: bool, public_key: bytes | None = None, **words: Any) -> None:
-        """``ssl`` is used where the server offers TLS, and ``tls_required`` gives up where it does not."""
+        """Uses ``ssl`` if the server offers TLS; ``tls_required`` gives up if it does not."""
         self._known_key = public_key
         self._told_key: bytes | None = None
         super().__init__(**words, client_flag=CLIENT.LOCAL_FILES, local_infile=False, conv=_NUMBERS, use_unicode=True)
-        # One statement at a time: a name or a value that ends one cannot begin another.
+        # One statement at a time, so that a name or a value cannot start another.
         self.client_flag &= ~CLIENT.MULTI_STATEMENTS
         self._tls_required = tls_required
         self._bytes = self._packets = self._columns = 0  # of the answer that is read
         self.on_silence: Callable[[float], Awaitable[None]] | None = None
-        """Called with the seconds in which no byte came; raises where nobody should wait any longer."""
+        """Called with the seconds without a byte; raises to end the wait."""
 
     async def open(self) -> None:
         with self._understood():
@@ -115,7 +115,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
                     line.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     async def _request_authentication(self) -> None:
-        # The driver goes on without TLS where the server offers none: the password would be sent in the open.
+        # The driver continues without TLS if the server offers none, and would send the password in the open.
         offered = bool(self.server_capabilities & CLIENT.SSL)
         if self._tls_required and not offered:
             raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server does not offer TLS")
@@ -125,7 +125,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         try:
             await super()._request_authentication()
         except BaseException:
-            # The driver closes a line politely, and forgets it. Over TLS that takes turns of a loop that may be at its end.
+            # The driver closes a connection politely and forgets it. Over TLS that needs a loop that may be about to end.
             if self._writer is not None:
                 self._writer.transport.abort()
             raise
@@ -135,7 +135,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         return await super()._process_auth(plugin_name, auth_packet)
 
     def _check_plugin(self, name: bytes) -> None:
-        """The server names the way to log in, at first and again: none that shows the password to the line."""
+        """Check the login method that the server names, each time: none may send the password in the open."""
         if name == b"mysql_clear_password" and not self._tls_required:
             raise OperationalError(
                 CR.CR_AUTH_PLUGIN_CANNOT_LOAD,
@@ -149,10 +149,10 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
 
     @property
     def server_public_key(self) -> bytes | None:
-        """The key under which the driver sends the password over a plain line, where it has to.
+        """The key that encrypts the password on an unencrypted connection, if that is needed.
 
-        Whoever answers may name one of his own, and read the password: so it is one that the
-        user has named, or the line does not leave this machine.
+        A server could name a key of its own and read the password: so the user must have named
+        it, or the connection does not leave this machine.
         """
         if self._known_key is None and not self._secure and self._writer is not None and not self.local:
             raise OperationalError(
@@ -176,7 +176,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
 
     @contextmanager
     def _understood(self) -> Iterator[None]:
-        """The driver trips over what is no packet of the protocol in many ways."""
+        """Map the many errors with which the driver fails on an invalid packet."""
         try:
             yield
         except (
@@ -188,14 +188,14 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
             RuntimeError,
             struct.error,
         ) as error:
-            if isinstance(error, OSError):  # an error of a certificate is a ValueError too
+            if isinstance(error, OSError):  # a certificate error is a ValueError too
                 raise
             self.abort()
             raise InternalError(CR.CR_MALFORMED_PACKET, str(error) or type(error).__name__) from error
 
     @property
     def secure(self) -> bool:
-        """Whether the line is encrypted, or a local socket."""
+        """Whether the connection is encrypted, or a local socket."""
         return bool(self._secure)
 
     async def _execute_command(self, command: int, sql: str | bytes) -> None:
@@ -219,7 +219,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         return found
 
     async def _patiently(self, read: Callable[[int], Awaitable[bytes]], size: int) -> bytes:
-        """Read what comes late, as long as somebody says that it is worth the time. A read that is given up takes nothing."""
+        """Read while ``on_silence`` allows it. A read that is given up consumes nothing."""
         while True:
             had = len(self._reader._buffer)
             try:
@@ -230,7 +230,7 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
                     await self.on_silence(_QUIET_SECONDS)
 
     async def run(self, sql: str) -> tuple[Done, list[tuple[Any, ...]]]:
-        """A statement, and its rows where it has some: each value ``int``, ``str``, ``bytes`` or ``None``."""
+        """Run a statement; returns its rows, if any: each value is ``int``, ``str``, ``bytes`` or ``None``."""
         result = await self._ask(sql)
         return Done(result.affected_rows or 0, result.warning_count, _text(result.message)), list(result.rows or ())
 
@@ -263,13 +263,13 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         return _fields(await self._ask(sql))
 
     async def raw_result(self) -> bytes:
-        """The next bytes of the rows' packets, up to one megabyte; whoever reads them knows where they end."""
+        """The next bytes of the rows' packets, up to one megabyte. The decoder finds their end."""
         # Where enough has arrived, reading waits for nothing: others have a turn before it is decoded all the same.
         await asyncio.sleep(0)
         pieces = [await self._read(READ_BYTES)]
         size = len(pieces[0])
         while size < READ_BYTES:
-            # A turn of the loop lets what has arrived meanwhile into the stream: large pieces are decoded faster.
+            # One turn of the loop lets more data into the stream: large pieces are decoded faster.
             await asyncio.sleep(0)
             if self._reader is None or not self._reader._buffer:
                 break
@@ -331,14 +331,14 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
             raise OperationalError(CR.CR_SERVER_LOST, f"{_LOST} ({error})") from error
 
     def abort(self) -> None:
-        """Cut the line at once. Safe at any time."""
+        """Cut the connection at once. Safe at any time."""
         writer = self._writer
         if writer is not None:
             writer.transport.abort()
         self.close()
 
     async def quit(self) -> None:
-        """Say goodbye and close. Over TLS that would take turns of the loop, which may be at its end."""
+        """Say goodbye and close, without TLS's own goodbye: the loop may be about to end."""
         writer = self._writer
         try:
             await self.ensure_closed()
@@ -358,7 +358,7 @@ def _fields(result: MySQLResult) -> list[WireField]:
 
 
 def _text(message: bytes | None) -> str:
-    """The words of an OK packet. The driver leaves the byte that tells their length before them."""
+    """The text of an OK packet, without the length byte that the driver leaves before it."""
     if not message:
         return ""
     return (message[1:] if message[0] == len(message) - 1 else message).decode(errors="replace")

@@ -1,1 +1,1 @@
-"""What every network connector needs: shared connections, TLS, budgets of retries."""
+"""Tools that network connectors share: connection pools, TLS, retry budgets."""

@@ -1,4 +1,4 @@
-"""Whom a connection trusts: authorities, or one certificate by its fingerprint."""
+"""TLS contexts: trust authorities, or one certificate by its fingerprint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DER = 2  # _ssl.ENCODING_DER
 
 
 def context(ca: str | None, *, verify: bool = True) -> ssl.SSLContext:
-    """A context that trusts the authorities in a PEM file, or those of the system; or everybody. Blocks."""
+    """A context that trusts the authorities in a PEM file, those of the system, or everybody. Blocks."""
     try:
         made = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
@@ -24,7 +24,7 @@ def context(ca: str | None, *, verify: bool = True) -> ssl.SSLContext:
             remedy="name a PEM file in tls_ca.",
         ) from None
     if ca is not None:
-        # Since 3.13 Python refuses an authority that does not say what its key is for. Elasticsearch made such ones.
+        # Since 3.13 Python refuses an authority without a key usage, such as Elasticsearch used to make.
         made.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return made if verify else _unverified(made)
 
@@ -38,9 +38,9 @@ def _unverified(made: ssl.SSLContext) -> ssl.SSLContext:
 async def pinned(addresses: Sequence[tuple[str, int]], fingerprint: str, timeout: float) -> ssl.SSLContext:
     """A context that trusts the certificate with a SHA-256 fingerprint and no other: the server's own, or an authority's.
 
-    The certificate is looked for among those that the first server that answers shows, and then becomes all that is
-    trusted: every connection proves by itself that its server holds it, or one that it has signed. To find a
-    fingerprint among what is shown would prove nothing: anybody can show the certificate of an authority.
+    It finds the certificate among those that the first server that answers shows, and then trusts only that: every
+    connection proves that its server holds it, or one that it has signed. The fingerprint alone would prove nothing,
+    since anybody can show the certificate of an authority.
     """
     failed: ConnectionFailed | None = None
     for host, port in addresses:
@@ -60,7 +60,7 @@ async def pinned(addresses: Sequence[tuple[str, int]], fingerprint: str, timeout
 
 
 async def _shown(host: str, port: int) -> list[bytes]:
-    """The certificates that a server shows, its own first. Nothing is sent to it."""
+    """The certificates that a server shows, its own first. Sends nothing to it."""
     open_to_all = _unverified(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     _, writer = await asyncio.open_connection(host, port, ssl=open_to_all)
     try:
@@ -78,7 +78,7 @@ def _only(shown: Sequence[bytes], fingerprint: str, place: str) -> ssl.SSLContex
             made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             made.load_verify_locations(cadata=certificate)
             made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            # The server that is meant may have any name; of the servers of an authority only one is meant.
+            # With its own certificate a server may have any name; with one of an authority its name is checked.
             made.check_hostname = certificate is not shown[0]
             return made
     own = hashlib.sha256(shown[0]).hexdigest()
@@ -86,12 +86,12 @@ def _only(shown: Sequence[bytes], fingerprint: str, place: str) -> ssl.SSLContex
 
 
 def is_here(host: str) -> bool:
-    """Whether a host is this machine, so that nothing goes over a network."""
+    """Whether a host is this machine, so that no network is used."""
     return host in ("localhost", "::1") or re.fullmatch(r"127\.\d+\.\d+\.\d+", host) is not None
 
 
 def was_cut(error: BaseException) -> bool:
-    """Whether a connection ended while TLS began, which says nothing of whom to trust."""
+    """Whether a connection ended during the TLS handshake, which says nothing about trust."""
     return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
