@@ -1,4 +1,4 @@
-"""How long something that failed is tried again."""
+"""Limits for retries, with growing pauses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import anyio
 class RetryBudget:
     """Attempts and seconds that one task may spend on failures, with growing pauses between them.
 
-    ``await budget.wait(error)`` after each failure pauses, or raises the error where the budget is spent;
+    ``await budget.wait(error)`` after each failure pauses, or raises the error if the budget is spent;
     ``budget.reset()`` after progress gives all of it back. Each pause is up to twice as long as the one before, up to
-    ``longest``; chance leaves out up to half of it, so that many clients do not come back at once.
+    ``longest``, less a random share of up to half, so that many clients do not come back at once.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class RetryBudget:
     async def wait(
         self, error: Exception, *, counts: bool = True, at_least: float = 0.0, exactly: float | None = None
     ) -> None:
-        """Pause after a failure. One that does not count costs time only; ``at_least`` is what the server asked for."""
+        """Pause after a failure. One that does not count only costs time; ``at_least``: the pause that the server asked for."""
         self._failed += counts
         pause = max(at_least, random.uniform(self._pause / 2, self._pause)) if exactly is None else exactly
         if self._attempts is not None and counts and self._failed >= self._attempts:
