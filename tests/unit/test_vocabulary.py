@@ -56,12 +56,13 @@ FUNCTIONS = {
     "note": "record",
     "plain": "to_csv_form",
     "spoken": "translated",
-    "take": "cast_expression",
     "tell": "emit",
     "to_the_end": "shielded",
     "wire": "select_expression",
     "words": "server_message",
 }
+# Of the files that speak of types and SQL; elsewhere it is an ordinary verb.
+IN_TYPES = {"take": "cast_expression"}
 # However they are used: a class, a parameter, a variable, an attribute.
 NAMES = {
     "choice": "selection",
@@ -79,7 +80,6 @@ NAMES = {
 NOT_YET = (
     "connectors/duckdb/",
     "connectors/elasticsearch/",
-    "connectors/function/",
     "connectors/mysql/",
     "connectors/net/",
     "connectors/olap/",
@@ -104,18 +104,18 @@ def _given_up(path: Path) -> Iterator[tuple[str, str, int]]:
     if path.stem in MODULES:
         yield path.stem, MODULES[path.stem], 1
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        for name, known in _names(node):
+        for name, known in _names(node, path.stem in ("types", "dialect")):
             if (new := known.get(name) or NAMES.get(name.strip("_"))) is not None:
                 yield name, new, node.lineno  # type: ignore[attr-defined]
 
 
-def _names(node: ast.AST) -> Iterator[tuple[str, dict[str, str]]]:
+def _names(node: ast.AST, in_types: bool) -> Iterator[tuple[str, dict[str, str]]]:
     """What a node gives a name to, each with the words that it may not be."""
     match node:
         case ast.ClassDef(name=name):
             yield name, CLASSES
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-            yield name, FUNCTIONS
+            yield name, FUNCTIONS | (IN_TYPES if in_types else {})
         case ast.arg(arg=name, annotation=ast.Name(id="Slice")):
             yield name, {"part": "slice_"}
         case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):

@@ -1,4 +1,4 @@
-"""Anything of the user's: an iterator of rows as a source, a callable that takes batches as a target."""
+"""Connectors for code of the user: an iterator of rows as a source, a callable for batches as a target."""
 
 from retl.connectors.function.selection import ReadWindow
 from retl.connectors.function.source import IteratorSource

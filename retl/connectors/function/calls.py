@@ -1,4 +1,4 @@
-"""Calling what the user wrote: async on the event loop, everything else in a worker thread."""
+"""Call the user's code: async on the event loop, everything else in a worker thread."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from retl.threads import CallFailed, Outcome, Worker, apart, end_task, start
 
 _PULL_SECONDS = 0.2
 _TURN_SECONDS = 0.01
-"""Time after which an async iterator that never waits lets others in the event loop have their turn."""
+"""Seconds after which an async iterator that never waits yields to the event loop."""
 _CLOSE_SECONDS = 10.0
 _END = object()
 _REMEDY = "correct it; raise retl.TransientError where trying again may help."
 
 
 def positional(call: Callable[..., Any]) -> int | None:
-    """How many positional arguments a callable demands, or takes by the names used here; ``None``: any number."""
+    """How many positional arguments a callable requires, or accepts under the names used here; ``None``: any number."""
     try:
         parameters = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):
@@ -51,7 +51,7 @@ def is_async(call: Callable[..., Any]) -> bool:
 
 
 def check_callable(call: Any, what: str) -> None:
-    """Raise ``ConfigError`` for what cannot be called again and again."""
+    """Raise ``ConfigError`` for an object that cannot be called repeatedly."""
     if not callable(call):
         raise ConfigError(
             f"{what} is {type(call).__name__}, which cannot be called.",
@@ -66,11 +66,11 @@ def _name(call: Callable[..., Any]) -> str:
 
 
 Failed = Callable[[Callable[..., Any], BaseException], RetlError]
-"""Makes the error of retl's that an exception out of a function of the user's means."""
+"""Makes the retl error that an exception of the user's function means."""
 
 
 def read_failed(call: Callable[..., Any], error: BaseException) -> SourceError:
-    """What an exception of the user's own means for the scan that reads."""
+    """The error for an exception of the function that reads."""
     return SourceError(_failure("the function that reads", call, error), remedy=_REMEDY, system="function")
 
 
@@ -88,7 +88,7 @@ def _failure(what: str, call: Callable[..., Any], error: BaseException) -> str:
     leaf = _leaves(error)[0]
     try:
         told = str(leaf)
-    except Exception:  # it is the user's class
+    except Exception:  # foreign code: its str() may fail
         told = ""
     return f"{what} ({_name(call)}) failed: {type(leaf).__name__}{': ' if told else ''}{told}"
 
@@ -101,7 +101,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 @contextmanager
 def guarded(call: Callable[..., Any], failed: Failed) -> Iterator[None]:
-    """Around code of the user's: whatever it raises becomes a ``RetlError`` that names the function."""
+    """Turn every exception of the user's code into a ``RetlError`` that names the function."""
     try:
         yield
     except RetlError:
@@ -115,7 +115,7 @@ def guarded(call: Callable[..., Any], failed: Failed) -> Iterator[None]:
 
 
 async def call_user(worker: Worker, failed: Failed, call: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of the user's gives, awaited where it has to be. Errors are ``RetlError``."""
+    """The result of the user's function, awaited if necessary. Errors are ``RetlError``."""
     with guarded(call, failed):
         given = call(*arguments) if is_async(call) else await worker.run(call, *arguments)
         return await apart(given) if inspect.isawaitable(given) else given
@@ -124,10 +124,10 @@ async def call_user(worker: Worker, failed: Failed, call: Callable[..., Any], *a
 async def open_items(
     worker: Worker, call: Callable[[], Any], limit: Callable[[], int], check: Callable[[Any], None]
 ) -> AsyncGenerator[list[Any], None]:
-    """What a function gives, some items at a time: at most ``limit()`` rows, or one page.
+    """The items of a function, some at a time: at most ``limit()`` rows, or one page.
 
-    ``check`` is shown what the function returned. The user's iterator is closed when this
-    one is. Errors are ``RetlError``.
+    ``check`` sees what the function returned. The user's iterator is closed with this one.
+    Errors are ``RetlError``.
     """
     given = await call_user(worker, read_failed, call)
     if given is None:
@@ -160,10 +160,10 @@ def _items(worker: Worker, given: Any, limit: Callable[[], int]) -> AsyncGenerat
 
 
 class _AsyncItems:
-    """A user's async iterator, run in a task of its own and only as far as it is asked.
+    """A user's async iterator, run in a task of its own and only as far as needed.
 
-    A generator may hold a cancel scope or a task group open where it yields: these belong to
-    the task that entered them, and must be left in it, in their order.
+    A generator may yield inside a cancel scope or a task group: these belong to the task
+    that entered them, and must be left in it, in their order.
     """
 
     def __init__(self, given: Any, limit: Callable[[], int]) -> None:
@@ -207,7 +207,7 @@ class _AsyncItems:
             await self._asked.wait()
             deadline = time.monotonic() + _TURN_SECONDS
             async for item in iterator:
-                self._ready.append(snapshots.take(item))
+                self._ready.append(snapshots.copy(item))
                 self._news.set()
                 if self._is_enough(item, deadline):
                     self._asked.clear()
@@ -245,14 +245,14 @@ async def _sync_items(
 
 
 def _pull(iterator: Iterator[Any], limit: int, snapshots: Snapshots) -> tuple[list[Any], bool]:
-    """Some items; not many where they are slow to come, for a call in a thread cannot be cancelled."""
+    """Some items; few if they are slow, since a call in a thread cannot be cancelled."""
     some: list[Any] = []
     deadline = time.monotonic() + _PULL_SECONDS
     while len(some) < limit and time.monotonic() < deadline:
         item = next(iterator, _END)
         if item is _END:
             return some, True
-        some.append(snapshots.take(item))
+        some.append(snapshots.copy(item))
         if not is_row(item):
             break
     return some, False

@@ -1,4 +1,4 @@
-"""A user's rows and batches into batches of the promised shape: what does not fit is an error, never a guess."""
+"""Turn a user's rows and batches into batches of the promised schema: a mismatch is an error, never a guess."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from retl.connectors.function.types import nameless, plain
+from retl.connectors.function.types import nameless, unwrapped
 from retl.connectors.rows.text import holds_nan
 from retl.model.errors import SourceError
 from retl.model.schema import JSON, is_bytes, is_text, native_type
@@ -30,12 +30,12 @@ Row = Mapping[str, Any]
 
 
 def is_row(item: Any) -> bool:
-    """Whether an item is one row, and not a page of them."""
+    """Whether an item is one row and not a page."""
     return isinstance(item, Mapping | msgspec.Struct) or (dataclasses.is_dataclass(item) and not isinstance(item, type))
 
 
 def as_mapping(row: Any) -> Row:
-    """One row by the names of its columns."""
+    """One row as a mapping of its columns."""
     if isinstance(row, Mapping):
         return row
     if isinstance(row, msgspec.Struct):
@@ -44,14 +44,14 @@ def as_mapping(row: Any) -> Row:
 
 
 class Pile:
-    """Rows gathered until they make a batch of some megabytes; batches of the user's pass through, cut where large."""
+    """Gathers rows into batches of some megabytes; the user's own batches pass through, cut if they are large."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self.limit = _FIRST_ROWS
 
     def add(self, item: Any) -> Iterator[list[Row] | pa.RecordBatch]:
-        """Take what the user's iterator gave; yields what is ready."""
+        """Add an item of the user's iterator; yields what is ready."""
         if is_row(item):
             self._rows.append(as_mapping(item))
             if len(self._rows) >= self.limit:
@@ -70,19 +70,19 @@ class Pile:
             )
 
     def flush(self) -> Iterator[list[Row] | pa.RecordBatch]:
-        """Yields the rows that are left."""
+        """Yield the remaining rows."""
         if self._rows:
             rows, self._rows = self._rows, []
             yield rows
 
-    def note(self, batch: pa.RecordBatch) -> None:
+    def record(self, batch: pa.RecordBatch) -> None:
         """Learn from a finished batch how many rows the next one may have."""
         fitting = _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)
         self.limit = max(1, min(_MOST_ROWS, 4 * self.limit, fitting))
 
 
 class Shape:
-    """The columns to take from each row, under the user's names, and what they are called in the target."""
+    """The columns to read from each row, by the user's names, and their names in the target."""
 
     def __init__(self, schema: pa.Schema, chosen: Sequence[str], target: pa.Schema, *, all_columns: bool) -> None:
         self._fields = [schema.field(name) for name in chosen]
@@ -91,7 +91,7 @@ class Shape:
         self._target = target
 
     def batch(self, piece: Sequence[Row] | pa.RecordBatch) -> pa.RecordBatch:
-        """One batch of the target's shape. Raises ``SourceError`` that names column and value."""
+        """One batch with the target's columns. Raises ``SourceError`` that names column and value."""
         if isinstance(piece, pa.RecordBatch):
             self._check_names(frozenset(piece.schema.names), piece)
             columns = [_fit(_column_of(piece, column.name), column) for column in self._fields]
@@ -131,7 +131,7 @@ def _column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 def _fit(array: pa.Array, column: pa.Field) -> pa.Array:
-    """A user's Arrow column in the promised type, where that changes no value."""
+    """A user's Arrow column in the promised type, if that changes no value."""
     given, wanted = array.type, column.type
     if given == wanted:
         return array
@@ -181,10 +181,10 @@ def _converts(given: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def from_values(values: list[Any], column: pa.Field) -> pa.Array:
-    """Python values as one column; ints become floats where floats are declared, nothing else changes."""
+    """Python values as one column; ints become floats if floats are declared, nothing else changes."""
     kinds = set(map(type, values)) - {type(None)}
     if any(issubclass(kind, Enum | msgspec.UnsetType) for kind in kinds):
-        values = [plain(value) for value in values]
+        values = [unwrapped(value) for value in values]
         kinds = set(map(type, values)) - {type(None)}
     if not kinds:
         return pa.nulls(len(values), column.type)
@@ -200,14 +200,14 @@ def from_values(values: list[Any], column: pa.Field) -> pa.Array:
         if kinds - {datetime, time}:
             values = [_clock(value, column) for value in values]
         _check_zones(values, column)
-        # Python's clock has microseconds: of coarser ones Arrow would cut digits off without a word.
+        # Python's times have microseconds; Arrow would silently cut digits for a coarser unit.
         exact = pa.time64("us") if pa.types.is_time(column.type) else pa.timestamp("us", tz=column.type.tz)
         return _build(values, exact, column)
     return _build(values, column.type, column)
 
 
 def _accepted(kind: pa.DataType) -> tuple[type, ...] | None:
-    """The Python types that a column takes; ``None`` where Arrow itself is strict enough."""
+    """The Python types that a column accepts; ``None`` if Arrow itself is strict enough."""
     for is_one, accepted in (
         (pa.types.is_boolean, (bool, np.bool_)),
         (pa.types.is_integer, (int, np.integer)),
@@ -231,7 +231,7 @@ def _is_one(kind: type, allowed: tuple[type, ...]) -> bool:
     if issubclass(kind, bool):
         return bool in allowed  # a bool is an int to Python
     if issubclass(kind, datetime):
-        return datetime in allowed  # and a datetime a date, whose time would be lost
+        return datetime in allowed  # and a datetime is a date, whose time would be lost
     return issubclass(kind, allowed)
 
 
@@ -270,7 +270,7 @@ def _json(value: Any, column: pa.Field) -> str | None:
 
 
 def _json_value(value: Any) -> Any:
-    """What JSON has no word for as what it means: NumPy's numbers are numbers, the rest is told as text."""
+    """A value that JSON cannot express: NumPy's numbers become numbers, everything else text."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return dict(value) if isinstance(value, Mapping) else str(value)
@@ -283,7 +283,7 @@ def _build(values: list[Any], kind: pa.DataType, column: pa.Field) -> pa.Array:
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         if len(values) == 1:
             raise _type_error(column, values[0]) from None
-    middle = len(values) // 2  # halved again and again, to find the value
+    middle = len(values) // 2  # bisected to find the value
     _build(values[:middle], kind, column)
     _build(values[middle:], kind, column)
     raise SourceError(f"column {column.name!r} holds values that do not fit {native_type(column)} together.")

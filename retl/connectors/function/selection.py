@@ -1,4 +1,4 @@
-"""What one scan asks of a user's function, which of its columns are kept, and which of its rows. No I/O."""
+"""What a scan asks of a user's function, and which columns and rows of the answer it keeps. No I/O."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from retl.model.table import TableSpec
 
 @dataclass(frozen=True, slots=True)
 class ReadWindow:
-    """What one scan wants to know.
+    """What one scan asks for.
 
-    A function that ignores the bounds and gives everything is right too, only slower.
+    A function may ignore the bounds and give everything; that is only slower.
     """
 
     table: str
@@ -35,9 +35,9 @@ class ReadWindow:
     It is text to its last digit: ``2024-05-01 12:30:00.123456Z``, ``4711``.
     """
     upper: str | None = None
-    """Rows above this cursor value are left out by retl (``settle``); ``None`` where nothing is."""
+    """retl leaves out rows above this cursor value (``settle``); ``None`` if it leaves out none."""
     columns: tuple[str, ...] | None = None
-    """The columns that will be kept, where the table names some; ``None``: all."""
+    """The columns that will be kept, if the table names some; ``None``: all."""
     sample: bool = False
     """Whether only the first rows will be looked at, to learn the columns. One page is enough."""
 
@@ -45,7 +45,7 @@ class ReadWindow:
 def learnt(
     before: pa.Schema | None, sample: list[Mapping[str, Any]] | pa.Schema
 ) -> tuple[pa.Schema, bool, tuple[str, ...]]:
-    """The columns, whether there are no rows, and what people should know of it."""
+    """The columns, whether there are no rows, and a warning if any."""
     if isinstance(sample, pa.Schema):
         return join(before, sample), False, ()
     if not sample:
@@ -66,7 +66,7 @@ def learnt(
 
 
 def choose(table: TableSpec, known: pa.Schema, key: Sequence[str]) -> tuple[str, ...]:
-    """The columns to read, under the function's names. Raises ``ConfigError`` for words that name none."""
+    """The columns to read, under the function's names. Raises ``ConfigError`` for unknown columns."""
     names = tuple(
         table.columns if table.columns is not None else [name for name in known.names if name not in table.exclude]
     )
@@ -95,7 +95,7 @@ def choose(table: TableSpec, known: pa.Schema, key: Sequence[str]) -> tuple[str,
 
 
 def cursor_name(table: TableSpec, known: pa.Schema, names: Sequence[str]) -> str:
-    """The cursor's name in the target. Raises ``ConfigError`` where the watermark could not be seen in the rows."""
+    """The cursor's name in the target. Raises ``ConfigError`` if the rows do not hold the watermark."""
     assert table.cursor is not None
     if table.cursor not in names:
         raise ConfigError(
@@ -120,7 +120,7 @@ def call_text(window: ReadWindow) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """Which rows are passed on. Bounds are cursor values as text."""
+    """Passes on the rows within the bounds, which are cursor values as text."""
 
     cursor: str | None = None
     above: str | None = None

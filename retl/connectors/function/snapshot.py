@@ -1,4 +1,4 @@
-"""A user's rows as they were when they came: the function may fill the same dict again and again."""
+"""Copies of a user's rows as they came: the function may fill the same dict again and again."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Snapshots:
         self._item: Any = None
         self._row: Mapping[str, Any] = {}
 
-    def take(self, item: Any) -> Any:
-        """A row, or a page of rows, that no later change of the user's reaches."""
+    def copy(self, item: Any) -> Any:
+        """A copy of a row, or of a page of rows, that later changes do not reach."""
         if is_row(item):
             row = _copy_row(as_mapping(item))
             if item is self._item and row == self._row and _says_something(row):
@@ -32,12 +32,12 @@ class Snapshots:
         if is_page(item) and not is_lazy(item):
             rows = list(item)
             check_distinct(rows)
-            return [self.take(row) for row in rows]
+            return [self.copy(row) for row in rows]
         return item
 
 
 def check_distinct(page: Sequence[Any]) -> None:
-    """Raise ``SourceError`` where a list holds one row several times: it was filled again, and what it held is lost."""
+    """Raise ``SourceError`` if a list holds one object several times: what it held before is lost."""
     again = len(page) - len(set(map(id, page)))
     if not again:
         return
@@ -49,7 +49,7 @@ def check_distinct(page: Sequence[Any]) -> None:
 
 
 def _says_something(row: Mapping[str, Any]) -> bool:
-    """A row without any value loses nothing by being given again."""
+    """Whether a row has any value: an empty one loses nothing by being given again."""
     return any(value is not None for value in row.values())
 
 
@@ -69,7 +69,7 @@ def _copy_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _copy(value: Any) -> Any:
-    """A value without what could be changed later; only the containers that JSON has are looked into."""
+    """A copy of a value; only the containers of JSON are copied deeply."""
     kind = type(value)
     if kind is dict:
         return {name: _copy(item) for name, item in value.items()}
@@ -85,20 +85,20 @@ def is_page(item: Any) -> bool:
 
 
 def is_lazy(item: Any) -> bool:
-    """Whether items come out of it one by one, and only once."""
+    """Whether its items come one by one, and only once."""
     return hasattr(item, "__next__") or hasattr(item, "__anext__")
 
 
 class OneShots:
-    """Remembers the iterators that were handed out, to notice one that comes again: what it gave before is gone."""
+    """Remembers the iterators that a function returned, to notice one that comes again, used up."""
 
     def __init__(self) -> None:
         self._weak: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._held: dict[str, Any] = {}
-        """The last one of each table, where Python has no weak reference to its kind."""
+        """The last iterator of each table that has no weak reference."""
 
     def check(self, table: str, given: Any) -> None:
-        """Raise ``SourceError`` for an iterator that was given before."""
+        """Raise ``SourceError`` for an iterator that was returned before."""
         if not is_lazy(given):
             return
         if self._weak.get(id(given)) is given or any(held is given for held in self._held.values()):

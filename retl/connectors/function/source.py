@@ -296,7 +296,7 @@ class _IteratorScan(SourceScan):
             async for piece in pieces:
                 with guarded(self._calls.function, read_failed):
                     batch = await self._calls.worker.run(self._shape.batch, piece)
-                pile.note(batch)
+                pile.record(batch)
                 rows += batch.num_rows
                 batch, highest = self._limits.keep(batch, highest)
                 if batch.num_rows:

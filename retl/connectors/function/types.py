@@ -21,12 +21,12 @@ from retl.model.errors import ConfigError, SourceError
 from retl.model.schema import field
 
 Declared: TypeAlias = Any
-"""How a user may say what the rows look like: Arrow's own, a msgspec Struct, a dataclass or a TypedDict."""
+"""How a user declares the rows: as an Arrow schema, a msgspec Struct, a dataclass or a TypedDict."""
 
 _DECIMAL = pa.decimal128(38, 18)
 _LARGEST_INT64 = 2**63 - 1
 
-# A datetime of Python is an instant unless it is said to have no zone.
+# A Python datetime is an instant unless it is declared without a zone.
 _SCALARS: dict[type, pa.DataType] = {
     bool: pa.bool_(),
     int: pa.int64(),
@@ -107,8 +107,8 @@ def _scalar(members: Sequence[Any]) -> pa.DataType | None:
 def learn(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
     """The schema of some rows, columns in the order in which they appear.
 
-    A column without a value is taken as text. Raises ``SourceError`` for one whose values
-    are of kinds that do not go together.
+    A column without a value becomes text. Raises ``SourceError`` for a column with values
+    of incompatible kinds.
     """
     names = dict.fromkeys(name for row in rows for name in row)
     for name in names:
@@ -118,7 +118,7 @@ def learn(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
 
 
 def nameless(name: Any, value: Any) -> SourceError:
-    """The error of a value whose column has no name, such as what a line of CSV has beyond the head's columns."""
+    """The error of a value whose column has no name, such as the surplus of a line of CSV."""
     surplus = " A csv.DictReader puts there what a line has beyond its head." if name is None else ""
     return SourceError(
         f"a row has {value!r:.100} under {name!r}, and the name of a column must be text.{surplus}",
@@ -128,7 +128,7 @@ def nameless(name: Any, value: Any) -> SourceError:
 
 
 def _learn_column(name: str, values: list[Any]) -> pa.Field:
-    values = [plain(value) for value in values]
+    values = [unwrapped(value) for value in values]
     known = [value for value in values if value is not None]
     kinds = {_base(type(value)) for value in known}
     if not kinds:
@@ -164,7 +164,7 @@ def _scale(value: int | Decimal) -> int:
 
 
 def _base(kind: type) -> type:
-    """The type that a value's own type stands for."""
+    """The Arrow type of a value."""
     for known in (bool, datetime, *_SCALARS):  # a bool is an int and a datetime a date, so these come first
         if issubclass(kind, known):
             return bytes if known is bytearray else known
@@ -179,7 +179,7 @@ def _base(kind: type) -> type:
     return list if issubclass(kind, list | tuple | set | frozenset) else kind
 
 
-def plain(value: Any) -> Any:
+def unwrapped(value: Any) -> Any:
     """A value without its wrapping: an enumeration's member, msgspec's ``UNSET``."""
     if isinstance(value, Enum):
         return value.value
@@ -187,7 +187,7 @@ def plain(value: Any) -> Any:
 
 
 def join(known: pa.Schema | None, seen: pa.Schema) -> pa.Schema:
-    """What was known before, and behind it the columns that are new."""
+    """The known columns, followed by the new ones."""
     if known is None:
         return seen
     return pa.schema([*known, *(column for column in seen if column.name not in known.names)])
@@ -199,7 +199,7 @@ def pack(schema: pa.Schema) -> str:
 
 
 def unpack(text: Any) -> pa.Schema | None:
-    """The schema that was packed; ``None`` where it cannot be read, for it can be learnt again."""
+    """The packed schema; ``None`` if it cannot be read: it is learnt again."""
     try:
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
     except (pa.ArrowException, OSError, TypeError, ValueError):
@@ -207,6 +207,6 @@ def unpack(text: Any) -> pa.Schema | None:
 
 
 def without_values(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The columns that no row has a value for."""
-    filled = {name for row in rows for name, value in row.items() if plain(value) is not None}
+    """The columns without a value in any row."""
+    filled = {name for row in rows for name, value in row.items() if unwrapped(value) is not None}
     return [name for name in schema.names if name not in filled]

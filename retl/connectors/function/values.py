@@ -1,4 +1,4 @@
-"""Batches as a user's callable wants them: typed columns, or rows of Python values."""
+"""Batches for a user's callable: typed columns, or rows of Python values."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from retl.connectors.rows.text import keep_mask, unprintable_times
 from retl.model.schema import JSON, is_json
 
 Invalid = list[tuple[pa.Array, str, str]]
-"""Which rows were left out, with reason and column."""
+"""The rows that were left out, with reason and column."""
 
 
 def drop_invalid(batch: pa.RecordBatch, schema: pa.Schema, for_python: bool) -> tuple[pa.RecordBatch, Invalid]:
-    """The batch in its logical types; a row with a text that means no value of its type is left out.
+    """The batch in its logical types; without the rows whose text is not a value of its type.
 
-    With ``for_python`` also rows with a time that Python has no word for.
+    With ``for_python`` also without the rows with a time that Python cannot express.
     """
     invalid: Invalid = []
     columns = []
@@ -38,7 +38,7 @@ def drop_invalid(batch: pa.RecordBatch, schema: pa.Schema, for_python: bool) -> 
 
 
 def _as_nullable(schema: pa.Schema, columns: list[pa.Array]) -> pa.Schema:
-    """The schema; a column that was promised to be NOT NULL and is not keeps its NULLs in view."""
+    """The schema; a column with NULLs is nullable in it, even if NOT NULL was promised."""
     return pa.schema(
         [
             column.with_nullable(column.nullable or array.null_count > 0)
@@ -48,7 +48,7 @@ def _as_nullable(schema: pa.Schema, columns: list[pa.Array]) -> pa.Schema:
 
 
 def _typed(array: pa.Array, wanted: pa.DataType) -> tuple[pa.Array, pa.Array | None]:
-    """A column that may be canonical text as its logical type, and which values are none of it."""
+    """A column, which may be canonical text, as its logical type; and which values are not of that type."""
     if array.type == wanted:
         return array, None
     convert: Callable[[pa.Array], pa.Array] = _times if pa.types.is_time(wanted) else lambda some: some.cast(wanted)
@@ -96,4 +96,4 @@ def _decoded(text: Any) -> Any:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
-        return text  # what the source calls JSON and is not stays as it came
+        return text  # invalid JSON stays as it came
