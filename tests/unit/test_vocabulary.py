@@ -71,11 +71,12 @@ NAMES = {
     "misfit": "a word with reject",
     "misfits": "a word with reject",
     "put_aside": "reject",
-    "refusal": "a word with reject, or error",
-    "refused": "rejected, or rejects",
     "repeats": "duplicates",
     "unfit": "invalid_values",
 }
+# Of rows; a server may well refuse a request, a statement or a login.
+OF_ROWS = {"refusal": "a word with reject", "refused": "rejected, or rejects"}
+OF_REQUESTS = ("errors", "connection")
 
 NOT_YET = (
     "connectors/duckdb/",
@@ -105,7 +106,8 @@ def _given_up(path: Path) -> Iterator[tuple[str, str, int]]:
         yield path.stem, MODULES[path.stem], 1
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         for name, known in _names(node, path.stem in ("types", "dialect")):
-            if (new := known.get(name) or NAMES.get(name.strip("_"))) is not None:
+            anywhere = NAMES if path.stem in OF_REQUESTS else NAMES | OF_ROWS
+            if (new := known.get(name) or anywhere.get(name.strip("_"))) is not None:
                 yield name, new, node.lineno  # type: ignore[attr-defined]
 
 
