@@ -743,3 +743,22 @@ async def test_big_pages_do_not_stall_the_loop(
     in_loop = {size for size, in_the_loop in decoded if in_the_loop}
     in_threads = {size for size, in_the_loop in decoded if not in_the_loop}
     assert max(in_loop) <= 2 * PAGE_BYTES < min(in_threads)
+
+
+async def test_scans_of_one_source_hold_a_moment_each(
+    elasticsearch_server: SearchServer, prefix: str, small_pages: None
+) -> None:
+    index = create(elasticsearch_server, prefix)
+    elasticsearch_server.put(index, {str(n): {"at": nanos(n)} for n in range(20)})
+    before = _open_contexts(elasticsearch_server)
+    async with Scans(Elasticsearch(elasticsearch_server.url).source()) as source:
+        plans = [await source.plan(documents(index, cursor=cursor), Checkpoint()) for cursor in ("at", None)]
+        readers = [source.read(plan, plan.slices[0]) for plan in plans]
+        counts = [(await anext(reader)).num_rows for reader in readers]
+        elasticsearch_server.put(index, {"late": {"at": nanos(30)}})
+        for number, reader in enumerate(readers):
+            async with aclosing(reader):
+                counts[number] += sum([batch.num_rows async for batch in reader])
+        assert counts == [20, 20]
+        assert _open_contexts(elasticsearch_server) > before
+    assert _open_contexts(elasticsearch_server) == before

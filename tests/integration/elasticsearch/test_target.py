@@ -798,3 +798,22 @@ async def test_rows_become_documents(scene: Scene) -> None:
         "more": None,
         "inner": None,
     }
+
+
+async def test_one_target_has_several_loads_open_at_once(scene: Scene) -> None:
+    names = [f"{scene.prefix}-{mode}" for mode in ("given-up", "swap", "truncate", "none")]
+    modes = ["swap", "swap", "truncate", "none"]
+    rows = [(str(n), None, {"n": n}) for n in range(5)]
+    async with scene.session() as session:
+        loads = [load_of(session, whole(name, pre_action=mode)) for name, mode in zip(names, modes, strict=True)]
+        writers = [await session.prepare(load) for load in loads]
+        for load, writer in zip(loads, writers, strict=True):
+            await writer.write(batch_of(load, rows))
+        await session.abort(writers[0])
+        for writer in writers[1:]:
+            await session.commit(writer)
+        for writer in writers[1:]:
+            await session.finish(writer)
+    assert not any("given-up" in index for index in scene.indices())
+    for name in names[1:]:
+        assert scene.server.documents(name) == {str(n): {"n": n} for n in range(5)}
