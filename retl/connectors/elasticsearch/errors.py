@@ -22,20 +22,6 @@ class ContextLost(ConnectionFailed):
     """A point in time has expired."""
 
 
-class SourceRefused(SourceError):
-    """A request that the source refused. ``status`` is that of HTTP, ``kind`` the server's own word."""
-
-    status: int = 0
-    kind: str = ""
-
-
-class TargetRefused(TargetError):
-    """A request that the target refused. ``status`` is that of HTTP, ``kind`` the server's own word."""
-
-    status: int = 0
-    kind: str = ""
-
-
 class Refusal(NamedTuple):
     """What a server says of an error: its types, the innermost last, and the reason."""
 
@@ -131,14 +117,8 @@ def server_error(status: int, body: bytes, role: Role, place: str) -> RetlError:
         return moved("", place)
     if status in _NOT_NOW:
         return ConnectionFailed(f"{place} cannot answer now: {said}.", remedy=again)
-    refused: SourceRefused | TargetRefused
-    refused = (
-        SourceRefused(f"the source refused a request: {said}.")
-        if role == "source"
-        else TargetRefused(f"the target refused a request: {said}.")
-    )
-    refused.status, refused.kind = status, found.kind
-    return refused
+    refused = SourceError if role == "source" else TargetError
+    return refused(f"the {role} refused a request: {said}.")
 
 
 def moved(address: str, place: str) -> ConfigError:

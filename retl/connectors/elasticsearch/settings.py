@@ -6,7 +6,7 @@ know: it is left out, and ``plan`` says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # How documents are kept, analyzed and searched in any cluster.
@@ -32,13 +32,22 @@ _OF_PLACE = frozenset(
         *("knn", "derived_source", "composite_index", "append_only"),
     }
 )
-# The parts of these settings that are copied.
-_WITHIN = {
-    "lifecycle": ("name", "rollover_alias", "parse_origination_date", "prefer_ilm"),
-    "routing": ("rebalance",),
-    "routing.allocation": ("include", "exclude", "require", "total_shards_per_node", "enable", "disk", "max_retries"),
-    "store": ("type", "preload", "fs", "hybrid"),
-}
+# The parts of other settings that are copied.
+_WITHIN = tuple(
+    f"{outer}.{name}"
+    for outer, names in (
+        ("lifecycle", ("name", "rollover_alias", "parse_origination_date", "prefer_ilm")),
+        ("routing", ("rebalance",)),
+        (
+            "routing.allocation",
+            ("include", "exclude", "require", "total_shards_per_node", "enable", "disk", "max_retries"),
+        ),
+        ("store", ("type", "preload", "fs", "hybrid")),
+    )
+    for name in names
+)
+# Of an index that was made from another one, or set by the server.
+_QUIET = ("routing.allocation.initial_recovery", "lifecycle.indexing_complete", "lifecycle.origination_date")
 # What the server sets itself.
 _GIVEN = frozenset(
     {
@@ -56,27 +65,19 @@ def of_documents(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copyable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an index that replaces the one that has these."""
-    found = {name: value for name, value in settings.items() if name in _OF_DOCUMENTS | _OF_PLACE}
-    for path, names in _WITHIN.items():
-        kept = {name: value for name, value in _at(settings, path).items() if name in names}
-        if kept:
-            _put(found, path, kept)
-    return found
+    """The settings of an index that replaces the one that has these; those within others by their dotted path."""
+    whole = {name: value for name, value in settings.items() if name in _OF_DOCUMENTS | _OF_PLACE}
+    return whole | {path: value for path, value in _flat(settings) if _within(path, _WITHIN)}
 
 
 def left_out(settings: Mapping[str, Any]) -> list[str]:
     """The settings that are not copied, though somebody may have set them."""
-    kept = copyable(settings)
+    quiet = _OF_DOCUMENTS | _OF_PLACE | _GIVEN | {BLOCKS}
     return sorted(
         path
-        for path in _paths(settings)
-        if path.split(".")[0] not in (*_GIVEN, BLOCKS) and not path.startswith(_QUIET) and not _has(kept, path)
+        for path, _ in _flat(settings)
+        if path.split(".")[0] not in quiet and not _within(path, (*_WITHIN, *_QUIET))
     )
-
-
-# Of an index that was made from another one, or set by the server.
-_QUIET = ("routing.allocation.initial_recovery", "lifecycle.indexing_complete", "lifecycle.origination_date")
 
 
 def blocks(settings: Mapping[str, Any]) -> frozenset[str]:
@@ -84,30 +85,14 @@ def blocks(settings: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name for name, value in (settings.get(BLOCKS) or {}).items() if str(value).lower() == "true")
 
 
-def _at(settings: Mapping[str, Any], path: str) -> Mapping[str, Any]:
-    found: Any = settings
-    for name in path.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
+def _within(path: str, parents: Iterable[str]) -> bool:
+    return any(f"{path}.".startswith(f"{parent}.") for parent in parents)
 
 
-def _put(settings: dict[str, Any], path: str, value: Mapping[str, Any]) -> None:
-    *outer, last = path.split(".")
-    for name in outer:
-        settings = settings.setdefault(name, {})
-    settings[last] = {**settings.get(last, {}), **value}
-
-
-def _paths(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value, by its dotted path."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _paths(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield prefix + name
-
-
-def _has(settings: Any, path: str) -> bool:
-    head, dot, rest = path.partition(".")
-    if not isinstance(settings, Mapping) or head not in settings:
-        return False
-    return not dot or _has(settings[head], rest)
+            yield prefix + name, value

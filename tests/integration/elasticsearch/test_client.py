@@ -12,8 +12,16 @@ from aiohttp import web
 
 from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch.connection import Client, SharedClient
-from retl.connectors.elasticsearch.errors import Role, TargetRefused
-from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetBusy, UnsupportedError
+from retl.connectors.elasticsearch.errors import Role
+from retl.model.errors import (
+    ConfigError,
+    ConnectionFailed,
+    RetlError,
+    SourceError,
+    TargetBusy,
+    TargetError,
+    UnsupportedError,
+)
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -123,8 +131,8 @@ async def test_bodies_travel_as_they_are_in_plain_media_types(size: int) -> None
         (502, "", "target", ConnectionFailed, "cannot answer now"),
         (503, "no_shard_available_action_exception", "source", ConnectionFailed, "cannot answer now"),
         (400, "parsing_exception", "source", SourceError, "the reason"),
-        (400, "mapper_parsing_exception", "target", TargetRefused, "the reason"),
-        (500, "null_pointer_exception", "target", TargetRefused, "the reason"),
+        (400, "mapper_parsing_exception", "target", TargetError, "the reason"),
+        (500, "null_pointer_exception", "target", TargetError, "the reason"),
     ],
 )
 async def test_statuses_become_our_errors_and_nothing_is_sent_twice(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -41,9 +41,9 @@ class Selection:
     key: tuple[str, ...]
     by_id: bool
     decoder: HitDecoder
-    filters: Sequence[dict[str, Any]]
-    cursor: CursorField | None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
+    filters: Sequence[dict[str, Any]] = ()
+    cursor: CursorField | None = None
     lists_cursor: bool = False
     """Whether the column of the cursor is a list of its values, in JSON."""
     routed: bool = False
@@ -87,9 +87,8 @@ def select(table: TableSpec, index: SourceIndex, server: Server) -> Selection:
         _check_known("cursor", [table.cursor], known)
         cursor = CursorField.of(table.cursor, known[table.cursor], several=index.several)
     filters = filters_of(table.where, Fields(index.properties, index.runtime))
-    if table.documents:
-        return _documents(table, index, known, cursor, server, filters)
-    return _columns(table, index, known, cursor, server, filters)
+    selected = (_documents if table.documents else _columns)(table, index, known, cursor, server)
+    return replace(selected, filters=filters, cursor=cursor)
 
 
 def _check_known(word: str, wanted: Sequence[str], known: Mapping[str, Any]) -> None:
@@ -104,12 +103,7 @@ def _check_known(word: str, wanted: Sequence[str], known: Mapping[str, Any]) -> 
 
 
 def _documents(
-    table: TableSpec,
-    index: SourceIndex,
-    known: Mapping[str, Any],
-    cursor: CursorField | None,
-    server: Server,
-    filters: Sequence[dict[str, Any]],
+    table: TableSpec, index: SourceIndex, known: Mapping[str, Any], cursor: CursorField | None, server: Server
 ) -> Selection:
     if table.rename:
         raise UnsupportedError(
@@ -130,7 +124,7 @@ def _documents(
         warnings += (
             "columns and exclude make the server write each document anew: whole documents keep every digit of a number, parts keep 17.",
         )
-    return Selection(schema, KEY, True, decoder, filters, cursor, warnings)
+    return Selection(schema, KEY, True, decoder, warnings)
 
 
 def _within(wanted: str, known: Mapping[str, Any]) -> bool:
@@ -163,12 +157,7 @@ def _pruned(properties: Mapping[str, Any], read: Callable[[str], bool], prefix: 
 
 
 def _columns(
-    table: TableSpec,
-    index: SourceIndex,
-    known: Mapping[str, Any],
-    cursor: CursorField | None,
-    server: Server,
-    filters: Sequence[dict[str, Any]],
+    table: TableSpec, index: SourceIndex, known: Mapping[str, Any], cursor: CursorField | None, server: Server
 ) -> Selection:
     arrays, cuts = _formats(table)
     wanted = list(table.columns) if table.columns is not None else _all(table, index, known)
@@ -200,7 +189,7 @@ def _columns(
     )
     by_id = key == (table.target_name(ID),)
     warnings = (*(_id_warnings(index) if by_id else ()), *_source_warnings(index))
-    return Selection(schema, key, by_id, decoder, filters, cursor, warnings, table.cursor in arrays)
+    return Selection(schema, key, by_id, decoder, warnings, lists_cursor=table.cursor in arrays)
 
 
 def _all(table: TableSpec, index: SourceIndex, known: Mapping[str, Any]) -> list[str]:
