@@ -208,6 +208,11 @@ def _versions(spec: WriteSpec, existing: ExistingIndex | None, warnings: list[st
     return False
 
 
+def may_clash(spec: WriteSpec, existing: ExistingIndex | None) -> bool:
+    """Whether documents that exist may have versions that compare with the cursor, and come from something else."""
+    return existing is not None and _counts(spec) and existing.definition.note.get("versions") is None
+
+
 def _counts(spec: WriteSpec) -> bool:
     """Whether the cursor is a number, which is no higher than what counts changes."""
     return spec.cursor is not None and pa.types.is_integer(spec.schema.field(spec.cursor).type)

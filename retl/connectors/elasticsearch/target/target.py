@@ -17,7 +17,7 @@ from retl.connectors.elasticsearch.connection import Client, SharedClient
 from retl.connectors.elasticsearch.settings import left_out
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.connectors.elasticsearch.target import preflight, refresh, truncate
-from retl.connectors.elasticsearch.target.plan import IndexPlan, LoadAddress, PreparedLoad, plan_index
+from retl.connectors.elasticsearch.target.plan import IndexPlan, LoadAddress, PreparedLoad, may_clash, plan_index
 from retl.connectors.elasticsearch.target.writer import ElasticsearchWriter
 from retl.connectors.elasticsearch.types import ID, ROUTING, holds_documents
 from retl.model.actions import Action, PreAction
@@ -109,7 +109,7 @@ class ElasticsearchTarget(Target):
         preflight.check(spec, existing, by_query=truncates and by_query)
         if existing is not None:
             await preflight.check_pipelines(client, existing.written, existing.pipelines)
-        filled = existing is not None and spec.cursor is not None and await catalog.count(client, spec.table.to) > 0
+        filled = may_clash(spec, existing) and await catalog.count(client, spec.table.to) > 0
         plan = plan_index(spec, existing, client.server, filled=filled, times=self._options.times)
         created = existing is None or (spec.table.replaces and not (truncates and by_query))
         if created and self._options.aliases:
