@@ -44,7 +44,7 @@ cursor = "updated_at"           # the column that grows with every change
 # Full: each scan reads everything into a new table, which then takes the place of the old one.
 [[pipelines.shop.tables]]
 name = "daily_report"
-pre_action = "swap"             # or none (upsert), truncate, rename_and_create with keep_archives = 3
+pre_action = "swap"             # or mirror, none (upsert), truncate, rename_and_create with keep_archives = 3
 # key = ["day"]                 # a query has no primary key of its own
 # query = "SELECT day, sum(total) AS total FROM orders GROUP BY day"
 # max_shrink = "50%"            # stop if more of the rows would vanish

@@ -347,6 +347,10 @@ class TableWriter(ABC):
     async def count(self) -> int:
         """The rows committed by this writer into a table that it will switch in, or the target's rows."""
 
+    async def deletes(self) -> int:
+        """How many rows of the target ``finish`` will delete, of a mirror."""
+        return 0
+
     @abstractmethod
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         """After the last commit: switch the shadow in, prune archives, save the checkpoint, in one step where possible.
@@ -397,6 +401,8 @@ class Target(ABC):
     """Whether a dot in a name divides schema and table, unless it is quoted."""
     one_writer: ClassVar[bool] = False
     """Whether it takes one table at a time, as a file does."""
+    mirrors: ClassVar[bool] = False
+    """Whether it can do ``pre_action = "mirror"``."""
     documents: ClassVar[bool] = False
     """Whether a document may come whole, as its JSON, rather than as columns (``TableSpec.documents``)."""
 

@@ -83,6 +83,17 @@ def check_shrink(before: int, after: int, max_shrink: float | None, *, table: st
         )
 
 
+def check_deletes(before: int, deletes: int, max_shrink: float, *, table: str) -> None:
+    """The same for a mirror, which deletes what the source lacks: new rows do not make up for it."""
+    allowed = round(before * max_shrink)
+    if deletes > allowed:
+        raise GuardStopped(
+            f"{deletes:,} of the {before:,} rows of the target table {table!r} are not in the source; max_shrink = "
+            f'"{max_shrink:.4g}" allows to delete no more than {allowed:,}, so it was left as it is.',
+            remedy="look at the source; if it is right, raise max_shrink.",
+        )
+
+
 def check_countable(plan: SourcePlan) -> None:
     """Refuse ``max_shrink`` if it could only be checked after the target was emptied."""
     if plan.rows is None and plan.table.max_shrink is not None:
@@ -136,7 +147,7 @@ def check_arrived(plan: SourcePlan, rows: int) -> str | None:
     if not table.replaces:
         return f"{what}; unless the others were deleted since, look for what limits its answers."
     left = "the target holds what came" if table.pre_action is PreAction.TRUNCATE else "the rest is missing"
-    if table.pre_action is PreAction.SWAP:
+    if table.pre_action.has_shadow:
         left = "the target was left as it is"
     raise GuardStopped(
         f"{what}; {left}.",

@@ -74,6 +74,9 @@ class SourceRejects(TableWriter):
     async def count(self) -> int:
         return await self._writer.count()
 
+    async def deletes(self) -> int:
+        return await self._writer.deletes()
+
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         await self._writer.finish(fenced)
 

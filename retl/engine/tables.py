@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from retl.connectors.base import Source, Target
 from retl.engine.log import as_retl_error
-from retl.model.actions import Action
-from retl.model.errors import ConfigError
+from retl.model.actions import Action, PreAction
+from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.naming import Naming, matching, plain_name
 from retl.model.table import Table, TableOptions, TableSpec, check_declaration, check_options, resolve
 from retl.model.typed import check_length, wrong_type
@@ -114,8 +114,24 @@ class Tables:
                     raise with_context from error
                 errors.append(with_context)
         own = await self._own(specs, source, target) if offered is not None else ()
-        specs = await self._without_aliases([spec for spec in specs if spec.name not in own], target, errors)
+        specs = self._mirrored([spec for spec in specs if spec.name not in own], target, errors)
+        specs = await self._without_aliases(specs, target, errors)
         return self._with_one_writer(specs, offered or (), errors)
+
+    def _mirrored(self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None) -> list[TableSpec]:
+        """The tables without those that this target cannot mirror."""
+        unmirrored = [spec for spec in specs if spec.pre_action is PreAction.MIRROR and not target.mirrors]
+        for spec in unmirrored:
+            error = UnsupportedError(
+                f'a {target.system} target cannot compare its rows with others, as pre_action = "mirror" asks.',
+                remedy='use pre_action = "swap", which replaces the table as a whole, or "none".',
+                system=target.system,
+            )
+            error.with_context(pipeline=self._pipeline, table=spec.name)
+            if errors is None:
+                raise error
+            errors.append(error)
+        return [spec for spec in specs if spec not in unmirrored]
 
     async def _without_aliases(
         self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None

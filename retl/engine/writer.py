@@ -124,7 +124,7 @@ class Writer:
         if not context.table.replaces:
             return 0
         before = await context.target.count(context.table.to)
-        if context.checkpoint.refresh is None and context.table.pre_action is not PreAction.SWAP:
+        if context.checkpoint.refresh is None and not context.table.pre_action.has_shadow:
             guard.check_countable(plan)
             if plan.rows is not None or empty:
                 after = 0 if empty else plan.rows or 0
@@ -137,10 +137,14 @@ class Writer:
         warning = guard.check_arrived(self._plan, context.counters.rows)
         if warning:
             context.warn(warning)
-        if table.pre_action is PreAction.SWAP:
-            held = await writer.count()
+        if not table.pre_action.has_shadow:
+            return
+        held = await writer.count()
+        if table.pre_action is PreAction.MIRROR and table.max_shrink is not None:
+            guard.check_deletes(before, await writer.deletes(), table.max_shrink, table=table.to)
+        else:
             guard.check_shrink(before, held, table.max_shrink, table=table.to)
-            guard.check_shadow(held, context.counters.kept, table=table.to)
+        guard.check_shadow(held, context.counters.kept, table=table.to)
 
     async def _begin(self) -> tuple[WriteSpec, FencedCheckpoint | None]:
         """The spec of the load, and the checkpoint that the target saves with the pre-action."""

@@ -15,6 +15,12 @@ class PreAction(StrEnum):
     TRUNCATE = "truncate"
     RENAME_AND_CREATE = "rename_and_create"
     SWAP = "swap"
+    MIRROR = "mirror"
+
+    @property
+    def has_shadow(self) -> bool:
+        """Whether rows are loaded into a table that nobody sees before the end."""
+        return self in (PreAction.SWAP, PreAction.MIRROR)
 
 
 class Action(StrEnum):
@@ -42,6 +48,7 @@ _NEEDED: dict[PreAction, frozenset[Action]] = {
     PreAction.TRUNCATE: frozenset({Action.TRUNCATE, Action.INSERT}),
     PreAction.RENAME_AND_CREATE: frozenset({Action.RENAME, Action.CREATE, Action.INSERT}),
     PreAction.SWAP: frozenset({Action.CREATE, Action.RENAME, Action.DROP, Action.INSERT}),
+    PreAction.MIRROR: frozenset({Action.INSERT, Action.UPDATE, Action.DELETE}),
 }
 
 
@@ -64,13 +71,19 @@ def check_blacklist(
         word = f'pre_action = "{pre_action}"' if pre_action is not PreAction.NONE else f'write = "{write}"'
         raise ConfigError(
             f"{word} cannot work without {', '.join(clash)}, which the blacklist forbids.",
-            remedy=f"take {', '.join(clash)} off the blacklist or choose another way to write.",
+            remedy=f"take {', '.join(clash)} off the blacklist or choose another way to write{_instead(pre_action)}.",
         )
     if pre_action is PreAction.NONE and write is Write.UPSERT and {Action.INSERT, Action.UPDATE} <= blacklist:
         raise ConfigError(
             "the blacklist forbids both INSERT and UPDATE, so no row could ever be written.",
             remedy="take one of them off the blacklist.",
         )
+
+
+def _instead(pre_action: PreAction) -> str:
+    if pre_action is not PreAction.MIRROR:
+        return ""
+    return ': pre_action = "none" deletes nothing, and pre_action = "swap" replaces the table as a whole'
 
 
 def parse_actions(names: Iterable[str]) -> frozenset[Action]:

@@ -37,7 +37,7 @@ class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     null_cursor: NullCursor | None = None
     """Rows without a cursor value: ``warn`` counts and reports them, ``include`` reads them with every scan, ``fail`` stops."""
     pre_action: PreAction | None = None
-    """What happens to the target for a full scan: ``none``, ``truncate``, ``rename_and_create``, ``swap``."""
+    """What happens to the target for a full scan: ``none``, ``truncate``, ``rename_and_create``, ``swap``, ``mirror``."""
     keep_archives: int | None = None
     """How many ``A_arc_<timestamp>`` tables ``rename_and_create`` keeps; all of them when unset."""
     max_shrink: str | float | None = None

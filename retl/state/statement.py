@@ -20,6 +20,8 @@ class Statement(NamedTuple):
     sql: str
     values: tuple[Any, ...] = ()
     rows: bool = False
+    rejectable: bool = False
+    """Whether the values of a row may be why it fails; its step then gets a ``RowError``."""
 
 
 Step = Generator[Statement, Any, T]

@@ -7,7 +7,7 @@ import pytest
 from retl.connectors.base import TableWriter
 from retl.model.actions import PreAction
 from retl.model.checkpoint import Refresh
-from retl.model.errors import LeaseLost
+from retl.model.errors import ConfigError, LeaseLost
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.testing.oracle import in_order
@@ -15,7 +15,8 @@ from retl.testing.rows import table_spec
 from retl.testing.target_base import FIRST, TABLE, Session, TargetBase, rows_of, with_refresh, write
 
 _OLD, _NEW = rows_of(range(1, 6), name="old"), rows_of(range(4, 9), name="new")
-_REFRESHES = [PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE, PreAction.SWAP]
+_UNSEEN = [PreAction.SWAP, PreAction.MIRROR]
+_REFRESHES = [PreAction.TRUNCATE, PreAction.RENAME_AND_CREATE, *_UNSEEN]
 _SECOND = "20240501T130000.000002-bbbbbb"
 _THIRD = "20240501T140000.000003-cccccc"
 
@@ -25,7 +26,7 @@ def refresh(pre_action: PreAction, **words: object) -> TableSpec:
 
 
 class TargetRefreshes(TargetBase):
-    """Truncate, rename and create, swap."""
+    """Truncate, rename and create, swap, mirror."""
 
     @pytest.mark.parametrize("pre_action", _REFRESHES)
     async def test_a_refresh_replaces_all_rows(self, pre_action: PreAction) -> None:
@@ -72,49 +73,79 @@ class TargetRefreshes(TargetBase):
             await self._note_is_kept(session)
             await session.abort(writer)
 
-    async def test_a_swap_shows_the_old_rows_until_the_new_ones_are_complete(self) -> None:
-        self.needs_pre_action(PreAction.SWAP)
+    @pytest.mark.parametrize("pre_action", _UNSEEN)
+    async def test_a_swap_or_mirror_shows_the_old_rows_until_the_new_ones_are_complete(
+        self, pre_action: PreAction
+    ) -> None:
+        self.needs_pre_action(pre_action)
         await self.loaded(_OLD)
         async with self.session() as session:
-            writer = await self._half(session, refresh(PreAction.SWAP))
+            writer = await self._half(session, refresh(pre_action))
             assert in_order(await self.contents(TABLE)) == in_order(_OLD)
             assert await writer.count() == 2
             await session.finish(writer)
         assert in_order(await self.contents(TABLE)) == in_order(_NEW[:2])
         assert await self.tables() == [TABLE]
 
-    async def test_a_swap_that_is_aborted_leaves_the_old_table_and_nothing_else(self) -> None:
-        self.needs_pre_action(PreAction.SWAP)
+    @pytest.mark.parametrize("pre_action", _UNSEEN)
+    async def test_a_swap_or_mirror_that_is_aborted_leaves_the_old_table_and_nothing_else(
+        self, pre_action: PreAction
+    ) -> None:
+        self.needs_pre_action(pre_action)
         await self.loaded(_OLD)
         async with self.session() as session:
-            writer = await self._half(session, refresh(PreAction.SWAP))
+            writer = await self._half(session, refresh(pre_action))
             await session.abort(writer)
             await session.abort(writer)
         assert in_order(await self.contents(TABLE)) == in_order(_OLD)
         assert await self.tables() == [TABLE]
 
-    async def test_a_swap_that_crashed_is_cleared_away_by_the_next_scan(self) -> None:
-        self.needs_pre_action(PreAction.SWAP)
+    @pytest.mark.parametrize("pre_action", _UNSEEN)
+    async def test_a_swap_or_mirror_that_crashed_is_cleared_away_by_the_next_scan(self, pre_action: PreAction) -> None:
+        self.needs_pre_action(pre_action)
         await self.loaded(_OLD)
         async with self.session() as session:
-            await self._half(session, refresh(PreAction.SWAP), crash=True)
+            await self._half(session, refresh(pre_action), crash=True)
         async with self.session() as session:
-            await session.scan(_NEW, refresh(PreAction.SWAP))
+            await session.scan(_NEW, refresh(pre_action))
         assert in_order(await self.contents(TABLE)) == in_order(_NEW)
         assert await self.tables() == [TABLE]
 
-    async def test_a_swap_with_an_old_fence_switches_nothing(self) -> None:
-        self.needs_pre_action(PreAction.SWAP)
+    @pytest.mark.parametrize("pre_action", _UNSEEN)
+    async def test_a_swap_or_mirror_with_an_old_fence_switches_nothing(self, pre_action: PreAction) -> None:
+        self.needs_pre_action(pre_action)
         self.needs_transactions()
         await self.loaded(_OLD)
         async with self.session() as old:
-            writer = await self._half(old, refresh(PreAction.SWAP))
+            writer = await self._half(old, refresh(pre_action))
             async with self.session():
                 with pytest.raises(LeaseLost):
                     await old.finish(writer)
             await old.abort(writer)
         assert in_order(await self.contents(TABLE)) == in_order(_OLD)
         assert await self.tables() == [TABLE]
+
+    async def test_a_mirror_tells_what_it_deletes_and_follows_the_source(self) -> None:
+        self.needs_pre_action(PreAction.MIRROR)
+        table = refresh(PreAction.MIRROR)
+        old = [*rows_of(range(1, 4), name="same"), *rows_of(range(4, 6), name="old")]
+        new = [*rows_of(range(2, 4), name="same"), *rows_of(range(5, 8), name="new")]
+        await self.loaded(old)
+        async with self.session() as session:
+            writer = await session.prepare(session.load(table))
+            await write(writer, new)
+            await session.commit(writer)
+            assert await writer.deletes() == 2
+            assert in_order(await self.contents(TABLE)) == in_order(old)
+            await session.finish(writer)
+        assert in_order(await self.contents(TABLE)) == in_order(new)
+        assert await self.tables() == [TABLE]
+
+    async def test_a_mirror_needs_a_key(self) -> None:
+        self.needs_pre_action(PreAction.MIRROR)
+        async with self.session() as session:
+            with pytest.raises(ConfigError, match="no usable key"):
+                await session.target.preview(session.load(table_spec(TABLE, pre_action=PreAction.MIRROR)))
 
     async def test_rename_and_create_keeps_the_old_rows_in_an_archive(self) -> None:
         self.needs_pre_action(PreAction.RENAME_AND_CREATE)
@@ -184,7 +215,7 @@ class TargetRefreshes(TargetBase):
         """A refresh of which two rows are committed, and which then goes no further."""
         writer = await session.prepare(session.load(table), crash=crash)
         await write(writer, _NEW[:2])
-        begun = None if table.pre_action is PreAction.SWAP else Refresh(FIRST, str(table.pre_action))
+        begun = None if table.pre_action.has_shadow else Refresh(FIRST, str(table.pre_action))
         await writer.commit(session.fenced(None, refresh=begun), Slice(index=0), 0)
         return writer
 

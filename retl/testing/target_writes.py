@@ -86,6 +86,8 @@ class TargetWrites(TargetBase):
             await self.loaded(rows_of([1]))
         before = await self.tables()
         table = table_spec(TABLE, key="id", pre_action=pre_action)
+        if pre_action is PreAction.MIRROR:
+            self.needs_pre_action(pre_action)  # without it the engine refuses the word
         async with self.session() as session:
             if pre_action not in self.pre_actions:
                 with pytest.raises(UnsupportedError):

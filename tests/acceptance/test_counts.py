@@ -190,18 +190,19 @@ class Telling(SQLiteTarget):
         self.commits = commits
         self.lacks = lacks
 
-    async def prepare(self, load: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
-        writer = await super().prepare(load, fenced)
-        commit, count = writer.commit, writer.count
+    @asynccontextmanager
+    async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
+        async with super().open_load(spec, begun) as writer:
+            commit, count = writer.commit, writer.count
 
-        async def told(fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
-            return dataclasses.replace(await commit(fenced, slice_, rejects_left), **self.commits.pop(0))
+            async def told(fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
+                return dataclasses.replace(await commit(fenced, slice_, rejects_left), **self.commits.pop(0))
 
-        async def fewer() -> int:
-            return await count() - self.lacks
+            async def fewer() -> int:
+                return await count() - self.lacks
 
-        writer.commit, writer.count = told, fewer  # type: ignore[method-assign]
-        return writer
+            writer.commit, writer.count = told, fewer  # type: ignore[method-assign]
+            yield writer
 
 
 async def test_written_unchanged_older_and_dropped_rows_are_counted_apart(warehouse: Warehouse, app: Database) -> None:
@@ -370,16 +371,17 @@ async def test_what_a_former_owner_has_staged_is_not_committed_where_the_state_i
     class LosesItsLease(SQLiteTarget):
         """Between the last batch of a slice and its commit a successor takes over."""
 
-        async def prepare(self, load: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
-            writer = await super().prepare(load, fenced)
-            write = writer.write
+        @asynccontextmanager
+        async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
+            async with super().open_load(spec, begun) as writer:
+                write = writer.write
 
-            async def then_lost(batch: pa.RecordBatch) -> None:
-                await write(batch)
-                store.steal()
+                async def then_lost(batch: pa.RecordBatch) -> None:
+                    await write(batch)
+                    store.steal()
 
-            writer.write = then_lost  # type: ignore[method-assign]
-            return writer
+                writer.write = then_lost  # type: ignore[method-assign]
+                yield writer
 
     job = pipeline(warehouse.source(), app, target=LosesItsLease(app.target()), state=store)
     with pytest.raises(retl.LeaseLost):

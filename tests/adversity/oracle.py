@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,6 +19,7 @@ from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.tables import real_key
 from retl.connectors.sqlite.catalog import inspect
 from retl.connectors.sqlite.dialect import DIALECT
+from retl.connectors.sqlite.session import run_step
 from retl.engine.lease import process_identity
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConnectionFailed, SourceError
@@ -97,7 +99,7 @@ class MemorySource(SqlSource):
         return ["t"]
 
     async def describe(self, table: str) -> TableSchema | None:
-        found = inspect(self._connection, table)
+        found = run_step(self._connection, partial(inspect, table))
         return TableSchema(table, found.columns, real_key(found)) if found else None
 
     async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:

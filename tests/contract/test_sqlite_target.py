@@ -12,7 +12,7 @@ import pytest
 
 from retl.connectors import SQLite
 from retl.connectors.base import Target
-from retl.connectors.sqlite import writer
+from retl.connectors.sqlite import loader
 from retl.testing import TargetContract
 
 
@@ -48,4 +48,4 @@ class TestSQLiteTargetThatStagesOnDisk(TestSQLiteTarget):
 
     @pytest.fixture(autouse=True)
     def _no_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(writer, "_MEMORY_BYTES", 0)
+        monkeypatch.setattr(loader, "_MEMORY_BYTES", 0)

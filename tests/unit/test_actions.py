@@ -14,6 +14,7 @@ NEEDED = {
     PreAction.TRUNCATE: {"TRUNCATE", "INSERT"},
     PreAction.RENAME_AND_CREATE: {"RENAME", "CREATE", "INSERT"},
     PreAction.SWAP: {"CREATE", "RENAME", "DROP", "INSERT"},
+    PreAction.MIRROR: {"INSERT", "UPDATE", "DELETE"},
 }
 
 

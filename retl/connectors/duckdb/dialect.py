@@ -46,6 +46,10 @@ _AS_TEXT = re.compile(
 )
 
 
+_LOOSE = ("INTERVAL", "TIME WITH TIME ZONE")
+"""Types that call values equal that are not the same: a month and 30 days, a time in two zones."""
+
+
 def _exact(text: str) -> str:
     return f'{text} COLLATE "binary"'
 
@@ -72,12 +76,29 @@ class DuckDBDialect(Dialect):
 
     folds_names: ClassVar[bool] = True
 
-    def equals(self, left: str, right: str, *, untyped: bool = False) -> str:
-        return f"{_exact(left)} = {_exact(right)}" if untyped else super().equals(left, right)
+    savepoints: ClassVar[bool] = False
 
-    def differs(self, left: str, right: str, *, untyped: bool = False) -> str:
-        # A column's collation calls texts equal that are not the same.
-        return super().differs(_exact(left), _exact(right)) if untyped else super().differs(left, right)
+    def equals(self, left: str, right: str, column: pa.Field) -> str:
+        # Without an exact collation no index could be used; a column may have one of its own.
+        return f"{_exact(left)} = {_exact(right)}" if native_type(column) == "VARCHAR" else f"{left} = {right}"
+
+    def differs(self, left: str, right: str, column: pa.Field) -> str:
+        native = native_type(column)
+        if native == "VARCHAR":  # a column's collation calls texts equal that are not the same
+            left, right = _exact(left), _exact(right)
+        elif native in ("FLOAT", "DOUBLE"):
+            return f"({left} IS DISTINCT FROM {right} OR signbit({left}) IS DISTINCT FROM signbit({right}))"
+        elif is_nested(native) or native in _LOOSE:
+            left, right = f"CAST({left} AS VARCHAR)", f"CAST({right} AS VARCHAR)"
+        return f"{left} IS DISTINCT FROM {right}"
+
+    def logical_field(self, name: str, native: str) -> pa.Field:
+        return logical_field(name, native)
+
+    def calls_others_equal(self, column: pa.Field) -> bool:
+        """Whether values of a type are equal to DuckDB that are not the same to the last byte."""
+        native = native_type(column)
+        return native in ("FLOAT", "DOUBLE", *_LOOSE) or is_nested(native)
 
     def same_name(self, left: str, right: str) -> str:
         """A condition that holds for two texts that are one name."""
@@ -129,3 +150,8 @@ def logical_field(name: str, native: str, nullable: bool = True) -> pa.Field:
 
 
 DIALECT = DuckDBDialect()
+
+
+def full_name(schema: str, name: str) -> str:
+    """A table's name with its schema, both quoted."""
+    return f"{DIALECT.identifier(schema)}.{DIALECT.identifier(name)}"

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.duckdb.dialect import DIALECT
+from retl.connectors.duckdb.errors import driver, first_line, map_error, name_of
 from retl.model.errors import (
     ConfigError,
-    ConnectionFailed,
-    PermanentError,
-    RetlError,
     SourceError,
-    TargetBusy,
-    TargetError,
 )
-from retl.threads import Worker
+from retl.threads import Worker, shielded
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,7 +38,10 @@ _opening = threading.RLock()
 class DuckDBFile:
     """One connection, its cursors, and the thread that owns them. ``close`` lets go of the file's lock."""
 
-    def __init__(self, options: DuckDB, *, read_only: bool) -> None:
+    def __init__(self, options: DuckDB, *, read_only: bool, keep_idle: float | None = None) -> None:
+        """``keep_idle``: seconds for which the file stays open after its last use; ``None``: until it is closed."""
+        self._keep_idle = keep_idle
+        self._idle: asyncio.TimerHandle | None = None
         self._options = options
         self._read_only = read_only
         self._worker: Worker | None = None
@@ -51,7 +49,6 @@ class DuckDBFile:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._cursors: list[duckdb.DuckDBPyConnection] = []
         self._running: duckdb.DuckDBPyConnection | None = None
-        self._kept = False
         self._shared = False
         if not read_only:
             with _opening:
@@ -59,7 +56,7 @@ class DuckDBFile:
 
     @property
     def name(self) -> str:
-        return self._options.path or "an in-memory database"
+        return name_of(self._options)
 
     async def location(self, schema: str, name: str) -> str | None:
         """One text for one table, whoever asks; ``None`` in memory."""
@@ -72,12 +69,17 @@ class DuckDBFile:
     # Calls ------------------------------------------------------------------
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """``call(connection, *arguments)`` in the thread; the database is opened where it is not, and stays open."""
-        return await self._hop(True, None, call, *arguments)
+        """``call(connection, *arguments)`` in the thread; the database is opened where it is not."""
+        return await self._hop(None, call, *arguments)
 
     async def visit(self, call: Callable[..., T], *arguments: Any) -> T:
-        """The same, but the database is closed again unless a ``run`` has opened it for longer."""
-        return await self._hop(False, None, call, *arguments)
+        """The same, but a database that was not open is closed again."""
+        opens = self._connection is None
+        try:
+            return await self.run(call, *arguments)
+        finally:
+            if opens and not self._cursors and not self._calls:
+                await shielded(self.close())
 
     async def open_cursor(self) -> duckdb.DuckDBPyConnection:
         """A second connection to the database, for a result that is read bit by bit while other statements run."""
@@ -85,24 +87,26 @@ class DuckDBFile:
 
     async def run_on(self, cursor: duckdb.DuckDBPyConnection, call: Callable[..., T], *arguments: Any) -> T:
         """``call(cursor, *arguments)`` in the thread."""
-        return await self._hop(True, cursor, call, *arguments)
+        return await self._hop(cursor, call, *arguments)
 
     async def close_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """End a cursor and the query that runs on it. No effect where the database has been closed meanwhile."""
         if cursor in self._cursors:
             await self.run(self._end_cursor, cursor)
 
-    async def _hop(
-        self, keep: bool, cursor: duckdb.DuckDBPyConnection | None, call: Callable[..., T], *arguments: Any
-    ) -> T:
+    async def _hop(self, cursor: duckdb.DuckDBPyConnection | None, call: Callable[..., T], *arguments: Any) -> T:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
         if self._worker is None:
             self._worker = Worker("duckdb", self._interrupt)
         self._calls += 1
         try:
-            return await self._worker.run(self._guarded, keep, cursor, call, *arguments)
+            return await self._worker.run(self._guarded, cursor, call, *arguments)
         finally:
             self._calls -= 1
             self._end_idle_thread()
+            self._close_later()
 
     def _end_idle_thread(self) -> None:
         worker = self._worker
@@ -110,28 +114,29 @@ class DuckDBFile:
             self._worker = None
             worker.close()
 
-    def _guarded(
-        self, keep: bool, cursor: duckdb.DuckDBPyConnection | None, call: Callable[..., T], *arguments: Any
-    ) -> T:
-        duckdb = _driver()
+    def _close_later(self) -> None:
+        """Between two ticks other processes may have the file."""
+        if self._keep_idle is None or self._calls or self._cursors or self._connection is None:
+            return
+        loop = asyncio.get_running_loop()
+        self._idle = loop.call_later(self._keep_idle, lambda: loop.create_task(self.close()))
+
+    def _guarded(self, cursor: duckdb.DuckDBPyConnection | None, call: Callable[..., T], *arguments: Any) -> T:
+        duckdb = driver()
         try:
-            if cursor is None:
-                if self._connection is None:
-                    with _opening:
-                        self._connection = self._open()
-                self._kept = self._kept or keep
+            if cursor is None and self._connection is None:
+                with _opening:
+                    self._connection = self._open()
             self._running = cursor or self._connection
             return call(self._running, *arguments)
         except duckdb.Error as error:
             if isinstance(error, duckdb.FatalException):
                 # The instance is of no use any more; the next call opens the file anew.
                 self._close()
-            raise self.map_error(error) from error
+            raise map_error(error, self._options, read_only=self._read_only) from error
         finally:
             self._running = None
             self._guard_log()
-            if not self._kept:
-                self._close()
 
     def _guard_log(self) -> None:
         """The write-ahead log holds rows too: it is no more open to others than the database."""
@@ -166,17 +171,17 @@ class DuckDBFile:
         return connection
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        driver, path = _driver(), self._options.path
+        module, path = driver(), self._options.path
         # Options are set afterwards: a database can be shared within a process only by handles opened alike.
         connection: duckdb.DuckDBPyConnection
         self._shared = self._is_open_here()
         try:
-            connection = driver.connect(path or ":memory:", read_only=self._reads_alone())
-        except driver.ConnectionException as error:
+            connection = module.connect(path or ":memory:", read_only=self._reads_alone())
+        except module.ConnectionException as error:
             if "different configuration" not in str(error) or path is None:
                 raise
             # The host has this file open itself: share its instance.
-            connection = driver.connect(path)
+            connection = module.connect(path)
         return connection
 
     def _is_open_here(self) -> bool:
@@ -209,7 +214,7 @@ class DuckDBFile:
                 self._shared = settings.is_shared(connection)
             if not self._shared:
                 settings.set_instance(connection, self._options, lock=self._read_only)
-        except (_driver().ProgrammingError, _driver().SyntaxException) as error:
+        except (driver().ProgrammingError, driver().SyntaxException) as error:
             raise ConfigError(
                 f"DuckDB refuses its settings ({first_line(error)}).",
                 remedy="check memory_limit and threads.",
@@ -238,23 +243,25 @@ class DuckDBFile:
 
     async def close(self) -> None:
         """Close the database, and end the thread if nobody waits for it. May be called more than once."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
         if self._worker is not None:
             # Through the thread: calls of other tasks are never cut short.
             await self._worker.run(self._close)
             self._end_idle_thread()
 
     def _close(self) -> None:
-        self._kept = False
         cursors, self._cursors = self._cursors, []
         connection, self._connection = self._connection, None
         with _opening:
             for cursor in cursors:
-                with suppress(_driver().Error):  # of an instance that has failed
+                with suppress(driver().Error):  # of an instance that has failed
                     cursor.close()
             if connection is not None:
-                with suppress(_driver().Error):
+                with suppress(driver().Error):
                     self._leave(connection)
-                with suppress(_driver().Error):
+                with suppress(driver().Error):
                     connection.close()
 
     def _leave(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -264,88 +271,8 @@ class DuckDBFile:
         if not self._shared and (not settings.counts_connections() or settings.is_shared(connection)):
             settings.give_back(connection, self._options)
 
-    # Errors -----------------------------------------------------------------
-
-    def map_error(self, error: duckdb.Error) -> RetlError:
-        """The error of ours that one of DuckDB's means."""
-        duckdb = _driver()
-        text = first_line(error)
-        if "Unique file handle conflict" in text:
-            return TargetBusy(
-                f"the DuckDB file {self.name} is just being closed in this process.",
-                remedy="none is needed: it is tried again.",
-                system="duckdb",
-            )
-        if isinstance(error, duckdb.PermissionException) and "disabled by configuration" in text:
-            return self._may_not_read(text)
-        if isinstance(error, duckdb.IOException):
-            return self._map_io_error(text)
-        if "when sniffing file" in text:
-            return SourceError(
-                text,
-                remedy="look for a line with more or fewer values than the others, or read the file by a query that says how: "
-                "SELECT * FROM read_csv('...', delim = ',', all_varchar = true).",
-                system="duckdb",
-            )
-        if isinstance(error, duckdb.OutOfMemoryException):
-            return PermanentError(
-                f"DuckDB ran out of the memory that it may use ({text}).", remedy="raise memory_limit.", system="duckdb"
-            )
-        if isinstance(error, duckdb.TransactionException):
-            return TargetBusy(
-                text, remedy="another connection changes the same rows; the scan is tried again.", system="duckdb"
-            )
-        if isinstance(error, duckdb.ConnectionException) and "different configuration" in text:
-            return ConnectionFailed(
-                f"this process has the DuckDB file {self.name} open with other settings.",
-                remedy="open it there without read_only and config, or close it.",
-                system="duckdb",
-            )
-        if isinstance(error, (duckdb.ConnectionException, duckdb.FatalException)):
-            return ConnectionFailed(text, remedy="none is needed: the file is opened again.", system="duckdb")
-        return (SourceError if self._read_only else TargetError)(text, system="duckdb")
-
-    def _may_not_read(self, text: str) -> RetlError:
-        if self._options.files is None:
-            return ConfigError(
-                f"the database {self.name} may not read or write other files ({text}).",
-                remedy="if these files are yours, name their folder in files.",
-                system="duckdb",
-            )
-        return ConfigError(
-            f"only files below {self._options.files} may be read ({text}).",
-            remedy="write the file's full path, or name another folder in files.",
-            system="duckdb",
-        )
-
-    def _map_io_error(self, text: str) -> RetlError:
-        if "Could not set lock" in text:
-            return TargetBusy(
-                f"the DuckDB file {self.name} is in use by another process.",
-                remedy="close it there: DuckDB lets one process write, or several read, at a time.",
-                system="duckdb",
-            )
-        if "No space left" in text or "disk" in text.lower():
-            return TargetError(
-                f"the disk is full ({text}).", remedy="make room; the next scan carries on.", system="duckdb"
-            )
-        for part in ("No files found", "does not exist", "No such file", "Permission denied", "Is a directory"):
-            if part in text:
-                return ConfigError(text, remedy="check the path and its permissions.", system="duckdb")
-        if "not a valid DuckDB database" in text or "version number" in text:
-            return ConfigError(text, remedy="check the path, or upgrade duckdb.", system="duckdb")
-        return ConnectionFailed(text, remedy=f"check the file {self.name}.", system="duckdb")
-
     async def ping(self) -> SystemInfo:
         return SystemInfo("DuckDB", await self.run(_version), self.name)
-
-
-def _driver() -> ModuleType:
-    try:
-        import duckdb
-    except ImportError:
-        raise ConfigError("the driver for DuckDB is not installed.", remedy="run: pip install 'retl[duckdb]'") from None
-    return duckdb
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> str:
@@ -354,34 +281,22 @@ def _version(connection: duckdb.DuckDBPyConnection) -> str:
 
 def single(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
     """The one statement that a text is. What a user writes is a part of it, and must not begin another one."""
-    driver = _driver()
+    module = driver()
     try:
         found = connection.extract_statements(sql)
-    except driver.Error as error:
+    except module.Error as error:
         raise SourceError(
             f"DuckDB does not understand the table's query, where or expressions ({first_line(error)}).",
             remedy="`retl plan` shows the statement; try it in DuckDB.",
             system="duckdb",
         ) from None
-    if len(found) != 1 or found[0].type != driver.StatementType.SELECT:
+    if len(found) != 1 or found[0].type != module.StatementType.SELECT:
         raise ConfigError(
             "query, where and expressions must be parts of one SELECT.",
             remedy="leave out whatever ends it, or begins another statement.",
             system="duckdb",
         )
     return found[0]
-
-
-def streamed(text: str) -> duckdb.Error:
-    """The driver's error that a text stands for: out of a stream it comes as ``OSError`` or an error of Arrow's."""
-    driver = _driver()
-    kind = text.removeprefix("Invalid: ").split(" Error:", 1)[0].replace(" ", "")
-    found = getattr(driver, f"{_RENAMED.get(kind, kind)}Exception", driver.Error)
-    error: duckdb.Error = found(text)
-    return error
-
-
-_RENAMED = {"InvalidInput": "InvalidInput", "OutofMemory": "OutOfMemory", "INTERRUPT": "Interrupt"}
 
 
 def in_transaction(connection: duckdb.DuckDBPyConnection, call: Callable[..., T], *arguments: Any) -> T:
@@ -398,7 +313,7 @@ def in_transaction(connection: duckdb.DuckDBPyConnection, call: Callable[..., T]
 
 def roll_back(connection: duckdb.DuckDBPyConnection) -> None:
     """End a transaction that has failed, or that only tried something out."""
-    duckdb = _driver()
+    duckdb = driver()
     while True:
         try:
             connection.execute("ROLLBACK")
@@ -407,13 +322,3 @@ def roll_back(connection: duckdb.DuckDBPyConnection) -> None:
             continue  # a cancellation is sent again until the call has ended: the transaction must end first
         except duckdb.Error:
             return  # a COMMIT that failed has ended it already
-
-
-def first_line(error: BaseException) -> str:
-    """A driver's message without the query that it repeats, and without its advice; a bad line of a file with that file."""
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    if "CSV Error" not in lines[0]:
-        return lines[0]
-    said = itertools.takewhile(lambda line: line and not line.startswith("Possible"), lines)
-    file = next((line for line in lines if line.startswith("file =")), "")
-    return f"{'; '.join(said)}{'; ' if file else ''}{file}"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.duckdb.dialect import DIALECT, logical_field
-from retl.connectors.duckdb.file import DuckDBFile, single, streamed
+from retl.connectors.duckdb.dialect import DIALECT, full_name, logical_field
+from retl.connectors.duckdb.errors import streamed
+from retl.connectors.duckdb.file import DuckDBFile, single
 from retl.connectors.duckdb.files import is_file, reading
-from retl.connectors.duckdb.schema import full_name
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.source import SqlSource
 from retl.model.schema import TableSchema

@@ -1,41 +1,46 @@
-"""DuckDB as a target: staged slices, one transaction for data and checkpoint."""
+"""DuckDB as a target: one instance of the file, and a connection of it for each load."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, ClassVar
 
-import pyarrow as pa
-
-from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
-from retl.connectors.duckdb import schema
+from retl.connectors.base import SystemInfo
+from retl.connectors.duckdb import catalog
 from retl.connectors.duckdb.dialect import DIALECT
-from retl.connectors.duckdb.file import DuckDBFile, in_transaction
-from retl.connectors.duckdb.schema import inspect
-from retl.connectors.duckdb.store import DuckDBStore, run_step
+from retl.connectors.duckdb.file import DuckDBFile
+from retl.connectors.duckdb.loader import DuckDBLoader
+from retl.connectors.duckdb.merge import DuckDBMerge
+from retl.connectors.duckdb.session import DuckDBSession
+from retl.connectors.duckdb.store import DuckDBStore
 from retl.connectors.duckdb.types import TYPES
-from retl.connectors.duckdb.writer import DuckDBWriter
-from retl.connectors.sql.tables import ExistingTable, describe_refresh, fit, real_key
-from retl.model.checkpoint import FencedCheckpoint
-from retl.model.errors import ConfigError, RetlError
-from retl.model.plan import BatchSize, TargetPreview, WriteSpec
-from retl.model.schema import TableSchema
-from retl.state import sql as state
+from retl.connectors.sql.loader import BulkLoader
+from retl.connectors.sql.merge import PreparedLoad
+from retl.connectors.sql.refresh import TableDefinition
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import Step
+from retl.connectors.sql.tables import ExistingTable, TableName, TypeMap
+from retl.connectors.sql.target import SqlTarget
+from retl.model.errors import ConfigError
+from retl.model.plan import BatchSize, WriteSpec
 from retl.state.base import StateStore
-from retl.threads import shielded
 
 if TYPE_CHECKING:
-    import duckdb
-
     from retl.connectors.duckdb import DuckDB
 
+_KEEP_IDLE = 0.5
+"""Seconds for which the file stays open after its last use: other processes want it between two ticks."""
 
-class DuckDBTarget(Target):
+
+class DuckDBTarget(SqlTarget):
     """Writes a DuckDB file. See ``retl.connectors.DuckDB``."""
 
     system: ClassVar[str] = "duckdb"
-    one_writer: ClassVar[bool] = True
     batch_size = BatchSize(rows=122_880, bytes=8 * 1024 * 1024)  # as many rows as DuckDB keeps in a group
+    one_writer: ClassVar[bool] = True
+    dialect = DIALECT
+    merges = DuckDBMerge
 
     def __init__(self, options: DuckDB) -> None:
         if options.path is None:
@@ -44,39 +49,25 @@ class DuckDBTarget(Target):
                 remedy='name the file, such as path = "warehouse.duckdb".',
                 system="duckdb",
             )
-        self._file = DuckDBFile(options, read_only=False)
+        self._file = DuckDBFile(options, read_only=False, keep_idle=_KEEP_IDLE)
         self._store = DuckDBStore(self._file)
+
+    @asynccontextmanager
+    async def questions(self) -> AsyncGenerator[Session, None]:
+        yield DuckDBSession(self._file)
+
+    async def connect(self) -> Session:
+        return DuckDBSession(self._file, await self._file.open_cursor())
+
+    async def give_back(self, session: Session) -> None:
+        await session.close()
 
     async def ping(self) -> SystemInfo:
         return await self._file.ping()
 
-    async def describe(self, table: str) -> TableSchema | None:
-        existing = await self._file.run(inspect, table)
-        return TableSchema(table, existing.columns, real_key(existing)) if existing else None
-
-    async def count(self, table: str) -> int:
-        return await self._file.run(_count, table)
-
-    async def inspect(self, table: str) -> TargetTable | None:
-        return await self._file.run(_inspect, table)
-
     async def location(self, table: str) -> str | None:
-        return await self._file.location(*schema.locate(table))
-
-    async def preview(self, spec: WriteSpec) -> TargetPreview:
-        existing = await self._file.run(_look, spec)
-        return describe_refresh(spec, existing, fit(spec, existing, DIALECT, TYPES), DIALECT)
-
-    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
-        table, columns, spelled = await self._file.run(in_transaction, _prepare, spec, fenced)
-        writer = DuckDBWriter(self._file, spec, table=table, columns=columns, spelled=spelled)
-        try:
-            await writer.open()
-        except BaseException:
-            with suppress(RetlError):
-                await shielded(writer.abort())
-            raise
-        return writer
+        name = catalog.locate(table)
+        return await self._file.location(str(name.schema), name.name)
 
     def state_store(self) -> StateStore:
         return self._store
@@ -87,44 +78,32 @@ class DuckDBTarget(Target):
     async def aclose(self) -> None:
         await self._file.close()
 
+    # Tables -----------------------------------------------------------------
 
-def _look(connection: duckdb.DuckDBPyConnection, spec: WriteSpec) -> ExistingTable | None:
-    schema.check_table(connection, spec)
-    return inspect(connection, spec.table.to, spec.schema.names)
+    def locate(self, table: str) -> TableName:
+        return catalog.locate(table)
 
+    def find(self, name: TableName) -> Step[ExistingTable | None]:
+        return (yield from catalog.inspect(name))
 
-def _prepare(
-    connection: duckdb.DuckDBPyConnection, spec: WriteSpec, fenced: FencedCheckpoint | None
-) -> tuple[str, list[pa.Field], dict[str, str]]:
-    """Everything that must happen before the first row, in one transaction.
+    def table_names(self, name: TableName) -> Step[list[str]]:
+        return (yield from catalog.table_names(name))
 
-    Returns the table to load, the columns to write, and how the table itself spells them.
-    """
-    if fenced is not None:
-        run_step(connection, state.save(fenced))
-    elif spec.fence is not None and spec.state_in_target:
-        run_step(connection, state.prove(spec.fence))
-    existing = _look(connection, spec)
-    schema.remove_leftovers(connection, spec)
-    change = fit(spec, existing, DIALECT, TYPES)
-    table = schema.begin_refresh(connection, spec, existed=existing is not None)
-    for statement in change.statements(DIALECT, table):
-        connection.execute(statement)
-    ready = inspect(connection, table)
-    assert ready is not None
-    stored = {DIALECT.fold(column.name): column for column in ready.columns}
-    columns = [stored[DIALECT.fold(name)].with_name(name) for name in change.columns]
-    return table, columns, {name: stored[DIALECT.fold(name)].name for name in change.columns}
+    def define(self, existing: ExistingTable) -> Step[TableDefinition]:
+        return (yield from catalog.define(existing))
 
+    def check(self, spec: WriteSpec, name: TableName, existing: ExistingTable | None) -> Step[Sequence[str]]:
+        if name.name.lower().startswith(("retl_", "_retl_")):
+            raise ConfigError(f"{name.name!r} is a reserved name.", remedy="choose another name with to.")
+        yield from catalog.check_table(spec, name)
+        return []
 
-def _inspect(connection: duckdb.DuckDBPyConnection, table: str) -> TargetTable:
-    if inspect(connection, table) is None:
-        return TargetTable(exists=False, empty=True)
-    rows = connection.execute(f"SELECT 1 FROM {schema.full_name(*schema.locate(table))} LIMIT 1").fetchall()
-    return TargetTable(exists=True, empty=not rows)
+    def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:
+        return
+        yield  # a step
 
+    def types(self, existing: ExistingTable | None) -> TypeMap:
+        return TYPES
 
-def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    if inspect(connection, table) is None:
-        return 0
-    return int(connection.execute(f"SELECT COUNT(*) FROM {schema.full_name(*schema.locate(table))}").fetchall()[0][0])
+    def loader(self, load: PreparedLoad) -> BulkLoader:
+        return DuckDBLoader(load)

@@ -108,13 +108,13 @@ class DuckDBTypes(TypeMap):
             takes = stored in ("JSON", "UUID") or stored.startswith("ENUM(") or stored == native_type(column)
             return None if takes else "text can be read in more than one way"
         if pa.types.is_integer(kind):
-            return _misfit_whole(kind.bit_width, stored)
+            return _why_not_whole(kind.bit_width, stored)
         if pa.types.is_decimal(kind):
-            return _misfit_decimal(kind, stored)
+            return _why_not_decimal(kind, stored)
         if pa.types.is_floating(kind):
             return None if stored == "DOUBLE" else "it would be rounded"
         if pa.types.is_temporal(kind):
-            return _misfit_time(kind, declared, stored)
+            return _why_not_time(kind, declared, stored)
         return "it is of another kind"
 
 
@@ -143,7 +143,7 @@ def _declare_decimal(kind: pa.DataType, native: str) -> str:
     return f"DECIMAL({precision},{scale})" if precision <= 38 else "VARCHAR"
 
 
-def _misfit_whole(bits: int, stored: str) -> str | None:
+def _why_not_whole(bits: int, stored: str) -> str | None:
     # A number that is too large for a smaller type is refused by itself.
     if stored in _WHOLE or _DECIMAL.fullmatch(stored):
         return None
@@ -153,7 +153,7 @@ def _misfit_whole(bits: int, stored: str) -> str | None:
     return None if bits <= room else f"it keeps only {room} bits of a whole number"
 
 
-def _misfit_decimal(kind: pa.DataType, stored: str) -> str | None:
+def _why_not_decimal(kind: pa.DataType, stored: str) -> str | None:
     scale = max(kind.scale, 0)
     if stored in _FLOAT_BITS:
         return None if stored == "DOUBLE" and kind.precision <= 15 else "it would be rounded"
@@ -164,7 +164,7 @@ def _misfit_decimal(kind: pa.DataType, stored: str) -> str | None:
     return None if scale <= room else f"it keeps only {room} digits after the point"
 
 
-def _misfit_time(kind: pa.DataType, declared: str, stored: str) -> str | None:
+def _why_not_time(kind: pa.DataType, declared: str, stored: str) -> str | None:
     if declared == "TIME":
         return None if stored == "TIME_NS" else "it is of another kind"
     if declared == "TIME_NS" and stored == "TIME":
@@ -203,11 +203,11 @@ def wire(column: pa.Array, native: str) -> pa.Array:
     return column
 
 
-def unfit(column: pa.Array, native: str) -> list[tuple[pa.Array, str]]:
+def invalid_values(column: pa.Array, native: str) -> list[tuple[pa.Array, str]]:
     """Which times DuckDB cannot hold, and why: it would store them, and then fail to show them."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return unfit(column.dictionary_decode(), native)
+        return invalid_values(column.dictionary_decode(), native)
     found: pa.Array | None = None
     reason = ""
     if native == "VARCHAR":
@@ -244,7 +244,7 @@ def _outside(numbers: pa.Array, low: int, high: int, endless: int | None) -> pa.
     return bad if pc.any(bad).as_py() else None
 
 
-def take(kind: pa.DataType, native: str, value: str, *, attempt: bool) -> str:
+def cast_expression(kind: pa.DataType, native: str, value: str, *, attempt: bool) -> str:
     """The SQL that makes a value of a wire column one of the target's type, exactly.
 
     What cannot be made so is an error; with ``attempt`` it is NULL.

@@ -33,6 +33,17 @@ class Dialect(ABC):
     update: ClassVar[str] = "UPDATE"
     """The same for an UPDATE."""
 
+    begin: ClassVar[str] = "BEGIN"
+    """Begins a transaction that writes."""
+
+    savepoints: ClassVar[bool] = True
+    """Whether a part of a transaction can be undone."""
+
+    prove_first: ClassVar[bool] = False
+    """Whether a transaction must take the lease's row before it writes rows, since a heartbeat after its begin would end it."""
+
+    longest_name: ClassVar[int | None] = None
+
     has_indexes: ClassVar[bool] = False
     """Whether an index finds a few rows quickly; otherwise one pass over a column is the best way to ask for anything."""
 
@@ -46,15 +57,11 @@ class Dialect(ABC):
         """A name as the system compares it: two names that fold alike are one."""
         return name.translate(_ASCII_SMALL) if self.folds_names else name
 
-    def differs(self, left: str, right: str, *, untyped: bool = False) -> str:
-        """A condition that holds for two values that are not the same to the last byte; NULL is the same as NULL.
-
-        ``untyped`` tells of a column whose type does not say how values are compared: it keeps several types, or text
-        with a collation.
-        """
+    def differs(self, left: str, right: str, column: pa.Field) -> str:
+        """A condition that holds for two values of a column that are not the same to the last byte; NULL is the same as NULL."""
         return f"{left} IS DISTINCT FROM {right}"
 
-    def equals(self, left: str, right: str, *, untyped: bool = False) -> str:
+    def equals(self, left: str, right: str, column: pa.Field) -> str:
         """A condition that holds for two values of a key that are the same."""
         return f"{left} = {right}"
 
@@ -104,6 +111,10 @@ class Dialect(ABC):
     @abstractmethod
     def now(self, column: pa.Field) -> str:
         """The source's clock as text, in the frame of a cursor column: UTC unless said otherwise."""
+
+    def logical_field(self, name: str, native: str) -> pa.Field:
+        """The Arrow field of a column of this native type."""
+        raise NotImplementedError
 
     def family(self, column: pa.Field) -> CursorFamily | None:
         """What kind of cursor a column can be."""

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from retl.connectors.sql.dialect import Dialect, any_of
+from retl.connectors.sql.dialect import Dialect
 from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import ConfigError, SchemaDrift
-from retl.model.plan import TargetPreview, WriteSpec
+from retl.model.plan import WriteSpec
 from retl.model.schema import native_type
 
 _ARCHIVE_DIGITS = 20
 _EPOCH_DIGITS = 10
 _DIGEST_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class TableName:
+    """A table's name in its schema, as the system spells it."""
+
+    name: str
+    schema: str | None
+    dialect: Dialect = field(compare=False, repr=False)
+
+    @property
+    def sql(self) -> str:
+        """The name as it stands in SQL, each part quoted."""
+        parts = (self.schema, self.name)
+        return ".".join(self.dialect.identifier(part) for part in parts if part is not None)
+
+    def beside(self, name: str) -> TableName:
+        """Another table in the same schema."""
+        return replace(self, name=name)
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,10 @@ class ExistingTable:
     required: frozenset[str] = frozenset()
     """Columns that every new row must give: NOT NULL without a default."""
     generated: frozenset[str] = frozenset()
+    name: TableName | None = None
+    """Its name as the system spells it."""
+    collates: bool = False
+    """Whether it may call keys equal that are not the same."""
 
     def spelled(self, names: Sequence[str], dialect: Dialect) -> ExistingTable:
         """The same table with its columns written as in ``names``, where that is the same name to the system."""
@@ -82,10 +105,15 @@ class TableChange:
     """Column definitions to add to the table that is there."""
     casts: tuple[str, ...]
     warnings: tuple[str, ...]
+    declared: tuple[str, ...] = ()
+    """The target's types of ``columns``."""
 
     def statements(self, dialect: Dialect, table: str) -> list[str]:
         """The DDL that makes ``table`` fit."""
-        name = dialect.table(table)
+        return self.ddl(dialect.table(table))
+
+    def ddl(self, name: str) -> list[str]:
+        """The same for a name that is quoted already."""
         if self.create:
             return [f"CREATE TABLE {name} ({', '.join(self.definitions)})"]
         return [f"ALTER TABLE {name} ADD COLUMN {definition}" for definition in self.added]
@@ -117,7 +145,14 @@ def _check_names(spec: WriteSpec, dialect: Dialect) -> None:
 
 def check_key(spec: WriteSpec) -> None:
     """An upsert needs to know which rows are the same."""
-    if spec.table.write is Write.APPEND or spec.table.replaces or spec.key:
+    if spec.key:
+        return
+    if spec.table.pre_action is PreAction.MIRROR:
+        raise ConfigError(
+            'there is no usable key, and pre_action = "mirror" compares the rows of source and target by one.',
+            remedy='name the columns that identify a row in key, or use pre_action = "swap".',
+        )
+    if spec.table.write is Write.APPEND or spec.table.replaces:
         return
     raise ConfigError(
         "there is no usable key: the source declares none and key is not set, so rows could not be told apart.",
@@ -137,6 +172,7 @@ def _new(spec: WriteSpec, dialect: Dialect, types: TypeMap) -> TableChange:
             remedy="create the table yourself, or take CREATE off the blacklist.",
         )
     definitions = [_definition(column, dialect, types, in_key=column.name in spec.key) for column in spec.schema]
+    declared = tuple(types.declare(column, in_key=column.name in spec.key) for column in spec.schema)
     if spec.key and spec.table.write is not Write.APPEND:
         definitions.append(f"PRIMARY KEY ({dialect.identifiers(spec.key)})")
     return TableChange(
@@ -144,8 +180,9 @@ def _new(spec: WriteSpec, dialect: Dialect, types: TypeMap) -> TableChange:
         create=True,
         definitions=tuple(definitions),
         added=(),
-        casts=_casts(spec.schema, [types.declare(column, in_key=column.name in spec.key) for column in spec.schema]),
+        casts=_casts(spec.schema, declared),
         warnings=(),
+        declared=declared,
     )
 
 
@@ -178,7 +215,8 @@ def _fitted(spec: WriteSpec, existing: ExistingTable, dialect: Dialect, types: T
     _check_required(spec, existing, columns)
     _check_unique(spec, existing)
     chosen = pa.schema([spec.schema.field(name) for name in columns])
-    return TableChange(tuple(columns), False, (), tuple(added), _casts(chosen, declared), tuple(warnings))
+    casts = _casts(chosen, declared)
+    return TableChange(tuple(columns), False, (), tuple(added), casts, tuple(warnings), tuple(declared))
 
 
 def _takes_new(spec: WriteSpec, name: str, warnings: list[str]) -> bool:
@@ -212,7 +250,8 @@ def _check_required(spec: WriteSpec, existing: ExistingTable, columns: Sequence[
 
 def _check_unique(spec: WriteSpec, existing: ExistingTable) -> None:
     """ON CONFLICT needs a unique index over just the key."""
-    if spec.table.write is Write.APPEND or spec.table.replaces:
+    mirrors = spec.table.pre_action is PreAction.MIRROR
+    if not mirrors and (spec.table.write is Write.APPEND or spec.table.replaces):
         return
     if frozenset(spec.key) not in existing.keys:
         raise ConfigError(
@@ -227,28 +266,6 @@ def _casts(schema: pa.Schema, declared: Sequence[str]) -> tuple[str, ...]:
         for column, target in zip(schema, declared, strict=True)
         if native_type(column).upper() != target.upper()
     )
-
-
-def describe_refresh(
-    spec: WriteSpec, existing: ExistingTable | None, change: TableChange, dialect: Dialect
-) -> TargetPreview:
-    """The statements of a scan, for people."""
-    table, shown = spec.table, dialect.table(spec.table.to)
-    statements = change.statements(dialect, table.to)
-    if existing is not None and table.pre_action is PreAction.TRUNCATE:
-        statements.append(f"DELETE FROM {shown}")
-    elif existing is not None and table.pre_action is PreAction.RENAME_AND_CREATE:
-        statements.insert(0, f"ALTER TABLE {shown} RENAME TO {dialect.table(table.to + '_arc_<timestamp>')}")
-        statements.insert(1, f"CREATE TABLE {shown} like the archived one")
-    elif existing is not None and table.pre_action is PreAction.SWAP:
-        statements.insert(
-            0,
-            f"CREATE TABLE {dialect.table(shadow_name(table.to, spec.pipeline, spec.epoch))} like {shown}, load it, then switch in one transaction",
-        )
-    insert = f"INSERT INTO {shown} ({dialect.identifiers(change.columns)})"
-    if table.write is Write.UPSERT and not table.replaces:
-        insert += f" ... on conflict ({', '.join(spec.key)}) update"
-    return TargetPreview((*statements, insert), change.casts, change.warnings)
 
 
 def shadow_name(table: str, pipeline: str, epoch: int, *, longest: int | None = None) -> str:
@@ -301,61 +318,3 @@ def _short(table: str, longest: int | None, taken: int) -> str:
 
 def _digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_DIGITS]
-
-
-@dataclass(frozen=True)
-class Merge:
-    """The statements that move staged rows into a table, where ON CONFLICT is spoken.
-
-    ``insert`` is missing where INSERT is blacklisted, and ``update`` says how rows that
-    exist are changed without it.
-    """
-
-    insert: str | None
-    update: str | None = None
-
-
-def merge(
-    dialect: Dialect,
-    spec: WriteSpec,
-    columns: Sequence[str],
-    *,
-    table: str,
-    stage: str,
-    staged: Sequence[str],
-    condition: str,
-    untyped: Collection[str] = (),
-) -> Merge:
-    """Build them. ``stage`` stands behind FROM with the columns ``staged``; ``condition`` chooses rows of it.
-
-    Rows that are the same already, to the last byte, are not written again.
-    """
-    name = dialect.table(table)
-
-    def differs(column: str, new: str) -> str:
-        return dialect.differs(f"{name}.{dialect.identifier(column)}", new, untyped=column in untyped)
-
-    plain = (
-        f"{dialect.insert} INTO {name} ({dialect.identifiers(columns)}) "
-        f"SELECT {', '.join(staged)} FROM {stage} WHERE {condition}"
-    )
-    if spec.table.write is Write.APPEND or spec.table.replaces:
-        return Merge(plain)
-    conflict = f"{plain} ON CONFLICT ({dialect.identifiers(spec.key)})"
-    rest = [(column, source) for column, source in zip(columns, staged, strict=True) if column not in spec.key]
-    if Action.UPDATE in spec.blacklist or not rest:
-        return Merge(f"{conflict} DO NOTHING")
-    if Action.INSERT in spec.blacklist:
-        sets = ", ".join(f"{dialect.identifier(column)} = {source}" for column, source in rest)
-        by_name = dict(zip(columns, staged, strict=True))
-        same = " AND ".join(
-            dialect.equals(f"{name}.{dialect.identifier(column)}", by_name[column], untyped=column in untyped)
-            for column in spec.key
-        )
-        changed = any_of([differs(column, source) for column, source in rest])
-        return Merge(
-            None, f"{dialect.update} {name} SET {sets} FROM {stage} WHERE {same} AND ({changed}) AND {condition}"
-        )
-    sets = ", ".join(f"{dialect.identifier(column)} = excluded.{dialect.identifier(column)}" for column, _ in rest)
-    changed = any_of([differs(column, f"excluded.{dialect.identifier(column)}") for column, _ in rest])
-    return Merge(f"{conflict} DO UPDATE SET {sets} WHERE {changed}")

@@ -105,6 +105,7 @@ class SQLiteDialect(Dialect):
     """SQLite. Text may be a cursor: its order is that of its bytes, and dates are kept as text."""
 
     name: ClassVar[str] = "sqlite"
+    begin: ClassVar[str] = "BEGIN IMMEDIATE"
     has_indexes: ClassVar[bool] = True
     text_cursor: ClassVar[bool] = True
     folds_names: ClassVar[bool] = True
@@ -114,10 +115,14 @@ class SQLiteDialect(Dialect):
     def table(self, name: str) -> str:
         return self.identifier(own_name(name))
 
-    def differs(self, left: str, right: str, *, untyped: bool = False) -> str:
+    def differs(self, left: str, right: str, column: pa.Field) -> str:
         # By bytes, whatever the column's collation. To SQLite 1 is 1.0, though a column without a type keeps both.
         same = f"{left} IS NOT {right} COLLATE BINARY"
+        untyped = affinity(native_type(column)) == "BLOB"
         return f"{same} OR TYPEOF({left}) <> TYPEOF({right})" if untyped else same
+
+    def logical_field(self, name: str, native: str) -> pa.Field:
+        return logical_field(name, native)
 
     def literal(self, text: str, column: pa.Field) -> str:
         if pa.types.is_integer(column.type):

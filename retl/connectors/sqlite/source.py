@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from retl.connectors.sqlite.catalog import find, inspect, table_names
 from retl.connectors.sqlite.dialect import DIALECT, logical_field, own_name
 from retl.connectors.sqlite.file import SQLiteFile
 from retl.connectors.sqlite.order import A_TIME, from_day, is_time, mixed_forms, no_time, out_of_order
+from retl.connectors.sqlite.session import run_step
 from retl.connectors.sqlite.values import to_batch
 from retl.model.cursor import CursorFamily
 from retl.model.naming import made_by_a_target
@@ -58,17 +60,17 @@ class SQLiteSource(SqlSource):
         return await self._file.run(_shape, sql)
 
     async def list_tables(self) -> list[str]:
-        names = await self._file.run(table_names)
+        names = await self._file.run(run_step, table_names)
         offered = [name for name in names if DIALECT.fold(name) not in STATE_TABLES and not made_by_a_target(name)]
         # With a dot in it, too: elsewhere that divides schema and table.
         return [DIALECT.identifier(name) if set(name) & set('."`') else name for name in offered]
 
     async def location(self, table: str) -> str | None:
-        found = await self._file.run(find, own_name(table))
+        found = await self._file.run(run_step, partial(find, own_name(table)))
         return await self._file.location(found.name) if found and found.kind == "table" else None
 
     async def describe(self, table: str) -> TableSchema | None:
-        existing = await self._file.run(inspect, own_name(table))
+        existing = await self._file.run(run_step, partial(inspect, own_name(table)))
         return TableSchema(table, existing.columns, real_key(existing)) if existing else None
 
     async def chosen_schema(self, chosen: Selection) -> pa.Schema:

@@ -1,171 +1,172 @@
-"""SQLite as a target: staged slices, one transaction for data and checkpoint."""
+"""SQLite as a target: a connection for each load, in WAL mode, where one writes at a time."""
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, ClassVar, cast
 
-from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
+from retl.connectors.base import SystemInfo
 from retl.connectors.rows.text import json_text
 from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.tables import TableChange, describe_refresh, fit, real_key
-from retl.connectors.sqlite import schema
-from retl.connectors.sqlite.catalog import Table, count, find, inspect
-from retl.connectors.sqlite.dialect import DIALECT, STRICT_TYPES, TARGET_DIALECT, TYPES
+from retl.connectors.sql.loader import BulkLoader
+from retl.connectors.sql.merge import PreparedLoad
+from retl.connectors.sql.refresh import TableDefinition
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import Statement, Step, query
+from retl.connectors.sql.tables import ExistingTable, TableName, TypeMap
+from retl.connectors.sql.target import SqlTarget
+from retl.connectors.sqlite.catalog import SQLiteTable, define, inspect, table_names
+from retl.connectors.sqlite.dialect import STRICT_TYPES, TARGET_DIALECT, TYPES
 from retl.connectors.sqlite.file import SQLiteFile, use_wal
-from retl.connectors.sqlite.writer import SQLiteWriter
-from retl.model.actions import PreAction
-from retl.model.checkpoint import FencedCheckpoint
-from retl.model.errors import ConfigError, RetlError, UnsupportedError
-from retl.model.plan import BatchSize, TargetPreview, WriteSpec
-from retl.model.schema import TableSchema
-from retl.state import sql as state
+from retl.connectors.sqlite.loader import SQLiteLoader
+from retl.connectors.sqlite.merge import SQLiteMerge
+from retl.connectors.sqlite.session import SQLiteSession
+from retl.model.actions import Action, PreAction
+from retl.model.errors import ConfigError, UnsupportedError
+from retl.model.plan import BatchSize, WriteSpec
 from retl.state.base import StateStore
-from retl.state.sqlite import SqliteStore, run_step
+from retl.state.sqlite import SqliteStore
+from retl.threads import shielded
 
 if TYPE_CHECKING:
     from retl.connectors.sqlite import SQLite
 
+_MOST_COLUMNS = 2_000
+"""What SQLite gives a table, unless it is built otherwise."""
 
-class SQLiteTarget(Target):
+
+class SQLiteTarget(SqlTarget):
     """Writes a SQLite file. See ``retl.connectors.SQLite``."""
 
     system: ClassVar[str] = "sqlite"
-    one_writer: ClassVar[bool] = True
     batch_size = BatchSize(rows=16_384, bytes=2 * 1024 * 1024)
+    one_writer: ClassVar[bool] = True
+    dialect = TARGET_DIALECT
+    merges = SQLiteMerge
 
     def __init__(self, options: SQLite) -> None:
-        self._file = SQLiteFile(options, read_only=False)
-        self._store = SqliteStore(self._file.path, busy_timeout=options.busy_timeout)
+        self._options = options
+        self._store = SqliteStore(SQLiteFile(options, read_only=False).path, busy_timeout=options.busy_timeout)
+        self._loads: set[Session] = set()
+
+    def _file(self) -> SQLiteFile:
+        return SQLiteFile(self._options, read_only=False)
+
+    @asynccontextmanager
+    async def questions(self) -> AsyncGenerator[Session, None]:
+        session = SQLiteSession(self._file())
+        try:
+            yield session
+        finally:
+            await shielded(session.close())
+
+    async def connect(self) -> Session:
+        session = SQLiteSession(self._file())
+        self._loads.add(session)
+        await session.file.run(use_wal)
+        return session
+
+    async def give_back(self, session: Session) -> None:
+        self._loads.discard(session)
+        await session.close()
 
     async def ping(self) -> SystemInfo:
-        return await self._file.ping()
-
-    async def describe(self, table: str) -> TableSchema | None:
-        existing = await self._file.look(inspect, _plain_name(table))
-        return TableSchema(table, existing.columns, real_key(existing)) if existing else None
-
-    async def count(self, table: str) -> int:
-        return await self._file.look(_count, _plain_name(table))
-
-    async def inspect(self, table: str) -> TargetTable | None:
-        return await self._file.look(_inspect, _plain_name(table))
+        file = self._file()
+        try:
+            return await file.ping()
+        finally:
+            await shielded(file.close())
 
     async def location(self, table: str) -> str | None:
-        return await self._file.location(_plain_name(table))
-
-    async def preview(self, spec: WriteSpec) -> TargetPreview:
-        return await self._file.look(_preview, _named(spec))
-
-    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
-        spec = _named(spec)
-        await self._file.run(use_wal)
-        table, columns = await self._file.transaction(_prepare, spec, fenced)
-        writer = SQLiteWriter(self._file, spec, table=table, columns=columns)
+        file, name = self._file(), self.locate(table).name
         try:
-            await writer.open()
-        except BaseException:
-            with suppress(RetlError):
-                await writer.abort()
-            raise
-        return writer
+            return await file.location(name)
+        finally:
+            await shielded(file.close())
 
     def state_store(self) -> StateStore:
         return self._store
 
-    async def release(self) -> None:
-        await self._file.close()
-
     async def aclose(self) -> None:
-        await self._file.close()
+        for session in list(self._loads):
+            await self.give_back(session)
         await self._store.aclose()
 
+    # Tables -----------------------------------------------------------------
 
-def _named(spec: WriteSpec) -> WriteSpec:
-    """The load with the plain name of its table."""
-    return replace(spec, table=replace(spec.table, to=_plain_name(spec.table.to)))
+    def locate(self, table: str) -> TableName:
+        *schema, name = split_name(table)
+        if schema:
+            raise ConfigError(
+                f"the SQLite target takes a table's plain name, not {table!r}.",
+                remedy=f"write only the name: to = {json_text(name)}. A name that has dots is quoted: "
+                f"to = '{TARGET_DIALECT.identifier(table)}'.",
+            )
+        # In an upsert `excluded` is what could not be inserted, whatever table has that name.
+        if name.lower().startswith(("sqlite_", "retl_", "_retl_")) or name.lower() == "excluded":
+            raise ConfigError(f"{name!r} is a reserved name.", remedy="choose another name with to.")
+        return TableName(name, None, TARGET_DIALECT)
+
+    def find(self, name: TableName) -> Step[ExistingTable | None]:
+        return (yield from inspect(name.name))
+
+    def table_names(self, name: TableName) -> Step[list[str]]:
+        return (yield from table_names(("table",)))
+
+    def define(self, existing: ExistingTable) -> Step[TableDefinition]:
+        return (yield from define(cast(SQLiteTable, existing)))
+
+    def check(self, spec: WriteSpec, name: TableName, existing: ExistingTable | None) -> Step[Sequence[str]]:
+        if len(spec.schema.names) > _MOST_COLUMNS:
+            raise UnsupportedError(
+                f"{len(spec.schema.names):,} columns are more than the {_MOST_COLUMNS:,} that SQLite gives a table.",
+                remedy="choose fewer with columns or exclude.",
+            )
+        if existing is None:
+            return []
+        table = cast(SQLiteTable, existing)
+        _check_kind(spec, table, name.name)
+        _check_swap(spec, table, name.name)
+        parents = yield query('SELECT DISTINCT "table" FROM pragma_foreign_key_list(?)', name.name)
+        if not parents:
+            return []
+        listed = ", ".join(repr(parent) for (parent,) in parents)
+        unchecked = f"the foreign key of {name.name!r} to {listed} is not checked, since tables come in any order"
+        return [f"{unchecked}: PRAGMA foreign_key_check finds orphans."]
+
+    def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:
+        """Whatever the table calls on when it is written: collations, functions, the tables of its triggers."""
+        values = ", ".join("?" * len(columns))
+        insert = f"INSERT INTO {name.sql} ({TARGET_DIALECT.identifiers(columns)}) VALUES ({values})"
+        yield Statement(f"EXPLAIN {insert}", (None,) * len(columns))
+
+    def types(self, existing: ExistingTable | None) -> TypeMap:
+        return STRICT_TYPES if existing is not None and cast(SQLiteTable, existing).strict else TYPES
+
+    def loader(self, load: PreparedLoad) -> BulkLoader:
+        return SQLiteLoader(load)
 
 
-def _plain_name(table: str) -> str:
-    """A table's own name. Raises ``ConfigError`` for what is none, or is kept for others."""
-    *schema_name, name = split_name(table)
-    if schema_name:
-        raise ConfigError(
-            f"the SQLite target takes a table's plain name, not {table!r}.",
-            remedy=f"write only the name: to = {json_text(name)}. A name that has dots is quoted: to = '{DIALECT.identifier(table)}'.",
-        )
-    # In an upsert `excluded` is what could not be inserted, whatever table has that name.
-    if name.lower().startswith(("sqlite_", "retl_", "_retl_")) or name.lower() == "excluded":
-        raise ConfigError(f"{name!r} is a reserved name.", remedy="choose another name with to.")
-    return name
-
-
-def _look(connection: sqlite3.Connection, spec: WriteSpec) -> tuple[Table | None, TableChange]:
-    """The table that is there, and what has to be done to it. Raises ``ConfigError`` for what cannot be done."""
-    table = schema.check_table(connection, spec)
-    columns, limit = len(spec.schema.names), connection.getlimit(sqlite3.SQLITE_LIMIT_COLUMN)
-    if columns > limit:
+def _check_kind(spec: WriteSpec, table: SQLiteTable, name: str) -> None:
+    if table.kind == "view":
+        raise UnsupportedError(f"{name!r} is a view, which cannot be written.", remedy="name a table with to.")
+    if table.kind == "shadow":
         raise UnsupportedError(
-            f"{columns:,} columns are more than the {limit:,} that this SQLite gives a table.",
-            remedy="choose fewer with columns or exclude.",
+            f"{name!r} is a part of a virtual table, which nothing else may write.",
+            remedy="name another table with to.",
         )
-    if table and spec.table.pre_action is PreAction.SWAP:
-        schema.check_swap(connection, spec, table.name)
-    types = STRICT_TYPES if table and table.strict else TYPES
-    existing = inspect(connection, spec.table.to) if table else None
-    return table, fit(spec, existing, TARGET_DIALECT, types)
-
-
-def _preview(connection: sqlite3.Connection, spec: WriteSpec) -> TargetPreview:
-    table, change = _look(connection, spec)
-    existing = inspect(connection, spec.table.to) if table else None
-    plan = describe_refresh(spec, existing, change, TARGET_DIALECT)
-    if table is None:
-        return plan
-    if not change.added:
-        # Whatever the table calls on when it is written: collations, functions, the tables of its triggers.
-        values = ", ".join("?" * len(change.columns))
-        insert = (
-            f"INSERT INTO {DIALECT.identifier(table.name)} ({DIALECT.identifiers(change.columns)}) VALUES ({values})"
+    if table.kind == "virtual" and spec.table.pre_action is not PreAction.NONE:
+        raise UnsupportedError(
+            f"{name!r} is a virtual table, which cannot be refreshed as a whole.", remedy='use pre_action = "none".'
         )
-        connection.execute(f"EXPLAIN {insert}", [None] * len(change.columns))
-    return replace(plan, warnings=(*plan.warnings, *_warnings(connection, table.name)))
 
 
-def _warnings(connection: sqlite3.Connection, table: str) -> list[str]:
-    parents = connection.execute('SELECT DISTINCT "table" FROM pragma_foreign_key_list(?)', (table,)).fetchall()
-    if not parents:
-        return []
-    listed = ", ".join(repr(name) for (name,) in parents)
-    return [
-        f"the foreign key of {table!r} to {listed} is not checked, since tables come in any order: PRAGMA foreign_key_check finds orphans."
-    ]
-
-
-def _prepare(
-    connection: sqlite3.Connection, spec: WriteSpec, fenced: FencedCheckpoint | None
-) -> tuple[str, tuple[str, ...]]:
-    """Everything that must happen before the first row, in one transaction."""
-    if fenced is not None:
-        run_step(connection, state.save(fenced))
-    elif spec.fence is not None and spec.state_in_target:
-        run_step(connection, state.prove(spec.fence))
-    schema.remove_leftovers(connection, spec)
-    existing, change = _look(connection, spec)
-    table = schema.begin_refresh(connection, spec, existing)
-    for statement in change.statements(TARGET_DIALECT, table):
-        connection.execute(statement)
-    return table, change.columns
-
-
-def _count(connection: sqlite3.Connection, table: str) -> int:
-    return count(connection, table) if find(connection, table) else 0
-
-
-def _inspect(connection: sqlite3.Connection, table: str) -> TargetTable:
-    if find(connection, table) is None:
-        return TargetTable(exists=False, empty=True)
-    row = connection.execute(f"SELECT 1 FROM {DIALECT.identifier(table)} LIMIT 1").fetchone()
-    return TargetTable(exists=True, empty=row is None)
+def _check_swap(spec: WriteSpec, table: SQLiteTable, name: str) -> None:
+    """A table with triggers is not replaced: what differs is written, so that they fire."""
+    forbidden = sorted({Action.INSERT, Action.UPDATE, Action.DELETE} & spec.blacklist)
+    if spec.table.pre_action is PreAction.SWAP and forbidden and table.triggers:
+        raise UnsupportedError(
+            f"{name!r} has triggers, which a swap fires by writing what differs, but the blacklist forbids {forbidden[0]}.",
+            remedy=f"take {forbidden[0]} off the blacklist, or drop the triggers.",
+        )

@@ -21,7 +21,7 @@ def to_batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBat
     for column, values in zip(schema, zip(*rows, strict=True), strict=True):
         array = _array(values, column.type)
         if array is None:
-            bad = {number: why for number, value in enumerate(values) if (why := _misfit(value, column.type))}
+            bad = {number: why for number, value in enumerate(values) if (why := _why_incompatible(value, column.type))}
             reasons = {number: (column.name, _told(why, column)) for number, why in bad.items()} | reasons
             array = _array([None if number in bad else value for number, value in enumerate(values)], column.type)
         arrays.append(array)
@@ -57,7 +57,7 @@ def _expected(kind: pa.DataType) -> tuple[type, ...]:
     return (bytes,) if pa.types.is_binary(kind) else (str,)
 
 
-def _misfit(value: Any, kind: pa.DataType) -> str | None:
+def _why_incompatible(value: Any, kind: pa.DataType) -> str | None:
     """Why a column of this type has no place for a value."""
     if value is None:
         return None

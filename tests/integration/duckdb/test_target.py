@@ -12,7 +12,7 @@ import pytest
 
 import retl
 from retl.connectors import DuckDB
-from retl.connectors.duckdb import schema as duckdb_schema
+from retl.connectors.duckdb import catalog
 from retl.connectors.sql.tables import shadow_name
 from retl.model.actions import Action
 from retl.model.checkpoint import Refresh
@@ -621,7 +621,7 @@ def test_a_target_in_memory_is_refused() -> None:
 async def test_between_two_runs_other_processes_may_have_the_file(scene: Scene) -> None:
     async with scene.session() as session:
         await scan(session, [THREE])
-        await session.target.release()
+        await session.target.aclose()
         with another_process(scene.path):
             with pytest.raises(TargetBusy, match="another process"):
                 await session.target.count("people")
@@ -703,4 +703,4 @@ async def test_two_pipelines_of_one_process_write_one_file(scene: Scene, tmp_pat
 
 def test_a_name_of_three_parts_is_refused() -> None:
     with pytest.raises(ConfigError, match="another database"):
-        duckdb_schema.locate("a.b.c")
+        catalog.locate("a.b.c")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors.rows.text import not_utf8
-from retl.connectors.sqlite import writer
+from retl.connectors.sqlite import loader
 from retl.model.actions import Action
 from retl.model.errors import RowsRejected, TargetError
 from tests.integration.duckdb.scenes import commit, loading, people, scan, spec
@@ -260,7 +260,7 @@ async def test_a_file_in_another_encoding_takes_the_same_text(scene: Scene, enco
 
 
 async def test_rows_that_were_staged_on_disk_are_staged_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "_MEMORY_BYTES", 0)
+    monkeypatch.setattr(loader, "_MEMORY_BYTES", 0)
     table = spec(write="append", key=())
     async with scene.session() as session:
         load = await session.prepare(loading(session, table))

@@ -21,7 +21,7 @@ from tests.integration.sqlite.scenes import Scene, scene
 __all__ = ["scene"]
 
 NEW = people((1, "new"), (2, "b"))
-REFRESHES = ["none", "truncate", "rename_and_create", "swap"]
+REFRESHES = ["none", "truncate", "rename_and_create", "swap", "mirror"]
 
 
 # Names ----------------------------------------------------------------------
@@ -246,7 +246,7 @@ async def test_what_a_trigger_does_with_a_row_is_told(scene: Scene, way: str) ->
     batch = people((1, "a"), (2, "b"), (3, "c"))
     async with scene.session() as session:
         if "ROLLBACK" in way:
-            with pytest.raises(TargetError, match="a trigger of 'people' rolled the whole transaction back"):
+            with pytest.raises(TargetError, match="a trigger rolled the whole transaction back"):
                 await scan(session, [batch], rejects_left=1)
             assert scene.rows("people") == []
             return

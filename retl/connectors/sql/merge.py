@@ -1,0 +1,180 @@
+"""The statements that move staged rows into a table. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from retl.connectors.sql.dialect import Dialect, any_of
+from retl.connectors.sql.statement import Step
+from retl.connectors.sql.tables import ExistingTable, TableName
+from retl.model.actions import Action, Write
+from retl.model.plan import WriteSpec
+
+STAGED = "retl_staged"
+"""The alias of the staging table."""
+
+
+@dataclass(frozen=True)
+class PreparedLoad:
+    """A table that is ready to be loaded."""
+
+    spec: WriteSpec
+    target: TableName
+    """The table that the user has named."""
+    loaded: TableName
+    """The one that rows are loaded into: its shadow, perhaps."""
+    existing: ExistingTable
+    """What ``loaded`` is, by its own spelling."""
+    columns: Mapping[str, str]
+    """The table's own spelling of each column of a batch that is written."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return tuple(self.columns[name] for name in self.spec.key if name in self.columns)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether staged rows change rows that are there."""
+        return self.spec.table.write is Write.UPSERT and not self.spec.table.replaces
+
+
+class TableMerge:
+    """Merges staged rows where ON CONFLICT is spoken. Rows that are the same already, to the last byte, are not written.
+
+    ``staged`` gives the column of ``stage`` for each column of ``table`` that is written.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        load: PreparedLoad,
+        *,
+        table: str,
+        stage: Callable[[], str],
+        staged: Mapping[str, str],
+        keyed: bool,
+        exact: bool = False,
+    ) -> None:
+        """``exact``: tell values apart even where the system would not overwrite one with the other."""
+        self.dialect = dialect
+        self.load = load
+        self.table = table
+        self.stage = stage
+        self.staged = {name: f"{STAGED}.{column}" for name, column in staged.items()}
+        self.keyed = keyed
+        self.exact = exact
+        self.blacklist = load.spec.blacklist
+        self.key = [name for name in load.key if name in staged]
+        self.rest = [name for name in staged if name not in self.key]
+        self.fields = {column.name: column for column in load.existing.columns}
+
+    @property
+    def source(self) -> str:
+        """The staging table as it stands behind FROM."""
+        return f"{self.stage()} AS {STAGED}"
+
+    # What a system may add --------------------------------------------------
+
+    def clashes(self, exchanging: bool, most: int) -> Step[list[tuple[int, str]]]:
+        """Staged rows, with the reason, that must not be merged although the statements would do it; about ``most``."""
+        return []
+        yield  # a step
+
+    def exchange(self) -> list[str]:
+        """What makes rows that pass unique values on to one another give them up first; empty where that cannot help."""
+        return []
+
+    def exchanged(self, counts: Sequence[int]) -> int:
+        """How many rows the statements of ``exchange`` have changed for good, of what each of them counts."""
+        return 0
+
+    def is_clash(self, reason: str) -> bool:
+        """Whether a row is refused because of another one."""
+        return False
+
+    def blamed(self, reason: str) -> str:
+        """The column of the table that a reason names, if it names one."""
+        return ""
+
+    def dropped(self, changed: int) -> Step[int]:
+        """How many of the staged rows a trigger has left out in silence."""
+        return 0
+        yield  # a step
+
+    # Statements -------------------------------------------------------------
+
+    def statements(self, condition: str = "TRUE") -> list[str]:
+        """What writes the staged rows that a condition chooses; the counts of all of them say what changed."""
+        if not self.keyed:
+            return [self.insert(condition)]
+        conflict = f"{self.insert(condition)} ON CONFLICT ({self.dialect.identifiers(self.key)})"
+        if Action.UPDATE in self.blacklist or not self.rest:
+            return [f"{conflict} DO NOTHING"]
+        if Action.INSERT in self.blacklist:
+            return [self.update(condition)]
+        new = {name: f"excluded.{self.dialect.identifier(name)}" for name in self.rest}
+        sets = ", ".join(f"{self.dialect.identifier(name)} = {value}" for name, value in new.items())
+        changed = any_of([self.differs(name, value) for name, value in new.items()])
+        return [f"{conflict} DO UPDATE SET {sets} WHERE {changed}"]
+
+    def insert(self, condition: str) -> str:
+        names, values = self.dialect.identifiers(list(self.staged)), ", ".join(self.staged.values())
+        return f"{self.dialect.insert} INTO {self.table} ({names}) SELECT {values} FROM {self.source} WHERE {condition}"
+
+    def update(self, condition: str) -> str:
+        sets = ", ".join(f"{self.dialect.identifier(name)} = {self.staged[name]}" for name in self.rest)
+        return (
+            f"{self.dialect.update} {self.table} SET {sets} FROM {self.source} "
+            f"WHERE {self.same()} AND ({self.differ(self.rest)}) AND {condition}"
+        )
+
+    def mirror(self, *, exchange: bool = False) -> list[str]:
+        """What makes the table hold the rows of the stage and no others."""
+        gone = f" WHERE {self.gone()}" if self.keyed else ""
+        moved = self.exchange() if exchange else []
+        return [f"DELETE FROM {self.table}{gone}", *self.set_apart(), *moved, *self.statements()]
+
+    def set_apart(self) -> list[str]:
+        """What makes rows differ to the system too, where it would take a new value for the old one and keep that."""
+        return []
+
+    def gone(self) -> str:
+        """A condition for rows of the table whose key, to the last byte, is not among the staged ones."""
+        exact = " AND ".join(
+            f"{self.same([name])} AND NOT ({self.differs(name, self.staged[name])})" for name in self.key
+        )
+        return f"NOT EXISTS (SELECT 1 FROM {self.source} WHERE {exact})"
+
+    def at(self, name: str) -> str:
+        """A column of the table, where the stage stands beside it."""
+        return f"{self.table}.{self.dialect.identifier(name)}"
+
+    def same(self, names: Sequence[str] | None = None) -> str:
+        """Whether a row of the table and a staged one have the same key, or the same values in other columns."""
+        chosen = self.key if names is None else names
+        return " AND ".join(self.dialect.equals(self.at(name), self.staged[name], self.fields[name]) for name in chosen)
+
+    def differ(self, names: Sequence[str]) -> str:
+        """Whether they differ in any of some columns."""
+        return any_of([self.differs(name, self.staged[name]) for name in names])
+
+    def differs(self, name: str, value: str) -> str:
+        return self.dialect.differs(self.at(name), value, self.fields[name])
+
+
+def keep_newest(spec: WriteSpec, columns: Sequence[str], staged: Sequence[str], stage: str) -> tuple[str, str]:
+    """For staged rows with one key: what finds a row whose key leaves in doubt which is the newest, and what deletes all but that.
+
+    The newest is the row with the highest cursor; rows that are equal in everything are one.
+    """
+    by_name = dict(zip(columns, staged, strict=True))
+    key = ", ".join(by_name[name] for name in spec.key)
+    order = f"ORDER BY {by_name[spec.cursor]} DESC NULLS LAST" if spec.cursor else ""
+    newest = f"(SELECT rowid AS r, *, RANK() OVER (PARTITION BY {key} {order}) AS place FROM {stage}) AS ranked WHERE place = 1"
+    values = ", ".join(staged)
+    doubtful = (
+        f"SELECT MIN(r) FROM (SELECT MIN(r) AS r, {values} FROM {newest} GROUP BY {values}) AS distinct_rows "
+        f"GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1"
+    )
+    return doubtful, f"DELETE FROM {stage} WHERE rowid NOT IN (SELECT MIN(r) FROM {newest} GROUP BY {key})"

@@ -1,0 +1,164 @@
+"""The DDL of a refresh as one list of statements, which ``plan`` shows and a scan runs. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from retl.connectors.sql.dialect import Dialect
+from retl.connectors.sql.tables import (
+    ExistingTable,
+    TableChange,
+    TableName,
+    archive_name,
+    is_archive,
+    is_shadow,
+    shadow_name,
+)
+from retl.model.actions import Action, PreAction
+from retl.model.plan import WriteSpec
+
+
+@dataclass(frozen=True)
+class TableDefinition:
+    """What another table needs to take the place of one: statements that the system's catalog gives."""
+
+    create: Callable[[TableName], list[str]]
+    """Makes an empty table with the columns, defaults, keys and checks of this one."""
+    take_off: Callable[[TableName], list[str]]
+    """Takes away what has its name for one table alone, or keeps the table from being renamed: indexes, triggers."""
+    put_on: tuple[str, ...] = ()
+    """Makes that again for the table of this name."""
+    carry: Callable[[TableName, TableName], list[str]] = field(default=lambda old, new: [])
+    """Lets a new table go on with the numbers that an old one has used up."""
+    watched: bool = False
+    """Whether triggers must see what changes, so that not even a swap replaces the table."""
+
+
+class RefreshPlan(NamedTuple):
+    """What one scan does to the tables besides writing rows."""
+
+    before: list[str]
+    table: TableName
+    """The table to load."""
+    after: list[str]
+
+
+@dataclass(frozen=True)
+class RefreshState:
+    """What is there when a refresh is planned."""
+
+    dialect: Dialect
+    spec: WriteSpec
+    name: TableName
+    """The table that the user has named, by its own spelling where it exists."""
+    existing: ExistingTable | None
+    definition: TableDefinition | None
+    names: Sequence[str]
+    """All tables of the schema."""
+
+    def plan(self, change: TableChange, mirror: Callable[[TableName], list[str]]) -> RefreshPlan:
+        """The statements before the rows and after them."""
+        loaded = self.loaded
+        before = [_drop(self.name.beside(name)) for name in self.leftovers()]
+        before += self._pre_action()
+        before += change.ddl(loaded.sql)
+        if loaded != self.name and self._mirrors:
+            before += change.ddl(self.name.sql)
+        return RefreshPlan(before, loaded, self.after(mirror, self.archive if self._archives else None))
+
+    def _pre_action(self) -> list[str]:
+        if self.definition is None:
+            return []
+        if self.spec.table.pre_action.has_shadow:
+            return self.definition.create(self.loaded)
+        if self._archives:
+            archive = self.name.beside(self.archive)
+            return [
+                *self.definition.take_off(self.name),
+                _rename(self.name, archive),
+                *self.definition.create(self.name),
+                *self.definition.carry(archive, self.name),
+                *self.definition.put_on,
+            ]
+        return [f"DELETE FROM {self.name.sql}"] if self.spec.table.replaces else []
+
+    def after(self, mirror: Callable[[TableName], list[str]], archived: str | None = None) -> list[str]:
+        """What ends the refresh, as of what is there now; ``archived`` is an archive that is still to be made."""
+        statements: list[str] = []
+        if self.loaded != self.name:
+            statements += self._switch(mirror)
+        if self.spec.table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self.spec.blacklist:
+            statements += [_drop(self.name.beside(name)) for name in self._old_archives(archived)]
+        return statements
+
+    def _switch(self, mirror: Callable[[TableName], list[str]]) -> list[str]:
+        loaded, definition = self.loaded, self.definition
+        if self._mirrors:
+            return [*mirror(loaded), _drop(loaded)]
+        if definition is None:
+            return [_rename(loaded, self.name)]
+        return [
+            *definition.carry(self.name, loaded),
+            *definition.take_off(self.name),
+            _drop(self.name),
+            _rename(loaded, self.name),
+            *definition.put_on,
+        ]
+
+    @property
+    def _mirrors(self) -> bool:
+        """Whether the table stays and takes the shadow's rows. One that is missing takes the shadow's place, if it may."""
+        if self.spec.table.pre_action is PreAction.MIRROR:
+            return self.existing is not None or Action.RENAME in self.spec.blacklist
+        return self.definition is not None and self.definition.watched
+
+    @property
+    def loaded(self) -> TableName:
+        """Also a first load is seen as a whole or not at all."""
+        if not self.spec.table.pre_action.has_shadow:
+            return self.name
+        fold, longest = self.dialect.fold, self.dialect.longest_name
+        return self.name.beside(shadow_name(fold(self.name.name), self.spec.pipeline, self.spec.epoch, longest=longest))
+
+    def leftovers(self) -> list[str]:
+        """The shadows that a crash or another owner of the pipeline left behind."""
+        fold, longest = self.dialect.fold, self.dialect.longest_name
+        own = fold(self.name.name)
+        return [name for name in self.names if is_shadow(fold(name), own, self.spec.pipeline, longest=longest)]
+
+    @property
+    def archive(self) -> str:
+        """The archive of this refresh."""
+        scan_id = self.spec.refresh.scan_id if self.spec.refresh else self.spec.scan_id
+        if "-" not in scan_id:  # a preview, which is no scan
+            return f"{self.name.name}_arc_<timestamp>"
+        return archive_name(self.name.name, scan_id, longest=self.dialect.longest_name)
+
+    @property
+    def _archives(self) -> bool:
+        """Whether the table is renamed away; a refresh that is carried on only empties it again."""
+        if self.existing is None or self.spec.table.pre_action is not PreAction.RENAME_AND_CREATE:
+            return False
+        wanted = self.spec.refresh is None or self.spec.refresh.archives
+        return wanted and self.dialect.fold(self.archive) not in map(self.dialect.fold, self.names)
+
+    def _old_archives(self, archived: str | None) -> list[str]:
+        """The oldest archives beyond ``keep_archives``; none where all are kept."""
+        keep, fold = self.spec.table.keep_archives, self.dialect.fold
+        if keep is None:
+            return []
+        own, longest = fold(self.name.name), self.dialect.longest_name
+        names = [*self.names, *([archived] if archived else [])]
+        found = [name for name in names if is_archive(fold(name), own, longest=longest)]
+        # The archive of this scan is the newest one, also where the wall clock was set back.
+        return sorted(found, key=lambda name: (fold(name) == fold(self.archive), fold(name)))[:-keep]
+
+
+def _drop(table: TableName) -> str:
+    return f"DROP TABLE {table.sql}"
+
+
+def _rename(table: TableName, new: TableName) -> str:
+    return f"ALTER TABLE {table.sql} RENAME TO {new.dialect.identifier(new.name)}"

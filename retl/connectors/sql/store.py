@@ -1,0 +1,71 @@
+"""The state store inside a SQL target, beside the data that its checkpoints speak of."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import ClassVar, TypeVar
+
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import Statement, Step
+from retl.model.errors import StateError
+from retl.state import sql
+
+T = TypeVar("T")
+
+
+class SqlStateStore(sql.SqlStore):
+    """Checkpoints in tables of the target. They are made by the first step that writes, never by a question."""
+
+    dialect: ClassVar[sql.StateDialect]
+
+    def __init__(self) -> None:
+        self._ready = False
+
+    @abstractmethod
+    def session(self) -> AbstractAsyncContextManager[Session]:
+        """A session for one step; a driver's error about the tables is raised in it as ``StateError``."""
+
+    @abstractmethod
+    def objects(self) -> Step[list[tuple[str, str, str]]]:
+        """Kind (``table`` or another), name and table of what is named as a table of the store or acts on one."""
+
+    async def _step(self, make: Callable[[], Step[T]], *, write: bool = True, single: bool = False) -> T:
+        try:
+            async with self.session() as session:
+                if not self._ready:
+                    if not write:
+                        return await session.transaction(partial(self._peek, make))
+                    await session.transaction(self._ensure_tables)
+                    self._ready = True
+                return await session.transaction(make)
+        except BaseException:
+            self._ready = False
+            raise
+
+    def _peek(self, make: Callable[[], Step[T]]) -> Step[T]:
+        """A read before the first write."""
+        if not (yield from self._has_tables()):
+            return sql.of_nothing(make())
+        yield from sql.check_version()
+        return (yield from make())
+
+    def _ensure_tables(self) -> Step[None]:
+        """Create the store's tables where they are missing; refuse those of a newer version."""
+        yield from self._has_tables()
+        for statement in self.dialect.create():
+            yield Statement(statement)
+        yield from sql.check_version()
+
+    def _has_tables(self) -> Step[bool]:
+        """Whether the tables are there. Raises ``StateError`` for what only has their names, or acts on them."""
+        found = yield from self.objects()
+        for kind, name, table in found:
+            if kind != "table":
+                raise StateError(
+                    f"{name!r} is a {kind} where only retl's own table {table!r} may be.",
+                    remedy="find out who made it, and drop it.",
+                )
+        return bool(found)

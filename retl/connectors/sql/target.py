@@ -1,0 +1,296 @@
+"""A SQL system as a target: what it is asked, how a table is made ready, and what ``plan`` shows of that."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import anyio
+import pyarrow as pa
+
+from retl.connectors.base import ABORT_SECONDS, TableWriter, Target, TargetTable
+from retl.connectors.sql.dialect import Dialect
+from retl.connectors.sql.loader import BulkLoader
+from retl.connectors.sql.merge import PreparedLoad, TableMerge
+from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import Step, execute, query
+from retl.connectors.sql.tables import ExistingTable, TableChange, TableName, TypeMap, fit, real_key
+from retl.connectors.sql.writer import StagedWriter
+from retl.model.actions import PreAction
+from retl.model.checkpoint import FencedCheckpoint
+from retl.model.errors import RetlError, TargetError
+from retl.model.plan import TargetPreview, WriteSpec
+from retl.model.schema import TableSchema
+from retl.state import sql as state
+from retl.threads import shielded
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found before anything is written, and what follows from it."""
+
+    state: RefreshState
+    change: TableChange
+    plan: RefreshPlan
+    load: PreparedLoad
+    warnings: tuple[str, ...]
+
+
+class SqlTarget(Target):
+    """A target whose tables are written by steps. A system gives its catalog, its loader and its sessions."""
+
+    dialect: ClassVar[Dialect]
+    merges: ClassVar[type[TableMerge]] = TableMerge
+    mirrors: ClassVar[bool] = True
+
+    # What a system gives ----------------------------------------------------
+
+    @abstractmethod
+    def locate(self, table: str) -> TableName:
+        """The table that a user means. Raises ``ConfigError`` for a name that cannot be one."""
+
+    @abstractmethod
+    def questions(self) -> AbstractAsyncContextManager[Session]:
+        """A session for a question. It changes nothing, and makes no file or table by asking."""
+
+    @abstractmethod
+    async def connect(self) -> Session:
+        """A session for a load."""
+
+    @abstractmethod
+    async def give_back(self, session: Session) -> None:
+        """The end of a load, well or not."""
+
+    @abstractmethod
+    def find(self, name: TableName) -> Step[ExistingTable | None]:
+        """A table by its own spelling; ``None`` where there is none of that name."""
+
+    @abstractmethod
+    def table_names(self, name: TableName) -> Step[list[str]]:
+        """All tables of the schema that ``name`` is in."""
+
+    @abstractmethod
+    def define(self, existing: ExistingTable) -> Step[TableDefinition]:
+        """What another table needs to take the place of this one."""
+
+    @abstractmethod
+    def check(self, spec: WriteSpec, name: TableName, existing: ExistingTable | None) -> Step[Sequence[str]]:
+        """Refuse what the system cannot do with this table; returns warnings."""
+
+    @abstractmethod
+    def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:
+        """Refuse a table that cannot be written at all, after it was made to fit."""
+
+    @abstractmethod
+    def types(self, existing: ExistingTable | None) -> TypeMap:
+        """How types are stored in this table."""
+
+    @abstractmethod
+    def loader(self, load: PreparedLoad) -> BulkLoader:
+        """What stages the rows of a load."""
+
+    # Questions --------------------------------------------------------------
+
+    async def describe(self, table: str) -> TableSchema | None:
+        name = self.locate(table)
+        async with self.questions() as session:
+            existing = await session.run(partial(self.find, name))
+        return TableSchema(table, existing.columns, real_key(existing)) if existing else None
+
+    async def count(self, table: str) -> int:
+        name = self.locate(table)
+        async with self.questions() as session:
+            return await session.run(partial(self._count, name))
+
+    def _count(self, name: TableName) -> Step[int]:
+        existing = yield from self.find(name)
+        if existing is None:
+            return 0
+        ((rows,),) = yield query(f"SELECT COUNT(*) FROM {name.sql}")
+        return int(rows)
+
+    async def inspect(self, table: str) -> TargetTable | None:
+        name = self.locate(table)
+        async with self.questions() as session:
+            return await session.run(partial(self._inspect, name))
+
+    def _inspect(self, name: TableName) -> Step[TargetTable]:
+        existing = yield from self.find(name)
+        if existing is None:
+            return TargetTable(exists=False, empty=True)
+        rows = yield query(f"SELECT 1 FROM {name.sql} LIMIT 1")
+        return TargetTable(exists=True, empty=not rows)
+
+    # Looking ----------------------------------------------------------------
+
+    async def preview(self, spec: WriteSpec) -> TargetPreview:
+        async with self.questions() as session:
+            return await session.run(partial(self._preview, spec))
+
+    def _preview(self, spec: WriteSpec) -> Step[TargetPreview]:
+        found = yield from self._examine(spec)
+        existing, change = found.state.existing, found.change
+        if existing is not None and not change.added:
+            yield from self.check_insert(found.state.name, change.columns)
+        loader = self.loader(found.load)
+        rows = self._merge(found.load, loader).statements()
+        warnings = (*change.warnings, *found.warnings, *_mirrored(spec, existing))
+        return TargetPreview((*found.plan.before, *rows, *found.plan.after), change.casts, warnings)
+
+    def _examine(self, spec: WriteSpec) -> Step[Inspection]:
+        name = self.locate(spec.table.to)
+        existing = yield from self.find(name)
+        name = (existing and existing.name) or name
+        warnings = yield from self.check(spec, name, existing)
+        change = fit(spec, existing, self.dialect, self.types(existing))
+        state = yield from self._refresh_state(spec, name, existing)
+        load = self._prepared(spec, name, state.loaded, existing, change)
+        plan = state.plan(change, lambda shadow: self._mirror(load, shadow).mirror())
+        return Inspection(state, change, plan, load, tuple(warnings))
+
+    def _refresh_state(self, spec: WriteSpec, name: TableName, existing: ExistingTable | None) -> Step[RefreshState]:
+        replaces = existing is not None and spec.table.replaces
+        definition = (yield from self.define(existing)) if replaces and existing else None
+        names = yield from self.table_names(name)
+        return RefreshState(self.dialect, spec, name, existing, definition, names)
+
+    def _prepared(
+        self,
+        spec: WriteSpec,
+        name: TableName,
+        loaded: TableName,
+        existing: ExistingTable | None,
+        change: TableChange,
+    ) -> PreparedLoad:
+        """The load as it will be: columns that are still to be made are there already."""
+        fold = self.dialect.fold
+        there = {fold(column.name): column for column in existing.columns} if existing else {}
+        fields = list(existing.columns) if existing else []
+        columns = {}
+        for column, native in zip(change.columns, change.declared, strict=True):
+            found = there.get(fold(column))
+            if found is None:
+                found = self.dialect.logical_field(column, native)
+                fields.append(found)
+            columns[column] = found.name
+        ready = replace(existing or ExistingTable(pa.schema([]), ()), columns=pa.schema(fields))
+        return PreparedLoad(spec, name, loaded, ready, columns)
+
+    def _merge(self, load: PreparedLoad, loader: BulkLoader) -> TableMerge:
+        return self.merges(
+            self.dialect,
+            load,
+            table=load.loaded.sql,
+            stage=lambda: loader.table,
+            staged={own: loader.names[name] for name, own in load.columns.items()},
+            keyed=load.keyed,
+        )
+
+    def _mirror(self, load: PreparedLoad, shadow: TableName) -> TableMerge:
+        """What makes the user's table hold the rows of the shadow."""
+        names = list(load.columns.values())
+        if load.spec.table.pre_action is not PreAction.MIRROR:  # a swap gives every column the shadow's value
+            names = [name for name in load.existing.columns.names if name not in load.existing.generated]
+        keyed = bool(load.key) and frozenset(load.key) in load.existing.keys
+        return self.merges(
+            self.dialect,
+            load,
+            table=load.target.sql,
+            stage=lambda: shadow.sql,
+            staged={name: self.dialect.identifier(name) for name in names},
+            keyed=keyed,
+            exact=True,
+        )
+
+    # Loading ----------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
+        writer = await self._open(spec, begun)
+        try:
+            yield writer
+        finally:
+            if not writer.finished:
+                await shielded(_abort(writer))
+
+    async def _open(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> StagedWriter:
+        session = await self.connect()
+        try:
+            load, mirror = await session.transaction(partial(self._prepare, spec, fenced))
+            loader = self.loader(load)
+            await session.run(loader.create)
+        except BaseException:
+            with suppress(RetlError):
+                await shielded(self.give_back(session))
+            raise
+        return StagedWriter(
+            session,
+            load,
+            loader,
+            self._merge(load, loader),
+            mirror=mirror,
+            ending=partial(self._ending, load),
+            end=self.give_back,
+        )
+
+    def _prepare(
+        self, spec: WriteSpec, fenced: FencedCheckpoint | None
+    ) -> Step[tuple[PreparedLoad, TableMerge | None]]:
+        """Everything that must happen before the first row, in one transaction."""
+        if fenced is not None:
+            yield from state.save(fenced)
+        elif spec.fence is not None and spec.state_in_target:
+            yield from state.prove(spec.fence)
+        found = yield from self._examine(spec)
+        yield from execute(found.plan.before)
+        if spec.table.replaces and found.state.existing is not None:
+            yield from _check_empty(found.plan.table)
+        ready = yield from self.find(found.plan.table)
+        assert ready is not None
+        stored = {self.dialect.fold(column.name): column.name for column in ready.columns}
+        columns = {name: stored[self.dialect.fold(name)] for name in found.change.columns}
+        load = replace(found.load, existing=ready, columns=columns)
+        mirrors = found.state.existing is not None and spec.table.pre_action is PreAction.MIRROR
+        return load, self._mirror(load, load.loaded) if mirrors else None
+
+    def _ending(self, load: PreparedLoad, exchange: bool) -> Step[list[str]]:
+        """What ends the refresh, as of what is there now."""
+        existing = yield from self.find(load.target)
+        now = yield from self._refresh_state(load.spec, load.target, existing)
+
+        def mirror(shadow: TableName) -> list[str]:
+            merge = self._mirror(replace(load, existing=existing or load.existing), shadow)
+            return merge.mirror(exchange=exchange)
+
+        return now.after(mirror)
+
+
+def _check_empty(table: TableName) -> Step[None]:
+    if (yield query(f"SELECT 1 FROM {table.sql} LIMIT 1")):
+        raise TargetError(
+            f"rows of {table.name!r} stay although they were deleted: a trigger of the table keeps them.",
+            remedy='use pre_action = "none", or drop the trigger.',
+            system=table.dialect.name,
+        )
+
+
+async def _abort(writer: TableWriter) -> None:
+    with anyio.move_on_after(ABORT_SECONDS):
+        await writer.abort()
+
+
+def _mirrored(spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:
+    """Before the source is read nobody knows which of its rows are gone."""
+    if existing is None or spec.table.pre_action is not PreAction.MIRROR:
+        return ()
+    limit = (
+        f"no more than {spec.table.max_shrink:.4g} of them"
+        if spec.table.max_shrink is not None
+        else "max_shrink limits them"
+    )
+    return (f"how many rows a mirror deletes is known when the source was read, and before any is deleted; {limit}.",)
