@@ -1,7 +1,7 @@
 """Tools for the tests of whoever writes a connector, or uses one.
 
-``SourceContract`` and ``TargetContract`` hold a source or a target to every sentence of
-``retl.connectors.base``: inherit one in a test module, fill in its hooks, and run pytest.
+``SourceContract``, ``TargetContract`` and ``StateStoreContract`` hold a source, a target or a state
+store to every sentence of ``retl.connectors.base`` and ``retl.state.base``: inherit one in a test module, fill in its hooks, and run pytest.
 They need pytest; everything else here does not.
 """
 
@@ -17,6 +17,7 @@ from retl.testing.scans import Scans, collect
 
 if TYPE_CHECKING:
     from retl.testing.sources import SourceContract
+    from retl.testing.state_stores import StateStoreContract
     from retl.testing.targets import TargetContract
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Oracle",
     "Scans",
     "SourceContract",
+    "StateStoreContract",
     "TargetContract",
     "WrappedSource",
     "collect",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _SUITES = {
+    "StateStoreContract": ("state_stores",),
     "SourceContract": ("sources", "source_base", "source_reads", "source_windows"),
     "TargetContract": ("targets", "target_base", "target_writes", "target_commits", "target_refreshes"),
 }

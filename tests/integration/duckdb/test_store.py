@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from retl.connectors import DuckDB
-from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
-from retl.model.errors import LeaseLost, StateError
-from retl.model.report import ScanReport
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
+from retl.model.errors import StateError
 from retl.state.base import LeaseRow, StateStore
+from retl.testing.state_stores import report
 from tests.integration.duckdb.scenes import Scene
 
 
@@ -25,19 +25,6 @@ def opened(scene: Scene) -> StateStore:
     return store
 
 
-def report(number: int) -> ScanReport:
-    return ScanReport(
-        pipeline="p",
-        table="t",
-        to="t",
-        scan_id=f"scan-{number:06d}",
-        status="done",
-        mode="full",
-        started_at=f"2024-01-01T00:00:00.{number:06d}",
-        seconds=0.5,
-    )
-
-
 async def test_reading_creates_no_table(scene: Scene) -> None:
     store = opened(scene)
     assert await store.load("p") == {}
@@ -49,46 +36,6 @@ async def test_reading_creates_no_table(scene: Scene) -> None:
     assert scene.run("SELECT table_name FROM duckdb_tables()") == []
     fence = await store.take_lease(await store.read_lease("p"), "me", 15.0)
     assert fence == Fence("p", "me", 1)
-
-
-async def test_every_step(scene: Scene) -> None:
-    store = opened(scene)
-    seen = await store.read_lease("p")
-    fence = await store.take_lease(seen, "me", 15.0)
-    assert fence == Fence("p", "me", 1)
-    assert await store.take_lease(seen, "you", 15.0) is None
-    assert await store.beat(fence)
-    assert (await store.read_lease("p")).beat == 1
-
-    fenced = FencedCheckpoint(
-        fence, "t", Checkpoint(watermark="2024-02-29 23:59:59.123456789", columns={"naïve": "text"})
-    )
-    for _ in range(2):
-        await store.save(fenced)
-    assert await store.load("p") == {"t": fenced.checkpoint}
-
-    refused = [Reject(table="t", key=str(number), reason="r", content="{}", at=f"2024-0{number}") for number in (1, 2)]
-    for _ in range(2):  # the same row again replaces what is known of it
-        await store.add_rejects("p", refused)
-    assert await store.rejects("p") == refused[::-1]
-    assert await store.count_rejects("p") == {"t": 2}
-    assert await store.clear_rejects("p") == 2
-
-    await store.give_up_lease(fence)
-    assert (await store.read_lease("p")).owner is None
-    assert not await store.beat(fence)
-    with pytest.raises(LeaseLost):
-        await store.save(fenced)
-    assert await store.forget("p") == 1
-
-
-async def test_the_history_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retl.state.records.KEPT_REPORTS", 3)
-    store = opened(scene)
-    for number in range(8):
-        await store.add_report(report(number))
-    assert [found.scan_id for found in await store.reports("p", "t")] == ["scan-000007", "scan-000006", "scan-000005"]
-    assert await store.last_reports("p") == {"t": report(7)}
 
 
 async def test_no_thread_and_no_file_stay_open_between_steps(scene: Scene) -> None:

@@ -1,52 +1,24 @@
-"""The state store in an index: what every store must do, and what is special about this one."""
+"""What is special about the state store in an index."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from functools import partial
 from typing import Any
 
-import anyio
 import msgspec
 import pytest
 
 from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch.connection import SharedClient
-from retl.connectors.elasticsearch.state import store as store_module
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import ConnectionFailed, LeaseLost, StateError
-from retl.model.manifest import ManifestChange, ManifestEntry
-from retl.state.base import STATE_VERSION, LeaseRow, Manifest
+from retl.state.base import STATE_VERSION, LeaseRow
+from retl.testing.state_stores import owned, race, reject, report
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.servers.process import free_port
 from tests.servers.search import SearchServer
-from tests.unit.test_state import (  # noqa: F401  # collected here too, with the fixture ``store`` of this module
-    owned,
-    race,
-    reject,
-    report,
-    test_a_checkpoint_comes_back_to_its_last_digit,
-    test_a_checkpoint_is_replaced_and_belongs_to_one_pipeline,
-    test_a_claim_takes_the_place_of_the_older_one_of_its_table_and_can_be_given_up,
-    test_a_fence_holds_only_with_owner_epoch_and_pipeline,
-    test_a_former_owner_claims_nothing,
-    test_a_lease_is_not_taken_from_what_was_never_there,
-    test_a_lease_is_taken_as_seen_and_raises_the_epoch,
-    test_a_lease_that_was_given_up_is_free_but_its_epoch_is_not_used_again,
-    test_a_reject_of_the_same_key_replaces_the_old_one,
-    test_a_table_of_the_target_knows_who_writes_it,
-    test_an_empty_store_knows_nothing,
-    test_an_owner_that_beats_cannot_be_taken_over_by_what_was_seen_before,
-    test_an_owner_that_does_not_beat_is_taken_over_and_fenced_off,
-    test_forgetting_takes_one_table_or_all_of_one_pipeline,
-    test_old_rejects_are_removed_and_too_many_of_a_table,
-    test_rejects_are_cleared_by_table_or_all,
-    test_rejects_are_kept_with_all_they_say_newest_first,
-    test_the_history_tells_everything_newest_first,
-    test_the_last_report_of_each_table_is_told_however_many_there_are,
-)
 
 
 @pytest.fixture
@@ -96,42 +68,13 @@ async def test_the_index_is_hidden_and_one_pipeline_is_one_document(
     }
 
 
-async def test_of_two_that_take_a_lease_at_once_exactly_one_wins(
-    elasticsearch_server: SearchServer, index: str
-) -> None:
-    first, second = opened(elasticsearch_server, index), opened(elasticsearch_server, index)
-    for epoch in range(1, 16):
-        fences = await race(first, second, await first.read_lease("p"))
-        (winner,) = [fence for fence in fences.values() if fence is not None]
-        assert winner.epoch == epoch
-        held = await second.read_lease("p")
-        assert (held.owner, held.epoch) == (winner.owner, epoch)
-    await first.aclose()
-    await second.aclose()
-
-
 async def test_two_that_create_the_index_at_once_both_find_it(elasticsearch_server: SearchServer) -> None:
     for _ in range(3):
         with elasticsearch_server.fresh_names() as prefix:
             first, second = (opened(elasticsearch_server, f".{prefix}") for _ in range(2))
-            fences = await race(first, second, LeaseRow("p", None, 0, 0, 0.0))
-            assert sorted(fence is None for fence in fences.values()) == [False, True]
+            assert len(await race([first, second], LeaseRow("p", None, 0, 0, 0.0))) == 1
             await first.aclose()
             await second.aclose()
-
-
-async def test_many_steps_at_once_all_take_effect(elasticsearch_server: SearchServer, index: str) -> None:
-    stores = [opened(elasticsearch_server, index) for _ in range(3)]
-    fence = await owned(stores[0])
-    async with anyio.create_task_group() as tasks:
-        for number in range(12):
-            fenced = FencedCheckpoint(fence, f"t{number}", Checkpoint(watermark=str(number)))
-            tasks.start_soon(partial(stores[number % 3].save, fenced))
-            tasks.start_soon(stores[number % 3].beat, fence)
-    assert await stores[1].load("p") == {f"t{n}": Checkpoint(watermark=str(n)) for n in range(12)}
-    assert (await stores[2].read_lease("p")).beat == 12
-    for store in stores:
-        await store.aclose()
 
 
 async def test_between_the_proof_of_the_fence_and_the_save_nobody_can_take_over(
@@ -155,18 +98,6 @@ async def test_between_the_proof_of_the_fence_and_the_save_nobody_can_take_over(
     assert await new.load("p") == {"t": Checkpoint(watermark="1")}
     await old.aclose()
     await new.aclose()
-
-
-async def test_the_history_of_a_table_is_bounded(store: ElasticsearchStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store_module._KEPT_REPORTS == 1000
-    monkeypatch.setattr(store_module, "_KEPT_REPORTS", 4)
-    await store.add_report(report(0, table="quiet"))
-    await store.add_report(report(0, pipeline="q"))
-    for number in range(1, 8):
-        await store.add_report(report(number))
-    assert [one.scan_id[-1] for one in await store.reports("p", "t")] == ["7", "6", "5", "4"]
-    assert await store.reports("p", "quiet") == [report(0, table="quiet")]
-    assert await store.reports("q") == [report(0, pipeline="q")]
 
 
 async def test_very_long_names_and_keys_are_kept_apart(store: ElasticsearchStore) -> None:
@@ -300,38 +231,3 @@ async def test_no_ingest_pipeline_keeps_the_state_from_being_kept(
         assert await store.load("p") == {"t": Checkpoint(watermark="7")}
     finally:
         await store.aclose()
-
-
-ODD_NAMES = ["A", "a", "b/ü.csv", "b/é", "Z z", "\uffee", "🙂", " lead", "x" * 1000, 'q"\\\n']
-
-
-async def test_a_manifest_is_read_page_by_page_in_the_order_of_its_bytes(store: ElasticsearchStore) -> None:
-    fence = await owned(store)
-    entries = [ManifestEntry(name=name, identity=f"v-{name[:3]}", rows=7, facts={"size": "1"}) for name in ODD_NAMES]
-    change = ManifestChange(put=tuple(entries))
-    await store.save(FencedCheckpoint(fence, "files", Checkpoint(watermark="1"), change))
-    await store.save(FencedCheckpoint(fence, "others", Checkpoint(), ManifestChange(put=(entries[0],))))
-    in_order = sorted(entries, key=lambda entry: entry.name.encode())
-    first = await store.read_manifest("p", "files", limit=4)
-    rest = await store.read_manifest("p", "files", after=first[-1].name)
-    assert (len(first), [*first, *rest]) == (4, in_order)
-    newer = ManifestEntry(name="a", identity="v2")
-    change = ManifestChange(put=(newer,), remove=("A", "a", "never there"))
-    await store.save(FencedCheckpoint(fence, "files", Checkpoint(watermark="2"), change))
-    left = [newer if entry.name == "a" else entry for entry in in_order if entry.name != "A"]
-    assert [entry async for entry in Manifest(store, "p", "files")] == left
-    assert await store.forget("p", "files") == 1
-    assert await store.read_manifest("p", "files") == []
-    assert await store.read_manifest("p", "others") == [entries[0]]
-    assert (await store.forget("p"), await store.read_manifest("p", "others")) == (1, [])
-
-
-async def test_a_former_owner_changes_nothing_of_a_manifest(store: ElasticsearchStore) -> None:
-    old = await owned(store, owner="old")
-    entry = ManifestEntry(name="a", identity="1")
-    await store.save(FencedCheckpoint(old, "files", Checkpoint(), ManifestChange(put=(entry,))))
-    assert await owned(store, owner="new") == Fence("p", "new", 2)
-    late = ManifestChange(put=(ManifestEntry(name="b", identity="1"),), remove=("a",))
-    with pytest.raises(LeaseLost):
-        await store.save(FencedCheckpoint(old, "files", Checkpoint(), late))
-    assert await store.read_manifest("p", "files") == [entry]

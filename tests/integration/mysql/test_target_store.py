@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import anyio
 import pytest
 
 from retl.connectors import MySQL
-from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, RetlError, StateError, TargetBusy
-from retl.model.report import ScanReport
 from retl.state.base import LeaseRow, StateStore
 from tests.integration.mysql.targets import Scene
 from tests.servers.database import Server
 from tests.servers.pooler import Refusal, pooled
-from tests.unit.test_state import (  # noqa: F401  # collected here too, with the fixture ``store`` of this module
-    test_a_claim_takes_the_place_of_the_older_one_of_its_table_and_can_be_given_up,
-    test_a_fence_holds_only_with_owner_epoch_and_pipeline,
-    test_a_former_owner_claims_nothing,
-    test_a_lease_is_not_taken_from_what_was_never_there,
-    test_a_lease_that_was_given_up_is_free_but_its_epoch_is_not_used_again,
-    test_a_reject_of_the_same_key_replaces_the_old_one,
-    test_a_table_of_the_target_knows_who_writes_it,
-    test_an_owner_that_beats_cannot_be_taken_over_by_what_was_seen_before,
-    test_an_owner_that_does_not_beat_is_taken_over_and_fenced_off,
-    test_forgetting_takes_one_table_or_all_of_one_pipeline,
-    test_old_rejects_are_removed_and_too_many_of_a_table,
-    test_rejects_are_cleared_by_table_or_all,
-)
 
 
 @pytest.fixture
@@ -42,26 +25,6 @@ def opened(scene: Scene) -> StateStore:
     return store
 
 
-@pytest.fixture
-async def store(scene: Scene) -> AsyncIterator[StateStore]:
-    made = opened(scene)
-    yield made
-    await made.aclose()
-
-
-def report(number: int) -> ScanReport:
-    return ScanReport(
-        pipeline="p",
-        table="t",
-        to="t",
-        scan_id=f"scan-{number:06d}",
-        status="done",
-        mode="full",
-        started_at=f"2024-01-01T00:00:00.{number:06d}",
-        seconds=0.5,
-    )
-
-
 async def test_reading_creates_nothing(scene: Scene) -> None:
     store = opened(scene)
     assert await store.load("p") == {}
@@ -72,56 +35,6 @@ async def test_reading_creates_nothing(scene: Scene) -> None:
     assert await store.last_reports("p") == {}
     await store.aclose()
     assert scene.run("SHOW TABLES") == []
-
-
-async def test_every_step(scene: Scene) -> None:
-    store = opened(scene)
-    fence = await store.take_lease(await store.read_lease("p"), "it's \\me", 15.0)
-    assert fence == Fence("p", "it's \\me", 1)
-    assert await store.beat(fence)
-    assert await store.read_lease("p") == LeaseRow("p", "it's \\me", 1, 1, 15.0)
-
-    checkpoint = Checkpoint(
-        watermark="2024-02-29 23:59:59.123456789",
-        columns={"naïve": "text", "a'b\\": "😀?"},
-        refresh=Refresh("s1", "swap"),
-    )
-    fenced = FencedCheckpoint(fence, "t", checkpoint)
-    for _ in range(2):  # the same values again are no news to an UPDATE
-        await store.save(fenced)
-    await store.save(FencedCheckpoint(fence, "t ", Checkpoint(watermark="1")))
-    await store.save(FencedCheckpoint(fence, "T", Checkpoint(watermark="2")))
-    assert await store.load("p") == {"t": checkpoint, "t ": Checkpoint(watermark="1"), "T": Checkpoint(watermark="2")}
-
-    long = "k" * 300
-    refused = [
-        Reject(table="t", key=key, reason="r'\\", content='{"a": "\\n?"}', at=f"2024-0{number}")
-        for number, key in enumerate(("1", f"{long}1", f"{long}2"), 1)
-    ]
-    for _ in range(2):  # the same row again replaces what is known of it
-        await store.add_rejects("p", refused)
-    assert await store.rejects("p") == refused[::-1]
-    assert await store.count_rejects("p") == {"t": 3}
-    assert await store.clear_rejects("p") == 3
-
-    await store.give_up_lease(fence)
-    assert (await store.read_lease("p")).owner is None
-    assert not await store.beat(fence)
-    with pytest.raises(LeaseLost):
-        await store.save(fenced)
-    assert await store.forget("p", "t") == 1
-    assert await store.forget("p") == 2
-    await store.aclose()
-
-
-async def test_the_history_is_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retl.state.records.KEPT_REPORTS", 3)
-    store = opened(scene)
-    for number in range(8):
-        await store.add_report(report(number))
-    assert [found.scan_id for found in await store.reports("p", "t")] == ["scan-000007", "scan-000006", "scan-000005"]
-    assert await store.last_reports("p") == {"t": report(7)}
-    await store.aclose()
 
 
 async def test_of_many_who_want_the_lease_one_gets_it(scene: Scene) -> None:
