@@ -40,9 +40,9 @@ class TargetBase:
     pre_actions: ClassVar[frozenset[PreAction]] = frozenset(PreAction)
     """Those that the target can do."""
     keyed: ClassVar[bool] = True
-    """Whether an upsert needs a key, and a NULL in the key is refused."""
-    refused: ClassVar[Row] = {"id": None, "name": "a row without a key", "updated_at": None}
-    """A row that the target must refuse."""
+    """Whether an upsert needs a key, and a row with NULL in the key is a reject."""
+    rejected: ClassVar[Row] = {"id": None, "name": "a row without a key", "updated_at": None}
+    """A row that the target must reject."""
 
     @pytest.fixture
     def anyio_backend(self) -> str:

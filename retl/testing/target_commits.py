@@ -174,14 +174,14 @@ class TargetCommits(TargetBase):
     async def test_a_refused_row_is_left_out_and_told(self) -> None:
         async with self.session() as session:
             writer = await session.prepare()
-            await write(writer, [*rows_of([1]), self.refused, *rows_of([2])], _lenient())
+            await write(writer, [*rows_of([1]), self.rejected, *rows_of([2])], _lenient())
             done = await session.commit(writer, _EARLY, rejects_left=1)
             assert len(done.rejects) == 1
             (reject,) = done.rejects
             assert reject.table == TABLE
             assert reject.reason
             assert reject.key
-            assert str(self.refused["name"]) in reject.content
+            assert str(self.rejected["name"]) in reject.content
             await session.finish(writer, _EARLY)
             if session.store is not None:
                 assert [kept.content for kept in await session.store.rejects("contract")] == [reject.content]
@@ -191,7 +191,7 @@ class TargetCommits(TargetBase):
         async with self.session() as session:
             await session.scan(rows_of([1]), watermark=_EARLY)
             writer = await session.prepare()
-            await write(writer, [*rows_of([2]), self.refused], _lenient())
+            await write(writer, [*rows_of([2]), self.rejected], _lenient())
             with pytest.raises(RowsRejected) as caught:
                 await session.commit(writer, _LATE)
             assert len(caught.value.rejects) == 1
@@ -206,7 +206,7 @@ class TargetCommits(TargetBase):
     async def test_a_discarded_slice_takes_its_refused_rows_with_it(self) -> None:
         async with self.session() as session:
             writer = await session.prepare()
-            await write(writer, [self.refused], _lenient())
+            await write(writer, [self.rejected], _lenient())
             await writer.discard()
             await write(writer, rows_of([1]))
             assert not (await session.commit(writer)).rejects

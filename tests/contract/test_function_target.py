@@ -23,7 +23,7 @@ class Service(TargetContract):
     has_tables: ClassVar[bool] = False
     keyed: ClassVar[bool] = False
     pre_actions: ClassVar[frozenset[PreAction]] = frozenset({PreAction.NONE})
-    refused: ClassVar[dict[str, Any]] = {"id": 77, "name": _BAD, "updated_at": None}
+    rejected: ClassVar[dict[str, Any]] = {"id": 77, "name": _BAD, "updated_at": None}
 
     @pytest.fixture(autouse=True)
     def _service(self) -> None:

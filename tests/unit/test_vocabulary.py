@@ -79,15 +79,10 @@ OF_ROWS = {"refusal": "a word with reject", "refused": "rejected, or rejects"}
 OF_REQUESTS = ("errors", "connection")
 
 NOT_YET = (
-    "connectors/duckdb/",
-    "connectors/elasticsearch/",
     "connectors/mysql/",
-    "connectors/net/",
     "connectors/olap/",
     "connectors/rows/",
     "connectors/sql/",
-    "connectors/sqlite/",
-    "testing/",
 )
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.session import DuckDBSession
-from retl.connectors.duckdb.types import cast_expression, invalid_values, wire
+from retl.connectors.duckdb.types import cast_expression, invalid_values, to_duckdb
 from retl.connectors.rows.rejects import RejectCollector
 from retl.connectors.rows.text import not_a_number, not_utf8
 from retl.connectors.sql.loader import BulkLoader
@@ -99,7 +99,7 @@ class DuckDBLoader(BulkLoader):
     def _wired(self, batch: pa.RecordBatch) -> pa.Table:
         pairs = zip(self._columns, self._natives, strict=True)
         return pa.Table.from_arrays(
-            [wire(batch.column(name), native) for name, native in pairs], names=list(self.names.values())
+            [to_duckdb(batch.column(name), native) for name, native in pairs], names=list(self.names.values())
         )
 
     def _values(self, wired: pa.Table, *, attempt: bool) -> list[str]:

@@ -109,7 +109,7 @@ class DuckDBMerge(TableMerge):
             found |= dict(rows)
         return list(found.items())
 
-    def blamed(self, reason: str) -> str:
+    def rejected_column(self, reason: str) -> str:
         found = _BLAMED.search(reason)
         return (found[1] or found[2]) if found else ""
 

@@ -181,13 +181,13 @@ def _why_not_time(kind: pa.DataType, declared: str, stored: str) -> str | None:
 # Values ---------------------------------------------------------------------
 
 
-def wire(column: pa.Array, native: str) -> pa.Array:
+def to_duckdb(column: pa.Array, native: str) -> pa.Array:
     """The column in a form that DuckDB takes from Arrow: typed where it can be, else as canonical text."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return wire(column.dictionary_decode(), native)
+        return to_duckdb(column.dictionary_decode(), native)
     if isinstance(kind, pa.BaseExtensionType):
-        return column if kind == pa.uuid() else wire(column.storage, native)
+        return column if kind == pa.uuid() else to_duckdb(column.storage, native)
     if _is_string(kind) or _is_bytes(kind):
         return column
     if pa.types.is_nested(kind) or native == "VARCHAR":

@@ -27,7 +27,7 @@ class Definition:
     aliases: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def note(self) -> dict[str, Any]:
+    def meta(self) -> dict[str, Any]:
         """The note of retl in the mapping: ``key``, ``columns`` and the cursor that gives the ``versions``."""
         found = (self.mappings.get("_meta") or {}).get("retl")
         return found if isinstance(found, dict) else {}
@@ -81,13 +81,13 @@ def pipelines(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def key_of(existing: ExistingIndex) -> tuple[str, ...]:
-    return tuple(existing.definition.note.get("key") or (ID,))
+    return tuple(existing.definition.meta.get("key") or (ID,))
 
 
 def columns_of(existing: ExistingIndex) -> Iterator[pa.Field]:
     """The fields as columns, in the order in which they were created where that is known."""
     found = dict(leaf_fields(existing.definition.properties))
-    noted = [name for name in existing.definition.note.get("columns") or () if name not in (ID, ROUTING, SOURCE)]
+    noted = [name for name in existing.definition.meta.get("columns") or () if name not in (ID, ROUTING, SOURCE)]
     for name in [*noted, *(path for path in found if not any(_within(path, one) for one in noted))]:
         spec = at(existing.definition.properties, name)
         yield arrow_column(name, spec if spec is not None else {"type": "object"})

@@ -93,7 +93,7 @@ class TableMerge:
         """Whether a row is refused because of another one."""
         return False
 
-    def blamed(self, reason: str) -> str:
+    def rejected_column(self, reason: str) -> str:
         """The column of the table that a reason names, if it names one."""
         return ""
 

@@ -109,7 +109,7 @@ class StagedWriter(TableWriter):
                 await self._reject(partial(self._merge.clashes, self._exchanges), rejects_left)
                 continue
             before = len(self._rejects.rows)
-            await self._reject(partial(self._refused, slice_), rejects_left, once=True)
+            await self._reject(partial(self._find_rejects, slice_), rejects_left, once=True)
             if len(self._rejects.rows) == before:
                 raise TargetError(f"{error.reason}.", system=self._merge.dialect.name) from error
             await self._reject(partial(self._merge.clashes, self._exchanges), rejects_left)
@@ -178,10 +178,10 @@ class StagedWriter(TableWriter):
     def _column(self, reason: str) -> str:
         """The column, as batches name it, that is to blame."""
         fold = self._merge.dialect.fold
-        blamed = fold(self._merge.blamed(reason))
-        return next((name for name, own in self._load.columns.items() if fold(own) == blamed), "")
+        column = fold(self._merge.rejected_column(reason))
+        return next((name for name, own in self._load.columns.items() if fold(own) == column), "")
 
-    def _refused(self, slice_: Slice, most: int) -> Step[list[tuple[int, str]]]:
+    def _find_rejects(self, slice_: Slice, most: int) -> Step[list[tuple[int, str]]]:
         """The rows that the table refuses: of those that clash with each other the first is taken."""
         if self._merge.dialect.savepoints:
             found = yield from trial(self._search_kept(slice_, most), self._merge.dialect.begin)

@@ -41,7 +41,7 @@ class UniqueIndex:
     partial: bool
 
     @property
-    def plain(self) -> frozenset[str] | None:
+    def unique_columns(self) -> frozenset[str] | None:
         """The columns, where the index is over columns and over every row."""
         found = frozenset(name for name in self.columns if name is not None)
         return None if self.partial or None in self.columns else found
@@ -96,7 +96,7 @@ def inspect(name: str) -> Step[SQLiteTable | None]:
             required.add(column)
     indexes = yield from _unique_indexes(name)
     keys = [frozenset(key)] if key else []
-    keys.extend(plain for index in indexes if (plain := index.plain) is not None)
+    keys.extend(columns for index in indexes if (columns := index.unique_columns) is not None)
     return SQLiteTable(
         columns=pa.schema(fields),
         keys=tuple(dict.fromkeys(keys)),

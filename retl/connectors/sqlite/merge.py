@@ -59,7 +59,7 @@ class SQLiteMerge(TableMerge):
         for index in self._table.indexes if self.load.keyed else ():
             columns = self._columns_of(index)
             collations = dict(zip(columns, index.collations, strict=False))
-            if index.plain is not None and set(columns) == set(self.key) and set(collations.values()) != {"BINARY"}:
+            if index.unique_columns is not None and set(columns) == set(self.key) and set(collations.values()) != {"BINARY"}:
                 return collations
         return {}
 
@@ -92,7 +92,7 @@ class SQLiteMerge(TableMerge):
             f"AND ({', '.join(map(self.at, columns))}) IN (SELECT {wanted} FROM {self.source})"
         )
 
-    def blamed(self, reason: str) -> str:
+    def rejected_column(self, reason: str) -> str:
         found = _BLAMED.search(reason)
         return found[1] if found else ""
 

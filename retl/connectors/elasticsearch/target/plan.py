@@ -197,7 +197,7 @@ def _versions(spec: WriteSpec, existing: ExistingIndex | None, warnings: list[st
     wanted = _version_note(spec)
     if wanted is None or (existing is not None and existing.kind == "data_stream"):
         return False
-    noted = existing.definition.note.get("versions") if existing else None
+    noted = existing.definition.meta.get("versions") if existing else None
     counts = _counts(spec)
     if noted == wanted or (noted is None and not (counts and filled)):
         return not (counts and spec.table.null_cursor == "include")  # a NULL would increment the version
@@ -210,7 +210,7 @@ def _versions(spec: WriteSpec, existing: ExistingIndex | None, warnings: list[st
 
 def may_clash(spec: WriteSpec, existing: ExistingIndex | None) -> bool:
     """Whether documents that exist may have versions that compare with the cursor, and come from something else."""
-    return existing is not None and _counts(spec) and existing.definition.note.get("versions") is None
+    return existing is not None and _counts(spec) and existing.definition.meta.get("versions") is None
 
 
 def _counts(spec: WriteSpec) -> bool:
@@ -222,14 +222,14 @@ def _new_note(spec: WriteSpec, there: Definition, columns: tuple[str, ...], vers
     """The note in the mapping, where it changes. Notes of others stay."""
     if Action.ALTER in spec.blacklist:
         return {}
-    note = dict(there.note)
+    note = dict(there.meta)
     if versions:
         note["versions"] = _version_note(spec)
     elif str(note.get("versions", "")).endswith("(integer)"):
         note["versions"] = "something else"  # writes from now on increment the versions
     if "columns" in note:
         note["columns"] = [*note["columns"], *(name for name in columns if name not in note["columns"])]
-    return {} if note == there.note else {"_meta": {**(there.mappings.get("_meta") or {}), "retl": note}}
+    return {} if note == there.meta else {"_meta": {**(there.mappings.get("_meta") or {}), "retl": note}}
 
 
 def _with(mappings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def _more_columns(
     names = [name for name in spec.schema.names if name not in (ID, ROUTING)]
     if there is None:
         return tuple(names), {}
-    noted = set(there.note.get("columns") or ())
+    noted = set(there.meta.get("columns") or ())
     new: list[str] = []
     for name in names:
         mapped = at(there.properties, name)

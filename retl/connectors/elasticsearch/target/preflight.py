@@ -303,7 +303,7 @@ async def _check(client: Client, alias: str, about: Mapping[str, Any], cluster: 
             f"{names} would be there twice.",
             remedy="set aliases = false and give the index aliases of its own.",
         )
-    if not all(Definition(one.get("mappings") or {}).note for one in holders.values()):
+    if not all(Definition(one.get("mappings") or {}).meta for one in holders.values()):
         raise ConfigError(
             f"the source's index has the alias {alias!r}, which in the target stands for {names}, not created by retl.",
             remedy=_REMEDY,

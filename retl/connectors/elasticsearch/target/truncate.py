@@ -67,12 +67,12 @@ async def _create_again(client: Client, name: str, written: str, definition: Def
     except ConnectionFailed as error:
         raise ConnectionFailed(f"{error.message} {_gone(written, name)}", remedy=error.remedy) from None
     except RetlError as error:
-        await _put_aside(client, name, written, definition, error)
+        await _restore_beside(client, name, written, definition, error)
     else:
         await refresh.make_alike(client, written, definition)
 
 
-async def _put_aside(client: Client, name: str, written: str, definition: Definition, error: RetlError) -> None:
+async def _restore_beside(client: Client, name: str, written: str, definition: Definition, error: RetlError) -> None:
     other = refresh.beside(name, "again")
     aliases = {**definition.aliases, name: definition.aliases.get(name, {})}
     try:
