@@ -59,7 +59,11 @@ class SQLiteMerge(TableMerge):
         for index in self._table.indexes if self.load.keyed else ():
             columns = self._columns_of(index)
             collations = dict(zip(columns, index.collations, strict=False))
-            if index.unique_columns is not None and set(columns) == set(self.key) and set(collations.values()) != {"BINARY"}:
+            if (
+                index.unique_columns is not None
+                and set(columns) == set(self.key)
+                and set(collations.values()) != {"BINARY"}
+            ):
                 return collations
         return {}
 
