@@ -17,7 +17,7 @@ from blockbuster import BlockBuster
 
 from retl.model import hidden
 
-pytest_plugins = ["tests.servers.fixtures", "tests.tiers"]
+pytest_plugins = ["tests.tiers", "tests.servers.fixtures", "tests.routes.fixtures"]
 
 # Its assertions show their values as those of the tests do, whoever imports it first.
 pytest.register_assert_rewrite("retl.testing")

@@ -27,6 +27,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.servers import java
+
 TESTS = Path(__file__).parent
 SIBLINGS = {
     "<mysql>": re.compile(r"\b(mysql|mariadb)(?=_server\b|\b)"),
@@ -34,8 +36,9 @@ SIBLINGS = {
     "<olap>": re.compile(r"\b(starrocks|doris)\b"),
 }
 """How the systems are called in the name of a case, and what stands there for any of them."""
-NEWEST_JAVA = re.compile(r"\b(elasticsearch9|opensearch)(_server)?\b")
-"""They are skipped where there is no JDK of 21 or newer, so the merge tier prefers their siblings."""
+OLDER_AND_NEWER = re.compile(r"\b(elasticsearch9|opensearch2)(_server)?\b")
+"""Versions that the merge tier leaves to the largest one."""
+NEEDS_JAVA_21 = re.compile(r"\bopensearch(_server)?\b")
 QUICK = re.compile(r"(unit|property)/|contract/(?!test_olap)|acceptance/test_scan_rules")
 SLOW = ("integration", "adversity", "processes")
 """Marks of what the quick tier leaves out."""
@@ -92,9 +95,15 @@ def _repeated(items: list[pytest.Item]) -> Iterator[pytest.Item]:
         if not item.get_closest_marker("every_system"):
             cases[_case(item.nodeid)].append(item)
     for name, alike in cases.items():
-        wanted = [item for item in alike if not NEWEST_JAVA.search(item.nodeid)] or alike
+        wanted = [item for item in alike if _is_preferred(item.nodeid)] or alike
         chosen = wanted[zlib.crc32(name.encode()) % len(wanted)]
         yield from (item for item in alike if item is not chosen)
+
+
+def _is_preferred(nodeid: str) -> bool:
+    if NEEDS_JAVA_21.search(nodeid) and java.newest(21) is None:
+        return False
+    return not OLDER_AND_NEWER.search(nodeid)
 
 
 def _case(nodeid: str) -> str:

@@ -15,14 +15,13 @@ import anyio.to_thread
 import pytest
 
 import retl
-from retl import events
 from retl.connectors import Elasticsearch
 from retl.connectors.elasticsearch.target.loader import Bulk
 from tests.adversity.patches import patch_backoff
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.integration.elasticsearch.scene import Scene
 from tests.servers.search import SearchServer
-from tests.support import Database, Recorder
+from tests.support import Database
 
 NANOS = {"properties": {"at": {"type": "date_nanos"}, "v": {"type": "keyword"}}}
 Forward = Callable[[], Awaitable[Answer]]
@@ -266,22 +265,6 @@ async def test_a_replace_keeps_alias_mapping_and_settings_and_adds_no_field(note
     assert count["count"] == 5
 
 
-async def test_readers_never_see_an_empty_or_half_loaded_index(notes: Notes) -> None:
-    await anyio.to_thread.run_sync(notes.fill, numbered(2000))
-    job = notes.pipeline(notes.table(pre_action=retl.PreAction.SWAP), slice_rows=200)
-    await job.run_once()
-    await notes.server.run("POST", f"/{notes.source}/_delete_by_query?refresh=true", {"query": {"term": {"_id": "7"}}})
-    seen: set[int] = set()
-
-    def look(_: Any) -> None:
-        seen.add(notes.server.ask("GET", f"/{notes.target}/_count")["count"])
-
-    Recorder(job).when(events.SliceCommitted, look, once=False)
-    await job.run_once()
-    look(None)
-    assert seen == {2000, 1999}
-
-
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("pre_action", ["truncate", "swap"])
 async def test_a_source_that_is_empty_or_down_does_not_empty_the_target(notes: Notes, pre_action: str) -> None:
@@ -299,32 +282,7 @@ async def test_a_source_that_is_empty_or_down_does_not_empty_the_target(notes: N
     assert await anyio.to_thread.run_sync(notes.server.texts, notes.target) == before
 
 
-async def test_deleted_documents_leave_with_a_refresh_and_stay_with_a_window(notes: Notes) -> None:
-    await anyio.to_thread.run_sync(notes.fill, numbered(3))
-    window, refresh = (
-        notes.table(cursor="at"),
-        retl.Table(notes.source, to=f"{notes.target}-2", pre_action=retl.PreAction.TRUNCATE),
-    )
-    for table, left in ((window, {"0", "1", "2"}), (refresh, {"0", "2"})):
-        await notes.pipeline(table).run_once()
-        await notes.server.run("DELETE", f"/{notes.source}/_doc/1?refresh=true", allow=(404,))
-        await notes.pipeline(table).run_once()
-        found = await anyio.to_thread.run_sync(notes.server.texts, str(table.to))
-        assert set(found) == left
-
-
 # Windows -----------------------------------------------------------------------------
-
-
-async def test_documents_at_and_just_below_the_watermark_are_not_missed(notes: Notes) -> None:
-    await anyio.to_thread.run_sync(notes.fill, {"a": {"at": at(10**9)}})
-    job = notes.pipeline(notes.table(cursor="at", lookback="1s"))
-    await job.run_once()
-    late = {"b": {"at": at(10**9)}, "c": {"at": at(10**9 - 1)}}
-    await anyio.to_thread.run_sync(notes.server.put, notes.source, late)
-    await job.run_once()
-    assert await anyio.to_thread.run_sync(notes.equal)
-    assert (await job.status()).tables[0].watermark == text_at(10**9)
 
 
 async def test_equal_timestamps_across_pages_and_slices_are_neither_lost_nor_doubled(notes: Notes) -> None:
@@ -348,21 +306,6 @@ async def test_nanoseconds_are_not_rounded(notes: Notes) -> None:
     assert set(await anyio.to_thread.run_sync(notes.server.texts, notes.target)) == {"a", "b", "c"}
 
 
-@pytest.mark.parametrize("null_cursor", ["warn", "include", "fail"])
-async def test_documents_without_the_cursor_are_not_lost_in_silence(notes: Notes, null_cursor: Any) -> None:
-    await anyio.to_thread.run_sync(notes.fill, {"a": {"at": at(1)}, "none": {"v": "x"}, "null": {"at": None}})
-    job = notes.pipeline(notes.table(cursor="at", null_cursor=null_cursor))
-    if null_cursor == "fail":
-        with pytest.raises(retl.RetlError, match="2 rows"):
-            await job.run_once()
-        assert await anyio.to_thread.run_sync(notes.scene.indices) == [notes.source]
-        return
-    report = (await job.run_once()).scans[0]
-    assert report.null_cursor_rows == 2
-    expected = {"a"} if null_cursor == "warn" else {"a", "none", "null"}
-    assert set(await anyio.to_thread.run_sync(notes.server.texts, notes.target)) == expected
-
-
 async def test_a_document_that_becomes_visible_late_is_not_missed(notes: Notes) -> None:
     """It was written before the scan and no refresh has shown it: the scan asks for one."""
     await anyio.to_thread.run_sync(lambda: notes.fill({"a": {"at": at(1)}}, refresh_interval="-1"))
@@ -372,27 +315,6 @@ async def test_a_document_that_becomes_visible_late_is_not_missed(notes: Notes) 
     await job.run_once()
     assert await anyio.to_thread.run_sync(notes.equal)
     assert set(await anyio.to_thread.run_sync(notes.server.texts, notes.target)) == {"a", "late"}
-
-
-async def test_an_update_during_the_scan_is_read_now_or_next_time(notes: Notes) -> None:
-    await anyio.to_thread.run_sync(notes.fill, numbered(6))
-    job = notes.pipeline(notes.table(cursor="at"), slice_rows=1)
-    moved = {"5": {"at": at(10**9), "v": "new"}}
-    Recorder(job).when(events.ScanPlanned, lambda _: notes.server.put(notes.source, moved))
-    await job.run_once()
-    await job.run_once()
-    assert await anyio.to_thread.run_sync(notes.equal)
-
-
-async def test_an_incremental_run_with_nothing_new_does_not_wipe_the_target(notes: Notes) -> None:
-    await anyio.to_thread.run_sync(notes.fill, numbered(3))
-    job = notes.pipeline(notes.table(cursor="at"))
-    await job.run_once()
-    before = await anyio.to_thread.run_sync(notes.server.texts, notes.target)
-    await notes.server.run("POST", f"/{notes.source}/_delete_by_query?refresh=true", {"query": {"match_all": {}}})
-    report = (await job.run_once()).scans[0]
-    assert (report.rows, report.status) == (0, "done")
-    assert await anyio.to_thread.run_sync(notes.server.texts, notes.target) == before
 
 
 # Fields ------------------------------------------------------------------------------
@@ -476,23 +398,3 @@ async def test_a_first_load_that_fails_resumes_where_it_was(notes: Notes) -> Non
     assert report.lower is not None and report.lower >= text_at(99)
     assert report.rows <= 1500 - int(re.search(r"\.(\d+)Z", report.lower)[1])  # type: ignore[index]
     assert await anyio.to_thread.run_sync(notes.equal)
-
-
-async def test_a_run_that_was_taken_over_commits_nothing(notes: Notes) -> None:
-    await anyio.to_thread.run_sync(notes.fill, numbered(3))
-    job = notes.pipeline(notes.table(cursor="at"))
-    await job.run_once()
-    state = f".{notes.scene.prefix}-state"
-    await anyio.to_thread.run_sync(notes.server.put, notes.source, {"new": {"at": at(10**9)}})
-
-    def take_over(_: Any) -> None:
-        script = "ctx._source.epoch += 1; ctx._source.owner = 'somebody else'"
-        notes.server.ask("POST", f"/{state}/_refresh")
-        body = {"script": {"source": script}, "query": {"term": {"kind": "pipeline"}}}
-        answer = notes.server.ask("POST", f"/{state}/_update_by_query?refresh=true", body)
-        assert answer["updated"] == 1
-
-    Recorder(job).when(events.ScanPlanned, take_over)
-    with pytest.raises(retl.LeaseLost, match="another process has taken this pipeline over"):
-        await job.run_once()
-    assert (await job.status()).tables[0].watermark == text_at(2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -56,78 +55,6 @@ def at(seconds: float) -> dt.datetime:
 
 
 # Windows --------------------------------------------------------------------------
-
-
-async def test_rows_at_and_just_below_the_watermark_are_not_missed(shop: Scene, app: Scene) -> None:
-    shop.run(MADE, "INSERT INTO events VALUES (1, 'a', '2024-01-01 10:00:00')")
-    job = pipeline(shop, app, retl.Table("events", cursor="ts", lookback="1m"))
-    await job.run_once()
-    shop.run("INSERT INTO events VALUES (2, 'b', '2024-01-01 10:00:00'), (3, 'c', '2024-01-01 09:59:59.999999')")
-    await job.run_once()
-    assert app.rows("events", "id, v") == [(1, "a"), (2, "b"), (3, "c")]
-
-
-async def test_a_source_whose_only_row_is_its_maximum_is_not_read_as_empty(shop: Scene, app: Scene) -> None:
-    shop.run(MADE, "INSERT INTO events VALUES (1, 'a', '2024-01-01')")
-    report = (await pipeline(shop, app, EVENTS).run_once()).scans[0]
-    assert (report.rows, app.rows("events", "id, v")) == (1, [(1, "a")])
-
-
-async def test_an_update_during_the_scan_is_read_now_or_next_time(shop: Scene, app: Scene) -> None:
-    filled(shop, 6)
-    job = pipeline(shop, app, EVENTS, slice_rows=1)
-    # Row 5 moves beyond the upper bound after the bound was taken and before its slice is read.
-    Recorder(job).when(
-        events.ScanPlanned, lambda _: shop.run("UPDATE events SET v = 'new', ts = '2024-01-02' WHERE id = 5")
-    )
-    await job.run_once()
-    await job.run_once()
-    assert app.rows("events", "id, v") == [*((number, "old") for number in range(5)), (5, "new")]
-
-
-async def test_every_statement_of_a_scan_has_the_same_upper_bound(shop: Scene, app: Scene) -> None:
-    filled(shop, 6)
-    job = pipeline(shop, app, EVENTS, slice_rows=2)
-    number = iter(range(100, 200))
-    Recorder(job).when(
-        events.SliceCommitted,
-        lambda _: shop.run(f"INSERT INTO events VALUES ({next(number)}, 'later', '2024-02-01')"),
-        once=False,
-    )
-    first = (await job.run_once()).scans[0]
-    assert (first.upper, first.watermark) == ("2024-01-01 00:00:05.000000",) * 2
-    assert app.rows("events", "id, v") == [(number, "old") for number in range(6)]
-    await job.run_once()
-    assert {v for _, v in app.rows("events", "id, v") if v != "old"} == {"later"}
-    assert set(shop.rows("events")) >= set(app.rows("events")) > {(number, "old", at(number)) for number in range(6)}
-
-
-async def test_equal_timestamps_across_slices_are_neither_lost_nor_doubled(shop: Scene, app: Scene) -> None:
-    filled(shop, 200, "INTERVAL i DIV 40 SECOND")
-    job = pipeline(shop, app, EVENTS, slice_rows=7)
-    first = (await job.run_once()).scans[0]
-    assert app.rows("events") == shop.rows("events")
-    assert (first.rows, first.changed) == (200, 200)
-    again = (await job.run_once()).scans[0]
-    assert (again.rows, again.changed) == (40, 0)
-
-
-async def test_row_committed_late_with_an_older_cursor_is_rescued_by_lookback(shop: Scene, app: Scene) -> None:
-    shop.run(MADE, "INSERT INTO events VALUES (1, 'a', '2024-01-01 10:00:00'), (2, 'b', '2024-01-01 10:20:00')")
-    job = pipeline(shop, app, retl.Table("events", cursor="ts", lookback="30m"))
-    with shop.server.connect(shop.database, autocommit=False) as late, late.cursor() as cursor:
-        # A transaction that began before the scan and is committed after it.
-        cursor.execute(
-            "INSERT INTO events VALUES (3, 'late', '2024-01-01 09:55:00'), (4, 'too late', '2024-01-01 09:40:00')"
-        )
-        report = (await job.run_once()).scans[0]
-        late.commit()
-    assert report.watermark == "2024-01-01 10:20:00.000000"
-    assert app.rows("events", "id") == [(1,), (2,)]
-    report = (await job.run_once()).scans[0]
-    # Within 30 minutes of the watermark it is found; what is older is what lookback does not cover.
-    assert app.rows("events", "id, v") == [(1, "a"), (2, "b"), (3, "late")]
-    assert (report.lower, report.watermark) == ("2024-01-01 09:50:00.000000", "2024-01-01 10:20:00.000000")
 
 
 async def test_row_committed_late_is_rescued_by_settle(shop: Scene, app: Scene) -> None:
@@ -208,24 +135,6 @@ async def test_a_watermark_keeps_its_last_digit(shop: Scene, app: Scene, native:
     assert (again.rows, again.lower, again.upper) == (1, values[1], values[1])
 
 
-@pytest.mark.parametrize("choice", ["warn", "include", "fail"])
-async def test_rows_without_a_cursor_value_are_never_lost_in_silence(shop: Scene, app: Scene, choice: Any) -> None:
-    filled(shop, 4)
-    shop.run("INSERT INTO events VALUES (50, 'null', NULL), (51, 'null', NULL)")
-    job = pipeline(shop, app, retl.Table("events", cursor="ts", null_cursor=choice), slice_rows=1)
-    if choice == "fail":
-        with pytest.raises(retl.GuardStopped, match=r"notes / events.*2 rows have no value.*ts"):
-            await job.run_once()
-        assert app.tables() == []
-        return
-    for _ in range(2):
-        report = (await job.run_once()).scans[0]
-        assert (report.null_cursor_rows, report.watermark) == (2, "2024-01-01 00:00:03.000000")
-    nulls = [(50, "null", None), (51, "null", None)] if choice == "include" else []
-    assert app.rows("events") == sorted([*((n, "old", at(n)) for n in range(4)), *nulls], key=repr)
-    assert bool(report.warnings) == (choice == "warn")
-
-
 # Refreshes ------------------------------------------------------------------------
 
 
@@ -274,33 +183,6 @@ async def test_readers_never_see_an_empty_a_half_loaded_or_no_table_while_a_swap
 
 
 @pytest.mark.parametrize("pre_action", REFRESHES)
-async def test_a_load_that_fails_after_the_pre_action_is_carried_on_and_loses_nothing(
-    shop: Scene, app: Scene, pre_action: str
-) -> None:
-    action = retl.PreAction(pre_action)
-    shop.run(
-        "CREATE TABLE report (id INT PRIMARY KEY, v INT, pad VARCHAR(3000))",
-        f"INSERT INTO report SELECT i, 1, REPEAT('x', 3000) FROM {NUMBERS.format(99)}",
-    )
-    await pipeline(shop, app, retl.Table("report", pre_action=action)).run_once()
-    shop.run("UPDATE report SET v = 2")
-    # Rows so wide that the first of them have arrived before the last one fails.
-    broken = retl.Table(
-        "report", pre_action=action, where="CASE WHEN id = 90 THEN (SELECT 1 UNION SELECT 2) ELSE 1 END = 1"
-    )
-    for _ in range(3):
-        with pytest.raises(retl.SourceError, match="more than 1 row"):
-            await pipeline(shop, app, broken, slice_rows=10).run_once()
-        full = "report" if pre_action == "swap" else next((name for name in app.tables() if "_arc_" in name), "report")
-        if pre_action != "truncate":
-            assert app.run(f"SELECT COUNT(*), MIN(v), MAX(v) FROM `{full}`") == [(100, 1, 1)]
-    await pipeline(shop, app, retl.Table("report", pre_action=action)).run_once()
-    assert app.rows("report", "id, v") == sorted(((number, 2) for number in range(100)), key=repr)
-    assert len([name for name in app.tables() if "_arc_" in name]) == (1 if pre_action == "rename_and_create" else 0)
-    assert not [name for name in app.tables() if name.startswith("_retl_")]
-
-
-@pytest.mark.parametrize("pre_action", REFRESHES)
 async def test_a_source_that_is_empty_by_mistake_does_not_empty_the_target(
     shop: Scene, app: Scene, pre_action: str
 ) -> None:
@@ -319,72 +201,7 @@ async def test_a_source_that_is_empty_by_mistake_does_not_empty_the_target(
     assert app.tables() == ["events"]
 
 
-@pytest.mark.parametrize("pre_action", REFRESHES)
-async def test_rows_deleted_at_the_source_leave_the_target_with_a_refresh(
-    shop: Scene, app: Scene, pre_action: str
-) -> None:
-    filled(shop, 4)
-    job = pipeline(shop, app, retl.Table("events", pre_action=retl.PreAction(pre_action)))
-    await job.run_once()
-    shop.run("DELETE FROM events WHERE id = 2", "UPDATE events SET v = 'new' WHERE id = 3")
-    await job.run_once()
-    assert app.rows("events") == [(0, "old", at(0)), (1, "old", at(1)), (3, "new", at(3))]
-
-
-async def test_an_incremental_run_with_nothing_new_does_not_wipe_the_target(shop: Scene, app: Scene) -> None:
-    filled(shop, 2)
-    job = pipeline(shop, app, EVENTS)
-    await job.run_once()
-    shop.run("DELETE FROM events")
-    report = (await job.run_once()).scans[0]
-    assert (report.rows, report.status) == (0, "done")
-    assert app.rows("events") == [(0, "old", at(0)), (1, "old", at(1))]
-
-
 # Columns --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("policy", ["add", "ignore", "fail"])
-async def test_a_new_column_is_never_lost_in_silence(shop: Scene, app: Scene, policy: Any) -> None:
-    filled(shop, 1)
-    job = pipeline(shop, app, retl.Table("events", cursor="ts", new_columns=policy))
-    await job.run_once()
-    shop.run(
-        "ALTER TABLE events ADD COLUMN city VARCHAR(20) NOT NULL DEFAULT ''",
-        "INSERT INTO events VALUES (1, 'b', '2024-01-02', 'Köln')",
-    )
-    if policy == "fail":
-        with pytest.raises(retl.SchemaDrift, match=r"column 'city'.*new_columns"):
-            await job.run_once()
-        assert app.rows("events", "id") == [(0,)]
-        return
-    report = (await job.run_once()).scans[0]
-    if policy == "add":
-        assert app.rows("events", "id, city") == [(0, ""), (1, "Köln")]  # row 0 ties with the watermark
-    else:
-        assert app.rows("events", "id") == [(0,), (1,)]
-        assert any("'city'" in warning for warning in report.warnings)
-
-
-async def test_a_dropped_column_is_reported(shop: Scene, app: Scene) -> None:
-    filled(shop, 1)
-    job = pipeline(shop, app, EVENTS)
-    await job.run_once()
-    shop.run("ALTER TABLE events DROP COLUMN v", "INSERT INTO events VALUES (1, '2024-01-02')")
-    report = (await job.run_once()).scans[0]
-    assert any("no longer has the column v" in warning for warning in report.warnings)
-    assert app.rows("events", "id, v") == [(0, "old"), (1, None)]
-
-
-async def test_a_retyped_column_is_refused_and_not_squeezed_in(shop: Scene, app: Scene) -> None:
-    shop.run("CREATE TABLE events (id INT PRIMARY KEY, code INT, ts DATETIME(6))")
-    shop.run("INSERT INTO events VALUES (1, 7, '2024-01-01')")
-    job = pipeline(shop, app, EVENTS)
-    await job.run_once()
-    shop.run("ALTER TABLE events MODIFY code VARCHAR(10)", "INSERT INTO events VALUES (2, '007', '2024-01-02')")
-    with pytest.raises(retl.SchemaDrift, match=r"notes / events.*column 'code'.*varchar\(10\).*int"):
-        await job.run_once()
-    assert app.rows("events", "id, code") == [(1, 7)]
 
 
 async def test_a_column_that_became_longer_is_refused_row_by_row(shop: Scene, app: Scene) -> None:
@@ -397,54 +214,7 @@ async def test_a_column_that_became_longer_is_refused_row_by_row(shop: Scene, ap
     assert app.rows("events", "id, v") == [(0, "old")]
 
 
-async def test_a_retyped_cursor_is_noticed(shop: Scene, app: Scene) -> None:
-    shop.run("CREATE TABLE events (id INT PRIMARY KEY, ts DATE)", "INSERT INTO events VALUES (1, '2024-01-01')")
-    job = pipeline(shop, app, EVENTS)
-    await job.run_once()
-    shop.run("ALTER TABLE events MODIFY ts DATETIME(6)")
-    with pytest.raises(retl.SchemaDrift, match=r"cursor column 'ts' was of type date and is now datetime.*retl reset"):
-        await job.run_once()
-
-
 # Commits --------------------------------------------------------------------------
-
-
-async def test_data_and_checkpoint_are_committed_together_or_not_at_all(shop: Scene, app: Scene) -> None:
-    filled(shop, 4)
-    job = pipeline(shop, app, EVENTS)
-    await job.run_once()
-    before = app.rows("events")
-    app.run(
-        "CREATE TRIGGER refuse BEFORE UPDATE ON retl_checkpoints FOR EACH ROW "
-        "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no checkpoint'"
-    )
-    shop.run("UPDATE events SET v = 'moved', ts = '2024-02-01' WHERE id = 3")
-    with pytest.raises(retl.RetlError, match="no checkpoint"):
-        await job.run_once()
-    assert app.rows("events") == before
-    app.run("DROP TRIGGER refuse")
-    await job.run_once()
-    assert app.rows("events") == shop.rows("events")
-
-
-async def test_rows_that_are_added_are_not_doubled_by_a_crash(shop: Scene, app: Scene) -> None:
-    filled(shop, 9)
-    table = retl.Table("events", cursor="ts", write=retl.Write.APPEND, settle="1s")
-    with anyio.CancelScope() as scope:
-        dying = pipeline(shop, app, table, slice_rows=2)
-        heard = Recorder(dying)
-
-        def die(_: events.SliceCommitted) -> None:
-            if len(heard.of(events.SliceCommitted)) == 2:
-                scope.cancel()
-
-        heard.when(events.SliceCommitted, die, once=False)
-        await dying.run_once()
-    assert scope.cancelled_caught
-    assert 0 < len(app.rows("events")) < 9
-    await pipeline(shop, app, table).run_once()
-    await pipeline(shop, app, table).run_once()
-    assert app.rows("events") == shop.rows("events")
 
 
 async def test_a_watermark_is_not_saved_before_its_rows(shop: Scene, app: Scene) -> None:
@@ -461,19 +231,6 @@ async def test_a_watermark_is_not_saved_before_its_rows(shop: Scene, app: Scene)
     app.run("DROP TRIGGER refuse")
     await job.run_once()
     await job.aclose()
-    assert app.rows("events") == shop.rows("events")
-
-
-async def test_a_first_load_that_fails_resumes_at_the_last_slice(shop: Scene, app: Scene) -> None:
-    filled(shop, 10)
-    broken = retl.Table(
-        "events", cursor="ts", expressions={"v": "CASE WHEN id = 7 THEN (SELECT 1 UNION SELECT 2) ELSE v END"}
-    )
-    with pytest.raises(retl.SourceError, match="more than 1 row"):
-        await pipeline(shop, app, broken, slice_rows=2).run_once()
-    assert app.rows("events", "id, ts") == [(n, at(n)) for n in range(6)]
-    report = (await pipeline(shop, app, EVENTS, slice_rows=2).run_once()).scans[0]
-    assert (report.lower, report.rows) == ("2024-01-01 00:00:05.000000", 5)
     assert app.rows("events") == shop.rows("events")
 
 
@@ -500,55 +257,7 @@ async def test_two_runs_never_overlap_and_missed_ticks_are_one(shop: Scene, app:
     assert app.rows("events") == shop.rows("events")
 
 
-async def test_a_run_that_was_taken_over_commits_nothing(shop: Scene, app: Scene) -> None:
-    filled(shop, 4)
-    job = pipeline(shop, app, EVENTS)
-    await job.run_once()
-    before = app.rows("events")
-    shop.run("INSERT INTO events VALUES (77, 'x', '2024-02-01')")
-    Recorder(job).when(
-        events.ScanPlanned, lambda _: app.run("UPDATE retl_leases SET epoch = epoch + 1, owner = 'somebody else'")
-    )
-    with pytest.raises(retl.LeaseLost, match="another process has taken this pipeline over"):
-        await job.run_once()
-    assert app.rows("events") == before
-    assert app.run("SELECT owner FROM retl_leases") == [("somebody else",)]
-
-
 # Keys -----------------------------------------------------------------------------
-
-
-async def test_duplicate_keys_are_told_apart_by_the_cursor_or_refused(shop: Scene, app: Scene) -> None:
-    shop.run(
-        "CREATE TABLE log (id INT, v VARCHAR(9), ts DATETIME)",
-        "INSERT INTO log VALUES (1, 'old', '2024-01-01'), (1, 'new', '2024-01-02'), (2, 'x', '2024-01-01')",
-    )
-    await pipeline(shop, app, retl.Table("log", key="id", cursor="ts")).run_once()
-    assert app.rows("log", "id, v") == [(1, "new"), (2, "x")]
-
-    job = pipeline(shop, app, retl.Table("log", to="full", key="id"))
-    with pytest.raises(retl.RepeatedKey, match=r"notes / log.*\(id\).*\{\"id\":\"?1\"?\} occurs more than once"):
-        await job.run_once()
-    assert app.rows("full") == []
-
-
-async def test_a_null_key_is_a_reject_and_not_a_lost_row(shop: Scene, app: Scene) -> None:
-    shop.run("CREATE TABLE log (id INT, v VARCHAR(9))", "INSERT INTO log VALUES (NULL, 'lost?'), (2, 'x')")
-    job = pipeline(shop, app, retl.Table("log", key="id", max_rejects=1))
-    await job.run_once()
-    assert app.rows("log") == [(2, "x")]
-    rejects = await job.rejects()
-    assert [(json.loads(reject.content), reject.reason) for reject in rejects] == [
-        ({"id": None, "v": "lost?"}, "the key is NULL")
-    ]
-    await job.aclose()
-
-
-async def test_no_usable_key_is_an_error_before_anything_is_written(shop: Scene, app: Scene) -> None:
-    shop.run("CREATE TABLE log (id INT, v VARCHAR(9))", "INSERT INTO log VALUES (2, 'x')")
-    with pytest.raises(retl.ConfigError, match=r"notes / log.*no usable key.*write = \"append\""):
-        await pipeline(shop, app, retl.Table("log")).run_once()
-    assert app.tables() == []
 
 
 # The host -------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+"""The routes by their names. In the largest tier any two systems with SQL are one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests import tiers
+from tests.routes.ends import DuckDBEnd, SearchEnd, ServerEnd, SQLiteEnd
+from tests.routes.route import End, Route
+
+SQL = ("duckdb", "sqlite", "mysql", "mariadb")
+EVERY_DAY = (
+    ("duckdb", "sqlite"),
+    ("sqlite", "duckdb"),
+    ("mysql", "mysql"),
+    ("mariadb", "mariadb"),
+    ("elasticsearch", "elasticsearch"),
+    ("opensearch", "opensearch"),
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "route" in metafunc.fixturenames:
+        more = [(one, other) for one in SQL for other in SQL] if tiers.every_step() else []
+        pairs = dict.fromkeys([*EVERY_DAY, *more])
+        metafunc.parametrize("route", pairs, ids=["-".join(pair) for pair in pairs], indirect=True)
+
+
+@pytest.fixture
+def route(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Route]:
+    source, target = request.param
+    with ExitStack() as stack:
+        yield Route(_end(source, "shop", request, tmp_path, stack), _end(target, "app", request, tmp_path, stack))
+
+
+def _end(system: str, role: str, request: pytest.FixtureRequest, folder: Path, stack: ExitStack) -> End:
+    if system == "duckdb":
+        return DuckDBEnd(folder / f"{role}.duckdb")
+    if system == "sqlite":
+        return SQLiteEnd(folder / f"{role}.db")
+    server = request.getfixturevalue(f"{system}_server")
+    if system in ("mysql", "mariadb"):
+        return ServerEnd(server, stack.enter_context(server.fresh_database()))
+    return SearchEnd(server, stack.enter_context(server.fresh_names()))

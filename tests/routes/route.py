@@ -1,0 +1,137 @@
+"""One system as a suite sees it, and two of them as a way that rows take."""
+
+from __future__ import annotations
+
+import datetime as dt
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pytest
+
+import retl
+
+Row = tuple[Any, ...]
+
+EPOCH = dt.datetime(2024, 1, 1)  # noqa: DTZ001  # as the columns have no zone
+
+
+def at(seconds: float) -> dt.datetime:
+    """A moment of the rows: so many seconds after the first of them."""
+    return EPOCH + dt.timedelta(seconds=seconds)
+
+
+def moment(value: Any) -> dt.datetime:
+    """A moment as any system or report writes it, to the microsecond."""
+    if isinstance(value, dt.datetime):
+        return value.replace(tzinfo=None)
+    return dt.datetime.fromisoformat(str(value).rstrip("Z")[:26])
+
+
+class End(ABC):
+    """A system that holds tables. Their key is ``id``; the other columns are of the kinds int, text and time."""
+
+    live: ClassVar[bool] = True
+    """Whether it can be changed while a scan reads it."""
+    columns: ClassVar[bool] = True
+    """Whether a row has columns that its table declares: a document has not."""
+    streams: ClassVar[bool] = True
+    """Whether the slices before a row that cannot be read are read."""
+    refreshes: ClassVar[Sequence[str]] = ("truncate", "rename_and_create", "swap")
+
+    @abstractmethod
+    def connector(self, **options: Any) -> Any:
+        """What a pipeline takes, on either side."""
+
+    @abstractmethod
+    def create(self, table: str, kinds: dict[str, str], *, key: bool = True) -> None:
+        """An empty table with these columns, in place of what there is."""
+
+    @abstractmethod
+    def insert(self, table: str, *rows: Row) -> None: ...
+
+    @abstractmethod
+    def update(self, table: str, key: int, **values: Any) -> None: ...
+
+    @abstractmethod
+    def delete(self, table: str, *keys: int) -> None:
+        """Some rows, or all."""
+
+    @abstractmethod
+    def rows(self, table: str, *columns: str) -> list[Row]:
+        """By their first column; those of ``id``, ``v`` and ``ts`` unless others are named."""
+
+    @abstractmethod
+    def tables(self) -> list[str]:
+        """All but those of the state store."""
+
+    @abstractmethod
+    def take_over(self) -> None:
+        """Become the owner of the pipeline that has its state here."""
+
+    def add_column(self, table: str, name: str) -> None:
+        pytest.skip("its tables have no columns")
+
+    def drop_column(self, table: str, name: str) -> None:
+        pytest.skip("its tables have no columns")
+
+    def failing(self, key: int) -> dict[str, Any]:
+        """Words for a ``retl.Table`` whose scan fails at one row."""
+        pytest.skip("its scans cannot be made to fail at one row")
+
+    def refuse(self, what: str) -> None:
+        """From now on refuse each change of ``checkpoints``, or of the rows of a table: ``no NAME``."""
+        pytest.skip("it has no triggers")
+
+    def allow(self) -> None:
+        """Refuse nothing any more."""
+        raise NotImplementedError
+
+    def called(self, table: str) -> str:
+        """The name of a table for a pipeline."""
+        return table
+
+
+class Route:
+    """From one system to another."""
+
+    def __init__(self, source: End, target: End) -> None:
+        self.source = source
+        self.target = target
+        self.rows = target.rows
+
+    def fill(self, rows: int, *, every: float = 1.0) -> None:
+        """``events`` with so many rows, their times a second apart; ``every`` is how many share a time."""
+        self.source.create("events", {"v": "text", "ts": "time"})
+        self.source.insert("events", *((n, "old", at(n // every)) for n in range(rows)))
+
+    def table(self, name: str = "events", *, to: str = "", **words: Any) -> retl.Table:
+        if action := words.get("pre_action"):
+            words["pre_action"] = retl.PreAction(action)
+        return retl.Table(self.source.called(name), to=self.target.called(to or name), **words)
+
+    def pipeline(self, *tables: retl.Table, options: dict[str, Any] | None = None, **words: Any) -> retl.Pipeline:
+        """One table with a cursor unless others are given; ``options`` are those of the source."""
+        return retl.Pipeline(
+            "notes",
+            source=self.source.connector(**(options or {})),
+            target=self.target.connector(),
+            tables=list(tables or [self.table(cursor="ts")]),
+            **words,
+        )
+
+    def equal(self, table: str = "events") -> bool:
+        """Whether the target holds the rows of the source, and no others."""
+        return self.target.rows(table) == self.source.rows(table)
+
+    def needs_live(self) -> None:
+        if not self.source.live:
+            pytest.skip("this source cannot be changed while it is read")
+
+    def needs_columns(self) -> None:
+        if not self.source.columns:
+            pytest.skip("a document always comes whole")
+
+    def needs(self, pre_action: str) -> None:
+        if pre_action not in self.target.refreshes:
+            pytest.skip(f"this target cannot {pre_action}")
