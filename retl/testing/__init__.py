@@ -36,8 +36,8 @@ __all__ = [
 
 _SUITES = {
     "StateStoreContract": ("state_stores",),
-    "SourceContract": ("sources", "source_base", "source_reads", "source_windows"),
-    "TargetContract": ("targets", "target_base", "target_writes", "target_commits", "target_refreshes"),
+    "SourceContract": ("sources", "source_base", "source_reads", "source_windows", "source_scans"),
+    "TargetContract": ("targets", "target_base", "target_writes", "target_commits", "target_refreshes", "target_loads"),
 }
 
 

@@ -14,6 +14,7 @@ from retl.connectors.base import Source
 from retl.model.checkpoint import Checkpoint
 from retl.model.plan import SourcePlan
 from retl.model.schema import native_type
+from retl.model.table import TableSpec
 from retl.testing.oracle import in_order
 from retl.testing.rows import read_slice, table_spec
 from retl.testing.scans import Scans
@@ -59,6 +60,8 @@ class SourceBase:
 
     pytestmark: ClassVar[Any] = [pytest.mark.anyio]
 
+    has_cursor: ClassVar[bool] = True
+    """Whether it can read what has changed since the last scan; otherwise every scan reads the whole table."""
     counts: ClassVar[bool] = True
     """Whether the source can count before it reads: it then names an upper bound and cuts slices."""
     lists_tables: ClassVar[bool] = True
@@ -109,6 +112,16 @@ class SourceBase:
         await source.leave()
         await self.change(TABLE, table_of(rows))
 
+    def incremental(self, **words: Any) -> TableSpec:
+        """The suite's table with a cursor; a source that has none skips the test."""
+        if not self.has_cursor:
+            pytest.skip("this source has no cursor")
+        return table_spec(TABLE, cursor="updated_at", **words)
+
+    def scanned(self, **words: Any) -> TableSpec:
+        """The suite's table with a cursor, if the source has one."""
+        return table_spec(TABLE, **({"cursor": "updated_at", **words} if self.has_cursor else {"key": "id"}))
+
     def needs_changes(self) -> None:
         if not self.changes_meanwhile:
             pytest.skip("nobody can write to this source while it is read")
@@ -136,5 +149,4 @@ async def all_rows(source: Scans, plan: SourcePlan) -> list[Row]:
     return in_order(row for rows in await rows_by_slice(source, plan) for row in rows)
 
 
-INCREMENTAL = table_spec(TABLE, cursor="updated_at", key="id")
 FULL = table_spec(TABLE, key="id")

@@ -14,7 +14,7 @@ from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
 from retl.testing.oracle import in_order
 from retl.testing.rows import read_slice, table_spec
-from retl.testing.source_base import FULL, INCREMENTAL, SCHEMA, TABLE, SourceBase, all_rows, rows_of
+from retl.testing.source_base import FULL, SCHEMA, TABLE, SourceBase, all_rows, rows_of
 
 
 class SourceReads(SourceBase):
@@ -93,7 +93,7 @@ class SourceReads(SourceBase):
             await self.drop(TABLE)
             await self.create(TABLE, SCHEMA.empty_table())
             detail = {name: value for slice_ in first.slices for name, value in slice_.detail.items()}
-            for table in (FULL, INCREMENTAL):
+            for table in (FULL, self.scanned(key="id")):
                 plan = await source.plan(table, Checkpoint(detail=detail))
                 assert plan.schema.names == SCHEMA.names
                 assert await all_rows(source, plan) == []
@@ -158,19 +158,19 @@ class SourceReads(SourceBase):
 
     async def test_a_plan_can_be_made_again(self) -> None:
         async with self.opened(rows_of(range(1, 21))) as source:
-            first = await source.plan(INCREMENTAL, Checkpoint())
-            second = await source.plan(INCREMENTAL, Checkpoint())
+            first = await source.plan(self.scanned(key="id"), Checkpoint())
+            second = await source.plan(self.scanned(key="id"), Checkpoint())
             assert first.slices == second.slices
             assert first.schema == second.schema
 
     async def test_slices_can_be_pickled(self) -> None:
         async with self.opened(rows_of(range(1, 21))) as source:
-            plan = await source.plan(table_spec(TABLE, cursor="updated_at", slice_rows=5), Checkpoint())
+            plan = await source.plan(self.scanned(slice_rows=5), Checkpoint())
             assert tuple(pickle.loads(pickle.dumps(slice_)) for slice_ in plan.slices) == plan.slices
 
     async def test_a_slice_can_be_read_again(self) -> None:
         async with self.opened(rows_of(range(1, 41))) as source:
-            plan = await source.plan(table_spec(TABLE, cursor="updated_at", slice_rows=10), Checkpoint())
+            plan = await source.plan(self.scanned(slice_rows=10), Checkpoint())
             for slice_ in plan.slices:
                 first = in_order((await read_slice(source.scan(plan), slice_)).to_pylist())
                 assert first == in_order((await read_slice(source.scan(plan), slice_)).to_pylist())

@@ -10,9 +10,7 @@ import pytest
 from retl.model.checkpoint import Checkpoint
 from retl.model.cursor import compare
 from retl.testing.oracle import Oracle, in_order
-from retl.testing.rows import table_spec
 from retl.testing.source_base import (
-    INCREMENTAL,
     NOON,
     TABLE,
     Row,
@@ -35,14 +33,14 @@ class SourceWindows(SourceBase):
     async def test_a_first_scan_reads_every_row_that_has_a_cursor_once(self) -> None:
         rows = rows_of(range(1, 101))
         async with self.opened(rows) as source:
-            plan = await source.plan(table_spec(TABLE, cursor="updated_at", slice_rows=7), Checkpoint())
+            plan = await source.plan(self.incremental(slice_rows=7), Checkpoint())
             assert plan.cursor_type
             assert await all_rows(source, plan) == in_order(rows)
 
     async def test_slices_are_in_cursor_order_and_bounded(self) -> None:
         self._needs_counts()
         async with self.opened(rows_of(range(1, 101))) as source:
-            plan = await source.plan(table_spec(TABLE, cursor="updated_at", slice_rows=10), Checkpoint())
+            plan = await source.plan(self.incremental(slice_rows=10), Checkpoint())
             found = await rows_by_slice(source, plan)
             assert len(found) >= 10
             assert max(len(rows) for rows in found) <= 20
@@ -56,7 +54,7 @@ class SourceWindows(SourceBase):
     async def test_the_watermark_of_a_slice_covers_its_rows_and_no_later_one(self) -> None:
         self._needs_counts()
         async with self.opened(rows_of(range(1, 101))) as source:
-            plan = await source.plan(table_spec(TABLE, cursor="updated_at", slice_rows=10), Checkpoint())
+            plan = await source.plan(self.incremental(slice_rows=10), Checkpoint())
             assert plan.window is not None
             family = plan.window.family
             found = await rows_by_slice(source, plan)
@@ -75,7 +73,7 @@ class SourceWindows(SourceBase):
         self._needs_counts()
         rows = [*rows_of([1, 2]), *rows_of(range(100, 400), updated_at=NOON + timedelta(hours=1), step=False)]
         async with self.opened(rows) as source:
-            plan = await source.plan(table_spec(TABLE, cursor="updated_at", slice_rows=50), Checkpoint())
+            plan = await source.plan(self.incremental(slice_rows=50), Checkpoint())
             found = await rows_by_slice(source, plan)
             assert in_order(row for slice_ in found for row in slice_) == in_order(rows)
             assert max(len(slice_) for slice_ in found) <= 150  # a hash cuts unevenly
@@ -84,7 +82,7 @@ class SourceWindows(SourceBase):
     async def test_parts_that_are_done_are_not_read_again(self) -> None:
         self._needs_counts()
         rows = rows_of(range(100, 400), step=False)
-        table = table_spec(TABLE, cursor="updated_at", slice_rows=50)
+        table = self.incremental(slice_rows=50)
         async with self.opened(rows) as source:
             plan = await source.plan(table, Checkpoint())
             found = await rows_by_slice(source, plan)
@@ -96,18 +94,18 @@ class SourceWindows(SourceBase):
     async def test_the_window_is_closed_below(self) -> None:
         rows = rows_of(range(1, 21))
         async with self.opened(rows) as source:
-            plan = await source.plan(INCREMENTAL, Checkpoint())
+            plan = await source.plan(self.incremental(key="id"), Checkpoint())
             edge = rows[9]["updated_at"]
             tied = {"id": 99, "name": "tied", "updated_at": edge}
             await self.changed(source, [tied])
-            plan = await source.plan(INCREMENTAL, checkpoint_after(plan, f"{edge:%Y-%m-%d %H:%M:%S.%f}"))
+            plan = await source.plan(self.incremental(key="id"), checkpoint_after(plan, f"{edge:%Y-%m-%d %H:%M:%S.%f}"))
             assert ids(await all_rows(source, plan)) == [*range(10, 21), 99]
 
     async def test_lookback_reads_again_below_the_watermark(self) -> None:
         rows = rows_of(range(1, 21))
         async with self.opened(rows) as source:
-            first = await source.plan(INCREMENTAL, Checkpoint())
-            table = table_spec(TABLE, cursor="updated_at", key="id", lookback="5.000005s")
+            first = await source.plan(self.incremental(key="id"), Checkpoint())
+            table = self.incremental(key="id", lookback="5.000005s")
             watermark = f"{rows[19]['updated_at']:%Y-%m-%d %H:%M:%S.%f}"
             plan = await source.plan(table, checkpoint_after(first, watermark))
             assert ids(await all_rows(source, plan)) == [15, 16, 17, 18, 19, 20]
@@ -119,19 +117,21 @@ class SourceWindows(SourceBase):
             {"id": number, "name": None, "updated_at": NOON + timedelta(microseconds=number)} for number in range(1, 7)
         ]
         async with self.opened(rows) as source:
-            first = await source.plan(INCREMENTAL, Checkpoint())
-            plan = await source.plan(INCREMENTAL, checkpoint_after(first, f"{NOON:%Y-%m-%d %H:%M:%S}.000004"))
+            first = await source.plan(self.incremental(key="id"), Checkpoint())
+            plan = await source.plan(
+                self.incremental(key="id"), checkpoint_after(first, f"{NOON:%Y-%m-%d %H:%M:%S}.000004")
+            )
             assert ids(await all_rows(source, plan)) == [4, 5, 6]
 
     async def test_rows_that_come_after_the_plan_wait_for_the_next_scan(self) -> None:
         self._needs_counts()
         self.needs_changes()
         async with self.opened(rows_of(range(1, 11))) as source:
-            plan = await source.plan(INCREMENTAL, Checkpoint())
+            plan = await source.plan(self.incremental(key="id"), Checkpoint())
             await self.change(TABLE, table_of(rows_of([50])))
             assert ids(await all_rows(source, plan)) == list(range(1, 11))
             assert plan.window is not None
-            following = await source.plan(INCREMENTAL, checkpoint_after(plan, plan.window.upper))
+            following = await source.plan(self.incremental(key="id"), checkpoint_after(plan, plan.window.upper))
             assert 50 in ids(await all_rows(source, following))
 
     async def test_scan_after_scan_no_change_is_missed(self) -> None:
@@ -149,7 +149,7 @@ class SourceWindows(SourceBase):
                 if number:
                     await self.changed(source, rows)
                 truth.upsert(rows)
-                plan = await source.plan(table_spec(TABLE, cursor="updated_at", key="id", slice_rows=10), checkpoint)
+                plan = await source.plan(self.incremental(key="id", slice_rows=10), checkpoint)
                 found = await all_rows(source, plan)
                 target.upsert(found)
                 assert target.rows == truth.rows
@@ -160,13 +160,13 @@ class SourceWindows(SourceBase):
     async def test_rows_without_a_cursor_are_counted(self) -> None:
         self._needs_counts()
         async with self.opened([*rows_of([1, 2]), *rows_of([3], updated_at=None)]) as source:
-            plan = await source.plan(INCREMENTAL, Checkpoint())
+            plan = await source.plan(self.incremental(key="id"), Checkpoint())
             assert plan.null_cursor_rows == 1
             assert ids(await all_rows(source, plan)) == [1, 2]
 
     async def test_rows_without_a_cursor_are_included_once_where_that_is_wanted(self) -> None:
         rows = [*rows_of(range(1, 21)), *rows_of(range(50, 70), updated_at=None)]
-        table = table_spec(TABLE, cursor="updated_at", null_cursor="include", slice_rows=5)
+        table = self.incremental(null_cursor="include", slice_rows=5)
         async with self.opened(rows) as source:
             plan = await source.plan(table, Checkpoint())
             assert await all_rows(source, plan) == in_order(rows)
@@ -175,7 +175,7 @@ class SourceWindows(SourceBase):
     async def test_a_table_with_nothing_but_null_cursors_has_no_watermark(self) -> None:
         self._needs_counts()
         async with self.opened(rows_of([1, 2], updated_at=None)) as source:
-            plan = await source.plan(INCREMENTAL, Checkpoint())
+            plan = await source.plan(self.incremental(key="id"), Checkpoint())
             assert plan.window is None
             assert plan.slices == ()
             assert plan.null_cursor_rows == 2

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from retl.testing.target_commits import TargetCommits
+from retl.testing.target_loads import TargetLoads
 from retl.testing.target_refreshes import TargetRefreshes
 from retl.testing.target_writes import TargetWrites
 
 
-class TargetContract(TargetWrites, TargetCommits, TargetRefreshes):
+class TargetContract(TargetWrites, TargetCommits, TargetRefreshes, TargetLoads):
     """Holds a target to every sentence of ``retl.connectors.base``.
 
     Inherit it in a test module, under a name that begins with ``Test``, and fill in the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,6 @@ import pyarrow.compute as pc
 from retl.connectors.function.types import join, learn, without_values
 from retl.model.cursor import cursor_family, settled
 from retl.model.errors import ConfigError, SourceError
-from retl.model.schema import missing
 from retl.model.table import TableSpec
 
 
@@ -63,35 +61,6 @@ def learnt(
         blank = []
     warning = f"no value was seen in {', '.join(blank)}, so that is taken as text; declare it with schema."
     return schema, False, (warning,) if blank else ()
-
-
-def choose(table: TableSpec, known: pa.Schema, key: Sequence[str]) -> tuple[str, ...]:
-    """The columns to read, under the function's names. Raises ``ConfigError`` for unknown columns."""
-    names = tuple(
-        table.columns if table.columns is not None else [name for name in known.names if name not in table.exclude]
-    )
-    for word, wanted, have in (
-        ("exclude", table.exclude, known.names),
-        ("columns", names, known.names),
-        ("rename", tuple(table.rename), names),
-        ("key", table.key, names),
-        ("the source's key", key, known.names),
-        ("cursor", (table.cursor,) if table.cursor else (), known.names),
-    ):
-        absent = missing(wanted, have)
-        if absent:
-            close = difflib.get_close_matches(absent[0], have, n=1)
-            raise ConfigError(
-                f"{word} names {absent[0]!r}, which the rows do not have.",
-                remedy=f"did you mean {close[0]!r}?" if close else f"they have {', '.join(have)}.",
-            )
-    targets = [table.target_name(name) for name in names]
-    doubled = sorted({name for name in targets if targets.count(name) > 1})
-    if doubled:
-        raise ConfigError(
-            f"two columns would have the name {doubled[0]!r} in the target.", remedy="rename one of them."
-        )
-    return names
 
 
 def cursor_name(table: TableSpec, known: pa.Schema, names: Sequence[str]) -> str:

@@ -27,13 +27,13 @@ from retl.connectors.function.selection import (
     Limits,
     ReadWindow,
     call_text,
-    choose,
     cursor_name,
     learnt,
     upper_bound,
 )
 from retl.connectors.function.snapshot import OneShots
 from retl.connectors.function.types import Declared, declared_schema, join, learn, pack, unpack
+from retl.connectors.rows.columns import choose_columns
 from retl.model.actions import Write
 from retl.model.checkpoint import Checkpoint
 from retl.model.cursor import cursor_family
@@ -165,7 +165,7 @@ class IteratorSource(Source):
             sample = await calls.sample(dataclasses.replace(window, lower=lower, sample=True))
             known, empty, warnings = learnt(before, sample)
             detail = {_LEARNT: pack(known)}
-        names = choose(table, known, self._key_of(table.name))
+        names = choose_columns(table, known, self._key_of(table.name))
         schema = pa.schema([known.field(name).with_name(table.target_name(name)) for name in names])
         key = tuple(table.target_name(name) for name in table.key or self._key_of(table.name))
         limits = Limits()
