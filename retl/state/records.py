@@ -68,19 +68,27 @@ _REPORT = "s.pipeline, s.table_name, s.scan_id, s.started_at, s.status, s.body"
 
 
 def add_report(report: ScanReport) -> Step[None]:
+    yield from insert_report(report)
+    yield from prune_reports(report.pipeline, report.table)
+
+
+def insert_report(report: ScanReport) -> Step[None]:
     yield Statement(
         "INSERT INTO retl_scans (pipeline, table_name, scan_id, started_at, status, body) VALUES (?, ?, ?, ?, ?, ?)",
         (report.pipeline, report.table, report.scan_id, report.started_at, report.status, encode(report)),
     )
+
+
+def prune_reports(pipeline: str, table: str) -> Step[None]:
     rows = yield Statement(
         f"SELECT scan_id FROM retl_scans WHERE pipeline = ? AND table_name = ? ORDER BY scan_id DESC LIMIT 1 OFFSET {KEPT_REPORTS}",
-        (report.pipeline, report.table),
+        (pipeline, table),
         rows=True,
     )
     if rows:
         yield Statement(
             "DELETE FROM retl_scans WHERE pipeline = ? AND table_name = ? AND scan_id <= ?",
-            (report.pipeline, report.table, rows[0][0]),
+            (pipeline, table, rows[0][0]),
         )
 
 

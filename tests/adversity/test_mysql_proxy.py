@@ -127,9 +127,9 @@ LOST: list[tuple[Direction, int]] = [("to_server", 5), ("to_client", 0)]
 if EVERY_STEP:
     LOST += [("to_server", 0), ("to_client", 5)]
 MOMENTS = [
-    *itertools.product(["append"], ["UPDATE retl_checkpoints > COMMIT"], [1, 2]),
-    *itertools.product(["truncate"], ["UPDATE retl_checkpoints > COMMIT"], [1, 2]),
-    ("swap", "UPDATE retl_checkpoints > COMMIT", 1),
+    *itertools.product(["append"], ["UPDATE retl_leases AS l > COMMIT"], [1, 2]),
+    *itertools.product(["truncate"], ["UPDATE retl_leases AS l > COMMIT"], [1, 2]),
+    ("swap", "UPDATE retl_leases AS l > COMMIT", 1),
     ("swap", "RENAME", 1),
     ("rename_and_create", "RENAME", 1),
     ("rename_and_create", "DROP", 1),

@@ -21,7 +21,7 @@ from tests.servers.database import Server
 pytestmark = pytest.mark.adversity
 
 
-CHECKPOINT = "UPDATE retl_checkpoints > COMMIT"
+CHECKPOINT = "UPDATE retl_leases AS l > COMMIT"
 
 
 @dataclass(frozen=True)

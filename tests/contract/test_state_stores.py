@@ -79,6 +79,10 @@ class TestStoreInMySQL(SqlStore):
     def new_store(self) -> StateStore:
         return store_inside(MySQL(self.url))
 
+    def keep_reports(self, monkeypatch: pytest.MonkeyPatch, most: int) -> bool:
+        monkeypatch.setattr("retl.connectors.mysql.store._PRUNED_EVERY", 1)  # not only now and then
+        return super().keep_reports(monkeypatch, most)
+
 
 class TestStoreInElasticsearch(StateStoreContract):
     atomic: ClassVar[bool] = False

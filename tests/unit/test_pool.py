@@ -130,11 +130,15 @@ async def test_what_is_in_use_is_closed_after_its_use() -> None:
     opened = Opened()
     pool = ConnectionPool(opened)
     async with pool.reserve() as reservation:
+        kept = await reservation.connection()
+        await pool.release()
+        assert opened.now == 1
+    await pool.release()
+    assert not opened.now and not kept.in_transaction
+    async with pool.reserve() as reservation:
         await reservation.connection()
         await pool.aclose()
-        assert opened.now == 1
-    await pool.aclose()
-    assert not opened.now
+        assert not opened.now
 
 
 def test_connections_of_a_loop_that_is_over_are_not_used() -> None:

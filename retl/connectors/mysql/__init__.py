@@ -56,7 +56,15 @@ class MySQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
         return MySQLSource(self)
 
     def target(self) -> MySQLTarget:
+        from retl.connectors.mysql.connection import MySQLConnection
+        from retl.connectors.mysql.settings import writing
         from retl.connectors.mysql.target import MySQLTarget
 
-        login = self.login("target", ())
-        return MySQLTarget(login, lock_timeout=self.lock_seconds, writers=self.writers, local_infile=self.local_infile)
+        login = writing(self.login("target", ()), self.lock_seconds)
+        return MySQLTarget(
+            login,
+            self.pool(lambda: MySQLConnection.open(login), urgent=1),
+            lock_timeout=self.lock_seconds,
+            writers=self.writers,
+            local_infile=self.local_infile,
+        )

@@ -183,11 +183,15 @@ class MySQLConnection:
         A pooler may hand it on, or reset it, between two transactions. Raises ``ConfigError`` then.
         """
         try:
-            held = not self._login.proof or await self.query(self._login.proof) == [(1,)]
+            answer = await self.query(self._login.proof) if self._login.proof else [(1,)]
         except BaseException:
             self.abort()
             raise
-        if not held:
+        self.check_session(answer[0][0])
+
+    def check_session(self, mark: object) -> None:
+        """Raise ``ConfigError`` unless the mark of a session that was made ready is still set."""
+        if str(mark) != "1":
             self.abort()
             raise ConfigError(
                 f"the session at {self.place} is not the one that was made ready: a pooler has reset it, or handed it on.",
@@ -342,6 +346,20 @@ async def held(connection: MySQLConnection) -> AsyncIterator[MySQLConnection]:
         connection.abort()
         raise
     await connection.close()
+
+
+@asynccontextmanager
+async def rolling_back(connection: MySQLConnection) -> AsyncIterator[None]:
+    """Undo what is open after an error, where the connection still stands."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, RetlError) and not connection.closed:
+            with suppress(RetlError):
+                await connection.execute("ROLLBACK")
+        elif not connection.closed:
+            connection.abort()
+        raise
 
 
 @contextmanager

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 
-from retl.connectors.mysql import preflight, refresh, schema
-from retl.connectors.mysql.connection import Login, MySQLConnection
+from retl.connectors.mysql import preflight, refresh
+from retl.connectors.mysql.catalog import OLD, TableName, table_names
+from retl.connectors.mysql.connection import MySQLConnection, rolling_back
 from retl.connectors.mysql.errors import TargetRefused
 from retl.connectors.mysql.rights import REFERRED_TO
-from retl.connectors.mysql.schema import Place
-from retl.connectors.mysql.session import under_fence
+from retl.connectors.mysql.settings import FENCE_SECONDS, SIGN_OF_LIFE
+from retl.connectors.mysql.store import run_step, save
+from retl.connectors.net.pool import ConnectionPool
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError, TargetBusy
 from retl.model.plan import WriteSpec
+from retl.state import sql as state
+from retl.threads import shielded
 
 _ASKED_SECONDS = 1
 """A statement that waits for one old reader makes all new ones wait: no longer than this at a time."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 
+Execute = Callable[[str], Awaitable[object]]
+
 
 class Ddl:
-    """The DDL of one scan on one connection. ``patience`` is how many seconds a statement may wait for readers in all."""
+    """The DDL of one load on one connection. ``patience``: how many seconds a statement may wait for readers in all."""
 
     def __init__(
-        self, login: Login, spec: WriteSpec, place: Place, connection: MySQLConnection, patience: float
+        self,
+        pool: ConnectionPool[MySQLConnection],
+        spec: WriteSpec,
+        name: TableName,
+        connection: MySQLConnection,
+        patience: float,
     ) -> None:
-        self._login = login
+        self._pool = pool
         self._spec = spec
-        self._place = place
+        self._name = name
         self._connection = connection
         self._patience = patience
 
@@ -48,9 +60,7 @@ class Ddl:
     async def drop_replaced(self) -> None:
         """Drop the table that was switched out. Not under the fence, since it may take long: nobody else knows its name."""
         try:
-            await self._connection.execute(
-                f"DROP TABLE {self._place.beside(self._place.replaced(self._spec))}",
-            )
+            await self._connection.execute(f"DROP TABLE {self._name.beside(self._name.replaced(self._spec))}")
         except TargetRefused as error:
             await self._put_back()
             raise preflight.referred_to(self._spec, error) from error
@@ -63,7 +73,7 @@ class Ddl:
         await connection.execute(f"SET SESSION lock_wait_timeout = {_ASKED_SECONDS}")
         while True:
             try:
-                async with under_fence(self._login, self._spec, connection, fenced) as execute:
+                async with self._under_fence(fenced) as execute:
                     while left:
                         await execute(left[0])
                         del left[0]
@@ -78,7 +88,44 @@ class Ddl:
 
     async def _put_back(self) -> None:
         """Give the user's table its name again, where a table that cannot be dropped lies beside it."""
-        names = await schema.table_names(self._connection, self._place.database)
+        names = await table_names(self._connection, self._name.database)
         for old in names:
-            if old.startswith(schema.OLD) and self._place.is_leftover(old, self._spec.pipeline):
-                await self._patiently(refresh.put_back(self._place, self._spec, old, names), None)
+            if old.startswith(OLD) and self._name.is_leftover(old, self._spec.pipeline):
+                await self._patiently(refresh.put_back(self._name, self._spec, old, names), None)
+
+    @asynccontextmanager
+    async def _under_fence(self, fenced: FencedCheckpoint | None) -> AsyncIterator[Execute]:
+        """DDL that nobody runs who has lost the lease: its row stays locked by a second session until the block ends.
+
+        DDL commits by itself, so it cannot share the fence's transaction. ``fenced`` is saved at
+        the end of the block, together with the release of the fence.
+        """
+        fence, ddl = self._spec.fence, self._connection
+        if fence is None or not self._spec.state_in_target:
+            yield ddl.execute
+            return
+        async with self._pool.control() as guard, rolling_back(guard):
+            await guard.begin()
+            await run_step(guard, state.prove(fence))
+
+            async def execute(statement: str) -> None:
+                await _alive_while(guard, ddl.execute(statement))
+                await guard.execute(SIGN_OF_LIFE)
+
+            yield execute
+            if fenced is not None:
+                await run_step(guard, save(fenced))
+            await guard.execute("COMMIT")
+
+
+async def _alive_while(guard: MySQLConnection, statement: Coroutine[object, object, object]) -> None:
+    """Wait for a statement that may take long. The fence holds while its owner gives signs of life."""
+    running = asyncio.ensure_future(statement)
+    try:
+        while not (await asyncio.wait([running], timeout=FENCE_SECONDS / 3))[0]:
+            await guard.execute(SIGN_OF_LIFE)
+        await running
+    finally:
+        if not running.done():
+            running.cancel()
+            await shielded(asyncio.wait([running]))

@@ -27,7 +27,7 @@ _MEANINGS = (
         ConnectionFailed,
         "the server at {place} allows no more connections: {said}",
         "raise max_connections, or the user's max_user_connections, at the server, or run fewer pipelines at a time. "
-        f"A scan needs up to 3 at its source and up to 3 + writers at its target; {_AGAIN}",
+        f"The option max_connections of a pipeline's source and target limits theirs; {_AGAIN}",
     ),
     _Meaning(
         (

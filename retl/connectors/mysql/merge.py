@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from retl.connectors.mysql.catalog import CatalogTable, Column, TableName
 from retl.connectors.mysql.dialect import MySQLDialect
-from retl.connectors.mysql.schema import Column, Known
 from retl.connectors.mysql.types import BITS
 from retl.model.actions import Action, Write
 from retl.model.plan import WriteSpec
@@ -40,24 +40,31 @@ class Stage:
             name += "_"
         return name
 
-    def create(self) -> list[str]:
+    def create(self) -> str:
         definitions = ", ".join(column.definition() for column in self.columns)
         columns = f"{self.row} {_NUMBER} AUTO_INCREMENT PRIMARY KEY, {definitions}"
+        return f"CREATE TEMPORARY TABLE {self.table} ({columns}) ENGINE=InnoDB ROW_FORMAT=DYNAMIC"
+
+    def empty_kept(self) -> list[str]:
+        """The second table, empty. It is seldom needed."""
         return [
-            f"CREATE TEMPORARY TABLE {self.table} ({columns}) ENGINE=InnoDB ROW_FORMAT=DYNAMIC",
+            f"DROP TEMPORARY TABLE IF EXISTS {self.kept}",
             f"CREATE TEMPORARY TABLE {self.kept} ({self.row} {_NUMBER} PRIMARY KEY) ENGINE=InnoDB",
         ]
+
+    def drop(self) -> str:
+        return f"DROP TEMPORARY TABLE IF EXISTS {self.table}, {self.kept}"
 
 
 class Merge:
     """The SQL that merges staged rows into a table. ``names`` are the columns to write."""
 
-    def __init__(self, spec: WriteSpec, known: Known, stage: Stage, names: Sequence[str]) -> None:
+    def __init__(self, spec: WriteSpec, known: CatalogTable, stage: Stage, names: Sequence[str]) -> None:
         self._spec = spec
         self._stage = stage
         self._names = list(names)
         self._known = known
-        self._target = known.place.sql
+        self._target = known.name.sql
         # ON DUPLICATE KEY takes a clash in any unique index for the same row, and miscounts where there is a history.
         self._several = len(known.unique) > 1 or known.versioned
         self._columns = {name: known.column(name) for name in names}
@@ -75,8 +82,8 @@ class Merge:
         if Action.INSERT in spec.blacklist:
             return [self._update(rest, condition)] if may_update else []
         if self._several:
-            updates = [self._update(rest, condition)] if may_update else []
-            absent = f"{self._missing()} IS NULL AND {condition}"
+            updates = [self._update(rest, f"{self._differs()} AND {condition}")] if may_update else []
+            absent = f"{self._key('t')} IS NULL AND {condition}"
             return [
                 *updates,
                 f"{self._insert()} FROM {rows} LEFT JOIN {self._target} AS t ON {self._same()} WHERE {absent}",
@@ -84,21 +91,30 @@ class Merge:
         sets = (
             self._sets(self._target, rest) if may_update else f"{self._key(self._target)} = {self._key(self._target)}"
         )
-        return [f"{self._insert()} FROM {rows} WHERE {condition} ON DUPLICATE KEY UPDATE {sets}"]
+        # What the target holds already, byte for byte, is not written again; no table of a user has the name retl_t.
+        held = f"LEFT JOIN {self._target} AS retl_t ON {self._same('retl_t')} AND NOT {self._differs('retl_t')}"
+        chosen = f"{self._key('retl_t')} IS NULL AND {condition}"
+        return [f"{self._insert()} FROM {rows} {held} WHERE {chosen} ON DUPLICATE KEY UPDATE {sets}"]
 
     @property
     def _may_update(self) -> bool:
         return Action.UPDATE not in self._spec.blacklist and bool(self._rest)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the statements themselves leave alone what the target holds already."""
+        upserts = self._spec.table.write is Write.UPSERT and Action.INSERT not in self._spec.blacklist
+        return upserts and (self._may_update or not self._several)
 
     def drop_unchanged(self) -> list[str]:
         """Takes the rows off the stage that the target holds already, byte for byte: they are not written again.
 
         Their numbers are looked up first: a DELETE would lock the target's rows for that. The last statement tells how many.
         """
-        same = " AND ".join([self._same(), *(self._equal(name) for name in self._names)])
+        same = f"{self._same()} AND NOT {self._differs()}"
         table, kept, row = self._stage.table, self._stage.kept, self._stage.row
         return [
-            f"TRUNCATE TABLE {kept}",
+            *self._stage.empty_kept(),
             f"INSERT INTO {kept} SELECT s.{row} FROM {table} AS s JOIN {self._target} AS t ON {same}",
             f"DELETE s FROM {table} AS s JOIN {kept} AS k ON k.{row} = s.{row}",
         ]
@@ -115,7 +131,7 @@ class Merge:
     def take_off(self, rows: Sequence[int]) -> str:
         return f"DELETE FROM {self._stage.table} WHERE {self._stage.row} IN ({', '.join(map(str, rows))})"
 
-    def parking(self) -> list[str]:
+    def parking(self, *, has_triggers: bool) -> list[str]:
         """Makes the rows that are about to change give up their values in other unique indexes, so that each may take what
         another one had; nothing where there is no way that loses nothing."""
         key = {name.lower() for name in self._spec.key}
@@ -130,20 +146,24 @@ class Merge:
             differs = " OR ".join(f"NOT ({self._equal(n)})" for n in self._rest if n.lower() in set().union(*others))
             return [f"UPDATE {rows} SET {sets} WHERE {differs}"]
         written = len(self._names) == sum(not column.generated for column in self._known.columns)
-        watched = self._known.may_have_triggers or self._known.children
+        watched = has_triggers or self._known.children
         if not written or watched or self._spec.blacklist & {Action.INSERT, Action.DELETE}:
             return []
         # The rows come back under their keys: what refers to them from elsewhere must neither stop this nor go with them.
-        return ["SET SESSION foreign_key_checks = 0", f"DELETE t FROM {rows}", CHECK_KEYS]
+        return ["SET SESSION foreign_key_checks = 0", f"DELETE t FROM {rows} WHERE {self._differs()}", CHECK_KEYS]
 
-    def _equal(self, name: str) -> str:
+    def _differs(self, target: str = "t") -> str:
+        """Whether any column that is written has another value in the target."""
+        return f"NOT ({' AND '.join(self._equal(name, target) for name in self._names)})"
+
+    def _equal(self, name: str, target: str = "t") -> str:
         """Whether a column has the same value in both, to its last byte, whatever its collation calls equal."""
         column, word = DIALECT.identifier(name), self._columns[name].stored.word
-        bytes_ = f"CAST(t.{column} AS BINARY) <=> CAST(s.{column} AS BINARY)"
+        bytes_ = f"CAST({target}.{column} AS BINARY) <=> CAST(s.{column} AS BINARY)"
         if word in _EXACT:
-            return f"t.{column} <=> s.{column}"
+            return f"{target}.{column} <=> s.{column}"
         # The text of a number may be rounded; its sign is only in the text where it is zero.
-        return f"t.{column} <=> s.{column} AND {bytes_}" if word in ("float", "double") else bytes_
+        return f"{target}.{column} <=> s.{column} AND {bytes_}" if word in ("float", "double") else bytes_
 
     def _insert(self) -> str:
         taken = ", ".join(f"s.{DIALECT.identifier(name)}" for name in self._names)
@@ -159,14 +179,11 @@ class Merge:
         quoted = [DIALECT.identifier(name) for name in rest]
         return ", ".join(f"{table}.{name} = s.{name}" for name in quoted)
 
-    def _same(self) -> str:
-        return " AND ".join(f"t.{name} = s.{name}" for name in map(DIALECT.identifier, self._spec.key))
+    def _same(self, target: str = "t") -> str:
+        return " AND ".join(f"{target}.{name} = s.{name}" for name in map(DIALECT.identifier, self._spec.key))
 
     def _key(self, table: str) -> str:
         return f"{table}.{DIALECT.identifier(self._spec.key[0])}"
-
-    def _missing(self) -> str:
-        return self._key("t")
 
     # Keys that repeat --------------------------------------------------------
 
@@ -192,7 +209,7 @@ class Merge:
         """Leave one row for each key: one with the highest cursor."""
         table, kept, row = self._stage.table, self._stage.kept, self._stage.row
         return [
-            f"TRUNCATE TABLE {kept}",
+            *self._stage.empty_kept(),
             f"INSERT INTO {kept} SELECT MIN({row}) FROM {self._ranked('')} GROUP BY {self._keys}",
             f"DELETE s FROM {table} AS s LEFT JOIN {kept} AS k ON k.{row} = s.{row} WHERE k.{row} IS NULL",
         ]
@@ -206,7 +223,46 @@ class Merge:
         return f"(SELECT {self._stage.row}, {self._keys}{more}, {place} FROM {self._stage.table}) AS ranked WHERE {rank} = 1"
 
 
-def respells(spec: WriteSpec, known: Known) -> bool:
+class Mirror(Merge):
+    """The SQL that makes a table hold the rows of its shadow and no others, and writes only what differs."""
+
+    def __init__(self, spec: WriteSpec, known: CatalogTable, shadow: TableName, names: Sequence[str]) -> None:
+        columns = tuple(known.column(name) for name in names)
+        super().__init__(spec, known, Stage(shadow.sql, "", columns), names)
+        # The spelling of a key is a value too.
+        self._rest = [name for name in names if name not in spec.key or not self._columns[name].exact]
+
+    @property
+    def gone(self) -> str:
+        """The rows of the table that the shadow lacks, behind a SELECT or a DELETE."""
+        return f"FROM {self._target} AS t LEFT JOIN {self._stage.table} AS s ON {self._same()} WHERE {self._key('s')} IS NULL"
+
+    def statements(self, parking: Sequence[str] = ()) -> list[str]:
+        rows = f"{self._stage.table} AS s LEFT JOIN {self._target} AS t ON {self._same()}"
+        found = [f"DELETE t {self.gone}", *self._set_apart(), *parking]
+        if self._rest:
+            found.append(self._update(self._rest, self._differs()))
+        return [*found, f"{self._insert()} FROM {rows} WHERE {self._key('t')} IS NULL"]
+
+    def _set_apart(self) -> list[str]:
+        """MySQL overwrites no JSON value with an equal one, such as 1 with 1.0: it is taken away first."""
+        found = []
+        for name in (name for name in self._rest if self._columns[name].stored.word == "json"):
+            column, away = DIALECT.identifier(name), "NULL" if self._columns[name].nullable else "'null'"
+            found.append(
+                f"UPDATE {self._target} AS t JOIN {self._stage.table} AS s ON {self._same()} SET t.{column} = {away} "
+                f"WHERE t.{column} = s.{column} AND NOT ({self._equal(name)})"
+            )
+        return found
+
+    def _equal(self, name: str, target: str = "t") -> str:
+        if self._columns[name].stored.word != "json":
+            return super()._equal(name, target)
+        mine, theirs = (f"CAST(CAST({side}.{DIALECT.identifier(name)} AS CHAR) AS BINARY)" for side in (target, "s"))
+        return f"{mine} <=> {theirs}"
+
+
+def respells(spec: WriteSpec, known: CatalogTable) -> bool:
     """Whether the source takes those keys for one that the target takes for one."""
     loose = [name for name in spec.key if not known.column(name).exact]
     return all(collation(spec.schema.field(name)) == known.column(name).collation for name in loose)

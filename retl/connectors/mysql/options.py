@@ -112,10 +112,12 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         shown = without_password(self.address() or "")
         return f"{type(self).__name__}({shown!r})"
 
-    def pool(self, connect: Callable[[], Awaitable[MySQLConnection]]) -> ConnectionPool[MySQLConnection]:
+    def pool(
+        self, connect: Callable[[], Awaitable[MySQLConnection]], *, urgent: int = 0
+    ) -> ConnectionPool[MySQLConnection]:
         """The connections of one door."""
         keep_idle = parse_duration(self.keep_idle, what="keep_idle").total_seconds()
-        return ConnectionPool(connect, max_connections=self.max_connections, keep_idle=keep_idle)
+        return ConnectionPool(connect, max_connections=self.max_connections, keep_idle=keep_idle, urgent=urgent)
 
     def address(self) -> str | None:
         """The URL as it was given."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from retl.connectors.mysql.catalog import DIALECT, LONGEST_NAME, CatalogTable, Inspection, TableName
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import TargetRefused, server_error
 from retl.connectors.mysql.merge import respells
-from retl.connectors.mysql.schema import DIALECT, LONGEST_NAME, Known, Place
 from retl.connectors.mysql.types import length
 from retl.model.actions import PreAction, Write
 from retl.model.errors import ConfigError, UnsupportedError
@@ -30,18 +30,22 @@ def slow_inserts(refused: str) -> str:
     )
 
 
-async def check_server(connection: MySQLConnection) -> list[str]:
+def check_server(connection: MySQLConnection, found: Inspection) -> list[str]:
     """Warnings of what the server is set to. Raises ``ConfigError`` where nothing could be written."""
-    found = await connection.query("SHOW VARIABLES WHERE variable_name IN ('log_bin', 'binlog_format', 'read_only')")
-    settings = {str(name): str(value).upper() for name, value in found}
-    if settings.get("log_bin") == "ON" and settings.get("binlog_format") == "STATEMENT":
+    if found.logs_statements:
         raise server_error(1665, "binlog_format is STATEMENT", "target", connection.place)
-    if settings.get("read_only", "OFF") == "OFF":
+    if not found.has_database:
+        database = found.name.database
+        raise ConfigError(
+            f"the target has no database {database!r}.",
+            remedy=f"create it there: CREATE DATABASE {database} CHARACTER SET utf8mb4.",
+        )
+    if not found.read_only:
         return []
     return ["the server is read only now (read_only): most users cannot write there. Is it the right one?"]
 
 
-def check_names(place: Place, spec: WriteSpec) -> None:
+def check_names(place: TableName, spec: WriteSpec) -> None:
     """Refuse names that cannot be, or that are ours."""
     odd = next((name for name in (place.name, *spec.schema.names) if max(name, default="") > "\uffff"), None)
     if odd is not None:
@@ -57,7 +61,7 @@ def check_names(place: Place, spec: WriteSpec) -> None:
         )
 
 
-def check(spec: WriteSpec, known: Known) -> list[str]:
+def check(spec: WriteSpec, known: CatalogTable) -> list[str]:
     """Warnings about a table. Raises ``UnsupportedError`` where it cannot be written, or not in the way that is asked for."""
     shown, pre_action = spec.table.to, spec.table.pre_action
     if known.kind not in _TABLES:
@@ -69,40 +73,45 @@ def check(spec: WriteSpec, known: Known) -> list[str]:
             f"{shown!r} is kept by {known.engine}, which has no transactions: a crash would leave half a slice.",
             remedy=f"ALTER TABLE {shown} ENGINE=InnoDB, or name another table with to.",
         )
-    if spec.table.replaces and known.versioned:
+    exchanges = spec.table.replaces and pre_action is not PreAction.MIRROR
+    if exchanges and known.versioned:
         raise UnsupportedError(
             f"{shown!r} is system-versioned: to empty or exchange it would lose its history.",
-            remedy='use pre_action = "none", which writes only what changed, or name another table with to.',
+            remedy='use pre_action = "mirror" or "none", which write only what changed, or name another table with to.',
         )
-    if spec.table.replaces and known.children:
+    if exchanges and known.children:
         raise UnsupportedError(
             f"{known.children[0]!r} has a foreign key to {shown!r}, so it can be neither emptied nor exchanged: "
             "the key would stop it, or follow the table that is renamed away.",
-            remedy='drop the foreign key, or use pre_action = "none".',
+            remedy='use pre_action = "mirror", which changes rows alone; or drop the foreign key.',
         )
     warnings: list[str] = []
+    if pre_action is PreAction.MIRROR:
+        warnings.append(
+            "how many rows a mirror deletes is known when the source was read, and before any is deleted: max_shrink limits them."
+        )
     if pre_action in (PreAction.RENAME_AND_CREATE, PreAction.SWAP):
         if known.parents:
             raise UnsupportedError(
                 f"{shown!r} has a foreign key to {known.parents[0]!r}, which a table made like it would lack.",
-                remedy='drop the foreign key, or use pre_action = "truncate" or "none".',
+                remedy='drop the foreign key, or use pre_action = "mirror".',
             )
         if known.triggers:
             raise UnsupportedError(
                 f"{shown!r} has the trigger {known.triggers[0]!r}, which would follow the table that is renamed away.",
-                remedy='drop the trigger, or use pre_action = "truncate" or "none".',
+                remedy='drop the trigger, or use pre_action = "mirror".',
             )
         if not known.sees_triggers:
             raise ConfigError(
                 f"the user may not see the triggers of {shown!r}, which would follow the table that is renamed away.",
-                remedy=f"GRANT TRIGGER ON `{known.place.database}`.* to the user, by which they are seen; "
-                'or use pre_action = "truncate" or "none".',
+                remedy=f"GRANT TRIGGER ON `{known.name.database}`.* to the user, by which they are seen; "
+                'or use pre_action = "mirror".',
             )
     elif known.triggers:
         warnings.append(
             f"{shown!r} has triggers ({', '.join(known.triggers)}), which fire for every row that is written."
         )
-    elif spec.table.replaces and not known.sees_triggers:
+    elif exchanges and not known.sees_triggers:
         warnings.append(
             f"the user may not see the triggers of {shown!r}, so one connection loads it; GRANT TRIGGER makes it two."
         )
@@ -121,11 +130,11 @@ def referred_to(spec: WriteSpec, error: TargetRefused) -> UnsupportedError:
     return UnsupportedError(
         f"some table has a foreign key to {spec.table.to!r}, so it can be neither emptied nor exchanged, and was left "
         f"as it was ({error.message}).",
-        remedy='drop the foreign key, or use pre_action = "none".',
+        remedy='use pre_action = "mirror", which changes rows alone; or drop the foreign key.',
     )
 
 
-def _narrow(spec: WriteSpec, known: Known) -> list[str]:
+def _narrow(spec: WriteSpec, known: CatalogTable) -> list[str]:
     """Columns that have become longer at the source than they are in the target."""
     found: list[str] = []
     names = {column.name.lower(): column for column in known.columns}
@@ -134,12 +143,12 @@ def _narrow(spec: WriteSpec, known: Known) -> list[str]:
         if there is not None and (length(native_type(column)) or 0) > (length(there.type) or sys.maxsize):
             found.append(
                 f"column {column.name!r} is {native_type(column)} at the source, but {there.type} in the target: longer values "
-                f"are refused; widen it there, by ALTER TABLE {known.place.sql} MODIFY {DIALECT.identifier(there.name)} ..."
+                f"are refused; widen it there, by ALTER TABLE {known.name.sql} MODIFY {DIALECT.identifier(there.name)} ..."
             )
     return found
 
 
-def _loose_key(spec: WriteSpec, known: Known) -> list[str]:
+def _loose_key(spec: WriteSpec, known: CatalogTable) -> list[str]:
     """Key columns of which different values may be the same to the target."""
     if spec.table.write is Write.APPEND:
         return []

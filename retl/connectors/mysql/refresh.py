@@ -10,72 +10,69 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from retl.connectors.mysql.schema import DIALECT, TABLE_OPTIONS, Place, Secondary
+from retl.connectors.mysql.catalog import DIALECT, TABLE_OPTIONS, Inspection, TableName
 from retl.connectors.sql.tables import TableChange
 from retl.model.actions import Action, PreAction
 from retl.model.plan import WriteSpec
 
 
 @dataclass(frozen=True)
-class Preparation:
+class RefreshPlan:
     """What has to be done before the first row: statements in order, and the table that the rows then go into."""
 
     statements: tuple[str, ...]
     table: str
     """The name of the table to load."""
-    completion: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     """What has to be done after the last row, before anybody sees the table."""
 
 
-def prepare(
-    place: Place,
-    spec: WriteSpec,
-    change: TableChange,
-    *,
-    existed: bool,
-    names: Sequence[str],
-    indexes: Sequence[Secondary] = (),
-) -> Preparation:
-    """Decide the DDL of a scan. ``names`` are the tables there are.
+def prepare(spec: WriteSpec, found: Inspection, change: TableChange) -> RefreshPlan:
+    """Decide the DDL of a load.
 
-    ``indexes`` are those that a shadow is filled without: to build them at once from all rows
+    A shadow is filled without its secondary indexes: to build them at once from all rows
     takes a fraction of the time that it takes to keep them up row by row.
     """
+    place, names = found.name, found.neighbours
+    indexes = found.table.secondary if found.table else ()
     statements = [f"DROP TABLE {place.beside(name)}" for name in names if place.is_leftover(name, spec.pipeline)]
     pre_action = spec.table.pre_action
     shadow = place.shadow(spec)
-    if not existed:
+    if found.table is None:
         # Also a first load is seen as a whole or not at all.
-        table = shadow if pre_action is PreAction.SWAP else place.name
-        return Preparation((*statements, *changes(place, change, table)), table)
-    if pre_action is PreAction.SWAP:
+        table = shadow if pre_action.has_shadow else place.name
+        return RefreshPlan((*statements, *changes(place, change, table)), table)
+    if pre_action.has_shadow:
+        mirrors = pre_action is PreAction.MIRROR
         statements.append(_like(place, shadow))
-        completion: list[str] = []
+        after: list[str] = []
         if indexes and Action.ALTER not in spec.blacklist:
             dropped = ", ".join(f"DROP INDEX {index.name}" for index in indexes)
             added = ", ".join(f"ADD {index.definition}" for index in indexes)
             statements.append(f"ALTER TABLE {place.beside(shadow)} {dropped}")
-            completion.append(f"ALTER TABLE {place.beside(shadow)} {added}")
-        return Preparation((*statements, *changes(place, change, shadow)), shadow, tuple(completion))
+            after += [] if mirrors else [f"ALTER TABLE {place.beside(shadow)} {added}"]
+        statements += changes(place, change, shadow)
+        statements += changes(place, change, place.name) if mirrors else []
+        return RefreshPlan(tuple(statements), shadow, tuple(after))
     archive = _archive(place, spec, names)
     if archive is not None:
         statements += [_like(place, shadow), *changes(place, change, shadow)]
         statements.append(f"RENAME TABLE {place.sql} TO {place.beside(archive)}, {place.beside(shadow)} TO {place.sql}")
-        return Preparation(tuple(statements), place.name)
+        return RefreshPlan(tuple(statements), place.name)
     # Whatever may be refused comes before what cannot be undone.
     if spec.table.replaces and Action.TRUNCATE not in spec.blacklist:
-        return Preparation(
+        return RefreshPlan(
             (*statements, *changes(place, change, place.name), f"TRUNCATE TABLE {place.sql}"), place.name
         )
     if spec.table.replaces:
         old = place.beside(place.replaced(spec))
         statements += [_like(place, shadow), *changes(place, change, shadow)]
         statements.append(f"RENAME TABLE {place.sql} TO {old}, {place.beside(shadow)} TO {place.sql}")
-        return Preparation((*statements, f"DROP TABLE {old}"), place.name)
-    return Preparation((*statements, *changes(place, change, place.name)), place.name)
+        return RefreshPlan((*statements, f"DROP TABLE {old}"), place.name)
+    return RefreshPlan((*statements, *changes(place, change, place.name)), place.name)
 
 
-def _archive(place: Place, spec: WriteSpec, names: Sequence[str]) -> str | None:
+def _archive(place: TableName, spec: WriteSpec, names: Sequence[str]) -> str | None:
     """The name to archive the table under; ``None`` where a refresh that is carried on has done so, or nothing is to be archived."""
     if spec.table.pre_action is not PreAction.RENAME_AND_CREATE:
         return None
@@ -85,16 +82,16 @@ def _archive(place: Place, spec: WriteSpec, names: Sequence[str]) -> str | None:
     return archive if spec.refresh.archives and archive not in names else None
 
 
-def _like(place: Place, name: str) -> str:
+def _like(place: TableName, name: str) -> str:
     return f"CREATE TABLE {place.beside(name)} LIKE {place.sql}"
 
 
-def changes(place: Place, change: TableChange, name: str) -> list[str]:
+def changes(place: TableName, change: TableChange, name: str) -> list[str]:
     statements = change.statements(DIALECT, place.beside(name))
     return [f"{statement} {TABLE_OPTIONS}" for statement in statements] if change.create else statements
 
 
-def switch(place: Place, spec: WriteSpec, *, existed: bool) -> str:
+def switch(place: TableName, spec: WriteSpec, *, existed: bool) -> str:
     """Puts the shadow in the table's place; the table it replaces is still to be dropped."""
     shadow = place.beside(place.shadow(spec))
     if existed:
@@ -103,14 +100,14 @@ def switch(place: Place, spec: WriteSpec, *, existed: bool) -> str:
     return f"RENAME TABLE {shadow} TO {place.sql}"
 
 
-def put_back(place: Place, spec: WriteSpec, old: str, names: Sequence[str]) -> list[str]:
+def put_back(place: TableName, spec: WriteSpec, old: str, names: Sequence[str]) -> list[str]:
     """Takes back a switch whose old table cannot be dropped. ``names`` are the tables there are."""
     shadow, there = place.beside(place.shadow(spec)), place.name in names
     away = f"{place.sql} TO {shadow}, " if there else ""
     return [f"RENAME TABLE {away}{place.beside(old)} TO {place.sql}", *([f"DROP TABLE {shadow}"] if there else [])]
 
 
-def archives_to_drop(place: Place, spec: WriteSpec, names: Sequence[str]) -> list[str]:
+def archives_to_drop(place: TableName, spec: WriteSpec, names: Sequence[str]) -> list[str]:
     """The oldest archives beyond ``keep_archives``; none where it is ``None``."""
     keep = spec.table.keep_archives
     if keep is None:

@@ -6,9 +6,9 @@ import re
 import secrets
 from collections.abc import Sequence
 
+from retl.connectors.mysql.catalog import TableName
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import TargetRefused
-from retl.connectors.mysql.schema import Place
 from retl.model.errors import ConfigError
 
 REFERRED_TO = frozenset({1217, 1451, 1701, 3730, 3776})
@@ -18,15 +18,15 @@ _NAME = r"(\*|`(?:[^`]|``)+`)"
 _GRANT = re.compile(rf"(GRANT|REVOKE) (.+?) ON (?:TABLE )?{_NAME}\.{_NAME} (?:TO|FROM) ")
 
 
-async def sees_triggers(connection: MySQLConnection, place: Place) -> bool:
-    """Whether a trigger of the table would be in the catalog. MariaDB shows them to everybody who sees the table."""
+async def sees_triggers(connection: MySQLConnection, place: TableName) -> bool:
+    """Whether a trigger of the table would be in the catalog."""
     if connection.server.mariadb:
-        return True
+        return True  # to everybody who sees the table
     grants = [str(text) for (text,) in await connection.query("SHOW GRANTS")]
     return granted(grants, "TRIGGER", place)
 
 
-def granted(grants: Sequence[str], privilege: str, place: Place) -> bool:
+def granted(grants: Sequence[str], privilege: str, place: TableName) -> bool:
     """Whether lines of SHOW GRANTS give a right on a table. What is not understood gives none."""
     found = [line for line in map(_GRANT.match, grants) if line is not None and _about(line[3], line[4], place)]
     wide = (privilege, "ALL PRIVILEGES")
@@ -34,7 +34,7 @@ def granted(grants: Sequence[str], privilege: str, place: Place) -> bool:
     return given == {"GRANT"}
 
 
-def _about(database: str, table: str, place: Place) -> bool:
+def _about(database: str, table: str, place: TableName) -> bool:
     """Whether a line is about the table; the name of a database is a pattern."""
     of_table = table == "*" or _unquoted(table) == place.name
     if database == "*" or not of_table:
@@ -57,7 +57,7 @@ def _pattern(like: str) -> str:
     )
 
 
-async def is_referred_to(connection: MySQLConnection, place: Place) -> bool | None:
+async def is_referred_to(connection: MySQLConnection, place: TableName) -> bool | None:
     """Whether any table has a foreign key to this one, also one of a database that the user cannot see; ``None`` where
     that cannot be found out.
 

@@ -11,10 +11,14 @@ from typing import NamedTuple
 
 from retl.connectors.mysql.connection import Login
 
-IDLE_SECONDS = 28_800
-"""How long a session may wait for the other side: for the first row of a long query, or between two slices."""
+_IDLE_SECONDS = 28_800
+"""How long the session of a source may wait for the target between two slices."""
+FENCE_SECONDS = 60
+"""After so long a silence the server ends the session of a target: a frozen owner blocks nobody for longer."""
+SIGN_OF_LIFE = "DO 0"
 _TRANSFER_SECONDS = 3600
-_MARK = "@retl_session"
+SESSION_MARK = "@retl_session"
+"""Set to 1 in a session that was made ready: gone where a pooler has reset it, or handed it on."""
 _STRICT = (
     "STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,"
     "NO_AUTO_VALUE_ON_ZERO"
@@ -40,7 +44,6 @@ _BOTH = (
     _Setting("sql_auto_is_null", 0, "IS NULL finds no row that was inserted last"),
     _Setting("max_execution_time", 0, "a large table is read to its end", _MYSQL),
     _Setting("max_statement_time", 0, "a large table is read to its end", _MARIADB),
-    _Setting("wait_timeout", IDLE_SECONDS, "the other side may be slow"),
     _Setting("net_read_timeout", _TRANSFER_SECONDS, "rows that are sent may come with pauses"),
     _Setting("net_write_timeout", _TRANSFER_SECONDS, "rows that are read are taken as fast as the target takes them"),
     _Setting("idle_transaction_timeout", 0, "a transaction may wait for the source", _MARIADB),
@@ -61,6 +64,7 @@ _BOTH = (
     _Setting("old_mode", "'UTF8_IS_UTF8MB3'", "duplicates are warned of", _MARIADB),
 )
 _OF_SOURCES = (
+    _Setting("wait_timeout", _IDLE_SECONDS, "the other side may be slow"),
     _Setting("sql_mode", "'NO_ENGINE_SUBSTITUTION'", "backslashes escape, double quotes are texts"),
     _Setting("sql_buffer_result", 0, "rows come as they are found, not by way of a disk"),
     _Setting("group_concat_max_len", 2**30, "no text is cut in silence"),
@@ -69,6 +73,7 @@ _OF_SOURCES = (
     _Setting("max_recursive_iterations", 2**32 - 1, "a recursive query is not cut in silence", _MARIADB),
 )
 _OF_TARGETS = (
+    _Setting("wait_timeout", FENCE_SECONDS, "a frozen owner gives up the lease, and what it holds"),
     _Setting("sql_mode", f"'{_STRICT}'", "no value is changed in silence, and a key of 0 is a key"),
     _Setting("sql_notes", 1, "a number that is rounded is a note"),
     _Setting("foreign_key_checks", 1, "keys lead somewhere"),
@@ -104,8 +109,8 @@ def _with(login: Login, own: tuple[_Setting, ...], lock_timeout: float) -> Login
         _Setting("lock_wait_timeout", seconds, "a server waits for a year for a table that another session has locked"),
         _Setting("innodb_lock_wait_timeout", seconds, "a row's lock is waited for as long"),
     )
-    statement = f"SET NAMES utf8mb4, {_MARK} = 1{''.join(_assignments((*_BOTH, *own, *locks)))}"
-    return replace(login, session=(*login.session, statement), proof=f"SELECT {_MARK}")
+    statement = f"SET NAMES utf8mb4, {SESSION_MARK} = 1{''.join(_assignments((*_BOTH, *own, *locks)))}"
+    return replace(login, session=(*login.session, statement), proof=f"SELECT {SESSION_MARK}")
 
 
 def _assignments(settings: tuple[_Setting, ...]) -> Iterator[str]:

@@ -1,249 +1,284 @@
-"""Upserts and appends: slices pile up in a temporary table, and become part of the target in one transaction each."""
+"""Upserts and appends: a slice piles up in a temporary table, and becomes part of the target in one transaction."""
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
-import anyio
-import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult
-from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql import rights
+from retl.connectors.mysql.catalog import DIALECT
+from retl.connectors.mysql.connection import MySQLConnection, rolling_back
 from retl.connectors.mysql.errors import TargetRefused, of_rows
-from retl.connectors.mysql.job import Job
-from retl.connectors.mysql.load import column_of, warnings, words
+from retl.connectors.mysql.loader import LoadWorker, column_of, server_message, until_free, warnings
 from retl.connectors.mysql.merge import CHECK_KEYS, Merge, Stage, respells
-from retl.connectors.mysql.schema import DIALECT
-from retl.connectors.mysql.session import roll_back
-from retl.connectors.mysql.writer import MySQLWriter
+from retl.connectors.mysql.prepared import PreparedLoad
+from retl.connectors.mysql.writer import SlicedWriter, SliceLoad
 from retl.connectors.rows.keys import KeyWatch, repeated_key
 from retl.connectors.rows.rejects import MOST_SHOWN, bisect
 from retl.connectors.rows.text import json_text
 from retl.model.actions import Write
 from retl.model.checkpoint import FencedCheckpoint
-from retl.model.errors import ConfigError, RepeatedKey, TargetBusy
+from retl.model.errors import ConfigError, RepeatedKey
 from retl.model.window import Slice
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+
+@dataclass(eq=False)
+class StagedSlice(SliceLoad):
+    """A slice in the temporary table of its connection."""
+
+    rows: int = 0
+    """Rows to merge, those that the target holds already included."""
+    unchanged: int = 0
 
 
-class StagedWriter(MySQLWriter):
-    """Upserts and appends: a slice piles up in a temporary table and is merged in one transaction."""
+class StagedWriter(SlicedWriter):
+    """Stages slices and merges them. A stage lives as long as the load."""
 
-    def __init__(self, job: Job, connections: Sequence[MySQLConnection]) -> None:
-        super().__init__(job, connections)
-        place = job.known.place
-        columns = tuple(job.known.column(name) for name in job.columns)
-        self._stage = Stage(place.beside("retl_stage"), place.beside("retl_kept"), columns)
-        self._merge_sql = Merge(job.spec, job.known, self._stage, job.columns)
-        self._keys = KeyWatch(job.spec)
-        self._dirty = False
+    def __init__(
+        self, load: PreparedLoad, connection: MySQLConnection, more: Callable[[], Awaitable[MySQLConnection | None]]
+    ) -> None:
+        super().__init__(load, connection, more)
+        name, columns = load.known.name, tuple(load.known.column(name) for name in load.columns)
+        self._stage = Stage(name.beside("retl_stage"), name.beside("retl_kept"), columns)
+        self._merge = Merge(load.spec, load.known, self._stage, load.columns)
+        self._used: dict[LoadWorker, bool] = {}
+        """The connections that have a stage, and whether it holds rows that are committed, or given up."""
 
-    async def open(self) -> None:
+    def _begin(self, worker: LoadWorker) -> StagedSlice:
+        rejects = self._load.rejects()
+        stage = self._stage.table, self._stage.row
+        loader = self._load.loader(worker.connection, self._encoder, rejects, stage=stage)
+        return StagedSlice(worker, loader, rejects, KeyWatch(self._spec))
+
+    async def _take(self, mine: SliceLoad, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
+        await self._empty_stage(mine.worker)
+        await mine.loader.load(batch, data)
+
+    async def _empty_stage(self, worker: LoadWorker) -> None:
+        """Only now, so that what was committed cannot fail any more."""
+        if worker not in self._used:
+            await self._create_stage(worker.connection)
+        elif self._used[worker]:
+            await worker.connection.execute(f"TRUNCATE TABLE {self._stage.table}")
+        self._used[worker] = False
+
+    async def _create_stage(self, connection: MySQLConnection) -> None:
         try:
-            for statement in self._stage.create():
-                await self._main.execute(statement)
+            await connection.execute(self._stage.create())
         except ConfigError as error:
-            database = self._job.known.place.database
+            database = self._load.known.name.database
             error.remedy = f"GRANT CREATE TEMPORARY TABLES ON `{database}`.* to the user: slices are staged in one."
             raise
 
-    def _note(self, batch: pa.RecordBatch) -> None:
-        self._keys.add(batch)
+    async def _forget(self, mine: SliceLoad) -> None:
+        if mine.worker in self._used:
+            self._used[mine.worker] = True
 
-    async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
-        await self._clean()
-        await connection.begin()
-        taken = await self._loader(connection, self._stage.table).take(batch, data)
-        self._rows += taken
-        await connection.execute("COMMIT")
+    async def _clear(self) -> None:
+        for worker in self._used:
+            await worker.connection.execute(self._stage.drop())
 
-    async def _clean(self) -> None:
-        """Remove the rows of the last commit: only now, so that what was committed cannot fail any more."""
-        if self._dirty:
-            await self._main.execute(f"TRUNCATE TABLE {self._stage.table}")
-            self._dirty = False
+    async def _commit(
+        self, mine: SliceLoad, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int
+    ) -> CommitResult:
+        merging = _Merging(self._load, self._merge, self._stage, mine, rejects_left)
+        # Rows of a scope go before they come: none of them is left alone.
+        await merging.prepare(compare=slice_.scope is None)
 
-    async def discard(self) -> None:
-        await self._settle()
-        self._forget()
+        begun = merging.mark()
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._keys.clear()
-        self._dirty = True
+        async def attempt() -> None:
+            connection = mine.worker.connection
+            merging.reset(begun)
+            async with rolling_back(connection):
+                await connection.execute("START TRANSACTION")
+                await merging.run(slice_)
+                if fenced is None:
+                    await connection.prove()
+                await self._save(connection, fenced, mine.rejects)
 
-    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
-        await self._settle()
-        await self._clean()
-        self._rejects.check(rejects_left)
+        await until_free(mine.worker.connection, self._load.lock_timeout, attempt)
+        await self._forget(mine)
+        return merging.result()
+
+
+class _Merging:
+    """One slice on its way from the stage into the target."""
+
+    def __init__(self, load: PreparedLoad, sql: Merge, stage: Stage, mine: SliceLoad, rejects_left: int) -> None:
+        self._load = load
+        self._spec = load.spec
+        self._sql = sql
+        self._stage = stage
+        self._connection = mine.worker.connection
+        self._keys = mine.keys
+        self._rejects = mine.rejects
+        self._rejects_left = rejects_left
+        self._rows = mine.loader.rows
+        """What was staged, but for rejects and older rows of a key."""
+        self._held: int | None = None
+        """Rows that the target holds already and that have left the stage; ``None`` where the merge itself leaves them alone."""
+        self._compares = False
+        self._changed = self._written = 0
+
+    def mark(self) -> tuple[int, int]:
+        return len(self._rejects.rows), self._rows
+
+    def reset(self, mark: tuple[int, int]) -> None:
+        found, self._rows = mark
+        del self._rejects.rows[found:]
+        self._changed = self._written = 0
+
+    def result(self) -> CommitResult:
+        unchanged = self._held
+        if unchanged is None and self._compares:
+            unchanged = self._rows - self._written
+        return CommitResult(self._rows, self._changed, self._rejects.rows, unchanged=unchanged)
+
+    async def prepare(self, *, compare: bool) -> None:
+        """Settle what can be settled before the transaction."""
+        self._compares = compare and self._sql.compares
         if self._rows:
             await self._settle_repeats()
-        # Rows of a scope go before they come: none of them is left alone.
-        unchanged = await self._compare(rejects_left) if slice_.scope is None else None
-        found, staged = len(self._rejects.rows), self._rows
+        loose = self._load.loose_key and not respells(self._spec, self._load.known)
+        if compare and self._spec.table.write is Write.UPSERT and (loose or not self._compares):
+            self._held = 0
+            for statement in self._sql.drop_unchanged() if self._rows else ():
+                self._held = (await self._connection.execute(statement)).affected
+            if loose and self._rows:
+                await self._find_other_spellings()
 
-        async def attempt() -> int:
-            del self._rejects.rows[found:]
-            self._rows = staged
-            return await self._transaction(fenced, slice_, rejects_left)
-
-        changed = await self._again_while_busy(attempt)
-        done = CommitResult(self._rows, changed, self._rejects.rows, unchanged=unchanged)
-        self._forget()
-        return done
-
-    async def _again_while_busy(self, attempt: Callable[[], Awaitable[int]]) -> int:
-        """A transaction that fell to a deadlock is done again as a whole; no longer than a lock is waited for."""
-        deadline = time.monotonic() + self._job.lock_timeout
-        wait = _FIRST_WAIT
-        while True:
-            try:
-                return await attempt()
-            except TargetBusy:
-                if self._main.closed or time.monotonic() + wait >= deadline:
-                    raise
-            await anyio.sleep(random.uniform(wait / 2, wait))
-            wait = min(2 * wait, _LONGEST_WAIT)
-
-    async def _transaction(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> int:
-        """Rows first, fence and checkpoint last."""
-        await self._main.begin()
-        try:
-            if slice_.scope is not None:
-                column = DIALECT.identifier(slice_.scope.column)
-                value = DIALECT.string(slice_.scope.value)
-                await self._main.execute(f"DELETE FROM {self._job.known.place.sql} WHERE {column} = {value}")
-            changed = await self._merge(rejects_left) if self._rows else 0
-            self._rejects.check(rejects_left)
-            await self._save(fenced)
-        except BaseException:
-            await roll_back(self._main)
-            raise
-        return changed
-
-    async def _merge(self, rejects_left: int) -> int:
-        """All staged rows at once; where the table refuses one, find out which."""
-        changed, reason = await self._attempt("TRUE")
-        if reason is None:
-            return changed
-        parking = self._merge_sql.parking()
-        if parking:
-            return await self._exchange(parking, rejects_left)
-        changed, refused = await self._search(rejects_left)
-        await self._note_refused(refused)
-        return changed
-
-    async def _compare(self, rejects_left: int) -> int | None:
-        """Set aside what is in the target already, and keys that it would take for the key of another row."""
-        if self._spec.table.write is not Write.UPSERT:
-            return None
-        if not self._rows:
-            return 0
-        sql = self._merge_sql
-        done = [await self._main.execute(statement) for statement in sql.drop_unchanged()]
-        if not self._job.loose_key or respells(self._spec, self._job.known):
-            return done[-1].affected
-        found = await self._main.query(sql.other_spellings(rejects_left + MOST_SHOWN))
+    async def _find_other_spellings(self) -> None:
+        found = await self._connection.query(self._sql.other_spellings(self._rejects_left + MOST_SHOWN))
         await self._note_refused({int(number): _same_as(self._shown(key)) for number, *key in found})
-        return done[-1].affected
 
-    async def _exchange(self, parking: Sequence[str], rejects_left: int) -> int:
+    async def run(self, slice_: Slice) -> None:
+        """Inside a transaction: all staged rows at once; where the table refuses one, again, to find out which."""
+        await self._delete_scope(slice_)
+        if self._rows and await self._attempt("TRUE") is not None:
+            await self._connection.execute("ROLLBACK")
+            await self._connection.execute("START TRANSACTION")
+            await self._delete_scope(slice_)
+            await self._merge_others()
+        self._rejects.check(self._rejects_left)
+
+    async def _delete_scope(self, slice_: Slice) -> None:
+        if slice_.scope is not None:
+            column, value = DIALECT.identifier(slice_.scope.column), DIALECT.string(slice_.scope.value)
+            await self._connection.execute(f"DELETE FROM {self._load.known.name.sql} WHERE {column} = {value}")
+
+    async def _merge_others(self) -> None:
+        parking = self._sql.parking(has_triggers=await self._has_triggers())
+        if parking:
+            await self._exchange(parking)
+        else:
+            await self._note_refused(await self._search())
+
+    async def _has_triggers(self) -> bool:
+        known = self._load.known
+        if known.sees_triggers is None:
+            return not await rights.sees_triggers(self._connection, known.name)
+        return known.may_have_triggers
+
+    async def _exchange(self, parking: Sequence[str]) -> None:
         """Rows that pass on a unique value to one another: all give theirs up first. A row that is refused all the same
         keeps its old values, which another one may have taken: so all is done again without it."""
         while True:
-            await self._main.execute("SAVEPOINT retl_parked")
+            await self._connection.execute("SAVEPOINT retl_parked")
             parked = await self._park(parking)
-            changed, refused = await self._search(rejects_left)
+            refused = await self._search()
             if not parked:
                 await self._note_refused(refused)
-            if not parked or not refused or len(self._rejects.rows) > rejects_left + MOST_SHOWN:
-                return changed
-            await self._main.execute("ROLLBACK TO SAVEPOINT retl_parked")
+            if not parked or not refused or len(self._rejects.rows) > self._rejects_left + MOST_SHOWN:
+                return
+            await self._connection.execute("ROLLBACK TO SAVEPOINT retl_parked")
             await self._note_refused(refused)
+            self._changed = self._written = 0
 
     async def _park(self, parking: Sequence[str]) -> bool:
         try:
             for statement in parking:
-                await self._main.execute(statement)
+                await self._connection.execute(statement)
         except TargetRefused as error:
             if not of_rows(error.code, error.state):
                 raise
-            await self._main.execute("ROLLBACK TO SAVEPOINT retl_parked")
-            await self._main.execute(CHECK_KEYS)
+            await self._connection.execute("ROLLBACK TO SAVEPOINT retl_parked")
+            await self._connection.execute(CHECK_KEYS)
             return False
         return True
 
-    async def _search(self, rejects_left: int) -> tuple[int, dict[int, str]]:
-        """Merge what can be merged: how many rows were changed, and which are refused, why."""
-        changed, refused, row = 0, dict[int, str](), self._stage.row
-        ((first, last),) = await self._main.query(f"SELECT MIN({row}), MAX({row}) FROM {self._stage.table}")
+    async def _search(self) -> dict[int, str]:
+        """Merge what can be merged; which rows are refused, and why."""
+        refused, row = dict[int, str](), self._stage.row
+        ((first, last),) = await self._connection.query(f"SELECT MIN({row}), MAX({row}) FROM {self._stage.table}")
         if first is None:
-            return 0, refused
-        search = bisect(int(first), int(last), rejects_left + MOST_SHOWN)
+            return refused
+        search = bisect(int(first), int(last), self._rejects_left + MOST_SHOWN)
         low, high = next(search, (int(first), int(last)))
         with suppress(StopIteration):
             while True:
-                more, reason = await self._attempt(f"s.{row} BETWEEN {low} AND {high}")
-                changed += more
+                await self._connection.execute("SAVEPOINT retl_merge")
+                reason = await self._attempt(f"s.{row} BETWEEN {low} AND {high}")
+                if reason is not None:
+                    await self._connection.execute("ROLLBACK TO SAVEPOINT retl_merge")
                 if reason is not None and low == high:
                     refused[low] = reason
                 low, high = search.send(reason)
-        return changed, refused
+        return refused
 
-    async def _attempt(self, condition: str) -> tuple[int, str | None]:
-        """Merge some rows as a whole or not at all: how many were changed, or why none were."""
-        await self._main.execute("SAVEPOINT retl_merge")
-        changed, reason = 0, None
+    async def _attempt(self, condition: str) -> str | None:
+        """Merge some rows; why not, where that has to be rolled back."""
+        changed, written, reason = 0, 0, None
         try:
-            for statement in self._merge_sql.statements(condition):
-                done = await self._main.execute(statement)
-                changed += done.affected - _duplicates(done.info)
-                reason = next(iter(await warnings(self._main, done)), None)
+            for statement in self._sql.statements(condition):
+                done = await self._connection.execute(statement)
+                changed += done.affected - _number(done.info, "Duplicates: ")
+                written += _number(done.info, "Records: ") + _number(done.info, "Rows matched: ")
+                reason = next(iter(await warnings(self._connection, done)), None)
                 if reason is not None:
                     break
         except TargetRefused as error:
             if not of_rows(error.code, error.state):
                 raise
-            reason = words(error)
+            reason = server_message(error)
         if reason is None:
-            return changed, None
-        await self._main.execute("ROLLBACK TO SAVEPOINT retl_merge")
-        return 0, reason
+            self._changed += changed
+            self._written += written
+        return reason
 
     async def _note_refused(self, refused: Mapping[int, str]) -> None:
         """Rejects of what is staged, which leave the stage."""
-        names = self._job.columns
+        names = self._load.columns
         for number, reason in refused.items():
-            rows = await self._main.query(
+            rows = await self._connection.query(
                 f"SELECT {DIALECT.identifiers(names)} FROM {self._stage.table} WHERE {self._stage.row} = {number}"
             )
             for row in rows:
-                self._rejects.add(dict(zip(names, row, strict=True)), reason, column_of(reason, self._encoder))
+                self._rejects.add(dict(zip(names, row, strict=True)), reason, column_of(reason, self._load.encoder))
             self._rows -= len(rows)
         if refused:
-            await self._main.execute(self._merge_sql.take_off(list(refused)))
+            await self._connection.execute(self._sql.take_off(list(refused)))
 
     async def _settle_repeats(self) -> None:
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
-        spec, sql = self._spec, self._merge_sql
+        spec, sql, query = self._spec, self._sql, self._connection.query
         if spec.table.write is not Write.UPSERT:
             return
-        loose = self._job.loose_key
-        if not (loose or self._keys.repeats()) or not await self._main.query(sql.repeated()):
+        loose = self._load.loose_key
+        if not (loose or self._keys.repeats()) or not await query(sql.repeated()):
             return
-        if loose and not respells(spec, self._job.known):
-            for key in await self._main.query(sql.same_to_the_target()):
+        if loose and not respells(spec, self._load.known):
+            for key in await query(sql.same_to_the_target()):
                 raise _same_to_the_target(spec.key, self._shown(key))
-        for key in await self._main.query(sql.doubtful()):
+        for key in await query(sql.doubtful()):
             raise repeated_key(spec.key, self._shown(key), spec.unread_cursor)
         for statement in sql.keep_newest():
-            await self._main.execute(statement)
-        ((rows,),) = await self._main.query(f"SELECT COUNT(*) FROM {self._stage.table}")
+            await self._connection.execute(statement)
+        ((rows,),) = await query(f"SELECT COUNT(*) FROM {self._stage.table}")
         self._rows = int(rows)
 
     def _shown(self, key: Sequence[object]) -> str:
@@ -261,7 +296,8 @@ def _same_to_the_target(key: Sequence[str], example: str) -> RepeatedKey:
     )
 
 
-def _duplicates(info: str) -> int:
-    """Rows that were there and were changed, which an upsert counts twice: ``Records: 3  Duplicates: 1  Warnings: 0``."""
-    _, found, rest = info.partition("Duplicates: ")
+def _number(info: str, label: str) -> int:
+    """From what the server says of a statement: ``Records: 3  Duplicates: 1  Warnings: 0``. An upsert counts rows that
+    were there and were changed twice, once as duplicates."""
+    _, found, rest = info.partition(label)
     return int(rest.split()[0]) if found else 0

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
-from retl.connectors.mysql import preflight, refresh, rights, schema, trial
-from retl.connectors.mysql.connection import Login, MySQLConnection, connected
+import anyio
+
+from retl.connectors.base import ABORT_SECONDS, SystemInfo, TableWriter, Target, TargetTable
+from retl.connectors.mysql import catalog, preflight, refresh, rights, trial
+from retl.connectors.mysql.catalog import DIALECT, CatalogTable, Inspection
+from retl.connectors.mysql.connection import Login, MySQLConnection
 from retl.connectors.mysql.ddl import Ddl
-from retl.connectors.mysql.job import Job
-from retl.connectors.mysql.load import Infile
+from retl.connectors.mysql.direct import FirstLoadWriter, ReplacingWriter
+from retl.connectors.mysql.loader import Infile
 from retl.connectors.mysql.location import location
-from retl.connectors.mysql.questions import Questions
-from retl.connectors.mysql.schema import DIALECT, Known, Place
-from retl.connectors.mysql.session import holding_fence
-from retl.connectors.mysql.settings import writing
+from retl.connectors.mysql.merge import Mirror
+from retl.connectors.mysql.mirror import MirrorWriter
+from retl.connectors.mysql.prepared import PreparedLoad
 from retl.connectors.mysql.staged import StagedWriter
-from retl.connectors.mysql.store import MySQLStore, run_step
+from retl.connectors.mysql.store import MySQLStore, run_step, save
 from retl.connectors.mysql.types import MySQLTypes
-from retl.connectors.mysql.writer import DirectWriter, MySQLWriter
+from retl.connectors.mysql.writer import MySQLWriter
+from retl.connectors.net.pool import ConnectionPool, Reservation
 from retl.connectors.sql.tables import TableChange, fit
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import FencedCheckpoint
@@ -30,243 +36,242 @@ from retl.state import sql as state
 from retl.state.base import StateStore
 from retl.threads import shielded
 
-
-@dataclass(frozen=True)
-class _Settings:
-    """What the server is set to."""
-
-    lower: bool
-    """Whether it knows tables in small letters alone."""
-    local_infile: bool
-    packet: int
-
-    @classmethod
-    async def of(cls, connection: MySQLConnection) -> _Settings:
-        (found,) = await connection.query(
-            "SELECT @@lower_case_table_names, @@GLOBAL.local_infile, @@max_allowed_packet"
-        )
-        lower, local_infile, packet = map(int, found)
-        return cls(lower != 0, local_infile == 1, packet)
+_FRESH_SECONDS = 1.0
+"""Maximum age of an inspection that the next step of a scan goes on from."""
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What was found before anything is written."""
+class _Plan:
+    """What is to be done to a table, decided before anything is written."""
 
-    place: Place
-    known: Known | None
+    found: Inspection
     change: TableChange
-    names: tuple[str, ...]
     local: bool
-    packet: int
+    refresh: refresh.RefreshPlan
     warnings: tuple[str, ...]
-
-    def preparation(self, spec: WriteSpec) -> refresh.Preparation:
-        return refresh.prepare(
-            self.place,
-            spec,
-            self.change,
-            existed=self.known is not None,
-            names=self.names,
-            indexes=self.known.secondary if self.known else (),
-        )
 
 
 class MySQLTarget(Target):
     """Writes MySQL or MariaDB. See ``retl.connectors.MySQL``."""
 
     system: ClassVar[str] = "mysql"
+    mirrors: ClassVar[bool] = True
     batch_size = BatchSize(rows=32_768, bytes=4 * 1024 * 1024)
 
     def __init__(
-        self, login: Login, *, lock_timeout: float = 30.0, writers: int = 2, local_infile: bool | None = None
+        self,
+        login: Login,
+        pool: ConnectionPool[MySQLConnection],
+        *,
+        lock_timeout: float = 30.0,
+        writers: int = 2,
+        local_infile: bool | None = None,
     ) -> None:
-        self._login = writing(login, lock_timeout)
+        self._database = login.database
+        self._pool = pool
         self._lock_timeout = lock_timeout
         self._writers = writers
         self._infile = Infile(local_infile)
-        self._store = MySQLStore(holding_fence(self._login))
-        self._questions = Questions(lambda: MySQLConnection.open(self._login))
-        self._looked: tuple[WriteSpec, _Look] | None = None
-        self._writing: MySQLWriter | None = None
+        self._recent: dict[str, tuple[float, Inspection]] = {}
+        """What was found a moment ago; each is used once."""
 
     async def ping(self) -> SystemInfo:
-        async with connected(self._login) as connection:
+        async def ask(connection: MySQLConnection) -> SystemInfo:
             ((version,),) = await connection.query("SELECT VERSION()")
             product = "MariaDB" if connection.server.mariadb else "MySQL"
             return SystemInfo(product, str(version), warnings=connection.warnings)
 
+        return await self._pool.ask(ask)
+
     async def location(self, table: str) -> str | None:
-        place = schema.locate(table, self._login.database, lower=False)
-        async with self._questions.turn() as connection:
-            return await location(connection, place.database, place.name)
+        name = catalog.locate(table, self._database, lower=False)
+        return await self._pool.ask(lambda connection: location(connection, name.database, name.name))
 
-    def _locate(self, settings: _Settings, table: str) -> Place:
-        return schema.locate(table, self._login.database, lower=settings.lower)
-
-    async def _known(self, connection: MySQLConnection, table: str) -> Known | None:
-        return await schema.inspect(connection, self._locate(await _Settings.of(connection), table))
+    async def _inspect(self, table: str) -> Inspection:
+        return await self._pool.ask(lambda connection: catalog.inspect(connection, table, self._database))
 
     async def describe(self, table: str) -> TableSchema | None:
-        async with self._questions.turn() as connection:
-            known = await self._known(connection, table)
+        known = (await self._inspect(table)).table
         return TableSchema(table, known.existing().columns, known.key()) if known else None
 
+    async def _first(self, sql: str) -> int | None:
+        """The number in the first row of an answer."""
+        rows = await self._pool.ask(lambda connection: connection.query(sql))
+        return int(rows[0][0]) if rows else None
+
     async def count(self, table: str) -> int:
-        async with self._questions.turn() as connection:
-            known = await self._known(connection, table)
-            if known is None:
-                return 0
-            ((rows,),) = await connection.query(f"SELECT COUNT(*) FROM {known.place.sql}")
-        return int(rows)
+        found = await self._inspect(table)
+        return (await self._first(f"SELECT COUNT(*) FROM {found.name.sql}") or 0) if found.table else 0
 
     async def inspect(self, table: str) -> TargetTable | None:
-        async with self._questions.turn() as connection:
-            place = self._locate(await _Settings.of(connection), table)
-            if not await schema.exists(connection, place):
-                return TargetTable(exists=False, empty=True)
-            return TargetTable(exists=True, empty=not await connection.query(f"SELECT 1 FROM {place.sql} LIMIT 1"))
+        found = await self._inspect(table)
+        self._recent[table] = time.monotonic(), found
+        if found.table is None:
+            return TargetTable(exists=False, empty=True)
+        has_rows = found.has_rows
+        if has_rows is None:
+            has_rows = await self._first(f"SELECT 1 FROM {found.name.sql} LIMIT 1") is not None
+        return TargetTable(exists=True, empty=not has_rows)
 
     async def preview(self, spec: WriteSpec) -> TargetPreview:
-        async with self._questions.turn() as connection:
-            look = await self._look(connection, spec)
-        self._looked = spec, look
-        preparation = look.preparation(spec)
-        statements = [*preparation.statements, *_shown(look, spec, preparation)]
-        return TargetPreview(tuple(statements), look.change.casts, look.warnings)
+        preflight.check_names(catalog.locate(spec.table.to, self._database, lower=False), spec)
+        found = self._found_just_now(spec) or await self._inspect(spec.table.to)
+        plan = await self._pool.ask(lambda connection: self._plan(connection, spec, found))
+        self._recent[spec.table.to] = time.monotonic(), plan.found
+        statements = [*plan.refresh.statements, *_shown(plan, spec)]
+        return TargetPreview(tuple(statements), plan.change.casts, plan.warnings)
 
-    async def _look(self, connection: MySQLConnection, spec: WriteSpec) -> _Look:
-        settings = await _Settings.of(connection)
-        place = self._locate(settings, spec.table.to)
-        preflight.check_names(place, spec)
-        known = await self._seen(connection, place, spec)
-        if known is None:
-            await self._check_database(connection, place)
-        warnings = await preflight.check_server(connection)
+    def _found_just_now(self, spec: WriteSpec) -> Inspection | None:
+        since, found = self._recent.pop(spec.table.to, (-_FRESH_SECONDS, None))
+        return found if time.monotonic() - since < _FRESH_SECONDS else None
+
+    async def _plan(self, connection: MySQLConnection, spec: WriteSpec, found: Inspection) -> _Plan:
+        found = await self._with_hidden(connection, spec, found)
+        known = found.table
+        warnings = preflight.check_server(connection, found)
         warnings += preflight.check(spec, known) if known else []
         server = connection.server
         types = MySQLTypes(spec.schema, spec.key, mariadb=server.mariadb, version=server.version)
         change = fit(spec, known.existing() if known else None, DIALECT, types)
-        await trial.check(connection, place, spec, change)
-        if settings.local_infile:
-            await self._infile.probe(connection, place.database)
-        local = self._infile.use(allowed=settings.local_infile)
+        await trial.check(connection, found.name, spec, change)
+        if found.local_infile:
+            await self._infile.probe(connection, found.name.database)
+        local = self._infile.use(allowed=found.local_infile)
         if not local and self._infile.unset:
             warnings.append(preflight.slow_inserts(self._infile.refused))
-        names = tuple(await schema.table_names(connection, place.database))
-        return _Look(place, known, change, names, local, settings.packet, (*change.warnings, *warnings))
+        return _Plan(found, change, local, refresh.prepare(spec, found, change), (*change.warnings, *warnings))
 
-    async def _seen(self, connection: MySQLConnection, place: Place, spec: WriteSpec) -> Known | None:
-        """The table, and of what hangs on it also what the catalog does not show to this user."""
-        known = await schema.inspect(connection, place)
+    async def _with_hidden(self, connection: MySQLConnection, spec: WriteSpec, found: Inspection) -> Inspection:
+        """With what the catalog does not show to this user, where the load depends on it."""
+        known = found.table
         if known is None or known.kind != "BASE TABLE":
-            return known
-        if not known.triggers:
-            known = replace(known, sees_triggers=await rights.sees_triggers(connection, place))
-        asks = spec.table.replaces and Action.ALTER not in spec.blacklist and not known.children and not known.parents
-        if asks and await rights.is_referred_to(connection, place):
+            return found
+        if known.sees_triggers is None and (spec.table.replaces or not found.has_rows):
+            known = replace(known, sees_triggers=await rights.sees_triggers(connection, known.name))
+        exchanges = spec.table.replaces and spec.table.pre_action is not PreAction.MIRROR
+        asks = exchanges and Action.ALTER not in spec.blacklist and not known.children and not known.parents
+        if asks and await rights.is_referred_to(connection, known.name):
             known = replace(known, children=("a table that the user cannot see",))
-        return known
+        return replace(found, table=known)
 
-    async def _look_again(self, connection: MySQLConnection, spec: WriteSpec) -> _Look:
-        """What the preview of this scan has found counts where nothing is to be changed by it."""
-        looked, self._looked = self._looked, None
-        if looked is not None:
-            previewed, look = looked
-            if previewed == replace(spec, refresh=previewed.refresh) and not look.preparation(spec).statements:
-                return look
-        return await self._look(connection, spec)
-
-    async def _check_database(self, connection: MySQLConnection, place: Place) -> None:
-        found = await connection.query(
-            f"SELECT 1 FROM information_schema.schemata WHERE schema_name = {DIALECT.string(place.database)}"
-        )
-        if not found:
-            raise ConfigError(
-                f"the target has no database {place.database!r}.",
-                remedy=f"create it there: CREATE DATABASE {place.database} CHARACTER SET utf8mb4.",
-            )
-
-    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
-        await self._end_writing()
-        connection = await self._questions.take()
-        try:
-            self._writing = await self._prepare(connection, spec, fenced)
-            return self._writing
-        except BaseException:
-            connection.abort()
-            raise
+    @asynccontextmanager
+    async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
+        found = self._found_just_now(spec) or await self._inspect(spec.table.to)
+        async with self._pool.reserve() as reservation, _Further(self._pool) as further:
+            connection = await reservation.connection()
+            writer = await self._prepare(connection, further, spec, begun, found)
+            try:
+                yield writer
+            finally:
+                if not writer.finished:
+                    await shielded(_abort(writer))
 
     async def _prepare(
-        self, connection: MySQLConnection, spec: WriteSpec, fenced: FencedCheckpoint | None
+        self,
+        connection: MySQLConnection,
+        further: _Further,
+        spec: WriteSpec,
+        begun: FencedCheckpoint | None,
+        found: Inspection,
     ) -> MySQLWriter:
-        look = await self._look_again(connection, spec)
-        preparation = look.preparation(spec)
-        if fenced is not None or preparation.statements:
+        plan = await self._plan(connection, spec, found)
+        statements = plan.refresh.statements
+        if begun is not None or statements:
             # The journal first: from here on a crash is seen by the next scan.
-            await _note(connection, spec, fenced)
-        if preparation.statements:
-            await Ddl(self._login, spec, look.place, connection, self._lock_timeout).run(preparation.statements)
-        loaded = Place(look.place.database, preparation.table)
-        known = await schema.inspect(connection, loaded) if preparation.statements else look.known
-        if known is None:
-            raise ConfigError(f"the table {spec.table.to!r} has vanished while it was made ready.")
-        if look.known is not None:
-            known = replace(known, sees_triggers=look.known.sees_triggers)
-        job = Job(
-            login=self._login,
+            await _note(connection, spec, begun)
+        if statements:
+            await Ddl(self._pool, spec, plan.found.name, connection, self._lock_timeout).run(statements)
+        load = PreparedLoad(
+            pool=self._pool,
             spec=spec,
-            known=known,
-            place=look.place,
-            existed=look.known is not None,
-            columns=look.change.columns,
-            completion=preparation.completion,
-            local=look.local,
+            known=await self._loaded(connection, spec, plan),
+            name=plan.found.name,
+            existed=plan.found.table is not None,
+            columns=plan.change.columns,
+            completion=plan.refresh.after,
+            local=plan.local,
             infile=self._infile,
-            packet=look.packet,
+            packet=plan.found.packet,
             lock_timeout=self._lock_timeout,
         )
-        return await self._writer(job, connection)
+        if spec.table.replaces:
+            connections = [connection, *await self._further(load, further)]
+            if spec.table.pre_action is PreAction.MIRROR and plan.found.table is not None:
+                return MirrorWriter(load, connections, plan.found.table)
+            return ReplacingWriter(load, connections)
+        empty = not plan.found.has_rows or bool(statements)
+        if empty and load.loads_empty and not await connection.query(f"SELECT 1 FROM {load.known.name.sql} LIMIT 1"):
+            return FirstLoadWriter(load, connection, further.connection)
+        return StagedWriter(load, connection, further.connection)
 
-    async def _writer(self, job: Job, connection: MySQLConnection) -> MySQLWriter:
-        if not job.spec.table.replaces:
-            if job.loads_empty and not await connection.query(f"SELECT 1 FROM {job.known.place.sql} LIMIT 1"):
-                return DirectWriter(job, [connection])
-            staged = StagedWriter(job, [connection])
-            await staged.open()
-            return staged
-        connections = [connection]
-        try:
-            while job.parallel and len(connections) < self._writers:
-                connections.append(await MySQLConnection.open(self._login))
-        except BaseException:
-            for opened in connections:
-                opened.abort()
-            raise
-        return DirectWriter(job, connections)
+    async def _loaded(self, connection: MySQLConnection, spec: WriteSpec, plan: _Plan) -> CatalogTable:
+        """The table to load, as it is after the DDL."""
+        before = plan.found.table
+        if not plan.refresh.statements and before is not None:
+            return before
+        name = DIALECT.identifier(plan.refresh.table)
+        known = (
+            await catalog.inspect(connection, f"{DIALECT.identifier(plan.found.name.database)}.{name}", None)
+        ).table
+        if known is None:
+            raise ConfigError(f"the table {spec.table.to!r} has vanished while it was made ready.")
+        if before is not None:
+            return replace(known, sees_triggers=before.sees_triggers)
+        return replace(known, sees_triggers=await rights.sees_triggers(connection, known.name))
+
+    async def _further(self, load: PreparedLoad, further: _Further) -> list[MySQLConnection]:
+        """The connections beyond the first one that load a table which is replaced."""
+        connections: list[MySQLConnection] = []
+        while load.parallel and len(connections) < self._writers - 1:
+            extra = await further.connection()
+            if extra is None:
+                break
+            connections.append(extra)
+        return connections
 
     def state_store(self) -> StateStore:
-        if self._login.database is None:
+        if self._database is None:
             raise ConfigError(
                 "the target's url names no database, so there is no place for the checkpoints.",
                 remedy="name one: mysql://user@host:3306/database.",
                 system="mysql",
             )
-        return self._store
+        return MySQLStore(self._pool, self._database)
 
     async def release(self) -> None:
-        await shielded(self._questions.close())
-        await self._store.close()
-
-    async def _end_writing(self) -> None:
-        """Close a writer that was neither finished nor aborted."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await shielded(writing.close())
+        await self._pool.release()
 
     async def aclose(self) -> None:
-        await self._end_writing()
-        await self.release()
+        await self._pool.aclose()
+
+
+class _Further:
+    """The connections of a load beyond its first one, as many as the pool has to spare."""
+
+    def __init__(self, pool: ConnectionPool[MySQLConnection]) -> None:
+        self._pool = pool
+        self._reservations: list[Reservation[MySQLConnection]] = []
+
+    async def connection(self) -> MySQLConnection | None:
+        reservation = self._pool.reserve_now()
+        if reservation is None:
+            return None
+        self._reservations.append(reservation)
+        return await reservation.connection()
+
+    async def __aenter__(self) -> _Further:
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        for reservation in self._reservations:
+            if error is not None:
+                reservation.abort()
+            reservation.leave()
+
+
+async def _abort(writer: MySQLWriter) -> None:
+    with anyio.move_on_after(ABORT_SECONDS):
+        await writer.abort()
 
 
 async def _note(connection: MySQLConnection, spec: WriteSpec, fenced: FencedCheckpoint | None) -> None:
@@ -275,22 +280,30 @@ async def _note(connection: MySQLConnection, spec: WriteSpec, fenced: FencedChec
         return
     await connection.begin()
     if fenced is not None:
-        await run_step(connection, state.save(fenced))
+        await run_step(connection, save(fenced))
     elif spec.fence is not None:
         await run_step(connection, state.prove(spec.fence))
     await connection.execute("COMMIT")
 
 
-def _shown(look: _Look, spec: WriteSpec, preparation: refresh.Preparation) -> list[str]:
+def _shown(plan: _Plan, spec: WriteSpec) -> list[str]:
     """The statements that follow the preparation, for people."""
-    names = DIALECT.identifiers(look.change.columns)
-    loaded = look.place.beside(preparation.table)
-    how = "LOAD DATA LOCAL INFILE ... INTO TABLE" if look.local else "INSERT INTO"
+    name = plan.found.name
+    columns = DIALECT.identifiers(plan.change.columns)
+    loaded = name.beside(plan.refresh.table)
+    how = "LOAD DATA LOCAL INFILE ... INTO TABLE" if plan.local else "INSERT INTO"
     if not spec.table.replaces:
         upsert = " ON DUPLICATE KEY UPDATE ..." if spec.table.write is Write.UPSERT else ""
-        return [f"{how} a temporary table", f"INSERT INTO {loaded} ({names}) SELECT ...{upsert}"]
-    statements = [f"{how} {loaded} ({names})", *preparation.completion]
-    if spec.table.pre_action is PreAction.SWAP:
-        away = f"{look.place.sql} TO ..., " if look.known else ""
-        statements.append(f"RENAME TABLE {away}{loaded} TO {look.place.sql}")
+        return [f"{how} a temporary table", f"INSERT INTO {loaded} ({columns}) SELECT ...{upsert}"]
+    statements = [f"{how} {loaded} ({columns})", *plan.refresh.after]
+    if spec.table.pre_action is PreAction.MIRROR and plan.found.table is not None and not plan.change.added:
+        shadow = replace(name, name=plan.refresh.table)
+        return [
+            *statements,
+            *Mirror(spec, plan.found.table, shadow, plan.change.columns).statements(),
+            f"DROP TABLE {loaded}",
+        ]
+    if spec.table.pre_action.has_shadow:
+        away = f"{name.sql} TO ..., " if plan.found.table else ""
+        statements.append(f"RENAME TABLE {away}{loaded} TO {name.sql}")
     return statements

@@ -6,9 +6,9 @@ import secrets
 from contextlib import suppress
 
 from retl.connectors.mysql import refresh
+from retl.connectors.mysql.catalog import TableName
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import TargetRefused
-from retl.connectors.mysql.schema import Place
 from retl.connectors.sql.tables import TableChange
 from retl.model.errors import ConfigError, RetlError
 from retl.model.plan import WriteSpec
@@ -22,7 +22,7 @@ _KEY = "name a shorter key, or create the table yourself."
 _REMEDIES = {1117: _ROOM, 1118: _ROOM, 1005: _ROOM, 1071: _KEY, 1059: _NAME, 1060: _NAME, 1166: _NAME, 1300: _NAME}
 
 
-async def check(connection: MySQLConnection, place: Place, spec: WriteSpec, change: TableChange) -> None:
+async def check(connection: MySQLConnection, place: TableName, spec: WriteSpec, change: TableChange) -> None:
     """Make the table, or what is added to it, for a moment. Raises ``ConfigError`` where the server refuses it."""
     statements = refresh.changes(place, change, _TABLE)
     if not statements:
@@ -49,7 +49,7 @@ async def check(connection: MySQLConnection, place: Place, spec: WriteSpec, chan
                 await connection.execute(f"DROP TEMPORARY TABLE IF EXISTS {table}")
 
 
-async def _made_like(connection: MySQLConnection, place: Place, table: str) -> bool:
+async def _made_like(connection: MySQLConnection, place: TableName, table: str) -> bool:
     """Not every table has a temporary twin: one with partitions or a FULLTEXT index has none."""
     try:
         await connection.execute(f"CREATE TEMPORARY TABLE {table} LIKE {place.sql}")

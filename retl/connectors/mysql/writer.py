@@ -1,27 +1,26 @@
-"""Rows into MySQL: what every way of writing shares, and the tables that are loaded directly.
-
-While the server loads one batch, the next one is made ready.
-"""
+"""What all ways of writing share: batches made ready while the server loads the one before, and the end of a load."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import anyio
 import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult, TableWriter
-from retl.connectors.mysql import refresh, schema
-from retl.connectors.mysql.connection import MySQLConnection, connected
+from retl.connectors.mysql import refresh
+from retl.connectors.mysql.catalog import table_names
+from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.encode import Refused
-from retl.connectors.mysql.job import Job
-from retl.connectors.mysql.load import Lane, Loader, in_thread
-from retl.connectors.mysql.session import FENCE_SECONDS
-from retl.connectors.mysql.settings import IDLE_SECONDS
-from retl.connectors.mysql.store import run_step
+from retl.connectors.mysql.loader import Loader, LoadWorker, in_thread
+from retl.connectors.mysql.prepared import PreparedLoad
+from retl.connectors.mysql.store import run_step, save, update
+from retl.connectors.rows.keys import KeyWatch
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import FencedCheckpoint
@@ -36,187 +35,200 @@ _SWITCH_PATIENCE = 10
 
 
 class MySQLWriter(TableWriter):
-    """What both ways of writing share. Made by ``MySQLTarget.prepare``."""
+    """One load over connections of the pool, in which it leaves nothing."""
 
-    def __init__(self, job: Job, connections: Sequence[MySQLConnection]) -> None:
-        self._job = job
-        self._spec = job.spec
-        self._encoder = job.encoder
-        self._rejects = self._no_rejects()
-        self._lanes = [Lane(connection) for connection in connections]
-        self._turn = 0
-        self._rows = 0
-
-    def _no_rejects(self) -> RejectCollector:
-        # People know the table that is loaded by its place, not by the name of the shadow.
-        return RejectCollector(self._spec, called=(self._job.known.place.name, self._job.place.name))
+    def __init__(self, load: PreparedLoad, connections: Sequence[MySQLConnection]) -> None:
+        self._load = load
+        self._spec = load.spec
+        self._encoder = load.encoder
+        self._workers = [LoadWorker(connection) for connection in connections]
+        self.finished = False
 
     @property
     def _main(self) -> MySQLConnection:
-        return self._lanes[0].connection
+        return self._workers[0].connection
 
     async def write(self, batch: pa.RecordBatch) -> None:
         sifted, refused = await self._sift(batch)
-        data = await in_thread(self._encoder, sifted) if self._job.local and sifted.num_rows else None
-        lane = self._lanes[self._turn]
-        self._turn = (self._turn + 1) % len(self._lanes)
-        await lane.settle()
-        for rows in refused:
-            everything = pa.array([True] * rows.rows.num_rows)
-            self._rejects.add_masked(rows.rows, everything, rows.reason, rows.column)
-        if sifted.num_rows and len(self._rejects.rows) <= self._spec.table.max_rejects + MOST_SHOWN:
-            self._note(sifted)
-            lane.start(self._take(lane.connection, sifted, data))
+        data = await in_thread(self._encoder, sifted) if self._load.local and sifted.num_rows else None
+        await self._write(sifted, refused, data)
 
     async def _sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Refused]]:
         return await anyio.to_thread.run_sync(self._encoder.sift, batch)
 
-    def _note(self, batch: pa.RecordBatch) -> None:
-        """Hook: rows are about to be loaded."""
+    @abstractmethod
+    async def _write(self, batch: pa.RecordBatch, refused: Sequence[Refused], data: pa.Buffer | None) -> None:
+        """Load a batch, without waiting for the server more than memory asks for."""
 
-    async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
-        raise NotImplementedError
+    def _reject(self, rejects: RejectCollector, refused: Sequence[Refused]) -> bool:
+        """Keep what was refused before it was sent; whether there is any sense in sending the rest."""
+        for found in refused:
+            everything = pa.array([True] * found.rows.num_rows)
+            rejects.add_masked(found.rows, everything, found.reason, found.column)
+        return len(rejects.rows) <= self._spec.table.max_rejects + MOST_SHOWN
 
-    def _loader(self, connection: MySQLConnection, table: str, *, replace: bool = False) -> Loader:
-        job = self._job
-        return Loader(
-            connection,
-            job.spec,
-            self._encoder,
-            self._rejects,
-            table,
-            local=job.local,
-            infile=job.infile,
-            packet=job.packet,
-            replace=replace,
-        )
-
-    async def _settle(self) -> None:
-        for lane in self._lanes:
-            await lane.settle()
-
-    def _forget(self) -> None:
-        self._rows = 0
-        self._rejects = self._no_rejects()
-
-    async def _save(self, fenced: FencedCheckpoint | None) -> None:
+    async def _save(
+        self, connection: MySQLConnection, fenced: FencedCheckpoint | None, rejects: RejectCollector | None = None
+    ) -> None:
         """The last of a transaction: fence, checkpoint, rejects, COMMIT. The lease's row is locked no longer than that takes."""
-        if fenced is None:
-            await shielded(self._end())
-            return
-        await self._main.execute(f"SET SESSION wait_timeout = {FENCE_SECONDS}")
-        await run_step(self._main, state.save(fenced))
-        if self._rejects.rows:
-            await run_step(self._main, state.add_rejects(fenced.fence.pipeline, self._rejects.rows))
-        await shielded(self._end())
-        with suppress(RetlError):  # what is committed does not fail any more
-            await self._main.execute(f"SET SESSION wait_timeout = {IDLE_SECONDS}")
-
-    async def _end(self) -> None:
-        await self._main.execute("COMMIT")
+        if fenced is not None:
+            await run_step(connection, save(fenced))
+            if rejects is not None and rejects.rows:
+                await run_step(connection, state.add_rejects(fenced.fence.pipeline, rejects.rows))
+        await shielded(connection.execute("COMMIT"))
 
     async def count(self) -> int:
-        rows = await self._main.query(f"SELECT COUNT(*) FROM {self._job.known.place.sql}")
+        worker = self._workers[0]
+        await worker.settle()
+        rows = await worker.connection.query(f"SELECT COUNT(*) FROM {self._load.known.name.sql}")
+        worker.rest()
         return int(rows[0][0])
 
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
-        await self._settle()
+        for worker in self._workers:
+            await worker.settle()
         await self._finish(fenced)
-        await self.close()
-
-    async def close(self) -> None:
-        """End every connection; what is not committed is rolled back by the server."""
-        for lane in self._lanes:
-            await lane.stop()
+        await self._clear()
+        self.finished = True
 
     async def _finish(self, fenced: FencedCheckpoint | None) -> None:
-        job, table = self._job, self._spec.table
-        swaps = table.pre_action is PreAction.SWAP
+        load, table = self._load, self._spec.table
         archives: list[str] = []
         if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._spec.blacklist:
-            names = await schema.table_names(self._main, job.place.database)
-            archives = refresh.archives_to_drop(job.place, self._spec, names)
+            names = await table_names(self._main, load.name.database)
+            archives = refresh.archives_to_drop(load.name, self._spec, names)
         # What was loaded is not loaded again because somebody reads for a while.
-        ddl = Ddl(job.login, self._spec, job.place, self._main, _SWITCH_PATIENCE * job.lock_timeout)
+        ddl = Ddl(load.pool, self._spec, load.name, self._main, _SWITCH_PATIENCE * load.lock_timeout)
+        swaps = table.pre_action is PreAction.SWAP
         if swaps:
             await self._switch(ddl)
         if archives:
-            await ddl.run([f"DROP TABLE {job.place.beside(name)}" for name in archives], fenced=fenced)
+            await ddl.run([f"DROP TABLE {load.name.beside(name)}" for name in archives], fenced=fenced)
         elif fenced is not None:
             await self._main.begin()
-            await self._save(fenced)
+            await self._save(self._main, fenced)
 
     async def _switch(self, ddl: Ddl) -> None:
         """Switch the shadow in. The checkpoint follows only when the old table is gone: until then all can be taken back."""
-        job = self._job
-        if job.completion:
+        load = self._load
+        if load.completion:
             # MySQL builds indexes by sorting, in rather little memory; MariaDB has no such setting.
             with suppress(RetlError):
                 await self._main.execute(f"SET SESSION innodb_ddl_buffer_size = {_INDEX_BYTES}")
-        for statement in job.completion:
+        for statement in load.completion:
             # Not under the fence, since it may take long: nobody else has a table of this name.
             await self._main.execute(statement)
-        await ddl.run([refresh.switch(job.place, self._spec, existed=job.existed)])
-        if job.existed:
+        await ddl.run([refresh.switch(load.name, self._spec, existed=load.existed)])
+        if load.existed:
             await ddl.drop_replaced()
 
+    async def _clear(self) -> None:
+        """Remove what the sessions of the connections hold, so that others can use them."""
+
     async def abort(self) -> None:
-        self._forget()
-        await self.close()
-        loaded = self._job.known.place
-        if loaded != self._job.place:
-            with suppress(RetlError):  # the next scan drops it too
-                async with connected(self._job.login) as connection:
+        """Cut the connections: the server rolls back. The next scan drops a shadow too."""
+        for worker in self._workers:
+            await worker.stop()
+        loaded = self._load.known.name
+        if loaded != self._load.name:
+            with suppress(RetlError):
+                async with self._load.pool.control() as connection:
                     await connection.execute(f"DROP TABLE IF EXISTS {loaded.sql}")
 
 
-class DirectWriter(MySQLWriter):
-    """Loads a table that is empty: one that is replaced as a whole, over several connections, or the first load of an upsert, over one.
+@dataclass(eq=False)
+class SliceLoad:
+    """The rows of one slice, and the connection that they go through."""
 
-    Each has a transaction of its own. All but one are committed before the one that carries
-    the checkpoint: a crash in between leaves rows of a refresh that is not finished, which the
-    next scan begins again with an empty table.
+    worker: LoadWorker
+    loader: Loader
+    rejects: RejectCollector
+    keys: KeyWatch
+
+
+class SlicedWriter(MySQLWriter):
+    """Each slice is a transaction of one connection. While one is committed, the next one is loaded on a second connection.
+
+    ``more`` gives that one, where the pool has room for it.
     """
 
-    def __init__(self, job: Job, connections: Sequence[MySQLConnection]) -> None:
-        super().__init__(job, connections)
-        self._begun: set[MySQLConnection] = set()
-        self._committed = 0
+    overlaps = True
 
-    async def _take(self, connection: MySQLConnection, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
-        if connection not in self._begun:
-            await connection.begin()
-            self._begun.add(connection)
-        # Added only now: another connection's load counts its rows meanwhile.
-        loader = self._loader(connection, self._job.known.place.sql, replace=not self._spec.table.replaces)
-        taken = await loader.take(batch, data)
-        self._rows += taken
+    def __init__(
+        self,
+        load: PreparedLoad,
+        connection: MySQLConnection,
+        more: Callable[[], Awaitable[MySQLConnection | None]],
+    ) -> None:
+        super().__init__(load, [connection])
+        self._more = more
+        self._slice: SliceLoad | None = None
+        self._committing: LoadWorker | None = None
+        self._committed = anyio.Event()
+
+    async def _write(self, batch: pa.RecordBatch, refused: Sequence[Refused], data: pa.Buffer | None) -> None:
+        if self._slice is None:
+            self._slice = self._begin(await self._free_worker())
+        mine = self._slice
+        if self._reject(mine.rejects, refused) and batch.num_rows:
+            mine.keys.add(batch)
+            await mine.worker.start(lambda: self._take(mine, batch, data))
+
+    async def _free_worker(self) -> LoadWorker:
+        """One that commits nothing; a second one is taken when it is needed."""
+        if self._committing is not None and len(self._workers) == 1:
+            connection = await self._more()
+            if connection is None:
+                await self._committed.wait()
+            else:
+                self._workers.append(LoadWorker(connection))
+        free = [worker for worker in self._workers if worker is not self._committing]
+        return free[0]
+
+    @abstractmethod
+    def _begin(self, worker: LoadWorker) -> SliceLoad:
+        """A slice without rows."""
+
+    @abstractmethod
+    async def _take(self, mine: SliceLoad, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
+        """Load a batch."""
+
+    @abstractmethod
+    async def _commit(
+        self, mine: SliceLoad, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int
+    ) -> CommitResult:
+        """Commit what was loaded; there is at least one row, or a reject, or something to delete."""
+
+    @abstractmethod
+    async def _forget(self, mine: SliceLoad) -> None:
+        """Undo what was loaded."""
 
     async def discard(self) -> None:
-        await self._settle()
-        for connection in self._begun:
-            await connection.execute("ROLLBACK")
-        self._begun.clear()
-        self._forget()
+        mine, self._slice = self._slice, None
+        if mine is not None:
+            await mine.worker.settle()
+            await self._forget(mine)
+            mine.worker.rest()
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
-        assert slice_.scope is None, "an empty table has no rows of a scope"
-        await self._settle()
-        self._rejects.check(rejects_left)
-        if self._main not in self._begun:
-            await self._main.begin()
-        for connection in self._begun - {self._main}:
-            if fenced is not None:
-                await run_step(connection, state.prove(fenced.fence))
-            await connection.execute("COMMIT")
-        await self._save(fenced)
-        self._begun.clear()
-        self._committed += self._rows
-        done = CommitResult(self._rows, self._rows, self._rejects.rows, unchanged=0)
-        self._forget()
+        mine, self._slice = self._slice or self._begin(self._workers[0]), None
+        self._committing, self._committed = mine.worker, anyio.Event()
+        try:
+            await mine.worker.settle()
+            mine.rejects.check(rejects_left)
+            if mine.loader.rows or mine.rejects.rows or slice_.scope is not None:
+                done = await self._commit(mine, fenced, slice_, rejects_left)
+            else:
+                done = await self._commit_nothing(mine, fenced)
+        finally:
+            self._committing = None
+            self._committed.set()
+        mine.worker.rest()
         return done
 
-    async def count(self) -> int:
-        if self._job.known.place != self._job.place:
-            return self._committed  # nobody else knows the shadow
-        return await super().count()
+    async def _commit_nothing(self, mine: SliceLoad, fenced: FencedCheckpoint | None) -> CommitResult:
+        connection = mine.worker.connection
+        if fenced is not None and (fenced.manifest is not None or not await run_step(connection, update(fenced))):
+            await connection.begin()
+            await self._save(connection, fenced)
+        return CommitResult(0, 0, (), unchanged=0)

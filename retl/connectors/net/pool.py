@@ -2,7 +2,8 @@
 
 A scan *reserves* a connection for as long as it lasts; a question borrows one for a moment,
 and waits for nothing else while it has it. One connection of the limit is never reserved, so
-a question that is asked by somebody who holds a reservation always gets its turn.
+a question that is asked by somebody who holds a reservation always gets its turn; where the
+door holds a lease, one more serves its heartbeat alone, which must not wait for a question.
 """
 
 from __future__ import annotations
@@ -46,18 +47,21 @@ class Pooled(Protocol):
 
 
 C = TypeVar("C", bound=Pooled)
+T = TypeVar("T")
 
 
 class _Room(Generic[C]):
     """What belongs to one event loop of one process: connections do not pass from one to another."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, urgent: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.process = os.getpid()
-        self.open = anyio.Semaphore(most)
-        self.reserved = anyio.Semaphore(most - 1)
+        self.open = anyio.Semaphore(most - urgent)
+        self.reserved = anyio.Semaphore(most - urgent - 1)
+        self.urgent = anyio.Semaphore(urgent)
         self.idle: list[tuple[float, C]] = []
         """Since when, in this order."""
+        self.in_use: set[C] = set()
         self.timer: asyncio.TimerHandle | None = None
         self.closing: set[asyncio.Task[None]] = set()
 
@@ -78,6 +82,8 @@ class Reservation(Generic[C]):
     async def connection(self) -> C:
         """The connection; a new one where the last one was lost or cut."""
         if self._connection is None or self._connection.closed:
+            if self._connection is not None:
+                self._pool.give_back(self._connection, self._generation)
             self._connection = None
             self._connection = await self._pool.take()
         return self._connection
@@ -112,18 +118,22 @@ class ConnectionPool(Generic[C]):
         *,
         max_connections: int = MAX_CONNECTIONS,
         keep_idle: float = KEEP_IDLE,
+        urgent: int = 0,
     ) -> None:
+        """``urgent``: how many of them ``control`` keeps for what must not wait."""
         self._connect = connect
-        self._most = max(2, max_connections)
+        self._urgent = urgent
+        self._most = max(2 + urgent, max_connections)
         self._keep_idle = keep_idle
         self._current: _Room[C] | None = None
         self.generation = 0
-        """Connections that were taken before the last ``aclose`` are closed after their use."""
+        """Connections that were taken before the last ``release`` are closed after their use."""
 
     @asynccontextmanager
-    async def control(self) -> AsyncIterator[C]:
+    async def control(self, *, urgent: bool = False) -> AsyncIterator[C]:
         """A connection for a question. A statement that was refused leaves it as it was; any other error cuts it."""
-        async with self._room().open:
+        room = self._room()
+        async with room.urgent if urgent else room.open:
             generation = self.generation
             connection = await self.take()
             try:
@@ -134,6 +144,14 @@ class ConnectionPool(Generic[C]):
                 raise
             finally:
                 self.give_back(connection, generation)
+
+    async def ask(self, question: Callable[[C], Awaitable[T]]) -> T:
+        """Ask once, and again where the connection was lost; so the question must be one that may be asked twice."""
+        with suppress(ConnectionFailed):
+            async with self.control() as connection:
+                return await question(connection)
+        async with self.control() as connection:
+            return await question(connection)
 
     @asynccontextmanager
     async def reserve(self) -> AsyncIterator[Reservation[C]]:
@@ -172,14 +190,19 @@ class ConnectionPool(Generic[C]):
             _abandon(self._current)
             self._current = None
         if self._current is None:
-            self._current = _Room(self._most)
+            self._current = _Room(self._most, self._urgent)
         return self._current
 
     async def take(self) -> C:
         """An idle connection that the server still knows, else a new one."""
-        idle = self._room().idle
-        while idle:
-            since, kept = idle.pop()
+        room = self._room()
+        connection = await self._kept(room) or await self._connect()
+        room.in_use.add(connection)
+        return connection
+
+    async def _kept(self, room: _Room[C]) -> C | None:
+        while room.idle:
+            since, kept = room.idle.pop()
             try:
                 if not kept.closed and time.monotonic() - since >= _TRUSTED_SECONDS:
                     await kept.prove()
@@ -190,13 +213,16 @@ class ConnectionPool(Generic[C]):
                 raise
             if not kept.closed:
                 return kept
-        return await self._connect()
+        return None
 
     def give_back(self, connection: C, generation: int) -> None:
         room = self._room()
+        room.in_use.discard(connection)
         if connection.in_transaction and not connection.closed:
             connection.abort()
         if connection.closed:
+            # Others may have been lost with it: they are checked before they are used.
+            room.idle[:] = [(since - _TRUSTED_SECONDS, kept) for since, kept in room.idle]
             return
         if self._keep_idle <= 0 or generation != self.generation:
             self._close_soon(room, connection)
@@ -218,11 +244,18 @@ class ConnectionPool(Generic[C]):
         room.closing.add(task)
         task.add_done_callback(room.closing.discard)
 
-    async def aclose(self) -> None:
-        """Close what is idle. What is in use is closed when it is given back; the pool may be used again."""
+    async def release(self) -> None:
+        """Close what is idle, and what is in use as soon as it is given back. The pool may be used again."""
         self.generation += 1
         if self._current is not None:
             await shielded(self._close_all(self._room()))
+
+    async def aclose(self) -> None:
+        """Close every connection; what is in use is cut. The pool may be used again."""
+        if self._current is not None:
+            for connection in self._room().in_use:
+                connection.abort()
+        await self.release()
 
     async def _close_all(self, room: _Room[C]) -> None:
         if room.timer is not None:
@@ -245,7 +278,7 @@ def _abandon(room: _Room[C]) -> None:
     if room.process != os.getpid():
         _of_parents.append(room)
         return
-    for _, connection in room.idle:
+    for connection in (*room.in_use, *(kept for _, kept in room.idle)):
         with suppress(RuntimeError):  # the loop is closed
             connection.abort()
     room.idle.clear()

@@ -12,10 +12,10 @@ import anyio.to_thread
 import pytest
 
 from retl.connectors import MySQL
+from retl.connectors.mysql.catalog import TableName
 from retl.connectors.mysql.connection import MySQLConnection
-from retl.connectors.mysql.load import Loader
+from retl.connectors.mysql.loader import Loader
 from retl.connectors.mysql.rights import granted
-from retl.connectors.mysql.schema import Place
 from retl.model.actions import Action
 from retl.model.errors import ConfigError, TargetBusy, UnsupportedError
 from retl.testing.target_base import Session
@@ -184,7 +184,7 @@ async def test_the_triggers_of_a_table_that_has_them_unseen_fire_once_for_a_row(
     ],
 )
 def test_a_right_is_read_from_the_grants(line: str, expected: bool) -> None:
-    place = Place("my_db", "t`x")
+    place = TableName("my_db", "t`x")
     assert granted(["GRANT USAGE ON *.* TO `u`@`%`", line], "TRIGGER", place) is expected
     revoked = "REVOKE TRIGGER ON `my_db`.* FROM `u`@`%`"
     assert not granted([line, revoked], "TRIGGER", place)
@@ -199,13 +199,13 @@ async def test_a_switch_that_waits_for_a_reader_makes_no_other_wait_for_long_and
 ) -> None:
     waits: list[float] = []
     loads: list[int] = []
-    real = Loader.take
+    real = Loader.load
 
-    async def take(self: Loader, batch: Any, data: Any) -> int:
+    async def load(self: Loader, batch: Any, data: Any) -> None:
         loads.append(batch.num_rows)
-        return await real(self, batch, data)
+        await real(self, batch, data)
 
-    monkeypatch.setattr(Loader, "take", take)
+    monkeypatch.setattr(Loader, "load", load)
     async with scene.session(lock_timeout=20) as session:
         await scan(session, [BEFORE])
         loads.clear()

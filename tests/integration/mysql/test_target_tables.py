@@ -672,7 +672,7 @@ async def test_a_column_that_became_shorter_since_cuts_no_value(scene: Scene, wr
         if mode is not None:
             await writer._main.execute(f"SET SESSION sql_mode = '{mode}'")
         await writer.write(batch)
-        await writer._settle()
+        await writer._workers[0].settle()
         scene.run("ALTER TABLE people MODIFY name VARCHAR(2)")
         done = await session.commit(writer, rejects_left=1)
         await session.finish(writer)

@@ -1,4 +1,4 @@
-"""Batches into one table through one connection, and the rows that the server refuses found and put aside.
+"""Batches into one table through one connection; rows that the server refuses become rejects.
 
 ``LOAD DATA LOCAL`` makes a warning of every error and stores something else instead. So a
 load counts only where there was no warning at all and every row arrived; otherwise it is
@@ -9,21 +9,25 @@ that are found by trying parts.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-from collections.abc import Coroutine
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+import anyio
 import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.encode import DIALECT, Encoder
 from retl.connectors.mysql.errors import TargetRefused, of_rows, server_error
+from retl.connectors.mysql.settings import FENCE_SECONDS, SIGN_OF_LIFE
 from retl.connectors.mysql.wire import Done
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, bisect, plain_rows
-from retl.model.errors import ConfigError, RetlError
-from retl.model.plan import WriteSpec
+from retl.model.errors import ConfigError, RetlError, TargetBusy
 
 _AT_ROW = re.compile(r" at row (\d+)$")
 _OF_COLUMN = re.compile(r"\b(?:[Cc]olumn|CONSTRAINT) [`']?(?:[^`']*`\.`)*([^`']+)[`']")
@@ -34,11 +38,14 @@ _NO_SUCH_TABLE = frozenset({1142, 1143, 1146})
 _NOT_OF_VALUES = frozenset({1051, 1287, 1592, 1681, 3170, 3719, 3778})
 """Warnings of a statement's words, of its plan, or of a table that a trigger would have dropped: no value has changed."""
 _TOO_LARGE = "the row is larger than the server's max_allowed_packet"
-_SMALL = 64 * 1024
-"""Up to so many bytes a batch is turned into CSV faster than a thread is asked to do it."""
+_INLINE_BYTES = 64 * 1024
+"""Below this size, inline encoding beats a thread hop."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+_AHEAD = 2
+"""Batches that may wait behind the one that is loaded."""
 
 
-def words(error: RetlError) -> str:
+def server_message(error: RetlError) -> str:
     """What the server itself said."""
     cause = error.__cause__
     return str(cause.args[1]) if cause is not None and len(cause.args) > 1 else error.message
@@ -105,7 +112,7 @@ class Infile:
             await connection.load_nothing(statement)
         except (TargetRefused, ConfigError) as error:
             if _code(error) not in _NO_SUCH_TABLE:
-                self.refused = words(error)
+                self.refused = server_message(error)
         self._works = not self.refused
 
     def give_up(self, error: TargetRefused | ConfigError) -> bool:
@@ -113,7 +120,7 @@ class Infile:
         known = _code(error) in _NO_FILES or not of_rows(_code(error), getattr(error, "state", ""))
         if not self.unset or not known:
             return False
-        self.refused, self._works = words(error), False
+        self.refused, self._works = server_message(error), False
         return True
 
 
@@ -126,44 +133,50 @@ class Trouble:
 
 
 class Loader:
-    """Loads batches into one table. Whoever calls it has begun a transaction."""
+    """Loads batches into one table: into a stage, where each statement commits by itself, or in a transaction of the caller's.
+
+    ``row_number`` is the column that numbers the rows of a stage in the order in which they come.
+    """
 
     def __init__(
         self,
         connection: MySQLConnection,
-        spec: WriteSpec,
         encoder: Encoder,
-        refusals: RejectCollector,
+        rejects: RejectCollector,
         table: str,
         *,
+        most: int,
         local: bool,
         infile: Infile,
         packet: int,
-        replace: bool = False,
+        replace: bool,
+        row_number: str | None,
     ) -> None:
         self._connection = connection
         self._encoder = encoder
-        self._rejects = refusals
+        self._rejects = rejects
         self._table = table
         self._local = infile.use(allowed=local)
         self._infile = infile
         self._packet = packet
         self._replace = replace
-        self._most = spec.table.max_rejects + MOST_SHOWN
+        self._row_number = row_number
+        self._most = most + MOST_SHOWN
         self._lists_all = False
+        self.rows = 0
+        """Rows that were loaded, and not rejected."""
 
-    async def take(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> int:
-        """Load what is left of a batch without the refused rows; returns how many rows that are."""
+    async def load(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
+        """Load what is left of a batch without its rejects. ``data`` is the batch as CSV, where it is made already."""
         trouble = await self._attempt(batch, data)
         while trouble is not None and trouble.rows and len(self._rejects.rows) <= self._most:
-            batch = self._put_aside(batch, trouble.rows)
+            batch = self._reject(batch, trouble.rows)
             trouble = await self._attempt(batch, None)
         if trouble is not None and len(self._rejects.rows) <= self._most:
-            return await self._search(batch)
-        return int(batch.num_rows) if trouble is None else 0
+            await self._search(batch)
 
-    def _put_aside(self, batch: pa.RecordBatch, rows: dict[int, str]) -> pa.RecordBatch:
-        """The batch without some rows, which become refusals."""
+    def _reject(self, batch: pa.RecordBatch, rows: dict[int, str]) -> pa.RecordBatch:
+        """The batch without some rows, which become rejects."""
         # The server lists only so many warnings at once, so these may not be the first.
         blamed = sorted(rows)[: self._most + 1 - len(self._rejects.rows)]
         for number, row in zip(blamed, plain_rows(batch.take(pa.array(blamed))), strict=True):
@@ -171,8 +184,8 @@ class Loader:
         keep = [number not in rows for number in range(batch.num_rows)]
         return batch.filter(pa.array(keep, pa.bool_()))
 
-    async def _search(self, batch: pa.RecordBatch) -> int:
-        """Load a batch in parts, down to the single rows that are refused; returns how many rows were taken."""
+    async def _search(self, batch: pa.RecordBatch) -> None:
+        """Load a batch in parts, down to the single rows that are refused."""
         refused: dict[int, str] = {}
         search = bisect(0, batch.num_rows - 1, self._most - len(self._rejects.rows))
         low, high = next(search, (0, batch.num_rows - 1))
@@ -183,14 +196,14 @@ class Loader:
                     refused[low] = trouble.reason
                 low, high = search.send(None if trouble is None else trouble.reason)
         if refused:
-            batch = self._put_aside(batch, refused)
-        return int(batch.num_rows)
+            self._reject(batch, refused)
 
     async def _attempt(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
         """Load some rows as a whole or not at all; what was wrong where they were not."""
         if not batch.num_rows:
             return None
-        await self._connection.execute("SAVEPOINT retl_load")
+        if self._row_number is None:
+            await self._connection.execute("SAVEPOINT retl_load")
         try:
             trouble = await self._send(batch, data)
         except TargetRefused as error:
@@ -198,22 +211,33 @@ class Loader:
                 raise _no_files() from error
             if not of_rows(error.code, error.state):
                 raise
-            trouble = Trouble(words(error), {})
-        if trouble is not None:
-            await self._connection.execute("ROLLBACK TO SAVEPOINT retl_load")
+            trouble = Trouble(server_message(error), {})
+        if trouble is None:
+            self.rows += batch.num_rows
+        else:
+            await self._undo()
         return trouble
+
+    async def _undo(self) -> None:
+        """Remove what the last attempt has left."""
+        if self._row_number is None:
+            await self._connection.execute("ROLLBACK TO SAVEPOINT retl_load")
+            return
+        ((there,),) = await self._connection.query(f"SELECT COUNT(*) FROM {self._table}")
+        if left := int(there) - self.rows:
+            await self._connection.execute(f"DELETE FROM {self._table} ORDER BY {self._row_number} DESC LIMIT {left}")
 
     async def _send(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
         if self._local:
             try:
-                return await self._spec(batch, data)
+                return await self._infile_load(batch, data)
             except (TargetRefused, ConfigError) as error:
                 if not self._infile.give_up(error):
                     raise
                 self._local = False
         return await self._insert(batch)
 
-    async def _spec(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
+    async def _infile_load(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
         if data is None:
             data = await in_thread(self._encoder, batch)
         statement = self._encoder.load(self._table, replace=self._replace)
@@ -273,39 +297,92 @@ def _no_files() -> ConfigError:
 
 async def in_thread(encoder: Encoder, batch: pa.RecordBatch) -> pa.Buffer:
     """A batch as CSV, made in a worker thread where it is large."""
-    if batch.nbytes <= _SMALL:
+    if batch.nbytes <= _INLINE_BYTES:
         return encoder.csv(batch)
     return await anyio.to_thread.run_sync(encoder.csv, batch)
 
 
-class Lane:
-    """A connection and the one load that runs on it while the next batch is made ready."""
+Work = Callable[[], Awaitable[object]]
+
+
+async def until_free(connection: MySQLConnection, seconds: float, work: Work) -> None:
+    """A transaction that fell to a deadlock is done again as a whole; no longer than a lock is waited for."""
+    deadline = time.monotonic() + seconds
+    wait = _FIRST_WAIT
+    while True:
+        try:
+            await work()
+            return
+        except TargetBusy:
+            if connection.closed or time.monotonic() + wait >= deadline:
+                raise
+        await anyio.sleep(random.uniform(wait / 2, wait))
+        wait = min(2 * wait, _LONGEST_WAIT)
+
+
+class LoadWorker:
+    """A connection, and the loads that run on it one after another while the next batches are made ready.
+
+    While nothing runs, the server gets a sign of life: the source may be slow.
+    """
 
     def __init__(self, connection: MySQLConnection) -> None:
         self.connection = connection
-        self._running: asyncio.Task[None] | None = None
+        self._running: deque[asyncio.Task[None]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
 
-    def start(self, work: Coroutine[object, object, None]) -> None:
-        """Begin ``work``; what it raises is raised by the next ``settle``."""
-        assert self._running is None
-        self._running = asyncio.get_running_loop().create_task(work)
+    async def start(self, work: Work) -> None:
+        """Queue ``work``, once there is room; what it raises is raised by a later ``start`` or by ``settle``."""
+        previous = self._running[-1] if self._running else None
+        self._running.append(asyncio.get_running_loop().create_task(_after(previous, work)))
+        while len(self._running) > 1 + _AHEAD:
+            await self._first()
+        self.rest()
 
     async def settle(self) -> None:
-        """Wait for what runs."""
-        running, self._running = self._running, None
-        if running is not None:
-            await running
+        """Wait for all that runs. Until ``rest`` or ``start`` the connection is the caller's."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None
+        while self._running:
+            await self._first()
+
+    async def _first(self) -> None:
+        await self._running[0]
+        self._running.popleft()
+
+    def rest(self) -> None:
+        """Nothing may come for a while."""
+        if self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(FENCE_SECONDS / 3, self._live)
+
+    def _live(self) -> None:
+        self._alarm = None
+        if all(running.done() for running in self._running) and not self.connection.closed:
+            previous = self._running[-1] if self._running else None
+            work = _after(previous, lambda: self.connection.execute(SIGN_OF_LIFE))
+            self._running.append(asyncio.get_running_loop().create_task(work))
+        self.rest()
 
     async def stop(self) -> None:
         """End what runs, and the connection with it: the server then rolls back. Safe at any time."""
-        running, self._running = self._running, None
-        if running is not None and not running.done():
-            running.cancel()
-        if running is not None:
-            await asyncio.wait([running])
-            if not running.cancelled():
-                running.exception()  # seen
-        if self.connection.closed or running is not None:
-            self.connection.abort()
-        else:
-            await self.connection.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None
+        running, self._running = list(self._running), deque()
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+            for task in running:
+                if not task.cancelled():
+                    task.exception()  # seen
+        self.connection.abort()
+
+
+async def _after(previous: asyncio.Task[None] | None, work: Work) -> None:
+    """Do ``work`` once what came before it has ended well."""
+    if previous is not None:
+        await asyncio.wait([previous])
+    if previous is None or not (previous.cancelled() or previous.exception()):
+        await work()

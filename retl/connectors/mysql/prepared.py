@@ -1,13 +1,15 @@
-"""One scan of one table, as it was prepared, and what follows from that for how it is loaded."""
+"""One load of one table, as it was prepared, and what follows from that for how it is done."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retl.connectors.mysql.connection import Login
+from retl.connectors.mysql.catalog import CatalogTable, TableName
+from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.encode import Encoder
-from retl.connectors.mysql.load import Infile
-from retl.connectors.mysql.schema import Known, Place
+from retl.connectors.mysql.loader import Infile, Loader
+from retl.connectors.net.pool import ConnectionPool
+from retl.connectors.rows.rejects import RejectCollector
 from retl.model.actions import Action, Write
 from retl.model.plan import WriteSpec
 
@@ -15,14 +17,14 @@ _ROW_ACTIONS = frozenset({Action.INSERT, Action.UPDATE, Action.DELETE})
 
 
 @dataclass(frozen=True)
-class Job:
-    """One scan of one table, as it was prepared."""
+class PreparedLoad:
+    """One load of one table, as it was prepared."""
 
-    login: Login
+    pool: ConnectionPool[MySQLConnection]
     spec: WriteSpec
-    known: Known
+    known: CatalogTable
     """The table to load, as it is now."""
-    place: Place
+    name: TableName
     """The table that the user named."""
     existed: bool
     columns: tuple[str, ...]
@@ -39,6 +41,32 @@ class Job:
         # Where explicit_defaults_for_timestamp is off, NULL would become the present time in silence.
         never_null = {name for name, column in columns.items() if column.is_timestamp and not column.nullable}
         return Encoder(self.spec, {name: column.stored for name, column in columns.items()}, never_null)
+
+    def rejects(self) -> RejectCollector:
+        """For the rejects of one slice. People know the table that is loaded by its name, not by that of the shadow."""
+        return RejectCollector(self.spec, called=(self.known.name.name, self.name.name))
+
+    def loader(
+        self,
+        connection: MySQLConnection,
+        encoder: Encoder,
+        rejects: RejectCollector,
+        *,
+        stage: tuple[str, str] | None = None,
+    ) -> Loader:
+        """Loads the rows of one slice into the table, or into a stage: its name, and the column that numbers its rows."""
+        return Loader(
+            connection,
+            encoder,
+            rejects,
+            stage[0] if stage else self.known.name.sql,
+            most=self.spec.table.max_rejects,
+            local=self.local,
+            infile=self.infile,
+            packet=self.packet,
+            replace=not stage and not self.spec.table.replaces,
+            row_number=stage[1] if stage else None,
+        )
 
     @property
     def loose_key(self) -> bool:

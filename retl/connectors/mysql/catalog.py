@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.dialect import MySQLDialect, logical_field
+from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.settings import SESSION_MARK
 from retl.connectors.mysql.types import ColumnType, parse_type
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import ExistingTable, archive_name, is_archive, is_shadow, shadow_name
@@ -23,7 +25,7 @@ _EXACT = ("_0900_bin", "_nopad_bin", "binary")
 
 
 @dataclass(frozen=True)
-class Place:
+class TableName:
     """Where a table is: its database and its name, as the server keeps it."""
 
     database: str
@@ -112,10 +114,10 @@ class Secondary:
 
 
 @dataclass(frozen=True)
-class Known:
+class CatalogTable:
     """A table as the target has it."""
 
-    place: Place
+    name: TableName
     kind: str
     engine: str
     columns: tuple[Column, ...]
@@ -127,8 +129,8 @@ class Known:
     """Tables with a foreign key to this one."""
     parents: tuple[str, ...] = ()
     """Tables that this one has a foreign key to."""
-    sees_triggers: bool = True
-    """Whether the user has the right to see triggers: without it there may be some."""
+    sees_triggers: bool | None = None
+    """Whether the user has the right to see triggers: without it there may be some. ``None``: not asked yet."""
 
     @property
     def may_have_triggers(self) -> bool:
@@ -141,7 +143,7 @@ class Known:
 
     @property
     def refers_to_itself(self) -> bool:
-        return f"{self.place.database}.{self.place.name}" in self.parents
+        return f"{self.name.database}.{self.name.name}" in self.parents
 
     def existing(self) -> ExistingTable:
         generated = frozenset(column.name for column in self.columns if column.generated)
@@ -158,13 +160,13 @@ class Known:
         found = next((column for column in self.columns if column.name.lower() == name.lower()), None)
         if found is None:
             raise SchemaDrift(
-                f"the target table {self.place.name!r} has no column {name!r} any more: somebody changed it a moment ago.",
+                f"the target table {self.name.name!r} has no column {name!r} any more: somebody changed it a moment ago.",
                 remedy="nothing, if it was meant: the next scan looks again.",
             )
         return found
 
 
-def locate(table: str, database: str | None, *, lower: bool) -> Place:
+def locate(table: str, database: str | None, *, lower: bool) -> TableName:
     """Where a table is that a user names. ``lower``: the server knows names in small letters alone."""
     parts = split_name(table)
     if len(parts) > 2:
@@ -175,54 +177,179 @@ def locate(table: str, database: str | None, *, lower: bool) -> Place:
             f"it is not said in which database {table!r} is.",
             remedy="name the database in url, or write database.table.",
         )
-    return Place(home.lower(), parts[-1].lower()) if lower else Place(home, parts[-1])
+    return TableName(home.lower(), parts[-1].lower()) if lower else TableName(home, parts[-1])
 
 
-async def inspect(connection: MySQLConnection, place: Place) -> Known | None:
-    """Everything that matters of a table, or ``None`` where there is none of that name."""
-    database, name = DIALECT.string(place.database), DIALECT.string(place.name)
-    here = f"table_schema = {database} AND table_name = {name}"
-    tables = await connection.query(f"SELECT table_type, engine FROM information_schema.tables WHERE {here}")
-    if not tables:
-        return None
-    columns = await connection.query(
-        "SELECT column_name, column_type, character_set_name, collation_name, is_nullable, column_default, extra "
-        f"FROM information_schema.columns WHERE {here} ORDER BY ordinal_position"
+@dataclass(frozen=True)
+class Inspection:
+    """What one statement tells of a server and of one table there."""
+
+    name: TableName
+    table: CatalogTable | None
+    """``None`` where there is no table of that name."""
+    has_rows: bool | None
+    """``None`` where that could not be asked."""
+    has_database: bool
+    neighbours: tuple[str, ...]
+    """The tables of the same database that may be a shadow or an archive of ours."""
+    local_infile: bool
+    packet: int
+    read_only: bool
+    logs_statements: bool
+    """Whether the binary log holds statements, not rows."""
+
+
+def _text(expression: str) -> str:
+    """Every branch of a UNION has one character set."""
+    return f"CONVERT({expression} USING utf8mb4)"
+
+
+_WIDTH = 10
+_ON = ("1", "ON")
+"""MariaDB spells a setting as a word where it is taken for text."""
+
+
+def _branch(kind: str, columns: Sequence[str], rest: str = "") -> str:
+    taken = [*map(_text, columns), *["NULL"] * (_WIDTH - len(columns))]
+    return f"SELECT '{kind}', {', '.join(taken)}{rest and ' FROM '}{rest}"
+
+
+def _question(connection: MySQLConnection, name: TableName, *, rows: bool) -> str:
+    """One statement for all that the catalog says. ``rows``: whether the table itself is asked, which must then be there."""
+    database, table = DIALECT.string(name.database), DIALECT.string(name.name)
+    here = f"table_schema = {database} AND table_name = {table}"
+    hidden = "ignored = 'YES'" if connection.server.mariadb else "is_visible = 'NO'"
+    keys = "information_schema.key_column_usage"
+    branches = [
+        _branch(
+            "server",
+            [
+                "@@lower_case_table_names",
+                "@@GLOBAL.local_infile",
+                "@@max_allowed_packet",
+                "@@GLOBAL.read_only",
+                "@@log_bin",
+                "@@GLOBAL.binlog_format",
+                SESSION_MARK,
+            ],
+        ),
+        _branch("database", ["schema_name"], f"information_schema.schemata WHERE schema_name = {database}"),
+        _branch("table", ["table_type", "engine"], f"information_schema.tables WHERE {here}"),
+        _branch(
+            "neighbour",
+            ["table_name"],
+            f"information_schema.tables WHERE table_schema = {database} "
+            "AND (table_name LIKE '\\_retl\\_%' OR table_name LIKE '%\\_arc\\_%')",
+        ),
+        _branch(
+            "column",
+            [
+                "ordinal_position",
+                "column_name",
+                "column_type",
+                "character_set_name",
+                "collation_name",
+                "is_nullable",
+                "column_default IS NOT NULL",
+                "extra",
+            ],
+            f"information_schema.columns WHERE {here}",
+        ),
+        _branch(
+            "index",
+            [
+                "seq_in_index",
+                "index_name",
+                "column_name",
+                "sub_part",
+                "non_unique",
+                "index_type",
+                "collation",
+                "index_comment",
+                hidden,
+            ],
+            f"information_schema.statistics WHERE {here}",
+        ),
+        _branch(
+            "trigger",
+            ["trigger_name"],
+            f"information_schema.triggers WHERE event_object_schema = {database} AND event_object_table = {table}",
+        ),
+        _branch(
+            "child",
+            ["CONCAT(table_schema, '.', table_name)"],
+            f"{keys} WHERE referenced_table_schema = {database} AND referenced_table_name = {table} AND NOT ({here})",
+        ),
+        _branch(
+            "parent",
+            ["CONCAT(referenced_table_schema, '.', referenced_table_name)"],
+            f"{keys} WHERE {here} AND referenced_table_name IS NOT NULL",
+        ),
+    ]
+    if rows:
+        branches.append(_branch("rows", [f"EXISTS (SELECT 1 FROM {name.sql})"]))
+    return " UNION ALL ".join(branches)
+
+
+async def inspect(connection: MySQLConnection, table: str, database: str | None) -> Inspection:
+    """All that matters of a table that a user names, in one statement where the table is there."""
+    name = locate(table, database, lower=False)
+    found = await _ask(connection, name)
+    small = locate(table, database, lower=found["server"][0][0] != "0")
+    if small != name:
+        name, found = small, await _ask(connection, small)
+    (_, local_infile, packet, read_only, log_bin, binlog_format, mark, *_) = found["server"][0]
+    connection.check_session(mark)
+    columns = sorted(found.get("column", []), key=lambda row: int(str(row[0])))
+    indexes = sorted(found.get("index", []), key=lambda row: (row[1] != "PRIMARY", str(row[1]), int(str(row[0]))))
+    hide = " IGNORED" if connection.server.mariadb else " INVISIBLE"
+    known = None
+    for kind, engine, *_ in found.get("table", []):
+        known = CatalogTable(
+            name=name,
+            kind=str(kind),
+            engine=str(engine or ""),
+            columns=tuple(_column(row[1:]) for row in columns),
+            unique=tuple(_unique([row[1:] for row in indexes])),
+            secondary=tuple(_secondary([row[1:] for row in indexes], _counted(columns), hide)),
+            triggers=_names(found, "trigger"),
+            # MariaDB shows them to everybody who sees the table.
+            sees_triggers=True if connection.server.mariadb or found.get("trigger") else None,
+            children=_names(found, "child"),
+            parents=_names(found, "parent"),
+        )
+    rows = found.get("rows")
+    return Inspection(
+        name=name,
+        table=known,
+        has_rows=None if rows is None else rows[0][0] == "1",
+        has_database="database" in found,
+        neighbours=_names(found, "neighbour"),
+        local_infile=local_infile in _ON,
+        packet=int(str(packet)),
+        read_only=read_only in _ON,
+        logs_statements=log_bin in _ON and binlog_format == "STATEMENT",
     )
-    mariadb = connection.server.mariadb
-    hide, hidden = (" IGNORED", "ignored = 'YES'") if mariadb else (" INVISIBLE", "is_visible = 'NO'")
-    indexes = await connection.query(
-        "SELECT index_name, column_name, sub_part, non_unique, index_type, collation, index_comment, "
-        f"{hidden} FROM information_schema.statistics "
-        f"WHERE {here} ORDER BY index_name <> 'PRIMARY', index_name, seq_in_index"
-    )
-    relations = await connection.query(
-        "SELECT 'trigger', trigger_name FROM information_schema.triggers "
-        f"WHERE event_object_schema = {database} AND event_object_table = {name} "
-        "UNION SELECT 'child', CONCAT(table_schema, '.', table_name) FROM information_schema.key_column_usage "
-        f"WHERE referenced_table_schema = {database} AND referenced_table_name = {name} AND NOT ({here}) "
-        "UNION SELECT 'parent', CONCAT(referenced_table_schema, '.', referenced_table_name) "
-        f"FROM information_schema.key_column_usage WHERE {here} AND referenced_table_name IS NOT NULL"
-    )
-    related: dict[str, list[str]] = {"trigger": [], "child": [], "parent": []}
-    for relation, other in relations:
-        related[relation].append(str(other))
-    kind, engine = tables[0]
-    return Known(
-        place=place,
-        kind=str(kind),
-        engine=str(engine or ""),
-        columns=tuple(_column(row) for row in columns),
-        unique=tuple(_unique(indexes)),
-        secondary=tuple(_secondary(indexes, _counted(columns), hide)),
-        triggers=tuple(related["trigger"]),
-        children=tuple(related["child"]),
-        parents=tuple(related["parent"]),
-    )
+
+
+async def _ask(connection: MySQLConnection, name: TableName) -> dict[str, list[tuple[object, ...]]]:
+    try:
+        rows = await connection.query(_question(connection, name, rows=True))
+    except (TargetRefused, ConfigError):
+        # It is not there, or cannot be read: the catalog knows more.
+        rows = await connection.query(_question(connection, name, rows=False))
+    found: dict[str, list[tuple[object, ...]]] = {}
+    for kind, *values in rows:
+        found.setdefault(str(kind), []).append(tuple(values))
+    return found
+
+
+def _names(found: dict[str, list[tuple[object, ...]]], kind: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(row[0]) for row in found.get(kind, [])))
 
 
 def _column(row: Sequence[object]) -> Column:
-    name, kind, charset, collation, nullable, default, extra = row
+    name, kind, charset, collation, nullable, default, extra, *_ = row
     words = str(extra).upper()
     text = str(kind)
     return Column(
@@ -231,7 +358,7 @@ def _column(row: Sequence[object]) -> Column:
         charset=None if charset is None else str(charset),
         collation=None if collation is None else str(collation),
         nullable=nullable == "YES",
-        has_default=default is not None or "AUTO_INCREMENT" in words or "DEFAULT_GENERATED" in words,
+        has_default=default == "1" or "AUTO_INCREMENT" in words or "DEFAULT_GENERATED" in words,
         generated="VIRTUAL GENERATED" in words or "STORED GENERATED" in words or "PERSISTENT" in words,
     )
 
@@ -251,7 +378,7 @@ def _unique(rows: Sequence[Sequence[object]]) -> list[Index]:
 
 
 def _counted(columns: Sequence[Sequence[object]]) -> set[str]:
-    return {str(name) for name, *_, extra in columns if "AUTO_INCREMENT" in str(extra).upper()}
+    return {str(row[1]) for row in columns if "AUTO_INCREMENT" in str(row[7]).upper()}
 
 
 def _secondary(rows: Sequence[Sequence[object]], counted: Collection[str], hide: str) -> list[Secondary]:
@@ -277,15 +404,6 @@ def _index_definition(name: str, rows: Sequence[Sequence[object]], hide: str) ->
     comment, hidden = str(rows[0][6] or ""), int(str(rows[0][7]))
     told = f" COMMENT {DIALECT.string(comment)}" if comment else ""
     return f"KEY {DIALECT.identifier(name)} ({columns}){told}{hide if hidden else ''}"
-
-
-async def exists(connection: MySQLConnection, place: Place) -> bool:
-    return bool(
-        await connection.query(
-            f"SELECT 1 FROM information_schema.tables WHERE table_schema = {DIALECT.string(place.database)} "
-            f"AND table_name = {DIALECT.string(place.name)}"
-        )
-    )
 
 
 async def table_names(connection: MySQLConnection, database: str) -> list[str]:

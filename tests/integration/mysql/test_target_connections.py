@@ -1,0 +1,99 @@
+"""A load holds what it needs and no more: few statements, no login where a connection is kept, any number at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from retl.connectors.mysql.direct import FirstLoadWriter
+from retl.connectors.mysql.staged import StagedWriter
+from retl.model.report import ScanReport
+from retl.model.window import Slice
+from tests.integration.mysql.targets import PEOPLE, Scene, commit, people, scan, spec
+from tests.servers.database import Server
+from tests.servers.statements import counted
+
+
+@pytest.fixture
+def scene(server: Server, database: str) -> Scene:
+    return Scene(server, database)
+
+
+def report(number: int) -> ScanReport:
+    return ScanReport(
+        pipeline="p", table="t", to="t", scan_id=f"s{number}", status="done", mode="full", started_at="", seconds=0
+    )
+
+
+async def test_a_scan_that_brings_some_rows_sends_nine_statements_and_logs_in_nowhere(scene: Scene) -> None:
+    async with scene.session() as session:
+        assert session.store is not None
+        for number in range(2):
+            await scan(session, [people((1, "a"), (2, str(number)))])
+            await session.store.add_report(report(number))
+        with counted(scene.server) as sent:
+            await session.target.inspect("people")
+            load = session.load(spec(), schema=PEOPLE)
+            await session.target.preview(load)
+            async with session.target.open_load(load, None) as writer:
+                await writer.write(people((2, "B"), (4, "d")))
+                await writer.commit(session.fenced("1"), Slice(index=0), 0)
+                await writer.finish(None)
+            await session.store.add_report(report(3))
+    sent.statements = [sql for sql in sent.statements if sql != "SELECT @retl_session"]  # once, before a tick
+    assert (len(sent), sent.logins) == (9, 0), sent.statements
+    assert scene.rows("people") == [(1, "a"), (2, "B"), (4, "d")]
+
+
+@pytest.mark.parametrize("kind", [FirstLoadWriter, StagedWriter])
+@pytest.mark.parametrize("most", [8, 3], ids=["two connections", "one"])
+async def test_the_next_slice_is_written_while_one_is_committed(scene: Scene, kind: type[Any], most: int) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20))")
+    if kind is StagedWriter:
+        scene.run("INSERT INTO people VALUES (0, 'zero')")
+    async with scene.session(max_connections=most) as session:
+        writer = await session.prepare(session.load(spec(), schema=PEOPLE, unique_key=True))
+        assert isinstance(writer, kind) and writer.overlaps
+        await writer.write(people((1, "a"), (2, "b")))
+        for number in range(1, 5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(commit, session, writer, [])
+                await anyio.lowlevel.checkpoint()
+                await writer.write(people((10 * number, "next"), (10 * number + 1, "too")))
+        await commit(session, writer, [])
+        await session.finish(writer)
+    held = [(0, "zero")] if kind is StagedWriter else []
+    later = [(10 * n + more, name) for n in range(1, 5) for more, name in ((0, "next"), (1, "too"))]
+    assert scene.rows("people") == sorted([*held, (1, "a"), (2, "b"), *later], key=repr)
+
+
+async def test_a_slice_that_is_discarded_takes_nothing_from_the_one_that_is_committed(scene: Scene) -> None:
+    async with scene.session() as session:
+        await scan(session, [people((0, "zero"))])
+        writer = await session.prepare(session.load(spec(), schema=PEOPLE))
+        await writer.write(people((1, "a")))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(commit, session, writer, [])
+            await anyio.lowlevel.checkpoint()
+            await writer.write(people((2, "gone")))
+            await writer.discard()
+        await commit(session, writer, [people((3, "c"))])
+        await session.finish(writer)
+    assert scene.rows("people") == [(0, "zero"), (1, "a"), (3, "c")]
+
+
+async def test_any_number_of_loads_go_on_at_once(scene: Scene) -> None:
+    async with scene.session(max_connections=4) as session:
+
+        async def one(number: int) -> None:
+            for rows in ([(1, "a"), (2, "b")], [(2, "B"), (3, str(number))]):
+                await scan(session, [people(*rows)], spec(f"people_{number}"))
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                for number in range(6):
+                    tasks.start_soon(one, number)
+    for number in range(6):
+        assert scene.rows(f"people_{number}") == [(1, "a"), (2, "B"), (3, str(number))]
