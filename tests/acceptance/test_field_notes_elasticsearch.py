@@ -186,7 +186,6 @@ MEMORY = """
 import json, resource, sys
 import anyio, retl
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch.bulk import Bulk
 
 url, source, target, state = sys.argv[1:5]
 def peak():

@@ -19,7 +19,7 @@ from retl.model.errors import ConnectionFailed, SourceError
 
 PAGE_BYTES = 512 * 1024
 _FIRST_ROWS = 500
-_FIRST_ROWS_UNKNOWN = 50
+FIRST_ROWS_UNKNOWN = 50
 _GROWTH = 8
 _SHRINK = 4
 # How many times smaller than its answer a document may be on disk.
@@ -216,7 +216,7 @@ class PageSize:
 
     def __init__(self, most: int, document_bytes: float | None = None) -> None:
         self._most = most
-        expected = PAGE_BYTES / (document_bytes * _PACKED) if document_bytes else _FIRST_ROWS_UNKNOWN
+        expected = PAGE_BYTES / (document_bytes * _PACKED) if document_bytes else FIRST_ROWS_UNKNOWN
         self.rows = max(1, min(most, _FIRST_ROWS, int(expected)))
 
     def came(self, rows: int, size: int) -> None:

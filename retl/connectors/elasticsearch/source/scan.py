@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -17,7 +17,7 @@ from retl.connectors.elasticsearch.errors import understood
 from retl.connectors.elasticsearch.source import catalog
 from retl.connectors.elasticsearch.source.catalog import SourceIndex
 from retl.connectors.elasticsearch.source.cursor import SETTLE, CursorField
-from retl.connectors.elasticsearch.source.pages import parse_answer
+from retl.connectors.elasticsearch.source.pages import FIRST_ROWS_UNKNOWN, parse_answer
 from retl.connectors.elasticsearch.source.point_in_time import PointInTime
 from retl.connectors.elasticsearch.source.reader import SearchRequest, matching, read_all, read_window
 from retl.connectors.elasticsearch.source.selection import Selection
@@ -49,9 +49,9 @@ class ElasticsearchScan(SourceScan):
     async def prepare(self, checkpoint: Checkpoint) -> None:
         """Decide what is read, as of now."""
         index, selection = self._index, self._selection
-        await catalog.check_whole(self._client, index)
-        # Make visible what has been written. A user who may only read does without; settle is for that.
-        await self._client.request("POST", f"/{index.path}/_refresh", allow=range(300, 600))
+        # The refresh shows what has been written. A user who may only read does without; settle is for that.
+        refresh = self._client.request("POST", f"/{index.path}/_refresh", allow=range(300, 600))
+        await _at_once(catalog.check_whole(self._client, index), refresh)
         if selection.by_id and len(index.indices) == 1 and index.shards > 1:
             # Ids are unique within a shard: with custom routing two documents may share one.
             routed = await self._count({"exists": {"field": "_routing"}})
@@ -59,7 +59,7 @@ class ElasticsearchScan(SourceScan):
         plan = await (
             self._plan_full() if selection.cursor is None else self._plan_window(checkpoint, selection.cursor)
         )
-        if plan.slices:
+        if plan.rows and plan.rows > FIRST_ROWS_UNKNOWN:
             self._document_bytes = await catalog.document_bytes(self._client, index.path)
         self.plan = plan
 
@@ -73,7 +73,9 @@ class ElasticsearchScan(SourceScan):
         check_cursor_type(table.name, cursor.path, checkpoint, cursor.order)
         family = cursor_family(cursor.column.type)
         assert family is not None
-        null, high, ahead = await self._ask_bounds(cursor)
+        null, high, ahead = await _at_once(
+            self._count(cursor.absent()), self._highest(cursor), self._count_ahead(cursor)
+        )
         if high is None and cursor.can_be_ancient:
             await self._check_not_ancient(cursor)
         # The server's clock has settled the bound already.
@@ -108,17 +110,6 @@ class ElasticsearchScan(SourceScan):
             warnings=selection.warnings,
         )
 
-    async def _ask_bounds(self, cursor: CursorField) -> tuple[int, str | None, int]:
-        """Documents without a cursor, the upper bound, and documents far in the future: asked at once."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                null = tasks.create_task(self._count(cursor.absent()))
-                high = tasks.create_task(self._highest(cursor))
-                ahead = tasks.create_task(self._count(cursor.ahead())) if cursor.is_time else None
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-        return null.result(), high.result(), ahead.result() if ahead else 0
-
     async def _highest(self, cursor: CursorField) -> str | None:
         """The upper bound: the last document by the cursor, since an aggregation would round."""
         settle = self._table.settle
@@ -148,6 +139,9 @@ class ElasticsearchScan(SourceScan):
                 f"the cursor {cursor.path!r} of all {rows:,} documents lies before the year 1.",
                 remedy="correct them at the source, or read the index without a cursor.",
             )
+
+    async def _count_ahead(self, cursor: CursorField) -> int:
+        return await self._count(cursor.ahead()) if cursor.is_time else 0
 
     async def _count(self, *filters: dict[str, Any]) -> int:
         return parse_answer(await self._search({"size": 0, "track_total_hits": True}, *filters)).total or 0
@@ -186,6 +180,16 @@ class ElasticsearchScan(SourceScan):
     async def close(self) -> None:
         """Give the point in time back. Safe after any failure."""
         await self._pit.close()
+
+
+async def _at_once(*calls: Coroutine[Any, Any, Any]) -> list[Any]:
+    """The results of requests that do not depend on each other; the first error cancels the others."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(call) for call in calls]
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return [task.result() for task in running]
 
 
 def _future_warning(cursor: CursorField, ahead: int) -> tuple[str, ...]:
