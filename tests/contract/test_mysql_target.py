@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pymysql.cursors
 import pytest
 
 from retl.connectors import MySQL
-from retl.connectors.base import PreAction, Target
+from retl.connectors.base import Target
 from retl.testing import TargetContract
 from tests.servers.database import Server
 from tests.servers.process import free_port
 
 
 class TestMySQLTarget(TargetContract):
-    pre_actions: ClassVar[frozenset[PreAction]] = frozenset(PreAction) - {PreAction.MIRROR}
-
     @pytest.fixture(autouse=True)
     def _database(self, server: Server, database: str) -> None:
         self.server = server

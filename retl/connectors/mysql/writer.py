@@ -99,8 +99,7 @@ class MySQLWriter(TableWriter):
             archives = refresh.archives_to_drop(load.name, self._spec, names)
         # What was loaded is not loaded again because somebody reads for a while.
         ddl = Ddl(load.pool, self._spec, load.name, self._main, _SWITCH_PATIENCE * load.lock_timeout)
-        swaps = table.pre_action is PreAction.SWAP
-        if swaps:
+        if load.known.name != load.name:
             await self._switch(ddl)
         if archives:
             await ddl.run([f"DROP TABLE {load.name.beside(name)}" for name in archives], fenced=fenced)

@@ -1,0 +1,119 @@
+"""A mirror changes rows alone: what hangs on the table, and readers with old snapshots, see nothing else."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import pyarrow as pa
+import pymysql
+import pytest
+
+from retl.model.errors import TargetError
+from retl.model.schema import field
+from tests.integration.mysql.targets import PEOPLE, Scene, people, scan, spec
+from tests.servers.database import Server
+
+MIRROR = spec(pre_action="mirror", max_shrink=1.0)
+TABLE = "CREATE TABLE people (id BIGINT PRIMARY KEY AUTO_INCREMENT, name VARCHAR(20))"
+ROWS = "INSERT INTO people VALUES (1, 'a'), (2, 'b'), (3, 'c')"
+
+
+@pytest.fixture
+def scene(server: Server, database: str) -> Scene:
+    return Scene(server, database)
+
+
+async def mirror(scene: Scene, *rows: tuple[Any, ...], schema: pa.Schema = PEOPLE) -> None:
+    async with scene.session() as session:
+        await scan(session, [people(*rows, schema=schema)], MIRROR, schema=schema, unique_key=True)
+
+
+async def test_a_trigger_sees_the_differences_alone(scene: Scene) -> None:
+    scene.run(
+        *(TABLE, ROWS, "CREATE TABLE seen (what VARCHAR(10), id BIGINT)"),
+        "CREATE TRIGGER gone AFTER DELETE ON people FOR EACH ROW INSERT INTO seen VALUES ('gone', OLD.id)",
+        "CREATE TRIGGER new AFTER INSERT ON people FOR EACH ROW INSERT INTO seen VALUES ('new', NEW.id)",
+        "CREATE TRIGGER changed AFTER UPDATE ON people FOR EACH ROW INSERT INTO seen VALUES ('changed', NEW.id)",
+    )
+    await mirror(scene, (1, "a"), (2, "B"), (7, "g"))
+    assert scene.rows("people") == [(1, "a"), (2, "B"), (7, "g")]
+    assert scene.rows("seen") == [("changed", 2), ("gone", 3), ("new", 7)]
+    assert scene.tables() == ["people", "seen"]
+
+
+async def test_views_grants_and_the_counter_stay(scene: Scene) -> None:
+    scene.run(TABLE, ROWS, "CREATE VIEW names AS SELECT name FROM people", "ALTER TABLE people AUTO_INCREMENT = 100")
+    await mirror(scene, (2, "b"), (5, "e"))
+    assert scene.rows("names") == [("b",), ("e",)]
+    scene.run("INSERT INTO people (name) VALUES ('next')")
+    assert scene.rows("people") == [(100, "next"), (2, "b"), (5, "e")]
+
+
+async def test_rows_that_refer_to_a_deleted_one_go_with_it(scene: Scene) -> None:
+    pets = "CREATE TABLE pets (id INT PRIMARY KEY, owner BIGINT, FOREIGN KEY (owner) REFERENCES people (id)"
+    scene.run(TABLE, ROWS, f"{pets} ON DELETE CASCADE)", "INSERT INTO pets VALUES (10, 1), (20, 2), (30, 3)")
+    await mirror(scene, (1, "a"), (2, "B"))
+    assert scene.rows("pets") == [(10, 1), (20, 2)]
+
+
+async def test_a_foreign_key_that_forbids_it_leaves_everything_as_it_was(scene: Scene) -> None:
+    pets = "CREATE TABLE pets (id INT PRIMARY KEY, owner BIGINT, FOREIGN KEY (owner) REFERENCES people (id))"
+    scene.run(TABLE, ROWS, pets, "INSERT INTO pets VALUES (10, 1), (30, 3)")
+    with pytest.raises(TargetError, match="no longer has cannot be deleted") as caught:
+        await mirror(scene, (1, "A"), (2, "B"))
+    assert "ON DELETE CASCADE" in caught.value.remedy
+    assert scene.rows("people") == [(1, "a"), (2, "b"), (3, "c")]
+    assert scene.tables() == ["people", "pets"]
+    await mirror(scene, (1, "A"), (3, "c"))
+    assert scene.rows("people") == [(1, "A"), (3, "c")]
+
+
+async def test_equal_is_what_is_equal_to_the_last_byte(scene: Scene) -> None:
+    scene.run(
+        "CREATE TABLE people (id VARCHAR(20) COLLATE utf8mb4_general_ci PRIMARY KEY, "
+        "name VARCHAR(20) COLLATE utf8mb4_general_ci, x DOUBLE, j JSON, at TIMESTAMP NULL ON UPDATE CURRENT_TIMESTAMP)",
+        """INSERT INTO people (id, name, x, j) VALUES ('a', 'n', 0.0, '1.0'), ('b', 'n', 0.0, '[1]'), ('c', 'n ', 1.5, '{}')""",
+    )
+    schema = pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("name", pa.string()),
+            pa.field("x", pa.float64()),
+            field("j", pa.json_(pa.string()), native="json"),
+        ]
+    )
+    rows = [("A", "n", 0.0, "1"), ("b", "N", -0.0, "[1.0]"), ("c", "n ", 1.5, "{}")]
+    await mirror(scene, *rows, schema=schema)
+    assert scene.rows("people", "id, name, CAST(x AS CHAR), j") == [
+        ("A", "n", "0", "1"),
+        ("b", "N", "0" if scene.mariadb else "-0", "[1.0]"),  # MariaDB has no zero below zero
+        ("c", "n ", "1.5", "{}"),
+    ]
+    assert scene.rows("people", "id, at IS NULL") == [("A", 0), ("b", 0), ("c", 1)]
+
+
+async def test_rows_may_exchange_a_unique_value(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20) UNIQUE)", ROWS)
+    await mirror(scene, (1, "b"), (2, "a"), (4, "c"))
+    assert scene.rows("people") == [(1, "b"), (2, "a"), (4, "c")]
+
+
+@pytest.mark.parametrize("pre_action", ["mirror", "swap", "truncate", "rename_and_create"])
+async def test_a_reader_with_an_old_snapshot(scene: Scene, pre_action: str) -> None:
+    scene.run(TABLE, ROWS, "CREATE TABLE other (id INT PRIMARY KEY)")
+    table = spec(pre_action=pre_action, max_shrink=1.0)
+    with closing(scene.server.connect(scene.database, autocommit=False)) as reader, reader.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+        cursor.execute("SELECT * FROM other")
+        async with scene.session() as session:
+            await scan(session, [people((2, "B"), (4, "d"))], table)
+        if pre_action == "mirror":
+            cursor.execute("SELECT id, name FROM people ORDER BY id")
+            assert list(cursor.fetchall()) == [(1, "a"), (2, "b"), (3, "c")]
+        else:
+            with pytest.raises(pymysql.Error, match="please retry transaction") as refused:
+                cursor.execute("SELECT * FROM people")
+            assert refused.value.args[0] == 1412
+    assert scene.rows("people") == [(2, "B"), (4, "d")]
