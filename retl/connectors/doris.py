@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import SourceRefused
+from retl.connectors.mysql.reader import Connect
 from retl.connectors.olap.dialect import OlapDialect
 from retl.connectors.olap.options import OlapOptions
+from retl.connectors.olap.reader import OlapReader
 from retl.connectors.olap.source import OlapSource
 
 _VERSION = re.compile(r"\d+\.\d+(\.\d+)?\S*")
@@ -51,26 +53,31 @@ class Doris(OlapOptions, kw_only=False, forbid_unknown_fields=True):
         return DorisSource(self)
 
 
+class DorisReader(OlapReader):
+    """Reads Doris."""
+
+    dialect = DorisDialect()
+
+    async def partitions(self, table: str) -> dict[str, str]:
+        try:
+            rows = await (await self.connection()).table(
+                f"SHOW PARTITIONS FROM {'.'.join(map(self.dialect.identifier, self.locate(table)))}"
+            )
+        except SourceRefused:
+            return {}  # a view
+        return {str(row["PartitionName"]): f"{row['PartitionId']}:{row['VisibleVersion']}" for row in rows}
+
+
 class DorisSource(OlapSource):
     """Reads Doris. See ``retl.connectors.Doris``."""
 
     system: ClassVar[str] = "doris"
     product: ClassVar[str] = "Doris"
 
-    def __init__(self, options: Doris) -> None:
-        super().__init__(options, DorisDialect())
+    def reader(self, connect: Connect) -> DorisReader:
+        return DorisReader(connect, self.reading)
 
     async def _version(self, connection: MySQLConnection) -> str:
         ((comment,),) = await connection.query("SELECT @@version_comment")
         found = _VERSION.search(str(comment))
         return found[0] if found else str(comment)
-
-    async def partitions(self, table: str) -> dict[str, str]:
-        database, name = self._locate(table)
-        full = f"{self.dialect.identifier(database)}.{self.dialect.identifier(name)}"
-        try:
-            async with self.questions.turn() as connection:
-                rows = await connection.table(f"SHOW PARTITIONS FROM {full}")
-        except SourceRefused:
-            return {}  # a view
-        return {str(row["PartitionName"]): f"{row['PartitionId']}:{row['VisibleVersion']}" for row in rows}

@@ -10,9 +10,11 @@ import pyarrow as pa
 
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import SourceRefused
+from retl.connectors.mysql.reader import Connect
 from retl.connectors.olap.dialect import OlapDialect
 from retl.connectors.olap.errors import UNKNOWN_VARIABLE
 from retl.connectors.olap.options import OlapOptions
+from retl.connectors.olap.reader import OlapReader
 from retl.connectors.olap.source import OlapSource
 from retl.model.schema import native_type
 
@@ -50,23 +52,46 @@ class StarRocks(OlapOptions, kw_only=False, forbid_unknown_fields=True):
         return StarRocksSource(self)
 
 
+class StarRocksReader(OlapReader):
+    """Reads StarRocks."""
+
+    dialect = StarRocksDialect()
+
+    async def has_real_key(self, table: str) -> bool:
+        rows = await self.query(f"SELECT TABLE_MODEL FROM information_schema.tables_config WHERE {self.here(table)}")
+        # A table of another catalog has no entry there, and no key either.
+        return bool(rows) and rows[0][0] in ("PRI_KEYS", "UNQ_KEYS")
+
+    async def partitions(self, table: str) -> dict[str, str]:
+        here = self.here(table).replace("TABLE_SCHEMA", "DB_NAME", 1)
+        rows = await self.query(
+            "SELECT PARTITION_NAME, PARTITION_ID, VISIBLE_VERSION FROM information_schema.partitions_meta "
+            f"WHERE {here} AND IS_TEMP = 0"
+        )
+        # One partition may be stored as several, each with a version of its own.
+        stored: dict[str, list[str]] = {}
+        for partition, number, version in sorted(rows):
+            stored.setdefault(str(partition), []).append(f"{number}:{version}")
+        return {partition: " ".join(versions) for partition, versions in stored.items()}
+
+
 class StarRocksSource(OlapSource):
     """Reads StarRocks. See ``retl.connectors.StarRocks``."""
 
     system: ClassVar[str] = "starrocks"
     product: ClassVar[str] = "StarRocks"
 
-    def __init__(self, options: StarRocks) -> None:
-        super().__init__(options, StarRocksDialect())
+    def reader(self, connect: Connect) -> StarRocksReader:
+        return StarRocksReader(connect, self.reading)
 
     async def _version(self, connection: MySQLConnection) -> str:
         ((version,),) = await connection.query("SELECT current_version()")
         return str(version)
 
-    async def before_stream(self, connection: MySQLConnection) -> None:
-        """Name the query: behind a balancer the connection that ends it may reach another FE, which knows no such thread."""
-        await super().before_stream(connection)
-        name = self.dialect.string(f"retl-{uuid4()}")
+    async def prepare(self, connection: MySQLConnection) -> None:
+        """Name its queries: behind a balancer the connection that ends one may reach another FE, which knows no such thread."""
+        await super().prepare(connection)
+        name = StarRocksReader.dialect.string(f"retl-{uuid4()}")
         try:
             await connection.execute(f"SET custom_query_id = {name}")
         except SourceRefused as error:
@@ -74,22 +99,3 @@ class StarRocksSource(OlapSource):
                 raise
             return  # before 3.4
         connection.query_name = name
-
-    async def _has_real_key(self, database: str, name: str) -> bool:
-        rows = await self.query(
-            f"SELECT TABLE_MODEL FROM information_schema.tables_config WHERE {self._here(database, name)}"
-        )
-        # A table of another catalog has no entry there, and no key either.
-        return bool(rows) and rows[0][0] in ("PRI_KEYS", "UNQ_KEYS")
-
-    async def partitions(self, table: str) -> dict[str, str]:
-        database, name = self._locate(table)
-        rows = await self.query(
-            "SELECT PARTITION_NAME, PARTITION_ID, VISIBLE_VERSION FROM information_schema.partitions_meta "
-            f"WHERE DB_NAME = {self.dialect.string(database)} AND TABLE_NAME = {self.dialect.string(name)} AND IS_TEMP = 0"
-        )
-        # One partition may be stored as several, each with a version of its own.
-        stored: dict[str, list[str]] = {}
-        for partition, number, version in sorted(rows):
-            stored.setdefault(str(partition), []).append(f"{number}:{version}")
-        return {partition: " ".join(versions) for partition, versions in stored.items()}

@@ -18,7 +18,7 @@ import pytest
 import retl
 from retl import events
 from retl.cli import main
-from retl.connectors.mysql.source import WireSource
+from retl.connectors.mysql.reader import WireReader
 from tests.acceptance.test_cli import Outcome, process, wait_for
 from tests.integration.mysql.targets import Scene
 from tests.servers.database import Server
@@ -532,18 +532,18 @@ async def test_a_source_that_lies_about_a_type_runs_nothing_in_the_target(
     app.run(
         "CREATE TABLE salaries (id INT PRIMARY KEY, who VARCHAR(20))", "INSERT INTO salaries VALUES (9, 'all of them')"
     )
-    real = WireSource.query
+    real = WireReader.query
     lies = [
         f"enum('a'), PRIMARY KEY (id)) SELECT id, who AS city, NOW() AS updated_at FROM `{app.database}`.salaries -- ')",
         f"set('a') NULL, DROP COLUMN id, RENAME TO `{app.database}`.elsewhere -- ')",
         "enum('\\\\') , x INT) -- ')",
     ]
 
-    async def query(self: WireSource, sql: str) -> list[tuple[Any, ...]]:
+    async def query(self: WireReader, sql: str) -> list[tuple[Any, ...]]:
         rows = await real(self, sql)
-        return [(row[0], lie, *row[2:]) if row[0] == "city" and "column_type" in sql else row for row in rows]
+        return [(*row[:2], lie, *row[3:]) if row[1] == "city" and "column_type" in sql else row for row in rows]
 
-    monkeypatch.setattr(WireSource, "query", query)
+    monkeypatch.setattr(WireReader, "query", query)
     for number in range(len(lies)):
         lie = lies[number]
         for new in (True, False):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, closing
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
+from retl.connectors.sql.reader import SqlReader
+from retl.connectors.sql.scan import SqlScan
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.tables import real_key
 from retl.connectors.sqlite.catalog import inspect
@@ -23,9 +25,9 @@ from retl.connectors.sqlite.session import run_step
 from retl.engine.lease import process_identity
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConnectionFailed, SourceError
-from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
+from retl.state.base import Manifest
 
 NO_PROCESS = 2**22 + 1
 """Larger than the number of any process can be."""
@@ -52,7 +54,6 @@ class MemorySource(SqlSource):
     """A table in memory, asked in SQL like any other. Every batch has at most two rows."""
 
     system: ClassVar[str] = "memory"
-    dialect = DIALECT
 
     def __init__(self, *, times: bool) -> None:
         """With ``times`` the cursor is a time, else a whole number."""
@@ -87,6 +88,45 @@ class MemorySource(SqlSource):
     async def ping(self) -> SystemInfo:
         return SystemInfo("memory", "1")
 
+    @asynccontextmanager
+    async def connect(self) -> AsyncGenerator[SqlReader, None]:
+        yield MemoryReader(self, self._connection)
+
+    @asynccontextmanager
+    async def open_scan(
+        self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
+    ) -> AsyncGenerator[SqlScan[Any], None]:
+        async with super().open_scan(table, checkpoint, manifest) as scan:
+            self.shown.append(self.content())
+            self.cut += any(slice_.modulus > 1 for slice_ in scan.plan.slices)
+            seen = [row.at for row in self.content() if row.at is not None]
+            self.upper = max(seen, default=-1) if self.upper is None else max(self.upper, *seen, -1)
+            yield scan
+
+    def fail(self) -> None:
+        if self.fault is None:
+            return
+        if self.fault.batches:
+            self.fault = self.fault._replace(batches=self.fault.batches - 1)
+            return
+        fault, self.fault = self.fault, None
+        if fault.transient:
+            raise ConnectionFailed("the line was cut.")
+        raise SourceError("the table was dropped.")
+
+    async def aclose(self) -> None:
+        return None
+
+
+class MemoryReader(SqlReader):
+    """Asks the table in memory."""
+
+    dialect = DIALECT
+
+    def __init__(self, source: MemorySource, connection: sqlite3.Connection) -> None:
+        self._source = source
+        self._connection = connection
+
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql).fetchall()
 
@@ -102,37 +142,17 @@ class MemorySource(SqlSource):
         found = run_step(self._connection, partial(inspect, table))
         return TableSchema(table, found.columns, real_key(found)) if found else None
 
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
-        plan = await super().plan(table, checkpoint)
-        self.shown.append(self.content())
-        self.cut += any(slice_.modulus > 1 for slice_ in plan.slices)
-        seen = [row.at for row in self.content() if row.at is not None]
-        self.upper = max(seen, default=-1) if self.upper is None else max(self.upper, *seen, -1)
-        return plan
+    async def location(self, table: str) -> str | None:
+        return None
 
-    async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
-        self.shown.append(self.content())
+    async def stream(self, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
+        self._source.shown.append(self._source.content())
         rows = self._connection.execute(sql).fetchall()
-        schema = await self.columns(sql)
         for start in range(0, len(rows), 2):
-            self._fail()
+            self._source.fail()
             types = [pa.string() if pa.types.is_timestamp(kind) else kind for kind in schema.types]
             columns = zip(zip(*rows[start : start + 2], strict=True), types, strict=True)
             yield pa.RecordBatch.from_arrays([pa.array(*column) for column in columns], names=schema.names)
-
-    def _fail(self) -> None:
-        if self.fault is None:
-            return
-        if self.fault.batches:
-            self.fault = self.fault._replace(batches=self.fault.batches - 1)
-            return
-        fault, self.fault = self.fault, None
-        if fault.transient:
-            raise ConnectionFailed("the line was cut.")
-        raise SourceError("the table was dropped.")
-
-    async def aclose(self) -> None:
-        return None
 
 
 def second(at: int | str | None) -> int | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from retl.connectors.olap.errors import olap_error, reading_error
+from retl.connectors.mysql.errors import SourceRefused
+from retl.connectors.olap.errors import olap_error, while_reading
 from retl.connectors.olap.session import settings
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError
 
@@ -36,6 +37,12 @@ def test_a_session_is_told_what_its_server_knows(system: str, own: dict[str, str
     told = settings(system, 60, [*(name.upper() for name in every), "something_else"])
     assert told == ", ".join([FIRST, *(f"{name} = {value}" for name, value in every.items())])
     assert settings(system, 60, ["wait_timeout"]) == f"{FIRST}, wait_timeout = 86400"
+
+
+def errors_of(code: int, message: str) -> tuple[RetlError, RetlError]:
+    """What it means before a plan is answered, and while one is read."""
+    planning = olap_error(code, message, "source", "fe:9030")
+    return planning, while_reading(planning) if isinstance(planning, SourceRefused) else planning
 
 
 STATEMENT, PASSES, OPEN = "the statement's", "passes", "not known"
@@ -75,10 +82,7 @@ STATEMENT, PASSES, OPEN = "the statement's", "passes", "not known"
     ],
 )
 def test_what_an_error_means(code: int, message: str, meaning: str) -> None:
-    planning, reading = (
-        olap_error(code, message, "source", "fe:9030"),
-        reading_error(code, message, "source", "fe:9030"),
-    )
+    planning, reading = errors_of(code, message)
     final: tuple[type[RetlError], ...] = (SourceError, ConfigError)
     assert isinstance(planning, ConnectionFailed if meaning == PASSES else final)
     assert isinstance(reading, final if meaning == STATEMENT else ConnectionFailed)
@@ -87,6 +91,5 @@ def test_what_an_error_means(code: int, message: str, meaning: str) -> None:
 
 @pytest.mark.parametrize(("code", "message"), [(5024, "Query reached its timeout of 9 seconds"), (1105, "errCode = 2, detailMessage = Timeout")])  # fmt: skip
 def test_a_query_that_is_too_slow_is_not_tried_again(code: int, message: str) -> None:
-    for explain in (olap_error, reading_error):
-        error = explain(code, message, "source", "fe:9030")
+    for error in errors_of(code, message):
         assert isinstance(error, SourceError) and "raise query_timeout" in error.remedy

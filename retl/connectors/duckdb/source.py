@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from retl.connectors.duckdb.errors import streamed
 from retl.connectors.duckdb.file import DuckDBFile, single
 from retl.connectors.duckdb.files import is_file, reading
 from retl.connectors.sql.dialect import split_name
+from retl.connectors.sql.reader import SqlReader
 from retl.connectors.sql.source import SqlSource
 from retl.model.schema import TableSchema
 from retl.state.sql import STATE_TABLES
@@ -35,13 +37,48 @@ class DuckDBSource(SqlSource):
     """Reads a database file, or files that DuckDB can read. See ``retl.connectors.DuckDB``."""
 
     system: ClassVar[str] = "duckdb"
-    dialect = DIALECT
 
     def __init__(self, options: DuckDB) -> None:
-        self._file = DuckDBFile(options, read_only=True)
-        self._folder = options.files
+        self._options = options
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncGenerator[DuckDBReader, None]:
+        # The handles of one process share an instance; with the last of them the file's lock goes.
+        reader = DuckDBReader(DuckDBFile(self._options, read_only=True), self._options.files)
+        try:
+            yield reader
+        finally:
+            await shielded(reader.close())
+
+    async def ping(self) -> SystemInfo:
+        async with self.connect() as reader:
+            return await reader.ping()
+
+    async def aclose(self) -> None:
+        """Each scan closes what it has opened."""
+
+
+class DuckDBReader(SqlReader):
+    """Reads over one connection, in a thread of its own."""
+
+    dialect = DIALECT
+
+    def __init__(self, file: DuckDBFile, folder: str | None) -> None:
+        self._file = file
+        self._folder = folder
         self._clauses: dict[str, str] = {}
-        """What stands behind FROM for the tables and files that this run has asked for."""
+        """What stands behind FROM for the tables and files that were described."""
+        self._result: _Result | None = None
+
+    async def close(self) -> None:
+        await self._end_result()
+        await self._file.close()
+
+    async def _end_result(self) -> None:
+        """Surely: an open result keeps the whole database open, and with it the file's lock."""
+        result, self._result = self._result, None
+        if result is not None:
+            await self._file.run(result.close)
 
     def hash_version(self) -> str:
         import duckdb
@@ -82,29 +119,15 @@ class DuckDBSource(SqlSource):
             return None
         return await self._file.location(*place)
 
-    async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
-        cursor = await self._file.open_cursor()
-        result = _Result()
+    async def stream(self, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
+        result = self._result = _Result()
         try:
-            await self._file.run_on(cursor, result.open, sql)
-            while batches := await self._file.run_on(cursor, result.next):
+            await self._file.run(result.open, sql)
+            while batches := await self._file.run(result.next):
                 for batch in batches:
                     yield batch
         finally:
-            await shielded(self._end(cursor, result))
-
-    async def _end(self, cursor: duckdb.DuckDBPyConnection, result: _Result) -> None:
-        try:
-            await self._file.run_on(cursor, result.close)
-        finally:
-            await self._file.close_cursor(cursor)
-
-    async def release(self) -> None:
-        self._clauses.clear()
-        await self._file.close()
-
-    async def aclose(self) -> None:
-        await self._file.close()
+            await shielded(self._end_result())
 
 
 def _is_ours(name: str) -> bool:
@@ -169,18 +192,18 @@ def describe(connection: duckdb.DuckDBPyConnection, table: str, schema: str, nam
 
 
 class _Result:
-    """A streamed result. Closed by hand: an open one keeps the whole database open, and with it the file's lock."""
+    """A streamed result. Used in the worker's thread."""
 
     def __init__(self) -> None:
         self._reader: pa.RecordBatchReader | None = None
 
-    def open(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
+    def open(self, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         # A relation streams its result; ``execute`` would hold all of it in memory.
-        relation: Any = cursor.sql(single(cursor, sql))
+        relation: Any = connection.sql(single(connection, sql))
         open_reader = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
         self._reader = open_reader(_BATCH_ROWS)
 
-    def next(self, cursor: duckdb.DuckDBPyConnection) -> list[pa.RecordBatch]:
+    def next(self, connection: duckdb.DuckDBPyConnection) -> list[pa.RecordBatch]:
         """Some megabytes at once, so that the hop between threads is paid rarely."""
         assert self._reader is not None
         batches: list[pa.RecordBatch] = []
@@ -196,7 +219,7 @@ class _Result:
             size += batch.nbytes
         return batches
 
-    def close(self, cursor: duckdb.DuckDBPyConnection) -> None:
+    def close(self, connection: duckdb.DuckDBPyConnection) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()

@@ -144,6 +144,9 @@ class MySQLConnection:
 
     @property
     def closed(self) -> bool:
+        """Whether it is of no more use: closed here, or ended by the server."""
+        if self._wire.hung_up:
+            self.abort()
         return bool(self._wire.closed)
 
     @property

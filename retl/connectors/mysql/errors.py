@@ -126,10 +126,15 @@ _OF_ROWS = frozenset(
 
 
 class SourceRefused(SourceError):
-    """A statement that the source refused. ``code`` is the server's number, such as 1146, ``state`` its SQLSTATE."""
+    """A statement that the source refused. ``code`` is the server's number, such as 1146, ``state`` its SQLSTATE.
+
+    ``text`` is what the server says, ``place`` its address.
+    """
 
     code: int = 0
     state: str = ""
+    text: str = ""
+    place: str = ""
 
 
 class TargetRefused(TargetError):
@@ -168,14 +173,13 @@ def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
             f"{place} does not speak MySQL's protocol as expected: {message}.",
             remedy="check that the address is that of the server's SQL port.",
         )
-    refused: SourceRefused | TargetRefused
-    refused = (
-        SourceRefused(f"the source refused a statement: {said}.")
-        if role == "source"
-        else TargetRefused(f"the target refused a statement: {said}.")
-    )
-    refused.code = code
-    return refused
+    if role == "target":
+        target = TargetRefused(f"the target refused a statement: {said}.")
+        target.code = code
+        return target
+    source = SourceRefused(f"the source refused a statement: {said}.")
+    source.code, source.text, source.place = code, message, place
+    return source
 
 
 def rolled_back(refused: RetlError, role: Role) -> RetlError:

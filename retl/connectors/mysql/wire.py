@@ -102,6 +102,11 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         self.on_silence: Callable[[float], Awaitable[None]] | None = None
         """Called with the seconds without a byte; raises to end the wait."""
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the server is known to have ended the connection."""
+        return self._reader is not None and bool(self._reader._eof)
+
     async def open(self) -> None:
         with self._understood():
             await self._connect()

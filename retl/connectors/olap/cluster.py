@@ -1,16 +1,12 @@
-"""The FEs of one address: whichever can be reached is asked."""
+"""The FEs of one address: the first that can be reached is asked."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from retl.connectors.mysql.connection import Login, MySQLConnection
-from retl.connectors.mysql.errors import Role
-from retl.model.errors import ConfigError, ConnectionFailed, RetlError
-
-Explain = Callable[[int, str, Role, str], RetlError]
+from retl.model.errors import ConfigError, ConnectionFailed
 
 _ADDRESS = re.compile(r"(?:\[([^\]]+)\]|([^:\[\],\s]+))(?::(\d{1,5}))?")
 
@@ -40,12 +36,12 @@ class Cluster:
         """That of the FE which is asked first."""
         return self._logins[0]
 
-    async def open(self, explain: Explain) -> MySQLConnection:
+    async def open(self) -> MySQLConnection:
         """A connection to the first FE that lets us in. Raises ``ConnectionFailed``, which names all, where none does."""
         failed: list[ConnectionFailed] = []
         for login in list(self._logins):
             try:
-                connection = await MySQLConnection.open(replace(login, explain=explain))
+                connection = await MySQLConnection.open(login)
             except ConnectionFailed as error:
                 failed.append(error)
                 continue

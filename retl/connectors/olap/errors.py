@@ -72,12 +72,11 @@ def olap_error(code: int, message: str, role: Role, place: str) -> RetlError:
     return server_error(code, message, role, place)
 
 
-def reading_error(code: int, message: str, role: Role, place: str) -> RetlError:
-    """The same while a slice is read, whose plan was answered."""
-    error = olap_error(code, message, role, place)
-    plain = _NAMES.sub("''", message)
-    final = code in _TIMEOUT or _TOO_SLOW.search(plain) or _is_of_the_statement(code, plain)
-    return error if final or not isinstance(error, SourceRefused) else _passing(place, _said(code, message))
+def while_reading(error: SourceRefused) -> RetlError:
+    """What a refusal means while a slice is read, whose plan was answered."""
+    plain = _NAMES.sub("''", error.text)
+    final = error.code in _TIMEOUT or _TOO_SLOW.search(plain) or _is_of_the_statement(error.code, plain)
+    return error if final else _passing(error.place, _said(error.code, error.text))
 
 
 def _is_of_the_statement(code: int, plain: str) -> bool:

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.dialect import MySQLDialect
-from retl.connectors.olap.errors import reading_error
+from retl.connectors.mysql.errors import SourceRefused
+from retl.connectors.olap.errors import olap_error, while_reading
 from retl.connectors.rows.rejects import without_broken_text
 from retl.connectors.rows.text import to_text
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
@@ -42,7 +43,7 @@ class FlightStream:
         try:
             await self._worker.run(self._open, sql)
             while (batch := await self._worker.run(self._next)) is not None:
-                yield without_broken_text(fitted(batch, schema))
+                yield without_broken_text(cast_to_plan(batch, schema))
         finally:
             await shielded(self._worker.run(self._close))
             self._worker.close()
@@ -116,7 +117,8 @@ class FlightStream:
                     f"reading over Flight SQL from {self._place} failed: {said}.",
                     remedy='nothing, if it passes: the scan is tried again. Otherwise check flight_port, or use protocol = "mysql".',
                 ) from error
-            found = reading_error(0, said, "source", self._place)
+            found = olap_error(0, said, "source", self._place)
+            found = while_reading(found) if isinstance(found, SourceRefused) else found
             found.message = f"over Flight SQL: {found.message}"
             raise found from error
         except (pa.ArrowException, OSError) as error:
@@ -137,13 +139,13 @@ def _driver() -> Any:
     return dbapi
 
 
-def fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+def cast_to_plan(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """A batch under the names and with the types that the plan promised. Raises ``SourceError`` for a value that has no place there."""
-    columns = [_fitted(column, wanted) for column, wanted in zip(batch.columns, schema, strict=True)]
+    columns = [_cast(column, wanted) for column, wanted in zip(batch.columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema.names)
 
 
-def _fitted(column: pa.Array, wanted: pa.Field) -> pa.Array:
+def _cast(column: pa.Array, wanted: pa.Field) -> pa.Array:
     kind = column.type
     if kind == wanted.type:
         return column

@@ -11,6 +11,7 @@ import msgspec
 from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.options import ServerOptions
 from retl.connectors.olap.cluster import addresses
+from retl.connectors.olap.errors import olap_error
 
 
 class OlapOptions(ServerOptions, kw_only=True, forbid_unknown_fields=True):
@@ -54,6 +55,7 @@ class OlapOptions(ServerOptions, kw_only=True, forbid_unknown_fields=True):
         first = self.login("source", ())
         named = addresses(self.host, first.port) if self.host else addresses(self._parts()[1], self.default_port)
         # An option counts for more than what stands in the URL.
+        first = dataclasses.replace(first, explain=olap_error, proof="SELECT 1")
         return [dataclasses.replace(first, host=host, port=self.port or port) for host, port in named]
 
     def _parts(self) -> tuple[str, str, str]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.sql.select import Selection
+from retl.connectors.sql.reader import SqlReader
+from retl.connectors.sql.selection import Selection
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.tables import real_key
 from retl.connectors.sqlite.catalog import find, inspect, table_names
@@ -45,10 +48,46 @@ class SQLiteSource(SqlSource):
     """Reads a SQLite file. See ``retl.connectors.SQLite``."""
 
     system: ClassVar[str] = "sqlite"
-    dialect = DIALECT
 
     def __init__(self, options: SQLite) -> None:
-        self._file = SQLiteFile(options, read_only=True)
+        # For good: the host may change its working directory.
+        self._options = msgspec.structs.replace(options, path=SQLiteFile(options, read_only=True).path)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncGenerator[SQLiteReader, None]:
+        # A connection for each: the interrupt of one ends whatever runs on it, for whomever.
+        reader = SQLiteReader(SQLiteFile(self._options, read_only=True))
+        try:
+            yield reader
+        finally:
+            await shielded(reader.close())
+
+    async def ping(self) -> SystemInfo:
+        async with self.connect() as reader:
+            return await reader.ping()
+
+    async def aclose(self) -> None:
+        """Each scan closes what it has opened."""
+
+
+class SQLiteReader(SqlReader):
+    """Reads over one connection, in a thread of its own."""
+
+    dialect = DIALECT
+
+    def __init__(self, file: SQLiteFile) -> None:
+        self._file = file
+        self._result: _Result | None = None
+
+    async def close(self) -> None:
+        await self._end_result()
+        await self._file.close()
+
+    async def _end_result(self) -> None:
+        """Surely: a cursor that is left open keeps the file open, even when its connection is closed."""
+        result, self._result = self._result, None
+        if result is not None:
+            await self._file.run(result.close)
 
     async def ping(self) -> SystemInfo:
         return await self._file.ping()
@@ -108,20 +147,13 @@ class SQLiteSource(SqlSource):
         if found:
             raise mixed_forms(cursor.name, chosen.table.name, found[0][0], reference)
 
-    async def stream(self, sql: str) -> AsyncIterator[pa.RecordBatch]:
-        result = _Result(sql, await self.columns(sql))
+    async def stream(self, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
+        result = self._result = _Result(sql, schema)
         try:
             while (batch := await self._file.run(result.next_batch)) is not None:
                 yield batch
         finally:
-            # Surely: a cursor that is left open keeps the file open, even when its connection is closed.
-            await shielded(self._file.run(result.close))
-
-    async def release(self) -> None:
-        await self._file.close()
-
-    async def aclose(self) -> None:
-        await self._file.close()
+            await shielded(self._end_result())
 
 
 def _fetch(connection: sqlite3.Connection, sql: str) -> list[tuple[Any, ...]]:

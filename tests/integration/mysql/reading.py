@@ -22,17 +22,19 @@ def spec(table: retl.Table | str) -> TableSpec:
     return resolve(table, table.name or "", TableOptions(), frozenset(), inherited_cursor=None)
 
 
-class MySQLScans(Scans):
-    source: MySQLSource
-
-
 @asynccontextmanager
-async def opened(server: Server, database: str, **words: Any) -> AsyncIterator[MySQLScans]:
-    async with MySQLScans(MySQL(server.url(database), **words).source()) as source:
+async def opened(server: Server, database: str, **words: Any) -> AsyncIterator[Scans]:
+    async with Scans(MySQL(server.url(database), **words).source()) as source:
         yield source
 
 
-async def rows_of(source: MySQLScans, plan: SourcePlan) -> list[Row]:
+async def query(source: MySQLSource, sql: str) -> list[Row]:
+    """The rows of a question that the source asks."""
+    async with source.connect() as reader:
+        return await reader.query(sql)
+
+
+async def rows_of(source: Scans, plan: SourcePlan) -> list[Row]:
     """All rows of a plan, slice after slice; what the contract says of a batch is checked."""
     rows: list[Row] = []
     for slice_ in plan.slices:

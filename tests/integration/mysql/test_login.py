@@ -20,6 +20,7 @@ from retl.connectors import MySQL
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.wire import TextWire
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
+from retl.testing import collect, table_spec
 from tests.servers import mariadb, mysql
 from tests.servers.database import Server
 
@@ -276,13 +277,8 @@ async def test_what_a_server_makes_of_new_sessions_does_not_matter(server: Serve
         hostile = "SET NAMES latin1, sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES', time_zone = '+05:00'"
         server.query("SET GLOBAL init_connect = %s", hostile)
         try:
-            source = options(server, name, "word", database=database).source()
-            rows = [
-                row
-                async for batch in source.stream("SELECT name, @@time_zone AS z FROM t")
-                for row in batch.to_pylist()
-            ]
-            assert rows == [{"name": "漢字🗼", "z": "+00:00"}]
-            await source.aclose()
+            table = table_spec("t", expressions={"z": "@@time_zone"}, key="id")
+            rows = (await collect(options(server, name, "word", database=database), table)).to_pylist()
+            assert rows == [{"id": 1, "name": "漢字🗼", "z": "+00:00"}]
         finally:
             server.query("SET GLOBAL init_connect = %s", before)

@@ -14,6 +14,7 @@ import pytest
 
 import retl
 from retl.connectors import FunctionTarget, IteratorSource, MySQL
+from tests.integration.mysql.reading import query
 from tests.integration.mysql.targets import Scene
 from tests.servers.database import Row, Server
 
@@ -273,7 +274,7 @@ async def test_what_was_idle_is_looked_at_before_it_is_used(shop: Scene) -> None
     source, target = shop.options().source(), shop.options().target()
     try:
         for _ in range(2):
-            assert await source.query("SELECT COUNT(*) FROM none_t") == [(30,)]
+            assert await query(source, "SELECT COUNT(*) FROM none_t") == [(30,)]
             assert await target.count("none_t") == 30
             asked = "SELECT id FROM information_schema.processlist WHERE db = %s AND command = 'Sleep'"
             for (number,) in await shop.server.run(asked, shop.database):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,9 +16,10 @@ import trustme
 
 import retl
 from retl.connectors import Doris, DuckDB, StarRocks
+from retl.connectors.olap.flight import cast_to_plan
 from retl.connectors.olap.session import settings
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
-from retl.testing import Scans, collect, read_slice, table_spec
+from retl.testing import Scans, collect, table_spec
 from tests.fake_olap import FakeDoris, FakeStarRocks
 from tests.fake_olap.flavour import STARROCKS
 from tests.fake_olap.flight import FakeFlight
@@ -205,15 +205,10 @@ def test_flight_needs_its_port() -> None:
         StarRocks("starrocks://reader@localhost/dw", protocol="flight").source()
 
 
-async def test_a_value_that_does_not_fit_is_an_error(served: tuple[FakeStarRocks, FakeFlight, str]) -> None:
-    _, flight, url = served
-    async with Scans(connector(flight, url).source()) as source:
-        plan = await source.plan(table_spec("orders"))
-        narrow = pa.schema([column if column.name != "id" else column.with_type(pa.int8()) for column in plan.schema])
-        scan = source.scan(plan)
-        scan.plan = replace(plan, schema=narrow)
-        with pytest.raises(SourceError, match="'id' came as int64"):
-            await read_slice(scan, plan.slices[0])
+def test_a_value_that_does_not_fit_is_an_error() -> None:
+    sent = pa.record_batch({"id": pa.array([1, 300], pa.int64())})
+    with pytest.raises(SourceError, match="'id' came as int64"):
+        cast_to_plan(sent, pa.schema([("id", pa.int8())]))
 
 
 # TLS --------------------------------------------------------------------------
@@ -233,11 +228,10 @@ async def rows_over_tls(signed_by: trustme.CA, name: str, **words: Any) -> int:
     shown = (certificate.cert_chain_pems[0].bytes(), certificate.private_key_pem.bytes())
     with starrocks(tls=shown) as (_, flight, url):
         # The stand-in speaks MySQL's protocol without TLS, so the plan is made without.
-        plain = StarRocks(url).source()
-        plan = await plain.plan(table_spec("orders"), retl.Checkpoint())
-        await plain.aclose()
-        source = connector(flight, url, **words).source()
-        return sum([batch.num_rows async for batch in source.read(plan, plan.slices[0])])
+        async with Scans(StarRocks(url).source()) as plain:
+            plan = await plain.plan(table_spec("orders"))
+        flights: Any = connector(flight, url, **words).source().reading.flight
+        return sum([batch.num_rows async for batch in flights().batches(plan.statements[0], plan.schema)])
 
 
 async def test_the_certificate_is_checked_against_tls_ca(authority: tuple[trustme.CA, str]) -> None:

@@ -79,7 +79,7 @@ async def test_a_read_that_ends_early_ends_on_the_server(numbers: Scene, how: st
     async with numbers.source() as source:
         plan = await source.plan(table_spec("numbers"))
         fault = numbers.inject(hold=True, after_rows=4_000)
-        numbers.statements()
+        begun = numbers.statements()
         batches = source.read(plan, plan.slices[0])
         if how == "closed":
             await anext(batches)
@@ -96,7 +96,7 @@ async def test_a_read_that_ends_early_ends_on_the_server(numbers: Scene, how: st
         if numbers.doris:
             assert re.fullmatch(r"KILL QUERY \d+", kill)
         else:
-            (named,) = [sql for sql in said if "custom_query_id" in sql]
+            named = [sql for sql in begun if "custom_query_id" in sql][-1]
             assert kill.removeprefix("KILL QUERY ") == named.removeprefix("SET custom_query_id = ")
         # The source is as good as before.
         assert await read(source, plan) == list(range(MANY))
@@ -117,8 +117,8 @@ async def test_a_read_to_the_end_kills_nothing(numbers: Scene) -> None:
 @STARROCKS
 async def test_an_old_starrocks_knows_no_names_of_queries(numbers: Scene) -> None:
     async with numbers.source() as source:
-        plan = await source.plan(table_spec("numbers"))
         numbers.inject(error=numbers.fake.errors.unknown_variable("custom_query_id"), on="SET custom_query_id")
+        plan = await source.plan(table_spec("numbers"))
         fault = numbers.inject(hold=True, after_rows=4_000)
         numbers.statements()
         batches = source.read(plan, plan.slices[0])
@@ -264,14 +264,10 @@ async def refused(scene: Scene, table: str = "numbers", *, password: str | None 
     connector = scene.connector(**words)
     if url:
         connector = type(connector)(url, **words)
-    source = Scans(connector.source())
-    try:
+    async with Scans(connector.source()) as source:
         with pytest.raises(RetlError) as caught:
-            plan = await source.plan(table_spec(table))
-            await read(source, plan)
-        return caught.value
-    finally:
-        await source.aclose()
+            await whole(source, table)
+    return caught.value
 
 
 async def test_a_wrong_password(numbers: Scene) -> None:

@@ -80,10 +80,9 @@ async def test_a_source_is_opened_for_reading_only(shop: Database, app: Database
     for path in (shop.path, *shop.path.parent.glob("shop.db-*")):
         path.chmod(0o444)
     await job(shop, app, retl.Table("t")).run_once()
-    source = SQLiteSource(shop.source())
-    with pytest.raises(SourceError, match="only read"):
-        await source.query("INSERT INTO t VALUES (2, 'b')")
-    await source.aclose()
+    async with SQLiteSource(shop.source()).connect() as reader:
+        with pytest.raises(SourceError, match="only read"):
+            await reader.query("INSERT INTO t VALUES (2, 'b')")
 
 
 @pytest.mark.parametrize("where", ["1; DROP TABLE t", "id IN (SELECT 1); DELETE FROM t"])

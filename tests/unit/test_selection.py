@@ -12,9 +12,11 @@ import pytest
 
 from retl.connectors.base import Connector
 from retl.connectors.duckdb import DuckDB
-from retl.connectors.sql.select import Relation, choose
+from retl.connectors.duckdb.source import DuckDBReader
+from retl.connectors.sql.selection import Relation, choose
 from retl.connectors.sqlite import SQLite
 from retl.connectors.sqlite.dialect import DIALECT
+from retl.connectors.sqlite.source import SQLiteReader
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError
 from retl.model.schema import TableSchema
@@ -119,7 +121,8 @@ async def test_parts_made_by_another_version_s_hash_are_read_again(
     assert [slice_.modulus for slice_ in plan.slices] == [2, 2]
     begun = Checkpoint(cursor="moved", cursor_type=plan.cursor_type, position=plan.slices[0].position)
     assert [slice_.remainder for slice_ in (await source.plan(same, begun)).slices] == [1]
-    monkeypatch.setattr(source.source, "hash_version", lambda: "another")
+    for reader in (SQLiteReader, DuckDBReader):
+        monkeypatch.setattr(reader, "hash_version", lambda _: "another")
     assert [slice_.remainder for slice_ in (await source.plan(same, begun)).slices] == [0, 1]
     await source.aclose()
 

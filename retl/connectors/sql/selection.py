@@ -84,16 +84,24 @@ class Selection:
         return stored or list(self.relation.schema.key or self.relation.schema.names)
 
     def bounds(self, cursor: pa.Field, lower: str | None = None) -> str:
-        """Lowest and highest cursor value from ``lower`` on, rows without one, and the source's clock, in one statement."""
-        name = self.dialect.identifier(cursor.name)
-        ends = f"SELECT {self.dialect.as_text(f'MIN({name})')}, {self.dialect.as_text(f'MAX({name})')}"
-        now, relation = self.dialect.now(cursor), self.relation.sql
-        if not self.dialect.has_indexes or self.table.query is not None:
-            return f"{ends}, COUNT(*) - COUNT({name}), {now} FROM {relation}{self._where()}"
-        # Each part by itself is a look into an index, where there is one.
-        without = f"(SELECT COUNT(*) FROM {relation}{self._where(f'{name} IS NULL')})" if cursor.nullable else "0"
-        above = [f"{name} >= {self.dialect.lowest(lower, cursor)}"] if lower is not None else []
-        return f"{ends}, {without}, {now} FROM {relation}{self._where(*above)}"
+        """Of the rows from ``lower`` on, in one statement: lowest and highest cursor value, how many rows of the table have
+        none, the source's clock, the number of rows, and the lowest and highest bucket number."""
+        name, relation = self.dialect.identifier(cursor.name), self.relation.sql
+        above = None if lower is None else f"{name} >= {self.dialect.lowest(lower, cursor)}"
+        if self.dialect.has_indexes and self.table.query is None:
+            # Each part by itself is a look into an index, where there is one.
+            null = f"(SELECT COUNT(*) FROM {relation}{self._where(f'{name} IS NULL')})" if cursor.nullable else "0"
+            value, where = name, self._where(*([above] if above else []))
+        else:
+            null, where = f"COUNT(*) - COUNT({name})", self._where()
+            value = name if above is None else f"CASE WHEN {above} THEN {name} END"
+        ends = [self.dialect.as_text(f"{end}({value})") for end in ("MIN", "MAX")]
+        buckets = self._buckets(cursor, f"MIN({value})", f"MAX({value})")
+        every = [*ends, null, self.dialect.now(cursor), f"COUNT({value})", *buckets]
+        return f"SELECT {', '.join(every)} FROM {relation}{where}"
+
+    def _buckets(self, cursor: pa.Field, *values: str) -> list[str]:
+        return [self.dialect.bucket_number(cursor, value) or "NULL" for value in values]
 
     def odd_value(self, cursor: pa.Field, lowest: str, other: str, start: str | None) -> str:
         """One cursor value ``c`` that a condition holds for: ``lowest`` for the lowest, ``other`` for one from ``start`` on."""
@@ -107,26 +115,27 @@ class Selection:
             f"SELECT c FROM ({first}) AS a WHERE {lowest} UNION ALL SELECT c FROM ({rest}) AS b WHERE {other} LIMIT 1"
         )
 
-    def count(self, window: Window | None = None, cursor: pa.Field | None = None, bucket: str | None = None) -> str:
+    def count(self, slice_: Slice | None = None) -> str:
+        """Rows of one slice, or of everything."""
+        return f"SELECT COUNT(*) FROM {self.relation.sql}{self._where(*(self._slice(slice_) if slice_ else []))}"
+
+    def totals(self, window: Window, cursor: pa.Field) -> str:
         """Rows of a window, and the extremes of their bucket numbers."""
-        extremes = f", MIN({bucket}), MAX({bucket})" if bucket else ", NULL, NULL"
-        conditions = self.window(window, cursor) if window is not None and cursor is not None else []
-        return f"SELECT COUNT(*){extremes} FROM {self.relation.sql}{self._where(*conditions)}"
+        name = self.dialect.identifier(cursor.name)
+        numbers = ["COUNT(*)", *self._buckets(cursor, f"MIN({name})", f"MAX({name})")]
+        return f"SELECT {', '.join(numbers)} FROM {self.relation.sql}{self._where(*self._window(window))}"
 
-    def count_slice(self, slice_: Slice) -> str:
-        """Rows of one slice."""
-        return f"SELECT COUNT(*) FROM {self.relation.sql}{self._where(*self._slice(slice_))}"
-
-    def window(self, window: Window, cursor: pa.Field) -> list[str]:
+    def _window(self, window: Window) -> list[str]:
         return self._slice(
             Slice(index=0, lower=window.lower, upper=window.upper, lower_exclusive=window.lower_exclusive)
         )
 
-    def histogram(self, window: Window, cursor: pa.Field, bucket: str, low: int, high: int, width: int) -> str:
+    def histogram(self, window: Window, cursor: pa.Field, low: int, high: int, width: int) -> str:
         """``(highest value, rows, whether all share one value)`` of each bucket that has rows, ascending."""
         name = self.dialect.identifier(cursor.name)
+        bucket = self.dialect.bucket_number(cursor, name)
         number = self.dialect.divide(f"({bucket} - ({low}))", width)
-        conditions = [*self.window(window, cursor), f"{bucket} BETWEEN {low} AND {high}"]
+        conditions = [*self._window(window), f"{bucket} BETWEEN {low} AND {high}"]
         return (
             f"SELECT {self.dialect.as_text(f'MAX({name})')}, COUNT(*), MIN({name}) = MAX({name}), MIN({bucket}), MAX({bucket}) "
             f"FROM {self.relation.sql}{self._where(*conditions)} GROUP BY {number} ORDER BY {number}"
@@ -138,7 +147,7 @@ class Selection:
         running = self.dialect.divide("(SUM(n) OVER (ORDER BY c) - 1)", slice_rows)
         return (
             f"SELECT {self.dialect.as_text('MAX(c)')}, SUM(n) FROM (SELECT c, n, {running} AS s FROM "
-            f"(SELECT {name} AS c, COUNT(*) AS n FROM {self.relation.sql}{self._where(*self.window(window, cursor))} "
+            f"(SELECT {name} AS c, COUNT(*) AS n FROM {self.relation.sql}{self._where(*self._window(window))} "
             f"GROUP BY {name}) AS counted) AS numbered GROUP BY s ORDER BY s"
         )
 
@@ -195,14 +204,13 @@ def _require(wanted: Iterable[str], have: Sequence[str], word: str) -> None:
     raise ConfigError(f"{word} names {absent[0]!r}, which the source table does not have.", remedy=hint)
 
 
-def cursor_column(dialect: Dialect, relation: Relation, table: TableSpec) -> tuple[pa.Field, CursorFamily]:
+def cursor_column(chosen: Selection) -> tuple[pa.Field, CursorFamily]:
     """The cursor's column and its kind. Raises ``ConfigError`` where it cannot order change."""
-    assert table.cursor is not None
-    column = relation.schema.columns.field(table.cursor)
-    family = dialect.family(column)
+    column = chosen.relation.schema.columns.field(chosen.table.cursor)
+    family = chosen.dialect.family(column)
     if family is None:
         raise ConfigError(
-            f"the cursor {table.cursor!r} is of type {column.type}, which does not order change.",
+            f"the cursor {chosen.table.cursor!r} is of type {column.type}, which does not order change.",
             remedy="choose a column of time (or a whole number that only grows), or cursor = false for full scans.",
         )
     return column, family
