@@ -13,10 +13,7 @@ from weakref import WeakSet
 from retl.connectors.base import SystemInfo
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.errors import driver, first_line, map_error, name_of
-from retl.model.errors import (
-    ConfigError,
-    SourceError,
-)
+from retl.model.errors import ConfigError, SourceError
 from retl.threads import Worker, shielded
 
 if TYPE_CHECKING:
@@ -42,6 +39,7 @@ class DuckDBFile:
         """``keep_idle``: seconds for which the file stays open after its last use; ``None``: until it is closed."""
         self._keep_idle = keep_idle
         self._idle: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._options = options
         self._read_only = read_only
         self._worker: Worker | None = None
@@ -118,8 +116,11 @@ class DuckDBFile:
         """Between two ticks other processes may have the file."""
         if self._keep_idle is None or self._calls or self._cursors or self._connection is None:
             return
-        loop = asyncio.get_running_loop()
-        self._idle = loop.call_later(self._keep_idle, lambda: loop.create_task(self.close()))
+        self._idle = asyncio.get_running_loop().call_later(self._keep_idle, self._close_idle)
+
+    def _close_idle(self) -> None:
+        if not self._calls and not self._cursors:
+            self._closing = asyncio.get_running_loop().create_task(self.close())
 
     def _guarded(self, cursor: duckdb.DuckDBPyConnection | None, call: Callable[..., T], *arguments: Any) -> T:
         duckdb = driver()

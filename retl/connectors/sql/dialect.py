@@ -39,9 +39,6 @@ class Dialect(ABC):
     savepoints: ClassVar[bool] = True
     """Whether a part of a transaction can be undone."""
 
-    prove_first: ClassVar[bool] = False
-    """Whether a transaction must take the lease's row before it writes rows, since a heartbeat after its begin would end it."""
-
     longest_name: ClassVar[int | None] = None
 
     has_indexes: ClassVar[bool] = False

@@ -116,9 +116,6 @@ class StagedWriter(TableWriter):
 
     def _write(self, fenced: FencedCheckpoint | None, slice_: Slice, older: int) -> Step[CommitResult]:
         """What is one transaction."""
-        first = self._merge.dialect.prove_first
-        if fenced is not None and first:
-            yield from state.prove(fenced.fence)
         changed = yield from self._write_rows(slice_)
         dropped = yield from self._merge.dropped(changed)
         if fenced is not None:
@@ -276,8 +273,6 @@ class StagedWriter(TableWriter):
             ) from error
 
     def _finish(self, fenced: FencedCheckpoint | None, *, exchange: bool) -> Step[None]:
-        if fenced is not None and self._merge.dialect.prove_first:
-            yield from state.prove(fenced.fence)
         yield from execute((yield from self._ending(exchange)), rejectable=True)
         if fenced is not None:
             yield from state.save(fenced)

@@ -40,11 +40,14 @@ class SQLiteLoader(BulkLoader):
         self.names = {name: f"c{number}" for number, name in enumerate(load.columns)}
         self._image = Image(len(self.names))
         self._on_disk = 0
+        self._cleared = False
         self._utf8 = True
 
     @property
     def table(self) -> str:
-        return _DISK if self._on_disk else f"{_MEMORY}.b"
+        # What was merged stays in memory until the next image takes its place: then the one on disk is the empty one.
+        merged = self._cleared and not self._image.rows
+        return _DISK if self._on_disk or merged else f"{_MEMORY}.b"
 
     def create(self) -> Step[None]:
         attached = yield query("PRAGMA database_list")
@@ -59,9 +62,8 @@ class SQLiteLoader(BulkLoader):
     def clear(self) -> Step[None]:
         if self._on_disk:
             yield Statement(f"DELETE FROM {_DISK}")
-        elif self._image.rows:
-            yield Statement(f"DELETE FROM {_MEMORY}.b")
         self._on_disk = 0
+        self._cleared = True
         self._image.close()
         self._image = Image(len(self.names))
 

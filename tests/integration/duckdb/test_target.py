@@ -13,6 +13,8 @@ import pytest
 import retl
 from retl.connectors import DuckDB
 from retl.connectors.duckdb import catalog
+from retl.connectors.duckdb import target as duckdb_target
+from retl.connectors.duckdb.file import DuckDBFile
 from retl.connectors.sql.tables import shadow_name
 from retl.model.actions import Action
 from retl.model.checkpoint import Refresh
@@ -616,6 +618,24 @@ async def test_a_unique_index_that_the_new_rows_break_stops_the_switch(scene: Sc
 def test_a_target_in_memory_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs a path"):
         DuckDB().target()
+
+
+async def test_a_file_that_nobody_uses_is_let_go(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, close = anyio.Event(), DuckDBFile.close
+
+    async def closing(file: DuckDBFile) -> None:
+        await close(file)
+        closed.set()
+
+    monkeypatch.setattr(duckdb_target, "_KEEP_IDLE", 0.01)
+    monkeypatch.setattr(DuckDBFile, "close", closing)
+    async with scene.session() as session:
+        await scan(session, [THREE])
+        with anyio.fail_after(10):
+            await closed.wait()
+        with another_process(scene.path):
+            pass
+        assert await session.target.count("people") == 3
 
 
 async def test_between_two_runs_other_processes_may_have_the_file(scene: Scene) -> None:

@@ -319,6 +319,12 @@ async def test_a_table_cannot_be_replaced(tmp_path: Path, pre_action: str) -> No
         await pipeline.run_once()
 
 
+async def test_a_target_that_cannot_mirror_says_so_before_anything_is_read(tmp_path: Path) -> None:
+    pipeline = sync(Api(orders([1])).source(), _ignore, tmp_path / "state.db", cursor=False, pre_action="mirror")
+    with pytest.raises(retl.UnsupportedError, match='as pre_action = "mirror" asks'):
+        await pipeline.run_once()
+
+
 async def test_what_the_blacklist_forbids_cannot_be_promised(tmp_path: Path) -> None:
     pipeline = retl.Pipeline(
         "push",
