@@ -49,9 +49,9 @@ class ElasticsearchScan(SourceScan):
     async def prepare(self, checkpoint: Checkpoint) -> None:
         """Decide what is read, as of now."""
         index, selection = self._index, self._selection
-        # The refresh shows what has been written. A user who may only read does without; settle is for that.
-        refresh = self._client.request("POST", f"/{index.path}/_refresh", allow=range(300, 600))
-        await _at_once(catalog.check_whole(self._client, index), refresh)
+        await catalog.check_whole(self._client, index)
+        # Make visible what has been written. A user who may only read does without; settle is for that.
+        await self._client.request("POST", f"/{index.path}/_refresh", allow=range(300, 600))
         if selection.by_id and len(index.indices) == 1 and index.shards > 1:
             # Ids are unique within a shard: with custom routing two documents may share one.
             routed = await self._count({"exists": {"field": "_routing"}})
