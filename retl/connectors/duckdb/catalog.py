@@ -1,4 +1,4 @@
-"""What a DuckDB file holds, asked of its catalog as steps."""
+"""Steps that ask DuckDB's catalog."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HERE = f"{_SCHEMA} AND {DIALECT.same_name('table_name', '?')}"
 
 
 def locate(table: str) -> TableName:
-    """A table in its schema, which is ``main`` where none is named."""
+    """A table in its schema, ``main`` by default."""
     parts = split_name(table)
     if len(parts) > 2:
         raise ConfigError(f"{table!r} names another database.", remedy="write table or schema.table.")
@@ -39,7 +39,7 @@ def _here(name: TableName) -> tuple[str | None, str]:
 
 @cache
 def has_triggers() -> bool:
-    """Whether this version of DuckDB knows triggers at all."""
+    """Whether this version of DuckDB has triggers."""
     with duckdb.connect() as connection:
         found = connection.execute(
             "SELECT 1 FROM duckdb_functions() WHERE function_name = 'duckdb_triggers'"
@@ -63,7 +63,7 @@ def table_names(name: TableName) -> Step[list[str]]:
 
 
 def inspect(name: TableName) -> Step[ExistingTable | None]:
-    """A table's columns and unique keys, or ``None`` where there is none of that name."""
+    """A table's columns and unique keys, or ``None`` if it does not exist."""
     rows = yield query(
         "SELECT column_name, data_type, is_nullable, column_default FROM duckdb_columns() "
         f"WHERE {_HERE} ORDER BY column_index",
@@ -90,7 +90,7 @@ def inspect(name: TableName) -> Step[ExistingTable | None]:
 
 
 def _definition(name: TableName) -> Step[tuple[TableName, str]]:
-    """A table's name as it is spelled there, and its CREATE TABLE as DuckDB writes it; empty for a view."""
+    """A table's name in the catalog's spelling, and its CREATE TABLE; empty for a view."""
     rows = yield query(f"SELECT schema_name, table_name, sql FROM duckdb_tables() WHERE {_HERE}", *_here(name))
     if not rows:
         return name, ""
@@ -98,7 +98,7 @@ def _definition(name: TableName) -> Step[tuple[TableName, str]]:
 
 
 def _is_generated(column: str, native: str, definition: str) -> bool:
-    # Nothing else tells a generated column from one with a default.
+    # Only the DDL tells a generated column from one with a default.
     spellings = (column, DIALECT.identifier(column))
     return any(f"{spelling} {native} GENERATED ALWAYS AS" in definition for spelling in spellings)
 
@@ -119,11 +119,11 @@ def _keys(name: TableName) -> Step[list[frozenset[str]]]:
     return keys
 
 
-# What another table needs ---------------------------------------------------
+# To replace a table ---------------------------------------------------
 
 
 def define(existing: ExistingTable) -> Step[TableDefinition]:
-    """What another table needs to take this one's place: its indexes, triggers and comments."""
+    """What another table needs to replace this one: its indexes, triggers and comments."""
     assert existing.name is not None
     name, sql = yield from _definition(existing.name)
     off, on = [], [*(yield from _comments(name))]
@@ -162,7 +162,7 @@ def _comments(name: TableName) -> Step[list[str]]:
 
 
 def check_table(spec: WriteSpec, name: TableName) -> Step[None]:
-    """Refuse a target that cannot be written, or not in the way that is asked for."""
+    """Refuse a target that cannot be written in the requested way."""
     if not (yield query(f"SELECT 1 FROM duckdb_schemas() WHERE {_SCHEMA}", name.schema)):
         raise ConfigError(
             f"the target has no schema {name.schema!r}.", remedy=f"create it there: CREATE SCHEMA {name.schema}."
@@ -177,7 +177,7 @@ def check_table(spec: WriteSpec, name: TableName) -> Step[None]:
 
 
 def _check_upsert(spec: WriteSpec, name: TableName) -> Step[None]:
-    """Refuse what DuckDB cannot do where a trigger looks at the new rows."""
+    """Refuse what DuckDB cannot do if a trigger looks at the new rows."""
     for trigger, sql in (yield from _triggers(name)):
         if "REFERENCING" in sql.upper():
             raise UnsupportedError(
@@ -187,7 +187,7 @@ def _check_upsert(spec: WriteSpec, name: TableName) -> Step[None]:
 
 
 def _check_replaceable(spec: WriteSpec, name: TableName) -> Step[None]:
-    """Refuse to replace a table that others need: DuckDB would not let it go, and say so only after the load."""
+    """Refuse to replace a table that others depend on: DuckDB would fail only after the load."""
     referring = yield query(
         f"SELECT table_name FROM duckdb_constraints() WHERE {_SCHEMA} AND {DIALECT.same_name('referenced_table', '?')} "
         "AND constraint_type = 'FOREIGN KEY'",

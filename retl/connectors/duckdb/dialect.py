@@ -40,14 +40,14 @@ _PLAIN: dict[str, pa.DataType] = {
     "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", tz="UTC"),
 }
 
-# Types that Arrow lacks or that DuckDB would send in a form that loses something: they travel as text.
+# Types that Arrow lacks, or that DuckDB would send with a loss: they travel as text.
 _AS_TEXT = re.compile(
     r"HUGEINT|UHUGEINT|BIGNUM|VARINT|UUID|INTERVAL|BIT|TIME WITH TIME ZONE|TIME_NS|ENUM\(.*|GEOMETRY.*|\"NULL\""
 )
 
 
 _LOOSE = ("INTERVAL", "TIME WITH TIME ZONE")
-"""Types that call values equal that are not the same: a month and 30 days, a time in two zones."""
+"""Types that call different values equal: a month and 30 days, a time in two zones."""
 
 
 def _exact(text: str) -> str:
@@ -79,12 +79,12 @@ class DuckDBDialect(Dialect):
     savepoints: ClassVar[bool] = False
 
     def equals(self, left: str, right: str, column: pa.Field) -> str:
-        # Without an exact collation no index could be used; a column may have one of its own.
+        # Without an exact collation no index is usable; a column may have its own.
         return f"{_exact(left)} = {_exact(right)}" if native_type(column) == "VARCHAR" else f"{left} = {right}"
 
     def differs(self, left: str, right: str, column: pa.Field) -> str:
         native = native_type(column)
-        if native == "VARCHAR":  # a column's collation calls texts equal that are not the same
+        if native == "VARCHAR":  # a column's collation calls different texts equal
             left, right = _exact(left), _exact(right)
         elif native in ("FLOAT", "DOUBLE"):
             return f"({left} IS DISTINCT FROM {right} OR signbit({left}) IS DISTINCT FROM signbit({right}))"
@@ -96,12 +96,12 @@ class DuckDBDialect(Dialect):
         return logical_field(name, native)
 
     def calls_others_equal(self, column: pa.Field) -> bool:
-        """Whether values of a type are equal to DuckDB that are not the same to the last byte."""
+        """Whether DuckDB calls values of a type equal that differ in bytes."""
         native = native_type(column)
         return native in ("FLOAT", "DOUBLE", *_LOOSE) or is_nested(native)
 
     def same_name(self, left: str, right: str) -> str:
-        """A condition that holds for two texts that are one name."""
+        """A condition for two texts that are one name."""
         return f"{_folded(left)} = {_folded(right)}"
 
     def literal(self, text: str, column: pa.Field) -> str:

@@ -1,4 +1,4 @@
-"""DuckDB's errors as ours, and the driver that raises them."""
+"""Map the driver's errors; import the driver."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def name_of(options: DuckDB) -> str:
-    """What people call the database."""
+    """The name of the database for people."""
     return options.path or "an in-memory database"
 
 
 def driver() -> ModuleType:
-    """The driver. Raises ``ConfigError`` where it is not installed."""
+    """The driver. Raises ``ConfigError`` if it is not installed."""
     try:
         import duckdb
     except ImportError:
@@ -37,7 +37,7 @@ def driver() -> ModuleType:
 
 
 def map_error(error: duckdb.Error, options: DuckDB, *, read_only: bool) -> RetlError:
-    """The error of ours that one of DuckDB's means."""
+    """The retl error that a DuckDB error means."""
     duckdb = driver()
     name, text = name_of(options), first_line(error)
     if "Unique file handle conflict" in text:
@@ -110,7 +110,7 @@ def _map_io_error(text: str, name: str) -> RetlError:
 
 
 def streamed(text: str) -> duckdb.Error:
-    """The driver's error that a text stands for: out of a stream it comes as ``OSError`` or an error of Arrow's."""
+    """The driver's error for a text: from a stream it comes as ``OSError`` or as an error of Arrow."""
     module = driver()
     kind = text.removeprefix("Invalid: ").split(" Error:", 1)[0].replace(" ", "")
     found = getattr(module, f"{_RENAMED.get(kind, kind)}Exception", module.Error)
@@ -122,7 +122,7 @@ _RENAMED = {"InvalidInput": "InvalidInput", "OutofMemory": "OutOfMemory", "INTER
 
 
 def first_line(error: BaseException) -> str:
-    """A driver's message without the query that it repeats, and without its advice; a bad line of a file with that file."""
+    """A driver's message without the query and the advice in it; with the file of a bad line."""
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     if "CSV Error" not in lines[0]:
         return lines[0]

@@ -1,7 +1,7 @@
-"""The temporary table that the rows of a slice pile up in, typed as the target's columns.
+"""Stage the rows of a slice in a temporary table with the types of the target's columns.
 
 It belongs to the connection, so a crash leaves nothing of it, and DuckDB moves it to disk
-where memory ends.
+when memory is short.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BATCH = "retl_batch"
 
 
 class DuckDBLoader(BulkLoader):
-    """Its columns are ``c0``, ``c1`` ..., which clash with no name of a target's."""
+    """Its columns are ``c0``, ``c1`` ..., which clash with no column of a target."""
 
     typed: ClassVar[bool] = True
     table = _STAGE
@@ -47,7 +47,7 @@ class DuckDBLoader(BulkLoader):
         yield Statement(f"CREATE OR REPLACE TEMP TABLE retl_stage ({columns})")
 
     def clear(self) -> Step[None]:
-        yield from self.create()  # anew, since a DELETE would give no memory back
+        yield from self.create()  # recreated, since a DELETE would not free memory
 
     def drop(self) -> Step[None]:
         yield Statement(f"DROP TABLE IF EXISTS {_STAGE}")
@@ -70,14 +70,14 @@ class DuckDBLoader(BulkLoader):
         batch = rejects.leave_out(batch, self._invalid_values(batch))
         try:
             return self._insert(connection, batch)
-        except (duckdb.DataError, duckdb.InvalidInputException):  # what our own SQL raises by error() is the latter
+        except (duckdb.DataError, duckdb.InvalidInputException):  # error() in our own SQL raises the latter
             kept = rejects.leave_out(batch, self._uncastable(connection, batch))
             if kept.num_rows == batch.num_rows:
                 raise
         return self._insert(connection, kept)
 
     def _invalid_values(self, batch: pa.RecordBatch) -> list[tuple[pa.Array, str, str]]:
-        """Rows without a value that the table demands, and those with a time that DuckDB cannot hold."""
+        """Rows that lack a required value, and rows with a time that DuckDB cannot hold."""
         found: list[tuple[pa.Array, str, str]] = []
         for name, field, native in zip(self._columns, self._fields, self._natives, strict=True):
             column = batch.column(name)
@@ -109,7 +109,7 @@ class DuckDBLoader(BulkLoader):
     def _uncastable(
         self, connection: duckdb.DuckDBPyConnection, batch: pa.RecordBatch
     ) -> list[tuple[pa.Array, str, str]]:
-        """The rows with a value that cannot become one of the target's type unchanged."""
+        """The rows with a value that the target's type cannot hold unchanged."""
         wired, names = self._wired(batch), list(self.names.values())
         tests = ", ".join(
             f"{name} IS NOT NULL AND ({value}) IS NULL AS {name}"
@@ -124,14 +124,14 @@ class DuckDBLoader(BulkLoader):
 
 
 def _unwritable(column: pa.Array) -> list[tuple[pa.Array | None, str]]:
-    """What has no form in DuckDB: bytes that are no text, and NaN inside of what becomes JSON."""
+    """Values that DuckDB cannot express: text that is not UTF-8, and NaN inside JSON."""
     nested = not_a_number(column) if pa.types.is_nested(column.type) else None
-    return [(not_utf8(column), "the text is not valid UTF-8"), (nested, "JSON has no word for NaN or infinity")]
+    return [(not_utf8(column), "the text is not valid UTF-8"), (nested, "JSON has neither NaN nor infinity")]
 
 
 @contextmanager
 def _registered(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Iterator[None]:
-    """A table of Arrow's that SQL sees as ``retl_batch``."""
+    """An Arrow table that SQL sees as ``retl_batch``."""
     connection.register(_BATCH, table)
     try:
         yield

@@ -1,8 +1,8 @@
 """What DuckDB needs besides ON CONFLICT: collations, and rows that exchange unique values, such as seats 1A and 1B.
 
-DuckDB checks uniqueness by vectors of rows, so an update of many rows may fail on the way
-though its end would be right. Then the rows that change are taken out and put in again, in
-the one transaction of the commit; what would clash in the end is known beforehand.
+DuckDB checks uniqueness by vectors of rows, so an update of many rows may fail although its
+result would be right. Then the changing rows are deleted and inserted again, in the one
+transaction of the commit; rows that would clash in the result are found beforehand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from retl.model.schema import native_type
 
 _BLAMED = re.compile(r'Duplicate key "([^":]+): |NOT NULL constraint failed: (?:.*\.)?([^.]+)$')
 _OTHERS = {"FLOAT": "1", "DOUBLE": "1", "INTERVAL": "{0} + INTERVAL 1 DAY", "TIME WITH TIME ZONE": "'00:00:01+00'"}
-"""What a column holds for a moment in place of a value; a NULL would not do, since DuckDB keeps what lies under it."""
+"""Temporary values while rows change. NULL does not work, since DuckDB keeps the value under it."""
 _MOVED = "temp.retl_moved"
 
 
@@ -31,7 +31,7 @@ class DuckDBMerge(TableMerge):
     def statements(self, condition: str = "TRUE") -> list[str]:
         if not self.keyed or not self.load.existing.collates:
             return super().statements(condition)
-        # ON CONFLICT compares keys by their collation, and would change every row that this calls equal.
+        # ON CONFLICT compares keys by their collation, and would change every row that is equal by it.
         found = []
         if Action.UPDATE not in self.blacklist and self.rest:
             found.append(self.update(condition))
@@ -39,7 +39,7 @@ class DuckDBMerge(TableMerge):
             found.append(self.insert(f"{condition} AND NOT EXISTS (SELECT 1 FROM {self.table} WHERE {self.same()})"))
         return found
 
-    # Equal values that are not the same -------------------------------------
+    # Equal values that differ in bytes -------------------------------------
 
     def differs(self, name: str, value: str) -> str:
         if self.exact or not self.dialect.calls_others_equal(self.fields[name]):
@@ -47,7 +47,7 @@ class DuckDBMerge(TableMerge):
         return f"{self.at(name)} IS DISTINCT FROM {value}"
 
     def set_apart(self) -> list[str]:
-        """DuckDB writes no value over one that it calls equal: 0.0 stays, where -0.0 is to be."""
+        """DuckDB does not overwrite a value with an equal one: 0.0 would stay instead of -0.0."""
         sets, conditions = [], []
         for name in self.rest:
             field, there = self.fields[name], self.at(name)
@@ -69,14 +69,14 @@ class DuckDBMerge(TableMerge):
 
     @property
     def _unique(self) -> list[list[str]]:
-        """The unique keys besides the one that rows are told apart by, as far as they are written."""
+        """The unique keys besides the merge key, as far as they are written."""
         if not self.keyed or self.blacklist & {Action.INSERT, Action.UPDATE}:
             return []
         keys = [sorted(key) for key in self.load.existing.keys if key != frozenset(self.key)]
         return [key for key in keys if set(key) <= set(self.staged)]
 
     def exchange(self) -> list[str]:
-        """Take the rows that are there and differ out, and put them in again with their new values."""
+        """Delete the existing rows that differ, and insert them again with their new values."""
         if not self._unique:
             return []
         existing = self.load.existing
@@ -99,9 +99,9 @@ class DuckDBMerge(TableMerge):
         return counts[2]
 
     def clashes(self, exchanging: bool, most: int) -> Step[list[tuple[int, str]]]:
-        """Staged rows that would not be alone with their values in the end: of some in the slice the first stays.
+        """Staged rows whose unique values would clash in the result; of several in the slice the first stays.
 
-        To be asked again after they were taken out: the rows of the table that they would have changed stay as they are.
+        Ask again after they were removed: the rows that they would have changed keep their values.
         """
         found: dict[int, str] = {}
         for unique in self._unique if exchanging else ():
@@ -117,7 +117,7 @@ class DuckDBMerge(TableMerge):
         return reason.startswith("Duplicate key")
 
     def _repeated(self, unique: Sequence[str]) -> str:
-        """Those whose values another row of the slice has before them."""
+        """Rows with the values of an earlier row of the slice."""
         names = ", ".join(self.staged[name] for name in unique)
         given = " AND ".join(f"{self.staged[name]} IS NOT NULL" for name in unique)
         return (
@@ -127,7 +127,7 @@ class DuckDBMerge(TableMerge):
         )
 
     def _taken(self, unique: Sequence[str]) -> str:
-        """Those whose values a row of the table has, and keeps."""
+        """Rows with the values of a row of the table that keeps them."""
         told = ", ".join(f"{self.dialect.string(f'{name}: ')} || {self.staged[name]}" for name in unique)
         return (
             f"SELECT {STAGED}.rowid, 'Duplicate key \"' || concat_ws(', ', {told}) || '\" violates unique constraint.' "

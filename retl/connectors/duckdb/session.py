@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 
 class DuckDBSession(Session):
-    """A connection of its own where a load needs a temporary table; for a question the file's first one.
+    """A connection of its own for a load, which needs a temporary table; for a question the file's first one.
 
-    ``visits``: the file is not kept open for more of the kind.
+    ``visits``: the file is not kept open afterwards.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class DuckDBSession(Session):
         return await self.call(run_step, make)
 
     async def transaction(self, make: Callable[[], Step[T]]) -> T:
-        # As one call in the thread: no other transaction of this target can come between.
+        # One call in the thread, so that no other transaction of this target comes in between.
         return await self.call(in_transaction, run_step, make)
 
     async def close(self) -> None:
@@ -50,7 +50,7 @@ class DuckDBSession(Session):
 
 
 def run_step(connection: duckdb.DuckDBPyConnection, make: Callable[[], Step[T]]) -> T:
-    """Run a step on a connection, in whatever transaction is open."""
+    """Run a step on a connection, in the open transaction, if any."""
     return drive(make(), partial(_answer, connection))
 
 
@@ -73,7 +73,7 @@ def _answer(connection: duckdb.DuckDBPyConnection, statement: Statement) -> Any:
 def _rows(relation: duckdb.DuckDBPyRelation) -> list[tuple[Any, ...]]:
     if not any(str(kind).startswith(("TIME", "DATE")) for kind in relation.types):
         return relation.fetchall()
-    # DuckDB's own Python objects for times with a zone need one more package.
+    # DuckDB needs another package to return times with a zone as Python objects.
     found: Any = relation
     table = (getattr(found, "to_arrow_table", None) or found.fetch_arrow_table)()
     return [tuple(row.values()) for batch in table.to_batches() for row in plain_rows(batch)]

@@ -1,7 +1,7 @@
 """Arrow's types in DuckDB: how a column is declared, what fits into what, and how a value gets there unchanged. No I/O.
 
-DuckDB's casts are generous: they round, cut off digits and drop time zones in silence. So
-text is held against a pattern of what its type takes, and what does not match is refused.
+DuckDB's casts silently round, cut off digits and drop time zones. So text must match a
+pattern of its type, or its row is rejected.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _OF_EPOCHS = (
 )
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 
-# The nanoseconds since 1970 that DuckDB's types reach.
+# The range of DuckDB's types, in nanoseconds since 1970.
 _REACH = (-9_223_372_022_400 * 10**9, (2**63 - 2) * 10**3)
 _REACH_NS = (-9_223_286_400 * 10**9, 2**63 - 2)
 _DAY = 86_400 * 10**9
@@ -74,7 +74,7 @@ _ENDLESS = r"(?i)[+-]?(inf|infinity|nan)"
 
 
 class DuckDBTypes(TypeMap):
-    """Arrow's types in DuckDB. What it has no type for is kept as canonical text."""
+    """Arrow's types in DuckDB. A type that it lacks is kept as canonical text."""
 
     def declare(self, column: pa.Field, *, in_key: bool) -> str:
         kind = _plain(column.type)
@@ -101,9 +101,9 @@ class DuckDBTypes(TypeMap):
         if stored == declared or pa.types.is_null(kind):
             return None
         if stored == "VARCHAR":
-            return "bytes are no text" if declared == "BLOB" else None
+            return "bytes are not text" if declared == "BLOB" else None
         if declared == "JSON":
-            return "it takes no JSON"
+            return "it does not hold JSON"
         if _is_string(kind):
             takes = stored in ("JSON", "UUID") or stored.startswith("ENUM(") or stored == native_type(column)
             return None if takes else "text can be read in more than one way"
@@ -144,7 +144,7 @@ def _declare_decimal(kind: pa.DataType, native: str) -> str:
 
 
 def _why_not_whole(bits: int, stored: str) -> str | None:
-    # A number that is too large for a smaller type is refused by itself.
+    # A number that is too large for a smaller type is rejected alone.
     if stored in _WHOLE or _DECIMAL.fullmatch(stored):
         return None
     room = _FLOAT_BITS.get(stored)
@@ -182,7 +182,7 @@ def _why_not_time(kind: pa.DataType, declared: str, stored: str) -> str | None:
 
 
 def to_duckdb(column: pa.Array, native: str) -> pa.Array:
-    """The column in a form that DuckDB takes from Arrow: typed where it can be, else as canonical text."""
+    """The column in a form that DuckDB reads from Arrow: typed if possible, else as canonical text."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return to_duckdb(column.dictionary_decode(), native)
@@ -193,7 +193,7 @@ def to_duckdb(column: pa.Array, native: str) -> pa.Array:
     if pa.types.is_nested(kind) or native == "VARCHAR":
         return to_text(column)
     if pa.types.is_time(kind) and native == "TIME_NS":
-        return to_text(column)  # DuckDB reads nanoseconds of Arrow's as microseconds, and 1.4 casts no TIME to it
+        return to_text(column)  # DuckDB reads Arrow's nanoseconds as microseconds, and 1.4 cannot cast TIME to them
     if pa.types.is_decimal(kind) and (pa.types.is_decimal256(kind) or not 0 <= kind.scale <= kind.precision):
         return to_text(column)
     if pa.types.is_float16(kind):
@@ -204,7 +204,7 @@ def to_duckdb(column: pa.Array, native: str) -> pa.Array:
 
 
 def invalid_values(column: pa.Array, native: str) -> list[tuple[pa.Array, str]]:
-    """Which times DuckDB cannot hold, and why: it would store them, and then fail to show them."""
+    """Which times DuckDB cannot hold, and why: it would store them, but could not read them."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return invalid_values(column.dictionary_decode(), native)
@@ -235,7 +235,7 @@ def invalid_values(column: pa.Array, native: str) -> list[tuple[pa.Array, str]]:
 
 
 def _outside(numbers: pa.Array, low: int, high: int, endless: int | None) -> pa.Array | None:
-    """Which numbers lie outside a range, plus and minus ``endless`` aside; ``None`` where all are inside."""
+    """Which numbers lie outside a range, plus and minus ``endless`` aside; ``None`` if all are inside."""
     width = 2 ** (numbers.type.bit_width - 1)
     low, high = (pa.scalar(max(min(edge, width - 1), -width), numbers.type) for edge in (low, high))
     bad = pc.or_(pc.less(numbers, low), pc.greater(numbers, high))
@@ -245,9 +245,9 @@ def _outside(numbers: pa.Array, low: int, high: int, endless: int | None) -> pa.
 
 
 def cast_expression(kind: pa.DataType, native: str, value: str, *, attempt: bool) -> str:
-    """The SQL that makes a value of a wire column one of the target's type, exactly.
+    """The SQL that casts a value of a ``to_duckdb`` column exactly to the target's type.
 
-    What cannot be made so is an error; with ``attempt`` it is NULL.
+    A value that cannot be cast exactly is an error; with ``attempt`` it is NULL.
     """
     if not _is_string(kind):
         return f"{'TRY_CAST' if attempt else 'CAST'}({value} AS {native})"
@@ -261,7 +261,7 @@ def cast_expression(kind: pa.DataType, native: str, value: str, *, attempt: bool
 
 
 def exactly(native: str, value: str) -> str:
-    """The SQL that makes text a value of a type without changing anything; an error where that cannot be."""
+    """The SQL that casts text to a type without any change; an error if that is impossible."""
     return (
         f"CASE WHEN {value} IS NULL THEN NULL WHEN {_exact(native, value)} THEN CAST({value} AS {native}) "
         f"ELSE error('not exactly a value of the type') END"
@@ -269,7 +269,7 @@ def exactly(native: str, value: str) -> str:
 
 
 def _exact(native: str, value: str) -> str:
-    """A condition that holds for text which a cast to ``native`` reads without changing anything."""
+    """A condition for text that a cast to ``native`` reads without any change."""
 
     def matches(pattern: str) -> str:
         return f"regexp_full_match({value}, {DIALECT.string(pattern)})"
@@ -284,7 +284,7 @@ def _exact(native: str, value: str) -> str:
     if native in _WHOLE:
         return matches(rf"[+-]?\d+{fraction(0)}")
     if native in _FLOAT_BITS:
-        # A number that is too large would become infinite.
+        # A number that is too large would become infinity.
         return f"({matches(_ENDLESS)} OR ({matches(_NUMBER)} AND isfinite({cast})))"
     if native in _DIGITS:
         zone = _ZONE if native == _TIMESTAMPTZ else ""

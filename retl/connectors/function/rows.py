@@ -265,7 +265,7 @@ def _json(value: Any, column: pa.Field) -> str | None:
     except (UnicodeEncodeError, RecursionError, TypeError, ValueError, OverflowError):
         raise _type_error(column, value, ", which has no form in JSON") from None
     if "null" in text and holds_nan(value):  # msgspec would write null
-        raise _type_error(column, value, " with NaN or infinity, which JSON has no word for")
+        raise _type_error(column, value, " with NaN or infinity, which JSON does not have")
     return text
 
 

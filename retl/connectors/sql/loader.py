@@ -1,4 +1,4 @@
-"""What is really different between SQL targets: how rows reach the staging table."""
+"""How rows reach the staging table: the part that differs most between SQL targets."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from retl.connectors.sql.statement import Step
 
 
 class BulkLoader(ABC):
-    """Stages the rows of a slice where nobody sees them: LOAD DATA, COPY, Arrow or pages into a temporary table.
+    """Stages the rows of a slice invisibly: LOAD DATA, COPY, Arrow or pages into a temporary table.
 
-    Staged rows are numbered by ``rowid``, in the order in which they came.
+    ``rowid`` numbers the staged rows in the order in which they came.
     """
 
     typed: ClassVar[bool]
-    """Whether the stage has the target's types, so that two texts may be one value of a key."""
+    """Whether the stage has the target's types, so that two different texts may be one key."""
     names: Mapping[str, str]
-    """The staging table's column for each column of a batch that is written."""
+    """The staging table's column for each written column of a batch."""
 
     @property
     @abstractmethod
@@ -31,7 +31,7 @@ class BulkLoader(ABC):
 
     @abstractmethod
     def create(self) -> Step[None]:
-        """Make the staging table, or make it empty."""
+        """Create the staging table, or empty it."""
 
     @abstractmethod
     def clear(self) -> Step[None]:
@@ -43,11 +43,11 @@ class BulkLoader(ABC):
 
     @abstractmethod
     async def stage(self, session: Session, batch: pa.RecordBatch, rejects: RejectCollector) -> pa.RecordBatch:
-        """Stage a batch; returns what was staged. A row that the target would take but change is rejected."""
+        """Stage a batch; returns the number of staged rows. Rejects a row that the target would change."""
 
-    async def gather(self, session: Session) -> None:  # noqa: B027  # not abstract: most stage in one place
+    async def gather(self, session: Session) -> None:  # noqa: B027  # not abstract: most loaders stage in one place
         """Before a merge: bring all staged rows into ``table``."""
 
     @abstractmethod
     def rows(self, where: str) -> Step[list[dict[str, Any]]]:
-        """Some staged rows, by the names of the batches, as people are shown them."""
+        """Some staged rows for people, by the column names of batches."""

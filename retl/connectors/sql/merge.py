@@ -21,13 +21,13 @@ class PreparedLoad:
 
     spec: WriteSpec
     target: TableName
-    """The table that the user has named."""
+    """The table that the user named."""
     loaded: TableName
-    """The one that rows are loaded into: its shadow, perhaps."""
+    """The table that rows are loaded into: the same, or its shadow."""
     existing: ExistingTable
-    """What ``loaded`` is, by its own spelling."""
+    """The catalog's description of ``loaded``."""
     columns: Mapping[str, str]
-    """The table's own spelling of each column of a batch that is written."""
+    """The table's spelling of each written column of a batch."""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -35,14 +35,14 @@ class PreparedLoad:
 
     @property
     def keyed(self) -> bool:
-        """Whether staged rows change rows that are there."""
+        """Whether staged rows change existing rows."""
         return self.spec.table.write is Write.UPSERT and not self.spec.table.replaces
 
 
 class TableMerge:
-    """Merges staged rows where ON CONFLICT is spoken. Rows that are the same already, to the last byte, are not written.
+    """Merges staged rows by ON CONFLICT. Does not write rows that are the same already, to the last byte.
 
-    ``staged`` gives the column of ``stage`` for each column of ``table`` that is written.
+    ``staged`` maps each written column of ``table`` to its column of ``stage``.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TableMerge:
         keyed: bool,
         exact: bool = False,
     ) -> None:
-        """``exact``: tell values apart even where the system would not overwrite one with the other."""
+        """``exact``: tell values apart even if the system would not overwrite one with the other."""
         self.dialect = dialect
         self.load = load
         self.table = table
@@ -71,26 +71,26 @@ class TableMerge:
 
     @property
     def source(self) -> str:
-        """The staging table as it stands behind FROM."""
+        """The staging table as FROM names it."""
         return f"{self.stage()} AS {STAGED}"
 
     # What a system may add --------------------------------------------------
 
     def clashes(self, exchanging: bool, most: int) -> Step[list[tuple[int, str]]]:
-        """Staged rows, with the reason, that must not be merged although the statements would do it; about ``most``."""
+        """About ``most`` staged rows, with reasons, that must be rejected although the statements would merge them."""
         return []
         yield  # a step
 
     def exchange(self) -> list[str]:
-        """What makes rows that pass unique values on to one another give them up first; empty where that cannot help."""
+        """Statements that free the unique values which rows pass on to each other; empty if that cannot help."""
         return []
 
     def exchanged(self, counts: Sequence[int]) -> int:
-        """How many rows the statements of ``exchange`` have changed for good, of what each of them counts."""
+        """How many rows the statements of ``exchange`` have changed, from the count of each."""
         return 0
 
     def is_clash(self, reason: str) -> bool:
-        """Whether a row is refused because of another one."""
+        """Whether a row is rejected because of another one."""
         return False
 
     def rejected_column(self, reason: str) -> str:
@@ -98,14 +98,14 @@ class TableMerge:
         return ""
 
     def dropped(self, changed: int) -> Step[int]:
-        """How many of the staged rows a trigger has left out in silence."""
+        """How many of the staged rows a trigger has silently left out."""
         return 0
         yield  # a step
 
     # Statements -------------------------------------------------------------
 
     def statements(self, condition: str = "TRUE") -> list[str]:
-        """What writes the staged rows that a condition chooses; the counts of all of them say what changed."""
+        """The statements that write the staged rows of a condition; their counts tell what changed."""
         if not self.keyed:
             return [self.insert(condition)]
         conflict = f"{self.insert(condition)} ON CONFLICT ({self.dialect.identifiers(self.key)})"
@@ -130,24 +130,24 @@ class TableMerge:
         )
 
     def mirror(self, *, exchange: bool = False) -> list[str]:
-        """What makes the table hold the rows of the stage and no others."""
+        """The statements after which the table holds the rows of the stage and no others."""
         gone = f" WHERE {self.gone()}" if self.keyed else ""
         moved = self.exchange() if exchange else []
         return [f"DELETE FROM {self.table}{gone}", *self.set_apart(), *moved, *self.statements()]
 
     def set_apart(self) -> list[str]:
-        """What makes rows differ to the system too, where it would take a new value for the old one and keep that."""
+        """Statements for rows whose new value the system calls equal to the old one, and would not write."""
         return []
 
     def gone(self) -> str:
-        """A condition for rows of the table whose key, to the last byte, is not among the staged ones."""
+        """A condition for rows of the table whose key, to the last byte, is not staged."""
         exact = " AND ".join(
             f"{self.same([name])} AND NOT ({self.differs(name, self.staged[name])})" for name in self.key
         )
         return f"NOT EXISTS (SELECT 1 FROM {self.source} WHERE {exact})"
 
     def at(self, name: str) -> str:
-        """A column of the table, where the stage stands beside it."""
+        """A column of the table, qualified."""
         return f"{self.table}.{self.dialect.identifier(name)}"
 
     def same(self, names: Sequence[str] | None = None) -> str:
@@ -164,9 +164,9 @@ class TableMerge:
 
 
 def keep_newest(spec: WriteSpec, columns: Sequence[str], staged: Sequence[str], stage: str) -> tuple[str, str]:
-    """For staged rows with one key: what finds a row whose key leaves in doubt which is the newest, and what deletes all but that.
+    """For duplicate keys: a query for a key without a newest row, and a statement that deletes all but the newest.
 
-    The newest is the row with the highest cursor; rows that are equal in everything are one.
+    The newest row has the highest cursor; rows that are equal in everything count as one.
     """
     by_name = dict(zip(columns, staged, strict=True))
     key = ", ".join(by_name[name] for name in spec.key)

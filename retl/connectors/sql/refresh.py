@@ -22,22 +22,22 @@ from retl.model.plan import WriteSpec
 
 @dataclass(frozen=True)
 class TableDefinition:
-    """What another table needs to take the place of one: statements that the system's catalog gives."""
+    """The statements that another table needs to replace this one, from the system's catalog."""
 
     create: Callable[[TableName], list[str]]
-    """Makes an empty table with the columns, defaults, keys and checks of this one."""
+    """Creates an empty table with the columns, defaults, keys and checks of this one."""
     take_off: Callable[[TableName], list[str]]
-    """Takes away what has its name for one table alone, or keeps the table from being renamed: indexes, triggers."""
+    """Drops what only one table can have under its name, or what prevents a rename: indexes, triggers."""
     put_on: tuple[str, ...] = ()
-    """Makes that again for the table of this name."""
+    """Creates that again for the table of this name."""
     carry: Callable[[TableName, TableName], list[str]] = field(default=lambda old, new: [])
-    """Lets a new table go on with the numbers that an old one has used up."""
+    """Lets a new table continue the numbers of the old one."""
     watched: bool = False
     """Whether triggers must see what changes, so that not even a swap replaces the table."""
 
 
 class RefreshPlan(NamedTuple):
-    """What one scan does to the tables besides writing rows."""
+    """The statements of one scan besides those that write rows."""
 
     before: list[str]
     table: TableName
@@ -47,12 +47,12 @@ class RefreshPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class RefreshState:
-    """What is there when a refresh is planned."""
+    """The tables as they are when a refresh is planned."""
 
     dialect: Dialect
     spec: WriteSpec
     name: TableName
-    """The table that the user has named, by its own spelling where it exists."""
+    """The table that the user named, by its own spelling if it exists."""
     existing: ExistingTable | None
     definition: TableDefinition | None
     names: Sequence[str]
@@ -85,7 +85,7 @@ class RefreshState:
         return [f"DELETE FROM {self.name.sql}"] if self.spec.table.replaces else []
 
     def after(self, mirror: Callable[[TableName], list[str]], archived: str | None = None) -> list[str]:
-        """What ends the refresh, as of what is there now; ``archived`` is an archive that is still to be made."""
+        """The statements that end the refresh; ``archived`` is an archive that does not exist yet."""
         statements: list[str] = []
         if self.loaded != self.name:
             statements += self._switch(mirror)
@@ -109,21 +109,21 @@ class RefreshState:
 
     @property
     def _mirrors(self) -> bool:
-        """Whether the table stays and takes the shadow's rows. One that is missing takes the shadow's place, if it may."""
+        """Whether the table stays and takes the shadow's rows. A missing table becomes the shadow itself, if the blacklist allows."""
         if self.spec.table.pre_action is PreAction.MIRROR:
             return self.existing is not None or Action.RENAME in self.spec.blacklist
         return self.definition is not None and self.definition.watched
 
     @property
     def loaded(self) -> TableName:
-        """Also a first load is seen as a whole or not at all."""
+        """A first load, too, becomes visible as a whole."""
         if not self.spec.table.pre_action.has_shadow:
             return self.name
         fold, longest = self.dialect.fold, self.dialect.longest_name
         return self.name.beside(shadow_name(fold(self.name.name), self.spec.pipeline, self.spec.epoch, longest=longest))
 
     def leftovers(self) -> list[str]:
-        """The shadows that a crash or another owner of the pipeline left behind."""
+        """The shadows that a crash or a former owner of the pipeline left behind."""
         fold, longest = self.dialect.fold, self.dialect.longest_name
         own = fold(self.name.name)
         return [name for name in self.names if is_shadow(fold(name), own, self.spec.pipeline, longest=longest)]
@@ -132,27 +132,27 @@ class RefreshState:
     def archive(self) -> str:
         """The archive of this refresh."""
         scan_id = self.spec.refresh.scan_id if self.spec.refresh else self.spec.scan_id
-        if "-" not in scan_id:  # a preview, which is no scan
+        if "-" not in scan_id:  # a preview
             return f"{self.name.name}_arc_<timestamp>"
         return archive_name(self.name.name, scan_id, longest=self.dialect.longest_name)
 
     @property
     def _archives(self) -> bool:
-        """Whether the table is renamed away; a refresh that is carried on only empties it again."""
+        """Whether the table is archived; a refresh that continues after a crash only empties it again."""
         if self.existing is None or self.spec.table.pre_action is not PreAction.RENAME_AND_CREATE:
             return False
         wanted = self.spec.refresh is None or self.spec.refresh.archives
         return wanted and self.dialect.fold(self.archive) not in map(self.dialect.fold, self.names)
 
     def _old_archives(self, archived: str | None) -> list[str]:
-        """The oldest archives beyond ``keep_archives``; none where all are kept."""
+        """The oldest archives beyond ``keep_archives``; empty if all are kept."""
         keep, fold = self.spec.table.keep_archives, self.dialect.fold
         if keep is None:
             return []
         own, longest = fold(self.name.name), self.dialect.longest_name
         names = [*self.names, *([archived] if archived else [])]
         found = [name for name in names if is_archive(fold(name), own, longest=longest)]
-        # The archive of this scan is the newest one, also where the wall clock was set back.
+        # The archive of this scan is the newest one, even if the wall clock was set back.
         return sorted(found, key=lambda name: (fold(name) == fold(self.archive), fold(name)))[:-keep]
 
 

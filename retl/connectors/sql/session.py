@@ -1,4 +1,4 @@
-"""A session: one connection of a SQL target, for as long as a load or a question lasts."""
+"""A session: one connection of a SQL target, for the length of a load or a question."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ T = TypeVar("T")
 class Session(ABC):
     """Runs steps on one connection: in its thread, or on the event loop.
 
-    A driver's errors are mapped. For a ``rejectable`` statement, an error that the values of
-    a row cause is raised in the step as ``RowError``.
+    A driver's errors are mapped. In a ``rejectable`` statement, an error caused by the values
+    of a row is raised in the step as ``RowError``.
     """
 
     @abstractmethod
     async def run(self, make: Callable[[], Step[T]]) -> T:
-        """Run a step in whatever transaction is open; it may be made and run again where the system is busy."""
+        """Run a step in the open transaction, if any; it may run again if the system is busy."""
 
     @abstractmethod
     async def transaction(self, make: Callable[[], Step[T]]) -> T:
         """Run a step as one transaction; any error rolls it back.
 
-        Where it fails because of somebody else (a lock, a deadlock), it is made and run again as a whole.
+        If another connection makes it fail (a lock, a deadlock), the whole step runs again.
         """
 
     @abstractmethod

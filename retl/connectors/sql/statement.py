@@ -1,8 +1,8 @@
 """SQL as steps: generators that yield a ``Statement`` and are sent its answer.
 
-The answer is the rows of a ``query``, the number of changed rows of anything else. What a
-statement raises is raised in the step, which may catch it: ``RowError`` where a row is
-refused. So one text serves a blocking driver in a thread and an asyncio driver, alone or
+The answer is the rows of a ``query``, or the number of changed rows of anything else. The
+error of a statement is raised in the step, which may catch it: ``RowError`` for a row that
+is rejected. So one text serves a blocking driver in a thread and an asyncio driver, alone or
 inside a transaction.
 """
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class RowError(Exception):
-    """The target refuses a row because of its values."""
+    """The target rejects a row because of its values."""
 
     @property
     def reason(self) -> str:
@@ -32,7 +32,7 @@ def query(sql: str, *values: Any) -> Statement:
 
 
 def execute(statements: Iterable[str], *, rejectable: bool = False) -> Step[list[int]]:
-    """Run statements in their order; how many rows each has changed."""
+    """Run statements in their order; returns how many rows each has changed."""
     changed: list[int] = []
     for sql in statements:
         count = yield Statement(sql, rejectable=rejectable)
@@ -41,12 +41,12 @@ def execute(statements: Iterable[str], *, rejectable: bool = False) -> Step[list
 
 
 def of_one(statement: Statement) -> Step[Any]:
-    """A step of one statement; gives its answer."""
+    """A step of one statement; returns its answer."""
     return (yield statement)
 
 
 def attempt(step: Step[T], *, savepoint: str = "retl_try", keep: bool = True) -> Step[T | RowError]:
-    """Run a part of a transaction; undo it where a row is refused and, without ``keep``, in any case."""
+    """Run a part of a transaction; undo it if a row is rejected or, without ``keep``, in any case."""
     yield Statement(f"SAVEPOINT {savepoint}")
     result: T | RowError
     try:
@@ -60,7 +60,7 @@ def attempt(step: Step[T], *, savepoint: str = "retl_try", keep: bool = True) ->
 
 
 def trial(step: Step[T], begin: str) -> Step[T | RowError]:
-    """Run a step in a transaction of its own, which is undone."""
+    """Run a step in a transaction of its own, and undo it."""
     yield Statement(begin)
     result: T | RowError
     try:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class SqlStateStore(sql.SqlStore):
-    """Checkpoints in tables of the target. They are made by the first step that writes, never by a question."""
+    """Checkpoints in tables of the target, which the first step that writes creates."""
 
     dialect: ClassVar[sql.StateDialect]
 
@@ -26,11 +26,11 @@ class SqlStateStore(sql.SqlStore):
 
     @abstractmethod
     def session(self) -> AbstractAsyncContextManager[Session]:
-        """A session for one step; a driver's error about the tables is raised in it as ``StateError``."""
+        """A session for one step; it raises an error about the tables as ``StateError``."""
 
     @abstractmethod
     def objects(self) -> Step[list[tuple[str, str, str]]]:
-        """Kind (``table`` or another), name and table of what is named as a table of the store or acts on one."""
+        """Kind (``table`` or another), name and table of each object that has the name of a store's table or acts on one."""
 
     async def _step(self, make: Callable[[], Step[T]], *, write: bool = True, single: bool = False) -> T:
         try:
@@ -53,14 +53,14 @@ class SqlStateStore(sql.SqlStore):
         return (yield from make())
 
     def _ensure_tables(self) -> Step[None]:
-        """Create the store's tables where they are missing; refuse those of a newer version."""
+        """Create the store's missing tables; refuse those of a newer version."""
         yield from self._has_tables()
         for statement in self.dialect.create():
             yield Statement(statement)
         yield from sql.check_version()
 
     def _has_tables(self) -> Step[bool]:
-        """Whether the tables are there. Raises ``StateError`` for what only has their names, or acts on them."""
+        """Whether the tables exist. Raises ``StateError`` for another object of their name, or a trigger on them."""
         found = yield from self.objects()
         for kind, name, table in found:
             if kind != "table":

@@ -1,4 +1,4 @@
-"""A SQL system as a target: what it is asked, how a table is made ready, and what ``plan`` shows of that."""
+"""A SQL system as a target: its questions, how it prepares a table, and what ``plan`` shows of that."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from retl.threads import shielded
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found before anything is written, and what follows from it."""
+    """What was found before anything is written, and what will be done."""
 
     state: RefreshState
     change: TableChange
@@ -42,13 +42,13 @@ class Inspection:
 
 
 class SqlTarget(Target):
-    """A target whose tables are written by steps. A system gives its catalog, its loader and its sessions."""
+    """A target whose tables are written by steps. A system adds its catalog, its loader and its sessions."""
 
     dialect: ClassVar[Dialect]
     merges: ClassVar[type[TableMerge]] = TableMerge
     mirrors: ClassVar[bool] = True
 
-    # What a system gives ----------------------------------------------------
+    # What a system adds ----------------------------------------------------
 
     @abstractmethod
     def locate(self, table: str) -> TableName:
@@ -56,7 +56,7 @@ class SqlTarget(Target):
 
     @abstractmethod
     def questions(self) -> AbstractAsyncContextManager[Session]:
-        """A session for a question. It changes nothing, and makes no file or table by asking."""
+        """A session for a question. It changes nothing, and creates no file or table."""
 
     @abstractmethod
     async def connect(self) -> Session:
@@ -64,35 +64,35 @@ class SqlTarget(Target):
 
     @abstractmethod
     async def give_back(self, session: Session) -> None:
-        """The end of a load, well or not."""
+        """End a load, whether it succeeded or not."""
 
     @abstractmethod
     def find(self, name: TableName) -> Step[ExistingTable | None]:
-        """A table by its own spelling; ``None`` where there is none of that name."""
+        """The catalog's description of a table; ``None`` if it does not exist."""
 
     @abstractmethod
     def table_names(self, name: TableName) -> Step[list[str]]:
-        """All tables of the schema that ``name`` is in."""
+        """All tables of the schema of ``name``."""
 
     @abstractmethod
     def define(self, existing: ExistingTable) -> Step[TableDefinition]:
-        """What another table needs to take the place of this one."""
+        """The statements that another table needs to replace this one."""
 
     @abstractmethod
     def check(self, spec: WriteSpec, name: TableName, existing: ExistingTable | None) -> Step[Sequence[str]]:
-        """Refuse what the system cannot do with this table; returns warnings."""
+        """Refuse what the system cannot do with this table. Returns warnings."""
 
     @abstractmethod
     def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:
-        """Refuse a table that cannot be written at all, after it was made to fit."""
+        """Refuse a table that cannot be written, after its columns were added."""
 
     @abstractmethod
     def types(self, existing: ExistingTable | None) -> TypeMap:
-        """How types are stored in this table."""
+        """The type map for this table."""
 
     @abstractmethod
     def loader(self, load: PreparedLoad) -> BulkLoader:
-        """What stages the rows of a load."""
+        """The loader that stages the rows of a load."""
 
     # Questions --------------------------------------------------------------
 
@@ -167,7 +167,7 @@ class SqlTarget(Target):
         existing: ExistingTable | None,
         change: TableChange,
     ) -> PreparedLoad:
-        """The load as it will be: columns that are still to be made are there already."""
+        """The load as it will be: with the columns that are still to be added."""
         fold = self.dialect.fold
         there = {fold(column.name): column for column in existing.columns} if existing else {}
         fields = list(existing.columns) if existing else []
@@ -192,7 +192,7 @@ class SqlTarget(Target):
         )
 
     def _mirror(self, load: PreparedLoad, shadow: TableName) -> TableMerge:
-        """What makes the user's table hold the rows of the shadow."""
+        """The merge of the shadow into the user's table."""
         names = list(load.columns.values())
         if load.spec.table.pre_action is not PreAction.MIRROR:  # a swap gives every column the shadow's value
             names = [name for name in load.existing.columns.names if name not in load.existing.generated]
@@ -241,7 +241,7 @@ class SqlTarget(Target):
     def _prepare(
         self, spec: WriteSpec, fenced: FencedCheckpoint | None
     ) -> Step[tuple[PreparedLoad, TableMerge | None]]:
-        """Everything that must happen before the first row, in one transaction."""
+        """Do everything before the first row, in one transaction."""
         if fenced is not None:
             yield from state.save(fenced)
         elif spec.fence is not None and spec.state_in_target:
@@ -259,7 +259,7 @@ class SqlTarget(Target):
         return load, self._mirror(load, load.loaded) if mirrors else None
 
     def _ending(self, load: PreparedLoad, exchange: bool) -> Step[list[str]]:
-        """What ends the refresh, as of what is there now."""
+        """The statements that end the refresh, given the tables as they are now."""
         existing = yield from self.find(load.target)
         now = yield from self._refresh_state(load.spec, load.target, existing)
 
@@ -285,7 +285,7 @@ async def _abort(writer: TableWriter) -> None:
 
 
 def _mirrored(spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:
-    """Before the source is read nobody knows which of its rows are gone."""
+    """Say when a mirror knows how many rows it deletes: not before the source is read."""
     if existing is None or spec.table.pre_action is not PreAction.MIRROR:
         return ()
     limit = (

@@ -1,4 +1,4 @@
-"""Staged slices into a SQL table: each is one transaction with its scope, its rejects, the checkpoint and the fence."""
+"""Commit staged slices to a SQL table, each in one transaction with its scope, rejects, checkpoint and fence."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from retl.model.window import Slice
 from retl.state import sql as state
 
 Find = Callable[[int], Step[list[tuple[int, str]]]]
-"""Finds staged rows, about as many as it is told, with the reason for which each is refused."""
+"""Finds staged rows to reject, with reasons; about as many as asked for."""
 
 
 class StagedWriter(TableWriter):
     """Writes one scan of one table. Made by ``SqlTarget``, whose ``end`` takes the session back.
 
-    A refused row may end a transaction as a whole. So where a commit fails because of rows,
-    these are looked for by trying parts of the slice, which are all undone, and are taken off
-    the stage; then the commit is tried again.
+    A rejected row may end the whole transaction. So when a commit fails because of rows, the
+    writer finds them by trying parts of the slice, all of which it undoes, removes them from
+    the stage, and commits again.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class StagedWriter(TableWriter):
         self._keys = KeyWatch(load.spec)
         self._may_repeat = load.keyed and not load.spec.unique_key
         self._given = 0
-        """Rows of this slice, those included that staging has rejected."""
+        """Rows of this slice, including those that staging has rejected."""
         self._exchanges = False
         self.finished = False
 
     def _no_rejects(self) -> RejectCollector:
-        # People know a shadow by the name of their own table.
+        # People know a shadow by the name of its table.
         return RejectCollector(self._spec, called=(self._load.loaded.name, self._load.target.name))
 
     async def write(self, batch: pa.RecordBatch) -> None:
@@ -98,7 +98,7 @@ class StagedWriter(TableWriter):
     async def _commit_rows(
         self, fenced: FencedCheckpoint | None, slice_: Slice, older: int, rejects_left: int
     ) -> CommitResult:
-        """The whole slice at once; where the table refuses rows of it, once more without them."""
+        """Commit the whole slice at once; if the table rejects rows of it, again without them."""
         while True:
             try:
                 return await self._session.transaction(partial(self._write, fenced, slice_, older))
@@ -115,14 +115,14 @@ class StagedWriter(TableWriter):
             await self._reject(partial(self._merge.clashes, self._exchanges), rejects_left)
 
     def _write(self, fenced: FencedCheckpoint | None, slice_: Slice, older: int) -> Step[CommitResult]:
-        """What is one transaction."""
+        """The steps of one transaction."""
         changed = yield from self._write_rows(slice_)
         dropped = yield from self._merge.dropped(changed)
         if fenced is not None:
             yield from state.save(fenced)
             yield from state.add_rejects(fenced.fence.pipeline, self._rejects.rows)
         rejects = list(self._rejects.rows)
-        # With a blacklist nobody knows why a row was not written.
+        # With a blacklist it is unknown why a row was not written.
         partly = {Action.INSERT, Action.UPDATE} & self._spec.blacklist
         unchanged = None if partly else self._given - len(rejects) - older - changed - dropped
         return CommitResult(self._given, changed, rejects, unchanged, older, dropped)
@@ -143,7 +143,7 @@ class StagedWriter(TableWriter):
         return self._merge.exchanged((yield from execute(self._merge.exchange(), rejectable=True)))
 
     def _keep_newest(self) -> Step[int]:
-        """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
+        """Of rows with one key keep the one with the highest cursor. Raises ``RepeatedKey`` if nothing tells which that is."""
         if not self._may_repeat or not (self._loader.typed or self._keys.repeats()):
             return 0
         names, table = self._loader.names, self._loader.table
@@ -154,10 +154,10 @@ class StagedWriter(TableWriter):
             raise repeated_key(self._spec.key, json_text(shown), self._spec.unread_cursor)
         return int((yield Statement(all_but_newest)))
 
-    # Refused rows -----------------------------------------------------------
+    # Rejects -----------------------------------------------------------
 
     async def _reject(self, find: Find, rejects_left: int, *, once: bool = False) -> None:
-        """Take the rows that ``find`` gives off the stage, until it gives none or there are too many."""
+        """Remove the rows that ``find`` gives from the stage, until it gives none or there are too many."""
         found = True
         while found:
             most = max(0, rejects_left - len(self._rejects.rows)) + MOST_SHOWN
@@ -173,13 +173,13 @@ class StagedWriter(TableWriter):
             yield Statement(f"DELETE FROM {self._loader.table} WHERE rowid = {row}")
 
     def _column(self, reason: str) -> str:
-        """The column, as batches name it, that is to blame."""
+        """The column, by its name in batches, that a reason is about."""
         fold = self._merge.dialect.fold
         column = fold(self._merge.rejected_column(reason))
         return next((name for name, own in self._load.columns.items() if fold(own) == column), "")
 
     def _find_rejects(self, slice_: Slice, most: int) -> Step[list[tuple[int, str]]]:
-        """The rows that the table refuses: of those that clash with each other the first is taken."""
+        """The rows that the table rejects. Of rows that clash with each other it accepts the first."""
         if self._merge.dialect.savepoints:
             found = yield from trial(self._search_kept(slice_, most), self._merge.dialect.begin)
         else:
@@ -187,7 +187,7 @@ class StagedWriter(TableWriter):
         return [] if isinstance(found, RowError) else found
 
     def _search_kept(self, slice_: Slice, most: int) -> Step[list[tuple[int, str]]]:
-        """What is taken stays while the rest is tried."""
+        """Search with savepoints: accepted rows stay while the rest is tried."""
         yield from self._delete_scope(slice_)
         yield from attempt(self._exchange())
 
@@ -197,16 +197,16 @@ class StagedWriter(TableWriter):
         return (yield from self._search(each, f"{STAGED}.rowid BETWEEN {{low}} AND {{high}}", most))
 
     def _search_undone(self, slice_: Slice, most: int) -> Step[list[tuple[int, str]]]:
-        """Where a refused row ends the transaction: first each row by itself, then with all before it."""
+        """Search if a rejected row ends the transaction: first each row by itself, then with all before it."""
 
         def each(condition: str) -> Step[Any]:
             return trial(self._write_rows(slice_, condition), self._merge.dialect.begin)
 
-        # By itself a row clashes with one that moves on together with it.
+        # By itself, a row may clash with one that would pass its value on.
         spare = self._merge.is_clash if self._exchanges else None
         found = yield from self._search(each, f"{STAGED}.rowid BETWEEN {{low}} AND {{high}}", most, spare=spare)
         if not found:
-            # The next tries must not meet a row that was found: it is taken off the stage at once.
+            # Later tries must not meet a found row: remove it from the stage at once.
             yield from self._search(each, f"{STAGED}.rowid <= {{high}}", most - MOST_SHOWN, take_off=True)
         return found
 
@@ -262,13 +262,13 @@ class StagedWriter(TableWriter):
         await self._end(self._session)
 
     async def _finish_exchanging(self, fenced: FencedCheckpoint | None) -> None:
-        """Rows of a mirror may pass unique values on to one another."""
+        """Free the unique values that rows of a mirror pass on to each other."""
         try:
             await self._session.transaction(partial(self._finish, fenced, exchange=True))
         except RowError as error:
             raise TargetError(
                 f"{error.reason}; {self._load.target.name!r} was left as it was.",
-                remedy="look for what refuses the row: a foreign key, a trigger, a check.",
+                remedy="look for what rejects the row: a foreign key, a trigger, a check.",
                 system=self._merge.dialect.name,
             ) from error
 

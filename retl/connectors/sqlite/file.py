@@ -35,27 +35,27 @@ T = TypeVar("T")
 
 _LOCK_POLL = 0.05
 _OLDEST = (3, 37)
-"""The first SQLite that tells what kind of table a table is."""
+"""The first SQLite that tells the kind of a table."""
 
-# Whatever a guarantee rests on is set by ourselves: a build of SQLite may have other defaults.
+# Settings that a guarantee depends on: a build of SQLite may have other defaults.
 _ALWAYS = {
     "writable_schema": 0,  # the catalog is what SQLite says it is
     "reverse_unordered_selects": 0,  # rows that tie come in the order in which they lie
-    "read_uncommitted": 0,  # what may be rolled back is not read
+    "read_uncommitted": 0,  # never read uncommitted rows
     "case_sensitive_like": 0,  # `where` means what it means in every other tool
 }
 _SOURCE_SETTINGS = _ALWAYS | {
-    "trusted_schema": 0,  # a view in somebody's file calls nothing that has effects
+    "trusted_schema": 0,  # a view in a foreign file must not call functions with side effects
 }
 _TARGET_SETTINGS = _ALWAYS | {
-    "synchronous": 2,  # FULL: a checkpoint that lives elsewhere must not outlive a commit that a power cut takes back
+    "synchronous": 2,  # FULL: a checkpoint elsewhere must not outlive a commit that is lost in a power cut
     "foreign_keys": 0,  # tables come in any order, and the DROP of a swap must not cascade into others
-    "ignore_check_constraints": 0,  # what the table forbids is that row's reject
+    "ignore_check_constraints": 0,  # a failed CHECK is a reject of its row
     "recursive_triggers": 0,  # triggers fire as for every other program
     "legacy_alter_table": 1,  # a rename leaves views, triggers and foreign keys of other tables as they are
 }
 _UNREADABLE = {"case_sensitive_like"}
-"""Settings that SQLite takes, but does not tell."""
+"""Settings that SQLite accepts but does not report."""
 
 
 class SQLiteFile:
@@ -68,7 +68,7 @@ class SQLiteFile:
                 remedy="name a file in path.",
                 system="sqlite",
             )
-        # For good: the host may change its working directory.
+        # Absolute, since the host may change its working directory.
         self.path = str(Path(options.path).expanduser().absolute())
         self._busy_timeout = options.busy_timeout
         self._read_only = read_only
@@ -76,22 +76,22 @@ class SQLiteFile:
         self._connection: sqlite3.Connection | None = None
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
-        """``call(connection, *arguments)`` in the thread; a lock of another connection is waited for."""
+        """``call(connection, *arguments)`` in the thread; waits for a lock of another connection."""
         return await self._run(self._used, call, *arguments)
 
     async def look(self, call: Callable[..., T], *arguments: Any) -> T:
-        """The same for a question: a file that does not exist is not made, but answers as an empty one."""
+        """The same for a question: a missing file is not created, and answers like an empty one."""
         return await self._run(self._looked_at, call, *arguments)
 
     async def _run(self, way: Callable[..., T], *arguments: Any) -> T:
         began = time.monotonic()
         while True:
-            if self._worker is None:  # again, where the file was closed while this waited
+            if self._worker is None:  # again, if the file was closed while this waited
                 self._worker = Worker("sqlite", self._interrupt)
             try:
                 return await self._worker.run(way, *arguments)
             except TargetBusy:
-                # Waited for here and not in SQLite, so that a cancellation is heard.
+                # Wait here and not in SQLite, so that a cancellation ends it.
                 if time.monotonic() - began >= self._busy_timeout:
                     raise
                 await anyio.sleep(_LOCK_POLL)
@@ -166,7 +166,7 @@ class SQLiteFile:
             connection.interrupt()
 
     def map_error(self, error: sqlite3.Error) -> RetlError:
-        """The error of ours that one of SQLite's means."""
+        """The retl error that a SQLite error means."""
         code = getattr(error, "sqlite_errorcode", None)
         base = code & 0xFF if code is not None else None
         if base in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -211,7 +211,7 @@ class SQLiteFile:
         return (SourceError if self._read_only else TargetError)(f"{error}.", remedy=remedy, system="sqlite")
 
     async def location(self, table: str) -> str:
-        """One text for a table of this file, by whatever name the file is opened."""
+        """One text for a table of this file, under any name of the file."""
         identity = await self.look(lambda connection: _file_identity(self.path))
         return f"sqlite:{identity}/{DIALECT.fold(table)}"
 
@@ -265,7 +265,7 @@ def _set(connection: sqlite3.Connection, settings: dict[str, int]) -> None:
 
 
 def _file_identity(path: str) -> str:
-    """The file behind symbolic links; where it has several names, what the system knows it by."""
+    """The file behind symbolic links; for hard links, its number in the file system."""
     with suppress(OSError):
         found = Path(path).stat()
         if found.st_nlink > 1:
@@ -274,7 +274,7 @@ def _file_identity(path: str) -> str:
 
 
 _text = partial(str, encoding="utf-8", errors="surrogateescape")
-"""Text as it is read: bytes that are no UTF-8 stay what they are, as surrogates, and do not end the whole query."""
+"""Decode text; bytes that are not UTF-8 become surrogates and do not end the query."""
 
 
 def _hash(*values: Any) -> int:

@@ -26,7 +26,7 @@ _MEMORY_BYTES = 16 * 1024 * 1024
 """How much of a slice is held in memory; Python, the image and SQLite each hold it once while it is handed over."""
 _LARGEST_INTEGER = 2**63 - 1
 _NO_NAN = "SQLite has no NaN: it would become NULL"
-_NO_JSON = "JSON has no NaN and no infinity: they would become null"
+_NO_JSON = "JSON has neither NaN nor infinity: they would become null"
 
 
 class SQLiteLoader(BulkLoader):

@@ -1,8 +1,8 @@
 """What SQLite needs besides ON CONFLICT.
 
 SQLite checks uniqueness row by row, so rows that exchange a unique value, or pass it on,
-would be refused though the table is right in the end. Where that happens the values in
-question are parked first: replaced by NULL, or by something that nobody else has.
+would be rejected although the result is right. Then these values are parked first: replaced
+by NULL, or by values that no other row has.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SQLiteMerge(TableMerge):
     # Keys by a collation ----------------------------------------------------
 
     def clashes(self, exchanging: bool, most: int) -> Step[list[tuple[int, str]]]:
-        """Rows whose key another row has, of the table or before them in the slice, but only in the eyes of a collation."""
+        """Rows whose key equals that of another row, of the table or earlier in the slice, only by a collation."""
         if not self._collations:
             return []
         other = self.differ(list(self._collations))
@@ -55,7 +55,7 @@ class SQLiteMerge(TableMerge):
         return [(row, reason) for (row,) in rows]
 
     def _key_collations(self) -> dict[str, str]:
-        """How each column of the key is compared; empty where that is by its bytes."""
+        """The collation of each column of the key; empty if it compares bytes."""
         for index in self._table.indexes if self.load.keyed else ():
             columns = self._columns_of(index)
             collations = dict(zip(columns, index.collations, strict=False))
@@ -73,12 +73,12 @@ class SQLiteMerge(TableMerge):
     # Values that rows pass on -----------------------------------------------
 
     def exchange(self) -> list[str]:
-        """Take the values away that other staged rows want, from rows that are about to get other ones."""
+        """Park the values of changing rows that other staged rows need."""
         parking = [self._parking(columns) for columns in self._parkable()]
         return ["PRAGMA ignore_check_constraints = 1", *parking, CHECK_ROWS] if parking else []
 
     def _parkable(self) -> list[list[str]]:
-        """Of the unique indexes beside the key, the columns that are written."""
+        """The written columns of the unique indexes besides the key."""
         if not self.keyed or Action.UPDATE in self.blacklist:
             return []
         found = ([name for name in self._columns_of(index) if name in self.staged] for index in self._table.indexes)
@@ -103,7 +103,7 @@ class SQLiteMerge(TableMerge):
     # Triggers ---------------------------------------------------------------
 
     def dropped(self, changed: int) -> Step[int]:
-        """Rows that a trigger has left out without a word, by RAISE(IGNORE)."""
+        """Rows that a trigger has silently left out, by RAISE(IGNORE)."""
         if not self._table.triggers or Action.INSERT in self.blacklist:
             return 0
         if not self.keyed:

@@ -1,4 +1,4 @@
-"""Whether the order of a cursor that SQLite keeps as text is the order of what the text means. No I/O."""
+"""Check that a cursor kept as text sorts in the order of its meaning. No I/O."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _TIME = re.compile(
 A_TIME = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
 _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _OFFSETS = timedelta(days=2)
-"""Texts whose dates are further apart than this are in order, whatever their zones."""
+"""Texts whose dates are further apart are in order, whatever their zones."""
 
 
 def out_of_order(cursor: pa.Field, family: CursorFamily, reference: str) -> tuple[str, str] | None:
-    """Conditions on ``c``: for a lowest value, and for others, that text does not order as ``reference`` is meant.
+    """Conditions on ``c``, for a lowest value and for others: the text does not sort as ``reference`` does.
 
-    ``None`` where any text will do.
+    ``None`` if any text is in order.
     """
     if family in ("time", "date", "text") and (found := _TIME.fullmatch(reference)):
-        # An old date is older in whatever form it goes on.
+        # An old date is older in any form.
         no_date = f"c NOT GLOB '{A_TIME}'"
         return no_date, f"NOT ({_same_form(reference, found)})"
     text = family == "text" or (family == "decimal" and affinity(native_type(cursor)) == "TEXT")
@@ -41,7 +41,7 @@ def out_of_order(cursor: pa.Field, family: CursorFamily, reference: str) -> tupl
 def _same_form(reference: str, found: re.Match[str]) -> str:
     if found["whole"] is None or found["zone"]:
         return f"c GLOB '{_form(reference.removesuffix(found['zone'] or ''))}{found['zone'] or ''}'"
-    # Fractions of any length are in order where nothing follows them.
+    # Fractions of any length are in order if nothing follows them.
     whole = _form(found["whole"])
     return f"c GLOB '{whole}' OR (c GLOB '{whole}.[0-9]*' AND SUBSTR(c, 21) NOT GLOB '*[^0-9]*')"
 
@@ -51,7 +51,7 @@ def _form(text: str) -> str:
 
 
 def from_day(value: str) -> str | None:
-    """The day from which on another form could be out of order with a time; ``None`` where everything must be looked at."""
+    """The day from which another form could be out of order with a time; ``None`` if every value must be checked."""
     if not _TIME.fullmatch(value):
         return None
     day = date.fromisoformat(value[:10])

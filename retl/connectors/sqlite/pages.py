@@ -5,8 +5,8 @@ laid out as one: a table ``b`` whose leaf pages are filled column by column with
 and numpy, and which ``INSERT ... SELECT`` then reads at the speed of C.
 
 The file format: https://www.sqlite.org/fileformat2.html. Records use varints that are
-longer than they need to be (SQLite reads them all the same), so that the header of
-every record has one length. A row that does not fit into a page is left to the caller.
+longer than necessary (SQLite reads them nevertheless), so that the headers of all
+records have one length. A row that does not fit into a page is left to the caller.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from retl.connectors.rows.text import to_text
 
 PAGE = 65_536
 _ROW_LIMIT = PAGE - 8 - 2 - 64
-"""Bytes of a cell that surely fit into a leaf page, its pointer and the page's header aside."""
+"""Bytes of a cell that always fit into a leaf page, besides its pointer and the page's header."""
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -52,14 +52,14 @@ class Image:
         return PAGE * len(self._last_rowids)
 
     def add(self, batch: pa.RecordBatch) -> pa.RecordBatch | None:
-        """Lay out a batch; returns the rows that are too large for a page, if there are any."""
+        """Lay out a batch; returns the rows that are too large for a page, if any."""
         cells = _cells(batch, self.rows)
         sizes = pc.binary_length(cells).to_numpy(zero_copy_only=False)
         large: pa.RecordBatch | None = None
         if len(sizes) and int(sizes.max()) > _ROW_LIMIT:
             fits = sizes <= _ROW_LIMIT
             large = batch.filter(pa.array(~fits))
-            cells = _cells(batch.filter(pa.array(fits)), self.rows)  # again, since rowids must be dense
+            cells = _cells(batch.filter(pa.array(fits)), self.rows)  # Repeated, since rowids must be dense
         if len(cells):
             offsets = _offsets(cells)
             leaves = _split(offsets)
@@ -73,7 +73,7 @@ class Image:
         return large
 
     def load(self, connection: sqlite3.Connection, name: str) -> None:
-        """Make it the content of an attached database. The pages are given away: memory holds them once."""
+        """Make it the content of an attached database, which takes the pages over: memory holds them once."""
         head = _empty(self._columns)
         leaves, self._leaves = self._leaves, []
         with closing(mmap.mmap(-1, max(len(head), PAGE * (len(self._last_rowids) + 2)))) as image:
@@ -119,7 +119,7 @@ def _cells(batch: pa.RecordBatch, rowid: int) -> pa.Array:
 
 
 def _column(column: pa.Array) -> tuple[Numbers | int, Numbers | int, pa.Array]:
-    """Serial types, sizes and big-endian bytes of a column's values; one number where all rows share it."""
+    """Serial types, sizes and big-endian bytes of a column's values; one number if all rows share it."""
     rows = len(column)
     kind = column.type
     code: Numbers | int

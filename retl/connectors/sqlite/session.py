@@ -27,12 +27,12 @@ _OF_A_ROW = frozenset(
         sqlite3.SQLITE_TOOBIG,
     }
 )
-"""What a row's values can cause. Whatever else SQLite refuses, the statement or the file is to blame."""
+"""The errors that a row's values can cause. All others are about the statement or the file."""
 CHECK_ROWS = "PRAGMA ignore_check_constraints = 0"
 
 
 class SQLiteSession(Session):
-    """One connection. A question finds an empty file where there is none; the first transaction makes the file."""
+    """One connection. A question about a missing file finds it empty; the first transaction creates it."""
 
     def __init__(self, file: SQLiteFile) -> None:
         self.file = file
@@ -48,7 +48,7 @@ class SQLiteSession(Session):
 
 
 def run_step(connection: sqlite3.Connection, make: Callable[[], Step[T]]) -> T:
-    """Run a step on a connection, in whatever transaction is open."""
+    """Run a step on a connection, in the open transaction, if any."""
     return drive(make(), partial(_answer, connection))
 
 
@@ -61,7 +61,7 @@ def _answer(connection: sqlite3.Connection, statement: Statement) -> Any:
     except sqlite3.Error as error:
         if not statement.rejectable:
             raise
-        connection.execute(CHECK_ROWS)  # which a merge may have left off
+        connection.execute(CHECK_ROWS)  # a merge may have turned it on
         if begun and not connection.in_transaction:
             raise _rolled_back(error) from error
         raise _of_a_row(error) from error
@@ -79,6 +79,6 @@ def _of_a_row(error: sqlite3.Error) -> Exception:
 def _rolled_back(error: sqlite3.Error) -> TargetError:
     return TargetError(
         f"a trigger rolled the whole transaction back ({error}).",
-        remedy="write RAISE(ABORT, ...) in the trigger: then a row that it does not want is refused alone.",
+        remedy="write RAISE(ABORT, ...) in the trigger: then only the row that it does not want is rejected.",
         system="sqlite",
     )

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from retl.connectors.sqlite import SQLite
 
 _MOST_COLUMNS = 2_000
-"""What SQLite gives a table, unless it is built otherwise."""
+"""Most columns of a table in a default build of SQLite."""
 
 
 class SQLiteTarget(SqlTarget):
@@ -103,7 +103,7 @@ class SQLiteTarget(SqlTarget):
                 remedy=f"write only the name: to = {json_text(name)}. A name that has dots is quoted: "
                 f"to = '{TARGET_DIALECT.identifier(table)}'.",
             )
-        # In an upsert `excluded` is what could not be inserted, whatever table has that name.
+        # In an upsert `excluded` means the new row, even if a table has that name.
         if name.lower().startswith(("sqlite_", "retl_", "_retl_")) or name.lower() == "excluded":
             raise ConfigError(f"{name!r} is a reserved name.", remedy="choose another name with to.")
         return TableName(name, None, TARGET_DIALECT)
@@ -136,7 +136,7 @@ class SQLiteTarget(SqlTarget):
         return [f"{unchecked}: PRAGMA foreign_key_check finds orphans."]
 
     def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:
-        """Whatever the table calls on when it is written: collations, functions, the tables of its triggers."""
+        """Everything that a write to the table uses: collations, functions, the tables of its triggers."""
         values = ", ".join("?" * len(columns))
         insert = f"INSERT INTO {name.sql} ({TARGET_DIALECT.identifiers(columns)}) VALUES ({values})"
         yield Statement(f"EXPLAIN {insert}", (None,) * len(columns))
@@ -153,7 +153,7 @@ def _check_kind(spec: WriteSpec, table: SQLiteTable, name: str) -> None:
         raise UnsupportedError(f"{name!r} is a view, which cannot be written.", remedy="name a table with to.")
     if table.kind == "shadow":
         raise UnsupportedError(
-            f"{name!r} is a part of a virtual table, which nothing else may write.",
+            f"{name!r} is a part of a virtual table, which only SQLite itself may write.",
             remedy="name another table with to.",
         )
     if table.kind == "virtual" and spec.table.pre_action is not PreAction.NONE:
@@ -163,7 +163,7 @@ def _check_kind(spec: WriteSpec, table: SQLiteTable, name: str) -> None:
 
 
 def _check_swap(spec: WriteSpec, table: SQLiteTable, name: str) -> None:
-    """A table with triggers is not replaced: what differs is written, so that they fire."""
+    """A table with triggers is not replaced: only differing rows are written, so that they fire."""
     forbidden = sorted({Action.INSERT, Action.UPDATE, Action.DELETE} & spec.blacklist)
     if spec.table.pre_action is PreAction.SWAP and forbidden and table.triggers:
         raise UnsupportedError(

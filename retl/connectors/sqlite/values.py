@@ -1,4 +1,4 @@
-"""Rows of SQLite as Arrow: a value that is not what its column declares makes its row a reject."""
+"""Rows of SQLite as Arrow: a value of another type than its column declares makes its row a reject."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXACT_REAL = 2**53
 
 
 def to_batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    """The rows, those that ``schema`` has no place for as rejects."""
+    """The rows; those that do not fit ``schema`` are rejects."""
     arrays: list[pa.Array] = []
     reasons: dict[int, tuple[str, str]] = {}
     for column, values in zip(schema, zip(*rows, strict=True), strict=True):
@@ -33,7 +33,7 @@ def to_batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBat
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array | None:
-    """The values of a column; ``None`` where some are not what it declares. Arrow alone would take bytes for text."""
+    """The values of a column; ``None`` if some are not what it declares. Arrow alone would accept bytes as text."""
     try:
         if pa.types.is_boolean(kind):
             return pa.array(values, pa.int64()).cast(pa.bool_()) if set(values) <= {None, 0, 1} else None
@@ -58,7 +58,7 @@ def _expected(kind: pa.DataType) -> tuple[type, ...]:
 
 
 def _why_incompatible(value: Any, kind: pa.DataType) -> str | None:
-    """Why a column of this type has no place for a value."""
+    """Why a column of this type cannot hold a value."""
     if value is None:
         return None
     if type(value) not in _expected(kind) or (pa.types.is_boolean(kind) and value not in (0, 1)):
@@ -81,7 +81,7 @@ def _told(why: str, column: pa.Field) -> str:
 
 
 def _readable(text: str) -> str:
-    """Text with the bytes that are no UTF-8 written out."""
+    """Text with escapes for the bytes that are not UTF-8."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 

@@ -126,7 +126,7 @@ def _invalid_values(array: pa.Array) -> InvalidValues:
     if pa.types.is_floating(array.type):
         bad = pc.invert(pc.is_finite(array.cast(pa.float64()) if pa.types.is_float16(array.type) else array))
         if pc.any(bad).as_py():
-            found.append((bad.fill_null(False), "JSON has no NaN and no infinite number"))
+            found.append((bad.fill_null(False), "JSON has neither NaN nor infinity"))
     late = unprintable_times(array)
     if late is not None:
         found.append((late.fill_null(False), "the time lies outside the years 1 to 9999"))
