@@ -35,13 +35,13 @@ class Proxy:
     none, uses ``in_thread``.
     """
 
-    def __init__(self, server_host: str, server_port: int, *, latency: float = 0.0) -> None:
+    def __init__(self, server_host: str, server_port: int, *, latency: float | None = None) -> None:
         self.host = "127.0.0.1"
         self.port = free_port()
         self.delay = 0.0
         """Seconds that each chunk of up to 64 KiB is held back, one after another: a slow line."""
         self.latency = latency
-        """Seconds that every byte is under way, however many are: a long line. It is set before a connection is made."""
+        """Seconds that every byte is under way, however many are: a long line. ``None`` makes a short one for good."""
         self.connections = 0
         """How many were accepted so far."""
         self.broken = 0
@@ -136,13 +136,13 @@ class Proxy:
     async def _serve(self, line: _Line) -> None:
         try:
             # The handshake of TCP goes there and back.
-            await asyncio.sleep(2 * self.latency)
+            await asyncio.sleep(2 * (self.latency or 0.0))
             server = await asyncio.open_connection(*self._server, limit=CHUNK)
             line.connect(*server)
             async with asyncio.TaskGroup() as group:
                 for direction in DIRECTIONS:
                     read = partial(line.read, direction)
-                    if self.latency:
+                    if self.latency is not None:
                         under_way: _UnderWay = asyncio.Queue()
                         group.create_task(self._send_off(read, under_way))
                         read = partial(_arrival, under_way)
@@ -161,7 +161,7 @@ class Proxy:
         chunk = b"a first one"
         while chunk:
             chunk = await read()
-            under_way.put_nowait((time.monotonic() + self.latency, chunk))
+            under_way.put_nowait((time.monotonic() + (self.latency or 0.0), chunk))
 
     async def _pass(self, line: _Line, direction: Direction, read: _Read) -> None:
         writer = line.writers[direction]
@@ -274,7 +274,7 @@ class _Line:
 
 @contextmanager
 def in_thread(
-    server_host: str, server_port: int, *, latency: float = 0.0
+    server_host: str, server_port: int, *, latency: float | None = None
 ) -> Iterator[tuple[Proxy, Callable[..., Any]]]:
     """A proxy with an event loop in a thread of its own, and how its methods are called: ``call(proxy.break_now)``."""
     with (
