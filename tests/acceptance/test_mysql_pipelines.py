@@ -541,7 +541,7 @@ async def test_a_source_that_lies_about_a_type_runs_nothing_in_the_target(
 
     async def query(self: WireReader, sql: str) -> list[tuple[Any, ...]]:
         rows = await real(self, sql)
-        return [(*row[:2], lie, *row[3:]) if row[1] == "city" and "column_type" in sql else row for row in rows]
+        return [(*row[:2], lie, *row[3:]) if "column_type" in sql and row[1] == "city" else row for row in rows]
 
     monkeypatch.setattr(WireReader, "query", query)
     for number in range(len(lies)):

@@ -1,4 +1,4 @@
-"""StarRocks and Doris as sources: connections to whichever FE answers, made ready once and kept."""
+"""StarRocks and Doris as sources: connections to the first FE that answers, made ready once and kept for the next scan."""
 
 from __future__ import annotations
 

@@ -23,9 +23,11 @@ from retl.connectors.mysql.connection import connected
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, SourceError
 from retl.model.schema import is_json, native_type
+from retl.testing import collect
 from tests import tiers
 from tests.integration.mysql.reading import opened, read, rows_of, spec
 from tests.servers.database import Row, Server
+from tests.servers.statements import counted
 
 # A type, the Arrow type it is, and values: as they are written in SQL, and as they must arrive.
 Case = tuple[str, pa.DataType, list[tuple[str, Any]]]
@@ -529,3 +531,21 @@ async def test_a_view_that_does_not_work_is_told_as_such(server: Server, databas
         with pytest.raises(ConfigError, match="is a view that the source itself cannot read") as caught:
             await source.plan(spec("broken"))
     assert "SELECT" not in caught.value.remedy
+
+
+async def test_a_scan_that_finds_nothing_new_asks_little_on_a_warm_connection(server: Server, database: str) -> None:
+    run(server, database, "CREATE TABLE t (id INT PRIMARY KEY, at DATETIME(6), KEY (at))")
+    run(server, database, "INSERT INTO t VALUES (1, '2024-05-01 12:00:00.5'), (2, '2024-05-01 12:00:00.7')")
+    before = Checkpoint(watermark="2024-05-01 12:00:00.700000")
+    source = MySQL(server.url(database)).source()
+    try:
+        await collect(source, spec(retl.Table("t", cursor="at")), before)
+        with counted(server) as sent:
+            found = await collect(source, spec(retl.Table("t", cursor="at")), before)
+        assert found.column("id").to_pylist() == [2]
+        assert (len(sent), sent.logins) == (3, 0), sent.statements  # the catalog, the bounds, the rows that tie
+        # A column that was added is noticed by the very next scan.
+        run(server, database, "ALTER TABLE t ADD COLUMN more INT DEFAULT 7")
+        assert (await collect(source, spec(retl.Table("t", cursor="at")), before)).column("more").to_pylist() == [7]
+    finally:
+        await source.aclose()

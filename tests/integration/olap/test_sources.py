@@ -13,11 +13,12 @@ import pytest
 
 from retl.connectors import StarRocks
 from retl.connectors.olap import session as sessions
+from retl.model.checkpoint import Checkpoint
 from retl.model.errors import UnsupportedError
 from retl.model.schema import is_json, native_type
-from retl.testing import Scans, table_spec
+from retl.testing import Scans, collect, table_spec
 from tests.fake_olap.tables import COLUMN_KEYS
-from tests.integration.olap.scenes import DORIS, STARROCKS, Scene, by_id, sent
+from tests.integration.olap.scenes import DORIS, STARROCKS, Scene, by_id, ids, sent
 
 LARGEST, SMALLEST = 2**127 - 1, -(2**127)
 TINIEST = 1.401298464324817e-45
@@ -387,6 +388,21 @@ async def test_what_the_session_is_told(scene: Scene) -> None:
     assert said.count("SELECT @@version_comment") == said.count("SHOW VARIABLES") == said.count("SYNC") == 1
     named = [sql for sql in said if sql.startswith("SET custom_query_id = 'retl-")]
     assert len(named) == (0 if scene.doris else 1)
+
+
+async def test_a_scan_that_finds_nothing_new_asks_little_on_a_warm_connection(scene: Scene) -> None:
+    scene.create("orders", f"id INT NOT NULL, at {scene.moment}")
+    scene.insert("orders", [1, "2024-01-01"], [2, "2024-01-02"])
+    table, before = table_spec("orders", cursor="at"), Checkpoint(watermark="2024-01-02 00:00:00")
+    source = scene.connector().source()
+    try:
+        await collect(source, table, before)
+        scene.statements()
+        assert ids(await collect(source, table, before)) == [2]
+        said = [sql for sql in scene.statements() if sql != "SELECT 1"]  # which proves a connection that was idle
+        assert len(said) == (3 if scene.doris else 4), said
+    finally:
+        await source.aclose()
 
 
 ODD = {
