@@ -18,7 +18,7 @@ def watched(*, unique_key: bool = False, **words: Any) -> bool:
     table = table_spec("people", key="id", **words)
     keys = KeyWatch(WriteSpec("p", table, ROWS.schema, ("id",), "s", unique_key=unique_key))
     keys.add(ROWS)
-    return keys.repeats()
+    return keys.has_duplicates()
 
 
 def test_an_upsert_hears_of_a_repeated_key() -> None:
@@ -29,9 +29,9 @@ def test_batches_of_text_and_typed_ones_are_held_against_each_other() -> None:
     keys = KeyWatch(WriteSpec("p", table_spec("people", key="id"), ROWS.schema, ("id",), "s"))
     keys.add(ROWS.slice(0, 2))
     keys.add(pa.record_batch({"id": ["3", "4"], "name": ["c", "d"]}))
-    assert not keys.repeats()
+    assert not keys.has_duplicates()
     keys.add(pa.record_batch({"id": ["2"], "name": ["b"]}))
-    assert keys.repeats()
+    assert keys.has_duplicates()
 
 
 @pytest.mark.parametrize("words", [{"write": "append"}, {"pre_action": "swap"}, {"unique_key": True}], ids=str)

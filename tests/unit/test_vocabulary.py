@@ -78,12 +78,7 @@ NAMES = {
 OF_ROWS = {"refusal": "a word with reject", "refused": "rejected, or rejects"}
 OF_REQUESTS = ("errors", "connection")
 
-NOT_YET = (
-    "connectors/mysql/",
-    "connectors/olap/",
-    "connectors/rows/",
-    "connectors/sql/",
-)
+NOT_YET = ("connectors/mysql/",)
 
 
 def test_no_name_is_one_that_was_given_up() -> None:

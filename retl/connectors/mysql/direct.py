@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from retl.connectors.base import CommitResult
 from retl.connectors.mysql.connection import MySQLConnection
-from retl.connectors.mysql.encode import Refused
+from retl.connectors.mysql.encode import RejectedRows
 from retl.connectors.mysql.loader import LoadWorker
 from retl.connectors.mysql.prepared import PreparedLoad
 from retl.connectors.mysql.store import run_step
@@ -42,9 +42,9 @@ class ReplacingWriter(MySQLWriter):
     def _rows(self) -> int:
         return sum(loader.rows for loader in self._loaders)
 
-    async def _write(self, batch: pa.RecordBatch, refused: Sequence[Refused], data: pa.Buffer | None) -> None:
+    async def _write(self, batch: pa.RecordBatch, rejected: Sequence[RejectedRows], data: pa.Buffer | None) -> None:
         turn, self._turn = self._turn, (self._turn + 1) % len(self._workers)
-        if self._reject(self._rejects, refused) and batch.num_rows:
+        if self._reject(self._rejects, rejected) and batch.num_rows:
             await self._workers[turn].start(lambda: self._take(turn, batch, data))
 
     async def _take(self, turn: int, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:

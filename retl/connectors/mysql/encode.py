@@ -34,7 +34,7 @@ _TIME_SECONDS = r"^-?\d+:\d\d:\d\d\.\d{%d}\d*[1-9]"
 
 
 @dataclass(frozen=True)
-class Refused:
+class RejectedRows:
     """Rows of a batch that cannot be stored as they are."""
 
     rows: pa.RecordBatch
@@ -51,9 +51,9 @@ class Encoder:
         self._key = frozenset(spec.key)
         self._logical = {column.name: column.type for column in spec.schema}
 
-    def sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Refused]]:
+    def sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[RejectedRows]]:
         """The rows to send, and those that the server would change without a warning."""
-        refused: list[Refused] = []
+        rejected: list[RejectedRows] = []
         bad: list[pa.Array] = []
         for name, there in self.columns.items():
             column = batch.column(name)
@@ -65,9 +65,9 @@ class Encoder:
             elif name in self._never_null and column.null_count:
                 found.append((column.is_null(), f"Column '{name}' cannot be null"))
             for mask, reason in found:
-                refused.append(Refused(batch.filter(mask), reason, name))
+                rejected.append(RejectedRows(batch.filter(mask), reason, name))
                 bad.append(mask)
-        return (batch.filter(pa.array(keep_mask(bad))) if bad else batch), refused
+        return (batch.filter(pa.array(keep_mask(bad))) if bad else batch), rejected
 
     def csv(self, batch: pa.RecordBatch) -> pa.Buffer:
         """The rows as CSV."""

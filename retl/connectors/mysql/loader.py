@@ -90,8 +90,8 @@ class Infile:
     def __init__(self, wanted: bool | None) -> None:
         self._wanted = wanted
         self._works = False
-        self.refused = ""
-        """Why not, in the words of whoever refused it."""
+        self.why_not = ""
+        """Why the server or a pooler does not allow it, in its own words."""
 
     @property
     def unset(self) -> bool:
@@ -100,27 +100,27 @@ class Infile:
 
     def use(self, *, allowed: bool) -> bool:
         """``allowed`` is what the server is set to; what the user has said counts for more."""
-        return (allowed and not self.refused) if self._wanted is None else self._wanted
+        return (allowed and not self.why_not) if self._wanted is None else self._wanted
 
     async def probe(self, connection: MySQLConnection, database: str) -> None:
-        """Have a statement refused for no other reason than that there is no such table."""
+        """Try the statement on a table that does not exist: any other error means that it is not allowed."""
         if self._works or not self.unset:
             return
-        self.refused = ""
+        self.why_not = ""
         statement = f"LOAD DATA LOCAL INFILE 'retl' INTO TABLE {DIALECT.identifier(database)}._retl_probe"
         try:
             await connection.load_nothing(statement)
         except (TargetRefused, ConfigError) as error:
             if _code(error) not in _NO_SUCH_TABLE:
-                self.refused = server_message(error)
-        self._works = not self.refused
+                self.why_not = server_message(error)
+        self._works = not self.why_not
 
     def give_up(self, error: TargetRefused | ConfigError) -> bool:
-        """Whether rows go by INSERT from now on, since the statement as a whole was refused."""
+        """Whether rows go by INSERT from now on, since the statement as a whole failed."""
         known = _code(error) in _NO_FILES or not of_rows(_code(error), getattr(error, "state", ""))
         if not self.unset or not known:
             return False
-        self.refused, self._works = server_message(error), False
+        self.why_not, self._works = server_message(error), False
         return True
 
 
@@ -185,18 +185,18 @@ class Loader:
         return batch.filter(pa.array(keep, pa.bool_()))
 
     async def _search(self, batch: pa.RecordBatch) -> None:
-        """Load a batch in parts, down to the single rows that are refused."""
-        refused: dict[int, str] = {}
+        """Load a batch in parts, down to the single rejected rows."""
+        rejected: dict[int, str] = {}
         search = bisect(0, batch.num_rows - 1, self._most - len(self._rejects.rows))
         low, high = next(search, (0, batch.num_rows - 1))
         with suppress(StopIteration):
             while True:
                 trouble = await self._attempt(batch.slice(low, high - low + 1), None)
                 if trouble is not None and low == high:
-                    refused[low] = trouble.reason
+                    rejected[low] = trouble.reason
                 low, high = search.send(None if trouble is None else trouble.reason)
-        if refused:
-            self._reject(batch, refused)
+        if rejected:
+            self._reject(batch, rejected)
 
     async def _attempt(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
         """Load some rows as a whole or not at all; what was wrong where they were not."""

@@ -17,11 +17,11 @@ from retl.model.schema import native_type
 _TABLES = ("BASE TABLE", "SYSTEM VERSIONED")
 
 
-def slow_inserts(refused: str) -> str:
-    """A warning; ``refused`` is who said so in his own words, where it is not the server's setting."""
-    if refused:
+def slow_inserts(why_not: str) -> str:
+    """A warning; ``why_not``: the reason, unless it is the server's setting."""
+    if why_not:
         return (
-            f"LOAD DATA LOCAL is refused ({refused[:200]}), so rows are sent by INSERT, which is 2 to 3 times slower; a pooler may "
+            f"LOAD DATA LOCAL is refused ({why_not[:200]}), so rows are sent by INSERT, which is 2 to 3 times slower; a pooler may "
             "have to be told to let it pass."
         )
     return (

@@ -154,7 +154,7 @@ class _Merging:
 
     async def _find_other_spellings(self) -> None:
         found = await self._connection.query(self._sql.other_spellings(self._rejects_left + MOST_SHOWN))
-        await self._note_refused({int(number): _same_as(self._shown(key)) for number, *key in found})
+        await self._keep_rejects({int(number): _same_as(self._shown(key)) for number, *key in found})
 
     async def run(self, slice_: Slice) -> None:
         """Inside a transaction: all staged rows at once; where the table refuses one, again, to find out which."""
@@ -176,7 +176,7 @@ class _Merging:
         if parking:
             await self._exchange(parking)
         else:
-            await self._note_refused(await self._search())
+            await self._keep_rejects(await self._search())
 
     async def _has_triggers(self) -> bool:
         known = self._load.known
@@ -190,13 +190,13 @@ class _Merging:
         while True:
             await self._connection.execute("SAVEPOINT retl_parked")
             parked = await self._park(parking)
-            refused = await self._search()
+            rejected = await self._search()
             if not parked:
-                await self._note_refused(refused)
-            if not parked or not refused or len(self._rejects.rows) > self._rejects_left + MOST_SHOWN:
+                await self._keep_rejects(rejected)
+            if not parked or not rejected or len(self._rejects.rows) > self._rejects_left + MOST_SHOWN:
                 return
             await self._connection.execute("ROLLBACK TO SAVEPOINT retl_parked")
-            await self._note_refused(refused)
+            await self._keep_rejects(rejected)
             self._changed = self._written = 0
 
     async def _park(self, parking: Sequence[str]) -> bool:
@@ -213,10 +213,10 @@ class _Merging:
 
     async def _search(self) -> dict[int, str]:
         """Merge what can be merged; which rows are refused, and why."""
-        refused, row = dict[int, str](), self._stage.row
+        rejected, row = dict[int, str](), self._stage.row
         ((first, last),) = await self._connection.query(f"SELECT MIN({row}), MAX({row}) FROM {self._stage.table}")
         if first is None:
-            return refused
+            return rejected
         search = bisect(int(first), int(last), self._rejects_left + MOST_SHOWN)
         low, high = next(search, (int(first), int(last)))
         with suppress(StopIteration):
@@ -226,9 +226,9 @@ class _Merging:
                 if reason is not None:
                     await self._connection.execute("ROLLBACK TO SAVEPOINT retl_merge")
                 if reason is not None and low == high:
-                    refused[low] = reason
+                    rejected[low] = reason
                 low, high = search.send(reason)
-        return refused
+        return rejected
 
     async def _attempt(self, condition: str) -> str | None:
         """Merge some rows; why not, where that has to be rolled back."""
@@ -250,18 +250,18 @@ class _Merging:
             self._written += written
         return reason
 
-    async def _note_refused(self, refused: Mapping[int, str]) -> None:
+    async def _keep_rejects(self, rejected: Mapping[int, str]) -> None:
         """Rejects of what is staged, which leave the stage."""
         names = self._load.columns
-        for number, reason in refused.items():
+        for number, reason in rejected.items():
             rows = await self._connection.query(
                 f"SELECT {DIALECT.identifiers(names)} FROM {self._stage.table} WHERE {self._stage.row} = {number}"
             )
             for row in rows:
                 self._rejects.add(dict(zip(names, row, strict=True)), reason, column_of(reason, self._load.encoder))
             self._rows -= len(rows)
-        if refused:
-            await self._connection.execute(self._sql.take_off(list(refused)))
+        if rejected:
+            await self._connection.execute(self._sql.take_off(list(rejected)))
 
     async def _settle_repeats(self) -> None:
         """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
@@ -269,7 +269,7 @@ class _Merging:
         if spec.table.write is not Write.UPSERT:
             return
         loose = self._load.loose_key
-        if not (loose or self._keys.repeats()) or not await query(sql.repeated()):
+        if not (loose or self._keys.has_duplicates()) or not await query(sql.repeated()):
             return
         if loose and not respells(spec, self._load.known):
             for key in await query(sql.same_to_the_target()):

@@ -138,7 +138,7 @@ class MySQLTarget(Target):
             await self._infile.probe(connection, found.name.database)
         local = self._infile.use(allowed=found.local_infile)
         if not local and self._infile.unset:
-            warnings.append(preflight.slow_inserts(self._infile.refused))
+            warnings.append(preflight.slow_inserts(self._infile.why_not))
         return _Plan(found, change, local, refresh.prepare(spec, found, change), (*change.warnings, *warnings))
 
     async def _with_hidden(self, connection: MySQLConnection, spec: WriteSpec, found: Inspection) -> Inspection:

@@ -16,7 +16,7 @@ from retl.connectors.mysql import refresh
 from retl.connectors.mysql.catalog import table_names
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.ddl import Ddl
-from retl.connectors.mysql.encode import Refused
+from retl.connectors.mysql.encode import RejectedRows
 from retl.connectors.mysql.loader import Loader, LoadWorker, in_thread
 from retl.connectors.mysql.prepared import PreparedLoad
 from retl.connectors.mysql.store import run_step, save, update
@@ -49,20 +49,20 @@ class MySQLWriter(TableWriter):
         return self._workers[0].connection
 
     async def write(self, batch: pa.RecordBatch) -> None:
-        sifted, refused = await self._sift(batch)
+        sifted, rejected = await self._sift(batch)
         data = await in_thread(self._encoder, sifted) if self._load.local and sifted.num_rows else None
-        await self._write(sifted, refused, data)
+        await self._write(sifted, rejected, data)
 
-    async def _sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Refused]]:
+    async def _sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[RejectedRows]]:
         return await anyio.to_thread.run_sync(self._encoder.sift, batch)
 
     @abstractmethod
-    async def _write(self, batch: pa.RecordBatch, refused: Sequence[Refused], data: pa.Buffer | None) -> None:
+    async def _write(self, batch: pa.RecordBatch, rejected: Sequence[RejectedRows], data: pa.Buffer | None) -> None:
         """Load a batch, without waiting for the server more than memory asks for."""
 
-    def _reject(self, rejects: RejectCollector, refused: Sequence[Refused]) -> bool:
+    def _reject(self, rejects: RejectCollector, rejected: Sequence[RejectedRows]) -> bool:
         """Keep what was refused before it was sent; whether there is any sense in sending the rest."""
-        for found in refused:
+        for found in rejected:
             everything = pa.array([True] * found.rows.num_rows)
             rejects.add_masked(found.rows, everything, found.reason, found.column)
         return len(rejects.rows) <= self._spec.table.max_rejects + MOST_SHOWN
@@ -165,11 +165,11 @@ class SlicedWriter(MySQLWriter):
         self._committing: LoadWorker | None = None
         self._committed = anyio.Event()
 
-    async def _write(self, batch: pa.RecordBatch, refused: Sequence[Refused], data: pa.Buffer | None) -> None:
+    async def _write(self, batch: pa.RecordBatch, rejected: Sequence[RejectedRows], data: pa.Buffer | None) -> None:
         if self._slice is None:
             self._slice = self._begin(await self._free_worker())
         mine = self._slice
-        if self._reject(mine.rejects, refused) and batch.num_rows:
+        if self._reject(mine.rejects, rejected) and batch.num_rows:
             mine.keys.add(batch)
             await mine.worker.start(lambda: self._take(mine, batch, data))
 

@@ -33,7 +33,7 @@ class KeyWatch:
     def clear(self) -> None:
         self._held = []
 
-    def repeats(self) -> bool:
+    def has_duplicates(self) -> bool:
         """Whether some key occurs twice."""
         rows = sum(batch.num_rows for batch in self._held)
         if rows < 2:

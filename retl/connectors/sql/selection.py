@@ -55,10 +55,10 @@ class Selection:
     def rows(self, schema: pa.Schema, slice_: Slice) -> str:
         """The SELECT that reads one slice; ``schema`` names the target's columns with their logical types."""
 
-        def wire(name: str) -> str:
+        def select(name: str) -> str:
             return self.dialect.select_expression(schema.field(self.table.target_name(name)), self.expression(name))
 
-        return f"SELECT {self._list(wire)} FROM {self.relation.sql}{self._where(*self._slice(slice_))}"
+        return f"SELECT {self._list(select)} FROM {self.relation.sql}{self._where(*self._slice(slice_))}"
 
     def _slice(self, slice_: Slice) -> list[str]:
         conditions: list[str] = []

@@ -144,7 +144,7 @@ class StagedWriter(TableWriter):
 
     def _keep_newest(self) -> Step[int]:
         """Of rows with one key keep the one with the highest cursor. Raises ``RepeatedKey`` if nothing tells which that is."""
-        if not self._may_repeat or not (self._loader.typed or self._keys.repeats()):
+        if not self._may_repeat or not (self._loader.typed or self._keys.has_duplicates()):
             return 0
         names, table = self._loader.names, self._loader.table
         doubtful, all_but_newest = keep_newest(self._spec, list(names), list(names.values()), table)
