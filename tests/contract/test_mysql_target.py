@@ -39,7 +39,3 @@ class TestMySQLTarget(TargetContract):
 
     def unreachable(self) -> Target:
         return MySQL(f"mysql://nobody@127.0.0.1:{free_port()}/nothing").target()
-
-    @pytest.mark.xfail(reason="all loads share one connection until open_load is MySQL's own", strict=True)
-    async def test_loads_of_two_tables_are_open_at_once(self) -> None:
-        await super().test_loads_of_two_tables_are_open_at_once()
