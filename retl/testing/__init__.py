@@ -16,9 +16,9 @@ from retl.testing.rows import manifest_of, read_slice, table_spec
 from retl.testing.scans import Scans, collect
 
 if TYPE_CHECKING:
-    from retl.testing.sources import SourceContract
+    from retl.testing.source_scans import SourceContract
     from retl.testing.state_stores import StateStoreContract
-    from retl.testing.targets import TargetContract
+    from retl.testing.target_loads import TargetContract
 
 __all__ = [
     "CrashingSource",
@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 _SUITES = {
-    "StateStoreContract": ("state_stores",),
-    "SourceContract": ("sources", "source_base", "source_reads", "source_windows", "source_scans"),
-    "TargetContract": ("targets", "target_base", "target_writes", "target_commits", "target_refreshes", "target_loads"),
+    "StateStoreContract": ("state_stores", "state_base"),
+    "SourceContract": ("source_scans", "source_base", "source_reads", "source_windows"),
+    "TargetContract": ("target_loads", "target_base", "target_writes", "target_commits", "target_refreshes"),
 }
 
 

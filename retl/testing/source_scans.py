@@ -16,6 +16,8 @@ from retl.testing.oracle import in_order
 from retl.testing.rows import as_table, manifest_of, table_spec
 from retl.testing.scans import collect
 from retl.testing.source_base import FULL, TABLE, Row, SourceBase, rows_of, table_of
+from retl.testing.source_reads import SourceReads
+from retl.testing.source_windows import SourceWindows
 
 _OTHER = "contract_people"
 
@@ -82,6 +84,15 @@ class SourceScans(SourceBase):
         async with self.opened(rows_of([1])) as source:
             with pytest.raises(ConfigError):
                 await source.plan(table_spec(TABLE, key="id", **words))
+
+
+class SourceContract(SourceReads, SourceWindows, SourceScans):
+    """Holds a source to every sentence of ``retl.connectors.base``.
+
+    Inherit it in a test module, under a name that begins with ``Test``, and fill in the
+    hooks: ``source``, ``create``, ``change``, ``drop`` and, where there is such a thing,
+    ``unreachable``. They are told what they must do in ``retl.testing.source_base``.
+    """
 
 
 def _scan(source: Source, table: TableSpec) -> AbstractAsyncContextManager[SourceScan]:

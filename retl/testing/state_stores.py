@@ -2,92 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, ClassVar
 
 import anyio
 import pytest
 
-from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import LeaseLost
-from retl.model.manifest import LONGEST_NAME, ManifestChange, ManifestEntry
-from retl.model.report import ScanReport
-from retl.model.window import Position
+from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.state.base import Claim, LeaseRow, Manifest, StateStore
-
-RICH = Checkpoint(
-    cursor="updated_at",
-    cursor_type="timestamp(6)",
-    watermark="2024-02-29 23:59:59.123456789+05:30",
-    position=Position("1", "2", 7, 3, "2"),
-    refresh=Refresh("s1", "rename_and_create", archives=False),
-    scan_id="s1",
-    columns={"id": "bigint", "naïve": "text", "a'b\\": "😀?"},
-    detail={"files": {"a/😀.csv": ["etag", 12]}},
-)
-NAMES = [
-    "A",
-    "a",
-    "b/ü.csv",
-    "b/é",
-    "Z z",
-    "z",
-    "\uffee",
-    "🙂",
-    " lead",
-    "tail ",
-    'q"\\\n%_',
-    "x" * LONGEST_NAME,
-    "é" * 512,
-]
-"""Names of entries: their order by code points is that of no collation, and not that of UTF-16 either."""
-
-
-async def owned(store: StateStore, pipeline: str = "p", owner: str = "me") -> Fence:
-    """The fence of an owner that takes the pipeline, whoever held it."""
-    fence = await store.take_lease(await store.read_lease(pipeline), owner, 15.0)
-    assert fence is not None
-    return fence
-
-
-async def race(stores: Sequence[StateStore], seen: LeaseRow) -> list[Fence]:
-    """Those that got the lease, when all of them take it at once."""
-    won: list[Fence | None] = []
-
-    async def take(store: StateStore, owner: str) -> None:
-        won.append(await store.take_lease(seen, owner, 15.0))
-
-    async with anyio.create_task_group() as tasks:
-        for number, store in enumerate(stores):
-            tasks.start_soon(take, store, f"owner {number}")
-    return [fence for fence in won if fence is not None]
-
-
-def report(number: int, pipeline: str = "p", table: str = "t", **more: Any) -> ScanReport:
-    """The report of a scan; its number gives its time."""
-    return ScanReport(
-        pipeline=pipeline,
-        table=table,
-        to=table,
-        scan_id=f"scan-{number:06d}",
-        status="done",
-        mode="full",
-        started_at=f"2024-01-01T00:00:00.{number:06d}",
-        seconds=0.5,
-        **more,
-    )
-
-
-def reject(key: str, at: int, table: str = "t", reason: str = "too long") -> Reject:
-    """A rejected row; ``at`` gives its time."""
-    return Reject(
-        table=table, key=key, reason=reason, content=f'{{"id":"{key}"}}', column="name", scan_id="s", at=f"{at:04d}"
-    )
-
-
-def entry(name: str, identity: str = "1", **more: Any) -> ManifestEntry:
-    return ManifestEntry(name=name, identity=identity, **more)
+from retl.testing.state_base import NAMES, RICH, entry, owned, race, reject, report
 
 
 class StateStoreContract:

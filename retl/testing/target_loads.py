@@ -8,6 +8,9 @@ import pytest
 from retl.testing.oracle import in_order
 from retl.testing.rows import table_spec
 from retl.testing.target_base import TABLE, UPSERT, TargetBase, rows_of, write
+from retl.testing.target_commits import TargetCommits
+from retl.testing.target_refreshes import TargetRefreshes
+from retl.testing.target_writes import TargetWrites
 
 _OTHER = "contract_orders_2"
 
@@ -53,3 +56,13 @@ class TargetLoads(TargetBase):
             assert await self.tables() == before
             await session.scan(rows_of([4]))
         assert in_order(await self.contents(TABLE)) == in_order(rows_of([1, 2, 4]))
+
+
+class TargetContract(TargetWrites, TargetCommits, TargetRefreshes, TargetLoads):
+    """Holds a target to every sentence of ``retl.connectors.base``.
+
+    Inherit it in a test module, under a name that begins with ``Test``, and fill in the
+    hooks: ``target``, ``contents``, ``tables`` and, where there is such a thing,
+    ``unreachable``. They are told what they must do in ``retl.testing.target_base``; what
+    the system cannot do is said there too, by flags.
+    """

@@ -22,7 +22,7 @@ from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.state.base import LeaseRow, Manifest
 from retl.testing.crashing import CrashingSource
-from retl.testing.state_stores import report
+from retl.testing.state_base import report
 from tests.adversity.patches import patch_backoff
 from tests.support import Database, Recorder, Warehouse
 

@@ -18,7 +18,7 @@ from retl.model.errors import ConfigError, ConnectionFailed, RetlError, StateErr
 from retl.state import sql
 from retl.state.base import STATE_VERSION, LeaseRow, StateStore
 from retl.state.sqlite import SqliteStore
-from retl.testing.state_stores import owned, race, reject, report
+from retl.testing.state_base import owned, race, reject, report
 
 
 async def test_a_beat_between_look_and_take_keeps_the_lease_with_its_owner(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from retl.connectors import DuckDB
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import StateError
 from retl.state.base import LeaseRow, StateStore
-from retl.testing.state_stores import report
+from retl.testing.state_base import report
 from tests.integration.duckdb.scenes import Scene
 
 

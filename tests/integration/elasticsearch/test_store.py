@@ -15,7 +15,7 @@ from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import ConnectionFailed, LeaseLost, StateError
 from retl.state.base import STATE_VERSION, LeaseRow
-from retl.testing.state_stores import owned, race, reject, report
+from retl.testing.state_base import owned, race, reject, report
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.servers.process import free_port
 from tests.servers.search import SearchServer
