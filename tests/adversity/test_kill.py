@@ -1,65 +1,97 @@
-"""A scan is killed with SIGKILL at random instants, and no row is ever lost, doubled or shown half-loaded."""
+"""A scan is killed with SIGKILL at random instants, and no row is ever lost, doubled or shown half-loaded.
+
+A route is a pair of systems: a database file is killed with the scan that has it open, a server outlives it.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests import tiers
 from tests.adversity.fork_server import ForkServer, fork_server
-from tests.adversity.looks import look_at
-from tests.adversity.world import World, survive
+from tests.adversity.looks import SQLiteLook, look_at, look_at_new
+from tests.adversity.search_world import SearchLook, SearchWorld
+from tests.adversity.world import Survivor, World, survive
 
 pytestmark = pytest.mark.adversity
 
 KILLS = tiers.number(100)
-SUFFIXES = {"duckdb": ".duckdb", "sqlite": ".db"}
+"""For each route."""
+MODES = ("incremental", "none", "truncate", "rename_and_create", "swap")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A way to sync; ``weight`` is its share of the kills."""
+    """A way to sync; ``share`` is its part of the kills of its route."""
 
     route: str
     mode: str
+    share: float
     outside: bool = False
     """Whether the state store is a file of its own, so that data and checkpoint are two commits."""
-    weight: int = 1
+    options: dict[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return f"{self.route}-{self.mode}{'-outside' if self.outside else ''}"
-
-    def world(self, folder: Path, random: random.Random) -> World:
-        source, target = (SUFFIXES[end] for end in self.route.split("-to-"))
-        store = look_at(folder / "state.db") if self.outside else None
-        return World(
-            self.mode, look_at(folder / f"source{source}"), look_at(folder / f"target{target}"), random, store=store
-        )
+        return "-".join([self.route, self.mode, *(["outside"] if self.outside else []), *self.options])
 
 
-MODES = ("incremental", "none", "truncate", "rename_and_create", "swap")
 CASES = [
-    *(Case("duckdb-to-sqlite", mode, weight=3 if mode == "incremental" else 2) for mode in MODES),
-    *(Case("duckdb-to-sqlite", mode, outside=True) for mode in ("incremental", "truncate", "rename_and_create")),
-    *(Case("sqlite-to-duckdb", mode, weight=2 if mode == "incremental" else 1) for mode in MODES),
+    *(Case("duckdb-to-sqlite", mode, 0.15 if mode == "incremental" else 0.1) for mode in MODES),
+    *(Case("duckdb-to-sqlite", mode, 0.05, outside=True) for mode in ("incremental", "truncate", "rename_and_create")),
+    *(Case("sqlite-to-duckdb", mode, 0.1 if mode == "incremental" else 0.05) for mode in MODES),
+    *(Case("mariadb-to-mysql", mode, 0.25 if mode == "incremental" else 0.16) for mode in MODES),
+    Case("mariadb-to-mysql", "rename_and_create", 0.08, outside=True),
+    # The slower way, by INSERT: a few more.
+    *(Case("mariadb-to-mysql", mode, 0.04, options={"local_infile": False}) for mode in ("incremental", "swap")),
+    *(Case("index-to-index", mode, 0.4 if mode == "incremental" else 0.2) for mode in ("incremental", "none")),
+    *(Case("index-to-index", mode, 0.25) for mode in ("truncate", "swap")),
 ]
-WEIGHTS = sum(case.weight for case in CASES)
+SPREADS = {"mariadb-to-mysql": 0.004, "index-to-index": 0.01}
+"""How long after an event a kill comes, on average, where all takes longer than in a file."""
+
+Open = Callable[[Case, random.Random], AbstractContextManager[Survivor]]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
+def scans() -> Iterator[ForkServer]:
     with fork_server() as started:
         yield started
 
 
+@pytest.fixture
+def opened(request: pytest.FixtureRequest, folder: Path) -> Open:
+    """The two systems of a case, ready to be read and written."""
+
+    @contextmanager
+    def opened(case: Case, chance: random.Random) -> Iterator[Survivor]:
+        store = SQLiteLook(folder / "state.db") if case.outside else None
+        if case.route == "index-to-index":
+            look = SearchLook(request.getfixturevalue("elasticsearch_server"), request.getfixturevalue("prefix"))
+            yield SearchWorld(case.mode, look, chance)
+        elif case.route == "mariadb-to-mysql":
+            servers = [request.getfixturevalue(f"{end}_server") for end in case.route.split("-to-")]
+            with look_at_new(servers[0]) as source, look_at_new(servers[1]) as target:
+                yield World(case.mode, source, target, chance, store=store, target_options=case.options)
+        else:
+            suffixes = {"duckdb": ".duckdb", "sqlite": ".db"}
+            first, second = (suffixes[end] for end in case.route.split("-to-"))
+            files = look_at(folder / f"source{first}"), look_at(folder / f"target{second}")
+            yield World(case.mode, *files, chance, store=store)
+
+    return opened
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_nothing_is_lost_or_doubled_by_a_kill(case: Case, server: ForkServer, folder: Path) -> None:
+def test_nothing_is_lost_or_doubled_by_a_kill(case: Case, scans: ForkServer, opened: Open) -> None:
     seed = random.randrange(2**32)
     print(f"{case.name}: seed {seed}")
-    world = case.world(folder, random.Random(seed))
-    print(f"{case.name}: {survive(world, server, -(-KILLS * case.weight // WEIGHTS))}")
+    with opened(case, random.Random(seed)) as world:
+        spread = SPREADS.get(case.route, 0.0015)
+        print(f"{case.name}: {survive(world, scans, max(1, round(KILLS * case.share)), spread=spread)}")
