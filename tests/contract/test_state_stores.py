@@ -97,7 +97,8 @@ class TestStoreInElasticsearch(StateStoreContract):
         return store_inside(self.connector)
 
     def keep_reports(self, monkeypatch: pytest.MonkeyPatch, most: int) -> bool:
-        monkeypatch.setattr("retl.connectors.elasticsearch.state.store._KEPT_REPORTS", most)
+        monkeypatch.setattr("retl.connectors.elasticsearch.state.store.KEPT_REPORTS", most)
+        monkeypatch.setattr("retl.connectors.elasticsearch.state.store._PRUNED_EVERY", 1)  # not only now and then
         return True
 
 

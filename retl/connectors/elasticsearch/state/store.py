@@ -21,14 +21,15 @@ from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedC
 from retl.model.errors import StateError, TargetBusy
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.report import ScanReport
-from retl.state.base import MANIFEST_PAGE, STATE_VERSION, Claim, LeaseRow, StateStore, unreadable_report
+from retl.state.base import KEPT_REPORTS, MANIFEST_PAGE, STATE_VERSION, Claim, LeaseRow, StateStore, unreadable_report
 from retl.state.memory import lease_lost
 from retl.state.sql import start_over
 
 T = TypeVar("T")
 _TRIES = 50
 """How often a write is tried while others write the same document."""
-_KEPT_REPORTS = 1000
+_PRUNED_EVERY = 50
+"""Of how many reports of a table one removes the old ones."""
 _READ_AT_ONCE = 100
 _VISIBLE = {"refresh": "true"}
 _NEWEST_SCAN = [{"scan_id": "desc"}]
@@ -73,6 +74,7 @@ class ElasticsearchStore(StateStore):
 
     def __init__(self, shared: SharedClient, index: str) -> None:
         self._index = StateIndex(shared, index)
+        self._reports: dict[tuple[str, str], int] = {}
 
     # Checkpoints and manifests ------------------------------------------------
 
@@ -286,7 +288,10 @@ class ElasticsearchStore(StateStore):
         fields = {"pipeline": report.pipeline, "table": report.table}
         body = {"kind": "report", **fields, "scan_id": report.scan_id, "body": _text(report)}
         await self._index.put(identity("report", report.pipeline, report.table, report.scan_id), body, _VISIBLE)
-        await self._keep_newest("report", "scan_id", _KEPT_REPORTS, **fields)
+        table = report.pipeline, report.table
+        self._reports[table] = self._reports.get(table, 0) + 1
+        if (self._reports[table] - 1) % _PRUNED_EVERY == 0:
+            await self._keep_newest("report", "scan_id", KEPT_REPORTS, **fields)
 
     async def reports(self, pipeline: str | None = None, table: str | None = None, limit: int = 20) -> list[ScanReport]:
         query = query_of("report", pipeline=pipeline, table=table)
