@@ -209,8 +209,10 @@ _ON = ("1", "ON")
 """MariaDB spells a setting as a word where it is taken for text."""
 
 
-def _branch(kind: str, columns: Sequence[str], rest: str = "") -> str:
-    taken = [*map(_text, columns), *["NULL"] * (_WIDTH - len(columns))]
+def _branch(kind: str, columns: str, rest: str = "") -> str:
+    """Columns that stand between bars, as texts."""
+    taken = [_text(column) for column in columns.split(" | ")]
+    taken += ["NULL"] * (_WIDTH - len(taken))
     return f"SELECT '{kind}', {', '.join(taken)}{rest and ' FROM '}{rest}"
 
 
@@ -220,74 +222,31 @@ def _question(connection: MySQLConnection, name: TableName, *, rows: bool) -> st
     here = f"table_schema = {database} AND table_name = {table}"
     hidden = "ignored = 'YES'" if connection.server.mariadb else "is_visible = 'NO'"
     keys = "information_schema.key_column_usage"
+    settings = (
+        "@@lower_case_table_names | @@GLOBAL.local_infile | @@max_allowed_packet | @@GLOBAL.read_only | @@log_bin"
+    )
+    column = "ordinal_position | column_name | column_type | character_set_name | collation_name | is_nullable"
+    index = "seq_in_index | index_name | column_name | sub_part | non_unique | index_type | collation | index_comment"
+    ours = r"table_name LIKE '\\_retl\\_%' OR table_name LIKE '%\\_arc\\_%'"
+    referring = f"referenced_table_schema = {database} AND referenced_table_name = {table} AND NOT ({here})"
+    triggers = f"event_object_schema = {database} AND event_object_table = {table}"
     branches = [
-        _branch(
-            "server",
-            [
-                "@@lower_case_table_names",
-                "@@GLOBAL.local_infile",
-                "@@max_allowed_packet",
-                "@@GLOBAL.read_only",
-                "@@log_bin",
-                "@@GLOBAL.binlog_format",
-                SESSION_MARK,
-            ],
-        ),
-        _branch("database", ["schema_name"], f"information_schema.schemata WHERE schema_name = {database}"),
-        _branch("table", ["table_type", "engine"], f"information_schema.tables WHERE {here}"),
-        _branch(
-            "neighbour",
-            ["table_name"],
-            f"information_schema.tables WHERE table_schema = {database} "
-            "AND (table_name LIKE '\\_retl\\_%' OR table_name LIKE '%\\_arc\\_%')",
-        ),
-        _branch(
-            "column",
-            [
-                "ordinal_position",
-                "column_name",
-                "column_type",
-                "character_set_name",
-                "collation_name",
-                "is_nullable",
-                "column_default IS NOT NULL",
-                "extra",
-            ],
-            f"information_schema.columns WHERE {here}",
-        ),
-        _branch(
-            "index",
-            [
-                "seq_in_index",
-                "index_name",
-                "column_name",
-                "sub_part",
-                "non_unique",
-                "index_type",
-                "collation",
-                "index_comment",
-                hidden,
-            ],
-            f"information_schema.statistics WHERE {here}",
-        ),
-        _branch(
-            "trigger",
-            ["trigger_name"],
-            f"information_schema.triggers WHERE event_object_schema = {database} AND event_object_table = {table}",
-        ),
-        _branch(
-            "child",
-            ["CONCAT(table_schema, '.', table_name)"],
-            f"{keys} WHERE referenced_table_schema = {database} AND referenced_table_name = {table} AND NOT ({here})",
-        ),
+        _branch("server", f"{settings} | @@GLOBAL.binlog_format | {SESSION_MARK}"),
+        _branch("database", "schema_name", f"information_schema.schemata WHERE schema_name = {database}"),
+        _branch("table", "table_type | engine", f"information_schema.tables WHERE {here}"),
+        _branch("neighbour", "table_name", f"information_schema.tables WHERE table_schema = {database} AND ({ours})"),
+        _branch("column", f"{column} | column_default IS NOT NULL | extra", f"information_schema.columns WHERE {here}"),
+        _branch("index", f"{index} | {hidden}", f"information_schema.statistics WHERE {here}"),
+        _branch("trigger", "trigger_name", f"information_schema.triggers WHERE {triggers}"),
+        _branch("child", "CONCAT(table_schema, '.', table_name)", f"{keys} WHERE {referring}"),
         _branch(
             "parent",
-            ["CONCAT(referenced_table_schema, '.', referenced_table_name)"],
+            "CONCAT(referenced_table_schema, '.', referenced_table_name)",
             f"{keys} WHERE {here} AND referenced_table_name IS NOT NULL",
         ),
     ]
     if rows:
-        branches.append(_branch("rows", [f"EXISTS (SELECT 1 FROM {name.sql})"]))
+        branches.append(_branch("rows", f"EXISTS (SELECT 1 FROM {name.sql})"))
     return " UNION ALL ".join(branches)
 
 

@@ -18,13 +18,13 @@ import anyio
 import anyio.to_thread
 import pyarrow as pa
 from pymysql.constants import CR, FIELD_TYPE
-from pymysql.err import InterfaceError, MySQLError, OperationalError
+from pymysql.err import MySQLError, OperationalError
 
 from retl.connectors.mysql import line
-from retl.connectors.mysql.errors import Role, SourceRefused, TargetRefused, rolled_back, server_error
-from retl.connectors.mysql.rows import Kind, ProtocolError, RowDecoder, TooLarge
+from retl.connectors.mysql.errors import Role, server_error
+from retl.connectors.mysql.rows import Kind, RowDecoder
 from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField, sqlstate
-from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetError
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError
 from retl.threads import shielded
 
 T = TypeVar("T")
@@ -110,6 +110,8 @@ class MySQLConnection:
         """What people should know of the way to the server."""
         self.query_name = str(self.thread_id)
         """By what KILL QUERY finds a running statement of this connection."""
+        self.left_behind: list[str] = []
+        """Temporary tables that a load has left to be dropped together with others."""
 
     @classmethod
     async def open(cls, login: Login) -> MySQLConnection:
@@ -131,7 +133,7 @@ class MySQLConnection:
             public_key=key,
         )
         try:
-            with _mapped(login):
+            with line.mapped(login):
                 async with asyncio.timeout(login.connect_timeout):
                     await wire.open()
                     for statement in login.session:
@@ -224,7 +226,7 @@ class MySQLConnection:
                 await (await MySQLConnection.open(replace(self._login, session=("DO 0",)))).close()
             self._missed = 0
         except (ConnectionFailed, TimeoutError) as error:
-            if _is_full(error):
+            if line.is_full(error):
                 return
             self._missed += 1
             if self._missed > 1:
@@ -292,7 +294,7 @@ class MySQLConnection:
     def _refusal(self, payload: bytes) -> RetlError:
         code = int.from_bytes(payload[1:3], "little")
         text = payload[3:].decode(errors="replace")
-        return _explained(self._login, code, text[6:] if text.startswith("#") else text, sqlstate(payload))
+        return line.explained(self._login, code, text[6:] if text.startswith("#") else text, sqlstate(payload))
 
     async def _give_up(self) -> None:
         """End a query whose result nobody reads. The line is cut: the driver would read the result to its end."""
@@ -304,7 +306,7 @@ class MySQLConnection:
     def _guarded(self) -> Iterator[None]:
         """Map errors; whatever ends a call halfway, a cancellation too, leaves no connection that could be used again."""
         try:
-            with _mapped(self._login):
+            with line.mapped(self._login):
                 yield
         except BaseException as error:
             if not self._alive(error):
@@ -315,7 +317,7 @@ class MySQLConnection:
         """Whether the line is as it was: the server refused a statement, and that was all."""
         cause = error.__cause__
         # From 2000 to 2999 it is the client that speaks, of a line that failed.
-        return not self.closed and isinstance(cause, MySQLError) and not 2000 <= _code_and_text(cause)[0] < 3000
+        return not self.closed and isinstance(cause, MySQLError) and not 2000 <= line.code_and_text(cause)[0] < 3000
 
     def abort(self) -> None:
         """Cut the line at once: the server rolls back what was open. Safe at any time."""
@@ -331,6 +333,15 @@ async def kill_query(login: Login, name: str) -> None:
     """End the running statement of another connection of the same user."""
     killing = replace(login, session=(*login.session, f"KILL QUERY {name}"))
     await (await MySQLConnection.open(killing)).close()
+
+
+async def location(connection: MySQLConnection, database: str, name: str) -> str:
+    """``mysql:<server>/<database>/<table>``, equal for a source and a target where they are the same table."""
+    # MariaDB gives itself no number that is unique: what tells two servers of one network apart has to do.
+    own = "@@hostname, @@port, @@datadir, @@server_id" if connection.server.mariadb else "@@server_uuid"
+    ((lower, *server),) = await connection.query(f"SELECT @@lower_case_table_names, {own}")
+    place = f"{database}/{name}"
+    return f"mysql:{':'.join(map(str, server))}/{place.lower() if int(lower) else place}"
 
 
 @asynccontextmanager
@@ -363,58 +374,6 @@ async def rolling_back(connection: MySQLConnection) -> AsyncIterator[None]:
         elif not connection.closed:
             connection.abort()
         raise
-
-
-@contextmanager
-def _mapped(login: Login) -> Iterator[None]:
-    try:
-        yield
-    except MySQLError as error:
-        # The driver hides why a connection could not be made.
-        cause = error.__cause__
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            raise line.not_verified(cause, login.place) from error
-        code, text = _code_and_text(error)
-        if isinstance(cause, OSError) and str(cause):
-            text = f"{text}: {line.reason(cause)}"
-        raise _explained(login, code, text, getattr(error, "state", "")) from error
-    except ssl.SSLCertVerificationError as error:
-        raise line.not_verified(error, login.place) from error
-    except (OSError, TimeoutError, EOFError) as error:
-        raise ConnectionFailed(
-            f"the connection to {login.place} failed: {str(error) or 'no answer in time'}.",
-            remedy="check address, network and server; the scan is tried again.",
-        ) from error
-    except ProtocolError as error:
-        raise login.explain(CR.CR_MALFORMED_PACKET, str(error), login.role, login.place) from error
-    except TooLarge as error:
-        kind = SourceError if login.role == "source" else TargetError
-        raise kind(
-            f"{login.place} answers with more than is taken: {error}.",
-            remedy="leave large columns out with exclude; where nothing so large is there, see who answers at that address.",
-        ) from error
-
-
-def _explained(login: Login, code: int, text: str, state: str) -> RetlError:
-    """What an error of the server means; a SQLSTATE of class 40 says of any number that the transaction was rolled back."""
-    found = login.explain(code, text, login.role, login.place)
-    if isinstance(found, (SourceRefused, TargetRefused)):
-        found.state = state
-        return rolled_back(found, login.role) if state.startswith("40") else found
-    return found
-
-
-def _is_full(error: BaseException) -> bool:
-    """Whether the server has answered after all: it lets nobody else in, since there are too many already."""
-    cause = error.__cause__
-    return isinstance(cause, MySQLError) and _code_and_text(cause)[0] in (1040, 1203, 1226)
-
-
-def _code_and_text(error: MySQLError) -> tuple[int, str]:
-    if len(error.args) >= 2 and isinstance(error.args[0], int) and error.args[0]:
-        return error.args[0], str(error.args[1]).rstrip(".")
-    code = CR.CR_SERVER_GONE_ERROR if isinstance(error, InterfaceError) else CR.CR_MALFORMED_PACKET
-    return code, str(error).rstrip(".")
 
 
 def _kind(column: WireField) -> Kind:

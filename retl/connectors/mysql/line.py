@@ -1,13 +1,24 @@
-"""What the line to a server gives away, and why it could not be made."""
+"""What the line to a server gives away, and what its errors mean."""
 
 from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pymysql.constants import CR
+from pymysql.err import InterfaceError, MySQLError
+
+from retl.connectors.mysql.errors import SourceRefused, TargetRefused, rolled_back
+from retl.connectors.mysql.rows import ProtocolError, TooLarge
 from retl.connectors.mysql.wire import TextWire
-from retl.model.errors import ConfigError
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetError
+
+if TYPE_CHECKING:
+    from retl.connectors.mysql.connection import Login
 
 
 def key_in(path: str) -> bytes:
@@ -55,3 +66,56 @@ def not_verified(error: ssl.SSLCertVerificationError, place: str) -> ConfigError
         f"the certificate of {place} cannot be verified: {error.verify_message}.",
         remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
     )
+
+
+@contextmanager
+def mapped(login: Login) -> Iterator[None]:
+    """What the driver and the system raise, as errors of ours."""
+    try:
+        yield
+    except MySQLError as error:
+        # The driver hides why a connection could not be made.
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise not_verified(cause, login.place) from error
+        code, text = code_and_text(error)
+        if isinstance(cause, OSError) and str(cause):
+            text = f"{text}: {reason(cause)}"
+        raise explained(login, code, text, getattr(error, "state", "")) from error
+    except ssl.SSLCertVerificationError as error:
+        raise not_verified(error, login.place) from error
+    except (OSError, TimeoutError, EOFError) as error:
+        raise ConnectionFailed(
+            f"the connection to {login.place} failed: {str(error) or 'no answer in time'}.",
+            remedy="check address, network and server; the scan is tried again.",
+        ) from error
+    except ProtocolError as error:
+        raise login.explain(CR.CR_MALFORMED_PACKET, str(error), login.role, login.place) from error
+    except TooLarge as error:
+        kind = SourceError if login.role == "source" else TargetError
+        raise kind(
+            f"{login.place} answers with more than is taken: {error}.",
+            remedy="leave large columns out with exclude; where nothing so large is there, see who answers at that address.",
+        ) from error
+
+
+def explained(login: Login, code: int, text: str, state: str) -> RetlError:
+    """What an error of the server means; a SQLSTATE of class 40 says of any number that the transaction was rolled back."""
+    found = login.explain(code, text, login.role, login.place)
+    if isinstance(found, (SourceRefused, TargetRefused)):
+        found.state = state
+        return rolled_back(found, login.role) if state.startswith("40") else found
+    return found
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the server has answered after all: it lets nobody else in, since there are too many already."""
+    cause = error.__cause__
+    return isinstance(cause, MySQLError) and code_and_text(cause)[0] in (1040, 1203, 1226)
+
+
+def code_and_text(error: MySQLError) -> tuple[int, str]:
+    if len(error.args) >= 2 and isinstance(error.args[0], int) and error.args[0]:
+        return error.args[0], str(error.args[1]).rstrip(".")
+    code = CR.CR_SERVER_GONE_ERROR if isinstance(error, InterfaceError) else CR.CR_MALFORMED_PACKET
+    return code, str(error).rstrip(".")

@@ -52,9 +52,6 @@ class Stage:
             f"CREATE TEMPORARY TABLE {self.kept} ({self.row} {_NUMBER} PRIMARY KEY) ENGINE=InnoDB",
         ]
 
-    def drop(self) -> str:
-        return f"DROP TEMPORARY TABLE IF EXISTS {self.table}, {self.kept}"
-
 
 class Merge:
     """The SQL that merges staged rows into a table. ``names`` are the columns to write."""

@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.connection import MySQLConnection, location
 from retl.connectors.mysql.dialect import MySQLDialect, described_field, logical_field, wire_kind
 from retl.connectors.mysql.errors import SourceRefused
-from retl.connectors.mysql.location import location
 from retl.connectors.mysql.settings import SESSION_MARK
 from retl.connectors.mysql.wire import WireField
 from retl.connectors.rows.rejects import without_broken_text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -25,6 +26,10 @@ from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError, RepeatedKey
 from retl.model.window import Slice
 
+_numbers = itertools.count(1)
+_SMALL_ROWS, _LEFT_BEHIND = 1_000, 32
+_NO_SUCH_TABLE = 1146
+
 
 @dataclass(eq=False)
 class StagedSlice(SliceLoad):
@@ -43,7 +48,9 @@ class StagedWriter(SlicedWriter):
     ) -> None:
         super().__init__(load, connection, more)
         name, columns = load.known.name, tuple(load.known.column(name) for name in load.columns)
-        self._stage = Stage(name.beside("retl_stage"), name.beside("retl_kept"), columns)
+        number = next(_numbers, 0)
+        self._stage = Stage(name.beside(f"retl_stage_{number}"), name.beside(f"retl_kept_{number}"), columns)
+        self._most = 0
         self._merge = Merge(load.spec, load.known, self._stage, load.columns)
         self._used: dict[LoadWorker, bool] = {}
         """The connections that have a stage, and whether it holds rows that are committed, or given up."""
@@ -55,8 +62,9 @@ class StagedWriter(SlicedWriter):
         return StagedSlice(worker, loader, rejects, KeyWatch(self._spec))
 
     async def _take(self, mine: SliceLoad, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
-        await self._empty_stage(mine.worker)
-        await mine.loader.load(batch, data)
+        async with _own_session(mine.worker.connection):
+            await self._empty_stage(mine.worker)
+            await mine.loader.load(batch, data)
 
     async def _empty_stage(self, worker: LoadWorker) -> None:
         """Only now, so that what was committed cannot fail any more."""
@@ -79,22 +87,28 @@ class StagedWriter(SlicedWriter):
             self._used[mine.worker] = True
 
     async def _clear(self) -> None:
-        for worker in self._used:
-            await worker.connection.execute(self._stage.drop())
+        """Small stages are dropped several at a time: they go with the connection anyway."""
+        for connection in (worker.connection for worker in self._used):
+            connection.left_behind += [self._stage.table, self._stage.kept]
+            if self._most > _SMALL_ROWS or len(connection.left_behind) >= _LEFT_BEHIND:
+                await connection.execute(f"DROP TEMPORARY TABLE IF EXISTS {', '.join(connection.left_behind)}")
+                connection.left_behind.clear()
 
     async def _commit(
         self, mine: SliceLoad, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int
     ) -> CommitResult:
+        self._most = max(self._most, mine.loader.rows)
         merging = _Merging(self._load, self._merge, self._stage, mine, rejects_left)
-        # Rows of a scope go before they come: none of them is left alone.
-        await merging.prepare(compare=slice_.scope is None)
+        async with _own_session(mine.worker.connection):
+            # Rows of a scope go before they come: none of them is left alone.
+            await merging.prepare(compare=slice_.scope is None)
 
         begun = merging.mark()
 
         async def attempt() -> None:
             connection = mine.worker.connection
             merging.reset(begun)
-            async with rolling_back(connection):
+            async with _own_session(connection), rolling_back(connection):
                 await connection.execute("START TRANSACTION")
                 await merging.run(slice_)
                 if fenced is None:
@@ -104,6 +118,17 @@ class StagedWriter(SlicedWriter):
         await until_free(mine.worker.connection, self._load.lock_timeout, attempt)
         await self._forget(mine)
         return merging.result()
+
+
+@asynccontextmanager
+async def _own_session(connection: MySQLConnection) -> AsyncIterator[None]:
+    """A stage lives in one session: where it is gone, a pooler may have handed that on."""
+    try:
+        yield
+    except TargetRefused as error:
+        if error.code == _NO_SUCH_TABLE:
+            await connection.prove()
+        raise
 
 
 class _Merging:

@@ -13,11 +13,10 @@ import anyio
 from retl.connectors.base import ABORT_SECONDS, SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.mysql import catalog, preflight, refresh, rights, trial
 from retl.connectors.mysql.catalog import DIALECT, CatalogTable, Inspection
-from retl.connectors.mysql.connection import Login, MySQLConnection
+from retl.connectors.mysql.connection import Login, MySQLConnection, location
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.direct import FirstLoadWriter, ReplacingWriter
 from retl.connectors.mysql.loader import Infile
-from retl.connectors.mysql.location import location
 from retl.connectors.mysql.merge import Mirror
 from retl.connectors.mysql.mirror import MirrorWriter
 from retl.connectors.mysql.prepared import PreparedLoad
@@ -237,9 +236,6 @@ class MySQLTarget(Target):
                 system="mysql",
             )
         return MySQLStore(self._pool, self._database)
-
-    async def release(self) -> None:
-        await self._pool.release()
 
     async def aclose(self) -> None:
         await self._pool.aclose()

@@ -219,6 +219,9 @@ class SlicedWriter(MySQLWriter):
                 done = await self._commit(mine, fenced, slice_, rejects_left)
             else:
                 done = await self._commit_nothing(mine, fenced)
+        except BaseException:
+            self._slice = self._slice or mine  # its rows are still there
+            raise
         finally:
             self._committing = None
             self._committed.set()

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+import retl
 from retl.connectors.mysql.direct import FirstLoadWriter
 from retl.connectors.mysql.staged import StagedWriter
 from retl.model.report import ScanReport
@@ -27,7 +28,7 @@ def report(number: int) -> ScanReport:
     )
 
 
-async def test_a_scan_that_brings_some_rows_sends_nine_statements_and_logs_in_nowhere(scene: Scene) -> None:
+async def test_a_scan_that_brings_some_rows_sends_eight_statements_and_logs_in_nowhere(scene: Scene) -> None:
     async with scene.session() as session:
         assert session.store is not None
         for number in range(2):
@@ -43,7 +44,7 @@ async def test_a_scan_that_brings_some_rows_sends_nine_statements_and_logs_in_no
                 await writer.finish(None)
             await session.store.add_report(report(3))
     sent.statements = [sql for sql in sent.statements if sql != "SELECT @retl_session"]  # once, before a tick
-    assert (len(sent), sent.logins) == (9, 0), sent.statements
+    assert (len(sent), sent.logins) == (8, 0), sent.statements
     assert scene.rows("people") == [(1, "a"), (2, "B"), (4, "d")]
 
 
@@ -97,3 +98,41 @@ async def test_any_number_of_loads_go_on_at_once(scene: Scene) -> None:
                     tasks.start_soon(one, number)
     for number in range(6):
         assert scene.rows(f"people_{number}") == [(1, "a"), (2, "B"), (3, str(number))]
+
+
+@pytest.mark.parametrize("brings", [False, True], ids=["nothing", "some rows"])
+async def test_a_tick_from_mysql_to_mysql_sends_few_statements_and_logs_in_nowhere(scene: Scene, brings: bool) -> None:
+    scene.run(
+        "CREATE TABLE origin (id BIGINT PRIMARY KEY, at DATETIME(6) NOT NULL, KEY (at))",
+        "INSERT INTO origin VALUES (1, '2024-01-01'), (2, '2024-01-02'), (3, '2024-01-02')",
+    )
+    pipeline = retl.Pipeline(
+        "few",
+        source=scene.options(),
+        target=scene.options(),
+        tables=[retl.Table("origin", to="copy", cursor="at")],
+        interval="manual",
+    )
+    async with pipeline, anyio.create_task_group() as tasks:
+        heard = pipeline.events()
+
+        async def tick() -> None:
+            pipeline.trigger()
+            async for event in heard:
+                if isinstance(event, retl.events.ScanFinished):
+                    return
+
+        tasks.start_soon(pipeline.run_forever)
+        await tick()
+        await tick()
+        if brings:
+            scene.run("INSERT INTO origin VALUES (4, '2024-02-01')")
+        with counted(scene.server) as sent:
+            await tick()
+        pipeline.stop()
+    # The lease and the checkpoints of all tables are asked for once in a run.
+    others = ("SELECT @retl_session", "UPDATE retl_leases SET beat", "SELECT table_name, body FROM retl_checkpoints")
+    own = [sql for sql in sent.statements if not sql.startswith(others)]
+    assert sent.logins == 0
+    assert len(own) <= (12 if brings else 10), own
+    assert scene.rows("copy") == scene.rows("origin")
