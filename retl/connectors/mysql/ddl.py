@@ -1,4 +1,4 @@
-"""DDL of a target: fenced, never for long in the way of those who read the table, and taken back where it cannot be ended."""
+"""DDL of a target: fenced, never blocking readers for long, and undone if it cannot be finished."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from retl.state import sql as state
 from retl.threads import shielded
 
 _ASKED_SECONDS = 1
-"""A statement that waits for one old reader makes all new ones wait: no longer than this at a time."""
+"""Seconds that a statement waits for old readers at a time, since all new readers wait for it."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 
 Execute = Callable[[str], Awaitable[object]]
@@ -48,7 +48,7 @@ class Ddl:
         self._patience = patience
 
     async def run(self, statements: Sequence[str], *, fenced: FencedCheckpoint | None = None) -> None:
-        """Run statements in their order, each once, under the fence. Raises ``TargetBusy`` where readers do not end."""
+        """Run statements in their order, each once, under the fence. Raises ``TargetBusy`` if readers do not end."""
         try:
             await self._patiently(list(statements), fenced)
         except TargetRefused as error:
@@ -66,7 +66,7 @@ class Ddl:
             raise preflight.referred_to(self._spec, error) from error
 
     async def _patiently(self, left: list[str], fenced: FencedCheckpoint | None) -> None:
-        """A statement that has to wait is tried again after a pause, in which readers go on."""
+        """Try again after a pause if a statement has to wait, so that readers go on in between."""
         connection = self._connection
         deadline, pause = time.monotonic() + self._patience, _FIRST_PAUSE
         ((usual,),) = await connection.query("SELECT @@SESSION.lock_wait_timeout")
@@ -81,13 +81,13 @@ class Ddl:
             except TargetBusy:
                 if connection.closed or time.monotonic() + pause > deadline:
                     raise
-            await anyio.sleep(pause)  # without the fence: its lock is on the row that a heartbeat writes
+            await anyio.sleep(pause)  # without the fence, whose lock would block the heartbeat
             pause = min(2 * pause, _LONGEST_PAUSE)
         with suppress(RetlError):
             await connection.execute(f"SET SESSION lock_wait_timeout = {int(usual)}")
 
     async def _put_back(self) -> None:
-        """Give the user's table its name again, where a table that cannot be dropped lies beside it."""
+        """Give the user's table its name back if the table beside it cannot be dropped."""
         names = await table_names(self._connection, self._name.database)
         for old in names:
             if old.startswith(OLD) and self._name.is_leftover(old, self._spec.pipeline):
@@ -95,7 +95,7 @@ class Ddl:
 
     @asynccontextmanager
     async def _under_fence(self, fenced: FencedCheckpoint | None) -> AsyncIterator[Execute]:
-        """DDL that nobody runs who has lost the lease: its row stays locked by a second session until the block ends.
+        """DDL under the fence: a second session locks the lease's row until the block ends.
 
         DDL commits by itself, so it cannot share the fence's transaction. ``fenced`` is saved at
         the end of the block, together with the release of the fence.
@@ -119,7 +119,7 @@ class Ddl:
 
 
 async def _alive_while(guard: MySQLConnection, statement: Coroutine[object, object, object]) -> None:
-    """Wait for a statement that may take long. The fence holds while its owner gives signs of life."""
+    """Wait for a statement that may take long, while its owner gives signs of life."""
     running = asyncio.ensure_future(statement)
     try:
         while not (await asyncio.wait([running], timeout=FENCE_SECONDS / 3))[0]:

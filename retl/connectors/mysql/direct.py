@@ -1,4 +1,4 @@
-"""Rows straight into a table that is empty: one that is replaced as a whole, or the first load of an upsert."""
+"""Load rows directly into an empty table: one that is replaced as a whole, or the first load of an upsert."""
 
 from __future__ import annotations
 
@@ -90,15 +90,15 @@ class ReplacingWriter(MySQLWriter):
 
     async def count(self) -> int:
         if self._load.known.name != self._load.name:
-            return self._counted  # nobody else knows the shadow
+            return self._counted  # no other session uses the shadow
         return await super().count()
 
 
 class FirstLoadWriter(SlicedWriter):
-    """The first load of an upsert: a key that comes again takes the place of the earlier row, which only this load knows.
+    """The first load of an upsert: a duplicate key replaces the earlier row, which only this load has written.
 
-    Two slices have no key in common but where a row was changed while it was read. Then one waits for the other's
-    lock until it gives up, and the scan is tried again from the last commit.
+    Two slices share a key only if its row changed while it was read. Then one waits for the other's lock until it
+    gives up, and the scan is tried again from the last commit.
     """
 
     def __init__(self, *arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""What an error of the server, or of the line to it, means to whoever runs a pipeline."""
+"""Map errors of the server, and of the connection to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Role = Literal["source", "target"]
 
 _AGAIN = "the scan is tried again."
 _FIRST_OF_SQL = 1000
-"""Lower numbers are those of system calls that failed at the server."""
+"""Lower numbers are those of failed system calls at the server."""
 
 
 class _Meaning(NamedTuple):
@@ -105,9 +105,9 @@ _BY_CODE = {code: meaning for meaning in _MEANINGS for code in meaning.codes}
 _UNUSUAL = frozenset({2000, 2007, 2012, 2014, 2027})
 
 _ROW_STATES = ("22", "23", "45")
-"""SQLSTATE classes of errors that a value (22), a constraint (23) or a trigger's SIGNAL (45) is the cause of."""
+"""SQLSTATE classes of errors that a value (22), a constraint (23) or a trigger's SIGNAL (45) causes."""
 _NO_ROW_STATES = frozenset({1052})
-"""23000 all the same: a statement's column is ambiguous."""
+"""23000 too, but about the statement: a column is ambiguous."""
 _OF_ROWS = frozenset(
     {
         *(1022, 1048, 1062, 1169, 1216, 1217, 1451, 1452, 1557, 1586, 1761, 1762, 1859, 4025),  # 23: constraints
@@ -117,12 +117,12 @@ _OF_ROWS = frozenset(
         *(1526, 1591, 1748),  # HY000: no partition for the value
         1118,  # 42000: a row too large for a page, which the server finds out row by row
         *(1369, 3819),  # HY000, 44000: a CHECK
-        1644,  # whatever a trigger's SIGNAL says
-        *(3616, 3617, 3618, 3643, 3903, 3904, 3906, 3907),  # places on the earth, functional indexes
+        1644,  # a trigger's SIGNAL
+        *(3616, 3617, 3618, 3643, 3903, 3904, 3906, 3907),  # spatial values, functional indexes
         *(6136, 6137, 6138),  # vectors
     }
 )
-"""Numbers of errors and warnings that a single row may be the cause of."""
+"""Numbers of errors and warnings that a single row may cause."""
 
 
 class SourceRefused(SourceError):
@@ -145,12 +145,12 @@ class TargetRefused(TargetError):
 
 
 def of_rows(code: int, state: str = "") -> bool:
-    """Whether a row may be to blame. What is not known to be about rows is about the statement: it ends the scan."""
+    """Whether a row may have caused it. Any other error is about the statement, and ends the scan."""
     return code in _OF_ROWS or (state[:2] in _ROW_STATES and code not in _NO_ROW_STATES)
 
 
 def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
-    """The error of ours for a number and text of the server (or of the client library, from 2000 on).
+    """The retl error for a number and text of the server (or of the client library, from 2000 on).
 
     ``place`` is host and port. The numbers: https://dev.mysql.com/doc/mysql-errors/9.0/en/server-error-reference.html
     and https://mariadb.com/kb/en/mariadb-error-code-reference/.
@@ -158,7 +158,7 @@ def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
     said = f"{message} (error {code})"
     meaning = _BY_CODE.get(code)
     if code == 1047 and "wsrep" in message.lower():
-        # Others say 1047 of a statement that they do not know; a Galera node says it while it is apart from its cluster.
+        # Other servers say 1047 for an unknown statement; a Galera node says it while it is cut off from its cluster.
         meaning = _BY_CODE[1053]
     if meaning is not None:
         kind = ConnectionFailed if meaning.kind is TargetBusy and role == "source" else meaning.kind
@@ -183,6 +183,6 @@ def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
 
 
 def rolled_back(refused: RetlError, role: Role) -> RetlError:
-    """The error for a SQLSTATE of class 40, whatever its number: the transaction is gone, and may be done again."""
+    """The error for a SQLSTATE of class 40: the transaction is gone, and can be repeated."""
     kind = TargetBusy if role == "target" else ConnectionFailed
     return kind(refused.message, remedy=f"nothing, if it passes: {_AGAIN}")

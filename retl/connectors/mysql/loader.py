@@ -1,9 +1,8 @@
-"""Batches into one table through one connection; rows that the server refuses become rejects.
+"""Load batches into one table through one connection; rows that the server rejects are kept.
 
-``LOAD DATA LOCAL`` makes a warning of every error and stores something else instead. So a
-load counts only where there was no warning at all and every row arrived; otherwise it is
-undone, and done again without the rows to blame: those that the warnings name, else those
-that are found by trying parts.
+``LOAD DATA LOCAL`` turns every error into a warning and stores something else instead. So a
+load counts only if there was no warning and every row arrived; otherwise it is undone, and
+repeated without the rows that the warnings name, or that are found by trying parts.
 """
 
 from __future__ import annotations
@@ -34,41 +33,41 @@ _OF_COLUMN = re.compile(r"\b(?:[Cc]olumn|CONSTRAINT) [`']?(?:[^`']*`\.`)*([^`']+
 _DELETED = re.compile(r"Deleted: (\d+)")
 _NO_FILES = frozenset({1148, 3948, 4166})
 _NO_SUCH_TABLE = frozenset({1142, 1143, 1146})
-"""What a server says of a table that is not there; first of all it asks whether the user may write one of that name."""
+"""The server's numbers for a missing table, of which it first checks the user's right to write it."""
 _NOT_OF_VALUES = frozenset({1051, 1287, 1592, 1681, 3170, 3719, 3778})
-"""Warnings of a statement's words, of its plan, or of a table that a trigger would have dropped: no value has changed."""
+"""Warnings about a statement's syntax or plan, or a table that a trigger would have dropped: no value has changed."""
 _TOO_LARGE = "the row is larger than the server's max_allowed_packet"
 _INLINE_BYTES = 64 * 1024
 """Below this size, inline encoding beats a thread hop."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 _AHEAD = 2
-"""Batches that may wait behind the one that is loaded."""
+"""Batches that may wait for the one that is being loaded."""
 
 
 def server_message(error: RetlError) -> str:
-    """What the server itself said."""
+    """The server's own message."""
     cause = error.__cause__
     return str(cause.args[1]) if cause is not None and len(cause.args) > 1 else error.message
 
 
 def _code(error: RetlError) -> int:
-    """The server's number of an error."""
+    """The server's error number."""
     cause = error.__cause__
     return cause.args[0] if cause is not None and cause.args and isinstance(cause.args[0], int) else 0
 
 
 def column_of(reason: str, columns: Encoder) -> str:
-    """The column that the server's words name, where it is one of ours."""
+    """The column that the server's message names, if it is one of ours."""
     found = _OF_COLUMN.search(reason)
     if found is None:
         return ""
-    # Of JSON the servers say `table.column`.
+    # For JSON the servers write `table.column`.
     _, _, last = found[1].partition(".")
     return next((name for name in (found[1], last) if name in columns.columns), "")
 
 
 async def warnings(connection: MySQLConnection, done: Done) -> list[str]:
-    """What the last statement warned of; each means that some value was changed.
+    """The warnings of the last statement; each means that a value was changed.
 
     Raises ``TargetRefused`` for a warning that is not known to be about rows.
     """
@@ -79,13 +78,13 @@ async def warnings(connection: MySQLConnection, done: Done) -> list[str]:
     for code, message in told:
         if not of_rows(code):
             raise server_error(code, f"it warned: {message}", "target", connection.place)
-    if not told and len(listed) < done.warnings:  # no more than max_error_count are listed
+    if not told and len(listed) < done.warnings:  # at most max_error_count are listed
         return [f"{done.warnings} warnings, not all of which the server lists"]
     return [message for _, message in told]
 
 
 class Infile:
-    """Whether rows go by LOAD DATA LOCAL. A pooler may refuse the statement though the server allows it."""
+    """Whether rows are sent by LOAD DATA LOCAL. A pooler may refuse it although the server allows it."""
 
     def __init__(self, wanted: bool | None) -> None:
         self._wanted = wanted
@@ -95,11 +94,11 @@ class Infile:
 
     @property
     def unset(self) -> bool:
-        """Whether the user has left it to us."""
+        """Whether the user has not decided it."""
         return self._wanted is None
 
     def use(self, *, allowed: bool) -> bool:
-        """``allowed`` is what the server is set to; what the user has said counts for more."""
+        """``allowed`` is the server's setting; the user's option overrides it."""
         return (allowed and not self.why_not) if self._wanted is None else self._wanted
 
     async def probe(self, connection: MySQLConnection, database: str) -> None:
@@ -126,16 +125,16 @@ class Infile:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a load did not count. ``rows`` are those to blame, by their place in the batch, where they are known."""
+    """Why a load did not count. ``rows`` caused it, by their place in the batch, if they are known."""
 
     reason: str
     rows: dict[int, str]
 
 
 class Loader:
-    """Loads batches into one table: into a stage, where each statement commits by itself, or in a transaction of the caller's.
+    """Loads batches into one table: a stage, where each statement commits by itself, or in the caller's transaction.
 
-    ``row_number`` is the column that numbers the rows of a stage in the order in which they come.
+    ``row_number`` is the column that numbers the rows of a stage in their order.
     """
 
     def __init__(
@@ -167,7 +166,7 @@ class Loader:
         """Rows that were loaded, and not rejected."""
 
     async def load(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
-        """Load what is left of a batch without its rejects. ``data`` is the batch as CSV, where it is made already."""
+        """Load a batch without its rejects. ``data`` is the batch as CSV, if it is encoded already."""
         trouble = await self._attempt(batch, data)
         while trouble is not None and trouble.rows and len(self._rejects.rows) <= self._most:
             batch = self._reject(batch, trouble.rows)
@@ -177,7 +176,7 @@ class Loader:
 
     def _reject(self, batch: pa.RecordBatch, rows: dict[int, str]) -> pa.RecordBatch:
         """The batch without some rows, which become rejects."""
-        # The server lists only so many warnings at once, so these may not be the first.
+        # The server lists a limited number of warnings, so these may not be the first.
         blamed = sorted(rows)[: self._most + 1 - len(self._rejects.rows)]
         for number, row in zip(blamed, plain_rows(batch.take(pa.array(blamed))), strict=True):
             self._rejects.add(row, rows[number], column_of(rows[number], self._encoder))
@@ -199,7 +198,7 @@ class Loader:
             self._reject(batch, rejected)
 
     async def _attempt(self, batch: pa.RecordBatch, data: pa.Buffer | None) -> Trouble | None:
-        """Load some rows as a whole or not at all; what was wrong where they were not."""
+        """Load some rows as a whole or not at all; returns why not."""
         if not batch.num_rows:
             return None
         if self._row_number is None:
@@ -219,7 +218,7 @@ class Loader:
         return trouble
 
     async def _undo(self) -> None:
-        """Remove what the last attempt has left."""
+        """Undo the last attempt."""
         if self._row_number is None:
             await self._connection.execute("ROLLBACK TO SAVEPOINT retl_load")
             return
@@ -262,7 +261,7 @@ class Loader:
         return None
 
     async def _trouble(self, done: Done, first: int) -> Trouble | None:
-        """What the last statement warned of, its rows counted from ``first``."""
+        """The warnings of the last statement, with rows counted from ``first``."""
         told = await warnings(self._connection, done)
         if not told:
             return None
@@ -275,7 +274,7 @@ class Loader:
         return Trouble(next(iter(rows.values()), told[0]), rows)
 
     async def _list_all(self) -> None:
-        """From the first trouble on have every warning listed, not just the first 64 or 1,024; not every user may."""
+        """After the first failure have every warning listed, not just the first 64 or 1,024, if the user may set that."""
         if not self._lists_all:
             self._lists_all = True
             with suppress(ConfigError):
@@ -283,20 +282,20 @@ class Loader:
 
 
 def _deleted(info: str) -> int:
-    """Rows that later ones have replaced: ``Records: 3  Deleted: 1  Skipped: 0  Warnings: 0``."""
+    """The number of rows that later ones replaced: ``Records: 3  Deleted: 1  Skipped: 0  Warnings: 0``."""
     found = _DELETED.search(info)
     return int(found[1]) if found else 0
 
 
 def _no_files() -> ConfigError:
     return ConfigError(
-        "the server does not take LOAD DATA LOCAL: local_infile is off there.",
+        "the server does not allow LOAD DATA LOCAL: local_infile is off there.",
         remedy="SET GLOBAL local_infile = ON at the server, or leave local_infile out of the options: rows are then sent by INSERT.",
     )
 
 
 async def in_thread(encoder: Encoder, batch: pa.RecordBatch) -> pa.Buffer:
-    """A batch as CSV, made in a worker thread where it is large."""
+    """A batch as CSV, encoded in a worker thread if it is large."""
     if batch.nbytes <= _INLINE_BYTES:
         return encoder.csv(batch)
     return await anyio.to_thread.run_sync(encoder.csv, batch)
@@ -306,7 +305,7 @@ Work = Callable[[], Awaitable[object]]
 
 
 async def until_free(connection: MySQLConnection, seconds: float, work: Work) -> None:
-    """A transaction that fell to a deadlock is done again as a whole; no longer than a lock is waited for."""
+    """Repeat a transaction that fell to a deadlock, for no longer than a lock may take."""
     deadline = time.monotonic() + seconds
     wait = _FIRST_WAIT
     while True:
@@ -321,7 +320,7 @@ async def until_free(connection: MySQLConnection, seconds: float, work: Work) ->
 
 
 class LoadWorker:
-    """A connection, and the loads that run on it one after another while the next batches are made ready.
+    """A connection, and the loads that run on it one after another while the next batches are encoded.
 
     While nothing runs, the server gets a sign of life: the source may be slow.
     """
@@ -332,7 +331,7 @@ class LoadWorker:
         self._alarm: asyncio.TimerHandle | None = None
 
     async def start(self, work: Work) -> None:
-        """Queue ``work``, once there is room; what it raises is raised by a later ``start`` or by ``settle``."""
+        """Queue ``work`` when there is room. A later ``start`` or ``settle`` raises its error."""
         previous = self._running[-1] if self._running else None
         self._running.append(asyncio.get_running_loop().create_task(_after(previous, work)))
         while len(self._running) > 1 + _AHEAD:
@@ -340,7 +339,7 @@ class LoadWorker:
         self.rest()
 
     async def settle(self) -> None:
-        """Wait for all that runs. Until ``rest`` or ``start`` the connection is the caller's."""
+        """Wait for all queued work. Until ``rest`` or ``start`` the connection is the caller's."""
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = None
@@ -352,7 +351,7 @@ class LoadWorker:
         self._running.popleft()
 
     def rest(self) -> None:
-        """Nothing may come for a while."""
+        """Expect nothing for a while."""
         if self._alarm is None:
             self._alarm = asyncio.get_running_loop().call_later(FENCE_SECONDS / 3, self._live)
 
@@ -381,7 +380,7 @@ class LoadWorker:
 
 
 async def _after(previous: asyncio.Task[None] | None, work: Work) -> None:
-    """Do ``work`` once what came before it has ended well."""
+    """Do ``work`` if the work before it has succeeded."""
     if previous is not None:
         await asyncio.wait([previous])
     if previous is None or not (previous.cancelled() or previous.exception()):

@@ -16,7 +16,7 @@ DIALECT = MySQLDialect()
 _NUMBER = "BIGINT UNSIGNED NOT NULL"
 CHECK_KEYS = "SET SESSION foreign_key_checks = 1"
 _EXACT = frozenset({*BITS, "decimal", "bit", "year", "date", "datetime", "timestamp", "time", "json"})
-"""Types of which two values are equal only where they are the same; JSON, since MySQL overwrites no value with an equal one."""
+"""Types whose equal values are the same; and JSON, since MySQL does not overwrite a value with an equal one."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Stage:
 
     table: str
     kept: str
-    """A second one, for the numbers of some rows: no statement may open a temporary table twice."""
+    """A second table for the numbers of some rows: no statement may open a temporary table twice."""
     columns: tuple[Column, ...]
 
     @property
     def row(self) -> str:
-        """The number of a staged row, in the order in which rows came."""
+        """The column that numbers the staged rows in their order."""
         return self.helper("retl_row")
 
     def helper(self, name: str) -> str:
-        """A name for a column of ours that no column of the user's has."""
+        """A column name that no column of the user has."""
         taken = {column.name.lower() for column in self.columns}
         while name in taken:
             name += "_"
@@ -62,15 +62,15 @@ class Merge:
         self._names = list(names)
         self._known = known
         self._target = known.name.sql
-        # ON DUPLICATE KEY takes a clash in any unique index for the same row, and miscounts where there is a history.
+        # ON DUPLICATE KEY treats a clash in any unique index as the same row, and miscounts system-versioned rows.
         self._several = len(known.unique) > 1 or known.versioned
         self._columns = {name: known.column(name) for name in names}
-        # Where both systems take two spellings for one key, a row's key may change its spelling, as any value may.
+        # If two spellings are one key to both systems, a key may change its spelling like any value.
         respelled = {name for name in spec.key if not self._columns[name].exact} if respells(spec, known) else set()
         self._rest = [name for name in names if name not in spec.key or name in respelled]
 
     def statements(self, condition: str) -> list[str]:
-        """What moves the rows that a condition chooses; the counts of all of them say what changed."""
+        """The statements that move the rows of a condition; their counts tell what changed."""
         spec = self._spec
         rows = f"{self._stage.table} AS s"
         if spec.table.write is Write.APPEND:
@@ -88,7 +88,7 @@ class Merge:
         sets = (
             self._sets(self._target, rest) if may_update else f"{self._key(self._target)} = {self._key(self._target)}"
         )
-        # What the target holds already, byte for byte, is not written again; no table of a user has the name retl_t.
+        # Rows that the target holds already, byte for byte, are not written; no user's table is named retl_t.
         held = f"LEFT JOIN {self._target} AS retl_t ON {self._same('retl_t')} AND NOT {self._differs('retl_t')}"
         chosen = f"{self._key('retl_t')} IS NULL AND {condition}"
         return [f"{self._insert()} FROM {rows} {held} WHERE {chosen} ON DUPLICATE KEY UPDATE {sets}"]
@@ -99,12 +99,12 @@ class Merge:
 
     @property
     def compares(self) -> bool:
-        """Whether the statements themselves leave alone what the target holds already."""
+        """Whether the statements themselves skip rows that the target holds already."""
         upserts = self._spec.table.write is Write.UPSERT and Action.INSERT not in self._spec.blacklist
         return upserts and (self._may_update or not self._several)
 
     def drop_unchanged(self) -> list[str]:
-        """Takes the rows off the stage that the target holds already, byte for byte: they are not written again.
+        """Removes the staged rows that the target holds already, byte for byte, so that they are not written.
 
         Their numbers are looked up first: a DELETE would lock the target's rows for that. The last statement tells how many.
         """
@@ -117,7 +117,7 @@ class Merge:
         ]
 
     def other_spellings(self, most: int) -> str:
-        """Finds rows whose key is one with a different key of the target."""
+        """Finds rows whose key equals a different key of the target."""
         different = " OR ".join(f"NOT ({self._equal(name)})" for name in self._spec.key)
         theirs = ", ".join(f"t.{name}" for name in map(DIALECT.identifier, self._spec.key))
         return (
@@ -129,8 +129,8 @@ class Merge:
         return f"DELETE FROM {self._stage.table} WHERE {self._stage.row} IN ({', '.join(map(str, rows))})"
 
     def parking(self, *, has_triggers: bool) -> list[str]:
-        """Makes the rows that are about to change give up their values in other unique indexes, so that each may take what
-        another one had; nothing where there is no way that loses nothing."""
+        """Frees the values of changing rows in other unique indexes, so that rows may exchange them; empty if that would
+        lose something."""
         key = {name.lower() for name in self._spec.key}
         others = [taken for index in self._known.unique if (taken := {name.lower() for name in index.columns}) != key]
         if not others or not self._may_update or self._spec.table.write is Write.APPEND:
@@ -146,20 +146,20 @@ class Merge:
         watched = has_triggers or self._known.children
         if not written or watched or self._spec.blacklist & {Action.INSERT, Action.DELETE}:
             return []
-        # The rows come back under their keys: what refers to them from elsewhere must neither stop this nor go with them.
+        # The rows return under their keys: foreign keys to them must neither stop this nor cascade.
         return ["SET SESSION foreign_key_checks = 0", f"DELETE t FROM {rows} WHERE {self._differs()}", CHECK_KEYS]
 
     def _differs(self, target: str = "t") -> str:
-        """Whether any column that is written has another value in the target."""
+        """A condition: some written column has another value in the target."""
         return f"NOT ({' AND '.join(self._equal(name, target) for name in self._names)})"
 
     def _equal(self, name: str, target: str = "t") -> str:
-        """Whether a column has the same value in both, to its last byte, whatever its collation calls equal."""
+        """A condition: a column has the same value in both, to its last byte."""
         column, word = DIALECT.identifier(name), self._columns[name].stored.word
         bytes_ = f"CAST({target}.{column} AS BINARY) <=> CAST(s.{column} AS BINARY)"
         if word in _EXACT:
             return f"{target}.{column} <=> s.{column}"
-        # The text of a number may be rounded; its sign is only in the text where it is zero.
+        # The text of a number may be rounded; but only the text shows the sign of zero.
         return f"{target}.{column} <=> s.{column} AND {bytes_}" if word in ("float", "double") else bytes_
 
     def _insert(self) -> str:
@@ -182,28 +182,28 @@ class Merge:
     def _key(self, table: str) -> str:
         return f"{table}.{DIALECT.identifier(self._spec.key[0])}"
 
-    # Keys that repeat --------------------------------------------------------
+    # Duplicate keys --------------------------------------------------------
 
     @property
     def _keys(self) -> str:
         return ", ".join(DIALECT.identifier(name) for name in self._spec.key)
 
     def repeated(self) -> str:
-        """Finds a key that is there more than once."""
+        """Finds a duplicate key."""
         return f"SELECT {self._keys} FROM {self._stage.table} GROUP BY {self._keys} HAVING COUNT(*) > 1 LIMIT 1"
 
     def same_to_the_target(self) -> str:
-        """Finds keys that are different, and yet one key to the target."""
+        """Finds different keys that are one key to the target."""
         return f"{self.repeated()[: -len(' LIMIT 1')]} AND COUNT(DISTINCT {_exactly(self._spec.key)}) > 1 LIMIT 1"
 
     def doubtful(self) -> str:
-        """Finds a key whose newest row is in doubt: there are several, and they differ."""
+        """Finds a key with several newest rows that differ."""
         content = self._stage.helper("content")
         newest = self._ranked(f", {_exactly(self._names)} AS {content}")
         return f"SELECT {self._keys} FROM {newest} GROUP BY {self._keys} HAVING COUNT(DISTINCT {content}) > 1 LIMIT 1"
 
     def keep_newest(self) -> list[str]:
-        """Leave one row for each key: one with the highest cursor."""
+        """Keep one row for each key: one with the highest cursor."""
         table, kept, row = self._stage.table, self._stage.kept, self._stage.row
         return [
             *self._stage.empty_kept(),
@@ -213,7 +213,7 @@ class Merge:
 
     def _ranked(self, more: str) -> str:
         cursor = self._spec.cursor
-        # Without a cursor all rows of a key are the newest: ordered by what is the same in all of them.
+        # Without a cursor all rows of a key are the newest: order by something that is the same in all of them.
         order = f"{DIALECT.identifier(cursor)} DESC" if cursor else self._keys
         rank = self._stage.helper("place")
         place = f"RANK() OVER (PARTITION BY {self._keys} ORDER BY {order}) AS {rank}"
@@ -260,12 +260,12 @@ class Mirror(Merge):
 
 
 def respells(spec: WriteSpec, known: CatalogTable) -> bool:
-    """Whether the source takes those keys for one that the target takes for one."""
+    """Whether the source compares keys as the target does."""
     loose = [name for name in spec.key if not known.column(name).exact]
     return all(collation(spec.schema.field(name)) == known.column(name).collation for name in loose)
 
 
 def _exactly(names: Sequence[str]) -> str:
-    """Some columns as one value that is different wherever any of them differs."""
+    """Some columns as one value, which differs if any of them does."""
     texts = ", ".join(f"QUOTE(CAST({DIALECT.identifier(name)} AS BINARY))" for name in names)
     return f"SHA2(CONCAT_WS(',', {texts}), 256)"

@@ -1,4 +1,4 @@
-"""The words by which people name a server that speaks MySQL's protocol, and the login they make."""
+"""The options of a server that speaks MySQL's protocol, and the login that they make."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
 
 def zone(name: str | None, system: str) -> tzinfo | None:
-    """A zone by its name, or by its distance from UTC as servers write it: ``+08:00``. Raises ``ConfigError`` for what is neither."""
+    """A time zone by its name, or by its offset from UTC as servers write it: ``+08:00``. Raises ``ConfigError`` otherwise."""
     if name is None:
         return None
     try:
@@ -43,14 +43,14 @@ def zone(name: str | None, system: str) -> tzinfo | None:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError):
         raise ConfigError(
-            f"timezone is {name!r}, which is no zone that is known here.",
+            f"unknown time zone {name!r}.",
             remedy="write a name such as Asia/Shanghai, or +08:00.",
             system=system,
         ) from None
 
 
 class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
-    """Address and login; what is given by itself counts for more than what stands in ``url``."""
+    """Address and login; options of their own override ``url``."""
 
     schemes: ClassVar[tuple[str, ...]] = ()
     default_port: ClassVar[int] = 3306
@@ -67,7 +67,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         Tls | None,
         msgspec.Meta(
             description="`verify` encrypts and checks the server's certificate, `insecure` encrypts only, `off` does not; "
-            "unset: encrypted where the server offers it, whoever that is."
+            "unset: encrypted if the server offers it, without checking its certificate."
         ),
     ] = None
     tls_ca: Annotated[
@@ -93,7 +93,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     read_timeout: Annotated[
         float | str,
         msgspec.Meta(
-            description="How long a statement may take, or a large result be silent. A server that lets nobody in meanwhile is given up after minutes."
+            description="How long a statement may take, or a large result be silent. If nobody can connect in that time, the scan gives up after minutes."
         ),
     ] = "24h"
     max_connections: Annotated[
@@ -125,7 +125,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         return None if found is None else str(found)
 
     def login(self, role: Role, session: tuple[str, ...]) -> Login:
-        """Where to and as whom. Raises ``ConfigError`` for what is missing or makes no sense."""
+        """The address and the login. Raises ``ConfigError`` for missing or invalid parts."""
         url = self._split()
         host = self.host or url.hostname
         if not host:
@@ -158,8 +158,8 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             url = urlsplit(address)
             _ = url.port
         except ValueError:
-            raise ConfigError(f"the url of {self.type_name} is no address.", remedy=self._how()) from None
-        # An @ behind the first / is one that ends a login: a part of it would be taken for host and database.
+            raise ConfigError(f"the url of {self.type_name} is not an address.", remedy=self._how()) from None
+        # An @ after the first / would end a login: a part of that would be read as host and database.
         if address and (url.scheme not in self.schemes or url.fragment or "@" in url.path):
             shown = without_password(address)
             raise ConfigError(f"the url {shown!r} is not one of {self.type_name}.", remedy=self._how())
@@ -167,7 +167,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         return url
 
     def _check_words(self, query: str) -> None:
-        """Behind the ? other libraries take words of their own: those that ask for what is done anyway are no mistake."""
+        """Check the parameters after the ?: those that ask for what is done anyway are accepted."""
         for name, value in parse_qsl(query, keep_blank_values=True):
             if value.lower() not in _HARMLESS.get(name.lower(), ()):
                 raise ConfigError(

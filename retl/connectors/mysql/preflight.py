@@ -1,4 +1,4 @@
-"""What is wrong with a target table, or worth knowing, before anything is written to it."""
+"""Check a target table before anything is written to it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def slow_inserts(why_not: str) -> str:
 
 
 def check_server(connection: MySQLConnection, found: Inspection) -> list[str]:
-    """Warnings of what the server is set to. Raises ``ConfigError`` where nothing could be written."""
+    """Warnings about the server's settings. Raises ``ConfigError`` if nothing can be written."""
     if found.logs_statements:
         raise server_error(1665, "binlog_format is STATEMENT", "target", connection.place)
     if not found.has_database:
@@ -46,11 +46,11 @@ def check_server(connection: MySQLConnection, found: Inspection) -> list[str]:
 
 
 def check_names(place: TableName, spec: WriteSpec) -> None:
-    """Refuse names that cannot be, or that are ours."""
+    """Refuse impossible and reserved names."""
     odd = next((name for name in (place.name, *spec.schema.names) if max(name, default="") > "\uffff"), None)
     if odd is not None:
         raise ConfigError(
-            f"the name {odd!r} has a sign that no name can have here: MySQL would write ? for it.",
+            f"the name {odd!r} has a character that no name can have here: MySQL would write ? for it.",
             remedy="give the table another name with to, or the column with rename.",
         )
     if place.name.lower().startswith(("retl_", "_retl_")):
@@ -62,7 +62,7 @@ def check_names(place: TableName, spec: WriteSpec) -> None:
 
 
 def check(spec: WriteSpec, known: CatalogTable) -> list[str]:
-    """Warnings about a table. Raises ``UnsupportedError`` where it cannot be written, or not in the way that is asked for."""
+    """Warnings about a table. Raises ``UnsupportedError`` if it cannot be written in the requested way."""
     shown, pre_action = spec.table.to, spec.table.pre_action
     if known.kind not in _TABLES:
         raise UnsupportedError(
@@ -126,7 +126,7 @@ def check(spec: WriteSpec, known: CatalogTable) -> list[str]:
 
 
 def referred_to(spec: WriteSpec, error: TargetRefused) -> UnsupportedError:
-    """A refresh that a foreign key of a table stopped which the user cannot see. Nothing has changed."""
+    """The error of a refresh that was stopped by a foreign key of a table which the user cannot see."""
     return UnsupportedError(
         f"some table has a foreign key to {spec.table.to!r}, so it can be neither emptied nor exchanged, and was left "
         f"as it was ({error.message}).",
@@ -135,7 +135,7 @@ def referred_to(spec: WriteSpec, error: TargetRefused) -> UnsupportedError:
 
 
 def _narrow(spec: WriteSpec, known: CatalogTable) -> list[str]:
-    """Columns that have become longer at the source than they are in the target."""
+    """Columns that are longer at the source than in the target."""
     found: list[str] = []
     names = {column.name.lower(): column for column in known.columns}
     for column in spec.schema:
@@ -149,7 +149,7 @@ def _narrow(spec: WriteSpec, known: CatalogTable) -> list[str]:
 
 
 def _loose_key(spec: WriteSpec, known: CatalogTable) -> list[str]:
-    """Key columns of which different values may be the same to the target."""
+    """Key columns whose different values may be equal to the target."""
     if spec.table.write is Write.APPEND:
         return []
     names = {column.name.lower() for column in known.columns if not column.exact}

@@ -1,4 +1,4 @@
-"""One load of one table, as it was prepared, and what follows from that for how it is done."""
+"""One prepared load of one table, and what follows for how it is done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROW_ACTIONS = frozenset({Action.INSERT, Action.UPDATE, Action.DELETE})
 
 @dataclass(frozen=True)
 class PreparedLoad:
-    """One load of one table, as it was prepared."""
+    """One prepared load of one table."""
 
     pool: ConnectionPool[MySQLConnection]
     spec: WriteSpec
@@ -29,7 +29,7 @@ class PreparedLoad:
     existed: bool
     columns: tuple[str, ...]
     completion: tuple[str, ...]
-    """What has to be done after the last row, before the table is switched in."""
+    """The statements after the last row, before the table is switched in."""
     local: bool
     infile: Infile
     packet: int
@@ -38,12 +38,12 @@ class PreparedLoad:
     @property
     def encoder(self) -> Encoder:
         columns = {name: self.known.column(name) for name in self.columns}
-        # Where explicit_defaults_for_timestamp is off, NULL would become the present time in silence.
+        # If explicit_defaults_for_timestamp is off, NULL would silently become the present time.
         never_null = {name for name, column in columns.items() if column.is_timestamp and not column.nullable}
         return Encoder(self.spec, {name: column.stored for name, column in columns.items()}, never_null)
 
     def rejects(self) -> RejectCollector:
-        """For the rejects of one slice. People know the table that is loaded by its name, not by that of the shadow."""
+        """The collector for one slice. It names the user's table in place of the shadow."""
         return RejectCollector(self.spec, called=(self.known.name.name, self.name.name))
 
     def loader(
@@ -70,7 +70,7 @@ class PreparedLoad:
 
     @property
     def loose_key(self) -> bool:
-        """Whether different keys may be one to the target."""
+        """Whether different keys may be equal to the target."""
         return not all(self.known.column(name).exact for name in self.spec.key)
 
     @property
@@ -91,8 +91,8 @@ class PreparedLoad:
     def loads_empty(self) -> bool:
         """Whether the slices of an upsert could be loaded into the table itself, if it were empty.
 
-        A key may still come twice, where its row was changed while it was read: the later one then
-        replaces the earlier one, of which nothing but this load knows.
+        A key may still come twice, if its row changed while it was read: the later row then replaces
+        the earlier one, which only this load has written.
         """
         table, known = self.spec.table, self.known
         upserts = table.write is Write.UPSERT and not self.spec.blacklist & _ROW_ACTIONS

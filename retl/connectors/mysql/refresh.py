@@ -1,8 +1,8 @@
-"""The DDL of a refresh: what is done before the first row, at the switch, and when a switch has to be taken back.
+"""The DDL of a refresh: before the first row, at the switch, and to undo a switch.
 
-DDL commits by itself here. So a refresh is noted in the checkpoint before its first
-statement, tables are exchanged by single RENAME statements, and what a crash leaves
-behind tells by its name how far things had got.
+DDL commits by itself here. So the checkpoint records a refresh before its first statement,
+single RENAME statements exchange tables, and the names of what a crash leaves behind tell
+how far it had got.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from retl.model.plan import WriteSpec
 
 @dataclass(frozen=True)
 class RefreshPlan:
-    """What has to be done before the first row: statements in order, and the table that the rows then go into."""
+    """The statements before the first row, and the table that the rows then go into."""
 
     statements: tuple[str, ...]
     table: str
     """The name of the table to load."""
     after: tuple[str, ...] = ()
-    """What has to be done after the last row, before anybody sees the table."""
+    """The statements after the last row, before the table becomes visible."""
 
 
 def prepare(spec: WriteSpec, found: Inspection, change: TableChange) -> RefreshPlan:
     """Decide the DDL of a load.
 
-    A shadow is filled without its secondary indexes: to build them at once from all rows
-    takes a fraction of the time that it takes to keep them up row by row.
+    A shadow is filled without its secondary indexes: to build them from all rows at once
+    takes a fraction of the time.
     """
     place, names = found.name, found.neighbours
     indexes = found.table.secondary if found.table else ()
@@ -39,7 +39,7 @@ def prepare(spec: WriteSpec, found: Inspection, change: TableChange) -> RefreshP
     pre_action = spec.table.pre_action
     shadow = place.shadow(spec)
     if found.table is None:
-        # Also a first load is seen as a whole or not at all.
+        # A first load, too, becomes visible as a whole.
         table = shadow if pre_action.has_shadow else place.name
         return RefreshPlan((*statements, *changes(place, change, table)), table)
     if pre_action.has_shadow:
@@ -59,7 +59,7 @@ def prepare(spec: WriteSpec, found: Inspection, change: TableChange) -> RefreshP
         statements += [_like(place, shadow), *changes(place, change, shadow)]
         statements.append(f"RENAME TABLE {place.sql} TO {place.beside(archive)}, {place.beside(shadow)} TO {place.sql}")
         return RefreshPlan(tuple(statements), place.name)
-    # Whatever may be refused comes before what cannot be undone.
+    # Statements that may fail come before those that cannot be undone.
     if spec.table.replaces and Action.TRUNCATE not in spec.blacklist:
         return RefreshPlan(
             (*statements, *changes(place, change, place.name), f"TRUNCATE TABLE {place.sql}"), place.name
@@ -73,7 +73,7 @@ def prepare(spec: WriteSpec, found: Inspection, change: TableChange) -> RefreshP
 
 
 def _archive(place: TableName, spec: WriteSpec, names: Sequence[str]) -> str | None:
-    """The name to archive the table under; ``None`` where a refresh that is carried on has done so, or nothing is to be archived."""
+    """The archive's name; ``None`` if a refresh that continues has made it already, or there is nothing to archive."""
     if spec.table.pre_action is not PreAction.RENAME_AND_CREATE:
         return None
     if spec.refresh is None:
@@ -92,7 +92,7 @@ def changes(place: TableName, change: TableChange, name: str) -> list[str]:
 
 
 def switch(place: TableName, spec: WriteSpec, *, existed: bool) -> str:
-    """Puts the shadow in the table's place; the table it replaces is still to be dropped."""
+    """Puts the shadow in the table's place; the old table must still be dropped."""
     shadow = place.beside(place.shadow(spec))
     if existed:
         old = place.beside(place.replaced(spec))
@@ -101,18 +101,18 @@ def switch(place: TableName, spec: WriteSpec, *, existed: bool) -> str:
 
 
 def put_back(place: TableName, spec: WriteSpec, old: str, names: Sequence[str]) -> list[str]:
-    """Takes back a switch whose old table cannot be dropped. ``names`` are the tables there are."""
+    """Undoes a switch whose old table cannot be dropped. ``names`` are the existing tables."""
     shadow, there = place.beside(place.shadow(spec)), place.name in names
     away = f"{place.sql} TO {shadow}, " if there else ""
     return [f"RENAME TABLE {away}{place.beside(old)} TO {place.sql}", *([f"DROP TABLE {shadow}"] if there else [])]
 
 
 def archives_to_drop(place: TableName, spec: WriteSpec, names: Sequence[str]) -> list[str]:
-    """The oldest archives beyond ``keep_archives``; none where it is ``None``."""
+    """The oldest archives beyond ``keep_archives``; empty if it is ``None``."""
     keep = spec.table.keep_archives
     if keep is None:
         return []
-    # The archive of this scan is the newest one, also where the wall clock was set back.
+    # The archive of this scan is the newest one, even if the wall clock was set back.
     newest = place.archive(spec.refresh.scan_id) if spec.refresh else ""
     found = [name for name in names if place.is_archive(name)]
     return sorted(found, key=lambda name: (name == newest, name))[:-keep]

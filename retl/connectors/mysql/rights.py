@@ -1,4 +1,4 @@
-"""What the user of a target may see: "nothing found in the catalog" is "there is nothing" only for who may look."""
+"""What the user of a target may see: an empty answer of the catalog means nothing without the right to look."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retl.connectors.mysql.errors import TargetRefused
 from retl.model.errors import ConfigError
 
 REFERRED_TO = frozenset({1217, 1451, 1701, 3730, 3776})
-"""What is refused since another table has a foreign key to this one."""
+"""Error numbers of statements that fail because another table has a foreign key to this one."""
 _NO_COLUMN = 1072
 _NAME = r"(\*|`(?:[^`]|``)+`)"
 _GRANT = re.compile(rf"(GRANT|REVOKE) (.+?) ON (?:TABLE )?{_NAME}\.{_NAME} (?:TO|FROM) ")
@@ -21,13 +21,13 @@ _GRANT = re.compile(rf"(GRANT|REVOKE) (.+?) ON (?:TABLE )?{_NAME}\.{_NAME} (?:TO
 async def sees_triggers(connection: MySQLConnection, place: TableName) -> bool:
     """Whether a trigger of the table would be in the catalog."""
     if connection.server.mariadb:
-        return True  # to everybody who sees the table
+        return True  # for everybody who sees the table
     grants = [str(text) for (text,) in await connection.query("SHOW GRANTS")]
     return granted(grants, "TRIGGER", place)
 
 
 def granted(grants: Sequence[str], privilege: str, place: TableName) -> bool:
-    """Whether lines of SHOW GRANTS give a right on a table. What is not understood gives none."""
+    """Whether lines of SHOW GRANTS give a right on a table. An unknown line gives none."""
     found = [line for line in map(_GRANT.match, grants) if line is not None and _about(line[3], line[4], place)]
     wide = (privilege, "ALL PRIVILEGES")
     given = {line[1] for line in found if any(word in line[2].split(", ") for word in wide)}
@@ -58,11 +58,10 @@ def _pattern(like: str) -> str:
 
 
 async def is_referred_to(connection: MySQLConnection, place: TableName) -> bool | None:
-    """Whether any table has a foreign key to this one, also one of a database that the user cannot see; ``None`` where
-    that cannot be found out.
+    """Whether any table has a foreign key to this one, even in a database that the user cannot see; ``None`` if unknown.
 
-    Asked by an ALTER TABLE that fails whatever the server is set to, for it wants an index over a column that there is
-    not: of a table that others refer to the servers say before that its engine cannot be changed.
+    It tries an ALTER TABLE that always fails, since it wants an index over a missing column: for a table that others
+    refer to, servers complain first that its engine cannot be changed.
     """
     nowhere = f"retl_no_such_column_{secrets.token_hex(8)}"
     try:

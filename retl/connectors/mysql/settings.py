@@ -1,4 +1,4 @@
-"""What our sessions are set to: everything that a guarantee rests on, whatever the server makes of a new session.
+"""The settings of retl's sessions: everything that a guarantee depends on, whatever the server's defaults.
 
 ``SET x = DEFAULT`` is the *global* value, so each has a value of its own.
 """
@@ -12,13 +12,13 @@ from typing import NamedTuple
 from retl.connectors.mysql.connection import Login
 
 _IDLE_SECONDS = 28_800
-"""How long the session of a source may wait for the target between two slices."""
+"""Seconds that the session of a source may wait for the target between two slices."""
 FENCE_SECONDS = 60
-"""After so long a silence the server ends the session of a target: a frozen owner blocks nobody for longer."""
+"""Seconds of silence after which the server ends the session of a target, so that a frozen owner blocks nobody."""
 SIGN_OF_LIFE = "DO 0"
 _TRANSFER_SECONDS = 3600
 SESSION_MARK = "@retl_session"
-"""Set to 1 in a session that was made ready: gone where a pooler has reset it, or handed it on."""
+"""Set to 1 in a prepared session: lost if a pooler has reset it, or handed it on."""
 _STRICT = (
     "STRICT_ALL_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,"
     "NO_AUTO_VALUE_ON_ZERO"
@@ -31,7 +31,7 @@ class _Setting(NamedTuple):
     value: str | int
     why: str
     where: str = _ALL
-    """The servers that know it, as the beginning of a comment that they execute."""
+    """The servers that have it, as the start of a comment that they execute."""
 
 
 _BOTH = (
@@ -99,7 +99,7 @@ def reading(login: Login, lock_timeout: float) -> Login:
 
 
 def writing(login: Login, lock_timeout: float) -> Login:
-    """The login with a session of a target: it changes no value in silence and waits for no lock for long."""
+    """The login with a session of a target: it never silently changes a value, and never waits long for a lock."""
     return _with(login, _OF_TARGETS, lock_timeout)
 
 
@@ -114,7 +114,7 @@ def _with(login: Login, own: tuple[_Setting, ...], lock_timeout: float) -> Login
 
 
 def _assignments(settings: tuple[_Setting, ...]) -> Iterator[str]:
-    """Those that only some servers know stand in comments that only those servers execute."""
+    """The assignments; those that only some servers have are in comments that only those servers execute."""
     for name, value, _, where in settings:
         assignment = f", SESSION {name} = {value}"
         yield f" /*{where} {assignment} */" if where else assignment

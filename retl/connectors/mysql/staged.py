@@ -1,4 +1,4 @@
-"""Upserts and appends: a slice piles up in a temporary table, and becomes part of the target in one transaction."""
+"""Upserts and appends: stage a slice in a temporary table, and merge it into the target in one transaction."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StagedSlice(SliceLoad):
     """A slice in the temporary table of its connection."""
 
     rows: int = 0
-    """Rows to merge, those that the target holds already included."""
+    """Rows to merge, including those that the target holds already."""
     unchanged: int = 0
 
 
@@ -53,7 +53,7 @@ class StagedWriter(SlicedWriter):
         self._most = 0
         self._merge = Merge(load.spec, load.known, self._stage, load.columns)
         self._used: dict[LoadWorker, bool] = {}
-        """The connections that have a stage, and whether it holds rows that are committed, or given up."""
+        """The connections that have a stage, and whether its rows are committed or given up."""
 
     def _begin(self, worker: LoadWorker) -> StagedSlice:
         rejects = self._load.rejects()
@@ -67,7 +67,7 @@ class StagedWriter(SlicedWriter):
             await mine.loader.load(batch, data)
 
     async def _empty_stage(self, worker: LoadWorker) -> None:
-        """Only now, so that what was committed cannot fail any more."""
+        """Clear the stage only now, so that a finished commit cannot fail."""
         if worker not in self._used:
             await self._create_stage(worker.connection)
         elif self._used[worker]:
@@ -100,7 +100,7 @@ class StagedWriter(SlicedWriter):
         self._most = max(self._most, mine.loader.rows)
         merging = _Merging(self._load, self._merge, self._stage, mine, rejects_left)
         async with _own_session(mine.worker.connection):
-            # Rows of a scope go before they come: none of them is left alone.
+            # The rows of a scope are deleted before they come: none is skipped.
             await merging.prepare(compare=slice_.scope is None)
 
         begun = merging.mark()
@@ -144,9 +144,9 @@ class _Merging:
         self._rejects = mine.rejects
         self._rejects_left = rejects_left
         self._rows = mine.loader.rows
-        """What was staged, but for rejects and older rows of a key."""
+        """The staged rows, without rejects and older rows of a key."""
         self._held: int | None = None
-        """Rows that the target holds already and that have left the stage; ``None`` where the merge itself leaves them alone."""
+        """Removed rows that the target holds already; ``None`` if the merge itself skips them."""
         self._compares = False
         self._changed = self._written = 0
 
@@ -165,7 +165,7 @@ class _Merging:
         return CommitResult(self._rows, self._changed, self._rejects.rows, unchanged=unchanged)
 
     async def prepare(self, *, compare: bool) -> None:
-        """Settle what can be settled before the transaction."""
+        """Do what can be done before the transaction."""
         self._compares = compare and self._sql.compares
         if self._rows:
             await self._settle_repeats()
@@ -182,7 +182,7 @@ class _Merging:
         await self._keep_rejects({int(number): _same_as(self._shown(key)) for number, *key in found})
 
     async def run(self, slice_: Slice) -> None:
-        """Inside a transaction: all staged rows at once; where the table refuses one, again, to find out which."""
+        """Inside a transaction: merge all staged rows at once; if the table rejects one, again, to find it."""
         await self._delete_scope(slice_)
         if self._rows and await self._attempt("TRUE") is not None:
             await self._connection.execute("ROLLBACK")
@@ -210,8 +210,8 @@ class _Merging:
         return known.may_have_triggers
 
     async def _exchange(self, parking: Sequence[str]) -> None:
-        """Rows that pass on a unique value to one another: all give theirs up first. A row that is refused all the same
-        keeps its old values, which another one may have taken: so all is done again without it."""
+        """Merge rows that pass unique values on to each other: free the values first. A row that is rejected nevertheless
+        keeps its old values, which another row may have taken: so merge again without it."""
         while True:
             await self._connection.execute("SAVEPOINT retl_parked")
             parked = await self._park(parking)
@@ -237,7 +237,7 @@ class _Merging:
         return True
 
     async def _search(self) -> dict[int, str]:
-        """Merge what can be merged; which rows are refused, and why."""
+        """Merge what can be merged; returns the rejected rows, with reasons."""
         rejected, row = dict[int, str](), self._stage.row
         ((first, last),) = await self._connection.query(f"SELECT MIN({row}), MAX({row}) FROM {self._stage.table}")
         if first is None:
@@ -256,7 +256,7 @@ class _Merging:
         return rejected
 
     async def _attempt(self, condition: str) -> str | None:
-        """Merge some rows; why not, where that has to be rolled back."""
+        """Merge some rows; returns why not, if it has to be rolled back."""
         changed, written, reason = 0, 0, None
         try:
             for statement in self._sql.statements(condition):
@@ -276,7 +276,7 @@ class _Merging:
         return reason
 
     async def _keep_rejects(self, rejected: Mapping[int, str]) -> None:
-        """Rejects of what is staged, which leave the stage."""
+        """Keep rejects of staged rows, and remove them from the stage."""
         names = self._load.columns
         for number, reason in rejected.items():
             rows = await self._connection.query(
@@ -289,7 +289,7 @@ class _Merging:
             await self._connection.execute(self._sql.take_off(list(rejected)))
 
     async def _settle_repeats(self) -> None:
-        """Of rows with one key keep that with the highest cursor; refuse where nothing tells which that is."""
+        """Of rows with one key keep the one with the highest cursor. Raises ``RepeatedKey`` if nothing tells which that is."""
         spec, sql, query = self._spec, self._sql, self._connection.query
         if spec.table.write is not Write.UPSERT:
             return
@@ -322,7 +322,7 @@ def _same_to_the_target(key: Sequence[str], example: str) -> RepeatedKey:
 
 
 def _number(info: str, label: str) -> int:
-    """From what the server says of a statement: ``Records: 3  Duplicates: 1  Warnings: 0``. An upsert counts rows that
-    were there and were changed twice, once as duplicates."""
+    """The counts from the server's message: ``Records: 3  Duplicates: 1  Warnings: 0``. An upsert counts changed rows
+    twice, once as duplicates."""
     _, found, rest = info.partition(label)
     return int(rest.split()[0]) if found else 0

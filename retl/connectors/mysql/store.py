@@ -1,4 +1,4 @@
-"""The state store inside a MySQL or MariaDB database, beside the data that its checkpoints speak of."""
+"""The state store inside a MySQL or MariaDB database, beside the data of its checkpoints."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ T = TypeVar("T")
 _DIALECT = MySQLDialect()
 _DUPLICATE = 1062
 _PRUNED_EVERY = 50
-"""Old reports are looked for once in so many."""
+"""Old reports are pruned once in so many."""
 _TOO_LONG = 1406
 _DAMAGED = frozenset({126, 127, 145, 1034, 1054, 1136, 1146, 1194, 1195, 1364, 1932})
-"""A table or a column of ours is gone, of another kind, or broken."""
+"""Error numbers of a state table that is missing, changed or broken."""
 
 
 def literal(value: Any) -> str:
-    """A value as SQL, where backslashes escape, as our sessions have it."""
+    """A value as SQL, with backslash escapes, as in retl's sessions."""
     if value is None:
         return "NULL"
     if isinstance(value, str):
@@ -49,7 +49,7 @@ def filled_in(statement: sql.Statement) -> str:
 
 
 async def run_step(connection: MySQLConnection, step: sql.Step[T]) -> T:
-    """Run one step on a connection, inside whatever transaction it is in."""
+    """Run one step on a connection, in the open transaction, if any."""
     answer: Any = None
     while True:
         try:
@@ -57,14 +57,14 @@ async def run_step(connection: MySQLConnection, step: sql.Step[T]) -> T:
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         except LeaseLost:
-            await connection.prove()  # the fence may hold, and the session be another one
+            await connection.prove()  # the fence may hold, but in another session
             raise
         written = filled_in(statement)
         answer = await connection.query(written) if statement.rows else (await connection.execute(written)).affected
 
 
 def update(fenced: FencedCheckpoint) -> sql.Step[bool]:
-    """Prove the fence, and save a checkpoint that is there already, in one statement; whether it was there."""
+    """Prove the fence and update a checkpoint in one statement; returns whether the checkpoint existed."""
     fence, checkpoint = fenced.fence, fenced.checkpoint
     changed = yield sql.Statement(
         "UPDATE retl_leases AS l LEFT JOIN retl_checkpoints AS c ON c.pipeline = l.pipeline AND c.table_name = ? "
@@ -81,7 +81,7 @@ def update(fenced: FencedCheckpoint) -> sql.Step[bool]:
 
 
 def save(fenced: FencedCheckpoint) -> sql.Step[None]:
-    """``state.sql.save`` in fewer statements. It takes a transaction."""
+    """``state.sql.save`` in fewer statements; it needs a transaction."""
     if fenced.manifest is not None or not (yield from update(fenced)):
         yield from sql.save(fenced)
 
@@ -99,7 +99,7 @@ class MySQLStore(sql.SqlStore):
     async def _step(
         self, make: Callable[[], sql.Step[T]], *, write: bool = True, single: bool = False, urgent: bool = False
     ) -> T:
-        """One that needs no transaction is done again where the connection was lost since its last use."""
+        """Run a step; one without a transaction runs again if the connection was lost since its last use."""
         alone = single or not write
         try:
             return await self._attempt(make, write=write, alone=alone, urgent=urgent)
@@ -125,17 +125,17 @@ class MySQLStore(sql.SqlStore):
                 raise self._unusable(error) from error
 
     def _unusable(self, error: TargetRefused) -> StateError:
-        """Only damaged tables are to be restored: to drop sound ones forgets every watermark for nothing."""
+        """The error of a state table. Only a damaged one must be restored: dropping it forgets every watermark."""
         self._ready = False
         remedy = "see what the server says: the state tables themselves are as they were."
         if error.code in _DAMAGED:
             remedy = "restore them from a backup, or drop the tables retl_* to start over."
         elif error.code == _TOO_LONG:
-            remedy = "choose shorter names: a pipeline's and a table's have 255 characters at most."
+            remedy = "choose shorter names: those of pipelines and tables have 255 characters at most."
         return StateError(f"the state tables in {self._database!r} cannot be used ({error.message}).", remedy=remedy)
 
     async def _prepare(self, connection: MySQLConnection, *, write: bool) -> bool:
-        """Whether the tables are there; they are made where something is to be written."""
+        """Whether the tables exist; they are created for a step that writes."""
         if await self._has_tables(connection):
             await run_step(connection, sql.check_version())
         elif not write:
@@ -146,7 +146,7 @@ class MySQLStore(sql.SqlStore):
         return True
 
     async def _has_tables(self, connection: MySQLConnection) -> bool:
-        """Whether the store's tables are there. Raises ``StateError`` for what only has their names, or acts on them."""
+        """Whether the store's tables exist. Raises ``StateError`` for another object of their name, or a trigger on them."""
         names = ", ".join(map(_DIALECT.string, sql.STATE_TABLES))
         found = await connection.query(
             "SELECT table_type, table_name, table_name, engine FROM information_schema.tables "
@@ -164,7 +164,7 @@ class MySQLStore(sql.SqlStore):
         return any(name == "retl_scans" for _, name, _, _ in found)
 
     async def _create(self, connection: MySQLConnection) -> None:
-        """Each statement commits by itself; ``retl_scans`` comes last, so where it is, all are."""
+        """Create the tables. Each statement commits by itself; ``retl_scans`` comes last, so if it exists, all do."""
         exact = exact_collation(connection.server.mariadb, connection.server.version)
         dialect = sql.StateDialect(
             key_type=f"VARCHAR(255) {exact}",
@@ -179,7 +179,7 @@ class MySQLStore(sql.SqlStore):
         try:
             await run_step(connection, sql.check_version())
         except TargetRefused as error:
-            if error.code != _DUPLICATE:  # somebody else has stamped it a moment ago
+            if error.code != _DUPLICATE:  # another process stamped it a moment ago
                 raise
         await connection.execute("COMMIT")
 
@@ -193,7 +193,7 @@ class MySQLStore(sql.SqlStore):
             return await super().take_lease(seen, owner, ttl)
         except TargetRefused as error:
             if error.code == _DUPLICATE:
-                return None  # somebody else was first
+                return None  # another process was first
             raise
 
     async def beat(self, fence: Fence) -> bool:

@@ -1,4 +1,4 @@
-"""A definition tried on a temporary table: what the server refuses is known before anything is touched, and nothing is left."""
+"""Try a definition on a temporary table, to learn before any change whether the server accepts it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REMEDIES = {1117: _ROOM, 1118: _ROOM, 1005: _ROOM, 1071: _KEY, 1059: _NAME, 106
 
 
 async def check(connection: MySQLConnection, place: TableName, spec: WriteSpec, change: TableChange) -> None:
-    """Make the table, or what is added to it, for a moment. Raises ``ConfigError`` where the server refuses it."""
+    """Create the table, or its new columns, for a moment. Raises ``ConfigError`` if the server refuses it."""
     statements = refresh.changes(place, change, _TABLE)
     if not statements:
         return
@@ -34,7 +34,7 @@ async def check(connection: MySQLConnection, place: TableName, spec: WriteSpec, 
         for statement in statements:
             await connection.execute(statement.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1))
         if not spec.table.replaces:
-            # Rows are staged in such a table, beside a number of their own.
+            # Rows are staged in such a table, with a number each.
             await connection.execute(f"ALTER TABLE {table} ADD COLUMN retl_{secrets.token_hex(8)} BIGINT NOT NULL")
     except ConfigError:
         return  # the user may make no temporary tables; an upsert, which needs one, says so itself
@@ -50,7 +50,7 @@ async def check(connection: MySQLConnection, place: TableName, spec: WriteSpec, 
 
 
 async def _made_like(connection: MySQLConnection, place: TableName, table: str) -> bool:
-    """Not every table has a temporary twin: one with partitions or a FULLTEXT index has none."""
+    """Not every table can have a temporary twin: not one with partitions or a FULLTEXT index."""
     try:
         await connection.execute(f"CREATE TEMPORARY TABLE {table} LIKE {place.sql}")
     except (TargetRefused, ConfigError):

@@ -1,4 +1,4 @@
-"""What all ways of writing share: batches made ready while the server loads the one before, and the end of a load."""
+"""What all writers share: they encode a batch while the server loads the one before, and end a load."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SWITCH_PATIENCE = 10
 
 
 class MySQLWriter(TableWriter):
-    """One load over connections of the pool, in which it leaves nothing."""
+    """One load over connections of the pool; it leaves nothing in them."""
 
     def __init__(self, load: PreparedLoad, connections: Sequence[MySQLConnection]) -> None:
         self._load = load
@@ -58,10 +58,10 @@ class MySQLWriter(TableWriter):
 
     @abstractmethod
     async def _write(self, batch: pa.RecordBatch, rejected: Sequence[RejectedRows], data: pa.Buffer | None) -> None:
-        """Load a batch, without waiting for the server more than memory asks for."""
+        """Load a batch; wait for the server only as memory requires."""
 
     def _reject(self, rejects: RejectCollector, rejected: Sequence[RejectedRows]) -> bool:
-        """Keep what was refused before it was sent; whether there is any sense in sending the rest."""
+        """Keep the rows that were rejected before sending; returns whether it makes sense to send the rest."""
         for found in rejected:
             everything = pa.array([True] * found.rows.num_rows)
             rejects.add_masked(found.rows, everything, found.reason, found.column)
@@ -70,7 +70,7 @@ class MySQLWriter(TableWriter):
     async def _save(
         self, connection: MySQLConnection, fenced: FencedCheckpoint | None, rejects: RejectCollector | None = None
     ) -> None:
-        """The last of a transaction: fence, checkpoint, rejects, COMMIT. The lease's row is locked no longer than that takes."""
+        """End a transaction: fence, checkpoint, rejects, COMMIT. The lease's row is locked no longer than that takes."""
         if fenced is not None:
             await run_step(connection, save(fenced))
             if rejects is not None and rejects.rows:
@@ -97,7 +97,7 @@ class MySQLWriter(TableWriter):
         if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._spec.blacklist:
             names = await table_names(self._main, load.name.database)
             archives = refresh.archives_to_drop(load.name, self._spec, names)
-        # What was loaded is not loaded again because somebody reads for a while.
+        # A long reader is no reason to load everything again.
         ddl = Ddl(load.pool, self._spec, load.name, self._main, _SWITCH_PATIENCE * load.lock_timeout)
         if load.known.name != load.name:
             await self._switch(ddl)
@@ -108,10 +108,10 @@ class MySQLWriter(TableWriter):
             await self._save(self._main, fenced)
 
     async def _switch(self, ddl: Ddl) -> None:
-        """Switch the shadow in. The checkpoint follows only when the old table is gone: until then all can be taken back."""
+        """Switch the shadow in. The checkpoint follows when the old table is dropped: until then everything can be undone."""
         load = self._load
         if load.completion:
-            # MySQL builds indexes by sorting, in rather little memory; MariaDB has no such setting.
+            # MySQL builds indexes by sorting, with little memory by default; MariaDB has no such setting.
             with suppress(RetlError):
                 await self._main.execute(f"SET SESSION innodb_ddl_buffer_size = {_INDEX_BYTES}")
         for statement in load.completion:
@@ -122,7 +122,7 @@ class MySQLWriter(TableWriter):
             await ddl.drop_replaced()
 
     async def _clear(self) -> None:
-        """Remove what the sessions of the connections hold, so that others can use them."""
+        """Clean the sessions of the connections, so that others can use them."""
 
     async def abort(self) -> None:
         """Cut the connections: the server rolls back. The next scan drops a shadow too."""
@@ -137,7 +137,7 @@ class MySQLWriter(TableWriter):
 
 @dataclass(eq=False)
 class SliceLoad:
-    """The rows of one slice, and the connection that they go through."""
+    """The rows of one slice, and their connection."""
 
     worker: LoadWorker
     loader: Loader
@@ -174,7 +174,7 @@ class SlicedWriter(MySQLWriter):
             await mine.worker.start(lambda: self._take(mine, batch, data))
 
     async def _free_worker(self) -> LoadWorker:
-        """One that commits nothing; a second one is taken when it is needed."""
+        """An idle connection; a second one is taken when it is needed."""
         if self._committing is not None and len(self._workers) == 1:
             connection = await self._more()
             if connection is None:
