@@ -13,8 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import datetime, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -696,8 +696,13 @@ class Vault(Connector):
         async def refuse(*arguments: object) -> Any:
             raise SourceError(f"{self!r} did not let us in ({len(secret)}).", remedy="ask for a key.")
 
-        for method in ("ping", "list_tables", "describe", "plan"):
+        @asynccontextmanager
+        async def refused_scan(*arguments: object) -> AsyncGenerator[Any, None]:
+            yield await refuse()
+
+        for method in ("ping", "list_tables", "describe"):
             setattr(source, method, refuse)
+        vars(source)["open_scan"] = refused_scan
         return source
 
     def target(self) -> Target:

@@ -556,7 +556,7 @@ async def test_a_table_is_tried_again_until_the_next_tick_and_then_told(
     warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch_backoff(monkeypatch, 0.02)
-    job = flaky_pipeline(warehouse, app, {"plan_t": 1_000}, interval="800ms")
+    job = flaky_pipeline(warehouse, app, {"plan_t": 1_000}, interval="2s")
     heard = Recorder(job)
     heard.when(events.ScanFailed, lambda _: job.stop())
     with anyio.fail_after(20):
