@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors import Elasticsearch
-from retl.connectors.elasticsearch.source import pages, point_in_time, reader
+from retl.connectors.elasticsearch.source import pages, reader
 from retl.connectors.elasticsearch.source.catalog import stands_for
 from retl.connectors.elasticsearch.source.pages import PAGE_BYTES
 from retl.connectors.elasticsearch.types import index_of
@@ -650,7 +650,7 @@ async def test_the_newest_id_of_a_point_in_time_is_used(
 async def test_a_point_in_time_is_kept_while_the_target_is_slow(
     elasticsearch_server: SearchServer, prefix: str, small_pages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(point_in_time, "_TOUCH_SECONDS", 0.03)
+    monkeypatch.setattr(reader, "_TOUCH_SECONDS", 0.03)
     index = create(elasticsearch_server, prefix)
     elasticsearch_server.put(index, {str(n): {"at": nanos(n)} for n in range(100)})
     touched = anyio.Event()
