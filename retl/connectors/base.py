@@ -198,7 +198,7 @@ class Source(ABC):
         """Columns and real key of a table, or ``None`` where there is none of that name."""
 
     async def location(self, table: str) -> str | None:
-        """One text for one physical table, the same whoever asks: server or file, database, name. See ``Target.location``.
+        """One text for one physical table, the same for every pipeline: server or file, database, name. See ``Target.location``.
 
         ``None`` where the system cannot tell, or the table is not a physical one.
         """

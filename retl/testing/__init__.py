@@ -1,4 +1,4 @@
-"""Tools for the tests of whoever writes a connector, or uses one.
+"""Tools for the tests of those who write a connector, or use one.
 
 ``SourceContract``, ``TargetContract`` and ``StateStoreContract`` hold a source, a target or a state
 store to every sentence of ``retl.connectors.base`` and ``retl.state.base``: inherit one in a test module, fill in its hooks, and run pytest.

@@ -42,7 +42,7 @@ NAMES = [
 
 
 async def owned(store: StateStore, pipeline: str = "p", owner: str = "me") -> Fence:
-    """The fence of an owner that takes the pipeline, whoever held it."""
+    """The fence of an owner that takes the pipeline over."""
     fence = await store.take_lease(await store.read_lease(pipeline), owner, 15.0)
     assert fence is not None
     return fence

@@ -53,7 +53,7 @@ class TargetBase:
         raise NotImplementedError
 
     async def contents(self, table: str) -> list[Row]:
-        """The rows of a table, read by other means than the target; none where there is no such table."""
+        """The rows of a table, read by other means than the target; empty if the table does not exist."""
         raise NotImplementedError
 
     async def tables(self) -> list[str]:

@@ -29,7 +29,7 @@ _OTHERS = 0o077
 _written: WeakSet[DuckDBFile] = WeakSet()
 """The files of this process's targets: DuckDB refuses a second, read-only handle in the process that writes."""
 _opening = threading.RLock()
-"""Handles of one process must not open and close a file at the same moment: DuckDB would find it open and gone at once."""
+"""Handles of one process must not open and close a file at the same moment, which confuses DuckDB."""
 
 
 class DuckDBFile:
@@ -57,7 +57,7 @@ class DuckDBFile:
         return name_of(self._options)
 
     async def location(self, schema: str, name: str) -> str | None:
-        """One text for one table, whoever asks; ``None`` in memory."""
+        """One text for one table; ``None`` in memory."""
         return await self.run(self._location, schema, name)
 
     def _location(self, connection: duckdb.DuckDBPyConnection, schema: str, name: str) -> str | None:
@@ -88,7 +88,7 @@ class DuckDBFile:
         return await self._hop(cursor, call, *arguments)
 
     async def close_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        """End a cursor and the query that runs on it. No effect where the database has been closed meanwhile."""
+        """End a cursor and its running query. No effect if the database is closed already."""
         if cursor in self._cursors:
             await self.run(self._end_cursor, cursor)
 
@@ -132,7 +132,7 @@ class DuckDBFile:
             return call(self._running, *arguments)
         except duckdb.Error as error:
             if isinstance(error, duckdb.FatalException):
-                # The instance is of no use any more; the next call opens the file anew.
+                # The instance is unusable; the next call opens the file again.
                 self._close()
             raise map_error(error, self._options, read_only=self._read_only) from error
         finally:
@@ -140,7 +140,7 @@ class DuckDBFile:
             self._guard_log()
 
     def _guard_log(self) -> None:
-        """The write-ahead log holds rows too: it is no more open to others than the database."""
+        """Give the write-ahead log, which holds rows too, the permissions of the database."""
         path = self._options.path
         if self._read_only or path is None:
             return
@@ -266,7 +266,7 @@ class DuckDBFile:
                     connection.close()
 
     def _leave(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Whoever has joined our instance keeps it when we go."""
+        """Lift our limits from an instance that others have joined, which they keep."""
         from retl.connectors.duckdb import settings
 
         if not self._shared and (not settings.counts_connections() or settings.is_shared(connection)):
@@ -281,7 +281,7 @@ def _version(connection: duckdb.DuckDBPyConnection) -> str:
 
 
 def single(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
-    """The one statement that a text is. What a user writes is a part of it, and must not begin another one."""
+    """Check that a text is one statement: a user's part of it must not begin another one."""
     module = driver()
     try:
         found = connection.extract_statements(sql)

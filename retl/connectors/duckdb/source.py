@@ -43,7 +43,7 @@ class DuckDBSource(SqlSource):
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[DuckDBReader, None]:
-        # The handles of one process share an instance; with the last of them the file's lock goes.
+        # The handles of one process share an instance, and the last one frees the file's lock.
         reader = DuckDBReader(DuckDBFile(self._options, read_only=True), self._options.files)
         try:
             yield reader
@@ -67,7 +67,7 @@ class DuckDBReader(SqlReader):
         self._file = file
         self._folder = folder
         self._clauses: dict[str, str] = {}
-        """What stands behind FROM for the tables and files that were described."""
+        """The FROM clause of each table and file that was described."""
         self._result: _Result | None = None
 
     async def close(self) -> None:
@@ -75,7 +75,7 @@ class DuckDBReader(SqlReader):
         await self._file.close()
 
     async def _end_result(self) -> None:
-        """Surely: an open result keeps the whole database open, and with it the file's lock."""
+        """Close a result even if cancelled: an open one keeps the database open, and the file locked."""
         result, self._result = self._result, None
         if result is not None:
             await self._file.run(result.close)

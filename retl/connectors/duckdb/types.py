@@ -230,7 +230,7 @@ def invalid_values(column: pa.Array, native: str) -> list[tuple[pa.Array, str]]:
         numbers = column.view(pa.int64() if pa.types.is_time64(kind) else pa.int32())
         day = 86_400 * 10 ** _UNIT_DIGITS[kind.unit]
         found = _outside(numbers, 0, day if native == "TIME" else day - 1, None)
-        reason = "the time is no time of day"
+        reason = "the time is not a time of day"
     return [] if found is None else [(found, reason)]
 
 

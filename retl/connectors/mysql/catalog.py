@@ -1,4 +1,4 @@
-"""What is known of a MySQL table: where it is, and what the catalog says of it."""
+"""A MySQL table: its place, and what the catalog says of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXACT = ("_0900_bin", "_nopad_bin", "binary")
 
 @dataclass(frozen=True)
 class TableName:
-    """Where a table is: its database and its name, as the server keeps it."""
+    """A table's database and name, as the server keeps them."""
 
     database: str
     name: str
@@ -43,7 +43,7 @@ class TableName:
         return shadow_name(self.name, spec.pipeline, spec.epoch, longest=LONGEST_NAME)
 
     def replaced(self, spec: WriteSpec) -> str:
-        """The name of the table that a shadow takes the place of, until it is dropped."""
+        """The name of the replaced table until it is dropped."""
         return OLD + self.shadow(spec).removeprefix("_retl_new_")
 
     def archive(self, scan_id: str) -> str:
@@ -53,7 +53,7 @@ class TableName:
         return is_archive(name, self.name, longest=LONGEST_NAME)
 
     def is_leftover(self, name: str, pipeline: str) -> bool:
-        """Whether a table is what a crash left of a refresh of this one by the pipeline."""
+        """Whether a table was left by a crashed refresh of this one by the pipeline."""
         as_shadow = name.replace(OLD, "_retl_new_", 1) if name.startswith(OLD) else name
         return is_shadow(as_shadow, self.name, pipeline, longest=LONGEST_NAME)
 
@@ -80,7 +80,7 @@ class Column:
 
     @property
     def exact(self) -> bool:
-        """Whether values that differ in anything are different to an index."""
+        """Whether an index tells all different values apart."""
         return self.collation is None or self.collation.endswith(_EXACT)
 
     @property
@@ -90,7 +90,7 @@ class Column:
         return logical_field(self.name, native, self.nullable)
 
     def definition(self) -> str:
-        """For a table that holds the same values, without defaults."""
+        """The definition for a table with the same values, without defaults."""
         text = ""
         if self.charset and self.collation:
             text = f" CHARACTER SET {DIALECT.string(self.charset)} COLLATE {DIALECT.string(self.collation)}"
@@ -99,7 +99,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Index:
-    """A unique index. ``whole`` where it is over columns alone, not over a part of one or an expression."""
+    """A unique index. ``whole`` if it is over columns, not over a part of one or an expression."""
 
     columns: tuple[str, ...]
     whole: bool
@@ -107,7 +107,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Secondary:
-    """An index that nothing but the speed of queries depends on. ``definition`` is what ADD takes."""
+    """An index that only speeds up queries. ``definition`` is what ADD takes."""
 
     name: str
     definition: str
@@ -115,7 +115,7 @@ class Secondary:
 
 @dataclass(frozen=True)
 class CatalogTable:
-    """A table as the target has it."""
+    """A table of the target as it is."""
 
     name: TableName
     kind: str
@@ -123,14 +123,14 @@ class CatalogTable:
     columns: tuple[Column, ...]
     unique: tuple[Index, ...]
     secondary: tuple[Secondary, ...] = ()
-    """Those that a swap may build at its end."""
+    """The indexes that a swap may build at its end."""
     triggers: tuple[str, ...] = ()
     children: tuple[str, ...] = ()
     """Tables with a foreign key to this one."""
     parents: tuple[str, ...] = ()
     """Tables that this one has a foreign key to."""
     sees_triggers: bool | None = None
-    """Whether the user has the right to see triggers: without it there may be some. ``None``: not asked yet."""
+    """Whether the user may see triggers: otherwise there may be some. ``None``: not asked yet."""
 
     @property
     def may_have_triggers(self) -> bool:
@@ -138,7 +138,7 @@ class CatalogTable:
 
     @property
     def versioned(self) -> bool:
-        """Whether MariaDB keeps its history."""
+        """Whether it is system-versioned (MariaDB)."""
         return self.kind == "SYSTEM VERSIONED"
 
     @property
@@ -167,7 +167,7 @@ class CatalogTable:
 
 
 def locate(table: str, database: str | None, *, lower: bool) -> TableName:
-    """Where a table is that a user names. ``lower``: the server knows names in small letters alone."""
+    """The place of a table that a user names. ``lower``: the server keeps names in lower case."""
     parts = split_name(table)
     if len(parts) > 2:
         raise ConfigError(f"{table!r} has too many parts.", remedy="write table or database.table.")
@@ -182,13 +182,13 @@ def locate(table: str, database: str | None, *, lower: bool) -> TableName:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one statement tells of a server and of one table there."""
+    """What one statement tells of a server and one of its tables."""
 
     name: TableName
     table: CatalogTable | None
-    """``None`` where there is no table of that name."""
+    """``None`` if the table does not exist."""
     has_rows: bool | None
-    """``None`` where that could not be asked."""
+    """``None`` if that could not be asked."""
     has_database: bool
     neighbours: tuple[str, ...]
     """The tables of the same database that may be a shadow or an archive of ours."""
@@ -206,7 +206,7 @@ def _text(expression: str) -> str:
 
 _WIDTH = 10
 _ON = ("1", "ON")
-"""MariaDB spells a setting as a word where it is taken for text."""
+"""MariaDB returns a setting as a word if it is read as text."""
 
 
 def _branch(kind: str, columns: str, rest: str = "") -> str:
@@ -217,7 +217,7 @@ def _branch(kind: str, columns: str, rest: str = "") -> str:
 
 
 def _question(connection: MySQLConnection, name: TableName, *, rows: bool) -> str:
-    """One statement for all that the catalog says. ``rows``: whether the table itself is asked, which must then be there."""
+    """One statement for everything in the catalog. ``rows``: the table itself is asked too, and must exist."""
     database, table = DIALECT.string(name.database), DIALECT.string(name.name)
     here = f"table_schema = {database} AND table_name = {table}"
     hidden = "ignored = 'YES'" if connection.server.mariadb else "is_visible = 'NO'"
@@ -251,7 +251,7 @@ def _question(connection: MySQLConnection, name: TableName, *, rows: bool) -> st
 
 
 async def inspect(connection: MySQLConnection, table: str, database: str | None) -> Inspection:
-    """All that matters of a table that a user names, in one statement where the table is there."""
+    """Everything that matters of a table that a user names, in one statement if the table exists."""
     name = locate(table, database, lower=False)
     found = await _ask(connection, name)
     small = locate(table, database, lower=found["server"][0][0] != "0")
@@ -272,7 +272,7 @@ async def inspect(connection: MySQLConnection, table: str, database: str | None)
             unique=tuple(_unique([row[1:] for row in indexes])),
             secondary=tuple(_secondary([row[1:] for row in indexes], _counted(columns), hide)),
             triggers=_names(found, "trigger"),
-            # MariaDB shows them to everybody who sees the table.
+            # MariaDB shows triggers to everybody who sees the table.
             sees_triggers=True if connection.server.mariadb or found.get("trigger") else None,
             children=_names(found, "child"),
             parents=_names(found, "parent"),
@@ -295,7 +295,7 @@ async def _ask(connection: MySQLConnection, name: TableName) -> dict[str, list[t
     try:
         rows = await connection.query(_question(connection, name, rows=True))
     except (TargetRefused, ConfigError):
-        # It is not there, or cannot be read: the catalog knows more.
+        # It does not exist, or cannot be read: the catalog tells which.
         rows = await connection.query(_question(connection, name, rows=False))
     found: dict[str, list[tuple[object, ...]]] = {}
     for kind, *values in rows:
@@ -341,7 +341,7 @@ def _counted(columns: Sequence[Sequence[object]]) -> set[str]:
 
 
 def _secondary(rows: Sequence[Sequence[object]], counted: Collection[str], hide: str) -> list[Secondary]:
-    """Plain indexes that can be made again from the catalog, but for one that the server needs to count by."""
+    """Plain indexes that can be rebuilt from the catalog, except for one of an AUTO_INCREMENT column."""
     parts: dict[str, list[Sequence[object]]] = {}
     for row in rows:
         parts.setdefault(str(row[0]), []).append(row)

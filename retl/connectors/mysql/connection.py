@@ -50,7 +50,7 @@ _VERSION = re.compile(r"(?:5\.5\.5-)?(\d+)\.(\d+)(?:\.(\d+))?")
 
 @dataclass(frozen=True)
 class Login:
-    """Where to and as whom. ``session`` are statements that make the session ready."""
+    """Address and user. ``session`` holds the statements that prepare the session."""
 
     host: str
     port: int
@@ -58,9 +58,9 @@ class Login:
     password: str = field(repr=False)
     database: str | None = None
     tls: ssl.SSLContext | None = None
-    """How the server is to be verified, where TLS is demanded."""
+    """How to verify the server, if TLS is required."""
     tls_where_offered: bool = True
-    """Whether a line is encrypted where the server can, though nobody has asked for it."""
+    """Whether a connection is encrypted if the server offers it, without being asked to."""
     public_key: str | None = None
     """A file with the server's RSA key, under which a password may be sent without TLS."""
     connect_timeout: float = 10.0
@@ -68,11 +68,11 @@ class Login:
     """How long a statement may take, or a large result be silent."""
     session: tuple[str, ...] = ()
     proof: str = ""
-    """A question that only such a session answers by 1."""
+    """A query that only a prepared session answers by 1."""
     role: Role = "source"
     system: str = "mysql"
     explain: Callable[[int, str, Role, str], RetlError] = server_error
-    """What an error of this server means."""
+    """Maps an error of this server."""
 
     @property
     def place(self) -> str:
@@ -81,7 +81,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What answered, by its handshake: ``5.5.5-10.11.6-MariaDB`` is version (10, 11, 6) of MariaDB."""
+    """The server, by its handshake: ``5.5.5-10.11.6-MariaDB`` is version (10, 11, 6) of MariaDB."""
 
     text: str
 
@@ -107,15 +107,15 @@ class MySQLConnection:
         self.server = Server(str(wire.server_version))
         self.thread_id = int(wire.thread_id())
         self.warnings = line.warnings(login.place, login.password, login.tls, wire)
-        """What people should know of the way to the server."""
+        """A warning about the connection to the server."""
         self.query_name = str(self.thread_id)
-        """By what KILL QUERY finds a running statement of this connection."""
+        """The number by which KILL QUERY finds this connection."""
         self.left_behind: list[str] = []
-        """Temporary tables that a load has left to be dropped together with others."""
+        """Temporary tables of a load that are dropped later, together with others."""
 
     @classmethod
     async def open(cls, login: Login) -> MySQLConnection:
-        """Connect and make the session ready. Raises ``ConnectionFailed`` or ``ConfigError``."""
+        """Connect and prepare the session. Raises ``ConnectionFailed`` or ``ConfigError``."""
         key = await anyio.to_thread.run_sync(line.key_in, login.public_key) if login.public_key else None
         # The driver turns a password into bytes as Latin-1; a server expects UTF-8.
         wire = TextWire(
@@ -146,14 +146,14 @@ class MySQLConnection:
 
     @property
     def closed(self) -> bool:
-        """Whether it is of no more use: closed here, or ended by the server."""
+        """Whether it is unusable: closed here, or ended by the server."""
         if self._wire.hung_up:
             self.abort()
         return bool(self._wire.closed)
 
     @property
     def in_transaction(self) -> bool:
-        """Whether the server said so with its last answer."""
+        """Whether the last answer of the server said so."""
         return bool(self._wire.get_transaction_status())
 
     @property
@@ -170,20 +170,20 @@ class MySQLConnection:
         return [dict(zip(fields, row, strict=True)) for row in rows]
 
     async def describe(self, sql: str) -> list[WireField]:
-        """The columns of a result that is empty, or nearly so."""
+        """The columns of a result with few or no rows."""
         return await self._ask(self._wire.describe(sql))
 
     async def execute(self, sql: str) -> Done:
-        """A statement that gives no rows."""
+        """Run a statement without rows."""
         return (await self._ask(self._wire.run(sql)))[0]
 
     async def begin(self) -> None:
-        """Begin a transaction in the session that was made ready."""
+        """Begin a transaction in the prepared session."""
         await self.execute("START TRANSACTION")
         await self.prove()
 
     async def prove(self) -> None:
-        """Make sure that the server is there, and the session the one that was made ready.
+        """Check that the server answers, and that the session is still the prepared one.
 
         A pooler may hand it on, or reset it, between two transactions. Raises ``ConfigError`` then.
         """
@@ -195,7 +195,7 @@ class MySQLConnection:
         self.check_session(answer[0][0])
 
     def check_session(self, mark: object) -> None:
-        """Raise ``ConfigError`` unless the mark of a session that was made ready is still set."""
+        """Raise ``ConfigError`` unless the mark of a prepared session is still set."""
         if str(mark) != "1":
             self.abort()
             raise ConfigError(
@@ -204,7 +204,7 @@ class MySQLConnection:
             )
 
     async def _ask(self, statement: Coroutine[Any, Any, T]) -> T:
-        """A statement; one that is cancelled, or takes too long, ends on the server too."""
+        """Run a statement; one that is cancelled or takes too long ends on the server too."""
         self._quiet, self._missed = 0.0, 0
         with self._guarded():
             async with asyncio.timeout(self._login.read_timeout):
@@ -215,7 +215,7 @@ class MySQLConnection:
                     raise
 
     async def _look_for_server(self, seconds: float) -> None:
-        """It is silent: is it busy, or gone? One that is gone lets nobody in, twice in a row."""
+        """Find out whether a silent server is busy or gone: a server that is gone rejects two connections in a row."""
         self._quiet += seconds
         if self._quiet > self._login.read_timeout:
             raise OperationalError(
@@ -245,7 +245,7 @@ class MySQLConnection:
                 return await self._wire.load(sql, chunks)
 
     async def load_nothing(self, sql: str) -> None:
-        """A LOAD DATA LOCAL without rows, to see whether it is understood."""
+        """Try a LOAD DATA LOCAL without rows."""
         with self._guarded():
             await self._wire.load(sql, ())
 
@@ -272,7 +272,7 @@ class MySQLConnection:
             async for batch in self._batches(decoder):
                 yield batch
         except RetlError:
-            # The server has ended the query, or the line to it is lost. What runs there under this number after a
+            # The server has ended the query, or the connection is lost. What runs there under this number after a
             # restart may be somebody else's.
             over = True
             raise
@@ -297,14 +297,14 @@ class MySQLConnection:
         return line.explained(self._login, code, text[6:] if text.startswith("#") else text, sqlstate(payload))
 
     async def _give_up(self) -> None:
-        """End a query whose result nobody reads. The line is cut: the driver would read the result to its end."""
+        """End a query whose result nobody reads. Cut the connection: the driver would read the result to its end."""
         self.abort()
         with suppress(RetlError), anyio.move_on_after(_KILL_SECONDS, shield=True):
             await kill_query(self._login, self.query_name)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Map errors; whatever ends a call halfway, a cancellation too, leaves no connection that could be used again."""
+        """Map errors. A call that ends halfway, even by a cancellation, leaves the connection unusable."""
         try:
             with line.mapped(self._login):
                 yield
@@ -314,13 +314,13 @@ class MySQLConnection:
             raise
 
     def _alive(self, error: BaseException) -> bool:
-        """Whether the line is as it was: the server refused a statement, and that was all."""
+        """Whether the connection is still usable: the server only refused a statement."""
         cause = error.__cause__
-        # From 2000 to 2999 it is the client that speaks, of a line that failed.
+        # From 2000 to 2999 the client reports a failed connection.
         return not self.closed and isinstance(cause, MySQLError) and not 2000 <= line.code_and_text(cause)[0] < 3000
 
     def abort(self) -> None:
-        """Cut the line at once: the server rolls back what was open. Safe at any time."""
+        """Cut the connection at once: the server rolls back. Safe at any time."""
         self._wire.abort()
 
     async def close(self) -> None:
@@ -337,7 +337,7 @@ async def kill_query(login: Login, name: str) -> None:
 
 async def location(connection: MySQLConnection, database: str, name: str) -> str:
     """``mysql:<server>/<database>/<table>``, equal for a source and a target where they are the same table."""
-    # MariaDB gives itself no number that is unique: what tells two servers of one network apart has to do.
+    # MariaDB has no unique number; these values tell two servers of one network apart.
     own = "@@hostname, @@port, @@datadir, @@server_id" if connection.server.mariadb else "@@server_uuid"
     ((lower, *server),) = await connection.query(f"SELECT @@lower_case_table_names, {own}")
     place = f"{database}/{name}"
@@ -364,7 +364,7 @@ async def held(connection: MySQLConnection) -> AsyncIterator[MySQLConnection]:
 
 @asynccontextmanager
 async def rolling_back(connection: MySQLConnection) -> AsyncIterator[None]:
-    """Undo what is open after an error, where the connection still stands."""
+    """Roll back after an error, if the connection is still open."""
     try:
         yield
     except BaseException as error:

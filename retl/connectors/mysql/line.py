@@ -1,4 +1,4 @@
-"""What the line to a server gives away, and what its errors mean."""
+"""Warnings about the connection to a server, and its errors, mapped."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ UNVERIFIED = _unverified()
 
 
 def warnings(place: str, password: str, tls: ssl.SSLContext | None, wire: TextWire) -> tuple[str, ...]:
-    """A warning where a password goes to another machine, and nobody has made sure which one that is."""
+    """A warning if a password goes to another machine that is not verified."""
     verified = tls is not None and tls.verify_mode is not ssl.CERT_NONE
     if not password or wire.local or verified:
         return ()
-    how = "encrypted, but whoever answers is taken for the server" if wire.secure else "not encrypted"
+    how = "encrypted, but the server is not verified" if wire.secure else "not encrypted"
     return (f'the line to {place} is {how}: the password and all rows may be read on the way; use tls = "verify".',)
 
 
 def reason(error: OSError) -> str:
-    """The system's own words; asyncio puts others in their place."""
+    """The system's own message, which asyncio replaces."""
     if not error.errno or error.errno < 0 or isinstance(error, ssl.SSLError):
         return str(error.strerror or error)
     return os.strerror(error.errno)
@@ -70,11 +70,11 @@ def not_verified(error: ssl.SSLCertVerificationError, place: str) -> ConfigError
 
 @contextmanager
 def mapped(login: Login) -> Iterator[None]:
-    """What the driver and the system raise, as errors of ours."""
+    """Map the errors of the driver and the system."""
     try:
         yield
     except MySQLError as error:
-        # The driver hides why a connection could not be made.
+        # The driver hides why a connection failed.
         cause = error.__cause__
         if isinstance(cause, ssl.SSLCertVerificationError):
             raise not_verified(cause, login.place) from error
@@ -100,7 +100,7 @@ def mapped(login: Login) -> Iterator[None]:
 
 
 def explained(login: Login, code: int, text: str, state: str) -> RetlError:
-    """What an error of the server means; a SQLSTATE of class 40 says of any number that the transaction was rolled back."""
+    """Map an error of the server. A SQLSTATE of class 40 means a rollback, whatever the number."""
     found = login.explain(code, text, login.role, login.place)
     if isinstance(found, (SourceRefused, TargetRefused)):
         found.state = state
@@ -109,7 +109,7 @@ def explained(login: Login, code: int, text: str, state: str) -> RetlError:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the server has answered after all: it lets nobody else in, since there are too many already."""
+    """Whether the server did answer: it has too many connections already."""
     cause = error.__cause__
     return isinstance(cause, MySQLError) and code_and_text(cause)[0] in (1040, 1203, 1226)
 

@@ -36,7 +36,7 @@ class MirrorWriter(ReplacingWriter):
 
     async def _finish(self, fenced: FencedCheckpoint | None) -> None:
         await until_free(self._main, self._load.lock_timeout, lambda: self._mirror(fenced))
-        with suppress(RetlError):  # the next scan drops it too
+        with suppress(RetlError):  # the next scan would drop it too
             await self._main.execute(f"DROP TABLE {self._load.known.name.sql}")
 
     async def _mirror(self, fenced: FencedCheckpoint | None) -> None:

@@ -1,4 +1,4 @@
-"""Reading over MySQL's protocol: what the catalog says of a table, and rows as they come."""
+"""Read over MySQL's protocol: the catalog of a table, and its rows as they come."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from retl.state.sql import STATE_TABLES
 
 _BROKEN_VIEW = 1356
 _TRUSTED_SECONDS = 1.0
-"""After a longer silence a connection is proved before it is used: it may have been cut, or handed on by a pooler."""
+"""Seconds after which an idle connection is checked before use: it may have been cut, or handed on by a pooler."""
 
 Connect = Callable[[], Awaitable[MySQLConnection]]
 
 
 class WireReader(SqlReader):
-    """Reads over one connection; ``connect`` gives it, and another one where it was lost or spent."""
+    """Reads over one connection; ``connect`` gives it, and another one if it was lost or used up."""
 
     dialect: MySQLDialect
     how_named: ClassVar[str] = "write table or database.table."
@@ -77,7 +77,7 @@ class WireReader(SqlReader):
         return described_field(column)
 
     async def chosen_schema(self, chosen: Selection) -> pa.Schema:
-        """What the catalog says counts for more than what a result says of itself: lengths, enumerations, JSON."""
+        """The catalog overrides a result's own description: lengths, enumerations, JSON."""
         known = chosen.relation.schema.columns
         computed = [name for name in chosen.names if name in chosen.table.expressions]
         described = dict(zip(chosen.names, await self.columns(chosen.raw()), strict=True)) if computed else {}
@@ -89,7 +89,7 @@ class WireReader(SqlReader):
         )
 
     def clock(self, now: str, cursor: pa.Field) -> str:
-        """In the zone in which a column without one was written."""
+        """The clock in the zone in which a column without one was written."""
         local = pa.types.is_date(cursor.type) or (pa.types.is_timestamp(cursor.type) and not cursor.type.tz)
         if self._zone is None or not local:
             return now
@@ -216,7 +216,7 @@ class MySQLReader(WireReader):
                     remedy="repair the view there, or the rights of its definer; or leave it out of tables.",
                 )
         except ConfigError:
-            pass  # told below in our words
+            pass  # reported below
         return await super().no_such_table(name)
 
 

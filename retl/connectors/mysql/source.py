@@ -27,11 +27,11 @@ class WireSource(SqlSource):
 
     @abstractmethod
     async def open(self) -> MySQLConnection:
-        """A new connection, made ready for reading."""
+        """A new connection, prepared for reading."""
 
     @abstractmethod
     def reader(self, connect: Connect) -> WireReader:
-        """What asks by such a connection."""
+        """A reader over such a connection."""
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[WireReader, None]:

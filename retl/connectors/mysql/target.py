@@ -36,12 +36,12 @@ from retl.state.base import StateStore
 from retl.threads import shielded
 
 _FRESH_SECONDS = 1.0
-"""Maximum age of an inspection that the next step of a scan goes on from."""
+"""Maximum age of an inspection that the next step of a scan may use."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be done to a table, decided before anything is written."""
+    """The changes of a table, decided before anything is written."""
 
     found: Inspection
     change: TableChange
@@ -72,7 +72,7 @@ class MySQLTarget(Target):
         self._writers = writers
         self._infile = Infile(local_infile)
         self._recent: dict[str, tuple[float, Inspection]] = {}
-        """What was found a moment ago; each is used once."""
+        """Recent inspections; each is used once."""
 
     async def ping(self) -> SystemInfo:
         async def ask(connection: MySQLConnection) -> SystemInfo:
@@ -141,7 +141,7 @@ class MySQLTarget(Target):
         return _Plan(found, change, local, refresh.prepare(spec, found, change), (*change.warnings, *warnings))
 
     async def _with_hidden(self, connection: MySQLConnection, spec: WriteSpec, found: Inspection) -> Inspection:
-        """With what the catalog does not show to this user, where the load depends on it."""
+        """Add what the catalog does not show to this user, if the load depends on it."""
         known = found.table
         if known is None or known.kind != "BASE TABLE":
             return found
@@ -176,7 +176,7 @@ class MySQLTarget(Target):
         plan = await self._plan(connection, spec, found)
         statements = plan.refresh.statements
         if begun is not None or statements:
-            # The journal first: from here on a crash is seen by the next scan.
+            # The checkpoint first: from here on the next scan notices a crash.
             await _note(connection, spec, begun)
         if statements:
             await Ddl(self._pool, spec, plan.found.name, connection, self._lock_timeout).run(statements)
@@ -219,7 +219,7 @@ class MySQLTarget(Target):
         return replace(known, sees_triggers=await rights.sees_triggers(connection, known.name))
 
     async def _further(self, load: PreparedLoad, further: _Further) -> list[MySQLConnection]:
-        """The connections beyond the first one that load a table which is replaced."""
+        """Further connections that load a replaced table."""
         connections: list[MySQLConnection] = []
         while load.parallel and len(connections) < self._writers - 1:
             extra = await further.connection()
@@ -242,7 +242,7 @@ class MySQLTarget(Target):
 
 
 class _Further:
-    """The connections of a load beyond its first one, as many as the pool has to spare."""
+    """Further connections of a load, as many as the pool can spare."""
 
     def __init__(self, pool: ConnectionPool[MySQLConnection]) -> None:
         self._pool = pool
@@ -271,7 +271,7 @@ async def _abort(writer: MySQLWriter) -> None:
 
 
 async def _note(connection: MySQLConnection, spec: WriteSpec, fenced: FencedCheckpoint | None) -> None:
-    """Save the checkpoint that says a refresh has begun; where there is none, prove the fence."""
+    """Save the checkpoint that says a refresh has begun; without one, prove the fence."""
     if fenced is None and (spec.fence is None or not spec.state_in_target):
         return
     await connection.begin()

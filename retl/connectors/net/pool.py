@@ -1,4 +1,4 @@
-"""The connections of one door, kept between two uses and limited for everybody who uses it.
+"""The connections of one door, kept between uses and limited for all of its scans.
 
 A scan *reserves* a connection for as long as it lasts; a question borrows one for a moment,
 and waits for nothing else while it has it. One connection of the limit is never reserved, so
@@ -23,7 +23,7 @@ from retl.threads import shielded
 MAX_CONNECTIONS = 8
 KEEP_IDLE = 60.0
 _TRUSTED_SECONDS = 1.0
-"""A connection that was used less than this ago is taken without a check."""
+"""Seconds since its last use within which a connection is not checked."""
 
 
 class Pooled(Protocol):
@@ -37,7 +37,7 @@ class Pooled(Protocol):
         """Whether a transaction is open, so that nobody else can use the connection."""
 
     async def prove(self) -> None:
-        """Raise ``ConnectionFailed`` where the server no longer knows the connection."""
+        """Raise ``ConnectionFailed`` if the server no longer knows the connection."""
 
     def abort(self) -> None:
         """Cut it at once. Safe at any time."""
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class _Room(Generic[C]):
-    """What belongs to one event loop of one process: connections do not pass from one to another."""
+    """The connections of one event loop of one process; they never move to another."""
 
     def __init__(self, most: int, urgent: int) -> None:
         self.loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ class Reservation(Generic[C]):
         self._generation = pool.generation
 
     async def connection(self) -> C:
-        """The connection; a new one where the last one was lost or cut."""
+        """The connection; a new one if the last one was lost or cut."""
         if self._connection is None or self._connection.closed:
             if self._connection is not None:
                 self._pool.give_back(self._connection, self._generation)
@@ -89,7 +89,7 @@ class Reservation(Generic[C]):
         return self._connection
 
     def abort(self) -> None:
-        """Cut the connection: what it has not committed is gone."""
+        """Cut the connection: the server rolls back."""
         if self._connection is not None:
             self._connection.abort()
 
@@ -103,7 +103,7 @@ class Reservation(Generic[C]):
 
 
 _of_parents: list[object] = []
-"""Connections of the process that has forked this one: here they are neither used nor closed."""
+"""Connections of the parent process, neither used nor closed after a fork."""
 
 
 class ConnectionPool(Generic[C]):
@@ -131,7 +131,7 @@ class ConnectionPool(Generic[C]):
 
     @asynccontextmanager
     async def control(self, *, urgent: bool = False) -> AsyncIterator[C]:
-        """A connection for a question. A statement that was refused leaves it as it was; any other error cuts it."""
+        """A connection for a question. A refused statement leaves it as it was; any other error cuts it."""
         room = self._room()
         async with room.urgent if urgent else room.open:
             generation = self.generation
@@ -146,7 +146,7 @@ class ConnectionPool(Generic[C]):
                 self.give_back(connection, generation)
 
     async def ask(self, question: Callable[[C], Awaitable[T]]) -> T:
-        """Ask once, and again where the connection was lost; so the question must be one that may be asked twice."""
+        """Ask, and ask again if the connection was lost; so the question must be repeatable."""
         with suppress(ConnectionFailed):
             async with self.control() as connection:
                 return await question(connection)
@@ -173,7 +173,7 @@ class ConnectionPool(Generic[C]):
             reservation.leave()
 
     def reserve_now(self) -> Reservation[C] | None:
-        """A further one, where there is room for it at once; whoever asks for it must ``leave`` it."""
+        """Another connection, if there is room for it at once; the caller must ``leave`` it."""
         room = self._room()
         with suppress(anyio.WouldBlock):
             room.reserved.acquire_nowait()
@@ -221,7 +221,7 @@ class ConnectionPool(Generic[C]):
         if connection.in_transaction and not connection.closed:
             connection.abort()
         if connection.closed:
-            # Others may have been lost with it: they are checked before they are used.
+            # Others may have been lost with it: check them before use.
             room.idle[:] = [(since - _TRUSTED_SECONDS, kept) for since, kept in room.idle]
             return
         if self._keep_idle <= 0 or generation != self.generation:
@@ -232,7 +232,7 @@ class ConnectionPool(Generic[C]):
             room.timer = room.loop.call_later(self._keep_idle, self._close_old, room)
 
     def _close_old(self, room: _Room[C]) -> None:
-        """Close what has been idle for long enough, and come back when the next one will have been."""
+        """Close connections that have been idle for long enough, and come back for the next one."""
         now = time.monotonic()
         while room.idle and now - room.idle[0][0] >= self._keep_idle:
             self._close_soon(room, room.idle.pop(0)[1])
@@ -245,13 +245,13 @@ class ConnectionPool(Generic[C]):
         task.add_done_callback(room.closing.discard)
 
     async def release(self) -> None:
-        """Close what is idle, and what is in use as soon as it is given back. The pool may be used again."""
+        """Close idle connections now, and those in use when they are given back. The pool may be used again."""
         self.generation += 1
         if self._current is not None:
             await shielded(self._close_all(self._room()))
 
     async def aclose(self) -> None:
-        """Close every connection; what is in use is cut. The pool may be used again."""
+        """Close every connection; cut those in use. The pool may be used again."""
         if self._current is not None:
             for connection in self._room().in_use:
                 connection.abort()
@@ -274,7 +274,7 @@ async def _close(connection: Pooled) -> None:
 
 
 def _abandon(room: _Room[C]) -> None:
-    """The loop of these connections is over, or belongs to the process that has forked this one."""
+    """Whether the event loop of these connections is closed, or belongs to the parent process."""
     if room.process != os.getpid():
         _of_parents.append(room)
         return

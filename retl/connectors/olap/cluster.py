@@ -1,4 +1,4 @@
-"""The FEs of one address: the first that can be reached is asked."""
+"""The FEs of one address: ask the first that can be reached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LAST_PORT = 65_535
 
 
 def addresses(text: str, port: int) -> list[tuple[str, int]]:
-    """``fe1:9030,fe2`` as hosts and ports. Raises ``ConfigError`` for what is no list of addresses."""
+    """``fe1:9030,fe2`` as hosts and ports. Raises ``ConfigError`` for anything else."""
     if text.count(":") > 1 and "," not in text and "[" not in text:
         return [(text, port)]  # of IPv6, in the option host
     found = [_ADDRESS.fullmatch(part.strip()) for part in text.split(",")]
@@ -26,7 +26,7 @@ def addresses(text: str, port: int) -> list[tuple[str, int]]:
 
 
 class Cluster:
-    """The FE that answered last is asked first; the next one, where it cannot be reached."""
+    """Asks the FE that answered last, or the next one that can be reached."""
 
     def __init__(self, logins: Sequence[Login]) -> None:
         self._logins = list(logins)
@@ -37,7 +37,7 @@ class Cluster:
         return self._logins[0]
 
     async def open(self) -> MySQLConnection:
-        """A connection to the first FE that lets us in. Raises ``ConnectionFailed``, which names all, where none does."""
+        """A connection to the first FE that accepts it. Raises ``ConnectionFailed`` that names all FEs, if none does."""
         failed: list[ConnectionFailed] = []
         for login in list(self._logins):
             try:

@@ -12,7 +12,7 @@ from retl.connectors.mysql.dialect import MySQLDialect
 from retl.model.schema import field, native_type
 
 SKETCHES = ("bitmap", "hll", "percentile", "quantile_state", "agg_state")
-"""Types whose values cannot be read at all, only what a function makes of them."""
+"""Types whose values cannot be read, except through a function."""
 NESTED = ("array", "map", "struct")
 
 _DECIMAL = re.compile(r"decimal(?:v2|v3|32|64|128|256)?\((\d+),\s*(\d+)\)")
@@ -35,7 +35,7 @@ _JSON = ("json", "jsonb", "variant")
 
 
 class OlapDialect(MySQLDialect):
-    """What both systems understand."""
+    """What both systems have in common."""
 
     datetime_digits: ClassVar[int]
     """How many fractional digits DATETIME has if its type does not say."""
@@ -79,7 +79,7 @@ class OlapDialect(MySQLDialect):
         return f"(({seconds}) * 1000000 + CAST(DATE_FORMAT({expression}, '%f') AS BIGINT))"
 
     def hash_condition(self, columns: Sequence[str], remainder: int, modulus: int) -> str:
-        # A NULL among the arguments would make the hash NULL, and the row would be in no part.
+        # A NULL argument would make the hash NULL, and the row would be in no part.
         texts = ", ".join(f"IFNULL(CAST({self.identifier(name)} AS VARCHAR), '')" for name in columns)
         return f"ABS(CAST(MURMUR_HASH3_32({texts}) AS BIGINT)) % {modulus} = {remainder}"
 

@@ -25,7 +25,7 @@ _PASSES = re.compile(
     r"|rpc (error|failed)|not ready|no alive|\b(tablet|rowset|replica|compact(ed|ion)|brpc|fragment)\b",
     re.IGNORECASE,
 )
-# What a BE says of itself: ``(10.0.0.7)[MEM_LIMIT_EXCEEDED]...``. What it says of a statement is no trouble of the cluster.
+# A BE about itself: ``(10.0.0.7)[MEM_LIMIT_EXCEEDED]...``. Its message about a statement is not a failure of the cluster.
 _STATUS = re.compile(
     r"(?:^|=|\)|\])\s*\[(?!INVALID_ARGUMENT|ANALYSIS_ERROR|SYNTAX|NOT_IMPLEMENTED|NOT_AUTHORIZED|NOT_FOUND)(?:[A-Z]+(?:_[A-Z]+)+|E-\d+|CANCELLED|ABORTED|TIMEOUT)\]"
 )
@@ -41,18 +41,18 @@ _SYNTAX_NAME_OR_RIGHT = re.compile(
     r"\b(not exists?|doesn't exist|not found|is unknown)\b",
     re.IGNORECASE,
 )
-# The plan has listed the partitions, and the server what they consist of: such a name nobody wrote.
+# The plan listed the partitions, and the server their parts: no user wrote such a name.
 _OF_THE_SERVER = re.compile(
     r"(unknown|no such|not found|can ?not find) partition|\bpartition\b[^.;]*(not exist|not found|unknown)"
     r"|\b(tablet|rowset|replica)s?\b",
     re.IGNORECASE,
 )
-# A table may be named backend_events: what somebody chose tells nothing.
+# A table may be named backend_events: a name chosen by a user means nothing.
 _NAMES = re.compile(r"'[^']*'|`[^`]*`|\"[^\"]*\"|\[[^\]]*\]")
 
 
 def olap_error(code: int, message: str, role: Role, place: str) -> RetlError:
-    """The error of ours for a number and text of the server; what no word gives away is the server's refusal."""
+    """The retl error for a number and text of the server; an unknown one means that the server refused the statement."""
     said = _said(code, message)
     plain = _NAMES.sub("''", message)
     if code in _TIMEOUT or _TOO_SLOW.search(plain):
@@ -73,7 +73,7 @@ def olap_error(code: int, message: str, role: Role, place: str) -> RetlError:
 
 
 def while_reading(error: SourceRefused) -> RetlError:
-    """What a refusal means while a slice is read, whose plan was answered."""
+    """The error of a refused statement that reads a slice, although its plan succeeded."""
     plain = _NAMES.sub("''", error.text)
     final = error.code in _TIMEOUT or _TOO_SLOW.search(plain) or _is_of_the_statement(error.code, plain)
     return error if final else _passing(error.place, _said(error.code, error.text))

@@ -64,7 +64,7 @@ class FlightStream:
             self._reader = self._cursor.fetch_record_batch()
 
     def _trust(self) -> dict[str, str]:
-        """What ``login.tls`` says of certificates, in the driver's words."""
+        """The driver's options for ``login.tls``."""
         from adbc_driver_flightsql import DatabaseOptions
 
         if self._login.tls is None:
@@ -85,13 +85,13 @@ class FlightStream:
     def _interrupt(self) -> None:
         cursor = self._cursor
         if cursor is not None:
-            with suppress(Exception):  # there may be nothing to cancel any more
+            with suppress(Exception):  # it may have ended already
                 cursor.adbc_cancel()
 
     def _close(self) -> None:
         for part in (self._reader, self._cursor, self._connection):
             if part is not None:
-                with suppress(Exception):  # a stream that was cut cannot be closed in order
+                with suppress(Exception):  # a stream that was cut cannot be closed properly
                     part.close()
         self._reader = self._cursor = self._connection = None
 
@@ -140,7 +140,7 @@ def _driver() -> Any:
 
 
 def cast_to_plan(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A batch under the names and with the types that the plan promised. Raises ``SourceError`` for a value that has no place there."""
+    """A batch under the names and with the types that the plan promised. Raises ``SourceError`` for a value that does not fit."""
     columns = [_cast(column, wanted) for column, wanted in zip(batch.columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema.names)
 
@@ -155,7 +155,7 @@ def _cast(column: pa.Array, wanted: pa.Field) -> pa.Array:
         return found.cast(pa.binary()) if pa.types.is_binary(wanted.type) else found
     try:
         if pa.types.is_timestamp(kind) and kind.tz and pa.types.is_timestamp(wanted.type) and not wanted.type.tz:
-            column = pc.local_timestamp(column)  # what the clock on the wall shows, as DATETIME means it
+            column = pc.local_timestamp(column)  # wall clock time, which DATETIME means
         return column.cast(wanted.type)
     except pa.ArrowInvalid as error:
         raise SourceError(

@@ -1,4 +1,4 @@
-"""The words that StarRocks and Doris share."""
+"""The options that StarRocks and Doris share."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class OlapOptions(ServerOptions, kw_only=True, forbid_unknown_fields=True):
     ] = None
 
     def logins(self) -> list[Login]:
-        """Where to and as whom, for each FE that ``url`` or ``host`` names. Raises ``ConfigError`` for what makes no sense."""
+        """Address and login for each FE that ``url`` or ``host`` names. Raises ``ConfigError`` for invalid ones."""
         first = self.login("source", ())
         named = addresses(self.host, first.port) if self.host else addresses(self._parts()[1], self.default_port)
-        # An option counts for more than what stands in the URL.
+        # An option overrides the URL.
         first = dataclasses.replace(first, explain=olap_error, proof="SELECT 1")
         return [dataclasses.replace(first, host=host, port=self.port or port) for host, port in named]
 

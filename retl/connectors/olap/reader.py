@@ -37,13 +37,13 @@ class Reading:
     skip_unchanged: bool
     """Whether full scans leave out partitions whose version is that of the last scan."""
     flight: Callable[[], FlightStream] | None
-    """Another way for rows than MySQL's protocol."""
+    """The way for rows, if it is not MySQL's protocol."""
     server_timezone: tzinfo | None = None
     """That of the server, once it was asked."""
 
 
 class OlapReader(WireReader):
-    """What both systems share."""
+    """What both systems have in common."""
 
     dialect: OlapDialect
     how_named: ClassVar[str] = (

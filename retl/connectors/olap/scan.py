@@ -46,7 +46,7 @@ class OlapScan(SqlScan[OlapReader]):
         versions = await self._reader.partitions(self._table.name)
         if not versions or (len(versions) == 1 and not skip):
             return self._warned(plan)
-        # What was chosen is remembered for each partition: a scan that ends halfway leaves the others as they were.
+        # The selection is remembered for each partition, since a scan that ends halfway leaves the others as they were.
         states = {name: f"{version} {self._fingerprint()}" for name, version in versions.items()}
         read_before = self._checkpoint.detail
         wanted = [name for name in states if not (skip and read_before.get(_PARTITION + name) == states[name])]
@@ -66,7 +66,7 @@ class OlapScan(SqlScan[OlapReader]):
         return sha256(f"{self._chosen.raw()} {self._schema}".encode()).hexdigest()[:16]
 
     def _warned(self, plan: SourcePlan) -> SourcePlan:
-        """Say of nested columns what arrives."""
+        """Warn how nested columns arrive."""
         nested = [column for column in self._schema if is_nested(column)]
         if not nested:
             return plan

@@ -1,4 +1,4 @@
-"""What a session is told before it is asked anything, and why. No I/O.
+"""The settings of a session, and their reasons. No I/O.
 
 ``SET GLOBAL`` and a user's own properties change what a new session begins with, so nothing that a guarantee rests on is
 left to that. StarRocks: ``SessionVariable.java``; Doris: ``SessionVariable.java`` and its reference of variables.
@@ -19,7 +19,7 @@ BOTH: Mapping[str, str] = {
     # Backslashes escape (Doris' NO_BACKSLASH_ESCAPES), || means what it does by default, failing casts give NULL.
     "sql_mode": "'ONLY_FULL_GROUP_BY'",
 }
-"""What every version knows, beside ``query_timeout``."""
+"""The settings of every version, besides ``query_timeout``."""
 
 WHERE_KNOWN: Mapping[str, Mapping[str, str]] = {
     "both": {
@@ -28,7 +28,7 @@ WHERE_KNOWN: Mapping[str, Mapping[str, str]] = {
         "net_write_timeout": str(_DAY),
         # A materialised view may be older than its table: a row below the watermark that it lacks would never be read.
         "enable_materialized_view_rewrite": "false",
-        # An expression of the user's would be cut off in silence.
+        # A user's expression would be silently cut off.
         "group_concat_max_len": str(_LONGEST_GROUP),
     },
     "starrocks": {
@@ -59,7 +59,7 @@ WHERE_KNOWN: Mapping[str, Mapping[str, str]] = {
         "return_object_data_as_binary": "false",
     },
 }
-"""What some versions know: set where the server lists it."""
+"""The settings of some versions, used if the server lists them."""
 
 
 def settings(system: str, query_timeout: int, known: Iterable[str] = ()) -> str:

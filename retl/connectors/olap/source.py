@@ -25,7 +25,7 @@ _PRODUCTS = ("starrocks", "doris")
 
 
 class OlapSource(WireSource):
-    """What both systems share."""
+    """What both systems have in common."""
 
     product: ClassVar[str]
     scan: ClassVar[type[SqlScan[Any]]] = OlapScan
@@ -84,7 +84,7 @@ class OlapSource(WireSource):
             self.reading.server_timezone = zone(variables.get("time_zone") or None, self.system)
         self._session = settings(self.system, self._query_timeout, variables)
         await connection.execute(self._session)
-        # It may take the place of one that is lost: another FE may not have heard yet of rows that the plan has counted.
+        # It may replace a lost one: another FE may not know yet of rows that the plan has counted.
         with suppress(SourceRefused):  # where the server does not know the statement
             await connection.execute("SYNC")
 

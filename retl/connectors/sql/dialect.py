@@ -1,4 +1,4 @@
-"""How a system spells its SQL, as data and small functions. No I/O."""
+"""How a system writes its SQL, as data and small functions. No I/O."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Dialect(ABC):
     name: ClassVar[str]
     quote: ClassVar[str] = '"'
     text_cursor: ClassVar[bool] = False
-    """Whether text may be a cursor: only where its order is that of its bytes."""
+    """Whether text may be a cursor: only if it sorts by its bytes."""
 
     folds_names: ClassVar[bool] = False
     """Whether ``Users`` and ``users`` are one name; other letters than those of ASCII are never folded."""
@@ -45,7 +45,7 @@ class Dialect(ABC):
     """Whether an index finds a few rows quickly; otherwise one pass over a column is the best way to ask for anything."""
 
     def identifier(self, name: str) -> str:
-        """A name, quoted so that nothing in it can be anything but a name."""
+        """A name, quoted so that it cannot be anything but a name."""
         if not name or "\x00" in name:
             raise ConfigError(f"{name!r} cannot be a name in {self.name}.")
         return self.quote + name.replace(self.quote, self.quote * 2) + self.quote
@@ -55,18 +55,18 @@ class Dialect(ABC):
         return name.translate(_ASCII_SMALL) if self.folds_names else name
 
     def differs(self, left: str, right: str, column: pa.Field) -> str:
-        """A condition that holds for two values of a column that are not the same to the last byte; NULL is the same as NULL."""
+        """A condition for two values of a column that differ in any byte; NULL equals NULL."""
         return f"{left} IS DISTINCT FROM {right}"
 
     def equals(self, left: str, right: str, column: pa.Field) -> str:
-        """A condition that holds for two values of a key that are the same."""
+        """A condition for two equal values of a key."""
         return f"{left} = {right}"
 
     def identifiers(self, names: Sequence[str]) -> str:
         return ", ".join(self.identifier(name) for name in names)
 
     def alias(self, name: str) -> str:
-        """What gives a column of a result its name; nothing where the system cannot keep it."""
+        """The AS of a result's column; empty if the system cannot keep the name."""
         return f" AS {self.identifier(name)}"
 
     def table(self, name: str) -> str:
@@ -95,7 +95,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def bucket_number(self, column: pa.Field, expression: str) -> str | None:
-        """A whole number that grows with the value and has its full precision; ``None`` where there is none."""
+        """A whole number that grows with the value and has its full precision; ``None`` if no such number exists."""
 
     @abstractmethod
     def divide(self, dividend: str, divisor: int) -> str:
@@ -103,7 +103,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def hash_condition(self, columns: Sequence[str], remainder: int, modulus: int) -> str:
-        """A condition that holds for the rows whose hash over some columns falls into one part of several."""
+        """A condition for the rows whose hash over some columns leaves this remainder."""
 
     @abstractmethod
     def now(self, column: pa.Field) -> str:
@@ -128,7 +128,7 @@ def any_of(conditions: Sequence[str]) -> str:
 
 
 def split_name(name: str) -> list[str]:
-    """``dw."my.table"`` is ``["dw", "my.table"]``. Raises ``ConfigError`` for what is no name."""
+    """``dw."my.table"`` is ``["dw", "my.table"]``. Raises ``ConfigError`` for an invalid name."""
     parts: list[str] = []
     position = 0
     while True:

@@ -1,4 +1,4 @@
-"""What a SQL system adds to the shared scan: how to ask it over one connection, and what is special about its answers."""
+"""What a SQL system adds to the shared scan: how to ask it over one connection, and its peculiarities."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class SqlReader(ABC):
         """See ``Source.location``."""
 
     def from_clause(self, name: str) -> str:
-        """How a table is named behind FROM."""
+        """A table's name in FROM."""
         return self.dialect.table(name)
 
     def hash_version(self) -> str:
-        """Which version it is, where the system's hash may change from one to the next."""
+        """The system's version, if its hash may change from one to the next."""
         return ""
 
     def clock(self, now: str, cursor: pa.Field) -> str:
@@ -67,10 +67,10 @@ class SqlReader(ABC):
     async def check_order(  # noqa: B027  # not abstract: most systems order every cursor by its meaning
         self, chosen: Selection, cursor: pa.Field, family: CursorFamily, watermark: str | None, bounds: Bounds
     ) -> None:
-        """Refuse a cursor that the system does not order by what its values mean."""
+        """Refuse a cursor that the system does not sort by its meaning."""
 
     async def chosen_schema(self, chosen: Selection) -> pa.Schema:
-        """The columns of a scan under the target's names; what the source table declares NOT NULL is so in the target too."""
+        """The columns of a scan under the target's names; a NOT NULL column of the source is NOT NULL in the target too."""
         fields = []
         for name, column in zip(chosen.names, await self.columns(chosen.raw()), strict=True):
             strict = name not in chosen.table.expressions and not chosen.relation.schema.columns.field(name).nullable
@@ -78,7 +78,7 @@ class SqlReader(ABC):
         return pa.schema(fields)
 
     async def relation(self, table: TableSpec) -> Relation:
-        """What a table's name or query means here. Raises ``ConfigError`` where there is no such thing."""
+        """The relation of a table's name or query. Raises ``ConfigError`` if it does not exist."""
         if table.query is not None:
             # On a line of its own: the query may end in a comment.
             sql = f"({table.query.strip().rstrip(';')}\n) AS {self.dialect.identifier('q')}"

@@ -30,7 +30,7 @@ _LONGEST_SHIFT = timedelta(hours=2)
 
 
 class SqlScan(SourceScan, Generic[Reader]):
-    """What is chosen of a table, and the connection that plans and reads it."""
+    """One scan: the selection, and the connection that plans and reads it."""
 
     def __init__(self, reader: Reader, chosen: Selection, schema: pa.Schema, checkpoint: Checkpoint) -> None:
         self._reader = reader
@@ -48,7 +48,7 @@ class SqlScan(SourceScan, Generic[Reader]):
         return scan
 
     def selection(self, slice_: Slice) -> Selection:
-        """What is read for one slice, but for the slice's own bounds."""
+        """What all slices read, besides their bounds."""
         return self._chosen
 
     def statement(self, slice_: Slice) -> str:
@@ -94,7 +94,7 @@ class SqlScan(SourceScan, Generic[Reader]):
         table, real_key = self._table, self._chosen.relation.schema.key
         key = tuple(table.target_name(name) for name in table.key or real_key)
         if not table.key and any(name not in self._schema.names for name in key):
-            key = ()  # a key that is not read in full identifies nothing
+            key = ()  # a part of a key identifies nothing
         return SourcePlan(
             table=table,
             schema=self._schema,
@@ -113,12 +113,12 @@ class SqlScan(SourceScan, Generic[Reader]):
         return cut(window, counts, self._table.slice_rows, self._checkpoint.position, self._hashed())
 
     def _hashed(self) -> str:
-        """A fingerprint of how rows that share a cursor value are told apart."""
+        """A fingerprint of the hash that cuts rows with one cursor value."""
         how = (self._reader.hash_version(), self._reader.dialect.hash_condition(self._chosen.hashed(), 0, 1))
         return hashlib.sha256(repr(how).encode()).hexdigest()[:12]
 
     async def _clock_warning(self, cursor: pa.Field) -> tuple[str, ...]:
-        """An hour that comes twice brings changes below the watermark."""
+        """Warn of an hour that comes twice: it brings changes below the watermark."""
         lookback = self._table.lookback
         lookback = lookback if isinstance(lookback, timedelta) else timedelta(seconds=lookback)
         if not pa.types.is_timestamp(cursor.type) or cursor.type.tz or (lookback and lookback >= _LONGEST_SHIFT):
@@ -143,7 +143,7 @@ def _repeated_hour(cursor: str, shift: timedelta) -> str:
 
 
 def _future_warning(table: TableSpec, window: Window | None, bounds: Bounds) -> tuple[str, ...]:
-    """A cursor value far in the future would hide every later change below it."""
+    """Warn of a cursor value far in the future, which would hide every later change below it."""
     if window is None or not is_ahead(window.upper, bounds.now, window.family, _FUTURE):
         return ()
     text = (

@@ -20,7 +20,7 @@ from retl.model.window import Slice, Window
 
 @dataclass(frozen=True)
 class Relation:
-    """What stands behind FROM, with its columns and key under the source's names."""
+    """The FROM clause, with its columns and key under the source's names."""
 
     sql: str
     schema: TableSchema
@@ -37,7 +37,7 @@ class Selection:
 
     def expression(self, name: str) -> str:
         computed = self.table.expressions.get(name)
-        # What a user writes ends on a line of its own: it may end in a comment.
+        # A user's text ends with a new line, since it may end in a comment.
         return f"({computed}\n)" if computed is not None else self.dialect.identifier(name)
 
     def raw(self) -> str:
@@ -79,7 +79,7 @@ class Selection:
         return conditions
 
     def hashed(self) -> list[str]:
-        """The columns that tell rows apart when a range has to be cut by a hash."""
+        """The columns whose hash cuts a range of rows with one cursor value."""
         stored = [name for name in self.table.key if self.relation.schema.has(name)]
         return stored or list(self.relation.schema.key or self.relation.schema.names)
 
@@ -142,7 +142,7 @@ class Selection:
         )
 
     def exact_histogram(self, window: Window, cursor: pa.Field, slice_rows: int) -> str:
-        """The same for values that are no numbers: by counting every distinct value."""
+        """The same for values that are not numbers: count every distinct value."""
         name = self.dialect.identifier(cursor.name)
         running = self.dialect.divide("(SUM(n) OVER (ORDER BY c) - 1)", slice_rows)
         return (
@@ -153,7 +153,7 @@ class Selection:
 
 
 def choose(dialect: Dialect, relation: Relation, table: TableSpec) -> Selection:
-    """Check a table's words against the columns that are really there. Raises ``ConfigError``."""
+    """Check a table's words against its real columns. Raises ``ConfigError``."""
     have = relation.schema.names
     _check_exclude(relation, table)
     left_out = set(table.exclude)
@@ -179,7 +179,7 @@ def choose(dialect: Dialect, relation: Relation, table: TableSpec) -> Selection:
 
 
 def _check_exclude(relation: Relation, table: TableSpec) -> None:
-    """What is left out must be there; a key that the source gives is not cut."""
+    """Excluded columns must exist, and the source's key must stay whole."""
     _require(table.exclude, relation.schema.names, "exclude")
     if not table.key and table.write is Write.UPSERT:
         _check_left_out(relation.schema.key, set(table.exclude), "the source's key")
@@ -205,7 +205,7 @@ def _require(wanted: Iterable[str], have: Sequence[str], word: str) -> None:
 
 
 def cursor_column(chosen: Selection) -> tuple[pa.Field, CursorFamily]:
-    """The cursor's column and its kind. Raises ``ConfigError`` where it cannot order change."""
+    """The cursor's column and its kind. Raises ``ConfigError`` if it cannot order change."""
     column = chosen.relation.schema.columns.field(chosen.table.cursor)
     family = chosen.dialect.family(column)
     if family is None:

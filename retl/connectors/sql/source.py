@@ -23,7 +23,7 @@ class SqlSource(Source):
 
     @abstractmethod
     def connect(self) -> AbstractAsyncContextManager[SqlReader]:
-        """What asks the system, until the block ends."""
+        """A reader for the length of a block."""
 
     def connect_scan(self) -> AbstractAsyncContextManager[SqlReader]:
         """The same for a scan, which may take long."""

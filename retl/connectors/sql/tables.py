@@ -1,4 +1,4 @@
-"""Making a target table fit: what to create, what to add, what to refuse. No I/O."""
+"""Make a target table fit: what to create, to add, to refuse. No I/O."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TableName:
 
 @dataclass(frozen=True)
 class ExistingTable:
-    """A table as the target has it. ``keys`` are all sets of columns that are unique together."""
+    """A table of the target as it is. ``keys`` are all sets of columns that are unique together."""
 
     columns: pa.Schema
     keys: tuple[frozenset[str], ...] = ()
@@ -51,10 +51,10 @@ class ExistingTable:
     name: TableName | None = None
     """Its name as the system spells it."""
     collates: bool = False
-    """Whether it may call keys equal that are not the same."""
+    """Whether it may call different keys equal."""
 
     def spelled(self, names: Sequence[str], dialect: Dialect) -> ExistingTable:
-        """The same table with its columns written as in ``names``, where that is the same name to the system."""
+        """The same table with its columns spelled as in ``names``, if the system calls the names equal."""
         spelling = {dialect.fold(name): name for name in names}
 
         def spell(found: Iterable[str]) -> frozenset[str]:
@@ -85,16 +85,16 @@ class TypeMap(ABC):
 
     @abstractmethod
     def declare(self, column: pa.Field, *, in_key: bool) -> str:
-        """The column type for a new table. Raises ``ConfigError`` where there is no lossless one."""
+        """The column type for a new table. Raises ``ConfigError`` if no type is lossless."""
 
     @abstractmethod
     def why_incompatible(self, column: pa.Field, existing: pa.Field) -> str | None:
-        """Why a column cannot be stored without loss in an existing one; ``None`` where it can."""
+        """Why a column cannot be stored without loss in an existing one; ``None`` if it can."""
 
 
 @dataclass(frozen=True)
 class TableChange:
-    """What has to be done to a target table before rows can be written, for a name given later."""
+    """The changes of a target table before rows can be written."""
 
     columns: tuple[str, ...]
     """The columns that will be written, in the batches' order."""
@@ -102,7 +102,7 @@ class TableChange:
     definitions: tuple[str, ...]
     """Column definitions and the primary key, for a table that is created."""
     added: tuple[str, ...]
-    """Column definitions to add to the table that is there."""
+    """Column definitions to add to the existing table."""
     casts: tuple[str, ...]
     warnings: tuple[str, ...]
     declared: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ class TableChange:
 
 
 def fit(spec: WriteSpec, existing: ExistingTable | None, dialect: Dialect, types: TypeMap) -> TableChange:
-    """Decide how the target table is made to fit.
+    """Decide how to make the target table fit.
 
     Raises ``ConfigError`` and ``SchemaDrift`` with the reason and what to do.
     """
@@ -149,13 +149,13 @@ def check_key(spec: WriteSpec) -> None:
         return
     if spec.table.pre_action is PreAction.MIRROR:
         raise ConfigError(
-            'there is no usable key, and pre_action = "mirror" compares the rows of source and target by one.',
+            'the table has no usable key, and pre_action = "mirror" compares the rows of source and target by one.',
             remedy='name the columns that identify a row in key, or use pre_action = "swap".',
         )
     if spec.table.write is Write.APPEND or spec.table.replaces:
         return
     raise ConfigError(
-        "there is no usable key: the source declares none and key is not set, so rows could not be told apart.",
+        "the table has no usable key: the source declares none and key is not set, so rows could not be told apart.",
         remedy='name the columns that identify a row in key, or take every row as new with write = "append".',
     )
 
@@ -200,7 +200,7 @@ def _fitted(spec: WriteSpec, existing: ExistingTable, dialect: Dialect, types: T
         if there is None:
             if not _takes_new(spec, column.name, warnings):
                 continue
-            # Rows that are there already have no value for it, so it cannot be NOT NULL.
+            # Existing rows have no value for it, so it cannot be NOT NULL.
             added.append(_definition(column, dialect, types, in_key=False, strict=False))
             declared.append(types.declare(column, in_key=False))
         else:
@@ -301,7 +301,7 @@ def is_archive(name: str, table: str, *, longest: int | None = None) -> bool:
 
 
 def _are_digits(text: str) -> bool:
-    """Whether it is written in 0 to 9; ``isdigit`` alone takes those of every script."""
+    """Whether a text is all of 0 to 9; ``isdigit`` alone accepts the digits of every script."""
     return text.isascii() and text.isdigit()
 
 
@@ -310,7 +310,7 @@ def _archive_start(table: str, longest: int | None) -> str:
 
 
 def _short(table: str, longest: int | None, taken: int) -> str:
-    """A table's name, so short that ``taken`` more characters make no more than ``longest``."""
+    """A table's name, cut so that ``taken`` more characters fit into ``longest``."""
     if longest is None or len(table) + taken <= longest:
         return table
     return f"{table[: longest - taken - _DIGEST_DIGITS - 1]}_{_digest(table)}"

@@ -135,7 +135,7 @@ class SQLiteLoader(BulkLoader):
 
 
 def _numbers(column: pa.Array, logical: pa.DataType) -> pa.Array:
-    """A column of numbers in canonical text as the numbers; as it is where it is no such column."""
+    """A column of numbers in canonical text as numbers; any other column as it is."""
     number = pa.types.is_integer(logical) or pa.types.is_floating(logical)
     if not number or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return column

@@ -50,12 +50,12 @@ class SQLiteSource(SqlSource):
     system: ClassVar[str] = "sqlite"
 
     def __init__(self, options: SQLite) -> None:
-        # For good: the host may change its working directory.
+        # Absolute, since the host may change its working directory.
         self._options = msgspec.structs.replace(options, path=SQLiteFile(options, read_only=True).path)
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[SQLiteReader, None]:
-        # A connection for each: the interrupt of one ends whatever runs on it, for whomever.
+        # One connection each, since an interrupt ends everything that runs on it.
         reader = SQLiteReader(SQLiteFile(self._options, read_only=True))
         try:
             yield reader
@@ -84,7 +84,7 @@ class SQLiteReader(SqlReader):
         await self._file.close()
 
     async def _end_result(self) -> None:
-        """Surely: a cursor that is left open keeps the file open, even when its connection is closed."""
+        """Close the cursor even if cancelled: an open cursor keeps the file open, even after its connection is closed."""
         result, self._result = self._result, None
         if result is not None:
             await self._file.run(result.close)
@@ -101,7 +101,7 @@ class SQLiteReader(SqlReader):
     async def list_tables(self) -> list[str]:
         names = await self._file.run(run_step, table_names)
         offered = [name for name in names if DIALECT.fold(name) not in STATE_TABLES and not made_by_a_target(name)]
-        # With a dot in it, too: elsewhere that divides schema and table.
+        # Even with a dot, which elsewhere divides schema and table.
         return [DIALECT.identifier(name) if set(name) & set('."`') else name for name in offered]
 
     async def location(self, table: str) -> str | None:
@@ -141,7 +141,7 @@ class SQLiteReader(SqlReader):
         conditions = out_of_order(cursor, family, reference) if reference else None
         if reference is None or conditions is None:
             return
-        # What was read before is in order, or the scan that read it was refused.
+        # Earlier rows are in order, or their scan would have been refused.
         start = from_day(lower_bound(chosen.table, family, watermark) or reference)
         found = await self.query(chosen.odd_value(cursor, *conditions, start))
         if found:

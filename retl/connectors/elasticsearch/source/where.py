@@ -213,7 +213,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 def _in_lucene(text: str) -> str:
-    """A condition of SQL in Lucene's syntax; empty where there is no simple form."""
+    """A SQL condition in Lucene's syntax; empty if it has no simple form."""
     found = _SQL.fullmatch(text)
     if found is None:
         return ""
