@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def test_no_name_is_one_that_was_given_up() -> None:
         f"{path.relative_to(ROOT)}:{line}: {old!r} is {new} today"
         for path in sorted(ROOT.rglob("*.py"))
         for old, new, line in _given_up(path)
+    ]
+    assert found == []
+
+
+def test_comments_and_messages_are_plain() -> None:
+    habits = re.compile(r"\bwhoever\b|\bmeanwhile\b|\bwhich is no \w", re.IGNORECASE)
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if habits.search(line)
     ]
     assert found == []
 

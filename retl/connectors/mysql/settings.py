@@ -39,7 +39,7 @@ _BOTH = (
     _Setting("autocommit", 1, "a read holds no snapshot and no lock of an earlier one; a statement alone is committed"),
     _Setting("completion_type", 0, "a COMMIT begins no transaction and ends no session"),
     _Setting("sql_select_limit", 2**64 - 1, "results are whole"),
-    _Setting("sql_big_selects", 1, "a large join is no mistake"),
+    _Setting("sql_big_selects", 1, "a large join is allowed"),
     _Setting("sql_safe_updates", 0, "nor is an UPDATE without a key; it limits SELECTs too"),
     _Setting("sql_auto_is_null", 0, "IS NULL finds no row that was inserted last"),
     _Setting("max_execution_time", 0, "a large table is read to its end", _MYSQL),

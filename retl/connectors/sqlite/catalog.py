@@ -78,7 +78,7 @@ def _unique_indexes(name: str) -> Step[list[UniqueIndex]]:
 
 
 def inspect(name: str) -> Step[SQLiteTable | None]:
-    """A table's columns and unique keys, or ``None`` where there is none of that name."""
+    """A table's columns and unique keys, or ``None`` if it does not exist."""
     table = yield from find(name)
     rows = yield query(
         'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) WHERE hidden <> 1', name

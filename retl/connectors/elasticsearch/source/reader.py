@@ -48,7 +48,7 @@ class PointInTime:
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Take the moment, unless it is held already. Raises ``ConfigError`` where there is no such index."""
+        """Take the moment, unless it is held already. Raises ``ConfigError`` if the index does not exist."""
         if self._id is not None:
             return
         answer = await self._client.call("POST", self.server.open_pit(self._path), params={"keep_alive": _KEEP_ALIVE})

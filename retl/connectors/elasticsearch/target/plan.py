@@ -214,7 +214,7 @@ def may_clash(spec: WriteSpec, existing: ExistingIndex | None) -> bool:
 
 
 def _counts(spec: WriteSpec) -> bool:
-    """Whether the cursor is a number, which is no higher than what counts changes."""
+    """Whether the cursor is a number, which may be lower than a version that counts changes."""
     return spec.cursor is not None and pa.types.is_integer(spec.schema.field(spec.cursor).type)
 
 
