@@ -48,6 +48,7 @@ CASES = [
     *(Case("sqlite-to-duckdb", mode, 0.1 if mode == "incremental" else 0.05) for mode in MODES),
     *(Case("mariadb-to-mysql", mode, 0.25 if mode == "incremental" else 0.16) for mode in MODES),
     Case("mariadb-to-mysql", "rename_and_create", 0.08, outside=True),
+    *(Case(route, "mirror", 0.08) for route in ("mariadb-to-mysql", "duckdb-to-sqlite", "sqlite-to-duckdb")),
     # The slower way, by INSERT: a few more.
     *(Case("mariadb-to-mysql", mode, 0.04, options={"local_infile": False}) for mode in ("incremental", "swap")),
     *(Case("index-to-index", mode, 0.4 if mode == "incremental" else 0.2) for mode in ("incremental", "none")),

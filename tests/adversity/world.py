@@ -15,6 +15,8 @@ from tests.adversity.looks import Look, Row, checkpoint, rows
 FIRST_ROWS = 100
 SLICE_ROWS = 10
 KEPT_ARCHIVES = 2
+SHADOWED = ("swap", "mirror")
+"""Modes that load a table which nobody sees before the end."""
 BEGINNING = datetime(2024, 1, 31, 23, 59, 59, 999_990)  # noqa: DTZ001  # as the column has none
 
 
@@ -133,6 +135,8 @@ class World:
             table["cursor"] = "at"
         else:
             table["pre_action"] = self.mode
+        if self.mode == "mirror":
+            table["max_shrink"] = 1.0
         if self.mode == "rename_and_create":
             table["keep_archives"] = KEPT_ARCHIVES
         return Job(
@@ -237,14 +241,14 @@ class World:
         elif self.mode == "none":
             self._check_known(found or [])
             assert {row.id for row in found or []} >= {row.id for row in self._good or []}
-        elif self.mode == "swap" and found == self._good:
+        elif self.mode in SHADOWED and found == self._good:
             pass  # not switched yet, though the last rows of the shadow may be committed
         elif saved.refresh is None and saved.scan_id != self._scan_id:
             # The kill came after the last commit.
             assert found is not None
             self._check_complete(found, saved)
             self._settle(found, saved)
-        elif self.mode == "swap" and self._target.ddl_commits and found == self._expected():
+        elif self.mode in SHADOWED and self._target.ddl_commits and found == self._expected():
             self._good = found  # switched, and to be noted when the old table is gone: the next scan loads it again
         elif saved.refresh is None:
             assert found == self._good
@@ -308,7 +312,7 @@ class World:
         """No table but those that people should see; a shadow may wait for the next scan."""
         known = ("copy", "retl_")
         others = [name for name in self._tables() if not name.startswith(known)]
-        waits = self.mode == "swap" or (self.mode == "rename_and_create" and self._target.ddl_commits)
+        waits = self.mode in SHADOWED or (self.mode == "rename_and_create" and self._target.ddl_commits)
         if after_kill and waits:
             ours = ("_retl_new_copy_", "_retl_old_copy_") if self._target.ddl_commits else "_retl_new_copy_"
             assert len(others) <= 1 and all(name.startswith(ours) for name in others)

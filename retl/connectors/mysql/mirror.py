@@ -31,8 +31,7 @@ class MirrorWriter(ReplacingWriter):
 
     async def deletes(self) -> int:
         """How many rows of the table the source lacks."""
-        ((rows,),) = await self._main.query(f"SELECT COUNT(*) {self._sql.gone}")
-        return int(rows)
+        return await self._number(f"SELECT COUNT(*) {self._sql.gone}")
 
     async def _finish(self, fenced: FencedCheckpoint | None) -> None:
         await until_free(self._main, self._load.lock_timeout, lambda: self._mirror(fenced))

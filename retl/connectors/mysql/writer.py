@@ -78,11 +78,14 @@ class MySQLWriter(TableWriter):
         await shielded(connection.execute("COMMIT"))
 
     async def count(self) -> int:
+        return await self._number(f"SELECT COUNT(*) FROM {self._load.known.name.sql}")
+
+    async def _number(self, sql: str) -> int:
         worker = self._workers[0]
         await worker.settle()
-        rows = await worker.connection.query(f"SELECT COUNT(*) FROM {self._load.known.name.sql}")
+        ((number,),) = await worker.connection.query(sql)
         worker.rest()
-        return int(rows[0][0])
+        return int(number)
 
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         for worker in self._workers:
