@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from retl.connectors.base import Connector, Source, Target
@@ -136,6 +136,7 @@ class Pipeline:
         self._bus = EventBus()
         self._runner = Runner(self._config, self._bus)
         self._busy = False
+        self._looks = 0
         self._stop_waits = False
 
     def __repr__(self) -> str:
@@ -150,14 +151,24 @@ class Pipeline:
             error.with_context(pipeline=self.name)
             raise
 
+    @asynccontextmanager
+    async def _looking(self) -> AsyncGenerator[None, None]:
+        """A look outside of a run: when the last one is over, nothing stays open."""
+        self._looks += 1
+        try:
+            with self._named():
+                yield
+        finally:
+            self._looks -= 1
+            if not self._looks and not self._busy:
+                await shielded(self._close())
+
     # Before a run -----------------------------------------------------------
 
     async def check(self) -> list[Finding]:
         """Test both connections and look at every table, as a preflight. Writes nothing and never raises ``RetlError``."""
-        try:
+        async with self._looking():
             return await Preflight(self._config).check()
-        finally:
-            await self._runner.release()
 
     async def plan(self, *, errors: list[Exception] | None = None) -> list[TablePlan]:
         """What the next scan of every table would do: windows, SQL, DDL, casts. Writes nothing.
@@ -167,19 +178,13 @@ class Pipeline:
         others: its error is appended there, and the plans of the others are returned. What
         concerns them all, such as a system that does not answer, is raised all the same.
         """
-        try:
-            with self._named():
-                return await Preflight(self._config).plans(errors)
-        finally:
-            await self._runner.release()
+        async with self._looking():
+            return await Preflight(self._config).plans(errors)
 
     async def tables(self) -> list[str]:
         """The tables that the source offers, sorted."""
-        try:
-            with self._named():
-                return await self._source.list_tables()
-        finally:
-            await self._runner.release()
+        async with self._looking():
+            return await self._source.list_tables()
 
     # Runs -------------------------------------------------------------------
 

@@ -23,10 +23,10 @@ What a connector guarantees to the engine is said at each method. Errors are tho
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
 import anyio
 import msgspec
@@ -59,7 +59,6 @@ from retl.state.base import Manifest, StateStore
 from retl.threads import shielded
 
 __all__ = [
-    "ABORT_SECONDS",
     "REJECT",
     "Action",
     "BatchSize",
@@ -108,6 +107,7 @@ __all__ = [
     "WriteSpec",
     "cursor_family",
     "cut",
+    "loading",
     "lower_bound",
     "make_window",
     "with_rejects",
@@ -124,6 +124,8 @@ class SystemInfo:
     warnings: tuple[str, ...] = ()
     """What people should know of the way there: a login that others may read."""
 
+
+WriterT = TypeVar("WriterT", bound="TableWriter")
 
 REJECT = "retl.reject"
 """The name of the column that ``with_rejects`` adds."""
@@ -204,10 +206,10 @@ class Source(ABC):
         """
         return None
 
-    @asynccontextmanager
-    async def open_scan(
+    @abstractmethod
+    def open_scan(
         self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
-    ) -> AsyncGenerator[SourceScan, None]:
+    ) -> AbstractAsyncContextManager[SourceScan]:
         """Begin a scan: decide what it reads, as of now, and hold for it what reading takes. Reads only.
 
         With a cursor, the upper bound of its plan is the highest value that the source itself
@@ -216,48 +218,6 @@ class Source(ABC):
         overlap, and of about ``table.slice_rows`` rows. A source without a cursor compares what
         it has with the ``manifest``.
         """
-        plan = await self.plan(table, checkpoint)
-        try:
-            yield _Planned(self, plan)
-        finally:
-            await shielded(self.finish(plan))
-
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
-        """Decide what this scan reads, as of now.
-
-        With a cursor, the upper bound is the highest value that the source itself names,
-        and no row at or below it may be left out of the slices (rows below
-        ``watermark - lookback`` aside). Slices are in ascending cursor order, without gap
-        or overlap, and of about ``table.slice_rows`` rows. Reads only.
-        """
-        raise NotImplementedError
-
-    def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
-        """The rows of one slice, in batches of bounded size.
-
-        Each batch has the column names of ``plan.schema`` in that order; each column has
-        the type given there, or is ``string`` and holds canonical text of it. The same
-        slice may be read again after an error. When the iterator is closed early, the
-        query at the source is stopped.
-
-        A row with a value that no column can hold is given by ``with_rejects``: it counts as a
-        reject of its scan, and never reaches the target.
-        """
-        raise NotImplementedError
-
-    async def recount(self, plan: SourcePlan, slice_: Slice) -> int | None:
-        """How many rows a slice has as of now; ``None`` where the source cannot tell.
-
-        Asked where fewer came than the plan had counted: then either rows have gone since, or something between here
-        and the source cuts its answers.
-        """
-        return None
-
-    async def finish(self, plan: SourcePlan) -> None:  # noqa: B027  # not abstract: most sources hold nothing for a scan
-        """The scan that ``plan`` began is over, well or not: a snapshot or a point in time may be given back."""
-
-    async def release(self) -> None:  # noqa: B027  # not abstract: most sources have nothing to let go
-        """Let go of what should not be held between two runs: a file lock, a transaction."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -291,31 +251,14 @@ class SourceScan(ABC):
         return None
 
 
-class _Planned(SourceScan):
-    def __init__(self, source: Source, plan: SourcePlan) -> None:
-        self._source = source
-        self.plan = plan
-
-    async def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
-        batches: Any = self._source.read(self.plan, slice_)
-        try:
-            async for batch in batches:
-                yield batch
-        finally:
-            close = getattr(batches, "aclose", None)
-            if close is not None:
-                await close()
-
-    async def recount(self, slice_: Slice) -> int | None:
-        return await self._source.recount(self.plan, slice_)
-
-
 class TableWriter(ABC):
     """Takes the batches of one scan of one table.
 
     Rows that were written since the last commit are *staged*: nobody sees them.
     """
 
+    finished: bool = False
+    """Whether ``finish`` is done: then leaving the load undoes nothing."""
     overlaps: bool = False
     """Whether batches may be written while a commit is under way: a commit takes what is staged when it is called."""
 
@@ -359,36 +302,26 @@ class TableWriter(ABC):
         for a table that is not replaced, and where the target does not hold the checkpoints.
         """
 
-    @abstractmethod
-    async def abort(self) -> None:
-        """Give up: nothing staged stays, nothing committed is undone. Safe after any failure."""
+    async def abort(self) -> None:  # noqa: B027  # not abstract: some have nothing to undo
+        """Undo what is staged and not finished; what is committed stays. Safe after any failure. See ``loading``."""
 
 
-ABORT_SECONDS = 5.0
+_ABORT_SECONDS = 5.0
 """How long a load that is given up may take to remove what it has staged; what is left, the next scan removes."""
 
 
 @asynccontextmanager
-async def _loading(writer: TableWriter) -> AsyncGenerator[TableWriter, None]:
-    """A writer for the length of a block, which is aborted unless the block has finished it."""
-    finished = False
-    finish = writer.finish
-
-    async def finishing(fenced: FencedCheckpoint | None) -> None:
-        nonlocal finished
-        await finish(fenced)
-        finished = True
-
-    writer.finish = finishing  # type: ignore[method-assign]
+async def loading(writer: WriterT) -> AsyncGenerator[WriterT, None]:
+    """A writer for the length of a block, which is aborted where the block does not finish it: for ``Target.open_load``."""
     try:
         yield writer
     finally:
-        if not finished:
+        if not writer.finished:
             await shielded(_abort(writer))
 
 
 async def _abort(writer: TableWriter) -> None:
-    with anyio.move_on_after(ABORT_SECONDS):
+    with anyio.move_on_after(_ABORT_SECONDS):
         await writer.abort()
 
 
@@ -441,31 +374,18 @@ class Target(ABC):
         usable key, a type that does not fit, an option that this system cannot honour.
         """
 
-    @asynccontextmanager
-    async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
+    @abstractmethod
+    def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AbstractAsyncContextManager[TableWriter]:
         """Begin to write one scan: create or evolve the table, do the pre-action, remove what a crash left behind.
 
         ``begun`` holds the checkpoint that says a refresh has begun; it is saved together with
         the pre-action where the target can do both at once. Leaving without ``finish`` aborts:
         nothing staged stays, nothing committed is undone.
         """
-        async with _loading(await self.prepare(spec, begun)) as writer:
-            yield writer
-
-    async def prepare(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
-        """Create or evolve the table, do the pre-action, remove what a crash left behind.
-
-        ``fenced`` holds the checkpoint that says a refresh has begun; it is saved together
-        with the pre-action where the target can do both at once.
-        """
-        raise NotImplementedError
 
     def state_store(self) -> StateStore | None:
         """A store for checkpoints inside this target, or ``None`` where it has no transactions."""
         return None
-
-    async def release(self) -> None:  # noqa: B027  # not abstract: most targets have nothing to let go
-        """Let go of what should not be held between two runs."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -79,6 +79,3 @@ class SourceRejects(TableWriter):
 
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         await self._writer.finish(fenced)
-
-    async def abort(self) -> None:
-        await self._writer.abort()

@@ -25,7 +25,6 @@ from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineState
-from retl.threads import shielded
 
 _MOST_REJECTS = 5_000
 """Most rejects of a table that are kept."""
@@ -125,7 +124,6 @@ class Runner:
             if self.lease.holder != announced:
                 announced = self.lease.holder
                 self._bus.emit(events.LeaseHeld(pipeline=self.name, at=now_text(), owner=owner_in_words(announced)))
-            await self.release()
             await self._sleep(min(1.0, self._config.lease_ttl / 5))
         return False
 
@@ -166,7 +164,6 @@ class Runner:
                 left = self.schedule.period if self._paused else timer.left()
                 deadline = time.monotonic() + left if left is not None else None
                 await self._run_tables(self.lease.fence, deadline=deadline)
-                await self.release()
                 continue
             self.state = "paused" if self._paused else "idle"
             self.next_run = self._next_tick()
@@ -253,14 +250,6 @@ class Runner:
             await self._wake.wait()
         if self._wake.is_set():
             self._wake = anyio.Event()
-
-    async def release(self) -> None:
-        """Release what should not be held between two runs."""
-        await shielded(self._let_rest())
-
-    async def _let_rest(self) -> None:
-        await self._config.source.release()
-        await self._config.target.release()
 
     def rest(self) -> None:
         """The run is over."""

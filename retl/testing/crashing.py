@@ -58,9 +58,6 @@ class WrappedSource(Source):
         """What the other source says when it is asked again how many rows a slice has."""
         return await scan.recount(slice_)
 
-    async def release(self) -> None:
-        await self.source.release()
-
     async def aclose(self) -> None:
         await self.source.aclose()
 

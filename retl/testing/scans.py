@@ -62,7 +62,6 @@ class Scans:
         """Leave every open scan, as the engine has between two runs."""
         self._open.clear()
         await self._stack.aclose()
-        await self.source.release()
 
     async def ping(self) -> SystemInfo:
         """As ``Source.ping``."""

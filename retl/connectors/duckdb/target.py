@@ -72,9 +72,6 @@ class DuckDBTarget(SqlTarget):
     def state_store(self) -> StateStore:
         return self._store
 
-    async def release(self) -> None:
-        await self._file.close()
-
     async def aclose(self) -> None:
         await self._file.close()
 

@@ -246,6 +246,3 @@ class _FunctionWriter(TableWriter):
 
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         return None
-
-    async def abort(self) -> None:
-        await self.discard()

@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import anyio
-
-from retl.connectors.base import ABORT_SECONDS, SystemInfo, TableWriter, Target, TargetTable
+from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable, loading
 from retl.connectors.mysql import catalog, preflight, refresh, rights, trial
 from retl.connectors.mysql.catalog import DIALECT, CatalogTable, Inspection
 from retl.connectors.mysql.connection import Login, MySQLConnection, location
@@ -33,7 +31,6 @@ from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
-from retl.threads import shielded
 
 _FRESH_SECONDS = 1.0
 """Maximum age of an inspection that the next step of a scan may use."""
@@ -158,12 +155,8 @@ class MySQLTarget(Target):
         found = self._found_just_now(spec) or await self._inspect(spec.table.to)
         async with self._pool.reserve() as reservation, _Further(self._pool) as further:
             connection = await reservation.connection()
-            writer = await self._prepare(connection, further, spec, begun, found)
-            try:
+            async with loading(await self._prepare(connection, further, spec, begun, found)) as writer:
                 yield writer
-            finally:
-                if not writer.finished:
-                    await shielded(_abort(writer))
 
     async def _prepare(
         self,
@@ -263,11 +256,6 @@ class _Further:
             if error is not None:
                 reservation.abort()
             reservation.leave()
-
-
-async def _abort(writer: MySQLWriter) -> None:
-    with anyio.move_on_after(ABORT_SECONDS):
-        await writer.abort()
 
 
 async def _note(connection: MySQLConnection, spec: WriteSpec, fenced: FencedCheckpoint | None) -> None:

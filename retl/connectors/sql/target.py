@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-import anyio
 import pyarrow as pa
 
-from retl.connectors.base import ABORT_SECONDS, TableWriter, Target, TargetTable
+from retl.connectors.base import TableWriter, Target, TargetTable, loading
 from retl.connectors.sql.dialect import Dialect
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
@@ -211,12 +210,8 @@ class SqlTarget(Target):
 
     @asynccontextmanager
     async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
-        writer = await self._open(spec, begun)
-        try:
+        async with loading(await self._open(spec, begun)) as writer:
             yield writer
-        finally:
-            if not writer.finished:
-                await shielded(_abort(writer))
 
     async def _open(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> StagedWriter:
         session = await self.connect()
@@ -277,11 +272,6 @@ def _check_empty(table: TableName) -> Step[None]:
             remedy='use pre_action = "none", or drop the trigger.',
             system=table.dialect.name,
         )
-
-
-async def _abort(writer: TableWriter) -> None:
-    with anyio.move_on_after(ABORT_SECONDS):
-        await writer.abort()
 
 
 def _mirrored(spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:

@@ -158,7 +158,7 @@ async def test_a_binary_log_of_statements_is_refused_before_anything_is_written(
         with pytest.raises(ConfigError, match="binary log") as refused:
             await store.take_lease(await store.read_lease("p"), "me", 15.0)
         assert "binlog_format" in refused.value.remedy and "drop" not in refused.value.remedy
-        await target.release()
+        await target.aclose()
         server.query("SET GLOBAL binlog_format = 'MIXED'")
         await target.preview(load)
         async with scene.session() as session:

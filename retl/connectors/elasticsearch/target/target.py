@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import anyio
 import pyarrow as pa
 
-from retl.connectors.base import ABORT_SECONDS, SystemInfo, TableWriter, Target, TargetTable
+from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable, loading
 from retl.connectors.elasticsearch import catalog
 from retl.connectors.elasticsearch.catalog import ExistingIndex
 from retl.connectors.elasticsearch.connection import Client, SharedClient
@@ -26,7 +25,6 @@ from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state.base import StateStore
 from retl.state.memory import lease_lost
-from retl.threads import shielded
 
 if TYPE_CHECKING:
     from retl.connectors.elasticsearch import Elasticsearch
@@ -119,11 +117,9 @@ class ElasticsearchTarget(Target):
     @asynccontextmanager
     async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
         client = await self._shared.client()
-        writer = ElasticsearchWriter(await self._prepare(client, spec, begun), client, self._store)
-        try:
+        load = await self._prepare(client, spec, begun)
+        async with loading(ElasticsearchWriter(load, client, self._store)) as writer:
             yield writer
-        finally:
-            await shielded(_abort(writer))
 
     async def _prepare(self, client: Client, spec: WriteSpec, begun: FencedCheckpoint | None) -> PreparedLoad:
         # The journal first, and with it the proof of the fence: from here on a crash is seen by the next scan.
@@ -166,11 +162,6 @@ class ElasticsearchTarget(Target):
 
     async def aclose(self) -> None:
         await self._shared.close()
-
-
-async def _abort(writer: TableWriter) -> None:
-    with anyio.move_on_after(ABORT_SECONDS):
-        await writer.abort()
 
 
 async def _try_out(client: Client, spec: WriteSpec, found: _Inspection) -> None:

@@ -52,7 +52,6 @@ class ElasticsearchWriter(TableWriter):
         self._encoder = Encoder(load.spec, load.plan.columns, operation=load.operation, versions=load.plan.versions)
         self._duplicates = Duplicates(load.spec)
         self._rejects = RejectCollector(load.spec)
-        self._closed = False
         self._proved = time.monotonic()
         self._sure = 0
         self._bulk = Bulk(
@@ -207,7 +206,7 @@ class ElasticsearchWriter(TableWriter):
                 await self._check_count(self._load.address.name)
         if fenced is not None:
             await shielded(self._store.save(fenced))
-        self._closed = True
+        self.finished = True
 
     async def _check_count(self, name: str) -> None:
         """Raise where there are fewer documents than were acknowledged. One that was written twice counts once."""
@@ -238,9 +237,6 @@ class ElasticsearchWriter(TableWriter):
         await refresh.switch(self._client, self._spec.table.to, shadow, existing, more=more, keep=keep)
 
     async def abort(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
         await self._bulk.stop()
         with suppress(RetlError):
             if self._load.shadow is not None:  # the next scan drops it too
