@@ -89,8 +89,11 @@ class Engine:
         """Plan a query; the cursor that will run it."""
         plan = Translator(self._flavour, self, session).query(sql)
         with self._lock:
-            for name in plan.system:
-                self._fill(name)
+            # Whole or not at all: another session's query of the catalog may be running.
+            if plan.system:
+                with self._transaction():
+                    for name in plan.system:
+                        self._fill(name)
             return self._duckdb.cursor(), plan
 
     def execute(self, cursor: duckdb.DuckDBPyConnection, plan: Plan) -> list[str]:
