@@ -44,7 +44,7 @@ WRONG = [
     ({"keep_archives": 1.5}, "keep_archives is 1.5, of type float"),
     ({"cursor": 5}, "cursor is 5, of type int"),
     ({"null_cursor": 5}, "null_cursor is 5, of type int"),
-    ({"lost_target": "again"}, "lost_target is 'again'"),
+    ({"lost_target": "again"}, "unknown lost_target 'again'"),
 ]
 
 

@@ -365,7 +365,7 @@ source = 5
         "jobs.toml:16: pipelines.shop.tables[1].cursr: unknown option; did you mean 'cursor'?",
         (
             "jobs.toml:17: pipelines.shop.tables[1].pre_action: 'swop' is not one of none, truncate, rename_and_create, "
-            "swap; did you mean 'swap'?"
+            "swap, mirror; did you mean 'swap'?"
         ),
         "jobs.toml:18: pipelines.shop.tables[1].key[1]: expected text, got a whole number",
         "jobs.toml:19: pipelines.shop.tables[1].max_rejects: expected a whole number or text, got a number",
