@@ -21,6 +21,7 @@ MODES: dict[str, dict[str, Any]] = {
     "truncate": {"pre_action": "truncate"},
     "rename_and_create": {"pre_action": "rename_and_create", "keep_archives": 1},
     "swap": {"pre_action": "swap"},
+    "mirror": {"pre_action": "mirror"},
 }
 
 
@@ -113,7 +114,7 @@ class Feed:
             return
         found, saved = rows(self.target, "copy"), checkpoint(self.target, "t")
         assert len({row.id for row in found}) == len(found)
-        if self.mode == "swap":
+        if self.mode in ("swap", "mirror"):
             assert found in (self._good, self.expected)
         elif "cursor" in MODES[self.mode] and saved.watermark is not None:
             there = set(found)

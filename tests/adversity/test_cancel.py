@@ -62,6 +62,7 @@ CASES = [
     Case("truncate", {"pre_action": "truncate"}),
     Case("rename_and_create", {"pre_action": "rename_and_create", "keep_archives": 2}),
     Case("swap", {"pre_action": "swap"}),
+    Case("mirror", {"pre_action": "mirror"}),
     Case("duckdb-incremental", {"cursor": "at"}, source="source.duckdb"),
     Case("duckdb-swap", {"pre_action": "swap"}, source="source.duckdb"),
     Case("to-duckdb-incremental", {"cursor": "at"}, target="target.duckdb"),
@@ -70,6 +71,7 @@ CASES = [
         "to-duckdb-rename_and_create", {"pre_action": "rename_and_create", "keep_archives": 2}, target="target.duckdb"
     ),
     Case("to-duckdb-swap", {"pre_action": "swap"}, target="target.duckdb"),
+    Case("to-duckdb-mirror", {"pre_action": "mirror"}, target="target.duckdb"),
 ]
 
 
@@ -123,7 +125,7 @@ class Scene:
         found = self.content()
         assert len({row[0] for row in found}) == len(found)
         assert {*found} <= {*OLD, *NEW}
-        if self.case.options.get("pre_action") == "swap":
+        if self.case.options.get("pre_action") in ("swap", "mirror"):
             assert found in (OLD, NEW)
         elif self.case.options.get("pre_action") is None:
             assert {row[0] for row in found} >= {row[0] for row in OLD}

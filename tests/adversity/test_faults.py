@@ -91,7 +91,7 @@ def pipeline_of(source: MemorySource, target: Path, *, busy_timeout: float = 30.
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("pre_action", [None, "none", "truncate", "rename_and_create", "swap"])
+@pytest.mark.parametrize("pre_action", [None, "none", "truncate", "rename_and_create", "swap", "mirror"])
 @pytest.mark.parametrize("batches", range(6))
 async def test_a_source_that_is_cut_off_for_a_moment_is_read_again(
     source: MemorySource, folder: Path, pre_action: str | None, batches: int

@@ -34,8 +34,8 @@ pytestmark = pytest.mark.adversity
 
 SEQUENCES = int(os.environ.get("RETL_MODEL_SEQUENCES") or tiers.number(1000))
 WORKERS = min(4, os.cpu_count() or 1)
-MODES = ("incremental", "append", "none", "truncate", "rename_and_create", "swap", "full-mixed")
-FULL = ("none", "truncate", "rename_and_create", "swap")
+MODES = ("incremental", "append", "none", "truncate", "rename_and_create", "swap", "mirror", "full-mixed")
+FULL = ("none", "truncate", "rename_and_create", "swap", "mirror")
 KEPT_ARCHIVES = 2
 T = TypeVar("T")
 
@@ -260,7 +260,7 @@ class Life:
         found = read(self._target)
         if found is not None:
             self._check_known(found)
-        if self._pre_action == "swap" and self._mode == "swap":
+        if self._pre_action == self._mode and self._mode in ("swap", "mirror"):
             assert found in [None, *self.source.shown]
         if self._mode == "rename_and_create":
             archives = self._archives()

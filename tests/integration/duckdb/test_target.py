@@ -621,18 +621,20 @@ def test_a_target_in_memory_is_refused() -> None:
 
 
 async def test_a_file_that_nobody_uses_is_let_go(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed, close = anyio.Event(), DuckDBFile.close
+    closed, close = [anyio.Event()], DuckDBFile.close
 
     async def closing(file: DuckDBFile) -> None:
         await close(file)
-        closed.set()
+        closed[-1].set()
 
     monkeypatch.setattr(duckdb_target, "_KEEP_IDLE", 0.01)
     monkeypatch.setattr(DuckDBFile, "close", closing)
     async with scene.session() as session:
         await scan(session, [THREE])
+        assert await session.target.count("people") == 3
+        closed.append(anyio.Event())
         with anyio.fail_after(10):
-            await closed.wait()
+            await closed[-1].wait()
         with another_process(scene.path):
             pass
         assert await session.target.count("people") == 3
