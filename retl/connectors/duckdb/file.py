@@ -80,8 +80,14 @@ class DuckDBFile:
                 await shielded(self.close())
 
     async def open_cursor(self) -> duckdb.DuckDBPyConnection:
-        """A second connection to the database, for a result that is read bit by bit while other statements run."""
-        return await self.run(self._new_cursor)
+        """A further connection to the database, with temporary tables of its own."""
+        opened: list[duckdb.DuckDBPyConnection] = []
+        try:
+            return await self.run(self._new_cursor, opened)
+        except BaseException:
+            for cursor in opened:  # a cancellation came after it was made
+                await shielded(self.close_cursor(cursor))
+            raise
 
     async def run_on(self, cursor: duckdb.DuckDBPyConnection, call: Callable[..., T], *arguments: Any) -> T:
         """``call(cursor, *arguments)`` in the thread."""
@@ -229,11 +235,14 @@ class DuckDBFile:
                 system="duckdb",
             )
 
-    def _new_cursor(self, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    def _new_cursor(
+        self, connection: duckdb.DuckDBPyConnection, opened: list[duckdb.DuckDBPyConnection]
+    ) -> duckdb.DuckDBPyConnection:
         from retl.connectors.duckdb import settings
 
         cursor = connection.cursor()
         self._cursors.append(cursor)
+        opened.append(cursor)
         settings.set_session(cursor, self._options)
         return cursor
 

@@ -276,11 +276,8 @@ def _check_empty(table: TableName) -> Step[None]:
 
 def _mirrored(spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:
     """Say when a mirror knows how many rows it deletes: not before the source is read."""
-    if existing is None or spec.table.pre_action is not PreAction.MIRROR:
-        return ()
-    limit = (
-        f"no more than {spec.table.max_shrink:.4g} of them"
-        if spec.table.max_shrink is not None
-        else "max_shrink limits them"
+    if existing is None or spec.table.pre_action is not PreAction.MIRROR or spec.fence is not None:
+        return ()  # a scan finds out
+    return (
+        "how many rows a mirror deletes is known when the source was read, and before any is deleted: max_shrink limits them.",
     )
-    return (f"how many rows a mirror deletes is known when the source was read, and before any is deleted; {limit}.",)

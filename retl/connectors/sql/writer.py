@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from retl.model.errors import RetlError, TargetError
 from retl.model.plan import WriteSpec
 from retl.model.window import Slice
 from retl.state import sql as state
+from retl.threads import shielded
 
 Find = Callable[[int], Step[list[tuple[int, str]]]]
 """Finds staged rows to reject, with reasons; about as many as asked for."""
@@ -45,7 +46,7 @@ class StagedWriter(TableWriter):
         *,
         mirror: TableMerge | None,
         ending: Callable[[bool], Step[list[str]]],
-        end: Callable[[Session], Awaitable[None]],
+        end: Callable[[Session], Coroutine[Any, Any, None]],
     ) -> None:
         self._session = session
         self._load = load
@@ -259,7 +260,7 @@ class StagedWriter(TableWriter):
         except RowError:
             await self._finish_exchanging(fenced)
         self.finished = True
-        await self._end(self._session)
+        await shielded(self._end(self._session))
 
     async def _finish_exchanging(self, fenced: FencedCheckpoint | None) -> None:
         """Free the unique values that rows of a mirror pass on to each other."""
@@ -285,4 +286,4 @@ class StagedWriter(TableWriter):
             with suppress(RetlError):  # the next scan drops it too
                 drop = [f"DROP TABLE IF EXISTS {self._load.loaded.sql}"]
                 await self._session.transaction(partial(execute, drop))
-        await self._end(self._session)
+        await shielded(self._end(self._session))

@@ -64,7 +64,11 @@ class SQLiteTarget(SqlTarget):
     async def connect(self) -> Session:
         session = SQLiteSession(self._file())
         self._loads.add(session)
-        await session.file.run(use_wal)
+        try:
+            await session.file.run(use_wal)
+        except BaseException:
+            await shielded(self.give_back(session))
+            raise
         return session
 
     async def give_back(self, session: Session) -> None:
