@@ -8,8 +8,11 @@ import anyio
 import pytest
 
 import retl
+from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.direct import FirstLoadWriter
+from retl.connectors.mysql.settings import SIGN_OF_LIFE
 from retl.connectors.mysql.staged import StagedWriter
+from retl.connectors.mysql.wire import Done
 from retl.model.report import ScanReport
 from retl.model.window import Slice
 from tests.integration.mysql.targets import PEOPLE, Scene, commit, people, scan, spec
@@ -83,6 +86,33 @@ async def test_a_slice_that_is_discarded_takes_nothing_from_the_one_that_is_comm
         await commit(session, writer, [people((3, "c"))])
         await session.finish(writer)
     assert scene.rows("people") == [(0, "zero"), (1, "a"), (3, "c")]
+
+
+async def test_a_load_that_waits_for_its_source_gives_signs_of_life(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server ends a session that is silent for a minute: a frozen owner must block nobody."""
+    monkeypatch.setattr("retl.connectors.mysql.loader.FENCE_SECONDS", 0.03)
+    heard, real = anyio.Event(), MySQLConnection.execute
+
+    async def execute(self: MySQLConnection, sql: str) -> Done:
+        done = await real(self, sql)
+        if sql == SIGN_OF_LIFE:
+            heard.set()
+        return done
+
+    monkeypatch.setattr(MySQLConnection, "execute", execute)
+    async with scene.session() as session:
+        await scan(session, [people((0, "zero"))])
+        writer = await session.prepare(session.load(spec(), schema=PEOPLE))
+        for rows in ([(1, "a")], [(2, "b")]):
+            await writer.write(people(*rows))
+            heard = anyio.Event()
+            with anyio.fail_after(10):
+                await heard.wait()
+        await commit(session, writer, [people((3, "c"))])
+        await session.finish(writer)
+    assert scene.rows("people") == [(0, "zero"), (1, "a"), (2, "b"), (3, "c")]
 
 
 async def test_any_number_of_loads_go_on_at_once(scene: Scene) -> None:
