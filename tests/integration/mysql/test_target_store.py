@@ -209,9 +209,8 @@ async def test_without_a_database_there_is_no_place_for_checkpoints(scene: Scene
     ],
     ids=["view", "trigger", "engine"],
 )
-async def test_what_only_has_the_name_of_a_state_table_is_refused(
-    scene: Scene, store: StateStore, prepared: list[str]
-) -> None:
+async def test_what_only_has_the_name_of_a_state_table_is_refused(scene: Scene, prepared: list[str]) -> None:
+    store = opened(scene)
     await store.take_lease(await store.read_lease("p"), "me", 5.0)
     scene.run(*prepared)
     for gone in ([], ["DROP TABLE retl_scans"]):
@@ -222,4 +221,5 @@ async def test_what_only_has_the_name_of_a_state_table_is_refused(
         with pytest.raises(StateError, match="only retl's own table"):
             await other.take_lease(LeaseRow("p", None, 0, 0, 0.0), "me", 5.0)
         await other.aclose()
+    await store.aclose()
     assert "retl_scans" not in [name for (name,) in scene.run("SHOW TABLES")]
