@@ -733,7 +733,7 @@ def test_a_bug_shows_its_traceback_beside_the_output(
         raise ZeroDivisionError("a bug" if password else "")
 
     structlog.reset_defaults()  # another test may have configured it, and the command line leaves that alone
-    monkeypatch.setattr("retl.connectors.duckdb.source.DuckDBSource.plan", broken)
+    monkeypatch.setattr("retl.connectors.duckdb.source.DuckDBSource.open_scan", broken)
     assert main(["run", "--once", "--log-format", "json"]) == 1
     out, err = capsys.readouterr()
     assert [json.loads(line)["event"] for line in out.splitlines()].count("scan failed") == 2
