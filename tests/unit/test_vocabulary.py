@@ -25,7 +25,7 @@ CLASSES = {
     "Patience": "RetryBudget",
     "Place": "TableName",
     "Preparation": "RefreshPlan",
-    "Questions": "ControlConnection",
+    "Questions": "Pool.control",
     "Stored": "ColumnType",
     "TargetPlan": "TargetPreview",
     "_Look": "Inspection",
