@@ -43,7 +43,7 @@ def map_error(error: duckdb.Error, options: DuckDB, *, read_only: bool) -> RetlE
     if "Unique file handle conflict" in text:
         return TargetBusy(
             f"the DuckDB file {name} is just being closed in this process.",
-            remedy="none is needed: it is tried again.",
+            remedy="nothing: it is tried again.",
             system="duckdb",
         )
     if isinstance(error, duckdb.PermissionException) and "disabled by configuration" in text:
@@ -72,7 +72,7 @@ def map_error(error: duckdb.Error, options: DuckDB, *, read_only: bool) -> RetlE
             system="duckdb",
         )
     if isinstance(error, (duckdb.ConnectionException, duckdb.FatalException)):
-        return ConnectionFailed(text, remedy="none is needed: the file is opened again.", system="duckdb")
+        return ConnectionFailed(text, remedy="nothing: the file is opened again.", system="duckdb")
     return (SourceError if read_only else TargetError)(text, system="duckdb")
 
 
