@@ -59,6 +59,11 @@ def every_step() -> bool:
     return _tier == "adversity"
 
 
+def is_small() -> bool:
+    """Whether this tier has to be quick."""
+    return FACTORS[_tier] < 1
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", choices=tuple(FACTORS), default="every", help="which tests run: see tests/tiers.py")
 

@@ -31,8 +31,6 @@ NEW: Content = [OLD[0], *((id, 10, "new") for id in range(1, 5)), (5, 11, "new")
 """More rows share a cursor value than fit into a slice."""
 SLICE_ROWS = 2
 MOST_STEPS = 1_000
-EVERY_STEP = tiers.every_step()
-"""Also with DuckDB, which opens its file anew for each try; else every eighth step there, from a random one on."""
 
 
 @dataclass
@@ -47,12 +45,14 @@ class Case:
 
     @property
     def first_and_stride(self) -> tuple[int, int]:
-        """The steps at which it is cancelled."""
-        if EVERY_STEP or not {self.source, self.target} & {"source.duckdb", "target.duckdb"}:
-            return 1, 1
-        first = random.randint(1, 8)
-        print(f"{self.name}: every eighth step from step {first} on")
-        return first, 8
+        """The steps at which it is cancelled: all of them, or some from a random one on."""
+        stride = 1 if tiers.every_step() else 4 if tiers.is_small() else 1
+        # DuckDB opens its file anew for each try.
+        if not tiers.every_step() and {self.source, self.target} & {"source.duckdb", "target.duckdb"}:
+            stride = max(8, 4 * stride)
+        first = random.randint(1, stride)
+        print(f"{self.name}: each {stride}th step from step {first} on")
+        return first, stride
 
 
 CASES = [
@@ -216,7 +216,7 @@ async def test_a_schedule_can_be_cancelled_at_every_step(scene: Scene, kind: Kin
 @pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=lambda case: case.name)
 async def test_a_second_cancellation_does_not_cut_the_cleaning_up_short(scene: Scene) -> None:
     """Ctrl-C once more: a task is cancelled at one step and again at each of those that follow."""
-    for first in range(4, 60, 7):
+    for first in range(4, 60, 14 if tiers.is_small() else 7):
         for second in range(1, 8):
             await cancelled_twice(first, first + second, scene.pipeline().run_once())
             scene.check_cancelled()
