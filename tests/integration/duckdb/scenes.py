@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from retl.connectors import DuckDB
-from retl.connectors.base import CommitResult, TableWriter
 from retl.model.checkpoint import Fence, FencedCheckpoint
 from retl.model.plan import WriteSpec
 from retl.model.table import TableSpec
-from retl.model.window import Slice
-from retl.testing import table_spec
 from retl.testing.target_base import Session
+from tests.integration import scene
+from tests.integration.scene import PEOPLE
 from tests.support import Row, Warehouse
 
-PEOPLE = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("name", pa.string())])
 
-
-class Scene(Warehouse):
+class Scene(Warehouse, scene.Scene):
     """A target file; ``session`` plays one owner of the pipeline."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.pipelines = 0
 
-    @asynccontextmanager
-    async def session(self, **options: Any) -> AsyncIterator[Session]:
-        async with Session.of(DuckDB(str(self.path), **options).target()) as session:
-            yield session
+    def options(self, **words: Any) -> DuckDB:
+        return DuckDB(str(self.path), **words)
 
     def rows(self, table: str, columns: str = "*") -> list[Row]:
         """All rows, sorted."""
@@ -57,50 +52,6 @@ def another_process(path: Path, *, read_only: bool = False) -> Iterator[None]:
             yield
         finally:
             other.kill()
-
-
-def people(*rows: tuple[Any, ...], schema: pa.Schema = PEOPLE) -> pa.RecordBatch:
-    """Rows of ``schema``, given as tuples."""
-    columns = zip(*rows, strict=True) if rows else [[] for _ in schema]
-    arrays = [pa.array(values, column.type) for values, column in zip(columns, schema, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def spec(to: str = "people", **words: Any) -> TableSpec:
-    return table_spec("people", to=to, **{"key": "id", **words})
-
-
-async def scan(
-    session: Session,
-    batches: Sequence[pa.RecordBatch],
-    table: TableSpec | None = None,
-    *,
-    rejects_left: int = 0,
-    **words: Any,
-) -> CommitResult:
-    """A whole scan of one slice, with the batches as they are."""
-    load = session.load(table or spec(), **{"schema": batches[0].schema, **words})
-    writer = await session.prepare(load)
-    try:
-        done = await commit(session, writer, batches, rejects_left=rejects_left)
-        await session.finish(writer)
-    except BaseException:
-        await session.abort(writer)
-        raise
-    return done
-
-
-async def commit(
-    session: Session,
-    writer: TableWriter,
-    batches: Sequence[pa.RecordBatch],
-    *,
-    rejects_left: int = 0,
-    slice_: Slice | None = None,
-) -> CommitResult:
-    for batch in batches:
-        await writer.write(batch)
-    return await session.commit(writer, rejects_left=rejects_left, slice_=slice_)
 
 
 def old_mark(session: Session) -> FencedCheckpoint:

@@ -13,7 +13,8 @@ from retl.connectors import DuckDB, SQLite
 from retl.model.actions import Write
 from retl.model.errors import ConfigError, RetlError, SourceError
 from retl.testing import collect, table_spec
-from tests.integration.duckdb.scenes import PEOPLE, Scene
+from tests.integration.duckdb.scenes import Scene
+from tests.integration.scene import PEOPLE
 from tests.support import Database
 
 

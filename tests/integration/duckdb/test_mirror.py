@@ -13,7 +13,8 @@ import pytest
 from retl.connectors.duckdb import session as duckdb_session
 from retl.connectors.sql.statement import Statement
 from retl.model.errors import TargetError
-from tests.integration.duckdb.scenes import Scene, loading, people, scan, spec
+from tests.integration.duckdb.scenes import Scene, loading
+from tests.integration.scene import people, scan, spec
 
 MIRROR = spec(pre_action="mirror")
 NEW = people((1, "same"), (2, "new"), (4, "d"))

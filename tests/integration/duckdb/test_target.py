@@ -30,17 +30,8 @@ from retl.model.errors import (
 )
 from retl.model.window import Scope, Slice
 from retl.testing.target_base import with_refresh
-from tests.integration.duckdb.scenes import (
-    PEOPLE,
-    Scene,
-    another_process,
-    commit,
-    loading,
-    old_mark,
-    people,
-    scan,
-    spec,
-)
+from tests.integration.duckdb.scenes import Scene, another_process, loading, old_mark
+from tests.integration.scene import PEOPLE, commit, people, scan, spec
 from tests.support import Database
 
 THREE = people((1, "a"), (2, "b"), (3, None))

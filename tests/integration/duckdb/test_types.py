@@ -29,7 +29,8 @@ from retl.model.plan import WriteSpec
 from retl.model.schema import field
 from retl.model.window import Slice
 from tests import tiers
-from tests.integration.duckdb.scenes import Scene, scan, spec
+from tests.integration.duckdb.scenes import Scene
+from tests.integration.scene import scan, spec
 
 M = 2**63 - 1
 DAY = 86_400

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,12 +16,13 @@ from retl.model.schema import field
 from retl.model.table import TableSpec
 from retl.testing import table_spec
 from retl.testing.target_base import Session
+from tests.integration import scene
 from tests.servers.search import SearchServer
 
 NANOS = field("at", pa.timestamp("ns", "UTC"), native="date_nanos")
 
 
-class Scene:
+class Scene(scene.Scene):
     """A part of a cluster: everything whose name begins with ``prefix``. ``session`` plays one owner of the pipeline."""
 
     def __init__(self, server: SearchServer, prefix: str) -> None:
@@ -32,14 +32,6 @@ class Scene:
 
     def options(self, **words: Any) -> Elasticsearch:
         return Elasticsearch(**{"url": self.server.url, "state_index": f".{self.prefix}-state", **words})
-
-    @asynccontextmanager
-    async def session(self, **options: Any) -> AsyncIterator[Session]:
-        target = self.options(**options).target()
-        try:
-            yield await Session.begin(target)
-        finally:
-            await target.aclose()
 
     def indices(self) -> list[str]:
         """The indices there are, those of the state store not."""

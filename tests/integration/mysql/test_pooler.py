@@ -11,7 +11,8 @@ from retl.connectors import MySQL
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, RowsRejected, TargetBusy, TargetError
 from retl.testing import collect, table_spec
 from retl.testing.target_base import Session
-from tests.integration.mysql.targets import PEOPLE, Scene, people, scan, spec
+from tests.integration.mysql.targets import Scene
+from tests.integration.scene import PEOPLE, people, scan, spec
 from tests.servers.database import Server
 from tests.servers.pooler import Pooler, Refusal, pooled
 

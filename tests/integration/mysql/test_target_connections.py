@@ -15,7 +15,8 @@ from retl.connectors.mysql.staged import StagedWriter
 from retl.connectors.mysql.wire import Done
 from retl.model.report import ScanReport
 from retl.model.window import Slice
-from tests.integration.mysql.targets import PEOPLE, Scene, commit, people, scan, spec
+from tests.integration.mysql.targets import Scene
+from tests.integration.scene import PEOPLE, commit, people, scan, spec
 from tests.servers.database import Server
 from tests.servers.statements import counted
 

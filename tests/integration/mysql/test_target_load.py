@@ -22,7 +22,8 @@ from retl.model.errors import LeaseLost, RepeatedKey, RowsRejected, TargetBusy
 from retl.model.window import Scope, Slice
 from retl.testing import table_spec
 from retl.testing.target_base import Session
-from tests.integration.mysql.targets import PEOPLE, Scene, commit, people, scan, spec
+from tests.integration.mysql.targets import Scene
+from tests.integration.scene import PEOPLE, commit, people, scan, spec
 from tests.servers.database import Server
 from tests.support import Warehouse
 

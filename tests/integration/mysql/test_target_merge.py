@@ -11,7 +11,8 @@ import retl
 from retl.model.actions import Action
 from retl.model.errors import UnsupportedError
 from retl.model.schema import field
-from tests.integration.mysql.targets import PEOPLE, Scene, people, scan, spec
+from tests.integration.mysql.targets import Scene
+from tests.integration.scene import PEOPLE, people, scan, spec
 from tests.servers.database import Server
 
 BEFORE = [(1, "A"), (2, "B"), (3, "C"), (4, None)]

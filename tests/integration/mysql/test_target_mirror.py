@@ -11,7 +11,8 @@ import pytest
 
 from retl.model.errors import TargetError
 from retl.model.schema import field
-from tests.integration.mysql.targets import PEOPLE, Scene, people, scan, spec
+from tests.integration.mysql.targets import Scene
+from tests.integration.scene import PEOPLE, people, scan, spec
 from tests.servers.database import Server
 
 MIRROR = spec(pre_action="mirror", max_shrink=1.0)

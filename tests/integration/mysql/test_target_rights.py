@@ -19,7 +19,8 @@ from retl.connectors.mysql.rights import granted
 from retl.model.actions import Action
 from retl.model.errors import ConfigError, TargetBusy, UnsupportedError
 from retl.testing.target_base import Session
-from tests.integration.mysql.targets import PEOPLE, Scene, people, scan, spec
+from tests.integration.mysql.targets import Scene
+from tests.integration.scene import PEOPLE, people, scan, spec
 from tests.servers.database import RIGHTS, Server
 
 OLD, NEW = [(1, "a"), (2, "b")], [(2, "B"), (4, "d")]

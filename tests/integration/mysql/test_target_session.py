@@ -16,7 +16,8 @@ from retl.model.errors import ConfigError, ConnectionFailed
 from retl.model.plan import WriteSpec
 from retl.testing import collect, table_spec
 from retl.testing.target_base import Session
-from tests.integration.mysql.targets import PEOPLE, Scene, people, scan, spec
+from tests.integration.mysql.targets import Scene
+from tests.integration.scene import PEOPLE, people, scan, spec
 from tests.servers import mariadb
 from tests.servers.database import Server
 

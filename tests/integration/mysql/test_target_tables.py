@@ -27,7 +27,8 @@ from retl.model.errors import (
 )
 from retl.model.schema import field
 from retl.testing.target_base import FIRST, Session, with_refresh
-from tests.integration.mysql.targets import PEOPLE, Scene, commit, people, scan, spec
+from tests.integration.mysql.targets import Scene
+from tests.integration.scene import PEOPLE, commit, people, scan, spec
 from tests.servers.database import RIGHTS, Server
 
 THREE = people((1, "a"), (2, "b"), (3, None))

@@ -17,7 +17,8 @@ from retl.model.errors import RowsRejected
 from retl.model.schema import field
 from retl.testing import Scans, table_spec
 from tests import tiers
-from tests.integration.mysql.targets import Scene, people, scan, spec, texts
+from tests.integration.mysql.targets import Scene, texts
+from tests.integration.scene import people, scan, spec
 from tests.servers.database import Server
 
 moment = dt.datetime.fromisoformat

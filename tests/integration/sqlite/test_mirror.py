@@ -13,10 +13,9 @@ import retl
 from retl.connectors.sqlite.session import SQLiteSession
 from retl.model.actions import Action, PreAction
 from retl.model.errors import ConfigError, GuardStopped, TargetError
-from tests.integration.duckdb.scenes import loading, people, scan, spec
-from tests.integration.sqlite.scenes import Scene, scene
-
-__all__ = ["scene"]
+from tests.integration.duckdb.scenes import loading
+from tests.integration.scene import people, scan, spec
+from tests.integration.sqlite.scenes import Scene
 
 MIRROR = spec(pre_action="mirror")
 NEW = people((1, "same"), (2, "new"), (4, "d"))

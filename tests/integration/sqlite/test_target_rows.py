@@ -12,10 +12,9 @@ from retl.connectors.rows.text import not_utf8
 from retl.connectors.sqlite import loader
 from retl.model.actions import Action
 from retl.model.errors import RowsRejected, TargetError
-from tests.integration.duckdb.scenes import commit, loading, people, scan, spec
-from tests.integration.sqlite.scenes import Scene, scene
-
-__all__ = ["scene"]
+from tests.integration.duckdb.scenes import loading
+from tests.integration.scene import commit, people, scan, spec
+from tests.integration.sqlite.scenes import Scene
 
 MAILS = pa.schema([pa.field("email", pa.string()), pa.field("name", pa.string())])
 SEATS = pa.schema([pa.field("id", pa.int64()), pa.field("seat", pa.string()), pa.field("row", pa.int64())])

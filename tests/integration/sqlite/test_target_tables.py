@@ -15,10 +15,9 @@ from retl.model.errors import ConfigError, StateError, TargetError, UnsupportedE
 from retl.model.plan import WriteSpec
 from retl.model.window import Slice
 from retl.testing.target_base import FIRST, with_refresh
-from tests.integration.duckdb.scenes import commit, loading, people, scan, spec
-from tests.integration.sqlite.scenes import Scene, scene
-
-__all__ = ["scene"]
+from tests.integration.duckdb.scenes import loading
+from tests.integration.scene import commit, people, scan, spec
+from tests.integration.sqlite.scenes import Scene
 
 NEW = people((1, "new"), (2, "b"))
 REFRESHES = ["none", "truncate", "rename_and_create", "swap", "mirror"]
