@@ -87,7 +87,9 @@ def map_error(error: sqlite3.Error, path: str) -> RetlError:
     base = code & 0xFF if code is not None else None
     if base in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return TargetBusy(
-            f"the state store {path} is locked by another process.", remedy="close what holds it open for writing."
+            f"the state store {path} is locked by another connection.",
+            remedy="end the transaction that holds it, or raise busy_timeout.",
+            system="sqlite",
         )
     if base == sqlite3.SQLITE_CANTOPEN:
         return ConnectionFailed(

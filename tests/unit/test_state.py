@@ -288,7 +288,7 @@ async def test_a_locked_file_is_busy_and_works_again_afterwards(tmp_path: Path) 
     fence = Fence("p", "me", 1)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(TargetBusy, match=r"state.db is locked by another process.* What to do: close"):
+        with pytest.raises(TargetBusy, match=r"state.db is locked by another connection.* raise busy_timeout"):
             await store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="2")))
         other.execute("ROLLBACK")
     assert await store.load("p") == {"t": Checkpoint(watermark="1")}
