@@ -9,7 +9,7 @@ import pytest
 
 import retl
 from retl.model.actions import Action
-from retl.model.errors import UnsupportedError
+from retl.model.errors import RowsRejected, UnsupportedError
 from retl.model.schema import field
 from tests.integration.mysql.targets import Scene
 from tests.integration.scene import PEOPLE, people, scan, spec
@@ -227,3 +227,16 @@ async def test_a_table_with_triggers_is_not_emptied_for_an_exchange(scene: Scene
         done: Any = await scan(session, [people((1, "B"), (2, "A"), (3, "D"))], rejects_left=5)
     assert [reject.key for reject in done.rejects] == ['{"id":1}', '{"id":2}']
     assert (scene.rows("people"), scene.rows("gone")) == ([(1, "A"), (2, "B"), (3, "D")], [])
+
+
+async def test_a_merge_that_is_refused_leaves_nothing_of_itself(scene: Scene) -> None:
+    """One statement updates what is there before another one adds what is new."""
+    scene.run(
+        "CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), tag VARCHAR(20) UNIQUE)",
+        "INSERT INTO people VALUES (1, 'a', 'x'), (2, 'b', 'y')",
+    )
+    schema = PEOPLE.append(pa.field("tag", pa.string()))
+    async with scene.session() as session:
+        with pytest.raises(RowsRejected):
+            await scan(session, [people((1, "A", "x"), (3, "c", "y"), schema=schema)], schema=schema)
+    assert scene.rows("people") == [(1, "a", "x"), (2, "b", "y")]
