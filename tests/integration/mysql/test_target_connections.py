@@ -85,8 +85,11 @@ async def test_a_slice_that_is_discarded_takes_nothing_from_the_one_that_is_comm
             await writer.write(people((2, "gone")))
             await writer.discard()
         await commit(session, writer, [people((3, "c"))])
+        await writer.write(people((4, "gone too")))
+        await writer.discard()
+        await commit(session, writer, [people((5, "e"))])
         await session.finish(writer)
-    assert scene.rows("people") == [(0, "zero"), (1, "a"), (3, "c")]
+    assert scene.rows("people") == [(0, "zero"), (1, "a"), (3, "c"), (5, "e")]
 
 
 async def test_a_load_that_waits_for_its_source_gives_signs_of_life(
