@@ -25,7 +25,7 @@ REFRESHES = ["truncate", "rename_and_create", "swap"]
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan that fails is not tried again."""
     patch_backoff(monkeypatch, 0.0)
-    monkeypatch.setattr("retl.engine.run._PATIENCE", 0.0)
+    monkeypatch.setattr("retl.engine.run._RETRY_SECONDS", 0.0)
 
 
 def ids(route: Route, table: str = "events") -> list[int]:
