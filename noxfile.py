@@ -87,9 +87,10 @@ def benchmarks(session: nox.Session) -> None:
 def quick(session: nox.Session) -> None:
     """What a change of a few lines needs in under a minute: no server, no other process."""
     install(session, "test")
-    # The tier itself leaves out the others; what is not named need not even be collected.
+    # Each process waits now and then, so there are more of them than the tier needs cores. The tier itself leaves out
+    # the other tests; what is not named need not even be collected.
     folders = ("tests/unit", "tests/property", "tests/contract", "tests/acceptance/test_scan_rules.py")
-    session.run("pytest", "--tier=quick", "--numprocesses=2", *folders, *session.posargs)
+    session.run("pytest", "--tier=quick", "--numprocesses=3", "--dist=worksteal", *folders, *session.posargs)
 
 
 @nox.session

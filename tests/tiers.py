@@ -40,6 +40,7 @@ OLDER_AND_NEWER = re.compile(r"\b(elasticsearch9|opensearch2)(_server)?\b")
 """Versions that the merge tier leaves to the largest one."""
 NEEDS_JAVA_21 = re.compile(r"\bopensearch(_server)?\b")
 QUICK = re.compile(r"(unit|property)/|contract/(?!test_olap)|acceptance/test_scan_rules")
+NOT_QUICK = "TestStoreInDuckDB"  # it opens its file for each step
 SLOW = ("integration", "adversity", "processes")
 """Marks of what the quick tier leaves out."""
 
@@ -90,6 +91,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_quick(item: pytest.Item) -> bool:
     path = item.path.relative_to(TESTS).as_posix()
+    if NOT_QUICK in item.nodeid:
+        return False
     return bool(QUICK.match(path)) and not any(item.get_closest_marker(mark) for mark in SLOW)
 
 

@@ -164,9 +164,10 @@ class TargetWrites(TargetBase):
 
     async def test_many_batches_make_one_commit(self) -> None:
         async with self.session() as session:
-            done = await session.scan(rows_of(range(10_000)))
-            assert done.rows == 10_000
-        assert len(await self.contents(TABLE)) == 10_000
+            done = await session.scan(rows_of(range(4_000)))
+            assert done.rows == 4_000
+        found = await self.contents(TABLE)
+        assert sorted(found, key=lambda row: row["id"]) == rows_of(range(4_000))
 
     async def test_an_empty_batch_and_an_empty_commit_are_harmless(self) -> None:
         async with self.session() as session:
