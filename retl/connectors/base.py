@@ -23,7 +23,7 @@ What a connector guarantees to the engine is said at each method. Errors are tho
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -32,6 +32,7 @@ import anyio
 import msgspec
 import pyarrow as pa
 
+from retl.connectors.rows.reject_column import REJECT, RowReject, with_rejects
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
 from retl.model.cursor import cursor_family
@@ -126,30 +127,6 @@ class SystemInfo:
 
 
 WriterT = TypeVar("WriterT", bound="TableWriter")
-
-REJECT = "retl.reject"
-"""The name of the column that ``with_rejects`` adds."""
-_REJECT_TYPE = pa.struct([("column", pa.string()), ("reason", pa.string()), ("content", pa.string())])
-
-
-@dataclass(frozen=True, slots=True)
-class RowReject:
-    """Why a row that a source has read cannot be given to any target."""
-
-    reason: str
-    content: str
-    """The row as text, for people: its JSON."""
-    column: str = ""
-
-
-def with_rejects(batch: pa.RecordBatch, rejects: Mapping[int, RowReject]) -> pa.RecordBatch:
-    """A batch in which some rows, by their number, are rejects. Their other columns count for the key only."""
-    if not rejects:
-        return batch
-    told = [rejects.get(number) for number in range(batch.num_rows)]
-    values = [row and {"column": row.column, "reason": row.reason, "content": row.content} for row in told]
-    schema = batch.schema.append(pa.field(REJECT, _REJECT_TYPE))
-    return pa.RecordBatch.from_arrays([*batch.columns, pa.array(values, _REJECT_TYPE)], schema=schema)
 
 
 @dataclass(frozen=True, slots=True)
