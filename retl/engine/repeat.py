@@ -15,7 +15,7 @@ from retl.connectors.base import REJECT
 from retl.engine.checkpoints import columns_of, selection
 from retl.model.actions import Write
 from retl.model.checkpoint import Checkpoint
-from retl.model.plan import SourcePlan
+from retl.model.plan import SourcePlan, WriteSpec
 
 _MOST_ROWS = 1_000
 """A larger window is written again: to compare it would cost a Python object for each value."""
@@ -37,8 +37,11 @@ def may_repeat(plan: SourcePlan, checkpoint: Checkpoint) -> bool:
     )
 
 
-def digest_of(plan: SourcePlan, batches: list[pa.RecordBatch]) -> str | None:
-    """A digest of the rows in any order; ``None`` if one of them is a reject, or there are too many."""
+def digest_of(spec: WriteSpec, plan: SourcePlan, batches: list[pa.RecordBatch]) -> str | None:
+    """A digest of the rows in any order and of how they are written.
+
+    ``None`` if one of them is a reject, or there are too many.
+    """
     if sum(batch.num_rows for batch in batches) > _MOST_ROWS:
         return None
     if any(REJECT in batch.schema.names for batch in batches):
@@ -49,7 +52,9 @@ def digest_of(plan: SourcePlan, batches: list[pa.RecordBatch]) -> str | None:
         return None  # a value that Python cannot hold
     kinds = sorted({str(batch.schema.types) for batch in batches})
     bounds = (plan.window and (plan.window.lower, plan.window.upper), plan.key, kinds)
-    return hashlib.sha256(repr((bounds, rows)).encode("utf-8", "surrogatepass")).hexdigest()
+    # What a blacklist or a missing column has held back is written once that changes.
+    how = (spec.table.to, spec.table.new_columns, sorted(spec.blacklist))
+    return hashlib.sha256(repr((bounds, how, rows)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _exact(column: pa.Array) -> list[object]:

@@ -95,7 +95,7 @@ class Writer:
             except ChannelClosed:
                 slices = _without_failed_attempts(items)
                 batches = [item.batch for item in slices if item.batch is not None]
-                return slices, not batches, digest_of(self._plan, batches)
+                return slices, not batches, digest_of(self._spec, self._plan, batches)
             size += items[-1].size
         return items, False, None
 

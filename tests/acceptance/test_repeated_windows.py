@@ -90,3 +90,12 @@ async def test_a_window_that_cannot_be_compared_is_written_as_before(warehouse: 
     before = saved(app)
     (report,) = (await job.run_once()).scans
     assert (report.rows, report.unchanged) == (1200, 1200) and saved(app) != before
+
+
+async def test_what_a_blacklist_held_back_is_written_once_it_is_lifted(warehouse: Warehouse, app: Database) -> None:
+    await pipeline(warehouse, app).run_once()
+    warehouse.run("UPDATE orders SET city = 'changed' WHERE id = 9")
+    await settled(warehouse, app, blacklist=["UPDATE"])
+    assert app.rows("orders") == expected(0, 9)
+    await pipeline(warehouse, app).run_once()
+    assert app.run("SELECT city FROM orders WHERE id = 9") == [("changed",)]
