@@ -49,7 +49,7 @@ def by_async_reindex(url: str, index: str) -> dict[str, Any]:
     class PlainNode(AiohttpHttpNode):
         """A client of any version talks to a server of any version, also to one without the module for data streams."""
 
-        async def perform_request(
+        async def perform_request(  # type: ignore[override]  # the base says nothing of waiting
             self, method: str, target: str, body: Any = None, headers: Any = None, request_timeout: Any = 60
         ) -> Any:
             marks = r"vnd\.elasticsearch\+|; *compatible-with=\d+"

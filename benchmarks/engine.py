@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 import retl
 from benchmarks import common
-from retl.connectors.base import CommitResult, Source, SystemInfo, TableWriter, Target
+from retl.connectors.base import CommitResult, Manifest, Source, SourceScan, SystemInfo, TableWriter, Target, loading
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint
 from retl.model.plan import BatchSize, SourcePlan, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
@@ -38,9 +39,12 @@ class ReadySource(Source):
     async def describe(self, table: str) -> TableSchema | None:
         return TableSchema(table, self._batch.schema, ("id",))
 
-    async def plan(self, table: TableSpec, checkpoint: Checkpoint) -> SourcePlan:
+    @asynccontextmanager
+    async def open_scan(
+        self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
+    ) -> AsyncGenerator[SourceScan, None]:
         rows = self._batch.num_rows * self._times
-        return SourcePlan(
+        plan = SourcePlan(
             table=table,
             schema=self._batch.schema,
             key=("id",),
@@ -48,13 +52,21 @@ class ReadySource(Source):
             rows=rows,
             unique_key=True,
         )
-
-    async def read(self, plan: SourcePlan, slice_: Slice) -> AsyncIterator[pa.RecordBatch]:
-        for _ in range(self._times):
-            yield self._batch
+        yield ReadyScan(plan, self._batch, self._times)
 
     async def aclose(self) -> None:
         return None
+
+
+class ReadyScan(SourceScan):
+    def __init__(self, plan: SourcePlan, batch: pa.RecordBatch, times: int) -> None:
+        self.plan = plan
+        self._batch = batch
+        self._times = times
+
+    async def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        for _ in range(self._times):
+            yield self._batch
 
 
 class DroppingTarget(Target):
@@ -74,11 +86,13 @@ class DroppingTarget(Target):
     async def count(self, table: str) -> int:
         return 0
 
-    async def preview(self, load: WriteSpec) -> TargetPreview:
+    async def preview(self, spec: WriteSpec) -> TargetPreview:
         return TargetPreview()
 
-    async def prepare(self, load: WriteSpec, fenced: FencedCheckpoint | None) -> TableWriter:
-        return DroppingWriter()
+    @asynccontextmanager
+    async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
+        async with loading(DroppingWriter()) as writer:
+            yield writer
 
     async def aclose(self) -> None:
         return None
@@ -87,6 +101,7 @@ class DroppingTarget(Target):
 class DroppingWriter(TableWriter):
     def __init__(self) -> None:
         self._rows = 0
+        self.finished = False
 
     async def write(self, batch: pa.RecordBatch) -> None:
         self._rows += batch.num_rows
@@ -102,7 +117,7 @@ class DroppingWriter(TableWriter):
         return 0
 
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
-        return None
+        self.finished = True
 
     async def abort(self) -> None:
         return None
