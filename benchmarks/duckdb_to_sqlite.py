@@ -111,10 +111,10 @@ def by_executemany(source: str, target: str, _: str) -> dict[str, Any]:
         texts = COLUMNS
         for name in ("amount", "day", "created", "updated_at"):
             texts = texts.replace(name, f"CAST({name} AS VARCHAR)") if name != "updated_at" else texts
-        result = warehouse.sql(
+        result = warehouse.execute(
             f"SELECT {texts} FROM (SELECT * REPLACE (CAST(updated_at AS VARCHAR) AS updated_at) FROM orders)"
         )
-        while rows := result.fetchmany(100_000):  # type: ignore[operator]  # a property to the stub
+        while rows := result.fetchmany(100_000):
             connection.executemany(f"INSERT INTO orders VALUES ({', '.join('?' * 12)})", rows)
             connection.commit()
         seconds = time.perf_counter() - began
