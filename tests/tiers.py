@@ -10,7 +10,7 @@ every     ``pytest``                   each behaviour on every system, with five
 adversity ``nox -s adversity``         the same with fifty times as many random cases, and at every step
 ========= ============================ ==========================================================================
 
-The systems of a family share their code: MySQL and MariaDB; the products and versions of Elasticsearch and
+The systems of a family share their code: MySQL and MariaDB; the versions of PostgreSQL; the products and versions of Elasticsearch and
 OpenSearch; StarRocks and Doris. So the merge tier runs each case on one of them, spread like the colours of a chess
 board. A test whose code is another one for each of them is marked ``every_system``, and keeps all its cases.
 """
@@ -33,6 +33,7 @@ TESTS = Path(__file__).parent
 SIBLINGS = {
     "<mysql>": re.compile(r"\b(mysql|mariadb)(?=_server\b|\b)"),
     "<search>": re.compile(r"\b(elasticsearch9?|opensearch2?)(?=_server\b|\b)"),
+    "<postgres>": re.compile(r"\b(postgres15|postgres)(?=_server\b|\b)"),
     "<olap>": re.compile(r"\b(starrocks|doris)\b"),
 }
 """How the systems are called in the name of a case, and what stands there for any of them."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import clients, elasticsearch, mariadb, mysql, opensearch
+from tests.servers import clients, elasticsearch, mariadb, mysql, opensearch, postgres
 
 SERVERS: dict[str, Callable[[], Path]] = {
     "Elasticsearch 8": elasticsearch.unpack,
@@ -20,6 +20,8 @@ SERVERS: dict[str, Callable[[], Path]] = {
     "OpenSearch 3": opensearch.unpack,
     "MySQL": mysql.unpack,
     "MariaDB": mariadb.unpack,
+    "PostgreSQL 15": lambda: postgres.unpack(15),
+    "PostgreSQL 18": postgres.unpack,
     "the client of MySQL": lambda: clients.unpack("mysql"),
     "the client of MariaDB": lambda: clients.unpack("mariadb"),
 }

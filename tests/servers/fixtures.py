@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import elasticsearch, mariadb, mysql, opensearch
+from tests.servers import elasticsearch, mariadb, mysql, opensearch, postgres
 from tests.servers.cache import DOWNLOAD_SECONDS
 from tests.servers.database import Server
+from tests.servers.postgres import PostgresServer
 from tests.servers.search import SearchServer
 
 SERVERS = ("mysql", "mariadb")
+POSTGRES = ("postgres15", "postgres")
 SEARCH_SERVERS = ("elasticsearch", "elasticsearch9", "opensearch", "opensearch2")
 
 
@@ -21,7 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = getattr(getattr(item, "callspec", None), "params", {})
         asked = set(getattr(item, "fixturenames", ()))
         search = not asked.isdisjoint(f"{name}_server" for name in (*SEARCH_SERVERS, "search"))
-        if params.get("server") in SERVERS or not asked.isdisjoint(f"{name}_server" for name in SERVERS) or search:
+        sql = not asked.isdisjoint(["pg", *(f"{name}_server" for name in (*SERVERS, *POSTGRES))])
+        if params.get("server") in SERVERS or sql or search:
             item.add_marker("integration")
         if search:
             # The first of them may have to download a gigabyte, and starts the server.
@@ -53,6 +56,34 @@ def server(request: pytest.FixtureRequest) -> Server:
 def database(server: Server) -> Iterator[str]:
     """The name of a database on ``server`` that is the test's own."""
     with server.fresh_database() as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL 18 with pgvector for all tests; one that kills it starts it again."""
+    with postgres.any_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres15_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL 15 with TLS for all tests; one that kills it starts it again."""
+    with postgres.any_server(15) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=POSTGRES)
+def pg(request: pytest.FixtureRequest) -> PostgresServer:
+    """The test runs twice: against PostgreSQL 15 and 18."""
+    found: PostgresServer = request.getfixturevalue(f"{request.param}_server")
+    return found
+
+
+@pytest.fixture
+def pg_database(pg: PostgresServer) -> Iterator[str]:
+    """The name of a database on ``pg`` that is the test's own."""
+    with pg.fresh_database() as name:
         yield name
 
 

