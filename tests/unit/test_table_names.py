@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from retl.connectors.sql.tables import archive_name, is_archive, is_shadow, shadow_name
+from retl.connectors.sql.tables import archive_name, is_archive, is_shadow, is_stage, shadow_name, stage_name
 
 SCAN = "20240501T120000.000001-aaaaaa"
 STAMP = "20240501120000000001"
@@ -21,7 +21,22 @@ def test_an_archive_and_a_shadow_are_those_of_their_table(table: str, longest: i
     assert is_archive(archive, table, longest=longest) and is_shadow(shadow, table, "p", longest=longest)
     assert not is_archive(archive, table[:-1], longest=longest)
     assert not is_shadow(shadow, table[:-1], "p", longest=longest)
-    assert longest is None or max(len(archive), len(shadow)) <= longest
+    assert longest is None or max(len(archive.encode()), len(shadow.encode())) <= longest
+
+
+@pytest.mark.parametrize("table", ["orders", LONG, "表" * 21])
+def test_a_staging_table_is_that_of_its_table_and_no_shadow(table: str) -> None:
+    stage = stage_name(table, "p", 7, longest=63)
+    assert is_stage(stage, table, "p", longest=63)
+    assert not is_shadow(stage, table, "p", longest=63)
+    assert not is_stage(stage, table, "other", longest=63)
+    assert not is_stage(shadow_name(table, "p", 7, longest=63), table, "p", longest=63)
+    assert len(stage.encode()) <= 63
+
+
+def test_names_that_begin_alike_and_are_cut_stay_apart() -> None:
+    one, other = "表" * 20 + "1", "表" * 20 + "2"
+    assert shadow_name(one, "p", 7, longest=63) != shadow_name(other, "p", 7, longest=63)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ class Dialect(ABC):
     """Whether a part of a transaction can be undone."""
 
     longest_name: ClassVar[int | None] = None
+    """How many bytes of UTF-8 a name may have."""
 
     has_indexes: ClassVar[bool] = False
     """Whether an index finds a few rows quickly; otherwise one pass over a column is the best way to ask for anything."""
@@ -53,6 +54,10 @@ class Dialect(ABC):
     def fold(self, name: str) -> str:
         """A name as the system compares it: two names that fold alike are one."""
         return name.translate(_ASCII_SMALL) if self.folds_names else name
+
+    def empty(self, table: str) -> str:
+        """The statement that removes all rows of a table, given by its quoted name."""
+        return f"DELETE FROM {table}"
 
     def differs(self, left: str, right: str, column: pa.Field) -> str:
         """A condition for two values of a column that differ in any byte; NULL equals NULL."""

@@ -14,6 +14,7 @@ from retl.connectors.sql.tables import (
     archive_name,
     is_archive,
     is_shadow,
+    is_stage,
     shadow_name,
 )
 from retl.model.actions import Action, PreAction
@@ -82,7 +83,7 @@ class RefreshState:
                 *self.definition.carry(archive, self.name),
                 *self.definition.put_on,
             ]
-        return [f"DELETE FROM {self.name.sql}"] if self.spec.table.replaces else []
+        return [self.dialect.empty(self.name.sql)] if self.spec.table.replaces else []
 
     def after(self, mirror: Callable[[TableName], list[str]], archived: str | None = None) -> list[str]:
         """The statements that end the refresh; ``archived`` is an archive that does not exist yet."""
@@ -123,10 +124,11 @@ class RefreshState:
         return self.name.beside(shadow_name(fold(self.name.name), self.spec.pipeline, self.spec.epoch, longest=longest))
 
     def leftovers(self) -> list[str]:
-        """The shadows that a crash or a former owner of the pipeline left behind."""
+        """The shadows and staging tables that a crash or a former owner of the pipeline left behind."""
         fold, longest = self.dialect.fold, self.dialect.longest_name
-        own = fold(self.name.name)
-        return [name for name in self.names if is_shadow(fold(name), own, self.spec.pipeline, longest=longest)]
+        own, pipeline = fold(self.name.name), self.spec.pipeline
+        tests = (is_shadow, is_stage)
+        return [name for name in self.names if any(test(fold(name), own, pipeline, longest=longest) for test in tests)]
 
     @property
     def archive(self) -> str:

@@ -18,6 +18,7 @@ from retl.model.schema import native_type
 _ARCHIVE_DIGITS = 20
 _EPOCH_DIGITS = 10
 _DIGEST_DIGITS = 8
+_SHADOW, _STAGE = "_retl_new_", "_retl_stage_"
 
 
 @dataclass(frozen=True)
@@ -272,20 +273,34 @@ def shadow_name(table: str, pipeline: str, epoch: int, *, longest: int | None = 
     """The table that a swap loads before it is switched in; the epoch keeps two owners apart.
 
     A hash of the pipeline keeps two pipelines apart, and tells a shadow from whatever else has such a name.
-    Where names have a length, ``longest``, the table's own is shortened to fit, and told apart by a hash.
+    Where names have a length, ``longest`` in bytes, the table's own is shortened to fit, and told apart by a hash.
     """
-    return f"{_shadow_start(table, pipeline, longest)}{epoch}"
+    return f"{_own_start(_SHADOW, table, pipeline, longest)}{epoch}"
 
 
 def is_shadow(name: str, table: str, pipeline: str, *, longest: int | None = None) -> bool:
     """Whether a table is a shadow that some scan of ``table`` by this pipeline left behind."""
-    start = _shadow_start(table, pipeline, longest)
+    return _is_own(_SHADOW, name, table, pipeline, longest)
+
+
+def stage_name(table: str, pipeline: str, epoch: int, *, longest: int | None = None) -> str:
+    """The table in which rows are staged, in systems where that is an ordinary one. Named as a shadow is."""
+    return f"{_own_start(_STAGE, table, pipeline, longest)}{epoch}"
+
+
+def is_stage(name: str, table: str, pipeline: str, *, longest: int | None = None) -> bool:
+    """Whether a table is one in which some scan of ``table`` by this pipeline staged rows."""
+    return _is_own(_STAGE, name, table, pipeline, longest)
+
+
+def _is_own(kind: str, name: str, table: str, pipeline: str, longest: int | None) -> bool:
+    start = _own_start(kind, table, pipeline, longest)
     return name.startswith(start) and _are_digits(name[len(start) :])
 
 
-def _shadow_start(table: str, pipeline: str, longest: int | None) -> str:
-    taken = len("_retl_new___") + _DIGEST_DIGITS + _EPOCH_DIGITS
-    return f"_retl_new_{_short(table, longest, taken)}_{_digest(pipeline)}_"
+def _own_start(kind: str, table: str, pipeline: str, longest: int | None) -> str:
+    taken = len(kind) + len("__") + _DIGEST_DIGITS + _EPOCH_DIGITS
+    return f"{kind}{_short(table, longest, taken)}_{_digest(pipeline)}_"
 
 
 def archive_name(table: str, scan_id: str, *, longest: int | None = None) -> str:
@@ -310,10 +325,12 @@ def _archive_start(table: str, longest: int | None) -> str:
 
 
 def _short(table: str, longest: int | None, taken: int) -> str:
-    """A table's name, cut so that ``taken`` more characters fit into ``longest``."""
-    if longest is None or len(table) + taken <= longest:
+    """A table's name, cut so that ``taken`` more bytes fit into ``longest``."""
+    name = table.encode()
+    if longest is None or len(name) + taken <= longest:
         return table
-    return f"{table[: longest - taken - _DIGEST_DIGITS - 1]}_{_digest(table)}"
+    start = name[: longest - taken - _DIGEST_DIGITS - 1].decode(errors="ignore")
+    return f"{start}_{_digest(table)}"
 
 
 def _digest(name: str) -> str:
