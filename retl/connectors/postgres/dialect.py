@@ -1,0 +1,84 @@
+"""PostgreSQL's SQL. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import ClassVar
+
+import pyarrow as pa
+
+from retl.connectors.sql.dialect import Dialect
+from retl.model.errors import ConfigError
+
+_LONGEST_NAME = 63
+_LARGEST = 2**63 - 1
+_FAMILIES = (
+    (lambda kind: pa.types.is_timestamp(kind) and kind.tz, "timestamptz"),
+    (pa.types.is_timestamp, "timestamp"),
+    (pa.types.is_date, "date"),
+    (pa.types.is_time, "time"),
+)
+
+
+class PostgreSQLDialect(Dialect):
+    """PostgreSQL, in a session whose settings are ours: text with standard strings, times in UTC."""
+
+    name: ClassVar[str] = "postgres"
+    has_indexes: ClassVar[bool] = True
+    longest_name: ClassVar[int | None] = _LONGEST_NAME
+    begin: ClassVar[str] = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+
+    def identifier(self, name: str) -> str:
+        """A quoted name. The server would cut one of more than 63 bytes in silence, so it is refused."""
+        if len(name.encode()) > _LONGEST_NAME:
+            raise ConfigError(
+                f"the name {name!r} has {len(name.encode())} bytes in UTF-8, but PostgreSQL keeps only {_LONGEST_NAME}.",
+                remedy="choose a shorter one: rename for a column, to for a table.",
+            )
+        return super().identifier(name)
+
+    def empty(self, table: str) -> str:
+        return f"TRUNCATE TABLE {table}"
+
+    def differs(self, left: str, right: str, column: pa.Field) -> str:
+        # By their bytes: 1.0 and 1.00, a month and 30 days, and 0.0 and -0.0 are equal to IS DISTINCT FROM.
+        return f"record_image_ne(ROW({left}), ROW({right}))"
+
+    def literal(self, text: str, column: pa.Field) -> str:
+        if pa.types.is_integer(column.type):
+            return str(int(text))
+        if pa.types.is_decimal(column.type):
+            return format(Decimal(text), "f")
+        # Without the column's own precision, to which the text would be rounded.
+        word = next((word for test, word in _FAMILIES if test(column.type)), None)
+        return f"CAST({self.string(text)} AS {word})" if word else self.string(text)
+
+    def as_text(self, expression: str) -> str:
+        return f"CAST({expression} AS text)"
+
+    def select_expression(self, column: pa.Field, expression: str) -> str:
+        return expression
+
+    def bucket_number(self, column: pa.Field, expression: str) -> str | None:
+        if pa.types.is_integer(column.type):
+            # The distance between two whole numbers may be too long for one.
+            return f"CAST({expression} AS numeric)"
+        if pa.types.is_date(column.type):
+            return f"CASE WHEN isfinite({expression}) THEN {expression} - DATE '1970-01-01' END"
+        if pa.types.is_timestamp(column.type):
+            return f"CASE WHEN isfinite({expression}) THEN EXTRACT(EPOCH FROM {expression}) * 1000000 END"
+        return None
+
+    def divide(self, dividend: str, divisor: int) -> str:
+        return f"DIV({dividend}, {divisor})"
+
+    def hash_condition(self, columns: Sequence[str], remainder: int, modulus: int) -> str:
+        row = f"CAST(ROW({self.identifiers(columns)}) AS text)"
+        return f"(hashtextextended({row}, 0) & {_LARGEST}) % {modulus} = {remainder}"
+
+    def now(self, column: pa.Field) -> str:
+        return "CAST(clock_timestamp() AT TIME ZONE 'UTC' AS text)"
+
+
+DIALECT = PostgreSQLDialect()
