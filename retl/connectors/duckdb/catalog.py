@@ -138,7 +138,7 @@ def define(existing: ExistingTable) -> Step[TableDefinition]:
     for trigger, text in (yield from _triggers(name)):
         off.append(f"DROP TRIGGER {DIALECT.identifier(trigger)} ON {name.sql}")
         on.append(text)
-    return TableDefinition(create=partial(_create_like, sql), take_off=lambda table: off, put_on=tuple(on))
+    return TableDefinition(create=partial(_create_like, sql), take_off=lambda table: off, put_on=lambda created: on)
 
 
 def _create_like(sql: str, new: TableName) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from retl.connectors.sql.dialect import Dialect
@@ -21,20 +21,39 @@ from retl.model.actions import Action, PreAction
 from retl.model.plan import WriteSpec
 
 
+def nothing(*tables: TableName) -> list[str]:
+    """The statements of a definition that needs none."""
+    return []
+
+
 @dataclass(frozen=True)
 class TableDefinition:
     """The statements that another table needs to replace this one, from the system's catalog."""
 
     create: Callable[[TableName], list[str]]
     """Creates an empty table with the columns, defaults, keys and checks of this one."""
-    take_off: Callable[[TableName], list[str]]
+    take_off: Callable[[TableName], list[str]] = nothing
     """Drops what only one table can have under its name, or what prevents a rename: indexes, triggers."""
-    put_on: tuple[str, ...] = ()
-    """Creates that again for the table of this name."""
-    carry: Callable[[TableName, TableName], list[str]] = field(default=lambda old, new: [])
-    """Lets a new table continue the numbers of the old one."""
+    put_on: Callable[[TableName], list[str]] = nothing
+    """Creates that again, when a table that was created under the given name has this table's name."""
+    carry: Callable[[TableName, TableName], list[str]] = nothing
+    """Lets a new table continue the numbers of the old one, which is replaced or is an archive by now."""
     watched: bool = False
     """Whether triggers must see what changes, so that not even a swap replaces the table."""
+    create_for_mirror: Callable[[TableName], list[str]] | None = None
+    """Creates a cheaper table for rows that only a mirror reads."""
+    complete: Callable[[TableName], list[str]] = nothing
+    """What is quicker when all rows of a table are there, before anybody sees it: to build its indexes."""
+    lock: tuple[str, ...] = ()
+    """Keeps everybody from the table until the transaction ends, or fails soon."""
+
+    def creates_same(self, other: TableDefinition | None, table: TableName) -> bool:
+        """Whether ``other`` would have created ``table`` alike."""
+        return other is not None and self.create(table) == other.create(table)
+
+    def same(self, other: TableDefinition | None, table: TableName) -> bool:
+        """Whether ``other`` would have created and completed ``table`` alike."""
+        return other is not None and self.creates_same(other, table) and self.complete(table) == other.complete(table)
 
 
 class RefreshPlan(NamedTuple):
@@ -67,23 +86,40 @@ class RefreshState:
         before += change.ddl(loaded.sql)
         if loaded != self.name and self._mirrors:
             before += change.ddl(self.name.sql)
-        return RefreshPlan(before, loaded, self.after(mirror, self.archive if self._archives else None))
+        after = [*self.complete(), *self.lock(), *self.after(mirror, self.archive if self._archives else None)]
+        return RefreshPlan(before, loaded, after)
 
     def _pre_action(self) -> list[str]:
         if self.definition is None:
             return []
         if self.spec.table.pre_action.has_shadow:
-            return self.definition.create(self.loaded)
+            for_mirror = self.definition.create_for_mirror if self._mirrors else None
+            return (for_mirror or self.definition.create)(self.loaded)
         if self._archives:
             archive = self.name.beside(self.archive)
             return [
+                *self.definition.lock,
                 *self.definition.take_off(self.name),
                 _rename(self.name, archive),
                 *self.definition.create(self.name),
+                *self.definition.complete(self.name),
                 *self.definition.carry(archive, self.name),
-                *self.definition.put_on,
+                *self.definition.put_on(self.name),
             ]
         return [self.dialect.empty(self.name.sql)] if self.spec.table.replaces else []
+
+    @property
+    def _replaced_by(self) -> TableDefinition | None:
+        """The definition of a table that its shadow replaces at the end."""
+        return None if self.loaded == self.name or self._mirrors else self.definition
+
+    def complete(self) -> list[str]:
+        """The statements that make a shadow whole, in a transaction before that of ``lock`` and ``after``."""
+        return self._replaced_by.complete(self.loaded) if self._replaced_by else []
+
+    def lock(self) -> list[str]:
+        """The statements after which nobody changes the table that the shadow replaces."""
+        return list(self._replaced_by.lock) if self._replaced_by else []
 
     def after(self, mirror: Callable[[TableName], list[str]], archived: str | None = None) -> list[str]:
         """The statements that end the refresh; ``archived`` is an archive that does not exist yet."""
@@ -105,7 +141,7 @@ class RefreshState:
             *definition.take_off(self.name),
             _drop(self.name),
             _rename(loaded, self.name),
-            *definition.put_on,
+            *definition.put_on(loaded),
         ]
 
     @property

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from retl.connectors.base import TableWriter, Target, TargetTable, loading
 from retl.connectors.sql.dialect import Dialect
+from retl.connectors.sql.ending import Ending
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
@@ -216,7 +217,7 @@ class SqlTarget(Target):
     async def _open(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> StagedWriter:
         session = await self.connect()
         try:
-            load, mirror = await session.transaction(partial(self._prepare, spec, fenced))
+            load, mirror, begun = await session.transaction(partial(self._prepare, spec, fenced))
             loader = self.loader(load)
             await session.run(loader.create)
         except BaseException:
@@ -229,13 +230,13 @@ class SqlTarget(Target):
             loader,
             self._merge(load, loader),
             mirror=mirror,
-            ending=partial(self._ending, load),
+            ending=Ending(load, begun, self._now, self._mirror),
             end=self.give_back,
         )
 
     def _prepare(
         self, spec: WriteSpec, fenced: FencedCheckpoint | None
-    ) -> Step[tuple[PreparedLoad, TableMerge | None]]:
+    ) -> Step[tuple[PreparedLoad, TableMerge | None, TableDefinition | None]]:
         """Do everything before the first row, in one transaction."""
         if fenced is not None:
             yield from state.save(fenced)
@@ -251,18 +252,12 @@ class SqlTarget(Target):
         columns = {name: stored[self.dialect.fold(name)] for name in found.change.columns}
         load = replace(found.load, existing=ready, columns=columns)
         mirrors = found.state.existing is not None and spec.table.pre_action is PreAction.MIRROR
-        return load, self._mirror(load, load.loaded) if mirrors else None
+        return load, self._mirror(load, load.loaded) if mirrors else None, found.state.definition
 
-    def _ending(self, load: PreparedLoad, exchange: bool) -> Step[list[str]]:
-        """The statements that end the refresh, given the tables as they are now."""
+    def _now(self, load: PreparedLoad) -> Step[RefreshState]:
+        """The tables of a load as they are now."""
         existing = yield from self.find(load.target)
-        now = yield from self._refresh_state(load.spec, load.target, existing)
-
-        def mirror(shadow: TableName) -> list[str]:
-            merge = self._mirror(replace(load, existing=existing or load.existing), shadow)
-            return merge.mirror(exchange=exchange)
-
-        return now.after(mirror)
+        return (yield from self._refresh_state(load.spec, load.target, existing))
 
 
 def _check_empty(table: TableName) -> Step[None]:

@@ -13,6 +13,7 @@ from retl.connectors.base import CommitResult, TableWriter
 from retl.connectors.rows.keys import KeyWatch, repeated_key
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, bisect
 from retl.connectors.rows.text import json_text
+from retl.connectors.sql.ending import Ending
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import STAGED, PreparedLoad, TableMerge, keep_newest
 from retl.connectors.sql.session import Session
@@ -45,7 +46,7 @@ class StagedWriter(TableWriter):
         merge: TableMerge,
         *,
         mirror: TableMerge | None,
-        ending: Callable[[bool], Step[list[str]]],
+        ending: Ending,
         end: Callable[[Session], Coroutine[Any, Any, None]],
     ) -> None:
         self._session = session
@@ -255,6 +256,8 @@ class StagedWriter(TableWriter):
 
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         await self._session.run(self._loader.drop)
+        if self._ending.completes:
+            await self._complete()
         try:
             await self._session.transaction(partial(self._finish, fenced, exchange=False))
         except RowError:
@@ -262,19 +265,25 @@ class StagedWriter(TableWriter):
         self.finished = True
         await shielded(self._end(self._session))
 
+    async def _complete(self) -> None:
+        try:
+            await self._session.transaction(self._ending.complete)
+        except RowError as error:
+            raise self._left(error, "look for the rows that an index or a foreign key rejects.") from error
+
     async def _finish_exchanging(self, fenced: FencedCheckpoint | None) -> None:
         """Free the unique values that rows of a mirror pass on to each other."""
         try:
             await self._session.transaction(partial(self._finish, fenced, exchange=True))
         except RowError as error:
-            raise TargetError(
-                f"{error.reason}; {self._load.target.name!r} was left as it was.",
-                remedy="look for what rejects the row: a foreign key, a trigger, a check.",
-                system=self._merge.dialect.name,
-            ) from error
+            raise self._left(error, "look for what rejects the row: a foreign key, a trigger, a check.") from error
+
+    def _left(self, error: RowError, remedy: str) -> TargetError:
+        message = f"{error.reason}; {self._load.target.name!r} was left as it was."
+        return TargetError(message, remedy=remedy, system=self._merge.dialect.name)
 
     def _finish(self, fenced: FencedCheckpoint | None, *, exchange: bool) -> Step[None]:
-        yield from execute((yield from self._ending(exchange)), rejectable=True)
+        yield from execute((yield from self._ending.finish(exchange)), rejectable=True)
         if fenced is not None:
             yield from state.save(fenced)
 

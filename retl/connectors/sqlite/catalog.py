@@ -134,7 +134,7 @@ def define(existing: SQLiteTable) -> Step[TableDefinition]:
     return TableDefinition(
         create=partial(_create_like, sql),
         take_off=lambda table: off,
-        put_on=(*(text for _, _, text in owned), *rebuilt),
+        put_on=lambda created: [*(text for _, _, text in owned), *rebuilt],
         carry=_carry if numbered else lambda old, new: [],
         watched=existing.triggers,
     )

@@ -1,0 +1,66 @@
+"""How a refresh ends, by the tables as they are then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from retl.connectors.sql.merge import PreparedLoad, TableMerge
+from retl.connectors.sql.refresh import RefreshState, TableDefinition
+from retl.connectors.sql.statement import Step, execute
+from retl.connectors.sql.tables import TableName
+from retl.model.errors import TransientError
+
+
+class Ending:
+    """The end of the refresh of one load: two steps, each of which runs as a transaction.
+
+    ``look`` finds the tables as they are now. ``begun`` defines the table that the shadow was
+    made like: if it changes before the shadow replaces it, the change would be lost.
+    """
+
+    def __init__(
+        self,
+        load: PreparedLoad,
+        begun: TableDefinition | None,
+        look: Callable[[PreparedLoad], Step[RefreshState]],
+        mirror: Callable[[PreparedLoad, TableName], TableMerge],
+    ) -> None:
+        self._load = load
+        self._definition = begun
+        self._look = look
+        self._mirror = mirror
+
+    @property
+    def completes(self) -> bool:
+        """Whether ``complete`` has anything to do."""
+        definition, loaded = self._definition, self._load.loaded
+        return definition is not None and loaded != self._load.target and bool(definition.complete(loaded))
+
+    def complete(self) -> Step[None]:
+        """Make a shadow whole that will replace its table."""
+        now = yield from self._look(self._load)
+        statements = now.complete()
+        if statements and (now.definition is None or not now.definition.creates_same(self._definition, now.loaded)):
+            raise self._changed()
+        yield from execute(statements, rejectable=True)
+        self._definition = now.definition
+
+    def finish(self, exchange: bool) -> Step[list[str]]:
+        """Lock the table if it is replaced. Returns the statements that end the refresh."""
+        now = yield from self._look(self._load)
+        if lock := now.lock():
+            yield from execute(lock)
+            now = yield from self._look(self._load)
+            if now.definition is None or not now.definition.same(self._definition, now.loaded):
+                raise self._changed()
+        load = replace(self._load, existing=now.existing or self._load.existing)
+        return now.after(lambda shadow: self._mirror(load, shadow).mirror(exchange=exchange))
+
+    def _changed(self) -> TransientError:
+        name = self._load.target
+        return TransientError(
+            f"the definition of {name.name!r} was changed while rows were loaded to replace it; it was left as it is.",
+            remedy="nothing: the next attempt begins with the new definition.",
+            system=name.dialect.name,
+        )
