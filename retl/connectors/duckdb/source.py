@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from retl.connectors.base import SystemInfo
 from retl.connectors.duckdb.dialect import DIALECT, full_name, logical_field
 from retl.connectors.duckdb.errors import streamed
 from retl.connectors.duckdb.file import DuckDBFile, single
 from retl.connectors.duckdb.files import is_file, reading
 from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.reader import SqlReader
-from retl.connectors.sql.source import SqlSource
+from retl.connectors.sql.embedded import EmbeddedReader, EmbeddedSource, Result
 from retl.model.schema import TableSchema
 from retl.state.sql import STATE_TABLES
-from retl.threads import shielded
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,7 +28,7 @@ _BATCH_ROWS = 16_384
 _HOP_BYTES = 1 * 1024 * 1024
 
 
-class DuckDBSource(SqlSource):
+class DuckDBSource(EmbeddedSource):
     """Reads a database file, or files that DuckDB can read. See ``retl.connectors.DuckDB``."""
 
     system: ClassVar[str] = "duckdb"
@@ -41,52 +36,26 @@ class DuckDBSource(SqlSource):
     def __init__(self, options: DuckDB) -> None:
         self._options = options
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncGenerator[DuckDBReader, None]:
+    def reader(self) -> DuckDBReader:
         # The handles of one process share an instance, and the last one frees the file's lock.
-        reader = DuckDBReader(DuckDBFile(self._options, read_only=True), self._options.files)
-        try:
-            yield reader
-        finally:
-            await shielded(reader.close())
-
-    async def ping(self) -> SystemInfo:
-        async with self.connect() as reader:
-            return await reader.ping()
-
-    async def aclose(self) -> None:
-        """Each scan closes what it has opened."""
+        return DuckDBReader(DuckDBFile(self._options, read_only=True), self._options.files)
 
 
-class DuckDBReader(SqlReader):
+class DuckDBReader(EmbeddedReader[DuckDBFile]):
     """Reads over one connection, in a thread of its own."""
 
     dialect = DIALECT
 
     def __init__(self, file: DuckDBFile, folder: str | None) -> None:
-        self._file = file
+        super().__init__(file)
         self._folder = folder
         self._clauses: dict[str, str] = {}
         """The FROM clause of each table and file that was described."""
-        self._result: _Result | None = None
-
-    async def close(self) -> None:
-        await self._end_result()
-        await self._file.close()
-
-    async def _end_result(self) -> None:
-        """Close a result even if cancelled: an open one keeps the database open, and the file locked."""
-        result, self._result = self._result, None
-        if result is not None:
-            await self._file.run(result.close)
 
     def hash_version(self) -> str:
         import duckdb
 
         return str(duckdb.__version__)
-
-    async def ping(self) -> SystemInfo:
-        return await self._file.ping()
 
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
         return await self._file.run(_fetch, sql)
@@ -119,15 +88,8 @@ class DuckDBReader(SqlReader):
             return None
         return await self._file.location(*place)
 
-    async def stream(self, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
-        result = self._result = _Result()
-        try:
-            await self._file.run(result.open, sql)
-            while batches := await self._file.run(result.next):
-                for batch in batches:
-                    yield batch
-        finally:
-            await shielded(self._end_result())
+    def result(self, sql: str, schema: pa.Schema) -> Result:
+        return _Result(sql)
 
 
 def _is_ours(name: str) -> bool:
@@ -194,18 +156,14 @@ def describe(connection: duckdb.DuckDBPyConnection, table: str, schema: str, nam
 class _Result:
     """A streamed result. Used in the worker's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, sql: str) -> None:
+        self._sql = sql
         self._reader: pa.RecordBatchReader | None = None
-
-    def open(self, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-        # A relation streams its result; ``execute`` would hold all of it in memory.
-        relation: Any = connection.sql(single(connection, sql))
-        open_reader = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
-        self._reader = open_reader(_BATCH_ROWS)
 
     def next(self, connection: duckdb.DuckDBPyConnection) -> list[pa.RecordBatch]:
         """Some megabytes at once, so that the hop between threads is paid rarely."""
-        assert self._reader is not None
+        if self._reader is None:
+            self._reader = self._open(connection)
         batches: list[pa.RecordBatch] = []
         size = 0
         while size < _HOP_BYTES:
@@ -218,6 +176,12 @@ class _Result:
             batches.append(batch)
             size += batch.nbytes
         return batches
+
+    def _open(self, connection: duckdb.DuckDBPyConnection) -> pa.RecordBatchReader:
+        # A relation streams its result; ``execute`` would hold all of it in memory.
+        relation: Any = connection.sql(single(connection, self._sql))
+        open_reader = getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader
+        return open_reader(_BATCH_ROWS)
 
     def close(self, connection: duckdb.DuckDBPyConnection) -> None:
         reader, self._reader = self._reader, None

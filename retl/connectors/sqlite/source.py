@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import pyarrow as pa
 
-from retl.connectors.base import SystemInfo
-from retl.connectors.sql.reader import SqlReader
+from retl.connectors.sql.embedded import EmbeddedReader, EmbeddedSource, Result
 from retl.connectors.sql.selection import Selection
-from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.tables import real_key
 from retl.connectors.sqlite.catalog import find, inspect, table_names
 from retl.connectors.sqlite.dialect import DIALECT, logical_field, own_name
@@ -33,7 +30,6 @@ from retl.model.naming import made_by_a_target
 from retl.model.schema import TableSchema, field
 from retl.model.window import Bounds, lower_bound
 from retl.state.sql import STATE_TABLES
-from retl.threads import shielded
 
 if TYPE_CHECKING:
     from retl.connectors.sqlite import SQLite
@@ -44,7 +40,7 @@ _DATETIME = re.compile(r"\s*DATETIME\s*\(", re.IGNORECASE)
 _STORAGE = {"integer": "INTEGER", "real": "REAL", "text": "TEXT", "blob": "BLOB"}
 
 
-class SQLiteSource(SqlSource):
+class SQLiteSource(EmbeddedSource):
     """Reads a SQLite file. See ``retl.connectors.SQLite``."""
 
     system: ClassVar[str] = "sqlite"
@@ -53,44 +49,14 @@ class SQLiteSource(SqlSource):
         # Absolute, since the host may change its working directory.
         self._options = msgspec.structs.replace(options, path=SQLiteFile(options, read_only=True).path)
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncGenerator[SQLiteReader, None]:
-        # One connection each, since an interrupt ends everything that runs on it.
-        reader = SQLiteReader(SQLiteFile(self._options, read_only=True))
-        try:
-            yield reader
-        finally:
-            await shielded(reader.close())
-
-    async def ping(self) -> SystemInfo:
-        async with self.connect() as reader:
-            return await reader.ping()
-
-    async def aclose(self) -> None:
-        """Each scan closes what it has opened."""
+    def reader(self) -> SQLiteReader:
+        return SQLiteReader(SQLiteFile(self._options, read_only=True))
 
 
-class SQLiteReader(SqlReader):
+class SQLiteReader(EmbeddedReader[SQLiteFile]):
     """Reads over one connection, in a thread of its own."""
 
     dialect = DIALECT
-
-    def __init__(self, file: SQLiteFile) -> None:
-        self._file = file
-        self._result: _Result | None = None
-
-    async def close(self) -> None:
-        await self._end_result()
-        await self._file.close()
-
-    async def _end_result(self) -> None:
-        """Close the cursor even if cancelled: an open cursor keeps the file open, even after its connection is closed."""
-        result, self._result = self._result, None
-        if result is not None:
-            await self._file.run(result.close)
-
-    async def ping(self) -> SystemInfo:
-        return await self._file.ping()
 
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
         return await self._file.run(_fetch, sql)
@@ -147,13 +113,8 @@ class SQLiteReader(SqlReader):
         if found:
             raise mixed_forms(cursor.name, chosen.table.name, found[0][0], reference)
 
-    async def stream(self, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
-        result = self._result = _Result(sql, schema)
-        try:
-            while (batch := await self._file.run(result.next_batch)) is not None:
-                yield batch
-        finally:
-            await shielded(self._end_result())
+    def result(self, sql: str, schema: pa.Schema) -> Result:
+        return _Result(sql, schema)
 
 
 def _fetch(connection: sqlite3.Connection, sql: str) -> list[tuple[Any, ...]]:
@@ -192,13 +153,11 @@ class _Result:
         self._schema = schema
         self._cursor: sqlite3.Cursor | None = None
 
-    def next_batch(self, connection: sqlite3.Connection) -> pa.RecordBatch | None:
+    def next(self, connection: sqlite3.Connection) -> list[pa.RecordBatch]:
         if self._cursor is None:
             self._cursor = connection.execute(self._sql)
         rows = self._cursor.fetchmany(_BATCH_ROWS)
-        if not rows:
-            return None
-        return to_batch(rows, self._schema)
+        return [to_batch(rows, self._schema)] if rows else []
 
     def close(self, connection: sqlite3.Connection) -> None:
         if self._cursor is not None:
