@@ -15,7 +15,7 @@ from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.rows.text import to_text, unprintable_times
 from retl.connectors.sql.tables import TypeMap
 from retl.model.errors import UnsupportedError
-from retl.model.schema import is_json, native_type
+from retl.model.schema import is_bytes, is_json, is_text, native_type, value_type
 
 _TIMESTAMPTZ = "TIMESTAMP WITH TIME ZONE"
 _SIMPLE: dict[pa.DataType, str] = {
@@ -77,7 +77,7 @@ class DuckDBTypes(TypeMap):
     """Arrow's types in DuckDB. A type that it lacks is kept as canonical text."""
 
     def declare(self, column: pa.Field, *, in_key: bool) -> str:
-        kind = _plain(column.type)
+        kind = value_type(column.type)
         if is_json(column) or pa.types.is_nested(kind):
             return "JSON"
         if pa.types.is_decimal(kind):
@@ -97,14 +97,14 @@ class DuckDBTypes(TypeMap):
 
     def why_incompatible(self, column: pa.Field, existing: pa.Field) -> str | None:
         stored, declared = native_type(existing), self.declare(column, in_key=False)
-        kind = _plain(column.type)
+        kind = value_type(column.type)
         if stored == declared or pa.types.is_null(kind):
             return None
         if stored == "VARCHAR":
             return "bytes are not text" if declared == "BLOB" else None
         if declared == "JSON":
             return "it does not hold JSON"
-        if _is_string(kind):
+        if is_text(kind):
             takes = stored in ("JSON", "UUID") or stored.startswith("ENUM(") or stored == native_type(column)
             return None if takes else "text can be read in more than one way"
         if pa.types.is_integer(kind):
@@ -116,23 +116,6 @@ class DuckDBTypes(TypeMap):
         if pa.types.is_temporal(kind):
             return _why_not_time(kind, declared, stored)
         return "it is of another kind"
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """What a dictionary or an extension holds; UUID and JSON stay what they are."""
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if isinstance(kind, pa.BaseExtensionType) and kind not in _SIMPLE:
-        return _plain(kind.storage_type)
-    return kind
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return _SIMPLE.get(kind) == "VARCHAR" and not pa.types.is_null(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(_SIMPLE.get(kind) == "BLOB" or pa.types.is_fixed_size_binary(kind))
 
 
 def _declare_decimal(kind: pa.DataType, native: str) -> str:
@@ -188,7 +171,7 @@ def to_duckdb(column: pa.Array, native: str) -> pa.Array:
         return to_duckdb(column.dictionary_decode(), native)
     if isinstance(kind, pa.BaseExtensionType):
         return column if kind == pa.uuid() else to_duckdb(column.storage, native)
-    if _is_string(kind) or _is_bytes(kind):
+    if is_text(kind) or is_bytes(kind):
         return column
     if pa.types.is_nested(kind) or native == "VARCHAR":
         return to_text(column)
@@ -249,7 +232,7 @@ def cast_expression(kind: pa.DataType, native: str, value: str, *, attempt: bool
 
     A value that cannot be cast exactly is an error; with ``attempt`` it is NULL.
     """
-    if not _is_string(kind):
+    if not is_text(kind):
         return f"{'TRY_CAST' if attempt else 'CAST'}({value} AS {native})"
     if native == "VARCHAR":
         return value

@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 
 from retl.model.errors import ConfigError
-from retl.model.schema import field, is_json, is_text
+from retl.model.schema import field, is_bytes, is_json, is_text
 
 ID = "_id"
 ROUTING = "_routing"
@@ -152,7 +152,6 @@ def _in(*types: pa.DataType) -> Any:
     return lambda type_: type_ in types
 
 
-_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 _NAMES = (
     (pa.types.is_boolean, "boolean"),
     (_in(pa.int8()), "byte"),
@@ -166,5 +165,5 @@ _NAMES = (
     (pa.types.is_date, "date"),
     (lambda type_: pa.types.is_timestamp(type_) and type_.unit in ("s", "ms"), "date"),
     (pa.types.is_timestamp, "date_nanos"),
-    (lambda type_: any(test(type_) for test in _BINARY), "binary"),
+    (is_bytes, "binary"),
 )

@@ -22,6 +22,7 @@ from retl.connectors.olap.errors import olap_error, while_reading
 from retl.connectors.rows.rejects import without_broken_text
 from retl.connectors.rows.text import to_text
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
+from retl.model.schema import is_text
 from retl.threads import Worker, shielded
 
 
@@ -149,8 +150,7 @@ def _cast(column: pa.Array, wanted: pa.Field) -> pa.Array:
     kind = column.type
     if kind == wanted.type:
         return column
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if text or pa.types.is_string(wanted.type):
+    if is_text(kind) or pa.types.is_string(wanted.type):
         found = to_text(column)
         return found.cast(pa.binary()) if pa.types.is_binary(wanted.type) else found
     try:

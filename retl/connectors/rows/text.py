@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retl.model.schema import is_text
+from retl.model.schema import is_bytes, is_text
 
 _SECONDS_YEAR_1 = -62_135_596_800
 _SECONDS_YEAR_10000 = 253_402_300_800
@@ -29,9 +29,9 @@ def to_text(column: pa.Array) -> pa.Array:
         return column
     if pa.types.is_dictionary(kind):
         return to_text(column.dictionary_decode())
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if is_text(kind):
         return column.cast(pa.string())
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
+    if is_bytes(kind):
         return column.cast(pa.binary())
     if pa.types.is_decimal(kind):
         return _decimal_text(column)

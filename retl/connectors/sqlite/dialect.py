@@ -11,7 +11,7 @@ import pyarrow as pa
 from retl.connectors.sql.dialect import Dialect, split_name
 from retl.connectors.sql.tables import TypeMap
 from retl.model.errors import ConfigError, UnsupportedError
-from retl.model.schema import field, is_json, native_type
+from retl.model.schema import field, is_bytes, is_json, is_text, native_type
 
 Affinity = Literal["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC"]
 
@@ -59,9 +59,9 @@ class SQLiteTypes(TypeMap):
             return "DATE"
         if pa.types.is_time(kind):
             return "TIME"
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        if is_bytes(kind):
             return "BLOB"
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        if is_text(kind):
             return "TEXT"
         if pa.types.is_dictionary(kind):
             return self.declare(column.with_type(kind.value_type), in_key=in_key)
@@ -86,7 +86,7 @@ class SQLiteTypes(TypeMap):
             return "a REAL would be turned into text of 15 digits" if stored == "TEXT" else None
         if pa.types.is_temporal(kind) or stored == "TEXT":
             return None
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        if is_bytes(kind):
             return None
         if pa.types.is_decimal(kind) and kind.precision <= 15:
             return None

@@ -12,6 +12,7 @@ from retl.connectors.rows.text import not_utf8
 from retl.connectors.sqlite import loader
 from retl.model.actions import Action
 from retl.model.errors import RowsRejected, TargetError
+from retl.model.schema import is_text
 from tests.integration.duckdb.scenes import loading
 from tests.integration.scene import commit, people, scan, spec
 from tests.integration.sqlite.scenes import Scene
@@ -196,6 +197,18 @@ def text_of(*values: bytes) -> pa.Array:
     """Text that nobody has looked at."""
     raw = pa.array(values, pa.binary())
     return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(2), pa.string(), pa.large_string(), pa.string_view()]
+)
+async def test_every_layout_of_text_and_bytes_is_kept(scene: Scene, kind: pa.DataType) -> None:
+    value: str | bytes = "ab" if is_text(kind) else b"ab"
+    schema = pa.schema([pa.field("id", pa.int64()), pa.field("name", kind)])
+    batch = pa.RecordBatch.from_arrays([pa.array([1, 2]), pa.array([value, None], kind)], schema=schema)
+    async with scene.session() as session:
+        await scan(session, [batch], spec())
+    assert scene.rows("people") == [(1, value), (2, None)]
 
 
 async def test_one_row_is_one_reject_whatever_is_wrong_with_it(scene: Scene) -> None:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from retl.connectors.rows.csv import uuid_text
 from retl.connectors.rows.text import to_text, unprintable_times
-from retl.model.schema import is_json
+from retl.model.schema import is_bytes, is_json, is_text
 
 InvalidValues = list[tuple[pa.Array, str]]
 """Masks of the rows that cannot be written, with their reasons."""
@@ -51,7 +51,7 @@ def json_values(array: pa.Array, field: pa.Field) -> tuple[pa.Array, InvalidValu
     invalid = _invalid_values(array)
     for mask, _ in invalid:
         array = pc.if_else(mask, pa.scalar(None, array.type), array)
-    if _is_text(kind):
+    if is_text(kind):
         text, more = _from_text(array.cast(pa.string()), field.type)
         invalid += more
     else:
@@ -97,23 +97,14 @@ def plain_text(array: pa.Array, type: pa.DataType) -> tuple[pa.Array, InvalidVal
     """The text of a value in an ``_id``: as in the document, without quotes."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    if _is_text(array.type):
+    if is_text(array.type):
         return _as_time(array.cast(pa.string()), type), []
     invalid = _invalid_values(array)
     for mask, _ in invalid:
         array = pc.if_else(mask, pa.scalar(None, array.type), array)
-    if _is_bytes(array.type):
+    if is_bytes(array.type):
         return base64_text(array), invalid
     return _as_time(to_text(array), array.type), invalid
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-    return any(check(kind) for check in checks)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -135,7 +126,7 @@ def _invalid_values(array: pa.Array) -> InvalidValues:
 
 def _from_typed(array: pa.Array) -> pa.Array:
     kind = array.type
-    if _is_bytes(kind):
+    if is_bytes(kind):
         return json_strings(base64_text(array))
     if kind == pa.uuid():
         return json_strings(uuid_text(array))
@@ -165,7 +156,7 @@ def _from_text(text: pa.Array, logical: pa.DataType) -> tuple[pa.Array, InvalidV
         return _numbers(text, logical)
     if pa.types.is_boolean(logical):
         return _checked(text, lambda some: some.cast(pa.bool_()).cast(pa.string()), "the text is not a boolean")
-    if _is_bytes(logical):
+    if is_bytes(logical):
         return json_strings(base64_text(text.cast(pa.binary()))), []
     return json_strings(_as_time(text, logical)), []
 
