@@ -9,22 +9,21 @@ from typing import Self
 
 import pyarrow as pa
 
-from retl.connectors.base import Connector, Source, SourceScan, SystemInfo
+from retl.connectors.base import Connector, Source, SourceScan
 from retl.model.checkpoint import Checkpoint
 from retl.model.plan import SourcePlan
-from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.state.base import Manifest
+from retl.testing.crashing import WrappedSource
 from retl.testing.rows import manifest_of, read_slice, table_spec
 
 
-class Scans:
+class Scans(WrappedSource):
     """``async with Scans(source) as source``: what ``plan`` opens stays open until ``leave`` or the end."""
 
     def __init__(self, source: Source | Connector) -> None:
-        self.source = source.source() if isinstance(source, Connector) else source
-        self.system = self.source.system
+        super().__init__(source)
         self._open: list[SourceScan] = []
         self._stack = AsyncExitStack()
 
@@ -63,33 +62,15 @@ class Scans:
         self._open.clear()
         await self._stack.aclose()
 
-    async def ping(self) -> SystemInfo:
-        """As ``Source.ping``."""
-        return await self.source.ping()
-
-    async def list_tables(self) -> list[str]:
-        """As ``Source.list_tables``."""
-        return await self.source.list_tables()
-
-    async def describe(self, table: str) -> TableSchema | None:
-        """As ``Source.describe``."""
-        return await self.source.describe(table)
-
-    async def location(self, table: str) -> str | None:
-        """As ``Source.location``."""
-        return await self.source.location(table)
-
     async def aclose(self) -> None:
         """Leave every scan and close the source."""
         try:
             await self.leave()
         finally:
-            await self.source.aclose()
+            await super().aclose()
 
 
-async def collect(
-    source: Source | Connector | Scans, table: str | TableSpec, checkpoint: Checkpoint | None = None
-) -> pa.Table:
+async def collect(source: Source | Connector, table: str | TableSpec, checkpoint: Checkpoint | None = None) -> pa.Table:
     """Everything that one scan reads of a table, in its logical types. Closes a connector that it opened itself."""
     scans = source if isinstance(source, Scans) else Scans(source)
     try:

@@ -24,7 +24,7 @@ class SourceReads(SourceBase):
         async with self.opened(rows_of([1])) as source:
             info = await source.ping()
             assert info.product
-            assert source.system
+            assert source.source.system
 
     async def test_ping_of_a_system_that_does_not_answer_is_a_clear_error(self) -> None:
         source = self.unreachable()

@@ -200,7 +200,8 @@ def text_of(*values: bytes) -> pa.Array:
 
 
 @pytest.mark.parametrize(
-    "kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(2), pa.string(), pa.large_string(), pa.string_view()]
+    "kind",
+    [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(2), pa.string(), pa.large_string(), pa.string_view()],
 )
 async def test_every_layout_of_text_and_bytes_is_kept(scene: Scene, kind: pa.DataType) -> None:
     value: str | bytes = "ab" if is_text(kind) else b"ab"
