@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from retl.connectors.doris import Doris
     from retl.connectors.duckdb import DuckDB
     from retl.connectors.elasticsearch import Elasticsearch
     from retl.connectors.function import FunctionTarget, IteratorSource
     from retl.connectors.mysql import MySQL
+    from retl.connectors.olap.doris import Doris
+    from retl.connectors.olap.starrocks import StarRocks
     from retl.connectors.sqlite import SQLite
-    from retl.connectors.starrocks import StarRocks
 
 _ROOMS = {
-    "Doris": "doris",
+    "Doris": "olap.doris",
     "DuckDB": "duckdb",
     "Elasticsearch": "elasticsearch",
     "FunctionTarget": "function",
     "IteratorSource": "function",
     "MySQL": "mysql",
     "SQLite": "sqlite",
-    "StarRocks": "starrocks",
+    "StarRocks": "olap.starrocks",
 }
 
 __all__ = ["Doris", "DuckDB", "Elasticsearch", "FunctionTarget", "IteratorSource", "MySQL", "SQLite", "StarRocks"]

@@ -1,1 +1,1 @@
-"""What StarRocks and Doris share: both speak MySQL's protocol and grew from one tree."""
+"""StarRocks and Doris, and what they share: both speak MySQL's protocol and grew from one tree."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retl.connectors.starrocks import StarRocksDialect
+from retl.connectors.olap.starrocks import StarRocksDialect
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError
 from retl.testing import table_spec
