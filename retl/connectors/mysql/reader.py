@@ -28,6 +28,9 @@ _BROKEN_VIEW = 1356
 _TRUSTED_SECONDS = 1.0
 """Seconds after which an idle connection is checked before use: it may have been cut, or handed on by a pooler."""
 
+_LONGEST_SETTLE = timedelta(days=366)
+"""Beyond a year, an hour more or less does not matter."""
+
 Connect = Callable[[], Awaitable[MySQLConnection]]
 
 
@@ -88,13 +91,15 @@ class WireReader(SqlReader):
             ]
         )
 
-    def clock(self, now: str, cursor: pa.Field) -> str:
+    def clock(self, now: str, cursor: pa.Field, settle: timedelta) -> str:
         """The clock in the zone in which a column without one was written."""
         local = pa.types.is_date(cursor.type) or (pa.types.is_timestamp(cursor.type) and not cursor.type.tz)
         if self._zone is None or not local:
             return now
-        there = datetime.fromisoformat(now).replace(tzinfo=UTC).astimezone(self._zone)
-        return there.replace(tzinfo=None).isoformat(" ")
+        settle = min(settle, _LONGEST_SETTLE)
+        utc = datetime.fromisoformat(now).replace(tzinfo=UTC)
+        shown, before = (moment.astimezone(self._zone).replace(tzinfo=None) for moment in (utc, utc - settle))
+        return min(shown, before + settle).isoformat(" ")
 
     async def list_tables(self) -> list[str]:
         mine, string = self._database, self.dialect.string

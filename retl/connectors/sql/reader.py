@@ -56,8 +56,11 @@ class SqlReader(ABC):
         """The system's version, if its hash may change from one to the next."""
         return ""
 
-    def clock(self, now: str, cursor: pa.Field) -> str:
-        """The source's clock as the dialect asks for it, in the frame of a cursor column."""
+    def clock(self, now: str, cursor: pa.Field, settle: timedelta) -> str:
+        """The source's clock as the dialect asks for it, in the frame of a cursor column.
+
+        Where that was put forward within ``settle``, as it would show without: rows must be so old.
+        """
         return now
 
     async def dst_shift(self) -> timedelta:

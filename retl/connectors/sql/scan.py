@@ -75,7 +75,9 @@ class SqlScan(SourceScan, Generic[Reader]):
         check_cursor_type(self._table.name, cursor.name, self._checkpoint, native_type(cursor))
         asked = self._chosen.bounds(cursor, lower_bound(self._table, family, watermark))
         low, high, null, now, *counted = (await self._reader.query(asked))[0]
-        bounds = Bounds(low, high, int(null or 0), self._reader.clock(str(now), cursor))
+        bounds = Bounds(
+            low, high, int(null or 0), self._reader.clock(str(now), cursor, self._table.settle or timedelta())
+        )
         await self._reader.check_order(self._chosen, cursor, family, watermark, bounds)
         window = make_window(self._table, family, watermark, bounds)
         slices = await self._slices(window, cursor, counted if window.upper == high else None) if window else []

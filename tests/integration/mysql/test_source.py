@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 import retl
 from retl.connectors import MySQL
-from retl.connectors.mysql.connection import connected
+from retl.connectors.mysql.connection import MySQLConnection, connected
+from retl.connectors.mysql.source import MySQLSource
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, SourceError
 from retl.model.schema import is_json, native_type
-from retl.testing import collect
+from retl.testing import Scans, collect
 from tests import tiers
 from tests.integration.mysql.reading import opened, read, rows_of, spec
 from tests.servers.database import Row, Server
@@ -443,6 +444,64 @@ async def test_settle_goes_by_the_servers_clock_in_the_columns_zone(server: Serv
             assert plan.window is not None
             away = timedelta(minutes=-10) + (timedelta(hours=8) if cursor == "local" else timedelta())
             assert before + away <= datetime.fromisoformat(plan.window.upper) <= after + away
+
+
+class ClockSource(MySQLSource):
+    """A source whose server's clock stands still at a moment, in UTC."""
+
+    moment: str
+
+    async def open(self) -> MySQLConnection:
+        connection = await super().open()
+        await connection.execute(f"SET timestamp = UNIX_TIMESTAMP('{self.moment}')")
+        return connection
+
+
+@pytest.mark.parametrize(
+    ("moment", "settle", "settled"),
+    [
+        # The last day of March has 23 hours in Berlin, and one of October has 25.
+        ("2024-03-30 22:59:59", "0s", "2024-03-29"),
+        ("2024-03-30 23:00:00", "0s", "2024-03-30"),
+        ("2024-03-31 21:59:59", "0s", "2024-03-30"),
+        ("2024-03-31 22:00:00", "0s", "2024-03-31"),
+        ("2024-10-26 21:59:59", "0s", "2024-10-25"),
+        ("2024-10-26 22:00:00", "0s", "2024-10-26"),
+        ("2024-10-27 22:59:59", "0s", "2024-10-26"),
+        ("2024-10-27 23:00:00", "0s", "2024-10-27"),
+        # Three hours after the day, although the clock has moved by four.
+        ("2024-03-31 01:59:59", "3h", "2024-03-29"),
+        ("2024-03-31 02:00:00", "3h", "2024-03-30"),
+        # The clock has moved by three hours after four: later is safe.
+        ("2024-10-27 01:59:59", "3h", "2024-10-25"),
+        ("2024-10-27 02:00:00", "3h", "2024-10-26"),
+    ],
+)
+async def test_a_day_settles_although_the_clocks_change(
+    server: Server, database: str, moment: str, settle: str, settled: str
+) -> None:
+    run(server, database, "CREATE TABLE t (id INT PRIMARY KEY, day DATE)")
+    run(server, database, "INSERT INTO t VALUES (1, '2024-03-01'), (2, '2024-11-01')")
+    door = ClockSource(MySQL(server.url(database), timezone="Europe/Berlin"))
+    door.moment = moment
+    async with Scans(door) as source:
+        plan = await source.plan(spec(retl.Table("t", cursor="day", settle=settle, columns=["id"])))
+        assert plan.window is not None
+        assert plan.window.upper == settled
+        assert await rows_of(source, plan) == [("1",)]
+
+
+async def test_rows_of_the_hour_after_a_change_of_clocks_settle_too(server: Server, database: str) -> None:
+    """At five past three the clock of ten minutes before shows five to two: what lies between was never shown."""
+    run(server, database, "CREATE TABLE t (id INT PRIMARY KEY, at DATETIME)")
+    run(server, database, "INSERT INTO t VALUES (1, '2024-03-31 01:54:59'), (2, '2024-03-31 01:56:00')")
+    door = ClockSource(MySQL(server.url(database), timezone="Europe/Berlin"))
+    door.moment = "2024-03-31 01:05:00"
+    async with Scans(door) as source:
+        plan = await source.plan(spec(retl.Table("t", cursor="at", settle="10m", columns=["id"])))
+        assert plan.window is not None
+        assert plan.window.upper == "2024-03-31 01:55:00"
+        assert await rows_of(source, plan) == [("1",)]
 
 
 async def test_an_hour_that_comes_twice_is_warned_of(server: Server, database: str) -> None:
