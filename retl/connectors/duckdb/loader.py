@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -32,7 +32,7 @@ _BATCH = "retl_batch"
 class DuckDBLoader(BulkLoader):
     """Its columns are ``c0``, ``c1`` ..., which clash with no column of a target."""
 
-    typed: ClassVar[bool] = True
+    typed = True
     table = _STAGE
 
     def __init__(self, load: PreparedLoad) -> None:

@@ -28,16 +28,9 @@ class DuckDBMerge(TableMerge):
 
     dialect: DuckDBDialect
 
-    def statements(self, condition: str = "TRUE") -> list[str]:
-        if not self.keyed or not self.load.existing.collates:
-            return super().statements(condition)
+    def upsert(self, condition: str) -> list[str]:
         # ON CONFLICT compares keys by their collation, and would change every row that is equal by it.
-        found = []
-        if Action.UPDATE not in self.blacklist and self.rest:
-            found.append(self.update(condition))
-        if Action.INSERT not in self.blacklist:
-            found.append(self.insert(f"{condition} AND NOT EXISTS (SELECT 1 FROM {self.table} WHERE {self.same()})"))
-        return found
+        return self.update_and_insert(condition) if self.load.existing.collates else super().upsert(condition)
 
     # Equal values that differ in bytes -------------------------------------
 

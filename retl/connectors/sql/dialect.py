@@ -39,6 +39,9 @@ class Dialect(ABC):
     savepoints: ClassVar[bool] = True
     """Whether a part of a transaction can be undone."""
 
+    newest_first: ClassVar[str] = "DESC NULLS LAST"
+    """How ORDER BY puts the highest value first, and NULL last."""
+
     longest_name: ClassVar[int | None] = None
     """How many bytes of UTF-8 a name may have."""
 
@@ -55,6 +58,10 @@ class Dialect(ABC):
         """A name as the system compares it: two names that fold alike are one."""
         return name.translate(_ASCII_SMALL) if self.folds_names else name
 
+    def fold_table(self, name: str) -> str:
+        """The same for the name of a table."""
+        return self.fold(name)
+
     def empty(self, table: str) -> str:
         """The statement that removes all rows of a table, given by its quoted name."""
         return f"DELETE FROM {table}"
@@ -62,6 +69,10 @@ class Dialect(ABC):
     def differs(self, left: str, right: str, column: pa.Field) -> str:
         """A condition for two values of a column that differ in any byte; NULL equals NULL."""
         return f"{left} IS DISTINCT FROM {right}"
+
+    def content(self, columns: Sequence[str]) -> list[str]:
+        """Expressions that GROUP BY takes for one only where these columns are the same."""
+        return list(columns)
 
     def equals(self, left: str, right: str, column: pa.Field) -> str:
         """A condition for two equal values of a key."""

@@ -1,37 +1,36 @@
-"""How rows reach the staging table: the part that differs most between SQL targets."""
+"""The staging table of a load, and how rows reach it: the part that differs most between SQL targets."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
 from retl.connectors.rows.rejects import RejectCollector
 from retl.connectors.sql.session import Session
-from retl.connectors.sql.statement import Step
+from retl.connectors.sql.statement import Statement, Step
 
 
-class BulkLoader(ABC):
-    """Stages the rows of a slice invisibly: LOAD DATA, COPY, Arrow or pages into a temporary table.
+class Stage(ABC):
+    """A staging table, which belongs to one load and is invisible to others."""
 
-    ``rowid`` numbers the staged rows in the order in which they came.
-    """
-
-    typed: ClassVar[bool]
-    """Whether the stage has the target's types, so that two different texts may be one key."""
+    typed: bool
+    """Whether it has the target's types, so that two different texts may be one key."""
+    row: str = "rowid"
+    """The column that numbers the staged rows in the order in which they came."""
     names: Mapping[str, str]
-    """The staging table's column for each written column of a batch."""
+    """Its column for each written column of a batch."""
 
     @property
     @abstractmethod
     def table(self) -> str:
-        """The staging table, as it stands in SQL."""
+        """Its name, as it stands in SQL."""
 
     @abstractmethod
     def create(self) -> Step[None]:
-        """Create the staging table, or empty it."""
+        """Create it, or empty it."""
 
     @abstractmethod
     def clear(self) -> Step[None]:
@@ -39,15 +38,23 @@ class BulkLoader(ABC):
 
     @abstractmethod
     def drop(self) -> Step[None]:
-        """Remove the staging table."""
-
-    @abstractmethod
-    async def stage(self, session: Session, batch: pa.RecordBatch, rejects: RejectCollector) -> pa.RecordBatch:
-        """Stage a batch; returns the number of staged rows. Rejects a row that the target would change."""
-
-    async def gather(self, session: Session) -> None:  # noqa: B027  # not abstract: most loaders stage in one place
-        """Before a merge: bring all staged rows into ``table``."""
+        """Remove the table."""
 
     @abstractmethod
     def rows(self, where: str) -> Step[list[dict[str, Any]]]:
         """Some staged rows for people, by the column names of batches."""
+
+    def remove(self, numbers: str) -> Step[int]:
+        """Remove the rows whose numbers a query of the stage gives; returns how many they were."""
+        return int((yield Statement(f"DELETE FROM {self.table} WHERE {self.row} IN ({numbers})")))
+
+
+class BulkLoader(Stage):
+    """Stages the rows of a slice: COPY, Arrow or pages into a temporary table."""
+
+    @abstractmethod
+    async def stage(self, session: Session, batch: pa.RecordBatch, rejects: RejectCollector) -> pa.RecordBatch:
+        """Stage a batch; returns the staged rows of it. Rejects a row that the target would change."""
+
+    async def gather(self, session: Session) -> None:  # not abstract: most loaders stage in one place
+        """Before a merge: bring all staged rows into ``table``."""

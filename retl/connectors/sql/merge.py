@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from retl.connectors.sql.dialect import Dialect, any_of
+from retl.connectors.sql.loader import Stage
 from retl.connectors.sql.statement import Step
 from retl.connectors.sql.tables import ExistingTable, TableName
 from retl.model.actions import Action, Write
@@ -45,6 +46,9 @@ class TableMerge:
     ``staged`` maps each written column of ``table`` to its column of ``stage``.
     """
 
+    delete = "DELETE"
+    """How a statement begins that deletes the rows of ``gone``."""
+
     def __init__(
         self,
         dialect: Dialect,
@@ -69,16 +73,20 @@ class TableMerge:
         self.rest = [name for name in staged if name not in self.key]
         self.fields = {column.name: column for column in load.existing.columns}
 
-    @property
-    def source(self) -> str:
-        """The staging table as FROM names it."""
-        return f"{self.stage()} AS {STAGED}"
-
     # What a system may add --------------------------------------------------
+
+    def identity(self, stage: Stage) -> list[str]:
+        """Expressions over the stage that are equal in rows of one key."""
+        return [stage.names[name] for name in self.load.spec.key]
 
     def clashes(self, exchanging: bool, most: int) -> Step[list[tuple[int, str]]]:
         """About ``most`` staged rows, with reasons, that must be rejected although the statements would merge them."""
         return []
+        yield  # a step
+
+    def may_exchange(self) -> Step[bool]:
+        """Whether ``exchange`` can help, after the target has rejected a row."""
+        return bool(self.exchange())
         yield  # a step
 
     def exchange(self) -> list[str]:
@@ -102,49 +110,77 @@ class TableMerge:
         return 0
         yield  # a step
 
+    def set_apart(self) -> list[str]:
+        """Statements for rows whose new value the system calls equal to the old one, and would not write."""
+        return []
+
     # Statements -------------------------------------------------------------
+
+    @property
+    def source(self) -> str:
+        """The staging table as FROM names it."""
+        return f"{self.stage()} AS {STAGED}"
+
+    @property
+    def updates(self) -> bool:
+        """Whether there is something that an existing row may be given."""
+        return Action.UPDATE not in self.blacklist and bool(self.rest)
 
     def statements(self, condition: str = "TRUE") -> list[str]:
         """The statements that write the staged rows of a condition; their counts tell what changed."""
         if not self.keyed:
             return [self.insert(condition)]
-        conflict = f"{self.insert(condition)} ON CONFLICT ({self.dialect.identifiers(self.key)})"
-        if Action.UPDATE in self.blacklist or not self.rest:
-            return [f"{conflict} DO NOTHING"]
         if Action.INSERT in self.blacklist:
-            return [self.update(condition)]
-        new = {name: f"excluded.{self.dialect.identifier(name)}" for name in self.rest}
-        sets = ", ".join(f"{self.dialect.identifier(name)} = {value}" for name, value in new.items())
-        changed = any_of([self.differs(name, value) for name, value in new.items()])
-        return [f"{conflict} DO UPDATE SET {sets} WHERE {changed}"]
+            return [self.update(condition)] if self.updates else []
+        return self.upsert(condition)
 
-    def insert(self, condition: str) -> str:
+    def upsert(self, condition: str) -> list[str]:
+        """The same for rows that are inserted where their key is new, and else update a row."""
+        conflict = f"{self.insert(condition)} ON CONFLICT ({self.dialect.identifiers(self.key)})"
+        if not self.updates:
+            return [f"{conflict} DO NOTHING"]
+        new = {name: f"excluded.{self.dialect.identifier(name)}" for name in self.rest}
+        changed = any_of([self.differs(name, value) for name, value in new.items()])
+        return [f"{conflict} DO UPDATE SET {self.sets(new)} WHERE {changed}"]
+
+    def update_and_insert(self, condition: str = "TRUE") -> list[str]:
+        """The same as two statements, where ON CONFLICT would not do."""
+        updates = [self.update(condition)] if self.updates else []
+        return [*updates, self.insert_new(condition)]
+
+    def insert(self, condition: str, *, joined: str = "") -> str:
+        """``joined``: what FROM names besides the stage."""
         names, values = self.dialect.identifiers(list(self.staged)), ", ".join(self.staged.values())
-        return f"{self.dialect.insert} INTO {self.table} ({names}) SELECT {values} FROM {self.source} WHERE {condition}"
+        return f"{self.dialect.insert} INTO {self.table} ({names}) SELECT {values} FROM {self.source}{joined} WHERE {condition}"
+
+    def insert_new(self, condition: str) -> str:
+        """Inserts the rows whose key the table lacks."""
+        return self.insert(f"{condition} AND NOT EXISTS (SELECT 1 FROM {self.table} WHERE {self.same()})")
 
     def update(self, condition: str) -> str:
-        sets = ", ".join(f"{self.dialect.identifier(name)} = {self.staged[name]}" for name in self.rest)
+        """Updates the rows that differ from the staged ones of their key."""
         return (
-            f"{self.dialect.update} {self.table} SET {sets} FROM {self.source} "
+            f"{self.dialect.update} {self.table} SET {self.sets(self.staged)} FROM {self.source} "
             f"WHERE {self.same()} AND ({self.differ(self.rest)}) AND {condition}"
         )
 
+    def sets(self, values: Mapping[str, str]) -> str:
+        """What SET gives to the columns besides the key."""
+        return ", ".join(f"{self.dialect.identifier(name)} = {values[name]}" for name in self.rest)
+
     def mirror(self, *, exchange: bool = False) -> list[str]:
         """The statements after which the table holds the rows of the stage and no others."""
-        gone = f" WHERE {self.gone()}" if self.keyed else ""
         moved = self.exchange() if exchange else []
-        return [f"DELETE FROM {self.table}{gone}", *self.set_apart(), *moved, *self.statements()]
-
-    def set_apart(self) -> list[str]:
-        """Statements for rows whose new value the system calls equal to the old one, and would not write."""
-        return []
+        return [f"{self.delete} {self.gone()}", *self.set_apart(), *moved, *self.statements()]
 
     def gone(self) -> str:
-        """A condition for rows of the table whose key, to the last byte, is not staged."""
+        """What follows DELETE or SELECT for the rows of the table whose key, to the last byte, is not staged."""
+        if not self.keyed:
+            return f"FROM {self.table}"
         exact = " AND ".join(
             f"{self.same([name])} AND NOT ({self.differs(name, self.staged[name])})" for name in self.key
         )
-        return f"NOT EXISTS (SELECT 1 FROM {self.source} WHERE {exact})"
+        return f"FROM {self.table} WHERE NOT EXISTS (SELECT 1 FROM {self.source} WHERE {exact})"
 
     def at(self, name: str) -> str:
         """A column of the table, qualified."""
@@ -161,20 +197,3 @@ class TableMerge:
 
     def differs(self, name: str, value: str) -> str:
         return self.dialect.differs(self.at(name), value, self.fields[name])
-
-
-def keep_newest(spec: WriteSpec, columns: Sequence[str], staged: Sequence[str], stage: str) -> tuple[str, str]:
-    """For duplicate keys: a query for a key without a newest row, and a statement that deletes all but the newest.
-
-    The newest row has the highest cursor; rows that are equal in everything count as one.
-    """
-    by_name = dict(zip(columns, staged, strict=True))
-    key = ", ".join(by_name[name] for name in spec.key)
-    order = f"ORDER BY {by_name[spec.cursor]} DESC NULLS LAST" if spec.cursor else ""
-    newest = f"(SELECT rowid AS r, *, RANK() OVER (PARTITION BY {key} {order}) AS place FROM {stage}) AS ranked WHERE place = 1"
-    values = ", ".join(staged)
-    doubtful = (
-        f"SELECT MIN(r) FROM (SELECT MIN(r) AS r, {values} FROM {newest} GROUP BY {values}) AS distinct_rows "
-        f"GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1"
-    )
-    return doubtful, f"DELETE FROM {stage} WHERE rowid NOT IN (SELECT MIN(r) FROM {newest} GROUP BY {key})"

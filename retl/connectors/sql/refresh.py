@@ -156,12 +156,12 @@ class RefreshState:
         """A first load, too, becomes visible as a whole."""
         if not self.spec.table.pre_action.has_shadow:
             return self.name
-        fold, longest = self.dialect.fold, self.dialect.longest_name
+        fold, longest = self.dialect.fold_table, self.dialect.longest_name
         return self.name.beside(shadow_name(fold(self.name.name), self.spec.pipeline, self.spec.epoch, longest=longest))
 
     def leftovers(self) -> list[str]:
         """The shadows and staging tables that a crash or a former owner of the pipeline left behind."""
-        fold, longest = self.dialect.fold, self.dialect.longest_name
+        fold, longest = self.dialect.fold_table, self.dialect.longest_name
         own, pipeline = fold(self.name.name), self.spec.pipeline
         tests = (is_shadow, is_stage)
         return [name for name in self.names if any(test(fold(name), own, pipeline, longest=longest) for test in tests)]
@@ -180,11 +180,11 @@ class RefreshState:
         if self.existing is None or self.spec.table.pre_action is not PreAction.RENAME_AND_CREATE:
             return False
         wanted = self.spec.refresh is None or self.spec.refresh.archives
-        return wanted and self.dialect.fold(self.archive) not in map(self.dialect.fold, self.names)
+        return wanted and self.dialect.fold_table(self.archive) not in map(self.dialect.fold_table, self.names)
 
     def _old_archives(self, archived: str | None) -> list[str]:
         """The oldest archives beyond ``keep_archives``; empty if all are kept."""
-        keep, fold = self.spec.table.keep_archives, self.dialect.fold
+        keep, fold = self.spec.table.keep_archives, self.dialect.fold_table
         if keep is None:
             return []
         own, longest = fold(self.name.name), self.dialect.longest_name

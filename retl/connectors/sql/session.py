@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from retl.connectors.sql.statement import Statement, Step
+from retl.model.checkpoint import FencedCheckpoint
+from retl.state import sql as state
 
 T = TypeVar("T")
 
@@ -28,6 +30,10 @@ class Session(ABC):
 
         If another connection makes it fail (a lock, a deadlock), the whole step runs again.
         """
+
+    def save(self, fenced: FencedCheckpoint) -> Step[None]:
+        """Prove the fence and save a checkpoint, in the open transaction."""
+        return state.save(fenced)
 
     @abstractmethod
     async def close(self) -> None:

@@ -6,7 +6,7 @@ A slice that is too large for that piles up in a temporary table on disk.
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,7 +32,7 @@ _NO_JSON = "JSON has neither NaN nor infinity: they would become null"
 class SQLiteLoader(BulkLoader):
     """Stages rows in memory, beyond 16 MB on disk. Both vanish with the connection, so a crash leaves nothing."""
 
-    typed: ClassVar[bool] = False
+    typed = False
 
     def __init__(self, load: PreparedLoad) -> None:
         self._key = frozenset(load.spec.key)
