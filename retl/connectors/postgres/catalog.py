@@ -12,7 +12,7 @@ from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.types import logical_field
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import ExistingTable, TableName
-from retl.model.errors import ConfigError
+from retl.model.errors import ConfigError, SchemaDrift
 from retl.state.sql import STATE_TABLES
 
 _BYTEWISE = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8", "ucs_basic", "pg_c_utf8"})
@@ -123,7 +123,13 @@ class CatalogTable(msgspec.Struct, frozen=True):
         return TableName(self.table, self.schema, DIALECT)
 
     def column(self, name: str) -> Column:
-        return next(column for column in self.columns if column.name == name)
+        found = next((column for column in self.columns if column.name == name), None)
+        if found is None:
+            raise SchemaDrift(
+                f"the table {self.table!r} has no column {name!r} any more: somebody changed it a moment ago.",
+                remedy="nothing, if it was meant: the next scan looks again.",
+            )
+        return found
 
     def existing(self) -> ExistingTable:
         """The same for the shared room: of the keys, those that ON CONFLICT finds."""

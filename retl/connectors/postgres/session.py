@@ -140,8 +140,8 @@ def with_values(sql: str, values: tuple[Any, ...]) -> str:
     """A statement with its values as literals in place of ``?``."""
     if not values:
         return sql
-    left = iter(values)
-    return _PLACES.sub(lambda found: literal(next(left)) if found[0] == "?" else found[0], sql)
+    left = list(reversed(values))
+    return _PLACES.sub(lambda found: literal(left.pop()) if found[0] == "?" else found[0], sql)
 
 
 def literal(value: Any) -> str:
