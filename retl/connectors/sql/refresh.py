@@ -98,7 +98,7 @@ class RefreshState:
         if self._archives:
             archive = self.name.beside(self.archive)
             return [
-                *self.definition.lock,
+                *self.lock_first(),
                 *self.definition.take_off(self.name),
                 _rename(self.name, archive),
                 *self.definition.create(self.name),
@@ -116,6 +116,10 @@ class RefreshState:
     def complete(self) -> list[str]:
         """The statements that make a shadow whole, in a transaction before that of ``lock`` and ``after``."""
         return self._replaced_by.complete(self.loaded) if self._replaced_by else []
+
+    def lock_first(self) -> list[str]:
+        """The statements after which nobody changes the table that becomes an archive."""
+        return list(self.definition.lock) if self.definition is not None and self._archives else []
 
     def lock(self) -> list[str]:
         """The statements after which nobody changes the table that the shadow replaces."""

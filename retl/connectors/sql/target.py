@@ -243,6 +243,9 @@ class SqlTarget(Target):
         elif spec.fence is not None and spec.state_in_target:
             yield from state.prove(spec.fence)
         found = yield from self._examine(spec)
+        if lock := found.state.lock_first():
+            yield from execute(lock)
+            found = yield from self._examine(spec)
         yield from execute(found.plan.before)
         if spec.table.replaces and found.state.existing is not None:
             yield from _check_empty(found.plan.table)
