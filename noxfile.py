@@ -89,7 +89,8 @@ def quick(session: nox.Session) -> None:
     install(session, "test")
     # Each process waits now and then, so there are more of them than the tier needs cores. The tier itself leaves out
     # the other tests; what is not named need not even be collected.
-    folders = ("tests/unit", "tests/property", "tests/contract", "tests/acceptance/test_scan_rules.py")
+    suites = (f"tests/acceptance/test_{name}.py" for name in ("scan_rules", "refreshes", "field_notes"))
+    folders = ("tests/unit", "tests/property", "tests/contract", *suites)
     session.run("pytest", "--tier=quick", "--numprocesses=3", "--dist=worksteal", *folders, *session.posargs)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import duckdb
 
 import retl
@@ -96,3 +97,36 @@ class Recorder:
 
     def of(self, kind: type[events.Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+
+@asynccontextmanager
+async def running(job: retl.Pipeline) -> AsyncIterator[Callable[..., Any]]:
+    """The pipeline beside the test, with a way to wait for its next event of a kind."""
+    heard = Recorder(job)
+
+    async def after(kind: type[events.Event], act: Callable[[], object] = lambda: None) -> events.Event:
+        arrived = anyio.Event()
+        found: list[events.Event] = []
+
+        def note(event: events.Event) -> None:
+            found.append(event)
+            arrived.set()
+
+        heard.when(kind, note)
+        act()
+        with anyio.fail_after(20):
+            await arrived.wait()
+        return found[0]
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(job.run_forever)
+            yield after
+            job.stop()
+
+
+async def state_is(job: retl.Pipeline, state: str) -> None:
+    """Wait for a state; only ``idle`` and ``paused`` pipelines have let go of the source's file."""
+    with anyio.fail_after(20):
+        while (await job.status()).state != state:  # noqa: ASYNC110  # a state is not an event
+            await anyio.sleep(0.01)

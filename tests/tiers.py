@@ -3,8 +3,8 @@
 ========= ============================ ==========================================================================
 tier      run by                       contains
 ========= ============================ ==========================================================================
-quick     ``nox -s quick``             units, properties, scan rules and the contracts of embedded systems: no
-                                       server and no other process; under a minute
+quick     ``nox -s quick``             units, properties, scan rules, and the contracts and suites of embedded
+                                       systems: no server and no other process; under a minute
 merge     ``./run-tests``, that is CI  everything that a merge needs: each behaviour on one system of its family
 every     ``pytest``                   each behaviour on every system, with five times as many random cases
 adversity ``nox -s adversity``         the same with fifty times as many random cases, and at every step
@@ -40,7 +40,8 @@ SIBLINGS = {
 OLDER_AND_NEWER = re.compile(r"\b(elasticsearch9|opensearch2)(_server)?\b")
 """Versions that the merge tier leaves to the largest one."""
 NEEDS_JAVA_21 = re.compile(r"\bopensearch(_server)?\b")
-QUICK = re.compile(r"(unit|property)/|contract/(?!test_olap)|acceptance/test_scan_rules")
+QUICK = re.compile(r"(unit|property)/|contract/(?!test_olap)|acceptance/test_(scan_rules|refreshes|field_notes)\.py")
+QUICK_ROUTE = ("duckdb", "sqlite")
 NOT_QUICK = "TestStoreInDuckDB"  # it opens its file for each step
 SLOW = ("integration", "adversity", "processes")
 """Marks of what the quick tier leaves out."""
@@ -92,7 +93,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_quick(item: pytest.Item) -> bool:
     path = item.path.relative_to(TESTS).as_posix()
-    if NOT_QUICK in item.nodeid:
+    route = getattr(getattr(item, "callspec", None), "params", {}).get("route", QUICK_ROUTE)
+    if NOT_QUICK in item.nodeid or route != QUICK_ROUTE:
         return False
     return bool(QUICK.match(path)) and not any(item.get_closest_marker(mark) for mark in SLOW)
 

@@ -10,24 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-import retl
-from retl import events
 from retl.cli import main
-from retl.connectors import DuckDB, Elasticsearch
 from tests.acceptance.test_cli import Outcome
-from tests.acceptance.test_mysql_pipelines import running
 from tests.integration.elasticsearch.between import Answer, Asked, Hook, between
 from tests.integration.elasticsearch.scene import Scene
 from tests.integration.mysql.targets import Scene as Tables
 from tests.servers.database import Server
 from tests.servers.process import free_port
 from tests.servers.search import SearchServer
-from tests.support import Database, Recorder, Warehouse
+from tests.support import Database, Warehouse
 
 Documents = dict[str, Any]
 
@@ -422,24 +416,6 @@ def test_documents_that_are_refused_are_put_aside(desk: Desk) -> None:
 # Actions that are forbidden -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("blacklist", "expected"),
-    [
-        (["INSERT"], {"a": OLD["a"], "b": OLD["b"], "c": NEW["c"]}),
-        (["UPDATE"], {**OLD, "d": NEW["d"]}),
-        (["DELETE", "TRUNCATE", "RENAME", "CREATE", "ALTER", "DROP"], BOTH),
-    ],
-)
-def test_an_upsert_without_some_actions(desk: Desk, blacklist: list[str], expected: Documents) -> None:
-    desk.create(desk.orders)
-    desk.table('cursor = "at"')
-    desk.run()
-    desk.change(desk.orders)
-    desk.table('cursor = "at"', before=f"blacklist = {json.dumps(blacklist)}\n")
-    desk.run()
-    assert desk.server.texts(desk.copy) == expected
-
-
 # Mistakes -----------------------------------------------------------------------------
 
 
@@ -743,86 +719,3 @@ def test_from_mysql(desk: Desk, app: Tables) -> None:
         "1": {"id": 1, "total": 1.5, "doc": {"a": {"b": [1, 2]}}, "at": "2024-01-01T00:00:00.000001"},
         "2": {"id": 2, "total": None, "doc": None, "at": None},
     }
-
-
-# Inside a host ------------------------------------------------------------------------------
-
-
-async def test_two_pipelines_inside_a_host(desk: Desk) -> None:
-    first, second = (f"{desk.scene.prefix}-{name}" for name in ("first", "second"))
-    desk.create(desk.orders)
-
-    def pipeline(name: str, *tables: retl.Table) -> retl.Pipeline:
-        source = Elasticsearch(desk.server.url)
-        return retl.Pipeline(
-            name, source=source, target=desk.scene.options(), tables=list(tables), interval="manual", lease_ttl=5
-        )
-
-    one = pipeline("one", retl.Table(desk.orders, to=first, cursor="at"))
-    two = pipeline("two", retl.Table(desk.orders, to=second, pre_action=retl.PreAction.SWAP))
-    heard = Recorder(one)
-    async with running(one) as after_one, running(two) as after_two:
-        for expected_one, expected_two in ((OLD, OLD), (BOTH, NEW)):
-            async with anyio.create_task_group() as both:
-                both.start_soon(after_one, events.ScanFinished, one.trigger)
-                both.start_soon(after_two, events.ScanFinished, two.trigger)
-            assert await anyio.to_thread.run_sync(desk.server.texts, first) == expected_one
-            assert await anyio.to_thread.run_sync(desk.server.texts, second) == expected_two
-            # Everything may be asked while a pipeline runs.
-            assert {finding.level for finding in await one.check()} == {"ok"}
-            assert desk.orders in await one.tables()
-            assert [table.table for table in (await one.status()).tables] == [desk.orders]
-            assert {report.status for report in await one.history()} == {"done"}
-            await anyio.to_thread.run_sync(desk.change, desk.orders) if expected_two is OLD else None
-    assert not heard.of(events.ScanFailed) and not heard.of(events.RetryScheduled)
-    assert (await one.status()).owner is None
-    await one.aclose()
-    await two.aclose()
-
-
-async def test_a_first_load_that_is_stopped_goes_on_where_it_was(desk: Desk) -> None:
-    documents = {f"{n:03}": {"at": f"2024-01-01T00:00:{n % 60:02}Z", "n": n} for n in range(120)}
-    desk.create(desk.orders, documents=documents)
-    table = retl.Table(desk.orders, to=desk.copy, cursor="at")
-
-    def pipeline() -> retl.Pipeline:
-        source = Elasticsearch(desk.server.url)
-        return retl.Pipeline(
-            "host", source=source, target=desk.scene.options(), tables=[table], interval="1h", slice_rows=10
-        )
-
-    job = pipeline()
-    Recorder(job).when(events.SliceCommitted, lambda _: job.stop())
-    with anyio.fail_after(60):
-        await job.run_forever()
-    arrived = await anyio.to_thread.run_sync(desk.server.documents, desk.copy)
-    assert 0 < len(arrived) < len(documents)
-    report = (await pipeline().run_once()).scans[0]
-    assert report.lower is not None
-    assert instant(report.lower) == max(instant(document["at"]) for document in arrived.values())
-    assert await anyio.to_thread.run_sync(desk.server.documents, desk.copy) == documents
-
-
-def test_an_index_can_be_read_from_another_process_while_it_is_swapped(desk: Desk, tmp_path: Path) -> None:
-    """Its readers see the old documents until the new ones are complete."""
-    desk.create(desk.orders)
-    source = Warehouse(tmp_path / "w.duckdb")
-    source.run("CREATE TABLE t AS SELECT i AS id, 'v' AS v FROM range(1000) AS r(i)")
-    job = retl.Pipeline(
-        "host",
-        source=DuckDB(str(source.path)),
-        target=desk.scene.options(),
-        tables=[retl.Table("t", to=desk.copy, key="id", pre_action=retl.PreAction.SWAP)],
-        slice_rows=100,
-    )
-    seen: set[int] = set()
-    heard = Recorder(job)
-    heard.when(
-        events.SliceCommitted,
-        lambda _: seen.add(desk.server.ask("GET", f"/{desk.copy}/_count?ignore_unavailable=true")["count"]),
-        once=False,
-    )
-    for _ in range(2):
-        anyio.run(job.run_once)
-    assert seen <= {0, 1000}
-    assert desk.server.documents(desk.copy) == {str(n): {"id": n, "v": "v"} for n in range(1000)}

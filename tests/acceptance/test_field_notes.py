@@ -12,29 +12,14 @@ import pytest
 
 import retl
 from retl import events
-from tests.adversity.patches import patch_backoff
-from tests.routes.route import Route, Row, at, moment
+from tests.routes.route import Route, Row, at, moment, old
 from tests.support import Recorder
 
 pytestmark = pytest.mark.usefixtures("at_once")
 
-REFRESHES = ["truncate", "rename_and_create", "swap"]
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scan that fails is not tried again."""
-    patch_backoff(monkeypatch, 0.0)
-    monkeypatch.setattr("retl.engine.run._RETRY_SECONDS", 0.0)
-
 
 def ids(route: Route, table: str = "events") -> list[int]:
     return [key for (key,) in route.rows(table, "id")]
-
-
-def old(*keys: int) -> list[Row]:
-    """Rows as ``fill`` makes them."""
-    return [(key, "old", at(key)) for key in keys]
 
 
 # Windows ----------------------------------------------------------------------
@@ -142,69 +127,6 @@ async def test_rows_without_a_cursor_value_are_never_lost_in_silence(route: Rout
     assert bool(report.warnings) == (choice == "warn")
 
 
-# Refreshes --------------------------------------------------------------------
-
-
-async def test_readers_never_see_an_empty_or_half_loaded_table_while_a_swap_loads(route: Route) -> None:
-    route.needs("swap")
-    route.fill(60)
-    job = route.pipeline(route.table(pre_action="swap"), slice_rows=6)
-    await job.run_once()
-    route.source.delete("events", *range(30))
-    seen: list[list[Row]] = []
-    Recorder(job).when(events.SliceCommitted, lambda _: seen.append(route.rows("events")), once=False)
-    await job.run_once()
-    assert seen and all(rows == old(*range(60)) for rows in seen)
-    assert route.rows("events") == old(*range(30, 60))
-    assert route.target.tables() == ["events"] or not route.target.columns
-
-
-@pytest.mark.parametrize("pre_action", REFRESHES)
-async def test_a_load_that_fails_after_the_pre_action_is_carried_on_and_loses_nothing(
-    route: Route, pre_action: str
-) -> None:
-    route.needs(pre_action)
-    failing = route.source.failing(90)
-    route.fill(100)
-    await route.pipeline(route.table(pre_action=pre_action)).run_once()
-    route.source.delete("events", 0)
-    for _ in range(3):
-        with pytest.raises(retl.SourceError):
-            await route.pipeline(route.table(pre_action=pre_action, **failing), slice_rows=10).run_once()
-        full = next((name for name in route.target.tables() if "_arc_" in name), "events")
-        if pre_action != "truncate":
-            assert route.rows(full) == old(*range(100))
-    await route.pipeline(route.table(pre_action=pre_action)).run_once()
-    assert route.rows("events") == old(*range(1, 100))
-    archives = [name for name in route.target.tables() if "_arc_" in name]
-    assert len(archives) == (1 if pre_action == "rename_and_create" else 0)
-    assert sorted(route.target.tables()) == sorted(["events", *archives])
-
-
-@pytest.mark.parametrize("pre_action", REFRESHES)
-async def test_a_source_that_is_empty_by_mistake_does_not_empty_the_target(route: Route, pre_action: str) -> None:
-    route.needs(pre_action)
-    route.fill(4)
-    job = route.pipeline(route.table(pre_action=pre_action))
-    await job.run_once()
-    route.source.delete("events")
-    with pytest.raises(retl.GuardStopped, match=r"the source has no rows.*max_shrink = \"100%\""):
-        await job.run_once()
-    assert route.rows("events") == old(*range(4))
-
-
-@pytest.mark.parametrize("pre_action", REFRESHES)
-async def test_rows_deleted_at_the_source_leave_the_target_with_a_refresh(route: Route, pre_action: str) -> None:
-    route.needs(pre_action)
-    route.fill(4)
-    job = route.pipeline(route.table(pre_action=pre_action))
-    await job.run_once()
-    route.source.delete("events", 2)
-    route.source.update("events", 3, v="new")
-    await job.run_once()
-    assert route.rows("events") == [*old(0, 1), (3, "new", at(3))]
-
-
 async def test_an_incremental_run_with_nothing_new_does_not_wipe_the_target(route: Route) -> None:
     route.fill(2)
     job = route.pipeline()
@@ -213,11 +135,6 @@ async def test_an_incremental_run_with_nothing_new_does_not_wipe_the_target(rout
     report = (await job.run_once()).scans[0]
     assert (report.rows, report.status) == (0, "done")
     assert route.rows("events") == old(0, 1)
-
-
-async def test_a_cursor_with_a_destructive_pre_action_is_refused(route: Route) -> None:
-    with pytest.raises(retl.ConfigError, match="exclude each other"):
-        route.pipeline(route.table(cursor="ts", pre_action="truncate"))
 
 
 # Columns ----------------------------------------------------------------------
@@ -294,12 +211,26 @@ async def test_data_and_checkpoint_are_committed_together_or_not_at_all(route: R
     route.fill(4)
     job = route.pipeline()
     await job.run_once()
-    route.target.refuse("checkpoints")
+    route.target.refuse("retl_checkpoints")
     route.source.update("events", 3, v="moved", ts=at(99))
-    with pytest.raises(retl.RetlError, match="no checkpoint"):
+    with pytest.raises(retl.RetlError, match="no retl_checkpoints"):
         await job.run_once()
     assert route.rows("events") == old(*range(4))
-    route.target.allow()
+    route.target.allow("retl_checkpoints")
+    await job.run_once()
+    assert route.equal()
+
+
+async def test_a_watermark_is_not_saved_before_its_rows(route: Route) -> None:
+    route.fill(4)
+    job = route.pipeline()
+    await job.run_once()
+    route.target.refuse("events")
+    route.source.insert("events", (77, "x", at(99)))
+    with pytest.raises(retl.RetlError, match=r"no events|does not allow this now"):
+        await job.run_once()
+    assert moment((await job.status()).tables[0].watermark) == at(3)
+    route.target.allow("events")
     await job.run_once()
     assert route.equal()
 

@@ -264,23 +264,6 @@ async def test_a_replace_keeps_alias_mapping_and_settings_and_adds_no_field(note
     assert count["count"] == 5
 
 
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("pre_action", ["truncate", "swap"])
-async def test_a_source_that_is_empty_or_down_does_not_empty_the_target(notes: Notes, pre_action: str) -> None:
-    await anyio.to_thread.run_sync(notes.fill, numbered(10))
-    job = notes.pipeline(notes.table(pre_action=retl.PreAction(pre_action)))
-    await job.run_once()
-    before = await anyio.to_thread.run_sync(notes.server.texts, notes.target)
-    await notes.server.run("POST", f"/{notes.source}/_close")
-    with pytest.raises(retl.RetlError):
-        await job.run_once()
-    await notes.server.run("POST", f"/{notes.source}/_open?wait_for_active_shards=1")
-    await notes.server.run("POST", f"/{notes.source}/_delete_by_query?refresh=true", {"query": {"match_all": {}}})
-    with pytest.raises(retl.RetlError, match="max_shrink"):
-        await job.run_once()
-    assert await anyio.to_thread.run_sync(notes.server.texts, notes.target) == before
-
-
 # Windows -----------------------------------------------------------------------------
 
 
@@ -357,21 +340,6 @@ async def test_a_document_that_does_not_fit_the_mapping_is_refused_and_not_lost(
 
 
 # Commits -----------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_watermark_is_not_saved_before_its_documents(notes: Notes) -> None:
-    await anyio.to_thread.run_sync(notes.fill, numbered(3))
-    job = notes.pipeline(notes.table(cursor="at"))
-    await job.run_once()
-    await anyio.to_thread.run_sync(notes.server.put, notes.source, {"new": {"at": at(10**9)}})
-    await notes.server.run("PUT", f"/{notes.target}/_settings", {"index.blocks.write": True})
-    with pytest.raises(retl.ConnectionFailed, match="does not allow this now"):
-        await job.run_once()
-    assert (await job.status()).tables[0].watermark == text_at(2)
-    await notes.server.run("PUT", f"/{notes.target}/_settings", {"index.blocks.write": False})
-    await job.run_once()
-    assert await anyio.to_thread.run_sync(notes.equal)
 
 
 @pytest.mark.usefixtures("impatient")

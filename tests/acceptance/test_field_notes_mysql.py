@@ -17,10 +17,9 @@ import pytest
 
 import retl
 from benchmarks.common import StallWatch
-from retl import events
 from tests.integration.mysql.targets import Scene
 from tests.servers.database import Server
-from tests.support import Recorder, Warehouse
+from tests.support import Warehouse
 
 EVENTS = retl.Table("events", cursor="ts")
 MADE = "CREATE TABLE events (id INT PRIMARY KEY, v VARCHAR(20), ts DATETIME(6))"
@@ -182,25 +181,6 @@ async def test_readers_never_see_an_empty_a_half_loaded_or_no_table_while_a_swap
     assert app.tables() == ["events"]
 
 
-@pytest.mark.parametrize("pre_action", REFRESHES)
-async def test_a_source_that_is_empty_by_mistake_does_not_empty_the_target(
-    shop: Scene, app: Scene, pre_action: str
-) -> None:
-    filled(shop, 4)
-    action = retl.PreAction(pre_action)
-    await pipeline(shop, app, retl.Table("events", pre_action=action)).run_once()
-    before = app.rows("events")
-    shop.run("DELETE FROM events")
-    with pytest.raises(retl.GuardStopped, match=r"the source has no rows.*max_shrink = \"100%\""):
-        await pipeline(shop, app, retl.Table("events", pre_action=action)).run_once()
-    assert app.rows("events") == before == [(n, "old", at(n)) for n in range(4)]
-    shop.run("DROP TABLE events")
-    with pytest.raises(retl.ConfigError, match="no table 'events'"):
-        await pipeline(shop, app, retl.Table("events", pre_action=action)).run_once()
-    assert app.rows("events") == before
-    assert app.tables() == ["events"]
-
-
 # Columns --------------------------------------------------------------------------
 
 
@@ -215,46 +195,6 @@ async def test_a_column_that_became_longer_is_refused_row_by_row(shop: Scene, ap
 
 
 # Commits --------------------------------------------------------------------------
-
-
-async def test_a_watermark_is_not_saved_before_its_rows(shop: Scene, app: Scene) -> None:
-    filled(shop, 2)
-    job = pipeline(shop, app, EVENTS)
-    await job.run_once()
-    app.run(
-        "CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no row'"
-    )
-    shop.run("INSERT INTO events VALUES (77, 'x', '2024-02-01')")
-    with pytest.raises(retl.RowsRejected, match="no row"):
-        await job.run_once()
-    assert (await job.status()).tables[0].watermark == "2024-01-01 00:00:01.000000"
-    app.run("DROP TRIGGER refuse")
-    await job.run_once()
-    await job.aclose()
-    assert app.rows("events") == shop.rows("events")
-
-
-async def test_two_runs_never_overlap_and_missed_ticks_are_one(shop: Scene, app: Scene) -> None:
-    filled(shop, 10)
-    slow = retl.Table("events", pre_action=retl.PreAction.SWAP, where="SLEEP(0.01) = 0")
-    job = pipeline(shop, app, slow, interval="10ms")
-    heard = Recorder(job)
-    running = most = 0
-
-    def count(step: int) -> None:
-        nonlocal running, most
-        running += step
-        most = max(most, running)
-        if len(heard.of(events.ScanFinished)) >= 3:
-            job.stop()
-
-    heard.when(events.ScanStarted, lambda _: count(1), once=False)
-    heard.when(events.ScanFinished, lambda _: count(-1), once=False)
-    with anyio.fail_after(30):
-        await job.run_forever()
-    assert most == 1
-    assert sum(event.missed for event in heard.of(events.TicksMissed)) > 0
-    assert app.rows("events") == shop.rows("events")
 
 
 # Keys -----------------------------------------------------------------------------

@@ -6,8 +6,7 @@ import datetime as dt
 import json
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tests.integration.mysql.targets import Scene
 from tests.servers.database import Server
 from tests.servers.process import free_port
 from tests.servers.statements import counted, globally
-from tests.support import Recorder
+from tests.support import Recorder, running
 
 SECRET = "RETL_TEST_SECRET"
 REFRESHES = ["truncate", "rename_and_create", "swap"]
@@ -128,31 +127,6 @@ def test_every_mode_in_one_file(desk: Desk) -> None:
     assert desk.app.rows("emptied") == desk.app.rows("archived") == desk.app.rows("swapped") == NEW
 
 
-@pytest.mark.parametrize("pre_action", ["none", *REFRESHES])
-def test_a_full_scan_by_each_pre_action(desk: Desk, pre_action: str) -> None:
-    desk.write(f'tables = [{{ name = "orders", pre_action = "{pre_action}" }}]')
-    desk.run()
-    assert desk.app.rows("orders") == OLD
-    change(desk.shop)
-    done = desk.run()
-    assert f"(full{'' if pre_action == 'none' else f', {pre_action}'})" in done.out
-    assert desk.app.rows("orders") == (BOTH if pre_action == "none" else NEW)
-    archives = [name for name in desk.app.tables() if "_arc_" in name]
-    assert desk.app.tables() == ["orders", *archives]
-    assert [desk.app.rows(name) for name in archives] == ([OLD] if pre_action == "rename_and_create" else [])
-    assert desk.app.types("orders") == desk.shop.types("orders")
-
-
-def test_archives_beyond_those_to_keep_are_dropped(desk: Desk) -> None:
-    desk.write('tables = [{ name = "orders", pre_action = "rename_and_create", keep_archives = 2 }]')
-    for number in range(5):
-        desk.run()
-        desk.shop.run(f"UPDATE orders SET city = '{number}'")
-    archives = [name for name in desk.app.tables() if "_arc_" in name]
-    assert [desk.app.rows(name, "city") for name in archives] == [[("1",)] * 3, [("2",)] * 3]
-    assert desk.app.rows("orders", "city") == [("3",)] * 3
-
-
 def test_the_incremental_field_of_one_table(desk: Desk) -> None:
     desk.write('tables = [{ name = "orders", cursor = "updated_at" }]')
     desk.run()
@@ -208,72 +182,6 @@ def test_the_interval(desk: Desk) -> None:
 
 
 # Actions that are forbidden -------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("blacklist", "expected"),
-    [
-        ("INSERT", sorted([OLD[0], OLD[1], NEW[1]])),
-        ("UPDATE", sorted([*OLD, NEW[2]])),
-        ("DELETE TRUNCATE RENAME CREATE ALTER DROP", BOTH),
-    ],
-)
-def test_an_upsert_without_some_actions(desk: Desk, blacklist: str, expected: list[Any]) -> None:
-    table = 'tables = [{ name = "orders", cursor = "updated_at" }]'
-    desk.write(table)
-    desk.run()
-    change(desk.shop)
-    forbidden = blacklist.split()
-    desk.write(f"blacklist = {json.dumps(forbidden)}", table)
-    with counted(desk.app.server) as sent:
-        desk.run()
-    assert desk.app.rows("orders") == expected
-    others = [text for text in sent.statements if "retl_" not in text and desk.app.database in text]
-    assert not [text for text in others if text.upper().startswith(tuple(forbidden))]
-
-
-@pytest.mark.parametrize(
-    ("blacklist", "table"),
-    [
-        (["INSERT", "UPDATE"], ""),
-        (["TRUNCATE"], 'pre_action = "truncate"'),
-        (["INSERT"], 'pre_action = "truncate"'),
-        (["RENAME"], 'pre_action = "rename_and_create"'),
-        (["CREATE"], 'pre_action = "rename_and_create"'),
-        (["DROP"], 'pre_action = "rename_and_create"\nkeep_archives = 1'),
-        (["RENAME"], 'pre_action = "swap"'),
-        (["CREATE"], 'pre_action = "swap"'),
-        (["DROP"], 'pre_action = "swap"'),
-        (["INSERT"], 'write = "append"'),
-    ],
-)
-def test_what_cannot_work_without_an_action_is_refused_beforehand(desk: Desk, blacklist: list[str], table: str) -> None:
-    desk.write(f"blacklist = {json.dumps(blacklist)}", f'[[pipelines.shop.tables]]\nname = "orders"\n{table}')
-    for command in ("run --once", "check", "plan"):
-        done = desk.type(*command.split(), code=2)
-        assert "blacklist" in done.err and all(action in done.err for action in blacklist)
-    assert desk.app.run("SHOW TABLES") == []
-
-
-def test_a_missing_table_is_not_made_without_create(desk: Desk) -> None:
-    desk.write('blacklist = ["CREATE"]', 'tables = ["orders"]')
-    done = desk.run(code=1)
-    assert "the target has no table 'orders', and the blacklist forbids CREATE" in done.out
-    assert desk.app.tables() == []
-    desk.app.run("CREATE TABLE orders (id INT PRIMARY KEY, city VARCHAR(20), updated_at DATETIME(6))")
-    desk.run()
-    assert desk.app.rows("orders") == OLD
-
-
-def test_a_new_column_is_left_out_without_alter(desk: Desk) -> None:
-    desk.write('blacklist = ["ALTER"]', 'tables = [{ name = "orders", cursor = "updated_at" }]')
-    desk.run()
-    desk.shop.run("ALTER TABLE orders ADD COLUMN more INT DEFAULT 7")
-    change(desk.shop)
-    done = desk.type("check")
-    assert "lacks the column 'more'; it is left out, since the blacklist forbids ALTER" in done.out
-    desk.run()
-    assert desk.app.rows("orders") == BOTH
 
 
 @pytest.mark.parametrize("blacklist", ["DELETE TRUNCATE DROP ALTER", "DELETE ALTER"])
@@ -478,52 +386,6 @@ def pipeline(name: str, shop: Scene, app: Scene, *tables: retl.Table, **words: A
     return retl.Pipeline(name, source=shop.options(), target=app.options(), tables=list(tables), **words)
 
 
-@asynccontextmanager
-async def running(job: retl.Pipeline) -> AsyncIterator[Callable[..., Any]]:
-    """The pipeline beside the test, with a way to wait for its next event of a kind."""
-    heard = Recorder(job)
-
-    async def after(kind: type[events.Event], act: Callable[[], object] = lambda: None) -> events.Event:
-        arrived = anyio.Event()
-        found: list[events.Event] = []
-
-        def note(event: events.Event) -> None:
-            found.append(event)
-            arrived.set()
-
-        heard.when(kind, note)
-        act()
-        with anyio.fail_after(30):
-            await arrived.wait()
-        return found[0]
-
-    with anyio.fail_after(90):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(job.run_forever)
-            yield after
-            job.stop()
-
-
-@pytest.mark.parametrize("loss", ["DROP TABLE orders", "TRUNCATE TABLE orders"])
-async def test_a_target_that_was_lost_is_never_passed_over(shop: Scene, app: Scene, loss: str) -> None:
-    fill(shop)
-    job = pipeline("lost", shop, app, retl.Table("orders", cursor="updated_at"))
-    await job.run_once()
-    app.run(loss)
-    change(shop)
-    for ask in (job.run_once, job.plan):
-        with pytest.raises(retl.GuardStopped, match="retl reset --table orders"):
-            await ask()
-    assert [finding.level for finding in await job.check()] == ["ok", "ok", "error"]
-    await job.aclose()
-    again = pipeline("lost", shop, app, retl.Table("orders", cursor="updated_at", lost_target="reload"))
-    await again.run_once()
-    assert app.rows("orders") == NEW
-    (report,) = (await again.run_once()).scans
-    assert (report.status, report.changed, report.unchanged) == ("done", 0, 1)
-    await again.aclose()
-
-
 async def test_a_source_that_lies_about_a_type_runs_nothing_in_the_target(
     shop: Scene, app: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -555,97 +417,6 @@ async def test_a_source_that_lies_about_a_type_runs_nothing_in_the_target(
             await job.aclose()
             assert app.rows(f"copy_{number}_{new}", "id, city, updated_at") == OLD
     assert app.tables() == sorted([*(f"copy_{n}_{new}" for n in range(3) for new in (True, False)), "salaries"])
-
-
-async def test_two_pipelines_of_one_process_into_one_database(shop: Scene, app: Scene) -> None:
-    fill(shop, "orders")
-    fill(shop, "report")
-    one = pipeline("one", shop, app, retl.Table("orders", cursor="updated_at"))
-    two = pipeline("two", shop, app, retl.Table("report", pre_action=retl.PreAction.SWAP))
-    async with running(one) as after_one, running(two) as after_two:
-        async with anyio.create_task_group() as both:
-            both.start_soon(after_one, events.ScanFinished, one.trigger)
-            both.start_soon(after_two, events.ScanFinished, two.trigger)
-        assert app.rows("orders") == app.rows("report") == OLD
-        change(shop, "orders")
-        change(shop, "report")
-        async with anyio.create_task_group() as both:
-            both.start_soon(after_one, events.ScanFinished, one.trigger)
-            both.start_soon(after_two, events.ScanFinished, two.trigger)
-    assert (app.rows("orders"), app.rows("report")) == (BOTH, NEW)
-    assert app.run("SELECT pipeline, watermark FROM retl_checkpoints ORDER BY pipeline") == [
-        ("one", "2024-02-02 00:00:00.000000"),
-        ("two", None),
-    ]
-
-
-async def test_pause_trigger_resume(shop: Scene, app: Scene) -> None:
-    fill(shop)
-    fill(shop, "pulse")
-    job = pipeline("host", shop, app, retl.Table("orders", cursor="updated_at"), interval="20ms")
-    clock = pipeline("clock", shop, app, retl.Table("pulse", cursor="updated_at"), interval="20ms")
-    heard = Recorder(job)
-    async with running(job) as after, running(clock) as after_clock:
-        await after(events.ScanFinished)
-        job.pause()
-        with anyio.fail_after(20):
-            while (await job.status()).state != "paused":  # noqa: ASYNC110  # a state is not an event
-                await anyio.sleep(0.01)
-        scans = len(heard.of(events.ScanFinished))
-        change(shop)
-        for _ in range(3):  # as long as another one with the same interval takes for three scans
-            await after_clock(events.ScanFinished)
-        assert len(heard.of(events.ScanFinished)) == scans
-        assert app.rows("orders") == OLD
-        await after(events.ScanFinished, job.trigger)
-        assert (len(heard.of(events.ScanFinished)), app.rows("orders")) == (scans + 1, BOTH)
-        await after(events.ScanFinished, job.resume)
-    assert (await job.status()).owner is None
-    await job.aclose()
-    await clock.aclose()
-
-
-async def test_everything_may_be_asked_while_a_pipeline_runs(shop: Scene, app: Scene) -> None:
-    fill(shop)
-    job = pipeline("host", shop, app, retl.Table("orders", cursor="updated_at"), interval="10ms")
-    heard = Recorder(job)
-    async with running(job) as after:
-        await after(events.ScanFinished)
-        change(shop)
-        for _ in range(10):
-            found = await job.plan()
-            assert [plan.source.key for plan in found] == [("id",)]
-            assert {finding.level for finding in await job.check()} == {"ok"}
-            assert await job.tables() == ["orders"]
-            status = await job.status()
-            assert [table.table for table in status.tables] == ["orders"]
-            assert {report.status for report in await job.history(limit=5)} == {"done"}
-            assert await job.rejects() == []
-        await after(events.ScanFinished)
-    await job.aclose()
-    assert app.rows("orders") == BOTH
-    assert not heard.of(events.ScanFailed) and not heard.of(events.RetryScheduled) and not heard.of(events.RunFailed)
-    sessions = "SELECT id FROM information_schema.processlist WHERE db = %s AND id <> CONNECTION_ID()"
-    with anyio.fail_after(20):
-        while await app.server.run(sessions, app.database):  # noqa: ASYNC110  # the server tells nobody
-            await anyio.sleep(0.02)
-
-
-async def test_a_graceful_stop_commits_the_slice_under_way(shop: Scene, app: Scene) -> None:
-    shop.run(
-        "CREATE TABLE orders (id INT PRIMARY KEY, updated_at DATETIME(6))",
-        f"INSERT INTO orders VALUES {', '.join(f'({n}, TIMESTAMP(20240101) + INTERVAL {n} SECOND)' for n in range(20))}",
-    )
-    job = pipeline("host", shop, app, retl.Table("orders", cursor="updated_at"), interval="1h", slice_rows=2)
-    Recorder(job).when(events.SliceCommitted, lambda _: job.stop())
-    with anyio.fail_after(30):
-        await job.run_forever()
-    arrived = app.rows("orders", "id")
-    assert 0 < len(arrived) < 20
-    ((watermark,),) = app.run("SELECT watermark FROM retl_checkpoints")
-    assert app.run("SELECT MAX(updated_at) FROM orders") == [(dt.datetime.fromisoformat(watermark),)]
-    await pipeline("host", shop, app, retl.Table("orders", cursor="updated_at")).run_once()
-    assert app.rows("orders") == shop.rows("orders")
 
 
 async def test_a_pipeline_outlives_a_restart_of_the_server(shop: Scene, app: Scene) -> None:

@@ -1,4 +1,4 @@
-"""The rules that keep data safe, each with its telling name, DuckDB or SQLite to SQLite."""
+"""Rules that keep data safe, DuckDB to SQLite, beside those that ``test_refreshes`` and ``test_field_notes`` prove over every route."""
 
 from __future__ import annotations
 
@@ -32,68 +32,22 @@ def expected(first: int, last: int) -> list[tuple[Any, ...]]:
     return [(i, f"city {i}", f"2024-01-01 00:00:{i:02d}.000000") for i in range(first, last + 1)]
 
 
-# 1. Prove the source first ---------------------------------------------------
+# Prove the source first -------------------------------------------------------
 
 
 @pytest.mark.parametrize("pre_action", REPLACING)
-@pytest.mark.parametrize("fault", ["missing table", "missing file", "fails on its first row"])
-async def test_a_source_that_is_down_never_empties_a_target(
-    warehouse: Warehouse, app: Database, tmp_path: Path, pre_action: str, fault: str
+async def test_a_source_whose_file_is_gone_never_empties_a_target(
+    warehouse: Warehouse, app: Database, pre_action: str
 ) -> None:
-    table = retl.Table("orders", pre_action=retl.PreAction(pre_action))
-    await pipeline(warehouse, app, table).run_once()
-    before = app.rows("orders")
-    assert before == expected(0, 9)
-
-    if fault == "missing table":
-        warehouse.run("DROP TABLE orders")
-    elif fault == "missing file":
-        warehouse.path.unlink()
-    else:
-        table = retl.Table(
-            "orders",
-            pre_action=retl.PreAction(pre_action),
-            expressions={"city": "CASE WHEN id >= 0 THEN error('down') END"},
-        )
+    job = pipeline(warehouse, app, retl.Table("orders", pre_action=retl.PreAction(pre_action)))
+    await job.run_once()
+    warehouse.path.unlink()
     with pytest.raises(retl.RetlError):
-        await pipeline(warehouse, app, table).run_once()
-
-    assert app.rows("orders") == before
-    assert app.tables() == ["orders"]
+        await job.run_once()
+    assert (app.rows("orders"), app.tables()) == (expected(0, 9), ["orders"])
 
 
-# 2. One upper bound ----------------------------------------------------------
-
-
-async def test_rows_that_arrive_during_a_scan_wait_for_the_next_one(tmp_path: Path, app: Database) -> None:
-    live = Database(tmp_path / "live.db")
-    live.run(
-        "PRAGMA journal_mode = WAL", "CREATE TABLE orders (id INTEGER PRIMARY KEY, city TEXT, updated_at TIMESTAMP)"
-    )
-    live.run("INSERT INTO orders VALUES (1, 'a', '2024-01-01 00:00:01'), (2, 'b', '2024-01-01 00:00:02')")
-    job = pipeline(live, app)
-    heard = Recorder(job)
-    heard.when(events.ScanPlanned, lambda _: live.run("INSERT INTO orders VALUES (3, 'c', '2024-01-01 00:00:03')"))
-
-    first = await job.run_once()
-    assert first.scans[0].upper == "2024-01-01 00:00:02"
-    assert app.rows("orders", "id") == [(1,), (2,)]
-
-    second = await job.run_once()
-    assert second.scans[0].lower == "2024-01-01 00:00:02"
-    assert second.scans[0].watermark == "2024-01-01 00:00:03"
-    assert app.rows("orders", "id, city") == [(1, "a"), (2, "b"), (3, "c")]
-
-
-# 3. Closed windows -----------------------------------------------------------
-
-
-async def test_a_row_that_ties_with_the_watermark_is_read(warehouse: Warehouse, app: Database) -> None:
-    job = pipeline(warehouse, app)
-    await job.run_once()
-    warehouse.run("INSERT INTO orders VALUES (100, 'tie', TIMESTAMP '2024-01-01 00:00:09')")
-    await job.run_once()
-    assert app.rows("orders") == sorted([*expected(0, 9), (100, "tie", "2024-01-01 00:00:09.000000")], key=repr)
+# Closed windows ---------------------------------------------------------------
 
 
 async def test_lookback_widens_the_window_and_never_moves_the_watermark_back(
@@ -117,7 +71,7 @@ async def test_rereading_equal_rows_changes_nothing(warehouse: Warehouse, app: D
     assert app.rows("orders") == expected(0, 9)
 
 
-# 4. Full precision -----------------------------------------------------------
+# Full precision ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,73 +100,7 @@ async def test_a_watermark_keeps_its_last_digit(tmp_path: Path, app: Database, n
     assert (again.rows, again.lower, again.upper) == (1, values[1], values[1])
 
 
-# 5. NULL cursors -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("choice", ["warn", "include", "fail"])
-async def test_rows_without_a_cursor_value_are_never_lost_in_silence(
-    warehouse: Warehouse, app: Database, choice: Any
-) -> None:
-    warehouse.run("INSERT INTO orders VALUES (50, 'null', NULL), (51, 'null', NULL)")
-    job = pipeline(warehouse, app, retl.Table("orders", cursor="updated_at", null_cursor=choice), slice_rows=1)
-    if choice == "fail":
-        with pytest.raises(retl.GuardStopped, match=r"orders / orders.*2 rows have no value.*updated_at"):
-            await job.run_once()
-        assert app.tables() == []
-        return
-    for _ in range(2):
-        report = (await job.run_once()).scans[0]
-        assert report.null_cursor_rows == 2
-        assert report.watermark == "2024-01-01 00:00:09"
-    nulls = [(50, "null", None), (51, "null", None)] if choice == "include" else []
-    assert app.rows("orders") == sorted([*expected(0, 9), *nulls], key=repr)
-    assert bool(report.warnings) == (choice == "warn")
-
-
-# 6. Commit is atomic with its checkpoint -------------------------------------
-
-
-async def test_data_without_its_checkpoint_is_never_committed(warehouse: Warehouse, app: Database) -> None:
-    job = pipeline(warehouse, app)
-    await job.run_once()
-    app.run("CREATE TRIGGER refuse BEFORE UPDATE ON retl_checkpoints BEGIN SELECT RAISE(ABORT, 'no checkpoint'); END")
-    warehouse.run("UPDATE orders SET city = 'moved', updated_at = TIMESTAMP '2024-02-01' WHERE id = 3")
-    with pytest.raises(retl.RetlError, match="no checkpoint"):
-        await job.run_once()
-    assert app.rows("orders") == expected(0, 9)
-    app.run("DROP TRIGGER refuse")
-    await job.run_once()
-    assert (3, "moved", "2024-02-01 00:00:00.000000") in app.rows("orders")
-
-
-async def test_a_checkpoint_without_its_data_is_never_committed(warehouse: Warehouse, app: Database) -> None:
-    job = pipeline(warehouse, app)
-    await job.run_once()
-    app.run("CREATE TRIGGER refuse BEFORE INSERT ON orders BEGIN SELECT RAISE(ABORT, 'no row'); END")
-    warehouse.run("INSERT INTO orders VALUES (77, 'x', TIMESTAMP '2024-02-01')")
-    with pytest.raises(retl.RowsRejected, match="no row"):
-        await job.run_once()
-    status = await job.status()
-    assert status.tables[0].watermark == "2024-01-01 00:00:09"
-    await job.aclose()
-
-
-# 7. The watermark advances slice by slice ------------------------------------
-
-
-async def test_a_first_load_that_fails_resumes_at_the_last_slice(warehouse: Warehouse, app: Database) -> None:
-    broken = retl.Table(
-        "orders", cursor="updated_at", expressions={"city": "CASE WHEN id = 7 THEN error('bad row') ELSE city END"}
-    )
-    with pytest.raises(retl.SourceError, match="bad row"):
-        await pipeline(warehouse, app, broken, slice_rows=2).run_once()
-    assert app.rows("orders") == expected(0, 5)
-
-    job = pipeline(warehouse, app, slice_rows=2)
-    report = (await job.run_once()).scans[0]
-    assert report.lower == "2024-01-01 00:00:05"
-    assert report.rows == 5
-    assert app.rows("orders") == expected(0, 9)
+# The watermark advances slice by slice ----------------------------------------
 
 
 async def test_a_million_rows_of_one_cursor_value_are_cut_into_bounded_slices(
@@ -236,22 +124,7 @@ async def test_a_million_rows_of_one_cursor_value_are_cut_into_bounded_slices(
     ]
 
 
-# 8. Fencing ------------------------------------------------------------------
-
-
-async def test_a_commit_whose_epoch_is_old_is_refused(warehouse: Warehouse, app: Database) -> None:
-    job = pipeline(warehouse, app)
-    await job.run_once()
-    warehouse.run("INSERT INTO orders VALUES (77, 'x', TIMESTAMP '2024-02-01')")
-    heard = Recorder(job)
-    heard.when(
-        events.ScanPlanned,
-        lambda _: app.run("UPDATE retl_leases SET epoch = epoch + 1, owner = 'somebody else'") and None,
-    )
-    with pytest.raises(retl.LeaseLost, match="another process has taken this pipeline over"):
-        await job.run_once()
-    assert app.rows("orders") == expected(0, 9)
-    assert app.run("SELECT owner FROM retl_leases") == [("somebody else",)]
+# Fencing ----------------------------------------------------------------------
 
 
 async def test_a_store_outside_the_target_is_fenced_too(warehouse: Warehouse, app: Database) -> None:
@@ -284,18 +157,7 @@ async def test_two_pipelines_of_one_name_in_one_process_are_refused(warehouse: W
     assert app.rows("orders") == expected(0, 9)
 
 
-# 9. Keyed by default ---------------------------------------------------------
-
-
-async def test_no_usable_key_is_an_error_before_anything_is_written(warehouse: Warehouse, app: Database) -> None:
-    warehouse.run("CREATE TABLE keyless AS SELECT * FROM orders")
-    job = pipeline(warehouse, app, retl.Table("keyless", cursor="updated_at"))
-    with pytest.raises(retl.ConfigError, match=r"orders / keyless.*no usable key.*write = \"append\""):
-        await job.run_once()
-    assert app.tables() == []
-
-
-# 10. A bad row is never dropped or changed in silence ------------------------
+# A bad row is never dropped or changed in silence -----------------------------
 
 
 async def test_a_refused_row_fails_the_scan_and_is_kept_with_its_reason(warehouse: Warehouse, app: Database) -> None:
@@ -323,75 +185,7 @@ async def test_max_rejects_lets_the_good_rows_through(warehouse: Warehouse, app:
     await job.aclose()
 
 
-# 11. Guards ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pre_action", REPLACING)
-async def test_a_source_that_shrinks_too_much_stops_before_the_switch(
-    warehouse: Warehouse, app: Database, pre_action: str
-) -> None:
-    table = retl.Table("orders", pre_action=retl.PreAction(pre_action), max_shrink="50%")
-    await pipeline(warehouse, app, table).run_once()
-    warehouse.run("DELETE FROM orders WHERE id >= 4")
-    with pytest.raises(retl.GuardStopped, match=r"has 4 rows.*has 10.*allows no fewer than 5"):
-        await pipeline(warehouse, app, table).run_once()
-    assert app.rows("orders") == expected(0, 9)
-    assert app.tables() == [name for name in app.tables() if not name.startswith("_retl_")]
-
-    warehouse.run("INSERT INTO orders VALUES (4, 'city 4', TIMESTAMP '2024-01-01 00:00:04')")
-    await pipeline(warehouse, app, table).run_once()
-    assert app.rows("orders") == expected(0, 4)
-
-
-@pytest.mark.parametrize("pre_action", REPLACING)
-async def test_an_empty_source_does_not_empty_the_target_unless_that_is_allowed(
-    warehouse: Warehouse, app: Database, pre_action: str
-) -> None:
-    table = retl.Table("orders", pre_action=retl.PreAction(pre_action))
-    await pipeline(warehouse, app, table).run_once()
-    warehouse.run("DELETE FROM orders")
-    with pytest.raises(retl.GuardStopped, match=r"the source has no rows.*max_shrink = \"100%\""):
-        await pipeline(warehouse, app, table).run_once()
-    assert app.rows("orders") == expected(0, 9)
-
-    allowed = retl.Table("orders", pre_action=retl.PreAction(pre_action), max_shrink="100%")
-    await pipeline(warehouse, app, allowed).run_once()
-    assert app.rows("orders") == []
-
-
-# 12. Overlap is impossible ---------------------------------------------------
-
-
-async def test_runs_longer_than_the_interval_never_overlap_and_missed_ticks_are_one(
-    warehouse: Warehouse, app: Database
-) -> None:
-    slow = retl.Table(
-        "orders",
-        pre_action=retl.PreAction.SWAP,
-        where="(SELECT COUNT(*) FROM range(3000000) a(x) WHERE hash(x) > 0) > 0",
-    )
-    job = pipeline(warehouse, app, slow, interval="10ms")
-    heard = Recorder(job)
-    running = 0
-    most = 0
-
-    def count(step: int) -> None:
-        nonlocal running, most
-        running += step
-        most = max(most, running)
-        if len(heard.of(events.ScanFinished)) >= 3:
-            job.stop()
-
-    heard.when(events.ScanStarted, lambda _: count(1), once=False)
-    heard.when(events.ScanFinished, lambda _: count(-1), once=False)
-    with anyio.fail_after(30):
-        await job.run_forever()
-    assert most == 1
-    assert sum(event.missed for event in heard.of(events.TicksMissed)) > 0
-    assert app.rows("orders") == expected(0, 9)
-
-
-# 13. Cancellation is clean ---------------------------------------------------
+# Cancellation is clean --------------------------------------------------------
 
 
 async def test_a_cancelled_scan_leaves_nothing_half_committed(warehouse: Warehouse, app: Database) -> None:
@@ -438,7 +232,7 @@ async def test_check_and_plan_write_nothing(warehouse: Warehouse, app: Database)
     assert not app.exists()
 
 
-# 14. One row, one table, one line ------------------------------------------------
+# One row, one table, one line -------------------------------------------------
 
 
 class Broken(CrashingSource):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import duckdb
+import pytest
 
 from retl.connectors import DuckDB, Elasticsearch, MySQL, SQLite
 from tests.routes.route import End, Row, moment
@@ -33,8 +34,9 @@ class SqlEnd(End):
         self.run(f"DROP TABLE IF EXISTS {table}", f"CREATE TABLE {table} ({', '.join(columns)})")
 
     def insert(self, table: str, *rows: Row) -> None:
-        values = (f"({', '.join(map(_literal, row))})" for row in rows)
-        self.run(f"INSERT INTO {table} VALUES {', '.join(values)}")
+        values = [f"({', '.join(map(_literal, row))})" for row in rows]
+        if values:
+            self.run(f"INSERT INTO {table} VALUES {', '.join(values)}")
 
     def update(self, table: str, key: int, **values: Any) -> None:
         changes = ", ".join(f"{name} = {_literal(value)}" for name, value in values.items())
@@ -46,12 +48,10 @@ class SqlEnd(End):
 
     def rows(self, table: str, *columns: str) -> list[Row]:
         columns = columns or ("id", "v", "ts")
-        found = self.run(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {columns[0]}")
-        times = [number for number, name in enumerate(columns) if name == "ts"]
-        return [
-            tuple(moment(value) if n in times and value is not None else value for n, value in enumerate(row))
-            for row in found
-        ]
+        return _with_moments(columns, self.run(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {columns[0]}"))
+
+    def drop(self, table: str) -> None:
+        self.run(f"DROP TABLE {table}")
 
     def take_over(self) -> None:
         self.run("UPDATE retl_leases SET epoch = epoch + 1, owner = 'somebody else'")
@@ -64,6 +64,29 @@ class SqlEnd(End):
 
     def failing(self, key: int) -> dict[str, Any]:
         return {"expressions": {"v": f"CASE WHEN id = {key} THEN {self.fails} ELSE v END"}}
+
+
+def _with_moments(columns: Sequence[str], rows: Sequence[Row]) -> list[Row]:
+    times = [number for number, name in enumerate(columns) if name == "ts"]
+    return [
+        tuple(moment(value) if n in times and value is not None else value for n, value in enumerate(row))
+        for row in rows
+    ]
+
+
+@contextmanager
+def _old_reader(cursor: Any, begin: str, table: str, *, look: bool) -> Iterator[Callable[[], list[Row]]]:
+    """``look`` where a snapshot is only taken by the first look."""
+
+    def read() -> list[Row]:
+        cursor.execute(f"SELECT id, v, ts FROM {table} ORDER BY id")
+        return _with_moments(("id", "v", "ts"), cursor.fetchall())
+
+    cursor.execute(begin)
+    if look:
+        read()
+    yield read
+    cursor.execute("ROLLBACK")
 
 
 def _literal(value: Any) -> str:
@@ -87,6 +110,14 @@ class DuckDBEnd(SqlEnd):
             for statement in statements:
                 rows = connection.execute(statement).fetchall()
         return rows
+
+    @contextmanager
+    def old_reader(self, table: str) -> Iterator[Callable[[], list[Row]]]:
+        with (
+            closing(duckdb.connect(str(self.path))) as connection,
+            _old_reader(connection, "BEGIN", table, look=True) as read,
+        ):
+            yield read
 
     def tables(self) -> list[str]:
         found = self.run("SELECT table_name FROM duckdb_tables() ORDER BY table_name")
@@ -113,22 +144,31 @@ class SQLiteEnd(SqlEnd):
             connection.commit()
         return rows
 
+    @contextmanager
+    def old_reader(self, table: str) -> Iterator[Callable[[], list[Row]]]:
+        with (
+            closing(sqlite3.connect(self.path, isolation_level=None)) as connection,
+            _old_reader(connection.cursor(), "BEGIN", table, look=True) as read,
+        ):
+            yield read
+
     def tables(self) -> list[str]:
         found = self.run("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
         return [name for (name,) in found if not name.startswith(("retl_", "sqlite_"))]
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, table: str) -> None:
         for event in ("INSERT", "UPDATE"):
-            raising = f"BEGIN SELECT RAISE(ABORT, 'no {what}'); END"
-            self.run(f"CREATE TRIGGER refuse_{event} BEFORE {event} ON retl_{what} {raising}")
+            raising = f"BEGIN SELECT RAISE(ABORT, 'no {table}'); END"
+            self.run(f"CREATE TRIGGER refuse_{event} BEFORE {event} ON {table} {raising}")
 
-    def allow(self) -> None:
+    def allow(self, table: str) -> None:
         self.run("DROP TRIGGER refuse_INSERT", "DROP TRIGGER refuse_UPDATE")
 
 
 class ServerEnd(SqlEnd):
     """A database of a MySQL or MariaDB, and a user with the rights that the docs ask for."""
 
+    ends_readers: ClassVar[Sequence[str]] = ("truncate", "rename_and_create", "swap")
     types: ClassVar = {"int": "INT", "text": "VARCHAR(20)", "time": "DATETIME(6)"}
     fails = "(SELECT 1 UNION SELECT 2)"
 
@@ -147,15 +187,26 @@ class ServerEnd(SqlEnd):
                 rows = list(cursor.fetchall())
         return rows
 
+    @contextmanager
+    def old_reader(self, table: str) -> Iterator[Callable[[], list[Row]]]:
+        # To look at the table now would keep others from changing its definition.
+        begin = "START TRANSACTION WITH CONSISTENT SNAPSHOT"
+        with (
+            closing(self.server.connect(self.database)) as connection,
+            connection.cursor() as cursor,
+            _old_reader(cursor, begin, table, look=False) as read,
+        ):
+            yield read
+
     def tables(self) -> list[str]:
         return sorted(name for (name,) in self.run("SHOW TABLES") if not name.startswith("retl_"))
 
-    def refuse(self, what: str) -> None:
+    def refuse(self, table: str) -> None:
         for event in ("INSERT", "UPDATE"):
-            signal = f"SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no {what}'"
-            self.run(f"CREATE TRIGGER refuse_{event} BEFORE {event} ON retl_{what} FOR EACH ROW {signal}")
+            signal = f"SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no {table}'"
+            self.run(f"CREATE TRIGGER refuse_{event} BEFORE {event} ON {table} FOR EACH ROW {signal}")
 
-    def allow(self) -> None:
+    def allow(self, table: str) -> None:
         self.run("DROP TRIGGER refuse_INSERT", "DROP TRIGGER refuse_UPDATE")
 
 
@@ -163,7 +214,7 @@ class SearchEnd(End):
     """Indices whose names begin with a prefix."""
 
     columns = False
-    refreshes: ClassVar[Sequence[str]] = ("truncate", "swap")
+    refreshes: ClassVar[Sequence[str]] = ("none", "truncate", "swap")
     types: ClassVar = {"int": "integer", "text": "keyword", "time": "date_nanos"}
 
     def __init__(self, server: SearchServer, prefix: str) -> None:
@@ -211,7 +262,25 @@ class SearchEnd(End):
 
     def tables(self) -> list[str]:
         found = self.server.ask("GET", f"/{self.prefix}*?expand_wildcards=open", allow=(404,))
-        return sorted(name.removeprefix(f"{self.prefix}-") for name in found if name != "error")
+        # An index that was switched in has an alias with the name of the table.
+        names = (next(iter(found[name]["aliases"]), name) for name in found if name not in ("error", "status"))
+        return sorted(name.removeprefix(f"{self.prefix}-") for name in names)
+
+    def drop(self, table: str) -> None:
+        found = self.server.ask("GET", f"/{self.called(table)}")
+        for name in found:
+            self.server.ask("DELETE", f"/{name}")
+
+    def refuse(self, table: str) -> None:
+        if table.startswith("retl_"):
+            pytest.skip("its data and its checkpoint are two commits")
+        self._block(table, on=True)
+
+    def allow(self, table: str) -> None:
+        self._block(table, on=False)
+
+    def _block(self, table: str, *, on: bool) -> None:
+        self.server.ask("PUT", f"/{self.called(table)}/_settings", {"index.blocks.write": on})
 
     def take_over(self) -> None:
         state = f"/.{self.prefix}-state"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiers
+from tests.adversity.patches import patch_backoff
 from tests.routes.ends import DuckDBEnd, SearchEnd, ServerEnd, SQLiteEnd
 from tests.routes.route import End, Route
 
@@ -35,6 +36,13 @@ def route(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Route]:
     source, target = request.param
     with ExitStack() as stack:
         yield Route(_end(source, "shop", request, tmp_path, stack), _end(target, "app", request, tmp_path, stack))
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan that fails is not tried again."""
+    patch_backoff(monkeypatch, 0.0)
+    monkeypatch.setattr("retl.engine.run._RETRY_SECONDS", 0.0)
 
 
 def _end(system: str, role: str, request: pytest.FixtureRequest, folder: Path, stack: ExitStack) -> End:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import pytest
@@ -28,6 +29,11 @@ def moment(value: Any) -> dt.datetime:
     return dt.datetime.fromisoformat(str(value).rstrip("Z")[:26])
 
 
+def old(*keys: int) -> list[Row]:
+    """Rows as ``Route.fill`` makes them."""
+    return [(key, "old", at(key)) for key in keys]
+
+
 class End(ABC):
     """A system that holds tables. Their key is ``id``; the other columns are of the kinds int, text and time."""
 
@@ -37,7 +43,9 @@ class End(ABC):
     """Whether a row has columns that its table declares: a document has not."""
     streams: ClassVar[bool] = True
     """Whether the slices before a row that cannot be read are read."""
-    refreshes: ClassVar[Sequence[str]] = ("truncate", "rename_and_create", "swap")
+    refreshes: ClassVar[Sequence[str]] = ("none", "truncate", "rename_and_create", "swap", "mirror")
+    ends_readers: ClassVar[Sequence[str]] = ()
+    """The refreshes after which a reader with an old snapshot gets an error."""
 
     @abstractmethod
     def connector(self, **options: Any) -> Any:
@@ -69,6 +77,13 @@ class End(ABC):
     def take_over(self) -> None:
         """Become the owner of the pipeline that has its state here."""
 
+    @abstractmethod
+    def drop(self, table: str) -> None: ...
+
+    def old_reader(self, table: str) -> AbstractContextManager[Callable[[], list[Row]]]:
+        """Somebody whose snapshot is from now, and what he sees of the columns of ``rows``."""
+        pytest.skip("its readers have no snapshots")
+
     def add_column(self, table: str, name: str) -> None:
         pytest.skip("its tables have no columns")
 
@@ -79,11 +94,11 @@ class End(ABC):
         """Words for a ``retl.Table`` whose scan fails at one row."""
         pytest.skip("its scans cannot be made to fail at one row")
 
-    def refuse(self, what: str) -> None:
-        """From now on refuse each change of ``checkpoints``, or of the rows of a table: ``no NAME``."""
+    def refuse(self, table: str) -> None:
+        """From now on refuse each new or changed row of a table, be it one of the state store: ``no NAME``."""
         pytest.skip("it has no triggers")
 
-    def allow(self) -> None:
+    def allow(self, table: str) -> None:
         """Refuse nothing any more."""
         raise NotImplementedError
 
@@ -123,6 +138,10 @@ class Route:
     def equal(self, table: str = "events") -> bool:
         """Whether the target holds the rows of the source, and no others."""
         return self.target.rows(table) == self.source.rows(table)
+
+    def archives(self) -> list[str]:
+        """The oldest first."""
+        return [name for name in self.target.tables() if "_arc_" in name]
 
     def needs_live(self) -> None:
         if not self.source.live:

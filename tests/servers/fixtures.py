@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs one of these servers."""
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        asked = set(getattr(item, "fixturenames", ()))
+        asked = {*getattr(item, "fixturenames", ()), *(f"{system}_server" for system in params.get("route", ()))}
         search = not asked.isdisjoint(f"{name}_server" for name in (*SEARCH_SERVERS, "search"))
         sql = not asked.isdisjoint(["pg", *(f"{name}_server" for name in (*SERVERS, *POSTGRES))])
         if params.get("server") in SERVERS or sql or search:

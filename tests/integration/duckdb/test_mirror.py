@@ -56,19 +56,6 @@ async def test_a_row_that_another_table_needs_is_not_deleted(scene: Scene) -> No
     assert scene.tables() == ["orders", "people"]
 
 
-@pytest.mark.parametrize("pre_action", ["none", "truncate", "rename_and_create", "swap", "mirror"])
-async def test_a_reader_with_an_old_snapshot_sees_the_old_rows(scene: Scene, pre_action: str) -> None:
-    async with scene.session() as session:
-        await scan(session, [people((1, "same"), (2, "old"))])
-        with duckdb.connect(str(scene.path)) as reader:
-            reader.execute("BEGIN")
-            before = reader.execute("SELECT * FROM people ORDER BY id").fetchall()
-            await scan(session, [NEW], spec(pre_action=pre_action))
-            assert reader.execute("SELECT * FROM people ORDER BY id").fetchall() == before
-            reader.execute("COMMIT")
-            assert reader.execute("SELECT * FROM people ORDER BY id").fetchall() == [(1, "same"), (2, "new"), (4, "d")]
-
-
 VALUES: list[tuple[str, pa.DataType, str, Any, str]] = [
     ("VARCHAR COLLATE NOCASE", pa.string(), "'Ann'", "ann", "ann"),
     ("VARCHAR COLLATE NOACCENT", pa.string(), "'anné'", "anne", "anne"),

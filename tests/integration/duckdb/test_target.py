@@ -15,12 +15,9 @@ from retl.connectors import DuckDB
 from retl.connectors.duckdb import catalog
 from retl.connectors.duckdb import target as duckdb_target
 from retl.connectors.duckdb.file import DuckDBFile
-from retl.connectors.sql.tables import shadow_name
 from retl.model.actions import Action
-from retl.model.checkpoint import Refresh
 from retl.model.errors import (
     ConfigError,
-    LeaseLost,
     RepeatedKey,
     RowsRejected,
     SchemaDrift,
@@ -28,9 +25,7 @@ from retl.model.errors import (
     TargetError,
     UnsupportedError,
 )
-from retl.model.window import Scope, Slice
-from retl.testing.target_base import with_refresh
-from tests.integration.duckdb.scenes import Scene, another_process, loading, old_mark
+from tests.integration.duckdb.scenes import Scene, another_process, loading
 from tests.integration.scene import PEOPLE, commit, people, scan, spec
 from tests.support import Database
 
@@ -149,42 +144,12 @@ async def test_a_table_without_the_key_is_refused(scene: Scene) -> None:
 # Writing --------------------------------------------------------------------
 
 
-async def test_only_rows_that_differ_are_counted_as_changed(scene: Scene) -> None:
-    async with scene.session() as session:
-        assert (await scan(session, [THREE])).changed == 3
-        done = await scan(session, [THREE])
-        assert (done.rows, done.changed, done.unchanged, done.older) == (3, 0, 3, 0)
-        assert (await scan(session, [LATER])).changed == 2
-
-
-async def test_without_insert_only_rows_that_exist_are_changed(scene: Scene) -> None:
-    async with scene.session() as session:
-        await scan(session, [THREE])
-        await scan(session, [LATER], blacklist=frozenset({Action.INSERT}))
-    assert scene.rows("people") == [(1, "a"), (2, "B"), (3, None)]
-
-
-async def test_without_update_only_new_rows_are_added(scene: Scene) -> None:
-    async with scene.session() as session:
-        await scan(session, [THREE])
-        await scan(session, [LATER], blacklist=frozenset({Action.UPDATE}))
-    assert scene.rows("people") == [(1, "a"), (2, "b"), (3, None), (4, "d")]
-
-
 async def test_unique_values_may_change_places_in_one_slice(scene: Scene) -> None:
     scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR UNIQUE)")
     async with scene.session() as session:
         await scan(session, [people((1, "a"), (2, "b"))])
         await scan(session, [people((1, "b"), (2, "a"))])
     assert scene.rows("people") == [(1, "b"), (2, "a")]
-
-
-async def test_append_takes_every_row(scene: Scene) -> None:
-    table = spec(write="append", key=None)
-    async with scene.session() as session:
-        await scan(session, [people((1, "a"), (1, "a"))], table, key=())
-        await scan(session, [people((1, "a"))], table, key=())
-    assert scene.rows("people") == [(1, "a")] * 3
 
 
 async def test_of_repeated_keys_the_newest_row_is_kept(scene: Scene) -> None:
@@ -197,13 +162,6 @@ async def test_of_repeated_keys_the_newest_row_is_kept(scene: Scene) -> None:
     assert scene.rows("people", "id, name") == [(1, "new"), (2, "only")]
 
 
-async def test_repeated_keys_that_nothing_tells_apart_are_an_error(scene: Scene) -> None:
-    async with scene.session() as session:
-        with pytest.raises(RepeatedKey, match='"id":1'):
-            await scan(session, [people((1, "a"), (1, "b"))])
-    assert scene.rows("people") == []
-
-
 async def test_keys_are_compared_as_the_target_sees_them(scene: Scene) -> None:
     texts = pa.schema([pa.field("id", pa.string()), pa.field("name", pa.string())])
     logical = pa.schema([pa.field("id", pa.decimal128(10, 2)), pa.field("name", pa.string())])
@@ -212,16 +170,6 @@ async def test_keys_are_compared_as_the_target_sees_them(scene: Scene) -> None:
         with pytest.raises(RepeatedKey):
             await commit(session, writer, [people(("1.5", "a"), ("1.50", "b"), schema=texts)])
         await session.abort(writer)
-
-
-async def test_a_scope_is_replaced_in_the_same_transaction(scene: Scene) -> None:
-    table = spec(write="append", key=None)
-    async with scene.session() as session:
-        await scan(session, [people((1, "f1"), (2, "f1"), (3, "f2"))], table, key=())
-        writer = await session.prepare(session.load(table, schema=PEOPLE, key=()))
-        await commit(session, writer, [people((9, "f1"))], slice_=Slice(index=0, scope=Scope("name", "f1")))
-        await session.finish(writer)
-    assert scene.rows("people") == [(3, "f2"), (9, "f1")]
 
 
 async def test_staging_does_not_grow_with_the_number_of_slices(scene: Scene) -> None:
@@ -235,26 +183,6 @@ async def test_staging_does_not_grow_with_the_number_of_slices(scene: Scene) -> 
 
 
 # Transactions ---------------------------------------------------------------
-
-
-async def test_an_old_fence_changes_nothing(scene: Scene) -> None:
-    async with scene.session() as session:
-        writer = await session.prepare(session.load(spec(), schema=PEOPLE))
-        await writer.write(THREE)
-        with pytest.raises(LeaseLost):
-            await writer.commit(old_mark(session), Slice(index=0), 0)
-        await session.abort(writer)
-        assert await session.checkpoint() is None
-    assert scene.rows("people") == []
-
-
-async def test_what_is_staged_is_never_seen_and_dies_with_its_writer(scene: Scene) -> None:
-    async with scene.session() as session:
-        writer = await session.prepare(session.load(spec(), schema=PEOPLE))
-        await writer.write(THREE)
-        assert scene.rows("people") == []
-        await session.abort(writer)
-    assert scene.tables() == ["people"]
 
 
 async def test_a_heartbeat_and_a_commit_do_not_meet(scene: Scene) -> None:
@@ -510,71 +438,6 @@ async def test_what_depends_on_a_table_keeps_it_from_being_replaced(scene: Scene
         with pytest.raises(UnsupportedError, match=r"the trigger 'noted' of 'people' refers to new or old rows"):
             await scan(session, [one])
     assert scene.rows("people") == [(1,)]
-
-
-async def test_old_archives_are_dropped(scene: Scene) -> None:
-    table = spec(pre_action="rename_and_create", keep_archives=2)
-    for day in range(1, 6):
-        async with scene.session() as session:
-            await scan(session, [people((day, "x"))], table, scan_id=f"2024050{day}T120000.000001-aaaaaa")
-    assert scene.tables() == ["people", "people_arc_20240504120000000001", "people_arc_20240505120000000001"]
-    assert scene.rows("people_arc_20240505120000000001") == [(4, "x")]
-
-
-@pytest.mark.parametrize("pre_action", ["truncate", "rename_and_create"])
-async def test_a_refresh_that_crashed_is_carried_on(scene: Scene, pre_action: str) -> None:
-    scene.run(*OWNED)
-    table = spec(pre_action=pre_action)
-    async with scene.session() as session:
-        writer = await session.prepare(session.load(table, schema=PEOPLE), crash=True)
-        await commit(session, writer, [people((1, "half"), (2, "half"))])
-        saved = await session.checkpoint()
-        assert saved is not None
-    # The process has died. The next one carries on what the checkpoint says has begun.
-    async with scene.session() as session:
-        refresh = Refresh("20240501T120000.000001-aaaaaa", pre_action)
-        load = with_refresh(session.load(table, schema=PEOPLE, scan_id="20240502T120000.000001-bbbbbb"), refresh)
-        writer = await session.prepare(load)
-        await commit(session, writer, [people((1, "whole"))])
-        await session.finish(writer)
-    assert scene.rows("people") == [(1, "whole")]
-    assert [scene.rows(name) for name in scene.tables() if "_arc_" in name] == (
-        [[(8, "old"), (9, "old")]] if pre_action == "rename_and_create" else []
-    )
-
-
-async def test_a_swap_that_crashed_leaves_the_old_table_and_is_cleaned_up(scene: Scene) -> None:
-    scene.run(*OWNED)
-    table = spec(pre_action="swap")
-    async with scene.session() as session:
-        writer = await session.prepare(session.load(table, schema=PEOPLE), crash=True)
-        await commit(session, writer, [people((1, "half"))])
-        assert await writer.count() == 1
-    assert scene.rows("people") == [(8, "old"), (9, "old")]
-    assert scene.tables() == [shadow_name("people", "contract", 1), "people"]
-    async with scene.session() as session:
-        await scan(session, [THREE.slice(0, 2)], table)
-    assert scene.rows("people") == [(1, "a"), (2, "b")]
-    assert scene.tables() == ["people"]
-
-
-async def test_a_first_swap_is_seen_as_a_whole(scene: Scene) -> None:
-    async with scene.session() as session:
-        writer = await session.prepare(session.load(spec(pre_action="swap"), schema=PEOPLE))
-        await commit(session, writer, [THREE])
-        assert scene.tables() == [shadow_name("people", "contract", 1)]
-        await session.finish(writer)
-    assert scene.tables() == ["people"]
-
-
-async def test_an_aborted_swap_leaves_no_shadow(scene: Scene) -> None:
-    async with scene.session() as session:
-        await scan(session, [THREE])
-        writer = await session.prepare(session.load(spec(pre_action="swap"), schema=PEOPLE))
-        await commit(session, writer, [LATER])
-        await session.abort(writer)
-    assert scene.tables() == ["people"]
-    assert scene.rows("people") == [(1, "a"), (2, "b"), (3, None)]
 
 
 @pytest.mark.parametrize("pre_action", ["rename_and_create", "swap"])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
-import pymysql
 import pytest
 
 from retl.model.errors import TargetError
@@ -98,23 +96,3 @@ async def test_rows_may_exchange_a_unique_value(scene: Scene) -> None:
     scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20) UNIQUE)", ROWS)
     await mirror(scene, (1, "b"), (2, "a"), (4, "c"))
     assert scene.rows("people") == [(1, "b"), (2, "a"), (4, "c")]
-
-
-@pytest.mark.parametrize("pre_action", ["mirror", "swap", "truncate", "rename_and_create"])
-async def test_a_reader_with_an_old_snapshot(scene: Scene, pre_action: str) -> None:
-    scene.run(TABLE, ROWS, "CREATE TABLE other (id INT PRIMARY KEY)")
-    table = spec(pre_action=pre_action, max_shrink=1.0)
-    with closing(scene.server.connect(scene.database, autocommit=False)) as reader, reader.cursor() as cursor:
-        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
-        cursor.execute("SELECT * FROM other")
-        async with scene.session() as session:
-            await scan(session, [people((2, "B"), (4, "d"))], table)
-        if pre_action == "mirror":
-            cursor.execute("SELECT id, name FROM people ORDER BY id")
-            assert list(cursor.fetchall()) == [(1, "a"), (2, "b"), (3, "c")]
-        else:
-            with pytest.raises(pymysql.Error, match="please retry transaction") as refused:
-                cursor.execute("SELECT * FROM people")
-            assert refused.value.args[0] == 1412
-    assert scene.rows("people") == [(2, "B"), (4, "d")]

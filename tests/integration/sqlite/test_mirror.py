@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-import retl
 from retl.connectors.sqlite.session import SQLiteSession
-from retl.model.actions import Action, PreAction
-from retl.model.errors import ConfigError, GuardStopped, TargetError
+from retl.model.errors import TargetError
 from tests.integration.duckdb.scenes import loading
 from tests.integration.scene import people, scan, spec
 from tests.integration.sqlite.scenes import Scene
@@ -53,19 +49,6 @@ async def test_views_foreign_keys_and_autoincrement_stay_right(scene: Scene) -> 
     assert scene.run("SELECT rootpage FROM sqlite_master WHERE name = 'people'") == [(root,)]
     scene.run("INSERT INTO people (name) VALUES ('next')")
     assert scene.run("SELECT id FROM people WHERE name = 'next'") == [(100,)]
-
-
-@pytest.mark.parametrize("pre_action", ["none", "truncate", "rename_and_create", "swap", "mirror"])
-async def test_a_reader_with_an_old_snapshot_sees_the_old_rows(scene: Scene, pre_action: str) -> None:
-    async with scene.session() as session:
-        await scan(session, [people((1, "same"), (2, "old"))])
-        with closing(sqlite3.connect(scene.path, isolation_level=None)) as reader:
-            reader.execute("BEGIN")
-            before = reader.execute("SELECT * FROM people ORDER BY id").fetchall()
-            await scan(session, [NEW], spec(pre_action=pre_action))
-            assert reader.execute("SELECT * FROM people ORDER BY id").fetchall() == before
-            reader.execute("COMMIT")
-            assert reader.execute("SELECT * FROM people ORDER BY id").fetchall() == [(1, "same"), (2, "new"), (4, "d")]
 
 
 VALUES: list[tuple[str, pa.DataType, Any, Any]] = [
@@ -130,42 +113,6 @@ async def test_a_new_column_is_added_to_the_table_that_stays(scene: Scene) -> No
     async with scene.session() as session:
         await scan(session, [NEW], MIRROR)
     assert scene.rows("people") == [(1, "same"), (2, "new"), (4, "d")]
-
-
-@pytest.mark.parametrize("action", [Action.DELETE, Action.UPDATE, Action.INSERT])
-def test_what_a_mirror_does_may_not_be_blacklisted(scene: Scene, action: Action) -> None:
-    with pytest.raises(ConfigError, match=f"cannot work without {action}.*swap"):
-        retl.Pipeline(
-            "p",
-            source=scene.source(),
-            target=retl.connectors.SQLite(str(scene.path) + "2"),
-            tables=[retl.Table("people", pre_action=PreAction.MIRROR)],
-            blacklist=[str(action)],
-        )
-
-
-@pytest.mark.parametrize(("allowed", "stops"), [(0.3, True), (0.5, False), (None, False)])
-async def test_max_shrink_counts_deletes_before_they_happen(scene: Scene, allowed: float | None, stops: bool) -> None:
-    scene.run("CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT)", OLD, "INSERT INTO people VALUES (9, 'j')")
-    target = Scene(scene.path.with_name("copy.db"))
-    job = retl.Pipeline(
-        "p",
-        source=scene.source(),
-        target=target.target(),
-        tables=[retl.Table("people", pre_action=PreAction.MIRROR, max_shrink=allowed)],
-    )
-    await job.run_once()
-    # As many rows as before: what is new does not make up for what is gone.
-    scene.run("DELETE FROM people WHERE id > 2", "INSERT INTO people VALUES (5, 'e'), (6, 'f')")
-    before = target.rows("people")
-    if stops:
-        with pytest.raises(GuardStopped, match=r"2 of the 4 rows .* are not in the source"):
-            await job.run_once()
-        assert target.rows("people") == before
-    else:
-        await job.run_once()
-        assert target.rows("people") == scene.rows("people")
-    assert target.tables() == ["people"]
 
 
 @pytest.mark.parametrize("pre_action", ["none", "truncate", "rename_and_create", "swap", "mirror"])
