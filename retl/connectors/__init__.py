@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from retl.connectors.mysql import MySQL
     from retl.connectors.olap.doris import Doris
     from retl.connectors.olap.starrocks import StarRocks
+    from retl.connectors.postgres import PostgreSQL
     from retl.connectors.sqlite import SQLite
 
 _ROOMS = {
@@ -20,11 +21,22 @@ _ROOMS = {
     "FunctionTarget": "function",
     "IteratorSource": "function",
     "MySQL": "mysql",
+    "PostgreSQL": "postgres",
     "SQLite": "sqlite",
     "StarRocks": "olap.starrocks",
 }
 
-__all__ = ["Doris", "DuckDB", "Elasticsearch", "FunctionTarget", "IteratorSource", "MySQL", "SQLite", "StarRocks"]
+__all__ = [
+    "Doris",
+    "DuckDB",
+    "Elasticsearch",
+    "FunctionTarget",
+    "IteratorSource",
+    "MySQL",
+    "PostgreSQL",
+    "SQLite",
+    "StarRocks",
+]
 
 
 def __getattr__(name: str) -> Any:

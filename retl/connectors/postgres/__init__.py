@@ -1,1 +1,45 @@
-"""PostgreSQL."""
+"""PostgreSQL, as source and target."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from retl.connectors.postgres.options import Attributes, ServerOptions
+
+
+class PostgreSQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
+    """A PostgreSQL (14 or newer) server, as source or target."""
+
+    type_name: ClassVar[str] = "postgres"
+    summary: ClassVar[str] = "PostgreSQL, read and written by COPY."
+    example: ClassVar[str] = (
+        'target = { type = "postgres", url = "postgresql://app@db:5432/shop", password = "${DB_PASSWORD}" }'
+    )
+
+    url: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="`postgresql://user@host:5432/database`, with several hosts between commas, or `?host=/run/postgresql` or `?service=name`."
+        ),
+    ] = None
+    schema: Annotated[
+        str,
+        msgspec.Meta(
+            description="Where tables are that are named without a schema. More of them, after commas, are searched for functions and types."
+        ),
+    ] = "public"
+    target_session_attrs: Annotated[
+        Attributes | None,
+        msgspec.Meta(description="Of several hosts, which one is taken: `read-write` for the primary of a target."),
+    ] = None
+    timezone: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="Source: the zone in which `timestamp` columns were written, such as `Asia/Shanghai`; UTC when unset. Only `settle` looks at it."
+        ),
+    ] = None
+    lock_timeout: Annotated[
+        float | str, msgspec.Meta(description="How long a lock of somebody else is waited for.")
+    ] = 30

@@ -300,7 +300,7 @@ def _is_own(kind: str, name: str, table: str, pipeline: str, longest: int | None
 
 def _own_start(kind: str, table: str, pipeline: str, longest: int | None) -> str:
     taken = len(kind) + len("__") + _DIGEST_DIGITS + _EPOCH_DIGITS
-    return f"{kind}{_short(table, longest, taken)}_{_digest(pipeline)}_"
+    return f"{kind}{short_name(table, longest, taken)}_{_digest(pipeline)}_"
 
 
 def archive_name(table: str, scan_id: str, *, longest: int | None = None) -> str:
@@ -321,10 +321,10 @@ def _are_digits(text: str) -> bool:
 
 
 def _archive_start(table: str, longest: int | None) -> str:
-    return f"{_short(table, longest, len('_arc_') + _ARCHIVE_DIGITS)}_arc_"
+    return f"{short_name(table, longest, len('_arc_') + _ARCHIVE_DIGITS)}_arc_"
 
 
-def _short(table: str, longest: int | None, taken: int) -> str:
+def short_name(table: str, longest: int | None, taken: int) -> str:
     """A table's name, cut so that ``taken`` more bytes fit into ``longest``."""
     name = table.encode()
     if longest is None or len(name) + taken <= longest:

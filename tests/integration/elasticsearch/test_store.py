@@ -14,7 +14,8 @@ from retl.connectors.elasticsearch.connection import SharedClient
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import ConnectionFailed, LeaseLost, StateError
-from retl.state.base import STATE_VERSION, LeaseRow
+from retl.model.manifest import ManifestChange, ManifestEntry
+from retl.state.base import STATE_VERSION, Claim, LeaseRow
 from retl.testing.state_base import owned, race, reject, report
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.servers.process import free_port
@@ -66,6 +67,21 @@ async def test_the_index_is_hidden_and_one_pipeline_is_one_document(
     assert {name: one.watermark for name, one in (await store.load("p")).items()} == {
         name: name for name in ("a", "b..c", ".", "ü")
     }
+
+
+async def test_an_index_of_an_older_version_keeps_a_manifest_too(
+    store: ElasticsearchStore, index: str, elasticsearch_server: SearchServer
+) -> None:
+    older = {"properties": {name: {"type": "keyword"} for name in ("kind", "pipeline", "table", "scan_id", "at")}}
+    elasticsearch_server.ask("PUT", f"/{index}", {"mappings": {"dynamic": False, **older}})
+    assert await store.read_manifest("p", "t") == []
+    fence = await owned(store)
+    change = ManifestChange(put=tuple(ManifestEntry(name=name, identity="1") for name in ("c", "a", "b")))
+    await store.save(FencedCheckpoint(fence, "t", Checkpoint(), change))
+    assert [entry.name for entry in await store.read_manifest("p", "t", limit=2)] == ["a", "b"]
+    assert [entry.name for entry in await store.read_manifest("p", "t", after="b")] == ["c"]
+    await store.claim(fence, Claim("p", "t", "place", replaces=True))
+    assert await store.claims("place") == [Claim("p", "t", "place", replaces=True)]
 
 
 async def test_two_that_create_the_index_at_once_both_find_it(elasticsearch_server: SearchServer) -> None:

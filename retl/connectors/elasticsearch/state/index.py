@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import anyio
 import msgspec
 
-from retl.connectors.elasticsearch.connection import Answer, SharedClient, quoted
+from retl.connectors.elasticsearch.connection import Answer, Client, SharedClient, quoted
+from retl.connectors.elasticsearch.errors import understood
 from retl.model.errors import StateError, TargetBusy
 
 T = TypeVar("T")
@@ -20,6 +21,7 @@ _MOST_BYTES = 512 * 1024
 """Size of one request, unless one document is larger."""
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 _KEYWORDS = ("kind", "pipeline", "table", "scan_id", "at", "target", "name")
+_KEYWORD = {"type": "keyword", "ignore_above": 8191}
 # Overrides what templates may say of such a name: documents are kept as they are written.
 _INDEX = {
     "settings": {
@@ -34,14 +36,14 @@ _INDEX = {
     "mappings": {
         "dynamic": False,
         "_source": {"enabled": True},
-        "properties": {name: {"type": "keyword", "ignore_above": 8191} for name in _KEYWORDS},
+        "properties": dict.fromkeys(_KEYWORDS, _KEYWORD),
     },
 }
 _IF_THERE = {"ignore_unavailable": "true"}
 
 
 class StateIndex:
-    """The index, created with the first document."""
+    """The index, created or completed with the first document."""
 
     def __init__(self, shared: SharedClient, name: str) -> None:
         self.shared = shared
@@ -54,14 +56,28 @@ class StateIndex:
             return
         client = await self.shared.client()
         # Asked first: a user who may not create indices may still use one that is there. By GET: to HEAD no reason is given.
-        if (await client.request("GET", self.path, allow=(404,))).status == 404:
-            answer = await client.request("PUT", self.path, body=_INDEX, allow=(400,))
-            if answer.status == 400 and b"resource_already_exists_exception" not in answer.body:
-                raise StateError(
-                    f"the state index {self.name!r} cannot be created: {answer.body[:300].decode('utf-8', 'replace')}.",
-                    remedy="name another one with state_index.",
-                )
+        there = await client.request("GET", self.path, allow=(404,))
+        if there.status == 404:
+            await self._put_index(client)
+        else:
+            await self._add_fields(client, there)
         self._ready = True
+
+    async def _put_index(self, client: Client) -> None:
+        answer = await client.request("PUT", self.path, body=_INDEX, allow=(400,))
+        if answer.status == 400 and b"resource_already_exists_exception" not in answer.body:
+            raise StateError(
+                f"the state index {self.name!r} cannot be created: {answer.body[:300].decode('utf-8', 'replace')}.",
+                remedy="name another one with state_index.",
+            )
+
+    async def _add_fields(self, client: Client, there: Answer) -> None:
+        """Map what an index of an older version lacks: a field that is not mapped is never found."""
+        with understood(client.place):
+            known = [index["mappings"].get("properties", {}) for index in there.json().values()]
+        lacking = {name: _KEYWORD for name in _KEYWORDS if not all(name in fields for fields in known)}
+        if lacking:
+            await client.call("PUT", f"{self.path}/_mapping", body={"properties": lacking})
 
     async def get(self, document: str) -> Answer:
         """One document as of this moment; status 404 where it is not there."""

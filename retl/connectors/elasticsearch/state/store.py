@@ -33,6 +33,8 @@ _PRUNED_EVERY = 50
 _READ_AT_ONCE = 100
 _VISIBLE = {"refresh": "true"}
 _NEWEST_SCAN = [{"scan_id": "desc"}]
+_BY_NAME = [{"name": {"order": "asc", "unmapped_type": "keyword"}}]
+"""An index of an older version does not map the name before the first write."""
 _NEWEST = [{"at": "desc"}]
 
 
@@ -115,7 +117,7 @@ class ElasticsearchStore(StateStore):
     ) -> list[ManifestEntry]:
         # The server sorts names by their bytes, and a page begins behind the last one of the page before.
         query = query_of("entry", pipeline=pipeline, table=table)
-        found = await self._index.search(query, [{"name": "asc"}], limit, search_after=[after])
+        found = await self._index.search(query, _BY_NAME, limit, search_after=[after])
         what = f"the manifest of table {table!r}"
         return [self._index.decode(hit["_source"]["body"], ManifestEntry, what, start_over(table)) for hit in found]
 

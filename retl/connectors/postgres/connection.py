@@ -1,0 +1,367 @@
+"""One connection to a server that speaks PostgreSQL's protocol, as the rest of the room uses it.
+
+Errors are those of ``retl.model.errors``: no exception of the driver leaves this file. Every transaction sets what
+its guarantees depend on, so it works behind a pooler that gives each transaction another session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import anyio
+import asyncpg
+import msgspec
+
+from retl.connectors.postgres.errors import Role, server_error
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError, TargetError
+from retl.threads import shielded
+
+_CANCEL_SECONDS = 5.0
+_PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
+"""After 90 seconds without an answer a server is gone, however long a statement may take."""
+_READ_ONLY = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_WRITE = "ISOLATION LEVEL READ COMMITTED READ WRITE"
+
+
+class Settings(Protocol):
+    """The settings that every transaction needs."""
+
+    def of(self, version: int) -> Mapping[str, str]:
+        """Those that a version of the server has, by their names."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Address and user. ``parameters`` are those of ``asyncpg.connect``."""
+
+    parameters: Mapping[str, Any] = field(repr=False)
+    place: str
+    settings: Settings
+    warnings: tuple[str, ...] = ()
+    connect_timeout: float = 10.0
+    statement_timeout: float = 86_400.0
+    role: Role = "source"
+    system: str = "postgres"
+    explain: Callable[[str, str, Role, str], RetlError] = server_error
+    """Maps an error of this server: SQLSTATE, text, role, place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The server, as it describes itself."""
+
+    text: str
+    """Such as ``PostgreSQL 18.1 on x86_64-pc-linux-gnu, ...``."""
+    number: int
+    """As the server counts: 180001."""
+    encoding: str
+    """Of the database: UTF8 as a rule; SQL_ASCII takes any bytes."""
+    is_replica: bool
+    database: str
+    user: str
+
+    @property
+    def version(self) -> str:
+        return f"{self.number // 10_000}.{self.number % 10_000}"
+
+
+class PostgresConnection:
+    """An open connection. Used by one task at a time; ``abort`` may be called by any."""
+
+    def __init__(self, login: Login, driver: Any) -> None:
+        self._login = login
+        self._driver = driver
+        self._settings = ""
+        self.warnings = login.warnings
+        """Warnings about the connection to the server."""
+        self.server = Server("", driver.get_server_version().major * 10_000, "", False, "", "")
+
+    @classmethod
+    async def open(cls, login: Login) -> PostgresConnection:
+        """Connect, and see whether the server keeps the settings. Raises ``ConnectionFailed`` or ``ConfigError``."""
+        with _mapped(login):
+            async with asyncio.timeout(login.connect_timeout):
+                driver = await asyncpg.connect(**login.parameters, statement_cache_size=0)
+        connection = cls(login, driver)
+        try:
+            _keep_alive(driver)
+            await connection._prepare()
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is unusable: closed here, or ended by the server."""
+        return bool(self._driver.is_closed())
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the last answer of the server said so."""
+        return not self.closed and bool(self._driver.is_in_transaction())
+
+    @property
+    def place(self) -> str:
+        return self._login.place
+
+    async def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a small result, as Python values. Times are better asked for as text.
+
+        Behind a pooler only a transaction keeps the server, so it is run in one; the open one, or one of its own.
+        """
+        if not self.in_transaction:
+            async with self.transaction(_READ_ONLY):
+                return await self.query(sql)
+        async with self._guarded():
+            return [tuple(row) for row in await self._driver.fetch(self._sendable(sql))]
+
+    async def execute(self, sql: str) -> int:
+        """Run one statement without values, or several; how many rows the last one has changed."""
+        async with self._guarded():
+            return _count(await self._driver.execute(self._sendable(sql)))
+
+    async def begin(self, mode: str = _WRITE) -> None:
+        """Begin a transaction, in whatever session, with the settings that its guarantees need."""
+        await self.execute(f"BEGIN {mode}{self._settings}")
+
+    async def commit(self) -> None:
+        """Raises ``TargetError`` if the server has rolled back instead, since a statement had failed."""
+        async with self._guarded():
+            done = await self._driver.execute("COMMIT")
+        if done != "COMMIT":
+            raise TargetError(
+                f"the server at {self.place} rolled a transaction back instead of committing it.",
+                remedy="run the scan again; nothing of it was written.",
+            )
+
+    async def rollback(self) -> None:
+        await self.execute("ROLLBACK")
+
+    def transaction(self, mode: str = _WRITE) -> Transaction:
+        """A block that is committed at its end, and rolled back after an error."""
+        return Transaction(self, mode)
+
+    async def copy_in(
+        self,
+        table: str,
+        columns: Sequence[str],
+        data: bytes | memoryview | AsyncIterable[bytes],
+        *,
+        schema: str | None = None,
+        **options: Any,
+    ) -> int:
+        """``COPY table FROM STDIN``; names are not quoted yet. ``options`` are those of ``asyncpg``'s copy_to_table."""
+        # The driver takes plain bytes for the name of a file.
+        source = memoryview(data) if isinstance(data, bytes) else data
+        async with self._guarded():
+            done = await self._driver.copy_to_table(
+                table, source=source, columns=list(columns), schema_name=schema, **options
+            )
+        return _count(done)
+
+    async def copy_out(self, sql: str) -> AsyncGenerator[bytes, None]:
+        """``COPY (sql) TO STDOUT`` in its text format, in blocks as they come.
+
+        Closed early, it ends the query by a cancel from a second connection, and this connection with it.
+        """
+        send, receive = anyio.create_memory_object_stream[bytes](1)
+        copying = asyncio.create_task(self._copy_into(sql, send.send, send.close))
+        try:
+            async for block in receive:
+                yield block
+            await copying
+        finally:
+            receive.close()
+            await shielded(_ended(copying))
+
+    async def _copy_into(self, sql: str, sink: Callable[[bytes], Any], close: Callable[[], None]) -> None:
+        try:
+            async with self._guarded():
+                await self._driver.copy_from_query(sql, output=sink, format="text")
+        finally:
+            close()
+
+    async def _prepare(self) -> None:
+        """Ask what the server is, and whether the settings are what a transaction sets."""
+        wanted = self._login.settings.of(self.server.number)
+        self._settings = "".join(f"; SET LOCAL {name} = {_value(name, value)}" for name, value in wanted.items())
+        names = ", ".join(f"'{name.lower()}'" for name in wanted)
+        (facts,) = await self.query(
+            "SELECT version(), current_setting('server_version_num')::int, current_setting('server_encoding'), "
+            "pg_is_in_recovery(), current_database()::text, current_user::text, "
+            f"(SELECT json_object_agg(lower(name), setting)::text FROM pg_settings WHERE lower(name) IN ({names}))"
+        )
+        *told, kept = facts
+        self.server = Server(*told)
+        self._check_settings(wanted, msgspec.json.decode(kept, type=dict[str, str]))
+
+    def _check_settings(self, wanted: Mapping[str, str], kept: Mapping[str, str]) -> None:
+        for name, value in wanted.items():
+            found = kept.get(name.lower())
+            if found is None or found.replace('"', "") != value.replace('"', ""):
+                raise ConfigError(
+                    f"the server at {self.place} keeps {name} at {found!r}, though it was told to use {value!r}.",
+                    remedy="see what stands between: a proxy that ignores SET LOCAL, or another product than PostgreSQL.",
+                )
+
+    def _sendable(self, sql: str) -> str:
+        """The statement; on the way its text would end at a NUL."""
+        try:
+            sql.encode()
+        except UnicodeEncodeError as error:
+            raise self._login.explain("22021", f"{error.reason} in a text", self._login.role, self.place) from None
+        if "\0" in sql:
+            raise self._login.explain("22021", "a NUL in a text", self._login.role, self.place)
+        return sql
+
+    async def prove(self) -> None:
+        """Raise ``ConnectionFailed`` if the server does not answer."""
+        await self.execute("SELECT 1")
+
+    def _guarded(self) -> _Guard:
+        return _Guard(self)
+
+    async def end_statement(self) -> None:
+        """End a statement that nobody waits for any more, and the connection with it."""
+        with anyio.move_on_after(_CANCEL_SECONDS, shield=True), suppress(Exception):
+            await self._driver.close(timeout=_CANCEL_SECONDS)
+        self.abort()
+
+    def abort(self) -> None:
+        """Cut the connection at once: the server rolls back. Safe at any time."""
+        if not self.closed:
+            self._driver.terminate()
+
+    async def close(self) -> None:
+        """Close politely. Safe to call again."""
+        with suppress(OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError):
+            await self._driver.close(timeout=self._login.connect_timeout)
+
+
+class Transaction:
+    """A transaction of a connection, for the length of a block."""
+
+    def __init__(self, connection: PostgresConnection, mode: str) -> None:
+        self._connection = connection
+        self._mode = mode
+
+    async def __aenter__(self) -> PostgresConnection:
+        await self._connection.begin(self._mode)
+        return self._connection
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        connection = self._connection
+        if error is None:
+            await connection.commit()
+        elif isinstance(error, RetlError) and not connection.closed:
+            with suppress(RetlError):
+                await connection.rollback()
+        else:
+            connection.abort()
+
+
+class _Guard:
+    """Maps errors; a call that is cancelled or takes too long ends on the server too."""
+
+    def __init__(self, connection: PostgresConnection) -> None:
+        self._connection = connection
+        login = connection._login
+        # The server itself ends statements in time; this is for one that does not answer.
+        self._timeout = asyncio.timeout(login.statement_timeout + login.connect_timeout)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            await shielded(self._connection.end_statement())
+        with _mapped(self._connection._login):
+            await self._timeout.__aexit__(kind, error, trace)
+            if error is not None and not isinstance(error, asyncio.CancelledError):
+                raise error
+
+
+def state_of(error: RetlError) -> str:
+    """The SQLSTATE under which the server reported an error; empty if it did not."""
+    return str(getattr(error.__cause__, "sqlstate", None) or getattr(error, "state", ""))
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task unless it has ended; what it raises concerns nobody any more."""
+    task.cancel()
+    await asyncio.wait([task], timeout=2 * _CANCEL_SECONDS)
+    if task.done() and not task.cancelled():
+        task.exception()
+
+
+@contextmanager
+def _mapped(login: Login) -> Iterator[None]:
+    """Map the errors of the driver and the system."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise login.explain(error.sqlstate or "08006", _said(error), login.role, login.place) from error
+    except asyncpg.ClientConfigurationError as error:
+        raise ConfigError(
+            f"the address of {login.system} cannot be used: {error}.", remedy="correct url, or what it names."
+        ) from error
+    except (OSError, TimeoutError, EOFError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise _unreachable(error, login) from error
+
+
+def _unreachable(error: Exception, login: Login) -> RetlError:
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConfigError(
+            f"the certificate of {login.place} cannot be verified: {error.verify_message}.",
+            remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
+        )
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return ConfigError(
+            f"the server at {login.place} does not offer TLS.",
+            remedy='have it offer TLS, or use tls = "off" in a network that you trust.',
+        )
+    return ConnectionFailed(
+        f"the connection to {login.place} failed: {str(error).rstrip('.') or 'no answer in time'}.",
+        remedy="check address, network and server; the scan is tried again.",
+    )
+
+
+def _said(error: asyncpg.PostgresError) -> str:
+    """The server's message, and where in the data it happened."""
+    told = [str(error.args[0] if error.args else error), getattr(error, "detail", None)]
+    where = str(getattr(error, "context", None) or "")
+    if where.startswith("COPY "):
+        told.append(where.partition("\n")[0])
+    return "; ".join(part.rstrip(".") for part in told if part)
+
+
+def _count(done: str) -> int:
+    """The rows that a command has changed, by its tag: ``INSERT 0 5``, ``COPY 5``."""
+    last = done.rsplit(" ", 1)[-1]
+    return int(last) if last.isdigit() else 0
+
+
+def _value(name: str, value: str) -> str:
+    """A setting's value in SQL; a list of names is a list."""
+    return value if name == "search_path" else "'" + value.replace("'", "''") + "'"
+
+
+def _keep_alive(driver: Any) -> None:
+    """Have the system notice a server that is gone while a statement runs, or is waited for."""
+    line = driver._transport.get_extra_info("socket")
+    if line is None or line.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            with suppress(OSError):
+                line.setsockopt(socket.IPPROTO_TCP, option, value)

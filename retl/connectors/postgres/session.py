@@ -1,0 +1,157 @@
+"""Steps on a PostgreSQL connection, on the event loop."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from retl.connectors.net.retry import RetryBudget
+from retl.connectors.postgres.connection import PostgresConnection, state_of
+from retl.connectors.postgres.dialect import DIALECT
+from retl.connectors.postgres.errors import of_rows
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import RowError, Statement, Step
+from retl.model.errors import RetlError, TargetBusy
+
+T = TypeVar("T")
+
+_ATTEMPTS = 5
+_REPEATABLE = ("40001", "40P01")
+_PLACES = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\?")
+"""The placeholders of a statement, and what may hold a question mark that is none."""
+
+
+class PostgresSession(Session):
+    """Steps on the connection that ``connect`` gives, and another one if it was lost.
+
+    A step that is run alone is a transaction of its own, unless it begins one itself.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[PostgresConnection]], leave: Callable[[], None] | None = None
+    ) -> None:
+        """``leave`` gives the connection back."""
+        self.connection = connect
+        self._leave = leave
+
+    async def run(self, make: Callable[[], Step[T]]) -> T:
+        connection = await self.connection()
+        if connection.in_transaction:
+            return await _drive(connection, make())
+        return await _again(lambda: _alone(connection, make()))
+
+    async def transaction(self, make: Callable[[], Step[T]]) -> T:
+        connection = await self.connection()
+
+        async def once() -> T:
+            async with connection.transaction():
+                return await _drive(connection, make())
+
+        return await _again(once)
+
+    async def close(self) -> None:
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+
+async def _again(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Run a transaction, and run it again if another one was in its way."""
+    budget = RetryBudget(attempts=_ATTEMPTS, first=0.05)
+    while True:
+        try:
+            return await attempt()
+        except TargetBusy as error:
+            if state_of(error) not in _REPEATABLE:
+                raise
+            await budget.wait(error)
+
+
+async def _alone(connection: PostgresConnection, step: Step[T]) -> T:
+    """Run a step that may begin a transaction itself; otherwise in one of its own."""
+    begun = False
+
+    async def answer(statement: Statement) -> Any:
+        nonlocal begun
+        if not connection.in_transaction and not statement.sql.startswith("BEGIN"):
+            begun = True
+            await connection.begin()
+        return await _answer(connection, statement)
+
+    try:
+        result = await _steps(step, answer)
+    except RetlError:
+        if connection.in_transaction:
+            with suppress(RetlError):
+                await connection.rollback()
+        raise
+    except BaseException:
+        connection.abort()
+        raise
+    if begun and connection.in_transaction:
+        await connection.commit()
+    return result
+
+
+async def _drive(connection: PostgresConnection, step: Step[T]) -> T:
+    return await _steps(step, lambda statement: _answer(connection, statement))
+
+
+async def _steps(step: Step[T], answer: Callable[[Statement], Awaitable[Any]]) -> T:
+    """Run a step on an asyncio driver."""
+    value: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            statement = step.send(value) if error is None else step.throw(error)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        value, error = None, None
+        try:
+            value = await answer(statement)
+        except BaseException as raised:
+            error = raised
+
+
+async def _answer(connection: PostgresConnection, statement: Statement) -> Any:
+    sql = with_values(statement.sql, statement.values)
+    if sql.startswith("BEGIN"):
+        return await connection.begin(sql.removeprefix("BEGIN").strip())
+    if sql == "COMMIT":
+        return await connection.commit()
+    try:
+        return await (connection.query(sql) if statement.rows else connection.execute(sql))
+    except RetlError as error:
+        found = row_error(error) if statement.rejectable else None
+        if found is None:
+            raise
+        raise found from error
+
+
+def row_error(error: RetlError) -> RowError | None:
+    """What the values of a row have caused, if they have."""
+    state, reason = getattr(error, "state", ""), getattr(error, "reason", "")
+    return RowError(reason) if of_rows(state, reason) else None
+
+
+def with_values(sql: str, values: tuple[Any, ...]) -> str:
+    """A statement with its values as literals in place of ``?``."""
+    if not values:
+        return sql
+    left = list(reversed(values))
+    return _PLACES.sub(lambda found: literal(left.pop()) if found[0] == "?" else found[0], sql)
+
+
+def literal(value: Any) -> str:
+    """A Python value as a literal."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, bytes):
+        return f"'\\x{value.hex()}'::bytea"
+    return DIALECT.string(str(value))
