@@ -1,0 +1,30 @@
+"""Redshift: the stand-in of ``tests.fake_redshift``, or a cluster that ``RETL_TEST_REDSHIFT_URL`` names.
+
+Its user must be allowed to create schemas. UNLOAD is tested where ``RETL_TEST_REDSHIFT_BUCKET`` and
+``RETL_TEST_REDSHIFT_ROLE`` name a bucket and a role that may write there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote, urlsplit
+
+from tests.fake_redshift import Cluster, FakeRedshift
+
+VARIABLE = "RETL_TEST_REDSHIFT_URL"
+
+
+@contextmanager
+def any_server() -> Iterator[Cluster]:
+    """The cluster that the environment names, or the stand-in."""
+    if url := os.environ.get(VARIABLE):
+        parts = urlsplit(url)
+        if not parts.hostname or not parts.username:
+            raise ValueError(f"{VARIABLE} is not of the form redshift://user:password@host:port/database")
+        login = (unquote(parts.username), unquote(parts.password or ""))
+        yield Cluster(parts.hostname, parts.port or 5439, parts.path.lstrip("/") or "dev", login)
+    else:
+        with FakeRedshift() as server:
+            yield server
