@@ -71,5 +71,8 @@ def _aliases(words: Sequence[Token], start: int, end: int) -> list[tuple[str, li
     return [
         (item[-1].text.strip('"').lower(), item[:-2])
         for item in items
-        if len(item) > 2 and item[-2].low == "as" and [token.low for token in item[:-2]] != [item[-1].text.strip('"').lower()] and item[-1].kind in ("word", "quoted")
+        if len(item) > 2
+        and item[-2].low == "as"
+        and [token.low for token in item[:-2]] != [item[-1].text.strip('"').lower()]
+        and item[-1].kind in ("word", "quoted")
     ]

@@ -28,6 +28,7 @@ ADMIN, ADMIN_PASSWORD = "awsuser", "Admin-secret-1"
 USER, PASSWORD = "etl", "Reader-secret-1"
 DATABASE = "dev"
 
+
 @dataclass
 class Fault:
     """What happens to one statement: after ``after_rows`` rows (``None``: before anything of its answer) it fails, its line is
@@ -47,9 +48,9 @@ class Fault:
         """Let a held statement go on."""
         self._released.set()
 
-    @property
-    def released(self) -> bool:
-        return self._released.is_set()
+    def wait(self) -> None:
+        """Block until it is released."""
+        self._released.wait(60)
 
 
 class FakeRedshift(Cluster):
@@ -141,11 +142,16 @@ class FakeRedshift(Cluster):
         if user == ADMIN:
             return None
         with self._lock:
-            self._statements.append(sql)
-            fault = next((fault for fault in self._faults if fault.on in sql), None)
-            if fault:
-                self._faults.remove(fault)
-            return fault
+            # asyncpg sends a statement to be described, and once more with its values.
+            if self._statements[-1:] != [sql]:
+                self._statements.append(sql)
+            return next((fault for fault in self._faults if fault.on in sql), None)
+
+    def happened(self, fault: Fault) -> None:
+        """A fault happens once."""
+        fault.reached.set()
+        with self._lock, contextlib.suppress(ValueError):
+            self._faults.remove(fault)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         code, body = await wire.read_start(reader)
@@ -155,17 +161,16 @@ class FakeRedshift(Cluster):
             await writer.start_tls(self._tls)
             code, body = await wire.read_start(reader)
         if code == wire.CANCEL_REQUEST:
-            return await self._cancel(body)
+            await self._cancel(body)
+            return
         given = wire.parameters(body)
         user = given.get("user", "")
-        if not await wire.admit(reader, writer, user, dict((self.admin, self.reader)).get(user)):
-            writer.write(Refusal(f'password authentication failed for user "{user}"', "28000").as_message().packed())
-            return await writer.drain()
-        await self._serve(reader, writer, given)
+        if await wire.admit(reader, writer, user, dict((self.admin, self.reader)).get(user)):
+            await self._serve(reader, writer, given)
+        else:
+            await _say(writer, Refusal(f'password authentication failed for user "{user}"', "28000"))
 
-    async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, given: dict[str, str]
-    ) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, given: dict[str, str]) -> None:
         user = given["user"]
         backend = await asyncio.open_connection(self.postgres.host, self.postgres.port)
         told: list[Message] = []
@@ -174,8 +179,8 @@ class FakeRedshift(Cluster):
         try:
             await wire.log_in(*backend, user, dict((self.admin, self.reader))[user], told.append)
         except RuntimeError as error:
-            writer.write(Refusal(str(error), "3D000").as_message().packed())
-            return await writer.drain()
+            await _say(writer, Refusal(str(error), "3D000"))
+            return
         key = next(message for message in told if message.kind == b"K")
         start = [Message(b"R", b"\0\0\0\0"), *told_at_start(given, user), key, Message(b"Z", b"I")]
         writer.write(b"".join(message.packed() for message in start))
@@ -188,3 +193,7 @@ class FakeRedshift(Cluster):
         await writer.drain()
         writer.close()
 
+
+async def _say(writer: asyncio.StreamWriter, refused: Refusal) -> None:
+    writer.write(refused.as_message().packed())
+    await writer.drain()

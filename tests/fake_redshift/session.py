@@ -98,44 +98,59 @@ class Session:
         await self._idle.wait()
         statement = Statement.of(text)
         self._hear(text)
-        if self._fault and self._fault.error and self._fault.after_rows is None:
-            return self._refuse_simple(self._fault.error)
-        if statement.verb == "unload":
-            return await self._unload(statement)
-        refused = await self._looked_at(statement)
-        if refused:
-            return self._refuse_simple(refused)
-        sent = self._in_its_words(statement)
-        self._send(Message(b"Q", f"{sent}\0".encode()), ends=True)
-        self._made = statement if statement.verb == "create" else None
+        failed = self._fails()
+        if statement.verb == "unload" and not failed:
+            await self._unload(statement)
+        else:
+            sent = await self._refusing(statement, failed) or self._in_its_words(statement)
+            self._send(Message(b"Q", f"{sent}\0".encode()), ends=True)
 
-    def _refuse_simple(self, refused: Refusal) -> None:
-        self._refusals.append(refused)
-        self._send(Message(b"Q", f"{_REFUSED}\0".encode()), ends=True)
+    async def _refusing(self, statement: Statement, failed: Refusal | None) -> str | None:
+        """What PostgreSQL is sent in place of a statement that a cluster refuses."""
+        refused = failed or await self._looked_at(statement)
+        self._made = statement if statement.verb == "create" and not refused else None
+        if refused:
+            self._refusals.append(refused)
+        return _REFUSED if refused else None
 
     async def _parse(self, message: Message) -> None:
         name, position = wire.c_string(message.body)
         text, position = wire.c_string(message.body, position)
-        types = struct.unpack_from(f"!{struct.unpack_from('!h', message.body, position)[0]}i", message.body, position + 2)
+        types = struct.unpack_from(
+            f"!{struct.unpack_from('!h', message.body, position)[0]}i", message.body, position + 2
+        )
         statement = Statement.of(text)
         self._hear(text)
-        refused = Refusal("array parameters are not supported", "0A000") if _ARRAY_TYPES & set(types) else None
-        if self._fault and self._fault.error and self._fault.after_rows is None:
-            refused = self._fault.error
-        if statement.verb == "unload":
-            refused = Refusal("the stand-in takes UNLOAD as a simple query alone", "0A000")
-        refused = refused or await self._looked_at(statement)
-        if refused:
-            self._refusals.append(refused)
-            body = f"{name}\0{_REFUSED}\0".encode() + b"\0\0"
+        failed = self._fails()
+        if _ARRAY_TYPES & set(types):
+            failed = Refusal("array parameters are not supported", "0A000")
+        elif statement.verb == "unload":
+            failed = Refusal("the stand-in takes UNLOAD as a simple query alone", "0A000")
+        if sent := await self._refusing(statement, failed):
+            body = f"{name}\0{sent}\0".encode() + b"\0\0"
         else:
             body = f"{name}\0{self._in_its_words(statement)}\0".encode() + message.body[position:]
         self._send(Message(b"P", body))
-        self._made = statement if statement.verb == "create" and not refused else None
 
     def _hear(self, text: str) -> None:
         self._rows = 0
         self._fault = self._server.heard(self._user, text)
+
+    def _fails(self) -> Refusal | None:
+        """The error of a fault that leaves nothing of an answer; a line may be cut as early."""
+        fault = self._fault
+        if (
+            fault is None
+            or fault.after_rows is not None
+            or not (fault.error or fault.cut)
+            or "unload" in fault.on.lower()
+        ):
+            return None
+        self._server.happened(fault)
+        if fault.cut:
+            self._to_client.transport.abort()
+            raise Lost
+        return fault.error
 
     def _in_its_words(self, statement: Statement) -> str:
         """The statement for PostgreSQL, and what it does to the session."""
@@ -178,18 +193,21 @@ class Session:
         if statement.verb == "fetch" and (found := _FETCH.match(text)):
             if self._too_large:
                 cap = self._server.cursor_cap // 1_000_000
-                return Refusal(
-                    f"exceeded the maximum size allowed for the total set of cursor data: {cap}MB.", "XX000"
-                )
+                return Refusal(f"exceeded the maximum size allowed for the total set of cursor data: {cap}MB.", "XX000")
             single = self._server.nodes == 1
             if single and (found[1].lower() == "all" or (found[1].isdigit() and int(found[1]) > _MOST_FETCHED)):
-                return Refusal("Fetch ALL and fetch sizes above 1000 are not supported on single-node clusters", "0A000")
+                return Refusal(
+                    "Fetch ALL and fetch sizes above 1000 are not supported on single-node clusters", "0A000"
+                )
         return None
 
     async def _measure(self, query: str) -> None:
         """Whether a cursor's result is larger than the leader holds."""
         made = sql.translated(Statement.of(query), case_sensitive=False)
-        ((size,),) = await self.ask(f"SELECT coalesce(sum(octet_length(q::text)), 0) FROM ({made}) AS q") or [(b"0",)]
+        try:
+            ((size,),) = await self.ask(f"SELECT coalesce(sum(octet_length(q::text)), 0) FROM ({made}) AS q")
+        except unload.Refused:
+            size = b"0"  # its transaction is aborted, and the cursor's own statement tells of it
         self._too_large = int(size or 0) > self._server.cursor_cap
 
     async def _take_snapshot(self) -> None:
@@ -250,20 +268,23 @@ class Session:
         try:
             if self._failed:
                 raise unload.Refused(_ABORTED.as_message())
+            if self._fault and self._fault.error:
+                self._server.happened(self._fault)
+                raise unload.Refused(self._fault.error.as_message())
             asked = unload.parse(statement)
             await self._take_snapshot()
             inner = Statement.of(asked.query)
             if refused := sql.refusal(inner):
                 raise unload.Refused(refused.as_message())
             described, rows = await self.answered(sql.translated(inner, case_sensitive=False))
-            names = {oid: name for oid, name in self._server.type_names.items()}
-            await asyncio.to_thread(unload.write, self._server, asked, described, rows, names)
+            await asyncio.to_thread(unload.write, self._server, asked, described, rows)
         except unload.Refused as error:
             self._to_client.write(error.message.packed())
             if self._in_transaction and not self._failed:
                 await self._abort()
         else:
             if self._fault and self._fault.cut:
+                self._server.happened(self._fault)
                 self._to_client.transport.abort()
                 return
             self._to_client.write(Message(b"C", b"UNLOAD\0").packed())
@@ -315,7 +336,7 @@ class Session:
         self._rows += 1
         if fault is None or fault.after_rows is None or self._rows <= fault.after_rows:
             return True
-        fault.reached.set()
+        self._server.happened(fault)
         if fault.cut:
             self._to_client.transport.abort()
             raise Lost
@@ -323,8 +344,8 @@ class Session:
             await asyncio.Event().wait()
         if fault.error and self._rows == fault.after_rows + 1:
             self._to_client.write(fault.error.as_message().packed())
-        while fault.hold and not fault.released:
-            await asyncio.sleep(0.01)
+        if fault.hold:
+            await asyncio.to_thread(fault.wait)
         return fault.hold
 
 

@@ -36,7 +36,15 @@ DEFAULTS = {
 }
 """Settings that PostgreSQL lacks."""
 
-SHARED = {"datestyle", "extra_float_digits", "search_path", "statement_timeout", "timezone", "client_encoding", "application_name"}
+SHARED = {
+    "datestyle",
+    "extra_float_digits",
+    "search_path",
+    "statement_timeout",
+    "timezone",
+    "client_encoding",
+    "application_name",
+}
 """Those that both have."""
 
 _SUPERUSERS = {"server_version"}

@@ -141,7 +141,9 @@ def _leader_only(statement: Statement, words: Sequence[Token]) -> Refusal | None
     if not used or statement.verb == "create" or not statement.touches_user_tables():
         return None
     return Refusal(
-        "Specified types or functions (one per INFO message) not supported on Redshift tables.", "0A000", ", ".join(used)
+        "Specified types or functions (one per INFO message) not supported on Redshift tables.",
+        "0A000",
+        ", ".join(used),
     )
 
 

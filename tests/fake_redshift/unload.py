@@ -79,10 +79,9 @@ def write(
     asked: Asked,
     described: Sequence[tuple[str, int, int]],
     rows: Sequence[Sequence[bytes | None]],
-    names: Mapping[int, str],
 ) -> None:
     """Write the files and the manifest. Blocks."""
-    bucket = server.bucket
+    bucket, names = server.bucket, server.type_names
     if bucket is None or bucket.name != asked.bucket:
         raise _refused(f"S3ServiceException:The specified bucket does not exist,Status 404,{asked.bucket}", "XX000")
     if bucket.keys(asked.prefix):
@@ -132,7 +131,9 @@ def _kind(native: str, modifier: int) -> tuple[pa.DataType, Callable[[str], Any]
             return {"float4": pa.float32(), "float8": pa.float64()}[native], float
         case "numeric":
             typed = modifier >= 4
-            digits = pa.decimal128(((modifier - 4) >> 16) & 65535, (modifier - 4) & 65535) if typed else pa.decimal128(38, 4)
+            digits = (
+                pa.decimal128(((modifier - 4) >> 16) & 65535, (modifier - 4) & 65535) if typed else pa.decimal128(38, 4)
+            )
             return digits, Decimal
         case "date":
             return pa.date32(), date.fromisoformat

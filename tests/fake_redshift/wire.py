@@ -111,9 +111,7 @@ def values(body: bytes) -> list[bytes | None]:
     return found
 
 
-async def admit(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str, password: str | None
-) -> bool:
+async def admit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str, password: str | None) -> bool:
     """Ask a client for its password, hashed by MD5 as clusters do it; whether it was right."""
     salt = secrets.token_bytes(4)
     writer.write(Message(b"R", struct.pack("!i", _MD5) + salt).packed())
