@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
+from retl.connectors.postgres.types import logical_field
 from retl.connectors.sql.dialect import Dialect
 from retl.model.errors import ConfigError
 
@@ -45,6 +46,10 @@ class PostgreSQLDialect(Dialect):
         # By their bytes: 1.0 and 1.00, a month and 30 days, and 0.0 and -0.0 are equal to IS DISTINCT FROM.
         return f"record_image_ne(ROW({left}), ROW({right}))"
 
+    def content(self, columns: Sequence[str]) -> list[str]:
+        # Not every type can be grouped: json and xml have no equality.
+        return [f"CAST(ROW({', '.join(columns)}) AS text)"]
+
     def literal(self, text: str, column: pa.Field) -> str:
         if pa.types.is_integer(column.type):
             return str(int(text))
@@ -53,6 +58,9 @@ class PostgreSQLDialect(Dialect):
         # Without the column's own precision, to which the text would be rounded.
         word = next((word for test, word in _FAMILIES if test(column.type)), None)
         return f"CAST({self.string(text)} AS {word})" if word else self.string(text)
+
+    def logical_field(self, name: str, native: str) -> pa.Field:
+        return logical_field(name, native)
 
     def as_text(self, expression: str) -> str:
         return f"CAST({expression} AS text)"

@@ -110,6 +110,10 @@ class TableMerge:
         return 0
         yield  # a step
 
+    def follow_up(self) -> list[str]:
+        """Statements after those that have written rows, whose counts mean nothing."""
+        return []
+
     def set_apart(self) -> list[str]:
         """Statements for rows whose new value the system calls equal to the old one, and would not write."""
         return []
@@ -171,7 +175,7 @@ class TableMerge:
     def mirror(self, *, exchange: bool = False) -> list[str]:
         """The statements after which the table holds the rows of the stage and no others."""
         moved = self.exchange() if exchange else []
-        return [f"{self.delete} {self.gone()}", *self.set_apart(), *moved, *self.statements()]
+        return [f"{self.delete} {self.gone()}", *self.set_apart(), *moved, *self.statements(), *self.follow_up()]
 
     def gone(self) -> str:
         """What follows DELETE or SELECT for the rows of the table whose key, to the last byte, is not staged."""

@@ -88,6 +88,7 @@ class StagedSlice:
         """The steps of one transaction."""
         changed = yield from self._write_rows(slice_)
         dropped = yield from self._merge.dropped(changed)
+        yield from execute(self._merge.follow_up())
         if fenced is not None:
             yield from self._session.save(fenced)
             yield from state.add_rejects(fenced.fence.pipeline, self.rejects.rows)

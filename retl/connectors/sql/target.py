@@ -138,7 +138,8 @@ class SqlTarget(Target):
         if existing is not None and not change.added:
             yield from self.check_insert(found.state.name, change.columns)
         loader = self.loader(found.load)
-        rows = self._merge(found.load, loader).statements()
+        merge = self._merge(found.load, loader)
+        rows = [*merge.statements(), *merge.follow_up()]
         warnings = (*change.warnings, *found.warnings, *_mirrored(spec, existing))
         return TargetPreview((*found.plan.before, *rows, *found.plan.after), change.casts, warnings)
 
