@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from retl.connectors.net.retry import RetryBudget
@@ -13,12 +13,14 @@ from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.errors import of_rows
 from retl.connectors.sql.session import Session
 from retl.connectors.sql.statement import RowError, Statement, Step
+from retl.connectors.sql.tables import TableName
 from retl.model.errors import RetlError, TargetBusy
 
 T = TypeVar("T")
 
 _ATTEMPTS = 5
 _REPEATABLE = ("40001", "40P01")
+_LOCKED = "55P03"
 _PLACES = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\?")
 """The placeholders of a statement, and what may hold a question mark that is none."""
 
@@ -30,26 +32,49 @@ class PostgresSession(Session):
     """
 
     def __init__(
-        self, connect: Callable[[], Awaitable[PostgresConnection]], leave: Callable[[], None] | None = None
+        self,
+        connect: Callable[[], Awaitable[PostgresConnection]],
+        leave: Callable[[], None] | None = None,
+        *,
+        patience: float = 0.0,
     ) -> None:
-        """``leave`` gives the connection back."""
+        """``leave`` gives the connection back. ``patience``: for how many seconds a transaction is tried again
+        that did not get a lock within ``lock_timeout``."""
         self.connection = connect
         self._leave = leave
+        self._patience = patience
 
     async def run(self, make: Callable[[], Step[T]]) -> T:
         connection = await self.connection()
         if connection.in_transaction:
             return await _drive(connection, make())
-        return await _again(lambda: _alone(connection, make()))
+        return await self._again(lambda: _alone(connection, make()))
 
     async def transaction(self, make: Callable[[], Step[T]]) -> T:
         connection = await self.connection()
+        return await self._again(lambda: _whole(connection, make()))
 
-        async def once() -> T:
+    async def copy_in(self, table: TableName, columns: Sequence[str], data: memoryview, **options: Any) -> int:
+        """``COPY table FROM STDIN``, as a transaction of its own. Raises ``RowError`` for a value that is rejected."""
+        connection = await self.connection()
+        try:
             async with connection.transaction():
-                return await _drive(connection, make())
+                return await connection.copy_in(table.name, columns, data, schema=table.schema, **options)
+        except RetlError as error:
+            raise row_error(error) or error from error
 
-        return await _again(once)
+    async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Run a transaction, and run it again if another one was in its way."""
+        budgets = {state: RetryBudget(attempts=_ATTEMPTS, first=0.05) for state in _REPEATABLE}
+        budgets[_LOCKED] = RetryBudget(seconds=self._patience, first=0.2, longest=1.0)
+        while True:
+            try:
+                return await attempt()
+            except TargetBusy as error:
+                budget = budgets.get(state_of(error))
+                if budget is None:
+                    raise
+                await budget.wait(error)
 
     async def close(self) -> None:
         leave, self._leave = self._leave, None
@@ -57,16 +82,28 @@ class PostgresSession(Session):
             leave()
 
 
-async def _again(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Run a transaction, and run it again if another one was in its way."""
-    budget = RetryBudget(attempts=_ATTEMPTS, first=0.05)
-    while True:
-        try:
-            return await attempt()
-        except TargetBusy as error:
-            if state_of(error) not in _REPEATABLE:
-                raise
-            await budget.wait(error)
+async def _whole(connection: PostgresConnection, step: Step[T]) -> T:
+    """Run a step as one transaction."""
+    await connection.begin()
+    async with _undoing(connection):
+        result = await _drive(connection, step)
+    await connection.commit()
+    return result
+
+
+@asynccontextmanager
+async def _undoing(connection: PostgresConnection) -> AsyncGenerator[None, None]:
+    """Roll back after an error; after one that is none of ours the connection is cut."""
+    try:
+        yield
+    except (RetlError, RowError):
+        if connection.in_transaction:
+            with suppress(RetlError):
+                await connection.rollback()
+        raise
+    except BaseException:
+        connection.abort()
+        raise
 
 
 async def _alone(connection: PostgresConnection, step: Step[T]) -> T:
@@ -80,16 +117,8 @@ async def _alone(connection: PostgresConnection, step: Step[T]) -> T:
             await connection.begin()
         return await _answer(connection, statement)
 
-    try:
+    async with _undoing(connection):
         result = await _steps(step, answer)
-    except RetlError:
-        if connection.in_transaction:
-            with suppress(RetlError):
-                await connection.rollback()
-        raise
-    except BaseException:
-        connection.abort()
-        raise
     if begun and connection.in_transaction:
         await connection.commit()
     return result
