@@ -32,6 +32,8 @@ ALLOWED_FRAMES = (
     ("importlib/metadata/__init__.py", {"entry_points"}),
     ("linecache.py", {"checkcache", "updatecache"}),
     ("zoneinfo/_common.py", {"load_data", "load_tzdata"}),
+    # The driver looks for certificates and passwords in the user's folder, as libpq does, before it connects.
+    ("asyncpg/connect_utils.py", {"_parse_connect_arguments"}),
     ("zoneinfo/_tzpath.py", {"find_tzfile"}),
     # A test that looks at the files while a scan is held at one of its events.
     ("tests/support.py", {"_hear"}),

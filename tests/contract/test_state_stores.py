@@ -9,13 +9,14 @@ from typing import ClassVar
 import pytest
 
 import retl
-from retl.connectors import DuckDB, Elasticsearch, MySQL, SQLite
+from retl.connectors import DuckDB, Elasticsearch, MySQL, PostgreSQL, SQLite
 from retl.connectors.base import Connector
 from retl.state.base import StateStore
 from retl.state.memory import MemoryStore
 from retl.state.sqlite import SqliteStore
 from retl.testing import StateStoreContract
 from tests.servers.database import Server
+from tests.servers.postgres import PostgresServer
 from tests.servers.search import SearchServer
 
 
@@ -82,6 +83,15 @@ class TestStoreInMySQL(SqlStore):
     def keep_reports(self, monkeypatch: pytest.MonkeyPatch, most: int) -> bool:
         monkeypatch.setattr("retl.connectors.mysql.store._PRUNED_EVERY", 1)  # not only now and then
         return super().keep_reports(monkeypatch, most)
+
+
+class TestStoreInPostgreSQL(SqlStore):
+    @pytest.fixture(autouse=True)
+    def _database(self, pg: PostgresServer, pg_database: str) -> None:
+        self.url = pg.as_documented(pg_database).url(pg_database)
+
+    def new_store(self) -> StateStore:
+        return store_inside(PostgreSQL(self.url))
 
 
 class TestStoreInElasticsearch(StateStoreContract):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 
 from retl.connectors.postgres.options import Attributes, ServerOptions
+
+if TYPE_CHECKING:
+    from retl.connectors.postgres.target import PostgresTarget
 
 
 class PostgreSQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
@@ -43,3 +46,14 @@ class PostgreSQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
     lock_timeout: Annotated[
         float | str, msgspec.Meta(description="How long a lock of somebody else is waited for.")
     ] = 30
+
+    def target(self) -> PostgresTarget:
+        from retl.connectors.postgres.connection import PostgresConnection
+        from retl.connectors.postgres.options import search_path
+        from retl.connectors.postgres.settings import writing
+        from retl.connectors.postgres.target import PostgresTarget
+
+        patience = self.seconds("lock_timeout")
+        settings = writing(search_path(self.schema), patience, self.seconds("statement_timeout"))
+        login = self.login("target", settings)
+        return PostgresTarget(self.pool(lambda: PostgresConnection.open(login), urgent=1), lock_timeout=patience)

@@ -100,8 +100,11 @@ class Number(Part):
         here = old.beside(self.name).sql
         if self.identity is None:
             return f"ALTER SEQUENCE {here} OWNED BY {new.sql}.{DIALECT.identifier(self.column)}"
-        there = DIALECT.string(self.temporary(new).sql)
-        return f"SELECT setval({there}::regclass, last_value, is_called) FROM {here}"
+        there = self.temporary(new).sql
+        # The rows that were loaded may have come further than the old table's own.
+        furthest = "LEAST" if "INCREMENT BY -" in self.options else "GREATEST"
+        value = f"{furthest}(o.last_value, n.last_value), o.is_called OR n.is_called"
+        return f"SELECT setval({DIALECT.string(there)}::regclass, {value}) FROM {here} AS o, {there} AS n"
 
 
 @dataclass(frozen=True)

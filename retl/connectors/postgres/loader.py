@@ -1,0 +1,145 @@
+"""Stage the rows of a slice in an unlogged table beside the target, by COPY.
+
+Its columns have the target's types, so that the server's own casts say what is wrong with a
+value. It is an ordinary table: temporary ones would bloat the catalog, and are lost behind a
+pooler. It is made once for a load and dropped at its end; one that a crash left, the next
+scan of its table drops.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import anyio.to_thread
+import pyarrow as pa
+
+from retl.connectors.postgres.dialect import DIALECT
+from retl.connectors.postgres.encode import COPY_OPTIONS, Encoder
+from retl.connectors.postgres.existing import PostgresTable
+from retl.connectors.postgres.merge import ROW
+from retl.connectors.postgres.session import PostgresSession
+from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, bisect, plain_rows
+from retl.connectors.sql.loader import BulkLoader
+from retl.connectors.sql.merge import PreparedLoad
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import RowError, Statement, Step, query
+from retl.connectors.sql.tables import stage_name
+
+_INLINE_BYTES = 64 * 1024
+"""Below this size, inline encoding beats a thread hop."""
+_ANALYZED_ROWS = 50_000
+"""So many staged rows are worth statistics, before they are joined with the target."""
+_OF_COLUMN = re.compile(r"column c(\d+)\b")
+
+
+class PostgresLoader(BulkLoader):
+    """The staging table of one load. Its columns are ``c0``, ``c1`` ..., which clash with no column of a target."""
+
+    typed: bool = True
+    row: str = ROW
+
+    def __init__(self, load: PreparedLoad) -> None:
+        self._load = load
+        self._columns = list(load.columns)
+        self.names = {name: f"c{number}" for number, name in enumerate(load.columns)}
+        fields = {name: load.existing.columns.field(own) for name, own in load.columns.items()}
+        strict = [name for name, there in fields.items() if not there.nullable]
+        self._encoder = Encoder(fields, key=_strict_key(load), strict=strict)
+        name = stage_name(load.target.name, load.spec.pipeline, load.spec.epoch, longest=DIALECT.longest_name)
+        self._name = load.target.beside(name)
+        self._next = 0
+        """The number of the next row."""
+        self._staged = 0
+
+    @property
+    def table(self) -> str:
+        return self._name.sql
+
+    def create(self) -> Step[None]:
+        columns = ", ".join(
+            f"{DIALECT.identifier(own)} AS {self.names[name]}" for name, own in self._load.columns.items()
+        )
+        rows = f"SELECT CAST(NULL AS bigint) AS {ROW}, {columns} FROM {self._load.loaded.sql} WITH NO DATA"
+        yield from self.drop()
+        yield Statement(f"CREATE UNLOGGED TABLE {self.table} WITH (autovacuum_enabled = false) AS {rows}")
+
+    def clear(self) -> Step[None]:
+        if self._staged:
+            yield Statement(f"TRUNCATE TABLE {self.table}")
+        self._staged = 0
+
+    def drop(self) -> Step[None]:
+        yield Statement(f"DROP TABLE IF EXISTS {self.table}")
+
+    def rows(self, where: str) -> Step[list[dict[str, Any]]]:
+        shown = ", ".join(f"{DIALECT.as_text(name)} AS {name}" for name in self.names.values())
+        found = yield query(f"SELECT {shown} FROM {self.table} WHERE {where}")
+        return [dict(zip(self._columns, row, strict=True)) for row in found]
+
+    async def gather(self, session: Session) -> None:
+        if self._staged >= _ANALYZED_ROWS:
+            await session.run(self._analyze)
+
+    def _analyze(self) -> Step[None]:
+        yield Statement(f"ANALYZE {self.table}")
+
+    # Staging ----------------------------------------------------------------
+
+    async def stage(self, session: Session, batch: pa.RecordBatch, rejects: RejectCollector) -> pa.RecordBatch:
+        assert isinstance(session, PostgresSession)
+        kept = rejects.leave_out(batch, self._encoder.invalid_values(batch))
+        if not kept.num_rows or await self._copy(session, kept) is None:
+            return kept
+        return await self._search(session, kept, rejects)
+
+    async def _copy(self, session: PostgresSession, batch: pa.RecordBatch) -> str | None:
+        """Stage all rows or none, in a statement that commits by itself; returns why not."""
+        data = await self._encoded(batch)
+        columns = [ROW, *self.names.values()]
+        try:
+            arrived = await session.copy_in(self._name, columns, memoryview(data), **COPY_OPTIONS)
+        except RowError as refused:
+            return refused.reason
+        assert arrived == batch.num_rows
+        self._next += batch.num_rows
+        self._staged += batch.num_rows
+        return None
+
+    async def _encoded(self, batch: pa.RecordBatch) -> pa.Buffer:
+        if batch.nbytes <= _INLINE_BYTES:
+            return self._encoder.csv(batch, self._next)
+        return await anyio.to_thread.run_sync(self._encoder.csv, batch, self._next)
+
+    async def _search(
+        self, session: PostgresSession, batch: pa.RecordBatch, rejects: RejectCollector
+    ) -> pa.RecordBatch:
+        """Stage a batch in parts, down to the single rejected rows."""
+        rejected: dict[int, str] = {}
+        most = self._load.spec.table.max_rejects + MOST_SHOWN - len(rejects.rows)
+        search = bisect(0, batch.num_rows - 1, max(0, most))
+        low, high = next(search, (0, batch.num_rows - 1))
+        with suppress(StopIteration):
+            while True:
+                reason = await self._copy(session, batch.slice(low, high - low + 1))
+                if reason is not None and low == high:
+                    rejected[low] = reason
+                low, high = search.send(reason)
+        for number, row in zip(rejected, plain_rows(batch.take(pa.array(list(rejected)))), strict=True):
+            rejects.add(row, *self._told(rejected[number]))
+        return batch.filter(pa.array([number not in rejected for number in range(batch.num_rows)]))
+
+    def _told(self, place: str) -> tuple[str, str]:
+        """The server's reason without the line of COPY, and the column, by its name in batches, that it names."""
+        reason, _, line = place.partition("; COPY ")
+        found = _OF_COLUMN.search(line)
+        return reason, self._columns[int(found[1])] if found else ""
+
+
+def _strict_key(load: PreparedLoad) -> Sequence[str]:
+    """The columns of the key, unless NULL in them identifies a row as any value does."""
+    table = load.existing
+    index = table.arbiter(load.key) if isinstance(table, PostgresTable) else None
+    return () if index is not None and index.nulls_not_distinct else load.spec.key

@@ -1,0 +1,139 @@
+"""PostgreSQL as a target: connections of a pool, staged slices, one transaction for data and checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import ClassVar
+
+from retl.connectors.base import SystemInfo
+from retl.connectors.net.pool import ConnectionPool
+from retl.connectors.postgres import catalog, preflight
+from retl.connectors.postgres.connection import PostgresConnection
+from retl.connectors.postgres.definition import LOCK_TIMEOUT, define
+from retl.connectors.postgres.dialect import DIALECT
+from retl.connectors.postgres.existing import PostgresTable
+from retl.connectors.postgres.keys import check_key
+from retl.connectors.postgres.loader import PostgresLoader
+from retl.connectors.postgres.merge import PostgresMerge
+from retl.connectors.postgres.session import PostgresSession
+from retl.connectors.postgres.store import PostgresStore
+from retl.connectors.postgres.type_map import TYPES
+from retl.connectors.sql.loader import BulkLoader
+from retl.connectors.sql.merge import PreparedLoad, TableMerge
+from retl.connectors.sql.refresh import TableDefinition
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import Statement, Step, query
+from retl.connectors.sql.tables import ExistingTable, TableName, TypeMap
+from retl.connectors.sql.target import SqlTarget
+from retl.model.checkpoint import FencedCheckpoint
+from retl.model.errors import ConfigError
+from retl.model.plan import BatchSize, WriteSpec
+from retl.state.base import StateStore
+
+
+class PostgresTarget(SqlTarget):
+    """Writes PostgreSQL. See ``retl.connectors.PostgreSQL``."""
+
+    system: ClassVar[str] = "postgres"
+    batch_size = BatchSize(rows=65_536, bytes=8 * 1024 * 1024)
+    dialect = DIALECT
+    merges = PostgresMerge
+
+    def __init__(self, pool: ConnectionPool[PostgresConnection], *, lock_timeout: float) -> None:
+        """``lock_timeout``: how many seconds a lock may take, in one wait or in many short ones."""
+        self._pool = pool
+        self._lock_timeout = lock_timeout
+        self._loads: dict[Session, AsyncExitStack] = {}
+
+    # Connections ------------------------------------------------------------
+
+    @asynccontextmanager
+    async def questions(self, urgent: bool = False) -> AsyncGenerator[Session, None]:
+        async with self._pool.control(urgent=urgent) as connection:
+
+            async def same() -> PostgresConnection:
+                return connection
+
+            yield PostgresSession(same, patience=self._lock_timeout)
+
+    async def connect(self) -> Session:
+        async with AsyncExitStack() as stack:
+            reservation = await stack.enter_async_context(self._pool.reserve())
+            session = PostgresSession(reservation.connection, patience=self._lock_timeout)
+            self._loads[session] = stack.pop_all()
+        return session
+
+    async def give_back(self, session: Session) -> None:
+        if stack := self._loads.pop(session, None):
+            await stack.aclose()
+
+    async def ping(self) -> SystemInfo:
+        async def ask(connection: PostgresConnection) -> SystemInfo:
+            await connection.prove()
+            server = connection.server
+            product = server.text.partition(" ")[0] or "PostgreSQL"
+            return SystemInfo(product, server.version, f"database {server.database}", connection.warnings)
+
+        return await self._pool.ask(ask)
+
+    async def location(self, table: str) -> str | None:
+        async def ask(connection: PostgresConnection) -> str | None:
+            rows = await connection.query(catalog.location_question(table))
+            return ":".join(map(str, rows[0])) if rows else None
+
+        return await self._pool.ask(ask)
+
+    def state_store(self) -> StateStore:
+        return PostgresStore(self.questions, self._pool.release)
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+    # Tables -----------------------------------------------------------------
+
+    def locate(self, table: str) -> TableName:
+        schema, name = catalog.locate(table)
+        if name.startswith(("retl_", "_retl_")):
+            raise ConfigError(f"{name!r} is a reserved name.", remedy="choose another name with to.")
+        return TableName(name, schema, DIALECT)
+
+    def find(self, name: TableName) -> Step[ExistingTable | None]:
+        found = catalog.read((yield query(catalog.question(name.sql))))
+        return PostgresTable.of(found) if found else None
+
+    def table_names(self, name: TableName) -> Step[list[str]]:
+        schema = "current_schema()" if name.schema is None else DIALECT.string(name.schema)
+        rows = yield query(
+            "SELECT CAST(c.relname AS text) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+            f"WHERE n.nspname = {schema} AND c.relkind IN ('r', 'p')"
+        )
+        return [name for (name,) in rows]
+
+    def define(self, existing: ExistingTable) -> Step[TableDefinition]:
+        return (yield from define(existing))
+
+    def check(self, spec: WriteSpec, name: TableName, existing: ExistingTable | None) -> Step[Sequence[str]]:
+        table = existing if isinstance(existing, PostgresTable) else None
+        warnings = yield from preflight.check(spec, name, table.catalog if table else None)
+        if table is not None:
+            check_key(spec, table)
+        return warnings
+
+    def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:
+        return
+        yield  # a step
+
+    def types(self, existing: ExistingTable | None) -> TypeMap:
+        return TYPES
+
+    def loader(self, load: PreparedLoad) -> BulkLoader:
+        return PostgresLoader(load)
+
+    # Loading ----------------------------------------------------------------
+
+    def _prepare(
+        self, spec: WriteSpec, fenced: FencedCheckpoint | None
+    ) -> Step[tuple[PreparedLoad, TableMerge | None, TableDefinition | None]]:
+        yield Statement(LOCK_TIMEOUT)
+        return (yield from super()._prepare(spec, fenced))

@@ -1,0 +1,1 @@
+"""PostgreSQL: what hangs on a real server."""
