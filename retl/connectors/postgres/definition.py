@@ -195,10 +195,10 @@ SELECT text FROM (
     FROM unnest(given || owner || 0::oid) AS g)) AS text
   FROM granted WHERE acl IS NOT NULL OR given <> '{}'
 UNION ALL
-  SELECT 2, '', format('GRANT %s ON %s %s TO %s%s', string_agg(a.privilege_type, ', '), kind, sql,
+  SELECT 2, to_char(min(a.number), '00000'), format('GRANT %s ON %s %s TO %s%s', string_agg(a.privilege_type, ', ' ORDER BY a.number), kind, sql,
     CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
     CASE WHEN a.is_grantable AND a.grantee <> owner THEN ' WITH GRANT OPTION' END)
-  FROM granted, aclexplode(coalesce(acl, usual)) AS a WHERE acl IS NOT NULL OR given <> '{}'
+  FROM granted, aclexplode(coalesce(acl, usual)) WITH ORDINALITY AS a (grantor, grantee, privilege_type, is_grantable, number) WHERE acl IS NOT NULL OR given <> '{}'
   GROUP BY kind, sql, owner, a.grantee, a.is_grantable
 UNION ALL
   SELECT 3, '', format('GRANT %s (%I) ON TABLE %s TO %s%s', a.privilege_type, c.attname, t.sql,

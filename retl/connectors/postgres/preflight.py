@@ -28,7 +28,7 @@ def check(spec: WriteSpec, name: TableName, known: CatalogTable | None) -> Step[
     if known is not None:
         _check_kind(spec, known)
     found = yield from facts(name, known, _needed(spec) if known else ())
-    warnings = [*_server(spec, found)]
+    warnings = [*server_warnings(spec.table.pre_action, found)]
     _check_rights(spec, name, known, found)
     if known is None:
         return warnings
@@ -80,12 +80,12 @@ def _check_kind(spec: WriteSpec, known: CatalogTable) -> None:
 # The server -----------------------------------------------------------------
 
 
-def _server(spec: WriteSpec, found: Facts) -> Iterator[str]:
+def server_warnings(pre_action: str, found: Facts) -> Iterator[str]:
     if not found.compares_rows:
         raise UnsupportedError(
             f"{found.product} lacks record_image_ne, by which retl tells changed rows.", remedy="use another target."
         )
-    if found.product in _WITHOUT_EXCHANGE and spec.table.pre_action in _EXCHANGES:
+    if found.product in _WITHOUT_EXCHANGE and pre_action in _EXCHANGES:
         raise UnsupportedError(
             f"{found.product} cannot lock a table for the moment in which another one replaces it.",
             remedy='use pre_action = "mirror".',
@@ -102,7 +102,10 @@ def _server(spec: WriteSpec, found: Facts) -> Iterator[str]:
     if found.encoding == "SQL_ASCII":
         yield "the database has the encoding SQL_ASCII: it stores UTF-8 and does not know, so length() counts bytes, for one."
     elif found.encoding != "UTF8":
-        yield f"the database has the encoding {found.encoding}: rows with a character that it lacks are rejected."
+        yield (
+            f"the database has the encoding {found.encoding}: rows with a character that it lacks are rejected, and state tables in it "
+            "cannot keep such a reject, so that it ends the scan."
+        )
     if found.replication_role != "origin":
         yield f"session_replication_role is {found.replication_role}: neither foreign keys nor usual triggers see what is written."
 
