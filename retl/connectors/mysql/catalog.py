@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -13,49 +13,11 @@ from retl.connectors.mysql.errors import TargetRefused
 from retl.connectors.mysql.settings import SESSION_MARK
 from retl.connectors.mysql.types import ColumnType, parse_type
 from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.tables import ExistingTable, archive_name, is_archive, is_shadow, shadow_name
+from retl.connectors.sql.tables import ExistingTable, TableName
 from retl.model.errors import ConfigError, SchemaDrift
-from retl.model.plan import WriteSpec
 
 DIALECT = MySQLDialect()
-LONGEST_NAME = 64
-TABLE_OPTIONS = "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4"
-OLD = "_retl_old_"
 _EXACT = ("_0900_bin", "_nopad_bin", "binary")
-
-
-@dataclass(frozen=True)
-class TableName:
-    """A table's database and name, as the server keeps them."""
-
-    database: str
-    name: str
-
-    @property
-    def sql(self) -> str:
-        return self.beside(self.name)
-
-    def beside(self, name: str) -> str:
-        """Another table of the same database."""
-        return f"{DIALECT.identifier(self.database)}.{DIALECT.identifier(name)}"
-
-    def shadow(self, spec: WriteSpec) -> str:
-        return shadow_name(self.name, spec.pipeline, spec.epoch, longest=LONGEST_NAME)
-
-    def replaced(self, spec: WriteSpec) -> str:
-        """The name of the replaced table until it is dropped."""
-        return OLD + self.shadow(spec).removeprefix("_retl_new_")
-
-    def archive(self, scan_id: str) -> str:
-        return archive_name(self.name, scan_id, longest=LONGEST_NAME)
-
-    def is_archive(self, name: str) -> bool:
-        return is_archive(name, self.name, longest=LONGEST_NAME)
-
-    def is_leftover(self, name: str, pipeline: str) -> bool:
-        """Whether a table was left by a crashed refresh of this one by the pipeline."""
-        as_shadow = name.replace(OLD, "_retl_new_", 1) if name.startswith(OLD) else name
-        return is_shadow(as_shadow, self.name, pipeline, longest=LONGEST_NAME)
 
 
 @dataclass(frozen=True)
@@ -114,14 +76,14 @@ class Secondary:
 
 
 @dataclass(frozen=True)
-class CatalogTable:
-    """A table of the target as it is."""
+class MySQLTable(ExistingTable):
+    """A table of the target as it is, with what matters to a load."""
 
-    name: TableName
-    kind: str
-    engine: str
-    columns: tuple[Column, ...]
-    unique: tuple[Index, ...]
+    described: tuple[Column, ...] = ()
+    """Its columns, in their order."""
+    kind: str = "BASE TABLE"
+    engine: str = ""
+    unique: tuple[Index, ...] = ()
     secondary: tuple[Secondary, ...] = ()
     """The indexes that a swap may build at its end."""
     triggers: tuple[str, ...] = ()
@@ -129,6 +91,8 @@ class CatalogTable:
     """Tables with a foreign key to this one."""
     parents: tuple[str, ...] = ()
     """Tables that this one has a foreign key to."""
+    own_parents: tuple[tuple[str, ...], ...] = ()
+    """The columns of each foreign key to the table itself."""
     sees_triggers: bool | None = None
     """Whether the user may see triggers: otherwise there may be some. ``None``: not asked yet."""
 
@@ -141,26 +105,28 @@ class CatalogTable:
         """Whether it is system-versioned (MariaDB)."""
         return self.kind == "SYSTEM VERSIONED"
 
-    @property
-    def refers_to_itself(self) -> bool:
-        return f"{self.name.database}.{self.name.name}" in self.parents
-
-    def existing(self) -> ExistingTable:
-        generated = frozenset(column.name for column in self.columns if column.generated)
-        required = frozenset(c.name for c in self.columns if not (c.nullable or c.has_default or c.generated))
-        keys = tuple(frozenset(index.columns) for index in self.unique if index.whole)
-        return ExistingTable(pa.schema([column.field for column in self.columns]), keys, required, generated)
+    def with_columns(self, described: Sequence[Column]) -> MySQLTable:
+        """The same table with these columns."""
+        required = frozenset(c.name for c in described if not (c.nullable or c.has_default or c.generated))
+        return replace(
+            self,
+            described=tuple(described),
+            columns=pa.schema([column.field for column in described]),
+            keys=tuple(frozenset(index.columns) for index in self.unique if index.whole),
+            required=required,
+            generated=frozenset(column.name for column in described if column.generated),
+        )
 
     def key(self) -> tuple[str, ...]:
         """The primary key, else the first unique one whose columns cannot be NULL."""
-        strict = {column.name for column in self.columns if not column.nullable}
+        strict = {column.name for column in self.described if not column.nullable}
         return next((index.columns for index in self.unique if index.whole and strict.issuperset(index.columns)), ())
 
     def column(self, name: str) -> Column:
-        found = next((column for column in self.columns if column.name.lower() == name.lower()), None)
+        found = next((column for column in self.described if column.name.lower() == name.lower()), None)
         if found is None:
             raise SchemaDrift(
-                f"the target table {self.name.name!r} has no column {name!r} any more: somebody changed it a moment ago.",
+                f"the target table has no column {name!r} any more: somebody changed it a moment ago.",
                 remedy="nothing, if it was meant: the next scan looks again.",
             )
         return found
@@ -177,7 +143,8 @@ def locate(table: str, database: str | None, *, lower: bool) -> TableName:
             f"it is not said in which database {table!r} is.",
             remedy="name the database in url, or write database.table.",
         )
-    return TableName(home.lower(), parts[-1].lower()) if lower else TableName(home, parts[-1])
+    own = parts[-1]
+    return TableName(own.lower(), home.lower(), DIALECT) if lower else TableName(own, home, DIALECT)
 
 
 @dataclass(frozen=True)
@@ -185,7 +152,7 @@ class Inspection:
     """What one statement tells of a server and one of its tables."""
 
     name: TableName
-    table: CatalogTable | None
+    table: MySQLTable | None
     """``None`` if the table does not exist."""
     has_rows: bool | None
     """``None`` if that could not be asked."""
@@ -197,6 +164,8 @@ class Inspection:
     read_only: bool
     logs_statements: bool
     """Whether the binary log holds statements, not rows."""
+    sees_triggers: bool | None = None
+    """Whether the user would see triggers of a table that does not exist yet, once it was asked."""
 
 
 def _text(expression: str) -> str:
@@ -218,7 +187,7 @@ def _branch(kind: str, columns: str, rest: str = "") -> str:
 
 def _question(connection: MySQLConnection, name: TableName, *, rows: bool) -> str:
     """One statement for everything in the catalog. ``rows``: the table itself is asked too, and must exist."""
-    database, table = DIALECT.string(name.database), DIALECT.string(name.name)
+    database, table = DIALECT.string(str(name.schema)), DIALECT.string(name.name)
     here = f"table_schema = {database} AND table_name = {table}"
     hidden = "ignored = 'YES'" if connection.server.mariadb else "is_visible = 'NO'"
     keys = "information_schema.key_column_usage"
@@ -241,7 +210,7 @@ def _question(connection: MySQLConnection, name: TableName, *, rows: bool) -> st
         _branch("child", "CONCAT(table_schema, '.', table_name)", f"{keys} WHERE {referring}"),
         _branch(
             "parent",
-            "CONCAT(referenced_table_schema, '.', referenced_table_name)",
+            "CONCAT(referenced_table_schema, '.', referenced_table_name) | constraint_name | column_name",
             f"{keys} WHERE {here} AND referenced_table_name IS NOT NULL",
         ),
     ]
@@ -260,23 +229,25 @@ async def inspect(connection: MySQLConnection, table: str, database: str | None)
     (_, local_infile, packet, read_only, log_bin, binlog_format, mark, *_) = found["server"][0]
     connection.check_session(mark)
     columns = sorted(found.get("column", []), key=lambda row: int(str(row[0])))
+    spelling = {str(row[1]).lower(): str(row[1]) for row in columns}
     indexes = sorted(found.get("index", []), key=lambda row: (row[1] != "PRIMARY", str(row[1]), int(str(row[0]))))
     hide = " IGNORED" if connection.server.mariadb else " INVISIBLE"
     known = None
     for kind, engine, *_ in found.get("table", []):
-        known = CatalogTable(
+        known = MySQLTable(
+            columns=pa.schema([]),
             name=name,
             kind=str(kind),
             engine=str(engine or ""),
-            columns=tuple(_column(row[1:]) for row in columns),
-            unique=tuple(_unique([row[1:] for row in indexes])),
+            unique=tuple(_unique([row[1:] for row in indexes], spelling)),
             secondary=tuple(_secondary([row[1:] for row in indexes], _counted(columns), hide)),
             triggers=_names(found, "trigger"),
             # MariaDB shows triggers to everybody who sees the table.
             sees_triggers=True if connection.server.mariadb or found.get("trigger") else None,
             children=_names(found, "child"),
             parents=_names(found, "parent"),
-        )
+            own_parents=_own_parents(found, name, spelling),
+        ).with_columns([_column(row[1:]) for row in columns])
     rows = found.get("rows")
     return Inspection(
         name=name,
@@ -307,6 +278,16 @@ def _names(found: dict[str, list[tuple[object, ...]]], kind: str) -> tuple[str, 
     return tuple(dict.fromkeys(str(row[0]) for row in found.get(kind, [])))
 
 
+def _own_parents(
+    found: dict[str, list[tuple[object, ...]]], name: TableName, spelling: dict[str, str]
+) -> tuple[tuple[str, ...], ...]:
+    keys: dict[object, list[str]] = {}
+    for parent, constraint, column, *_ in found.get("parent", []):
+        if parent == f"{name.schema}.{name.name}":
+            keys.setdefault(constraint, []).append(spelling.get(str(column).lower(), str(column)))
+    return tuple(map(tuple, keys.values()))
+
+
 def _column(row: Sequence[object]) -> Column:
     name, kind, charset, collation, nullable, default, extra, *_ = row
     words = str(extra).upper()
@@ -322,14 +303,14 @@ def _column(row: Sequence[object]) -> Column:
     )
 
 
-def _unique(rows: Sequence[Sequence[object]]) -> list[Index]:
+def _unique(rows: Sequence[Sequence[object]], spelling: dict[str, str]) -> list[Index]:
     found: dict[object, list[tuple[object, object]]] = {}
     for index, column, prefix, not_unique, *_ in rows:
         if not int(str(not_unique)):
             found.setdefault(index, []).append((column, prefix))
     return [
         Index(
-            tuple(str(column) for column, _ in parts if column is not None),
+            tuple(spelling.get(str(column).lower(), str(column)) for column, _ in parts if column is not None),
             all(column is not None and prefix is None for column, prefix in parts),
         )
         for parts in found.values()
@@ -365,8 +346,8 @@ def _index_definition(name: str, rows: Sequence[Sequence[object]], hide: str) ->
     return f"KEY {DIALECT.identifier(name)} ({columns}){told}{hide if hidden else ''}"
 
 
-async def table_names(connection: MySQLConnection, database: str) -> list[str]:
-    rows = await connection.query(
-        f"SELECT table_name FROM information_schema.tables WHERE table_schema = {DIALECT.string(database)}"
-    )
-    return sorted(str(name) for (name,) in rows)
+async def table_names(connection: MySQLConnection, name: TableName) -> list[str]:
+    """All tables of the database of ``name``."""
+    database = DIALECT.string(str(name.schema))
+    rows = await connection.query(f"SELECT table_name FROM information_schema.tables WHERE table_schema = {database}")
+    return sorted(str(found) for (found,) in rows)

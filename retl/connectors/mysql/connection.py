@@ -24,6 +24,7 @@ from retl.connectors.mysql import line
 from retl.connectors.mysql.errors import Role, server_error
 from retl.connectors.mysql.rows import Kind, RowDecoder
 from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField, sqlstate
+from retl.connectors.sql.statement import RowError
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
 from retl.threads import shielded
 
@@ -368,7 +369,7 @@ async def rolling_back(connection: MySQLConnection) -> AsyncIterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, RetlError) and not connection.closed:
+        if isinstance(error, RetlError | RowError) and not connection.closed:
             with suppress(RetlError):
                 await connection.execute("ROLLBACK")
         elif not connection.closed:

@@ -6,20 +6,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 
 import anyio
 
-from retl.connectors.mysql import preflight, refresh
-from retl.connectors.mysql.catalog import OLD, TableName, table_names
+from retl.connectors.mysql import preflight
+from retl.connectors.mysql.catalog import table_names
 from retl.connectors.mysql.connection import MySQLConnection, rolling_back
 from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.mysql.refresh import OLD, MySQLRefresh
 from retl.connectors.mysql.rights import REFERRED_TO
+from retl.connectors.mysql.session import MySQLSession, save
 from retl.connectors.mysql.settings import FENCE_SECONDS, SIGN_OF_LIFE
-from retl.connectors.mysql.store import run_step, save
 from retl.connectors.net.pool import ConnectionPool
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError, TargetBusy
-from retl.model.plan import WriteSpec
 from retl.state import sql as state
 from retl.threads import shielded
 
@@ -36,14 +38,13 @@ class Ddl:
     def __init__(
         self,
         pool: ConnectionPool[MySQLConnection],
-        spec: WriteSpec,
-        name: TableName,
+        refresh: MySQLRefresh,
         connection: MySQLConnection,
         patience: float,
     ) -> None:
         self._pool = pool
-        self._spec = spec
-        self._name = name
+        self._refresh = refresh
+        self._spec = refresh.spec
         self._connection = connection
         self._patience = patience
 
@@ -60,7 +61,7 @@ class Ddl:
     async def drop_replaced(self) -> None:
         """Drop the table that was switched out. Not under the fence, since it may take long: nobody else knows its name."""
         try:
-            await self._connection.execute(f"DROP TABLE {self._name.beside(self._name.replaced(self._spec))}")
+            await self._connection.execute(f"DROP TABLE {self._refresh.replaced.sql}")
         except TargetRefused as error:
             await self._put_back()
             raise preflight.referred_to(self._spec, error) from error
@@ -88,10 +89,10 @@ class Ddl:
 
     async def _put_back(self) -> None:
         """Give the user's table its name back if the table beside it cannot be dropped."""
-        names = await table_names(self._connection, self._name.database)
-        for old in names:
-            if old.startswith(OLD) and self._name.is_leftover(old, self._spec.pipeline):
-                await self._patiently(refresh.put_back(self._name, self._spec, old, names), None)
+        now = replace(self._refresh, names=await table_names(self._connection, self._refresh.name))
+        for old in now.leftovers():
+            if old.startswith(OLD):
+                await self._patiently(now.put_back(old), None)
 
     @asynccontextmanager
     async def _under_fence(self, fenced: FencedCheckpoint | None) -> AsyncIterator[Execute]:
@@ -105,8 +106,9 @@ class Ddl:
             yield ddl.execute
             return
         async with self._pool.control() as guard, rolling_back(guard):
+            session = MySQLSession(guard)
             await guard.begin()
-            await run_step(guard, state.prove(fence))
+            await session.run(partial(state.prove, fence))
 
             async def execute(statement: str) -> None:
                 await _alive_while(guard, ddl.execute(statement))
@@ -114,7 +116,7 @@ class Ddl:
 
             yield execute
             if fenced is not None:
-                await run_step(guard, save(fenced))
+                await session.run(partial(save, fenced))
             await guard.execute("COMMIT")
 
 

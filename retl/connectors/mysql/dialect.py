@@ -52,6 +52,8 @@ _WIRE_NATIVE = {
 _WIRE_TIMES = {FIELD_TYPE.DATETIME: "datetime", FIELD_TYPE.TIMESTAMP: "timestamp", FIELD_TYPE.TIME: "time"}
 _BINARY_CHARSET = 63
 _MOST_DIGITS = 76
+_EXACT = frozenset({*_BITS, "decimal", "bit", "year", "date", "datetime", "timestamp", "time", "json"})
+"""Types whose equal values are the same; and JSON, since MySQL does not overwrite a value with an equal one."""
 
 
 class MySQLDialect(Dialect):
@@ -61,9 +63,35 @@ class MySQLDialect(Dialect):
     has_indexes: ClassVar[bool] = True
     quote: ClassVar[str] = "`"
     folds_names: ClassVar[bool] = True
+    begin: ClassVar[str] = "START TRANSACTION"
+    newest_first: ClassVar[str] = "DESC"
+    longest_name: ClassVar[int | None] = 64
+    table_options: ClassVar[str] = " ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4"
 
     def __init__(self, timezone: str | None = None) -> None:
         self._timezone = timezone
+
+    def fold_table(self, name: str) -> str:
+        return name  # the server's setting decides, and names are asked of it
+
+    def empty(self, table: str) -> str:
+        return f"TRUNCATE TABLE {table}"
+
+    def logical_field(self, name: str, native: str) -> pa.Field:
+        return logical_field(name, native)
+
+    def same(self, left: str, right: str, word: str) -> str:
+        """A condition for two equal values of a column whose type has this name."""
+        as_bytes = f"CAST({left} AS BINARY) <=> CAST({right} AS BINARY)"
+        if word in _EXACT:
+            return f"{left} <=> {right}"
+        # The text of a number may be rounded; but only the text shows the sign of zero.
+        return f"{left} <=> {right} AND {as_bytes}" if word in ("float", "double") else as_bytes
+
+    def content(self, columns: Sequence[str]) -> list[str]:
+        # As one value: to compare texts by their bytes, whatever their collations.
+        texts = ", ".join(f"QUOTE(CAST({column} AS BINARY))" for column in columns)
+        return [f"SHA2(CONCAT_WS(',', {texts}), 256)"]
 
     def string(self, text: str) -> str:
         return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

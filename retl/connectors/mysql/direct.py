@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult
 from retl.connectors.mysql.connection import MySQLConnection
-from retl.connectors.mysql.encode import RejectedRows
+from retl.connectors.mysql.encode import Sifted
 from retl.connectors.mysql.loader import LoadWorker
-from retl.connectors.mysql.prepared import PreparedLoad
-from retl.connectors.mysql.store import run_step
+from retl.connectors.mysql.prepared import MySQLLoad
 from retl.connectors.mysql.writer import MySQLWriter, SlicedWriter, SliceLoad
-from retl.connectors.rows.keys import KeyWatch
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.window import Slice
 from retl.state import sql as state
@@ -27,7 +26,7 @@ class ReplacingWriter(MySQLWriter):
     next scan begins again with an empty table.
     """
 
-    def __init__(self, load: PreparedLoad, connections: Sequence[MySQLConnection]) -> None:
+    def __init__(self, load: MySQLLoad, connections: Sequence[MySQLConnection]) -> None:
         super().__init__(load, connections)
         self._turn = 0
         self._begun: set[MySQLConnection] = set()
@@ -42,10 +41,10 @@ class ReplacingWriter(MySQLWriter):
     def _rows(self) -> int:
         return sum(loader.rows for loader in self._loaders)
 
-    async def _write(self, batch: pa.RecordBatch, rejected: Sequence[RejectedRows], data: pa.Buffer | None) -> None:
+    async def _write(self, sifted: Sifted, data: pa.Buffer | None) -> None:
         turn, self._turn = self._turn, (self._turn + 1) % len(self._workers)
-        if self._reject(self._rejects, rejected) and batch.num_rows:
-            await self._workers[turn].start(lambda: self._take(turn, batch, data))
+        if self._keep_rejects(self._rejects, sifted):
+            await self._workers[turn].start(lambda: self._take(turn, sifted.kept, data))
 
     async def _take(self, turn: int, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
         connection = self._workers[turn].connection
@@ -78,18 +77,19 @@ class ReplacingWriter(MySQLWriter):
             await self._main.begin()
         for connection in self._begun - {self._main}:
             if fenced is not None:
-                await run_step(connection, state.prove(fenced.fence))
+                await self._session(connection).run(partial(state.prove, fenced.fence))
             await connection.execute("COMMIT")
         await self._save(self._main, fenced, self._rejects)
         self._begun.clear()
         self._counted += self._rows
-        done = CommitResult(self._rows, self._rows, self._rejects.rows, unchanged=0)
+        rejects = self._rejects.rows
+        done = CommitResult(self._rows + len(rejects), self._rows, rejects, unchanged=0)
         self._forget()
         self._rest()
         return done
 
     async def count(self) -> int:
-        if self._load.known.name != self._load.name:
+        if self._load.loaded != self._load.target:
             return self._counted  # no other session uses the shadow
         return await super().count()
 
@@ -108,7 +108,7 @@ class FirstLoadWriter(SlicedWriter):
     def _begin(self, worker: LoadWorker) -> SliceLoad:
         rejects = self._load.rejects()
         loader = self._load.loader(worker.connection, self._encoder, rejects)
-        return SliceLoad(worker, loader, rejects, KeyWatch(self._spec))
+        return SliceLoad(worker, loader, rejects)
 
     async def _take(self, mine: SliceLoad, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
         if mine not in self._begun:
@@ -124,7 +124,8 @@ class FirstLoadWriter(SlicedWriter):
             await mine.worker.connection.begin()
         await self._save(mine.worker.connection, fenced, mine.rejects)
         self._begun.discard(mine)
-        return CommitResult(mine.loader.rows, mine.loader.rows, mine.rejects.rows, unchanged=0)
+        rows, rejects = mine.loader.rows, mine.rejects.rows
+        return CommitResult(rows + len(rejects), rows, rejects, unchanged=0)
 
     async def _forget(self, mine: SliceLoad) -> None:
         if mine in self._begun:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,13 +33,13 @@ _LONG_NUMBER = r"[0-9][0-9.]{15}|[0-9][eE][+-]?[0-9]{3}"
 _TIME_SECONDS = r"^-?\d+:\d\d:\d\d\.\d{%d}\d*[1-9]"
 
 
-@dataclass(frozen=True)
-class RejectedRows:
-    """Rows of a batch that cannot be stored as they are."""
+class Sifted(NamedTuple):
+    """A batch, and which of its rows can be sent."""
 
-    rows: pa.RecordBatch
-    reason: str
-    column: str
+    batch: pa.RecordBatch
+    kept: pa.RecordBatch
+    invalid: list[tuple[pa.Array, str, str]]
+    """Masks of the rows that the server would change without a warning, with reasons and columns."""
 
 
 class Encoder:
@@ -51,23 +51,22 @@ class Encoder:
         self._key = frozenset(spec.key)
         self._logical = {column.name: column.type for column in spec.schema}
 
-    def sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[RejectedRows]]:
-        """The rows to send, and those that the server would change without a warning."""
-        rejected: list[RejectedRows] = []
-        bad: list[pa.Array] = []
-        for name, there in self.columns.items():
-            column = batch.column(name)
-            if pa.types.is_dictionary(column.type):
-                column = column.dictionary_decode()
-            found = invalid_values(column, there)
-            if name in self._key and column.null_count:
-                found.append((column.is_null(), "the key is NULL"))
-            elif name in self._never_null and column.null_count:
-                found.append((column.is_null(), f"Column '{name}' cannot be null"))
-            for mask, reason in found:
-                rejected.append(RejectedRows(batch.filter(mask), reason, name))
-                bad.append(mask)
-        return (batch.filter(pa.array(keep_mask(bad))) if bad else batch), rejected
+    def sift(self, batch: pa.RecordBatch) -> Sifted:
+        """Part the rows to send from those that the server would change without a warning."""
+        invalid = [(mask, reason, name) for name in self.columns for mask, reason in self._invalid(name, batch)]
+        bad = [mask for mask, _, _ in invalid]
+        return Sifted(batch, batch.filter(pa.array(keep_mask(bad))) if bad else batch, invalid)
+
+    def _invalid(self, name: str, batch: pa.RecordBatch) -> list[tuple[pa.Array, str]]:
+        column = batch.column(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        found = invalid_values(column, self.columns[name])
+        if name in self._key and column.null_count:
+            found.append((column.is_null(), "the key is NULL"))
+        elif name in self._never_null and column.null_count:
+            found.append((column.is_null(), f"Column '{name}' cannot be null"))
+        return found
 
     def csv(self, batch: pa.RecordBatch) -> pa.Buffer:
         """The rows as CSV."""
@@ -105,7 +104,7 @@ class Encoder:
             *literals, pa.scalar(",", pa.large_string()), null_handling="replace", null_replacement="NULL"
         )
         rows = _around("({})", rows)
-        head = f"{'REPLACE' if replace else 'INSERT'} INTO {table} ({DIALECT.identifiers(list(self.columns))}) VALUES "
+        head = self._insert_head(table, replace)
         ends = np.cumsum(pc.binary_length(rows).to_numpy(zero_copy_only=False) + 1)
         first = 0
         while first < len(rows):
@@ -113,6 +112,16 @@ class Encoder:
             last = max(first + 1, int(np.searchsorted(ends, sent + most_bytes - len(head), side="right")))
             yield first, last - first, head + _joined(rows.slice(first, last - first))
             first = last
+
+    def _insert_head(self, table: str, replace: bool) -> str:
+        return f"{'REPLACE' if replace else 'INSERT'} INTO {table} ({DIALECT.identifiers(list(self.columns))}) VALUES "
+
+    def statement(self, table: str, *, local: bool, replace: bool) -> str:
+        """The statement that sends rows, with question marks for values that stand in it."""
+        if local:
+            return self.load(table, replace=replace)
+        places = [(_conversion(there) or "{}").format("?") for there in self.columns.values()]
+        return f"{self._insert_head(table, replace)}({', '.join(places)})"
 
     def _csv_form(self, name: str, column: pa.Array) -> pa.Array:
         there = self.columns[name]

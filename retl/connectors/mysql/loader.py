@@ -12,9 +12,10 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -56,14 +57,14 @@ def _code(error: RetlError) -> int:
     return cause.args[0] if cause is not None and cause.args and isinstance(cause.args[0], int) else 0
 
 
-def column_of(reason: str, columns: Encoder) -> str:
-    """The column that the server's message names, if it is one of ours."""
+def column_of(reason: str, columns: Container[str]) -> str:
+    """The column that the server's message names, if it is one of these."""
     found = _OF_COLUMN.search(reason)
     if found is None:
         return ""
     # For JSON the servers write `table.column`.
     _, _, last = found[1].partition(".")
-    return next((name for name in (found[1], last) if name in columns.columns), "")
+    return next((name for name in (found[1], last) if name in columns), "")
 
 
 async def warnings(connection: MySQLConnection, done: Done) -> list[str]:
@@ -179,7 +180,7 @@ class Loader:
         # The server lists a limited number of warnings, so these may not be the first.
         blamed = sorted(rows)[: self._most + 1 - len(self._rejects.rows)]
         for number, row in zip(blamed, plain_rows(batch.take(pa.array(blamed))), strict=True):
-            self._rejects.add(row, rows[number], column_of(rows[number], self._encoder))
+            self._rejects.add(row, rows[number], column_of(rows[number], self._encoder.columns))
         keep = [number not in rows for number in range(batch.num_rows)]
         return batch.filter(pa.array(keep, pa.bool_()))
 
@@ -301,17 +302,17 @@ async def in_thread(encoder: Encoder, batch: pa.RecordBatch) -> pa.Buffer:
     return await anyio.to_thread.run_sync(encoder.csv, batch)
 
 
+T = TypeVar("T")
 Work = Callable[[], Awaitable[object]]
 
 
-async def until_free(connection: MySQLConnection, seconds: float, work: Work) -> None:
+async def until_free(connection: MySQLConnection, seconds: float, work: Callable[[], Awaitable[T]]) -> T:
     """Repeat a transaction that fell to a deadlock, for no longer than a lock may take."""
     deadline = time.monotonic() + seconds
     wait = _FIRST_WAIT
     while True:
         try:
-            await work()
-            return
+            return await work()
         except TargetBusy:
             if connection.closed or time.monotonic() + wait >= deadline:
                 raise

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from retl.connectors.mysql.catalog import DIALECT, LONGEST_NAME, CatalogTable, Inspection, TableName
+from retl.connectors.mysql.catalog import DIALECT, Inspection, MySQLTable
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import TargetRefused, server_error
-from retl.connectors.mysql.merge import respells
+from retl.connectors.mysql.prepared import respells
 from retl.connectors.mysql.types import length
+from retl.connectors.sql.tables import TableName
 from retl.model.actions import PreAction, Write
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.plan import WriteSpec
 from retl.model.schema import native_type
 
+_LONGEST_NAME = 64
 _TABLES = ("BASE TABLE", "SYSTEM VERSIONED")
 
 
@@ -35,7 +37,7 @@ def check_server(connection: MySQLConnection, found: Inspection) -> list[str]:
     if found.logs_statements:
         raise server_error(1665, "binlog_format is STATEMENT", "target", connection.place)
     if not found.has_database:
-        database = found.name.database
+        database = str(found.name.schema)
         raise ConfigError(
             f"the target has no database {database!r}.",
             remedy=f"create it there: CREATE DATABASE {database} CHARACTER SET utf8mb4.",
@@ -55,13 +57,13 @@ def check_names(place: TableName, spec: WriteSpec) -> None:
         )
     if place.name.lower().startswith(("retl_", "_retl_")):
         raise ConfigError(f"{place.name!r} is a reserved name.", remedy="choose another name with to.")
-    if len(place.name) > LONGEST_NAME:
+    if len(place.name) > _LONGEST_NAME:
         raise ConfigError(
-            f"{place.name!r} has more than {LONGEST_NAME} characters.", remedy="choose a shorter name with to."
+            f"{place.name!r} has more than {_LONGEST_NAME} characters.", remedy="choose a shorter name with to."
         )
 
 
-def check(spec: WriteSpec, known: CatalogTable) -> list[str]:
+def check(spec: WriteSpec, name: TableName, known: MySQLTable) -> list[str]:
     """Warnings about a table. Raises ``UnsupportedError`` if it cannot be written in the requested way."""
     shown, pre_action = spec.table.to, spec.table.pre_action
     if known.kind not in _TABLES:
@@ -104,7 +106,7 @@ def check(spec: WriteSpec, known: CatalogTable) -> list[str]:
         if not known.sees_triggers:
             raise ConfigError(
                 f"the user may not see the triggers of {shown!r}, which would follow the table that is renamed away.",
-                remedy=f"GRANT TRIGGER ON `{known.name.database}`.* to the user, by which they are seen; "
+                remedy=f"GRANT TRIGGER ON `{name.schema}`.* to the user, by which they are seen; "
                 'or use pre_action = "mirror".',
             )
     elif known.triggers:
@@ -115,7 +117,7 @@ def check(spec: WriteSpec, known: CatalogTable) -> list[str]:
         warnings.append(
             f"the user may not see the triggers of {shown!r}, so one connection loads it; GRANT TRIGGER makes it two."
         )
-    warnings += _narrow(spec, known)
+    warnings += _narrow(spec, name, known)
     loose = _loose_key(spec, known)
     if loose and not respells(spec, known):
         warnings.append(
@@ -134,23 +136,23 @@ def referred_to(spec: WriteSpec, error: TargetRefused) -> UnsupportedError:
     )
 
 
-def _narrow(spec: WriteSpec, known: CatalogTable) -> list[str]:
+def _narrow(spec: WriteSpec, name: TableName, known: MySQLTable) -> list[str]:
     """Columns that are longer at the source than in the target."""
     found: list[str] = []
-    names = {column.name.lower(): column for column in known.columns}
+    names = {column.name.lower(): column for column in known.described}
     for column in spec.schema:
         there = names.get(column.name.lower())
         if there is not None and (length(native_type(column)) or 0) > (length(there.type) or sys.maxsize):
             found.append(
                 f"column {column.name!r} is {native_type(column)} at the source, but {there.type} in the target: longer values "
-                f"are refused; widen it there, by ALTER TABLE {known.name.sql} MODIFY {DIALECT.identifier(there.name)} ..."
+                f"are refused; widen it there, by ALTER TABLE {name.sql} MODIFY {DIALECT.identifier(there.name)} ..."
             )
     return found
 
 
-def _loose_key(spec: WriteSpec, known: CatalogTable) -> list[str]:
+def _loose_key(spec: WriteSpec, known: MySQLTable) -> list[str]:
     """Key columns whose different values may be equal to the target."""
     if spec.table.write is Write.APPEND:
         return []
-    names = {column.name.lower() for column in known.columns if not column.exact}
+    names = {column.name.lower() for column in known.described if not column.exact}
     return [name for name in spec.key if name.lower() in names]

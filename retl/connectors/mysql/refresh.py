@@ -7,112 +7,93 @@ how far it had got.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from retl.connectors.mysql.catalog import DIALECT, TABLE_OPTIONS, Inspection, TableName
-from retl.connectors.sql.tables import TableChange
-from retl.model.actions import Action, PreAction
+from retl.connectors.mysql.catalog import MySQLTable
+from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
+from retl.connectors.sql.tables import TableChange, TableName, is_shadow
+from retl.model.actions import Action
 from retl.model.plan import WriteSpec
+
+OLD, _NEW = "_retl_old_", "_retl_new_"
+
+
+def define(table: MySQLTable, spec: WriteSpec) -> TableDefinition:
+    """What another table needs to replace this one.
+
+    A shadow is filled without its secondary indexes: to build them from all rows at once takes
+    a fraction of the time.
+    """
+    assert table.name is not None
+    like = partial(_like, table.name)
+    indexes = table.secondary if Action.ALTER not in spec.blacklist and spec.table.pre_action.has_shadow else ()
+    if not indexes:
+        return TableDefinition(like)
+    dropped = ", ".join(f"DROP INDEX {index.name}" for index in indexes)
+    added = ", ".join(f"ADD {index.definition}" for index in indexes)
+    return TableDefinition(
+        create=lambda new: [*like(new), f"ALTER TABLE {new.sql} {dropped}"],
+        complete=lambda new: [f"ALTER TABLE {new.sql} {added}"],
+    )
+
+
+def _like(table: TableName, new: TableName) -> list[str]:
+    return [f"CREATE TABLE {new.sql} LIKE {table.sql}"]
 
 
 @dataclass(frozen=True)
-class RefreshPlan:
-    """The statements before the first row, and the table that the rows then go into."""
+class MySQLRefresh(RefreshState):
+    """The tables as they are when a refresh is planned. Statements that may fail come before those that cannot be undone."""
 
-    statements: tuple[str, ...]
-    table: str
-    """The name of the table to load."""
-    after: tuple[str, ...] = ()
-    """The statements after the last row, before the table becomes visible."""
+    def plan(self, change: TableChange, mirror: Callable[[TableName], list[str]]) -> RefreshPlan:
+        before = [*(f"DROP TABLE {self.name.beside(name).sql}" for name in self.leftovers()), *self._begin(change)]
+        after = [*self.complete(), *self.after(mirror, self.archive if self._archives else None)]
+        return RefreshPlan(before, self.loaded, after)
 
+    def _begin(self, change: TableChange) -> list[str]:
+        if self.spec.table.pre_action.has_shadow:
+            made = self.definition.create(self.loaded) if self.definition is not None else []
+            own = change.ddl(self.name.sql) if self.mirrors else []
+            return [*made, *change.ddl(self.loaded.sql), *own]
+        if self.definition is None or not (self._archives or Action.TRUNCATE in self.spec.blacklist):
+            empties = self.definition is not None
+            return [*change.ddl(self.loaded.sql), *([self.dialect.empty(self.name.sql)] if empties else [])]
+        away = self.name.beside(self.archive) if self._archives else self.replaced
+        made = [*self.definition.create(self.shadow), *change.ddl(self.shadow.sql), self._exchange(away)]
+        return made if self._archives else [*made, f"DROP TABLE {away.sql}"]
 
-def prepare(spec: WriteSpec, found: Inspection, change: TableChange) -> RefreshPlan:
-    """Decide the DDL of a load.
+    def _switch(self, mirror: Callable[[TableName], list[str]]) -> list[str]:
+        if self.mirrors:
+            return [*mirror(self.loaded), f"DROP TABLE {self.loaded.sql}"]
+        return [self.switch(), *([f"DROP TABLE {self.replaced.sql}"] if self.existing is not None else [])]
 
-    A shadow is filled without its secondary indexes: to build them from all rows at once
-    takes a fraction of the time.
-    """
-    place, names = found.name, found.neighbours
-    indexes = found.table.secondary if found.table else ()
-    statements = [f"DROP TABLE {place.beside(name)}" for name in names if place.is_leftover(name, spec.pipeline)]
-    pre_action = spec.table.pre_action
-    shadow = place.shadow(spec)
-    if found.table is None:
-        # A first load, too, becomes visible as a whole.
-        table = shadow if pre_action.has_shadow else place.name
-        return RefreshPlan((*statements, *changes(place, change, table)), table)
-    if pre_action.has_shadow:
-        mirrors = pre_action is PreAction.MIRROR
-        statements.append(_like(place, shadow))
-        after: list[str] = []
-        if indexes and Action.ALTER not in spec.blacklist:
-            dropped = ", ".join(f"DROP INDEX {index.name}" for index in indexes)
-            added = ", ".join(f"ADD {index.definition}" for index in indexes)
-            statements.append(f"ALTER TABLE {place.beside(shadow)} {dropped}")
-            after += [] if mirrors else [f"ALTER TABLE {place.beside(shadow)} {added}"]
-        statements += changes(place, change, shadow)
-        statements += changes(place, change, place.name) if mirrors else []
-        return RefreshPlan(tuple(statements), shadow, tuple(after))
-    archive = _archive(place, spec, names)
-    if archive is not None:
-        statements += [_like(place, shadow), *changes(place, change, shadow)]
-        statements.append(f"RENAME TABLE {place.sql} TO {place.beside(archive)}, {place.beside(shadow)} TO {place.sql}")
-        return RefreshPlan(tuple(statements), place.name)
-    # Statements that may fail come before those that cannot be undone.
-    if spec.table.replaces and Action.TRUNCATE not in spec.blacklist:
-        return RefreshPlan(
-            (*statements, *changes(place, change, place.name), f"TRUNCATE TABLE {place.sql}"), place.name
-        )
-    if spec.table.replaces:
-        old = place.beside(place.replaced(spec))
-        statements += [_like(place, shadow), *changes(place, change, shadow)]
-        statements.append(f"RENAME TABLE {place.sql} TO {old}, {place.beside(shadow)} TO {place.sql}")
-        return RefreshPlan((*statements, f"DROP TABLE {old}"), place.name)
-    return RefreshPlan((*statements, *changes(place, change, place.name)), place.name)
+    def switch(self) -> str:
+        """Puts the shadow in the table's place; the old table must still be dropped."""
+        if self.existing is None:
+            return f"RENAME TABLE {self.shadow.sql} TO {self.name.sql}"
+        return self._exchange(self.replaced)
 
+    def _exchange(self, away: TableName) -> str:
+        return f"RENAME TABLE {self.name.sql} TO {away.sql}, {self.shadow.sql} TO {self.name.sql}"
 
-def _archive(place: TableName, spec: WriteSpec, names: Sequence[str]) -> str | None:
-    """The archive's name; ``None`` if a refresh that continues has made it already, or there is nothing to archive."""
-    if spec.table.pre_action is not PreAction.RENAME_AND_CREATE:
-        return None
-    if spec.refresh is None:
-        return place.archive(spec.scan_id)
-    archive = place.archive(spec.refresh.scan_id)
-    return archive if spec.refresh.archives and archive not in names else None
+    def put_back(self, old: str) -> list[str]:
+        """Undoes a switch whose old table cannot be dropped."""
+        shadow, there = self.shadow.sql, self.name.name in self.names
+        away = f"{self.name.sql} TO {shadow}, " if there else ""
+        back = f"RENAME TABLE {away}{self.name.beside(old).sql} TO {self.name.sql}"
+        return [back, *([f"DROP TABLE {shadow}"] if there else [])]
 
+    @property
+    def replaced(self) -> TableName:
+        """The replaced table until it is dropped."""
+        return self.name.beside(OLD + self.shadow.name.removeprefix(_NEW))
 
-def _like(place: TableName, name: str) -> str:
-    return f"CREATE TABLE {place.beside(name)} LIKE {place.sql}"
+    def leftovers(self) -> list[str]:
+        return [name for name in self.names if self.is_leftover(name)]
 
-
-def changes(place: TableName, change: TableChange, name: str) -> list[str]:
-    statements = change.statements(DIALECT, place.beside(name))
-    return [f"{statement} {TABLE_OPTIONS}" for statement in statements] if change.create else statements
-
-
-def switch(place: TableName, spec: WriteSpec, *, existed: bool) -> str:
-    """Puts the shadow in the table's place; the old table must still be dropped."""
-    shadow = place.beside(place.shadow(spec))
-    if existed:
-        old = place.beside(place.replaced(spec))
-        return f"RENAME TABLE {place.sql} TO {old}, {shadow} TO {place.sql}"
-    return f"RENAME TABLE {shadow} TO {place.sql}"
-
-
-def put_back(place: TableName, spec: WriteSpec, old: str, names: Sequence[str]) -> list[str]:
-    """Undoes a switch whose old table cannot be dropped. ``names`` are the existing tables."""
-    shadow, there = place.beside(place.shadow(spec)), place.name in names
-    away = f"{place.sql} TO {shadow}, " if there else ""
-    return [f"RENAME TABLE {away}{place.beside(old)} TO {place.sql}", *([f"DROP TABLE {shadow}"] if there else [])]
-
-
-def archives_to_drop(place: TableName, spec: WriteSpec, names: Sequence[str]) -> list[str]:
-    """The oldest archives beyond ``keep_archives``; empty if it is ``None``."""
-    keep = spec.table.keep_archives
-    if keep is None:
-        return []
-    # The archive of this scan is the newest one, even if the wall clock was set back.
-    newest = place.archive(spec.refresh.scan_id) if spec.refresh else ""
-    found = [name for name in names if place.is_archive(name)]
-    return sorted(found, key=lambda name: (name == newest, name))[:-keep]
+    def is_leftover(self, name: str) -> bool:
+        """Whether a table was left by a crashed refresh of this one by the pipeline."""
+        as_shadow = name.replace(OLD, _NEW, 1) if name.startswith(OLD) else name
+        return is_shadow(as_shadow, self.name.name, self.spec.pipeline, longest=self.dialect.longest_name)

@@ -6,9 +6,10 @@ import re
 import secrets
 from collections.abc import Sequence
 
-from retl.connectors.mysql.catalog import TableName
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import TargetRefused
+from retl.connectors.sql.statement import Step, query
+from retl.connectors.sql.tables import TableName
 from retl.model.errors import ConfigError
 
 REFERRED_TO = frozenset({1217, 1451, 1701, 3730, 3776})
@@ -18,12 +19,10 @@ _NAME = r"(\*|`(?:[^`]|``)+`)"
 _GRANT = re.compile(rf"(GRANT|REVOKE) (.+?) ON (?:TABLE )?{_NAME}\.{_NAME} (?:TO|FROM) ")
 
 
-async def sees_triggers(connection: MySQLConnection, place: TableName) -> bool:
-    """Whether a trigger of the table would be in the catalog."""
-    if connection.server.mariadb:
-        return True  # for everybody who sees the table
-    grants = [str(text) for (text,) in await connection.query("SHOW GRANTS")]
-    return granted(grants, "TRIGGER", place)
+def sees_triggers(place: TableName) -> Step[bool]:
+    """Whether a trigger of the table would be in MySQL's catalog."""
+    grants = yield query("SHOW GRANTS")
+    return granted([str(text) for (text,) in grants], "TRIGGER", place)
 
 
 def granted(grants: Sequence[str], privilege: str, place: TableName) -> bool:
@@ -40,8 +39,8 @@ def _about(database: str, table: str, place: TableName) -> bool:
     if database == "*" or not of_table:
         return of_table and table == "*"
     if table != "*":
-        return _unquoted(database) == place.database
-    return re.fullmatch(_pattern(_unquoted(database)), place.database, re.DOTALL) is not None
+        return _unquoted(database) == str(place.schema)
+    return re.fullmatch(_pattern(_unquoted(database)), str(place.schema), re.DOTALL) is not None
 
 
 def _unquoted(name: str) -> str:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from retl.connectors.mysql.connection import MySQLConnection, rolling_back
 from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.mysql.errors import TargetRefused
-from retl.connectors.mysql.settings import SESSION_MARK
+from retl.connectors.mysql.session import MySQLSession, update
 from retl.connectors.mysql.types import exact_collation
 from retl.connectors.net.pool import ConnectionPool
 from retl.model.checkpoint import Fence, FencedCheckpoint
-from retl.model.errors import ConnectionFailed, LeaseLost, StateError
+from retl.model.errors import ConnectionFailed, StateError
 from retl.model.report import ScanReport
 from retl.state import records, sql
-from retl.state.base import LeaseRow, lease_lost
-from retl.state.statement import encode
+from retl.state.base import LeaseRow
 
 T = TypeVar("T")
 
@@ -28,62 +26,6 @@ _PRUNED_EVERY = 50
 _TOO_LONG = 1406
 _DAMAGED = frozenset({126, 127, 145, 1034, 1054, 1136, 1146, 1194, 1195, 1364, 1932})
 """Error numbers of a state table that is missing, changed or broken."""
-
-
-def literal(value: Any) -> str:
-    """A value as SQL, with backslash escapes, as in retl's sessions."""
-    if value is None:
-        return "NULL"
-    if isinstance(value, str):
-        return _DIALECT.string(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} has no literal")
-    return repr(value)
-
-
-def filled_in(statement: sql.Statement) -> str:
-    """A statement of ``state.sql`` with its values in place of the question marks."""
-    pieces = statement.sql.split("?")
-    assert len(pieces) == len(statement.values) + 1
-    return "".join(piece + after for piece, after in zip(pieces, [*map(literal, statement.values), ""], strict=True))
-
-
-async def run_step(connection: MySQLConnection, step: sql.Step[T]) -> T:
-    """Run one step on a connection, in the open transaction, if any."""
-    answer: Any = None
-    while True:
-        try:
-            statement = step.send(answer)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        except LeaseLost:
-            await connection.prove()  # the fence may hold, but in another session
-            raise
-        written = filled_in(statement)
-        answer = await connection.query(written) if statement.rows else (await connection.execute(written)).affected
-
-
-def update(fenced: FencedCheckpoint) -> sql.Step[bool]:
-    """Prove the fence and update a checkpoint in one statement; returns whether the checkpoint existed."""
-    fence, checkpoint = fenced.fence, fenced.checkpoint
-    changed = yield sql.Statement(
-        "UPDATE retl_leases AS l LEFT JOIN retl_checkpoints AS c ON c.pipeline = l.pipeline AND c.table_name = ? "
-        "SET l.beat = l.beat + 1, c.watermark = ?, c.body = ?, c.epoch = ?, c.updated_at = ? "
-        f"WHERE l.pipeline = ? AND l.owner = ? AND l.epoch = ? AND {SESSION_MARK} = 1",
-        (
-            *(fenced.table, checkpoint.watermark, encode(checkpoint), fence.epoch, _now()),
-            *(fence.pipeline, fence.owner, fence.epoch),
-        ),
-    )
-    if not changed:
-        raise lease_lost(fence)
-    return bool(changed > 1)
-
-
-def save(fenced: FencedCheckpoint) -> sql.Step[None]:
-    """``state.sql.save`` in fewer statements; it needs a transaction."""
-    if fenced.manifest is not None or not (yield from update(fenced)):
-        yield from sql.save(fenced)
 
 
 class MySQLStore(sql.SqlStore):
@@ -114,11 +56,8 @@ class MySQLStore(sql.SqlStore):
                 if not self._ready and not await self._prepare(connection, write=write):
                     return sql.of_nothing(make())
                 if alone:
-                    return await run_step(connection, make())
-                await connection.begin()
-                result = await run_step(connection, make())
-                await connection.execute("COMMIT")
-                return result
+                    return await MySQLSession(connection).run(make)
+                return await MySQLSession(connection).transaction(make)
             except TargetRefused as error:
                 if error.code == _DUPLICATE:
                     raise
@@ -137,7 +76,7 @@ class MySQLStore(sql.SqlStore):
     async def _prepare(self, connection: MySQLConnection, *, write: bool) -> bool:
         """Whether the tables exist; they are created for a step that writes."""
         if await self._has_tables(connection):
-            await run_step(connection, sql.check_version())
+            await MySQLSession(connection).run(sql.check_version)
         elif not write:
             return False
         else:
@@ -177,7 +116,7 @@ class MySQLStore(sql.SqlStore):
             await connection.execute(statement)
         await connection.begin()
         try:
-            await run_step(connection, sql.check_version())
+            await MySQLSession(connection).run(sql.check_version)
         except TargetRefused as error:
             if error.code != _DUPLICATE:  # another process stamped it a moment ago
                 raise
@@ -212,7 +151,3 @@ class MySQLStore(sql.SqlStore):
 
     async def aclose(self) -> None:
         await self._pool.aclose()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

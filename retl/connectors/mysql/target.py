@@ -6,24 +6,30 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
+import pyarrow as pa
+
 from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable, loading
-from retl.connectors.mysql import catalog, preflight, refresh, rights, trial
-from retl.connectors.mysql.catalog import DIALECT, CatalogTable, Inspection
+from retl.connectors.mysql import catalog, preflight, rights, trial
+from retl.connectors.mysql.catalog import DIALECT, Column, Index, Inspection, MySQLTable
 from retl.connectors.mysql.connection import Login, MySQLConnection, location
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.direct import FirstLoadWriter, ReplacingWriter
 from retl.connectors.mysql.loader import Infile
-from retl.connectors.mysql.merge import Mirror
-from retl.connectors.mysql.mirror import MirrorWriter
-from retl.connectors.mysql.prepared import PreparedLoad
-from retl.connectors.mysql.staged import StagedWriter
-from retl.connectors.mysql.store import MySQLStore, run_step, save
-from retl.connectors.mysql.types import MySQLTypes
+from retl.connectors.mysql.mirror import MirrorWriter, mirror_of
+from retl.connectors.mysql.prepared import MySQLLoad
+from retl.connectors.mysql.refresh import MySQLRefresh, define
+from retl.connectors.mysql.session import MySQLSession, save
+from retl.connectors.mysql.stage import MySQLStage
+from retl.connectors.mysql.staged import PipelinedWriter, merge_of
+from retl.connectors.mysql.store import MySQLStore
+from retl.connectors.mysql.types import MySQLTypes, parse_type
 from retl.connectors.mysql.writer import MySQLWriter
 from retl.connectors.net.pool import ConnectionPool, Reservation
-from retl.connectors.sql.tables import TableChange, fit
+from retl.connectors.sql.refresh import RefreshPlan
+from retl.connectors.sql.tables import TableChange, TableName, fit
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError
@@ -42,9 +48,15 @@ class _Plan:
 
     found: Inspection
     change: TableChange
-    local: bool
-    refresh: refresh.RefreshPlan
+    refresh: RefreshPlan
+    load: MySQLLoad
+    """The load as it will be: with the columns that are still to be added."""
     warnings: tuple[str, ...]
+
+    @property
+    def loads_empty(self) -> bool:
+        """Whether slices may be loaded into the table itself, which seems to be empty."""
+        return not self.found.has_rows and self.load.loads_empty
 
 
 class MySQLTarget(Target):
@@ -81,14 +93,14 @@ class MySQLTarget(Target):
 
     async def location(self, table: str) -> str | None:
         name = catalog.locate(table, self._database, lower=False)
-        return await self._pool.ask(lambda connection: location(connection, name.database, name.name))
+        return await self._pool.ask(lambda connection: location(connection, str(name.schema), name.name))
 
     async def _inspect(self, table: str) -> Inspection:
         return await self._pool.ask(lambda connection: catalog.inspect(connection, table, self._database))
 
     async def describe(self, table: str) -> TableSchema | None:
         known = (await self._inspect(table)).table
-        return TableSchema(table, known.existing().columns, known.key()) if known else None
+        return TableSchema(table, known.columns, known.key()) if known else None
 
     async def _first(self, sql: str) -> int | None:
         """The number in the first row of an answer."""
@@ -114,8 +126,7 @@ class MySQLTarget(Target):
         found = self._found_just_now(spec) or await self._inspect(spec.table.to)
         plan = await self._pool.ask(lambda connection: self._plan(connection, spec, found))
         self._recent[spec.table.to] = time.monotonic(), plan.found
-        statements = [*plan.refresh.statements, *_shown(plan, spec)]
-        return TargetPreview(tuple(statements), plan.change.casts, plan.warnings)
+        return TargetPreview(tuple(_shown(plan)), plan.change.casts, plan.warnings)
 
     def _found_just_now(self, spec: WriteSpec) -> Inspection | None:
         since, found = self._recent.pop(spec.table.to, (-_FRESH_SECONDS, None))
@@ -125,28 +136,53 @@ class MySQLTarget(Target):
         found = await self._with_hidden(connection, spec, found)
         known = found.table
         warnings = preflight.check_server(connection, found)
-        warnings += preflight.check(spec, known) if known else []
+        warnings += preflight.check(spec, found.name, known) if known else []
         server = connection.server
         types = MySQLTypes(spec.schema, spec.key, mariadb=server.mariadb, version=server.version)
-        change = fit(spec, known.existing() if known else None, DIALECT, types)
+        change = fit(spec, known, DIALECT, types)
         await trial.check(connection, found.name, spec, change)
         if found.local_infile:
-            await self._infile.probe(connection, found.name.database)
+            await self._infile.probe(connection, str(found.name.schema))
         local = self._infile.use(allowed=found.local_infile)
         if not local and self._infile.unset:
             warnings.append(preflight.slow_inserts(self._infile.why_not))
-        return _Plan(found, change, local, refresh.prepare(spec, found, change), (*change.warnings, *warnings))
+        load = self._load(spec, found, change, local)
+        refresh = load.refresh.plan(change, lambda shadow: mirror_of(load, load.existing).mirror())
+        return _Plan(found, change, refresh, load, (*change.warnings, *warnings))
+
+    def _load(self, spec: WriteSpec, found: Inspection, change: TableChange, local: bool) -> MySQLLoad:
+        known = found.table
+        definition = define(known, spec) if known is not None and spec.table.replaces else None
+        refresh = MySQLRefresh(DIALECT, spec, found.name, known, definition, found.neighbours)
+        existing = _as_changed(known, spec, change, sees_triggers=found.sees_triggers)
+        return MySQLLoad(
+            spec=spec,
+            target=found.name,
+            loaded=refresh.loaded,
+            existing=existing,
+            columns={name: existing.column(name).name for name in change.columns},
+            refresh=refresh,
+            local=local,
+            infile=self._infile,
+            packet=found.packet,
+            pool=self._pool,
+            lock_timeout=self._lock_timeout,
+        )
 
     async def _with_hidden(self, connection: MySQLConnection, spec: WriteSpec, found: Inspection) -> Inspection:
         """Add what the catalog does not show to this user, if the load depends on it."""
-        known = found.table
-        if known is None or known.kind != "BASE TABLE":
+        known, name = found.table, found.name
+        if known is None:
+            if found.sees_triggers is not None:
+                return found
+            return replace(found, sees_triggers=await _sees_triggers(connection, name))
+        if known.kind != "BASE TABLE":
             return found
         if known.sees_triggers is None and (spec.table.replaces or not found.has_rows):
-            known = replace(known, sees_triggers=await rights.sees_triggers(connection, known.name))
+            known = replace(known, sees_triggers=await _sees_triggers(connection, name))
         exchanges = spec.table.replaces and spec.table.pre_action is not PreAction.MIRROR
         asks = exchanges and Action.ALTER not in spec.blacklist and not known.children and not known.parents
-        if asks and await rights.is_referred_to(connection, known.name):
+        if asks and await rights.is_referred_to(connection, name):
             known = replace(known, children=("a table that the user cannot see",))
         return replace(found, table=known)
 
@@ -167,51 +203,42 @@ class MySQLTarget(Target):
         found: Inspection,
     ) -> MySQLWriter:
         plan = await self._plan(connection, spec, found)
-        statements = plan.refresh.statements
-        if begun is not None or statements:
+        if begun is not None or plan.refresh.before:
             # The checkpoint first: from here on the next scan notices a crash.
-            await _note(connection, spec, begun)
-        if statements:
-            await Ddl(self._pool, spec, plan.found.name, connection, self._lock_timeout).run(statements)
-        load = PreparedLoad(
-            pool=self._pool,
-            spec=spec,
-            known=await self._loaded(connection, spec, plan),
-            name=plan.found.name,
-            existed=plan.found.table is not None,
-            columns=plan.change.columns,
-            completion=plan.refresh.after,
-            local=plan.local,
-            infile=self._infile,
-            packet=plan.found.packet,
-            lock_timeout=self._lock_timeout,
-        )
+            await self._note(connection, spec, begun)
+        if plan.refresh.before:
+            await Ddl(self._pool, plan.load.refresh, connection, self._lock_timeout).run(plan.refresh.before)
+        load = await self._ready(connection, plan)
         if spec.table.replaces:
             connections = [connection, *await self._further(load, further)]
-            if spec.table.pre_action is PreAction.MIRROR and plan.found.table is not None:
-                return MirrorWriter(load, connections, plan.found.table)
+            if load.refresh.mirrors:
+                return MirrorWriter(load, connections, plan.found.table or load.existing)
             return ReplacingWriter(load, connections)
-        empty = not plan.found.has_rows or bool(statements)
-        if empty and load.loads_empty and not await connection.query(f"SELECT 1 FROM {load.known.name.sql} LIMIT 1"):
+        if plan.loads_empty and not await connection.query(f"SELECT 1 FROM {load.loaded.sql} LIMIT 1"):
             return FirstLoadWriter(load, connection, further.connection)
-        return StagedWriter(load, connection, further.connection)
+        return PipelinedWriter(load, connection, further.connection)
 
-    async def _loaded(self, connection: MySQLConnection, spec: WriteSpec, plan: _Plan) -> CatalogTable:
-        """The table to load, as it is after the DDL."""
-        before = plan.found.table
-        if not plan.refresh.statements and before is not None:
-            return before
-        name = DIALECT.identifier(plan.refresh.table)
-        known = (
-            await catalog.inspect(connection, f"{DIALECT.identifier(plan.found.name.database)}.{name}", None)
-        ).table
+    async def _note(self, connection: MySQLConnection, spec: WriteSpec, fenced: FencedCheckpoint | None) -> None:
+        """Save the checkpoint that says a refresh has begun; without one, prove the fence."""
+        session = MySQLSession(connection, self._lock_timeout)
+        if fenced is not None:
+            await session.transaction(partial(save, fenced))
+        elif spec.fence is not None and spec.state_in_target:
+            await session.transaction(partial(state.prove, spec.fence))
+
+    async def _ready(self, connection: MySQLConnection, plan: _Plan) -> MySQLLoad:
+        """The load, with the loaded table as it is after the DDL."""
+        load, before = plan.load, plan.found.table
+        if not plan.refresh.before and before is not None:
+            return load
+        known = (await catalog.inspect(connection, load.loaded.sql, None)).table
         if known is None:
-            raise ConfigError(f"the table {spec.table.to!r} has vanished while it was made ready.")
-        if before is not None:
-            return replace(known, sees_triggers=before.sees_triggers)
-        return replace(known, sees_triggers=await rights.sees_triggers(connection, known.name))
+            raise ConfigError(f"the table {load.spec.table.to!r} has vanished while it was made ready.")
+        known = replace(known, sees_triggers=load.existing.sees_triggers)
+        columns = {name: known.column(name).name for name in load.columns}
+        return replace(load, existing=known, columns=columns)
 
-    async def _further(self, load: PreparedLoad, further: _Further) -> list[MySQLConnection]:
+    async def _further(self, load: MySQLLoad, further: _Further) -> list[MySQLConnection]:
         """Further connections that load a replaced table."""
         connections: list[MySQLConnection] = []
         while load.parallel and len(connections) < self._writers - 1:
@@ -258,36 +285,33 @@ class _Further:
             reservation.leave()
 
 
-async def _note(connection: MySQLConnection, spec: WriteSpec, fenced: FencedCheckpoint | None) -> None:
-    """Save the checkpoint that says a refresh has begun; without one, prove the fence."""
-    if fenced is None and (spec.fence is None or not spec.state_in_target):
-        return
-    await connection.begin()
-    if fenced is not None:
-        await run_step(connection, save(fenced))
-    elif spec.fence is not None:
-        await run_step(connection, state.prove(spec.fence))
-    await connection.execute("COMMIT")
+async def _sees_triggers(connection: MySQLConnection, name: TableName) -> bool:
+    """Whether a trigger of the table would be in the catalog; on MariaDB everybody who sees the table sees it."""
+    return connection.server.mariadb or await MySQLSession(connection).run(partial(rights.sees_triggers, name))
 
 
-def _shown(plan: _Plan, spec: WriteSpec) -> list[str]:
-    """The statements that follow the preparation, for people."""
-    name = plan.found.name
-    columns = DIALECT.identifiers(plan.change.columns)
-    loaded = name.beside(plan.refresh.table)
-    how = "LOAD DATA LOCAL INFILE ... INTO TABLE" if plan.local else "INSERT INTO"
-    if not spec.table.replaces:
-        upsert = " ON DUPLICATE KEY UPDATE ..." if spec.table.write is Write.UPSERT else ""
-        return [f"{how} a temporary table", f"INSERT INTO {loaded} ({columns}) SELECT ...{upsert}"]
-    statements = [f"{how} {loaded} ({columns})", *plan.refresh.after]
-    if spec.table.pre_action is PreAction.MIRROR and plan.found.table is not None and not plan.change.added:
-        shadow = replace(name, name=plan.refresh.table)
-        return [
-            *statements,
-            *Mirror(spec, plan.found.table, shadow, plan.change.columns).statements(),
-            f"DROP TABLE {loaded}",
-        ]
-    if spec.table.pre_action.has_shadow:
-        away = f"{name.sql} TO ..., " if plan.found.table else ""
-        statements.append(f"RENAME TABLE {away}{loaded} TO {name.sql}")
-    return statements
+def _as_changed(
+    known: MySQLTable | None, spec: WriteSpec, change: TableChange, *, sees_triggers: bool | None
+) -> MySQLTable:
+    """The table as it will be: with the columns and the key that it is given."""
+    fold = DIALECT.fold
+    there = {fold(column.name) for column in known.described} if known else set()
+    added = [
+        Column(name, parse_type(native).sql, None, None, True, has_default=False, generated=False)
+        for name, native in zip(change.columns, change.declared, strict=True)
+        if fold(name) not in there
+    ]
+    if known is not None:
+        return known.with_columns([*known.described, *added]) if added else known
+    keyed = spec.key and spec.table.write is not Write.APPEND
+    unique = (Index(tuple(spec.key), whole=True),) if keyed else ()
+    return MySQLTable(pa.schema([]), unique=unique, sees_triggers=sees_triggers).with_columns(added)
+
+
+def _shown(plan: _Plan) -> list[str]:
+    """The very statements that will run, but those that stage rows."""
+    load, refresh = plan.load, plan.refresh
+    if not load.spec.table.replaces and not plan.loads_empty:
+        return [*refresh.before, *merge_of(load, MySQLStage(load)).statements(), *refresh.after]
+    rows = load.encoder.statement(load.loaded.sql, local=load.local, replace=not load.spec.table.replaces)
+    return [*refresh.before, rows, *refresh.after]

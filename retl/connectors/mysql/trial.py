@@ -5,11 +5,9 @@ from __future__ import annotations
 import secrets
 from contextlib import suppress
 
-from retl.connectors.mysql import refresh
-from retl.connectors.mysql.catalog import TableName
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import TargetRefused
-from retl.connectors.sql.tables import TableChange
+from retl.connectors.sql.tables import TableChange, TableName
 from retl.model.errors import ConfigError, RetlError
 from retl.model.plan import WriteSpec
 
@@ -24,10 +22,10 @@ _REMEDIES = {1117: _ROOM, 1118: _ROOM, 1005: _ROOM, 1071: _KEY, 1059: _NAME, 106
 
 async def check(connection: MySQLConnection, place: TableName, spec: WriteSpec, change: TableChange) -> None:
     """Create the table, or its new columns, for a moment. Raises ``ConfigError`` if the server refuses it."""
-    statements = refresh.changes(place, change, _TABLE)
+    table = place.beside(_TABLE).sql
+    statements = change.ddl(table)
     if not statements:
         return
-    table = place.beside(_TABLE)
     try:
         if not change.create and not await _made_like(connection, place, table):
             return

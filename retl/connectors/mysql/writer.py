@@ -5,24 +5,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import anyio
 import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult, TableWriter
-from retl.connectors.mysql import refresh
 from retl.connectors.mysql.catalog import table_names
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.ddl import Ddl
-from retl.connectors.mysql.encode import RejectedRows
+from retl.connectors.mysql.encode import Sifted
 from retl.connectors.mysql.loader import Loader, LoadWorker, in_thread
-from retl.connectors.mysql.prepared import PreparedLoad
-from retl.connectors.mysql.store import run_step, save, update
-from retl.connectors.rows.keys import KeyWatch
+from retl.connectors.mysql.prepared import MySQLLoad
+from retl.connectors.mysql.session import MySQLSession, save, update
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector
-from retl.model.actions import Action, PreAction
+from retl.model.actions import PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
 from retl.model.window import Slice
@@ -37,7 +36,7 @@ _SWITCH_PATIENCE = 10
 class MySQLWriter(TableWriter):
     """One load over connections of the pool; it leaves nothing in them."""
 
-    def __init__(self, load: PreparedLoad, connections: Sequence[MySQLConnection]) -> None:
+    def __init__(self, load: MySQLLoad, connections: Sequence[MySQLConnection]) -> None:
         self._load = load
         self._spec = load.spec
         self._encoder = load.encoder
@@ -48,37 +47,36 @@ class MySQLWriter(TableWriter):
     def _main(self) -> MySQLConnection:
         return self._workers[0].connection
 
-    async def write(self, batch: pa.RecordBatch) -> None:
-        sifted, rejected = await self._sift(batch)
-        data = await in_thread(self._encoder, sifted) if self._load.local and sifted.num_rows else None
-        await self._write(sifted, rejected, data)
+    def _session(self, connection: MySQLConnection) -> MySQLSession:
+        return MySQLSession(connection, self._load.lock_timeout)
 
-    async def _sift(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[RejectedRows]]:
-        return await anyio.to_thread.run_sync(self._encoder.sift, batch)
+    async def write(self, batch: pa.RecordBatch) -> None:
+        sifted = await anyio.to_thread.run_sync(self._encoder.sift, batch)
+        data = await in_thread(self._encoder, sifted.kept) if self._load.local and sifted.kept.num_rows else None
+        await self._write(sifted, data)
 
     @abstractmethod
-    async def _write(self, batch: pa.RecordBatch, rejected: Sequence[RejectedRows], data: pa.Buffer | None) -> None:
+    async def _write(self, sifted: Sifted, data: pa.Buffer | None) -> None:
         """Load a batch; wait for the server only as memory requires."""
 
-    def _reject(self, rejects: RejectCollector, rejected: Sequence[RejectedRows]) -> bool:
-        """Keep the rows that were rejected before sending; returns whether it makes sense to send the rest."""
-        for found in rejected:
-            everything = pa.array([True] * found.rows.num_rows)
-            rejects.add_masked(found.rows, everything, found.reason, found.column)
-        return len(rejects.rows) <= self._spec.table.max_rejects + MOST_SHOWN
+    def _keep_rejects(self, rejects: RejectCollector, sifted: Sifted) -> bool:
+        """Keep the rows that are not sent; returns whether it makes sense to send the rest."""
+        rejects.leave_out(sifted.batch, sifted.invalid)
+        return bool(sifted.kept.num_rows) and len(rejects.rows) <= self._spec.table.max_rejects + MOST_SHOWN
 
     async def _save(
         self, connection: MySQLConnection, fenced: FencedCheckpoint | None, rejects: RejectCollector | None = None
     ) -> None:
         """End a transaction: fence, checkpoint, rejects, COMMIT. The lease's row is locked no longer than that takes."""
         if fenced is not None:
-            await run_step(connection, save(fenced))
+            session = self._session(connection)
+            await session.run(partial(save, fenced))
             if rejects is not None and rejects.rows:
-                await run_step(connection, state.add_rejects(fenced.fence.pipeline, rejects.rows))
+                await session.run(partial(state.add_rejects, fenced.fence.pipeline, rejects.rows))
         await shielded(connection.execute("COMMIT"))
 
     async def count(self) -> int:
-        return await self._number(f"SELECT COUNT(*) FROM {self._load.known.name.sql}")
+        return await self._number(f"SELECT COUNT(*) FROM {self._load.loaded.sql}")
 
     async def _number(self, sql: str) -> int:
         worker = self._workers[0]
@@ -95,33 +93,33 @@ class MySQLWriter(TableWriter):
         self.finished = True
 
     async def _finish(self, fenced: FencedCheckpoint | None) -> None:
-        load, table = self._load, self._spec.table
-        archives: list[str] = []
-        if table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self._spec.blacklist:
-            names = await table_names(self._main, load.name.database)
-            archives = refresh.archives_to_drop(load.name, self._spec, names)
+        load, refresh = self._load, self._load.refresh
+        if self._spec.table.pre_action is PreAction.RENAME_AND_CREATE:
+            refresh = replace(refresh, names=await table_names(self._main, load.target))
         # A long reader is no reason to load everything again.
-        ddl = Ddl(load.pool, self._spec, load.name, self._main, _SWITCH_PATIENCE * load.lock_timeout)
-        if load.known.name != load.name:
+        ddl = Ddl(load.pool, refresh, self._main, _SWITCH_PATIENCE * load.lock_timeout)
+        if load.loaded != load.target:
             await self._switch(ddl)
+        archives = refresh.prune()
         if archives:
-            await ddl.run([f"DROP TABLE {load.name.beside(name)}" for name in archives], fenced=fenced)
+            await ddl.run(archives, fenced=fenced)
         elif fenced is not None:
             await self._main.begin()
             await self._save(self._main, fenced)
 
     async def _switch(self, ddl: Ddl) -> None:
         """Switch the shadow in. The checkpoint follows when the old table is dropped: until then everything can be undone."""
-        load = self._load
-        if load.completion:
+        refresh = self._load.refresh
+        completion = refresh.complete()
+        if completion:
             # MySQL builds indexes by sorting, with little memory by default; MariaDB has no such setting.
             with suppress(RetlError):
                 await self._main.execute(f"SET SESSION innodb_ddl_buffer_size = {_INDEX_BYTES}")
-        for statement in load.completion:
+        for statement in completion:
             # Not under the fence, since it may take long: nobody else has a table of this name.
             await self._main.execute(statement)
-        await ddl.run([refresh.switch(load.name, self._spec, existed=load.existed)])
-        if load.existed:
+        await ddl.run([refresh.switch()])
+        if refresh.existing is not None:
             await ddl.drop_replaced()
 
     async def _clear(self) -> None:
@@ -131,8 +129,8 @@ class MySQLWriter(TableWriter):
         """Cut the connections: the server rolls back. The next scan drops a shadow too."""
         for worker in self._workers:
             await worker.stop()
-        loaded = self._load.known.name
-        if loaded != self._load.name:
+        loaded = self._load.loaded
+        if loaded != self._load.target:
             with suppress(RetlError):
                 async with self._load.pool.control() as connection:
                     await connection.execute(f"DROP TABLE IF EXISTS {loaded.sql}")
@@ -145,7 +143,6 @@ class SliceLoad:
     worker: LoadWorker
     loader: Loader
     rejects: RejectCollector
-    keys: KeyWatch
 
 
 class SlicedWriter(MySQLWriter):
@@ -158,7 +155,7 @@ class SlicedWriter(MySQLWriter):
 
     def __init__(
         self,
-        load: PreparedLoad,
+        load: MySQLLoad,
         connection: MySQLConnection,
         more: Callable[[], Awaitable[MySQLConnection | None]],
     ) -> None:
@@ -168,13 +165,13 @@ class SlicedWriter(MySQLWriter):
         self._committing: LoadWorker | None = None
         self._committed = anyio.Event()
 
-    async def _write(self, batch: pa.RecordBatch, rejected: Sequence[RejectedRows], data: pa.Buffer | None) -> None:
+    async def _write(self, sifted: Sifted, data: pa.Buffer | None) -> None:
         if self._slice is None:
             self._slice = self._begin(await self._free_worker())
         mine = self._slice
-        if self._reject(mine.rejects, rejected) and batch.num_rows:
-            mine.keys.add(batch)
-            await mine.worker.start(lambda: self._take(mine, batch, data))
+        self._count(mine, sifted)
+        if self._keep_rejects(mine.rejects, sifted):
+            await mine.worker.start(lambda: self._take(mine, sifted.kept, data))
 
     async def _free_worker(self) -> LoadWorker:
         """An idle connection; a second one is taken when it is needed."""
@@ -190,6 +187,9 @@ class SlicedWriter(MySQLWriter):
     @abstractmethod
     def _begin(self, worker: LoadWorker) -> SliceLoad:
         """A slice without rows."""
+
+    def _count(self, mine: SliceLoad, sifted: Sifted) -> None:
+        """Take note of a batch of the slice."""
 
     @abstractmethod
     async def _take(self, mine: SliceLoad, batch: pa.RecordBatch, data: pa.Buffer | None) -> None:
@@ -233,7 +233,10 @@ class SlicedWriter(MySQLWriter):
 
     async def _commit_nothing(self, mine: SliceLoad, fenced: FencedCheckpoint | None) -> CommitResult:
         connection = mine.worker.connection
-        if fenced is not None and (fenced.manifest is not None or not await run_step(connection, update(fenced))):
+        if fenced is not None and (fenced.manifest is not None or not await self._update(connection, fenced)):
             await connection.begin()
             await self._save(connection, fenced)
         return CommitResult(0, 0, (), unchanged=0)
+
+    async def _update(self, connection: MySQLConnection, fenced: FencedCheckpoint) -> bool:
+        return await self._session(connection).run(partial(update, fenced))

@@ -45,6 +45,9 @@ class Dialect(ABC):
     longest_name: ClassVar[int | None] = None
     """How many bytes of UTF-8 a name may have."""
 
+    table_options: ClassVar[str] = ""
+    """What follows the columns of a table that is created."""
+
     has_indexes: ClassVar[bool] = False
     """Whether an index finds a few rows quickly; otherwise one pass over a column is the best way to ask for anything."""
 

@@ -84,7 +84,7 @@ class RefreshState:
         before = [_drop(self.name.beside(name)) for name in self.leftovers()]
         before += self._pre_action()
         before += change.ddl(loaded.sql)
-        if loaded != self.name and self._mirrors:
+        if loaded != self.name and self.mirrors:
             before += change.ddl(self.name.sql)
         after = [*self.complete(), *self.lock(), *self.after(mirror, self.archive if self._archives else None)]
         return RefreshPlan(before, loaded, after)
@@ -93,7 +93,7 @@ class RefreshState:
         if self.definition is None:
             return []
         if self.spec.table.pre_action.has_shadow:
-            for_mirror = self.definition.create_for_mirror if self._mirrors else None
+            for_mirror = self.definition.create_for_mirror if self.mirrors else None
             return (for_mirror or self.definition.create)(self.loaded)
         if self._archives:
             archive = self.name.beside(self.archive)
@@ -111,7 +111,7 @@ class RefreshState:
     @property
     def _replaced_by(self) -> TableDefinition | None:
         """The definition of a table that its shadow replaces at the end."""
-        return None if self.loaded == self.name or self._mirrors else self.definition
+        return None if self.loaded == self.name or self.mirrors else self.definition
 
     def complete(self) -> list[str]:
         """The statements that make a shadow whole, in a transaction before that of ``lock`` and ``after``."""
@@ -130,13 +130,17 @@ class RefreshState:
         statements: list[str] = []
         if self.loaded != self.name:
             statements += self._switch(mirror)
-        if self.spec.table.pre_action is PreAction.RENAME_AND_CREATE and Action.DROP not in self.spec.blacklist:
-            statements += [_drop(self.name.beside(name)) for name in self._old_archives(archived)]
-        return statements
+        return [*statements, *self.prune(archived)]
+
+    def prune(self, archived: str | None = None) -> list[str]:
+        """Drops the oldest archives beyond ``keep_archives``."""
+        if self.spec.table.pre_action is not PreAction.RENAME_AND_CREATE or Action.DROP in self.spec.blacklist:
+            return []
+        return [_drop(self.name.beside(name)) for name in self._old_archives(archived)]
 
     def _switch(self, mirror: Callable[[TableName], list[str]]) -> list[str]:
         loaded, definition = self.loaded, self.definition
-        if self._mirrors:
+        if self.mirrors:
             return [*mirror(loaded), _drop(loaded)]
         if definition is None:
             return [_rename(loaded, self.name)]
@@ -149,7 +153,7 @@ class RefreshState:
         ]
 
     @property
-    def _mirrors(self) -> bool:
+    def mirrors(self) -> bool:
         """Whether the table stays and takes the shadow's rows. A missing table becomes the shadow itself, if the blacklist allows."""
         if self.spec.table.pre_action is PreAction.MIRROR:
             return self.existing is not None or Action.RENAME in self.spec.blacklist
@@ -157,9 +161,12 @@ class RefreshState:
 
     @property
     def loaded(self) -> TableName:
-        """A first load, too, becomes visible as a whole."""
-        if not self.spec.table.pre_action.has_shadow:
-            return self.name
+        """The table to load. A first load, too, becomes visible as a whole."""
+        return self.shadow if self.spec.table.pre_action.has_shadow else self.name
+
+    @property
+    def shadow(self) -> TableName:
+        """The table that takes the place of the user's, or gives it its rows."""
         fold, longest = self.dialect.fold_table, self.dialect.longest_name
         return self.name.beside(shadow_name(fold(self.name.name), self.spec.pipeline, self.spec.epoch, longest=longest))
 

@@ -108,15 +108,13 @@ class TableChange:
     warnings: tuple[str, ...]
     declared: tuple[str, ...] = ()
     """The target's types of ``columns``."""
-
-    def statements(self, dialect: Dialect, table: str) -> list[str]:
-        """The DDL that makes ``table`` fit."""
-        return self.ddl(dialect.table(table))
+    options: str = ""
+    """What follows the definitions."""
 
     def ddl(self, name: str) -> list[str]:
-        """The same for a name that is quoted already."""
+        """The DDL that makes a table fit, given by its quoted name."""
         if self.create:
-            return [f"CREATE TABLE {name} ({', '.join(self.definitions)})"]
+            return [f"CREATE TABLE {name} ({', '.join(self.definitions)}){self.options}"]
         return [f"ALTER TABLE {name} ADD COLUMN {definition}" for definition in self.added]
 
 
@@ -184,6 +182,7 @@ def _new(spec: WriteSpec, dialect: Dialect, types: TypeMap) -> TableChange:
         casts=_casts(spec.schema, declared),
         warnings=(),
         declared=declared,
+        options=dialect.table_options,
     )
 
 

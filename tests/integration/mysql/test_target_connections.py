@@ -11,7 +11,7 @@ import retl
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.direct import FirstLoadWriter
 from retl.connectors.mysql.settings import SIGN_OF_LIFE
-from retl.connectors.mysql.staged import StagedWriter
+from retl.connectors.mysql.staged import PipelinedWriter
 from retl.connectors.mysql.wire import Done
 from retl.model.report import ScanReport
 from retl.model.window import Slice
@@ -52,11 +52,11 @@ async def test_a_scan_that_brings_some_rows_sends_eight_statements_and_logs_in_n
     assert scene.rows("people") == [(1, "a"), (2, "B"), (4, "d")]
 
 
-@pytest.mark.parametrize("kind", [FirstLoadWriter, StagedWriter])
+@pytest.mark.parametrize("kind", [FirstLoadWriter, PipelinedWriter])
 @pytest.mark.parametrize("most", [8, 3], ids=["two connections", "one"])
 async def test_the_next_slice_is_written_while_one_is_committed(scene: Scene, kind: type[Any], most: int) -> None:
     scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20))")
-    if kind is StagedWriter:
+    if kind is PipelinedWriter:
         scene.run("INSERT INTO people VALUES (0, 'zero')")
     async with scene.session(max_connections=most) as session:
         writer = await session.prepare(session.load(spec(), schema=PEOPLE, unique_key=True))
@@ -69,7 +69,7 @@ async def test_the_next_slice_is_written_while_one_is_committed(scene: Scene, ki
                 await writer.write(people((10 * number, "next"), (10 * number + 1, "too")))
         await commit(session, writer, [])
         await session.finish(writer)
-    held = [(0, "zero")] if kind is StagedWriter else []
+    held = [(0, "zero")] if kind is PipelinedWriter else []
     later = [(10 * n + more, name) for n in range(1, 5) for more, name in ((0, "next"), (1, "too"))]
     assert scene.rows("people") == sorted([*held, (1, "a"), (2, "b"), *later], key=repr)
 

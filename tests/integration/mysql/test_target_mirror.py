@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.wire import Done
 from retl.model.errors import TargetError
 from retl.model.schema import field
 from tests.integration.mysql.targets import Scene
@@ -96,3 +99,87 @@ async def test_rows_may_exchange_a_unique_value(scene: Scene) -> None:
     scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20) UNIQUE)", ROWS)
     await mirror(scene, (1, "b"), (2, "a"), (4, "c"))
     assert scene.rows("people") == [(1, "b"), (2, "a"), (4, "c")]
+
+
+@pytest.mark.parametrize("pre_action", ["none", "truncate", "rename_and_create", "swap", "mirror"])
+@pytest.mark.parametrize("exists", [False, True])
+async def test_plan_shows_the_very_statements_that_run(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, pre_action: str, exists: bool
+) -> None:
+    seen: list[str] = []
+    execute, load = MySQLConnection.execute, MySQLConnection.load
+
+    async def traced(self: MySQLConnection, sql: str) -> Done:
+        seen.append(sql)
+        return await execute(self, sql)
+
+    async def loaded(self: MySQLConnection, sql: str, chunks: Any) -> Done:
+        seen.append(sql)
+        return await load(self, sql, chunks)
+
+    if exists:
+        scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), INDEX i (name))", ROWS)
+    table = spec(pre_action=pre_action, max_shrink=1.0)
+    wide = PEOPLE.append(pa.field("more", pa.int64()))
+    rows = pa.RecordBatch.from_pylist([{"id": 2, "name": "B", "more": 7}, {"id": 9, "name": "i", "more": None}], wide)
+    async with scene.session() as session:
+        shown = (await session.target.preview(session.load(table, schema=wide, unique_key=True))).statements
+        monkeypatch.setattr(MySQLConnection, "execute", traced)
+        monkeypatch.setattr(MySQLConnection, "load", loaded)
+        await scan(session, [rows], table, schema=wide, unique_key=True)
+    begins = ("ALTER", "CREATE", "DELETE", "DROP", "INSERT", "LOAD", "RENAME", "REPLACE", "TRUNCATE", "UPDATE")
+    ours = (
+        "retl_try",
+        "retl_no_such_column",
+        "TABLE `" + scene.database + "`.`retl_stage",
+        "TEMPORARY",
+        "retl_leases",
+        "retl_checkpoints",
+    )
+    writes = [
+        re.sub(r"retl_stage_\d+", "retl_stage", sql)
+        for sql in seen
+        if sql.startswith(begins) and not any(name in sql for name in ours)
+    ]
+    assert writes == list(shown)
+    assert [row[:3] for row in scene.run("SELECT id, name, more FROM people WHERE id IN (2, 9) ORDER BY id")] == [
+        (2, "B", 7),
+        (9, "i", None),
+    ]
+
+
+TREE = "CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), boss BIGINT"
+STAFF = pa.schema([field("id", pa.int64(), nullable=False), field("name", pa.string()), field("boss", pa.int64())])
+
+
+@pytest.mark.parametrize("rule", ["", "ON DELETE CASCADE", "ON DELETE SET NULL"])
+async def test_rows_may_refer_to_each_other(scene: Scene, rule: str) -> None:
+    """4 goes with its boss 2, and 3 gets a new boss that comes after it in the order of keys; 8 comes before its boss 9."""
+    scene.run(
+        f"{TREE}, FOREIGN KEY (boss) REFERENCES people (id) {rule})",
+        "INSERT INTO people VALUES (1, 'a', NULL), (2, 'b', 1), (3, 'c', 2), (4, 'd', 2), (5, 'e', 1)",
+    )
+    rows = [(1, "a", None), (3, "c", 9), (5, "e", 1), (8, "h", 9), (9, "i", 1)]
+    await mirror(scene, *rows, schema=STAFF)
+    assert scene.rows("people") == rows
+    assert scene.tables() == ["people"]
+
+
+async def test_rows_that_refer_to_each_other_and_exchange_a_unique_value(scene: Scene) -> None:
+    scene.run(
+        f"{TREE}, UNIQUE (name), FOREIGN KEY (boss) REFERENCES people (id))",
+        "INSERT INTO people VALUES (1, 'a', NULL), (2, 'b', 1), (3, 'c', 2)",
+    )
+    rows = [(1, "b", 7), (2, "a", 7), (7, "g", None)]
+    await mirror(scene, *rows, schema=STAFF)
+    assert scene.rows("people") == rows
+
+
+async def test_a_reference_to_a_row_that_is_not_there_leaves_everything_as_it_was(scene: Scene) -> None:
+    before = [(1, "a", None), (2, "b", 1)]
+    scene.run(
+        f"{TREE}, FOREIGN KEY (boss) REFERENCES people (id))", "INSERT INTO people VALUES (1, 'a', NULL), (2, 'b', 1)"
+    )
+    with pytest.raises(TargetError, match="foreign key constraint fails"):
+        await mirror(scene, (1, "a", None), (2, "b", 5), schema=STAFF)
+    assert scene.rows("people") == before

@@ -12,10 +12,11 @@ import anyio.to_thread
 import pytest
 
 from retl.connectors import MySQL
-from retl.connectors.mysql.catalog import TableName
+from retl.connectors.mysql.catalog import DIALECT
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.loader import Loader
 from retl.connectors.mysql.rights import granted
+from retl.connectors.sql.tables import TableName
 from retl.model.actions import Action
 from retl.model.errors import ConfigError, TargetBusy, UnsupportedError
 from retl.testing.target_base import Session
@@ -185,7 +186,7 @@ async def test_the_triggers_of_a_table_that_has_them_unseen_fire_once_for_a_row(
     ],
 )
 def test_a_right_is_read_from_the_grants(line: str, expected: bool) -> None:
-    place = TableName("my_db", "t`x")
+    place = TableName("t`x", "my_db", DIALECT)
     assert granted(["GRANT USAGE ON *.* TO `u`@`%`", line], "TRIGGER", place) is expected
     revoked = "REVOKE TRIGGER ON `my_db`.* FROM `u`@`%`"
     assert not granted([line, revoked], "TRIGGER", place)
