@@ -123,7 +123,22 @@ async def test_numbers_go_on_where_the_old_table_was(scene: Scene, table: Any) -
     assert scene.run("SELECT 1 FROM pg_class WHERE relname = 'people_no_seq'") == []
 
 
-async def test_the_owner_and_his_rights_stay(scene: Scene) -> None:
+@EXCHANGES
+@pytest.mark.parametrize(("old", "loaded", "following"), [(3, 100, 101), (500, 100, 501), (100, 100, 101)])
+async def test_a_number_goes_on_behind_all_that_were_given(
+    scene: Scene, table: Any, old: int, loaded: int, following: int
+) -> None:
+    scene.run(
+        "CREATE TABLE people (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, no serial)",
+        f"SELECT setval('people_id_seq', {old}), setval('people_no_seq', {old})",
+    )
+    schema = PEOPLE.append(pa.field("no", pa.int64()))
+    async with scene.session() as session:
+        await scan(session, [people((1, "a", 1), (loaded, "b", loaded), schema=schema)], table)
+    assert scene.run("INSERT INTO people (name) VALUES ('next') RETURNING id, no") == [(following, following)]
+
+
+async def test_the_owner_and_all_rights_stay(scene: Scene) -> None:
     user = scene.user.user
     scene.run_as_admin(
         "CREATE TABLE people (id bigint PRIMARY KEY, name text, no serial)",
