@@ -66,3 +66,10 @@ class PostgresTable(ExistingTable):
             return False
         keys = (*catalog.parents, *catalog.children)
         return any(key.deferrable for key in keys) or not all(index.immediate for index in catalog.indexes)
+
+    @property
+    def refers_to_itself(self) -> bool:
+        """Whether a foreign key of the table refers to the table."""
+        catalog = self.catalog
+        own = (catalog.schema, catalog.table) if catalog else None
+        return catalog is not None and any((key.schema, key.table) == own for key in catalog.parents)

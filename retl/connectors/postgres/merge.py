@@ -156,6 +156,11 @@ class PostgresMerge(TableMerge):
 
     # Numbers -----------------------------------------------------------------
 
+    def mirror(self, *, exchange: bool = False) -> list[str]:
+        """Rows that refer to others of the table change before those are deleted, unless they need a value of theirs."""
+        gone, *written = super().mirror(exchange=exchange)
+        return [*written, gone] if self._table.refers_to_itself and not exchange else [gone, *written]
+
     def follow_up(self) -> list[str]:
         """Let sequences go on behind the numbers that were written, or the next row of the host would clash."""
         return [self._numbers(name) for name in self.staged if self._table.is_numbered(name)]
