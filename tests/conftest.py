@@ -35,6 +35,8 @@ ALLOWED_FRAMES = (
     # The driver looks for certificates and passwords in the user's folder, as libpq does, before it connects.
     ("asyncpg/connect_utils.py", {"_parse_connect_arguments"}),
     ("zoneinfo/_tzpath.py", {"find_tzfile"}),
+    # The driver of PostgreSQL looks for a password and a certificate in the home folder.
+    ("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"}),
     # A test that looks at the files while a scan is held at one of its events.
     ("tests/support.py", {"_hear"}),
 )

@@ -68,6 +68,8 @@ class SourceBase:
     """Whether it can list and describe its tables."""
     changes_meanwhile: ClassVar[bool] = True
     """Whether others can write while a scan is open; a file may be locked for them."""
+    keeps_tables: ClassVar[bool] = False
+    """Whether nobody can drop a table while a scan of it is open."""
     most_batch_rows: ClassVar[int] = 16_384
     """No batch has more rows than this."""
     many_rows: ClassVar[int] = 20_000

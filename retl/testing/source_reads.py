@@ -204,6 +204,8 @@ class SourceReads(SourceBase):
 
     async def test_a_table_that_vanishes_after_the_plan_is_an_error_of_ours(self) -> None:
         self.needs_changes()
+        if self.keeps_tables:
+            pytest.skip("an open scan keeps its table")
         async with self.opened(rows_of([1])) as source:
             plan = await source.plan(FULL, Checkpoint())
             await self.drop(TABLE)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Awaitable, Callable
-from datetime import timedelta, timezone, tzinfo
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -29,24 +26,6 @@ _HARMLESS = {
     "parsetime": ("true", "1"),
     "binary_prefix": ("true", "1"),
 }
-_OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
-
-
-def zone(name: str | None, system: str) -> tzinfo | None:
-    """A time zone by its name, or by its offset from UTC as servers write it: ``+08:00``. Raises ``ConfigError`` otherwise."""
-    if name is None:
-        return None
-    try:
-        if found := _OFFSET.fullmatch(name):
-            away = timedelta(hours=int(found[2]), minutes=int(found[3]))
-            return timezone(away if found[1] == "+" else -away)
-        return ZoneInfo(name)
-    except (LookupError, ValueError, OSError):
-        raise ConfigError(
-            f"unknown time zone {name!r}.",
-            remedy="write a name such as Asia/Shanghai, or +08:00.",
-            system=system,
-        ) from None
 
 
 class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):

@@ -17,8 +17,9 @@ from retl.connectors.mysql.settings import SESSION_MARK
 from retl.connectors.mysql.wire import WireField
 from retl.connectors.rows.rejects import without_broken_text
 from retl.connectors.sql.dialect import split_name
-from retl.connectors.sql.reader import SqlReader, dst_shift
+from retl.connectors.sql.reader import SqlReader, catalog_schema
 from retl.connectors.sql.selection import Relation, Selection
+from retl.connectors.sql.zones import dst_shift, local_clock
 from retl.model.errors import ConfigError, ConnectionFailed
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
@@ -28,8 +29,6 @@ _BROKEN_VIEW = 1356
 _TRUSTED_SECONDS = 1.0
 """Seconds after which an idle connection is checked before use: it may have been cut, or handed on by a pooler."""
 
-_LONGEST_SETTLE = timedelta(days=366)
-"""Beyond a year, an hour more or less does not matter."""
 
 Connect = Callable[[], Awaitable[MySQLConnection]]
 
@@ -80,26 +79,10 @@ class WireReader(SqlReader):
         return described_field(column)
 
     async def chosen_schema(self, chosen: Selection) -> pa.Schema:
-        """The catalog overrides a result's own description: lengths, enumerations, JSON."""
-        known = chosen.relation.schema.columns
-        computed = [name for name in chosen.names if name in chosen.table.expressions]
-        described = dict(zip(chosen.names, await self.columns(chosen.raw()), strict=True)) if computed else {}
-        return pa.schema(
-            [
-                (described[name] if name in computed else known.field(name)).with_name(chosen.table.target_name(name))
-                for name in chosen.names
-            ]
-        )
+        return await catalog_schema(self, chosen)
 
     def clock(self, now: str, cursor: pa.Field, settle: timedelta) -> str:
-        """The clock in the zone in which a column without one was written."""
-        local = pa.types.is_date(cursor.type) or (pa.types.is_timestamp(cursor.type) and not cursor.type.tz)
-        if self._zone is None or not local:
-            return now
-        settle = min(settle, _LONGEST_SETTLE)
-        utc = datetime.fromisoformat(now).replace(tzinfo=UTC)
-        shown, before = (moment.astimezone(self._zone).replace(tzinfo=None) for moment in (utc, utc - settle))
-        return min(shown, before + settle).isoformat(" ")
+        return local_clock(now, cursor, self._zone, settle)
 
     async def list_tables(self) -> list[str]:
         mine, string = self._database, self.dialect.string

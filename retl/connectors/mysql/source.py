@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import MySQLConnection, connected
-from retl.connectors.mysql.options import ServerOptions, zone
+from retl.connectors.mysql.options import ServerOptions
 from retl.connectors.mysql.reader import Connect, MySQLReader, WireReader
 from retl.connectors.mysql.settings import reading
 from retl.connectors.sql.source import SqlSource
+from retl.connectors.sql.zones import zone
 
 if TYPE_CHECKING:
     from retl.connectors.mysql import MySQL

@@ -21,8 +21,8 @@ from retl.connectors.mysql.wire import WireField
 from retl.connectors.olap.dialect import OlapDialect, is_sketch
 from retl.connectors.olap.errors import while_reading
 from retl.connectors.olap.flight import FlightStream
-from retl.connectors.sql.reader import dst_shift
 from retl.connectors.sql.selection import Selection
+from retl.connectors.sql.zones import dst_shift
 from retl.model.errors import UnsupportedError
 from retl.model.schema import TableSchema, native_type
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import MySQLConnection, held
 from retl.connectors.mysql.errors import SourceRefused
-from retl.connectors.mysql.options import zone
 from retl.connectors.mysql.source import WireSource
 from retl.connectors.olap.cluster import Cluster
 from retl.connectors.olap.flight import FlightStream
@@ -19,6 +18,7 @@ from retl.connectors.olap.reader import Reading
 from retl.connectors.olap.scan import OlapScan
 from retl.connectors.olap.session import settings
 from retl.connectors.sql.scan import SqlScan
+from retl.connectors.sql.zones import zone
 from retl.model.errors import ConfigError
 
 _PRODUCTS = ("starrocks", "doris")

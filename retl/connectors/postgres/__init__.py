@@ -9,6 +9,7 @@ import msgspec
 from retl.connectors.postgres.options import Attributes, ServerOptions
 
 if TYPE_CHECKING:
+    from retl.connectors.postgres.source import PostgresSource
     from retl.connectors.postgres.target import PostgresTarget
 
 
@@ -46,6 +47,11 @@ class PostgreSQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
     lock_timeout: Annotated[
         float | str, msgspec.Meta(description="How long a lock of somebody else is waited for.")
     ] = 30
+
+    def source(self) -> PostgresSource:
+        from retl.connectors.postgres.source import PostgresSource
+
+        return PostgresSource(self)
 
     def target(self) -> PostgresTarget:
         from retl.connectors.postgres.connection import PostgresConnection

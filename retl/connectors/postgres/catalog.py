@@ -13,10 +13,9 @@ from retl.connectors.postgres.types import logical_field
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.tables import ExistingTable, TableName
 from retl.model.errors import ConfigError, SchemaDrift
+from retl.model.naming import made_by_a_target
 from retl.state.sql import STATE_TABLES
 
-_BYTEWISE = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8", "ucs_basic", "pg_c_utf8"})
-"""Collations that sort UTF-8 by its bytes."""
 _TABLES = ("r", "p", "f", "v", "m")
 
 
@@ -180,27 +179,32 @@ def read(rows: Sequence[tuple[Any, ...]]) -> CatalogTable | None:
 
 
 def names_question(schema: str | None = None) -> str:
-    """The query for the tables that the user may see: schema and name."""
+    """The query for the tables that the user may read: schema and name."""
     where = "NOT LIKE 'pg\\_%'" if schema is None else f"= {DIALECT.string(schema)}"
     return (
         "SELECT n.nspname::text, c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
         f"WHERE c.relkind IN ({_KINDS}) AND NOT c.relispartition AND n.nspname {where} AND n.nspname <> 'information_schema' "
-        "AND has_schema_privilege(n.oid, 'USAGE') ORDER BY 1, 2"
+        "AND has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT') ORDER BY 1, 2"
     )
 
 
 def is_own(name: str) -> bool:
     """Whether a table is one of retl's."""
-    return name in STATE_TABLES or name.startswith("_retl_")
+    return name in STATE_TABLES or made_by_a_target(name)
 
 
 def location_question(table: str) -> str:
-    """The query for what identifies a table everywhere: the cluster, the database, the table's own number and kind."""
+    """The query that ``location`` understands."""
     return (
         "SELECT (SELECT system_identifier FROM pg_control_system())::text, "
-        "(SELECT oid FROM pg_database WHERE datname = current_database())::text, c.oid::text, c.relkind::text "
-        f"FROM pg_class AS c WHERE c.oid = {regclass(table)}"
+        "(SELECT oid FROM pg_database WHERE datname = current_database())::text, c.oid::text "
+        f"FROM pg_class AS c WHERE c.oid = {regclass(table)} AND c.relkind IN ('r', 'p')"
     )
+
+
+def location(rows: Sequence[tuple[Any, ...]]) -> str | None:
+    """``postgres:<cluster>/<database>/<table>``, equal for a source and a target where they are the same table."""
+    return f"postgres:{'/'.join(rows[0])}" if rows else None
 
 
 def _object(facts: dict[str, str]) -> str:
@@ -316,8 +320,3 @@ _FACTS = {
         "WHERE p.partrelid = c.oid",
     ),
 }
-
-
-def sorts_by_bytes(collation: str | None) -> bool:
-    """Whether a collation sorts text by its bytes."""
-    return collation in _BYTEWISE

@@ -7,23 +7,21 @@ its guarantees depend on, so it works behind a pooler that gives each transactio
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import anyio
 import asyncpg
 import msgspec
 
+from retl.connectors.postgres import line
 from retl.connectors.postgres.errors import Role, server_error
-from retl.model.errors import ConfigError, ConnectionFailed, RetlError, TargetError
+from retl.model.errors import ConfigError, RetlError, TargetError
 from retl.threads import shielded
 
 _CANCEL_SECONDS = 5.0
-_PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}
-"""After 90 seconds without an answer a server is gone, however long a statement may take."""
 _READ_ONLY = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "ISOLATION LEVEL READ COMMITTED READ WRITE"
 
@@ -66,8 +64,21 @@ class Server:
     user: str
 
     @property
+    def product(self) -> str:
+        """``PostgreSQL``, or what speaks its protocol: ``CockroachDB``."""
+        return self.text.partition(" ")[0]
+
+    @property
     def version(self) -> str:
         return f"{self.number // 10_000}.{self.number % 10_000}"
+
+
+class ResultColumn(NamedTuple):
+    """A column of a result: its name, and what ``format_type`` takes."""
+
+    name: str
+    oid: int
+    modifier: int
 
 
 class PostgresConnection:
@@ -77,6 +88,7 @@ class PostgresConnection:
         self._login = login
         self._driver = driver
         self._settings = ""
+        self._failed = False
         self.warnings = login.warnings
         """Warnings about the connection to the server."""
         self.server = Server("", driver.get_server_version().major * 10_000, "", False, "", "")
@@ -84,12 +96,12 @@ class PostgresConnection:
     @classmethod
     async def open(cls, login: Login) -> PostgresConnection:
         """Connect, and see whether the server keeps the settings. Raises ``ConnectionFailed`` or ``ConfigError``."""
-        with _mapped(login):
+        with line.mapped(login):
             async with asyncio.timeout(login.connect_timeout):
                 driver = await asyncpg.connect(**login.parameters, statement_cache_size=0)
         connection = cls(login, driver)
         try:
-            _keep_alive(driver)
+            line.keep_alive(driver)
             await connection._prepare()
         except BaseException:
             connection.abort()
@@ -107,6 +119,11 @@ class PostgresConnection:
         return not self.closed and bool(self._driver.is_in_transaction())
 
     @property
+    def is_healthy(self) -> bool:
+        """Whether the open transaction may go on: no statement of it has failed."""
+        return self.in_transaction and not self._failed
+
+    @property
     def place(self) -> str:
         return self._login.place
 
@@ -121,14 +138,25 @@ class PostgresConnection:
         async with self._guarded():
             return [tuple(row) for row in await self._driver.fetch(self._sendable(sql))]
 
+    async def describe(self, sql: str) -> list[ResultColumn]:
+        """The columns of a query, which is not run. In a transaction."""
+        async with self._guarded():
+            prepared = await self._driver.prepare(self._sendable(sql), name="")
+            attributes = prepared.get_attributes()
+        modifiers = line.modifiers(prepared) or [-1] * len(attributes)
+        return [
+            ResultColumn(one.name, one.type.oid, modifier) for one, modifier in zip(attributes, modifiers, strict=True)
+        ]
+
     async def execute(self, sql: str) -> int:
         """Run one statement without values, or several; how many rows the last one has changed."""
         async with self._guarded():
-            return _count(await self._driver.execute(self._sendable(sql)))
+            return line.count(await self._driver.execute(self._sendable(sql)))
 
     async def begin(self, mode: str = _WRITE) -> None:
         """Begin a transaction, in whatever session, with the settings that its guarantees need."""
         await self.execute(f"BEGIN {mode}{self._settings}")
+        self._failed = False
 
     async def commit(self) -> None:
         """Raises ``TargetError`` if the server has rolled back instead, since a statement had failed."""
@@ -163,7 +191,7 @@ class PostgresConnection:
             done = await self._driver.copy_to_table(
                 table, source=source, columns=list(columns), schema_name=schema, **options
             )
-        return _count(done)
+        return line.count(done)
 
     async def copy_out(self, sql: str) -> AsyncGenerator[bytes, None]:
         """``COPY (sql) TO STDOUT`` in its text format, in blocks as they come.
@@ -279,17 +307,13 @@ class _Guard:
         await self._timeout.__aenter__()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._connection._failed |= error is not None
         if isinstance(error, asyncio.CancelledError):
             await shielded(self._connection.end_statement())
-        with _mapped(self._connection._login):
+        with line.mapped(self._connection._login):
             await self._timeout.__aexit__(kind, error, trace)
             if error is not None and not isinstance(error, asyncio.CancelledError):
                 raise error
-
-
-def state_of(error: RetlError) -> str:
-    """The SQLSTATE under which the server reported an error; empty if it did not."""
-    return str(getattr(error.__cause__, "sqlstate", None) or getattr(error, "state", ""))
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -300,68 +324,6 @@ async def _ended(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-@contextmanager
-def _mapped(login: Login) -> Iterator[None]:
-    """Map the errors of the driver and the system."""
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise login.explain(error.sqlstate or "08006", _said(error), login.role, login.place) from error
-    except asyncpg.ClientConfigurationError as error:
-        raise ConfigError(
-            f"the address of {login.system} cannot be used: {error}.", remedy="correct url, or what it names."
-        ) from error
-    except (OSError, TimeoutError, EOFError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise _unreachable(error, login) from error
-
-
-def _unreachable(error: Exception, login: Login) -> RetlError:
-    import ssl
-
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConfigError(
-            f"the certificate of {login.place} cannot be verified: {error.verify_message}.",
-            remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
-        )
-    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
-        return ConfigError(
-            f"the server at {login.place} does not offer TLS.",
-            remedy='have it offer TLS, or use tls = "off" in a network that you trust.',
-        )
-    return ConnectionFailed(
-        f"the connection to {login.place} failed: {str(error).rstrip('.') or 'no answer in time'}.",
-        remedy="check address, network and server; the scan is tried again.",
-    )
-
-
-def _said(error: asyncpg.PostgresError) -> str:
-    """The server's message, and where in the data it happened."""
-    told = [str(error.args[0] if error.args else error), getattr(error, "detail", None)]
-    where = str(getattr(error, "context", None) or "")
-    if where.startswith("COPY "):
-        told.append(where.partition("\n")[0])
-    return "; ".join(part.rstrip(".") for part in told if part)
-
-
-def _count(done: str) -> int:
-    """The rows that a command has changed, by its tag: ``INSERT 0 5``, ``COPY 5``."""
-    last = done.rsplit(" ", 1)[-1]
-    return int(last) if last.isdigit() else 0
-
-
 def _value(name: str, value: str) -> str:
     """A setting's value in SQL; a list of names is a list."""
     return value if name == "search_path" else "'" + value.replace("'", "''") + "'"
-
-
-def _keep_alive(driver: Any) -> None:
-    """Have the system notice a server that is gone while a statement runs, or is waited for."""
-    line = driver._transport.get_extra_info("socket")
-    if line is None or line.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _PROBES.items():
-        option = getattr(socket, name, None)
-        if option is not None:
-            with suppress(OSError):
-                line.setsockopt(socket.IPPROTO_TCP, option, value)

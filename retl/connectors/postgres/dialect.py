@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from retl.connectors.postgres.types import logical_field
 from retl.connectors.sql.dialect import Dialect
+from retl.model.cursor import CursorFamily
 from retl.model.errors import ConfigError
+from retl.model.schema import collation, native_type
 
 _LONGEST_NAME = 63
 _LARGEST = 2**63 - 1
@@ -20,6 +22,9 @@ _FAMILIES = (
     (pa.types.is_date, "date"),
     (pa.types.is_time, "time"),
 )
+_TEXTS = ("text", "character varying")
+_BYTEWISE = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8", "ucs_basic", "pg_c_utf8"})
+"""Collations that sort UTF-8 by its bytes."""
 
 
 class PostgreSQLDialect(Dialect):
@@ -66,7 +71,16 @@ class PostgreSQLDialect(Dialect):
         return f"CAST({expression} AS text)"
 
     def select_expression(self, column: pa.Field, expression: str) -> str:
-        return expression
+        # As text it would have the sign and the marks of a currency.
+        return f"CAST({expression} AS numeric)" if native_type(column) == "money" else expression
+
+    def family(self, column: pa.Field) -> CursorFamily | None:
+        native = native_type(column)
+        if native == "numeric":
+            return "decimal"
+        if native.startswith(_TEXTS) and collation(column) in _BYTEWISE:
+            return "text"
+        return super().family(column)
 
     def bucket_number(self, column: pa.Field, expression: str) -> str | None:
         if pa.types.is_integer(column.type):

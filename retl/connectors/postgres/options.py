@@ -190,11 +190,20 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
 
 def search_path(schema: str) -> str:
     """The search path of an option: its schemas, then ``public``."""
+    every = dict.fromkeys([*_names(schema), "public"])
+    return ", ".join('"' + name.replace('"', '""') + '"' for name in every)
+
+
+def home(schema: str) -> str:
+    """The schema of tables that are named without one."""
+    return _names(schema)[0]
+
+
+def _names(schema: str) -> list[str]:
     names = [name.strip() for name in schema.split(",") if name.strip()]
     if not names:
         raise ConfigError("schema is empty.", remedy="name the schema of tables that are named without one.")
-    every = dict.fromkeys([*names, "public"])
-    return ", ".join('"' + name.replace('"', '""') + '"' for name in every)
+    return names
 
 
 def _fetch(given: Secret | str | PasswordCall) -> Callable[[], Awaitable[str]]:

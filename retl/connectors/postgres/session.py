@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from retl.connectors.net.retry import RetryBudget
-from retl.connectors.postgres.connection import PostgresConnection, state_of
+from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.errors import of_rows
+from retl.connectors.postgres.line import state_of
 from retl.connectors.sql.session import Session
 from retl.connectors.sql.statement import RowError, Statement, Step
 from retl.connectors.sql.tables import TableName

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from datetime import datetime, timedelta, tzinfo
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -107,7 +107,12 @@ class SqlReader(ABC):
         )
 
 
-def dst_shift(zone: tzinfo, year: int) -> timedelta:
-    """How far a zone's clocks are put back within a year."""
-    offsets = [datetime(year, month, 1, tzinfo=zone).utcoffset() or timedelta() for month in range(1, 13)]
-    return max(offsets) - min(offsets)
+async def catalog_schema(reader: SqlReader, chosen: Selection) -> pa.Schema:
+    """The columns of a scan: the catalog overrides a result's own description, which lacks lengths, enumerations, JSON."""
+    known = chosen.relation.schema.columns
+    computed = [name for name in chosen.names if name in chosen.table.expressions]
+    described = dict(zip(chosen.names, await reader.columns(chosen.raw()), strict=True)) if computed else {}
+    fields = [described[name] if name in computed else known.field(name) for name in chosen.names]
+    return pa.schema(
+        [column.with_name(chosen.table.target_name(name)) for column, name in zip(fields, chosen.names, strict=True)]
+    )

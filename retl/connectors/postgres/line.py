@@ -1,0 +1,96 @@
+"""The driver beneath a connection: its errors, mapped, and what it does not show by itself."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from retl.model.errors import ConfigError, ConnectionFailed, RetlError
+
+if TYPE_CHECKING:
+    from retl.connectors.postgres.connection import Login
+
+_PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
+"""After 90 seconds without an answer a server is gone, however long a statement may take.
+
+Not TCP_USER_TIMEOUT: it would also cut a COPY whose rows the server takes no further while it waits for a lock.
+"""
+
+
+@contextmanager
+def mapped(login: Login) -> Iterator[None]:
+    """Map the errors of the driver and the system."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise login.explain(error.sqlstate or "08006", _said(error), login.role, login.place) from error
+    except asyncpg.ClientConfigurationError as error:
+        raise ConfigError(
+            f"the address of {login.system} cannot be used: {error}.", remedy="correct url, or what it names."
+        ) from error
+    except (OSError, TimeoutError, EOFError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise _unreachable(error, login) from error
+
+
+def _unreachable(error: Exception, login: Login) -> RetlError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConfigError(
+            f"the certificate of {login.place} cannot be verified: {error.verify_message}.",
+            remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
+        )
+    if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
+        return ConfigError(
+            f"the server at {login.place} does not offer TLS.",
+            remedy='have it offer TLS, or use tls = "off" in a network that you trust.',
+        )
+    return ConnectionFailed(
+        f"the connection to {login.place} failed: {str(error).rstrip('.') or 'no answer in time'}.",
+        remedy="check address, network and server; the scan is tried again.",
+    )
+
+
+def _said(error: asyncpg.PostgresError) -> str:
+    """The server's message, and where in the data it happened."""
+    told = [str(error.args[0] if error.args else error), getattr(error, "detail", None)]
+    where = str(getattr(error, "context", None) or "")
+    if where.startswith("COPY "):
+        told.append(where.partition("\n")[0])
+    return "; ".join(part.rstrip(".") for part in told if part)
+
+
+def count(done: str) -> int:
+    """The rows that a command has changed, by its tag: ``INSERT 0 5``, ``COPY 5``."""
+    last = done.rsplit(" ", 1)[-1]
+    return int(last) if last.isdigit() else 0
+
+
+def keep_alive(driver: Any) -> None:
+    """Have the system notice a server that is gone while a statement runs, or is waited for."""
+    channel = driver._transport.get_extra_info("socket")
+    if channel is None or channel.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            with suppress(OSError):
+                channel.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def modifiers(prepared: Any) -> list[int]:
+    """The type modifiers of a result, such as the digits of a numeric: the driver has them, but does not show them."""
+    for held in gc.get_referents(prepared._state):
+        if isinstance(held, list) and held and isinstance(held[0], tuple) and len(held[0]) == 7:
+            return [int(column[5]) for column in held]
+    return []
+
+
+def state_of(error: RetlError) -> str:
+    """The SQLSTATE under which the server reported an error; empty if it did not."""
+    return str(getattr(error.__cause__, "sqlstate", None) or getattr(error, "state", ""))

@@ -1,0 +1,147 @@
+"""Decode COPY's text format into Arrow, without a Python object per value.
+
+A line is a row and a tab divides its values: both are escaped inside of values, so that a block is cut at its last
+line end. https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-TEXT-FORMAT
+"""
+
+from __future__ import annotations
+
+import binascii
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from retl.connectors.rows.rejects import without_broken_text
+from retl.model.errors import SourceError
+
+BLOCK_BYTES = 1 << 20
+"""About so much is decoded at once."""
+_NULL = "\\N"
+_HEX_PREFIX = 3  # \\x, whose backslash is escaped
+_ESCAPES = (
+    # No value holds a NUL, so it stands for a backslash until the others are read.
+    (r"\\", "\0"),
+    (r"\n", "\n"),
+    (r"\t", "\t"),
+    (r"\r", "\r"),
+    (r"\b", "\b"),
+    (r"\f", "\f"),
+    (r"\v", "\v"),
+    ("\0", "\\"),
+)
+_FINITE = {
+    "timestamp": r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?(\+00)?$",
+    "time": r"^([01]\d|2[0-3]):\d\d:\d\d(\.\d+)?$",
+}
+"""Times that Arrow can hold; infinity, 24:00:00, and years before 1 and after 9999 stay text."""
+
+
+class CopyDecoder:
+    """Collects blocks, and decodes what is complete of them."""
+
+    def __init__(self, schema: pa.Schema, *, utf8: bool = True) -> None:
+        """``utf8``: the server guarantees that all text is."""
+        self._schema = schema
+        self._utf8 = utf8
+        self._blocks: list[bytes] = []
+        self.held = 0
+        """Bytes that wait to be decoded."""
+
+    def feed(self, block: bytes) -> None:
+        self._blocks.append(block)
+        self.held += len(block)
+
+    def take(self) -> bytes:
+        """All complete rows; what begins another one is kept."""
+        data = b"".join(self._blocks)
+        end = data.rfind(b"\n") + 1
+        self._blocks = [data[end:]] if end < len(data) else []
+        self.held = len(data) - end
+        return data[:end]
+
+    def decode(self, data: bytes) -> pa.RecordBatch:
+        """Some rows. Times are typed if Arrow can hold all of them, everything else is text. Takes milliseconds."""
+        try:
+            columns = _split(data, [_read_as(column.type) for column in self._schema])
+            odd = False
+        except pa.ArrowInvalid:
+            columns, odd = _split(data, [pa.string()] * len(self._schema)), True
+        escaped = data.count(b"\\") > data.count(_NULL.encode())
+        every = zip(columns, self._schema, strict=True)
+        arrays = [_finished(column, field.type, escaped=escaped, odd=odd) for column, field in every]
+        batch = pa.RecordBatch.from_arrays(arrays, names=self._schema.names)
+        return batch if self._utf8 else without_broken_text(batch)
+
+
+def _read_as(kind: pa.DataType) -> pa.DataType:
+    typed = pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_boolean(kind)
+    return kind if typed else pa.string()
+
+
+def _split(data: bytes, kinds: list[pa.DataType]) -> list[pa.Array]:
+    table = csv.read_csv(
+        pa.py_buffer(data),
+        read_options=csv.ReadOptions(use_threads=False, block_size=len(data) + 1, autogenerate_column_names=True),
+        parse_options=csv.ParseOptions(
+            delimiter="\t", quote_char=False, escape_char=False, newlines_in_values=False, ignore_empty_lines=False
+        ),
+        convert_options=csv.ConvertOptions(
+            column_types={f"f{number}": kind for number, kind in enumerate(kinds)},
+            null_values=[_NULL],
+            true_values=["t"],
+            false_values=["f"],
+            strings_can_be_null=True,
+            check_utf8=False,
+        ),
+    )
+    if table.num_columns != len(kinds):
+        raise SourceError(
+            f"the source sent {table.num_columns} columns, but had promised {len(kinds)}.",
+            remedy="the source may have changed during the scan; the next scan reads its new shape.",
+        )
+    return [column.combine_chunks() for column in table.columns]
+
+
+def _finished(column: pa.Array, kind: pa.DataType, *, escaped: bool, odd: bool) -> pa.Array:
+    if not pa.types.is_string(column.type):
+        return column
+    if pa.types.is_binary(kind):
+        return _bytes(column)
+    if pa.types.is_boolean(kind):
+        return pc.equal(column, "t")
+    if odd and (pa.types.is_timestamp(kind) or pa.types.is_time(kind)):
+        return _times(column, kind)
+    return _unescaped(column) if escaped else column
+
+
+def _unescaped(column: pa.Array) -> pa.Array:
+    if not pc.any(pc.match_substring(column, "\\")).as_py():
+        return column
+    for escape, character in _ESCAPES:
+        column = pc.replace_substring(column, escape, character)
+    return column
+
+
+def _bytes(column: pa.Array) -> pa.Array:
+    """Bytes from their hexadecimal digits."""
+    digits = pc.utf8_slice_codeunits(column, _HEX_PREFIX)
+    validity, offsets, data = digits.buffers()
+    ends: Any = np.frombuffer(offsets, np.int32)[digits.offset : digits.offset + len(digits) + 1]
+    content = binascii.unhexlify(memoryview(data)[ends[0] : ends[-1]]) if data is not None else b""
+    halved = ((ends - ends[0]) // 2).astype(np.int32)
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(digits), [validity, pa.py_buffer(halved), pa.py_buffer(content)], digits.null_count
+    )
+
+
+def _times(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Times as text: canonical if Arrow can hold them, else as they came."""
+    pattern = _FINITE["timestamp" if pa.types.is_timestamp(kind) else "time"]
+    finite = pc.match_substring_regex(column, pattern).fill_null(False)
+    if pc.all(finite).as_py():
+        return column.cast(kind)
+    known = pc.if_else(finite, column, pa.scalar(None, pa.string())).cast(kind).cast(pa.string())
+    return pc.if_else(finite, known, column)
