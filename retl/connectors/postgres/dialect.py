@@ -26,6 +26,17 @@ _TEXTS = ("text", "character varying")
 _BYTEWISE = frozenset({"C", "POSIX", "C.UTF-8", "C.utf8", "ucs_basic", "pg_c_utf8"})
 """Collations that sort UTF-8 by its bytes."""
 
+_SETTLE = (
+    "DO $settle$ DECLARE c record; BEGIN FOR c IN SELECT o.name AS old, o.own, t.name AS here FROM (SELECT {table}) AS t (name), "
+    "LATERAL (SELECT k.conname, {name} || CASE k.contype WHEN 'p' THEN '_pkey' ELSE '_' || a.attname || '_not_null' END "
+    "FROM pg_constraint AS k JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1] "
+    "WHERE k.conrelid = t.name::regclass AND k.contype IN ('p', 'n') AND starts_with(k.conname, '_retl_new_')) AS o (name, own), "
+    "pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace WHERE r.oid = t.name::regclass AND octet_length(o.own) <= 63 "
+    "AND to_regclass(format('%I.%I', n.nspname, o.own)) IS NULL "
+    "LOOP EXECUTE format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', c.here, c.old, c.own); END LOOP; END $settle$"
+)
+"""The server has named the constraints of a first load after its shadow."""
+
 
 class PostgreSQLDialect(Dialect):
     """PostgreSQL, in a session whose settings are ours: text with standard strings, times in UTC."""
@@ -46,6 +57,9 @@ class PostgreSQLDialect(Dialect):
 
     def empty(self, table: str) -> str:
         return f"TRUNCATE TABLE {table}"
+
+    def settle(self, table: str, name: str) -> list[str]:
+        return [_SETTLE.format(table=self.string(table), name=self.string(name))]
 
     def differs(self, left: str, right: str, column: pa.Field) -> str:
         # By their bytes: 1.0 and 1.00, a month and 30 days, and 0.0 and -0.0 are equal to IS DISTINCT FROM.

@@ -69,6 +69,13 @@ class Dialect(ABC):
         """The statement that removes all rows of a table, given by its quoted name."""
         return f"DELETE FROM {table}"
 
+    def settle(self, table: str, name: str) -> list[str]:
+        """The statements after which nothing of a table is named after what the table was called before.
+
+        ``table``: its quoted name; ``name``: its last part.
+        """
+        return []
+
     def differs(self, left: str, right: str, column: pa.Field) -> str:
         """A condition for two values of a column that differ in any byte; NULL equals NULL."""
         return f"{left} IS DISTINCT FROM {right}"

@@ -143,7 +143,7 @@ class RefreshState:
         if self.mirrors:
             return [*mirror(loaded), _drop(loaded)]
         if definition is None:
-            return [_rename(loaded, self.name)]
+            return [_rename(loaded, self.name), *self.dialect.settle(self.name.sql, self.name.name)]
         return [
             *definition.carry(self.name, loaded),
             *definition.take_off(self.name),

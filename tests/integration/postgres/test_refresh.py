@@ -336,3 +336,20 @@ async def test_a_view_that_is_made_during_the_load_stops_the_switch(scene: Scene
         await session.abort(writer)
     assert scene.rows("names") == [("old",)]
     assert scene.tables() == ["people"]
+
+
+@pytest.mark.parametrize("pre_action", ["swap", "mirror"])
+async def test_nothing_of_a_first_load_is_named_after_its_shadow(scene: Scene, pre_action: str) -> None:
+    scene.run_as_admin(f'CREATE SCHEMA "Sales" AUTHORIZATION "{scene.user.user}"')
+    scene.run(
+        "CREATE TABLE other (id int CONSTRAINT animals_pkey PRIMARY KEY)",
+        'CREATE TABLE "Sales".other (id int CONSTRAINT animals_pkey PRIMARY KEY)',
+    )
+    for name in ("people", '"Sales".animals', '"Odd ""name"', "animals", "x" * 63):
+        async with scene.session() as session:
+            await scan(session, [people((1, "a"))], spec(name, pre_action=pre_action))
+    names = scene.run("SELECT conrelid::regclass::text, conname::text FROM pg_constraint WHERE contype IN ('p', 'n')")
+    # Where a name is taken or too long, the one that is there stays.
+    left = {table for table, constraint in names if constraint.startswith("_retl")}
+    assert left <= {"animals", '"Sales".animals', "x" * 63}
+    assert {("people", "people_pkey"), ('"Odd ""name"', 'Odd "name_pkey')} <= set(names)
