@@ -6,16 +6,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
+
 from retl.connectors.duckdb.errors import first_line
 from retl.connectors.duckdb.file import DuckDBFile, in_transaction, roll_back
 from retl.connectors.rows.rejects import plain_rows
 from retl.connectors.sql.session import Session, drive
 from retl.connectors.sql.statement import RowError, Statement, Step
+from retl.model.errors import TargetBusy
 
 if TYPE_CHECKING:
     import duckdb
 
 T = TypeVar("T")
+
+_PAUSES = (0.01, 0.02, 0.04, 0.08, 0.16)
+"""Seconds before a transaction runs again that met one of another connection of this process."""
 
 
 class DuckDBSession(Session):
@@ -41,6 +47,18 @@ class DuckDBSession(Session):
         return await self.call(run_step, make)
 
     async def transaction(self, make: Callable[[], Step[T]]) -> T:
+        import duckdb
+
+        for pause in _PAUSES:
+            try:
+                return await self._transaction(make)
+            except TargetBusy as error:
+                if not isinstance(error.__cause__, duckdb.TransactionException):
+                    raise
+            await anyio.sleep(pause)
+        return await self._transaction(make)
+
+    async def _transaction(self, make: Callable[[], Step[T]]) -> T:
         # One call in the thread, so that no other transaction of this target comes in between.
         return await self.call(in_transaction, run_step, make)
 
