@@ -26,6 +26,9 @@ T = TypeVar("T")
 _PRIVATE = 0o600
 _OTHERS = 0o077
 
+_BETWEEN_VISITS = 0.1
+"""Seconds for which a database stays open after one question: the next one may follow at once."""
+
 _written: WeakSet[DuckDBFile] = WeakSet()
 """The files of this process's targets: DuckDB refuses a second, read-only handle in the process that writes."""
 _opening = threading.RLock()
@@ -37,7 +40,7 @@ class DuckDBFile:
 
     def __init__(self, options: DuckDB, *, read_only: bool, keep_idle: float | None = None) -> None:
         """``keep_idle``: seconds for which the file stays open after its last use; ``None``: until it is closed."""
-        self._keep_idle = keep_idle
+        self._keep_idle = self._stays = keep_idle
         self._idle: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._options = options
@@ -68,16 +71,14 @@ class DuckDBFile:
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """``call(connection, *arguments)`` in the thread; the database is opened where it is not."""
+        self._stays = self._keep_idle
         return await self._hop(None, call, *arguments)
 
     async def visit(self, call: Callable[..., T], *arguments: Any) -> T:
-        """The same, but a database that was not open is closed again."""
-        opens = self._connection is None
-        try:
-            return await self.run(call, *arguments)
-        finally:
-            if opens and not self._cursors and not self._calls:
-                await shielded(self.close())
+        """The same, but a database that was not open is closed again, unless the next call comes at once."""
+        if self._connection is None:
+            self._stays = _BETWEEN_VISITS
+        return await self._hop(None, call, *arguments)
 
     async def open_cursor(self) -> duckdb.DuckDBPyConnection:
         """A further connection to the database, with temporary tables of its own."""
@@ -99,9 +100,7 @@ class DuckDBFile:
             await self.run(self._end_cursor, cursor)
 
     async def _hop(self, cursor: duckdb.DuckDBPyConnection | None, call: Callable[..., T], *arguments: Any) -> T:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
+        self._stay_open()
         if self._worker is None:
             self._worker = Worker("duckdb", self._interrupt)
         self._calls += 1
@@ -120,9 +119,14 @@ class DuckDBFile:
 
     def _close_later(self) -> None:
         """Between two ticks other processes may have the file."""
-        if self._keep_idle is None or self._calls or self._cursors or self._connection is None:
+        if self._stays is None or self._calls or self._cursors or self._connection is None:
             return
-        self._idle = asyncio.get_running_loop().call_later(self._keep_idle, self._close_idle)
+        self._idle = asyncio.get_running_loop().call_later(self._stays, self._close_idle)
+
+    def _stay_open(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
 
     def _close_idle(self) -> None:
         if not self._calls and not self._cursors:
@@ -253,9 +257,7 @@ class DuckDBFile:
 
     async def close(self) -> None:
         """Close the database, and end the thread if nobody waits for it. May be called more than once."""
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
+        self._stay_open()
         if self._worker is not None:
             # Through the thread: calls of other tasks are never cut short.
             await self._worker.run(self._close)

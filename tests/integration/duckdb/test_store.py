@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
 from retl.connectors import DuckDB
+from retl.connectors.duckdb.file import DuckDBFile
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import StateError
 from retl.state.base import LeaseRow, StateStore
@@ -19,14 +23,20 @@ def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path / "target.duckdb")
 
 
+@pytest.fixture
+async def store(scene: Scene) -> AsyncIterator[StateStore]:
+    store = opened(scene)
+    yield store
+    await store.aclose()
+
+
 def opened(scene: Scene) -> StateStore:
     store = DuckDB(str(scene.path)).target().state_store()
     assert store is not None
     return store
 
 
-async def test_reading_creates_no_table(scene: Scene) -> None:
-    store = opened(scene)
+async def test_reading_creates_no_table(scene: Scene, store: StateStore) -> None:
     assert await store.load("p") == {}
     assert await store.read_lease("p") == LeaseRow("p", None, 0, 0, 0.0)
     assert await store.rejects("p") == []
@@ -38,12 +48,30 @@ async def test_reading_creates_no_table(scene: Scene) -> None:
     assert fence == Fence("p", "me", 1)
 
 
-async def test_no_thread_and_no_file_stay_open_between_steps(scene: Scene) -> None:
+async def test_a_moment_after_a_step_no_thread_and_no_file_stay_open(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens, connect = [], DuckDBFile._connect
+    closed, close = anyio.Event(), DuckDBFile.close
+
+    def connecting(file: DuckDBFile) -> Any:
+        opens.append(file)
+        return connect(file)
+
+    async def closing(file: DuckDBFile) -> None:
+        await close(file)
+        closed.set()
+
+    monkeypatch.setattr(DuckDBFile, "_connect", connecting)
+    monkeypatch.setattr(DuckDBFile, "close", closing)
     store = opened(scene)
     await store.load("p")
     await store.add_report(report(1))
+    assert len(opens) == 1
     assert scene.run("SELECT value FROM retl_meta") == [("1",)]
-    # Nothing was closed: the fixture of all tests looks for what is left.
+    with anyio.fail_after(10):
+        await closed.wait()
+    # Nobody has closed it: the fixture of all tests looks for what is left.
 
 
 @pytest.mark.parametrize(
@@ -54,14 +82,15 @@ async def test_no_thread_and_no_file_stay_open_between_steps(scene: Scene) -> No
         ("UPDATE retl_checkpoints SET body = '{'", "cannot be read"),
     ],
 )
-async def test_a_damaged_store_is_told(scene: Scene, damage: str, message: str) -> None:
-    store = opened(scene)
+async def test_a_damaged_store_is_told(scene: Scene, store: StateStore, damage: str, message: str) -> None:
     fence = await store.take_lease(await store.read_lease("p"), "me", 15.0)
     assert fence is not None
     await store.save(FencedCheckpoint(fence, "t", Checkpoint()))
     scene.run(damage)
+    other = opened(scene)
     with pytest.raises(StateError, match=message):
-        await opened(scene).load("p")
+        await other.load("p")
+    await other.aclose()
 
 
 async def test_what_only_has_the_name_of_a_state_table_is_refused(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -474,27 +475,41 @@ def test_a_target_in_memory_is_refused() -> None:
         DuckDB().target()
 
 
-async def test_a_file_that_nobody_uses_is_let_go(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed, close = [anyio.Event()], DuckDBFile.close
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
+    """Wait until a file is closed the next time."""
+    events, close = [anyio.Event()], DuckDBFile.close
 
     async def closing(file: DuckDBFile) -> None:
         await close(file)
-        closed[-1].set()
+        events[-1].set()
 
-    monkeypatch.setattr(duckdb_target, "_KEEP_IDLE", 0.01)
+    async def wait() -> None:
+        events.append(anyio.Event())
+        with anyio.fail_after(10):
+            await events[-1].wait()
+
     monkeypatch.setattr(DuckDBFile, "close", closing)
+    return wait
+
+
+async def test_a_file_that_nobody_uses_is_let_go(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, closed: Callable[[], Awaitable[None]]
+) -> None:
+    monkeypatch.setattr(duckdb_target, "_KEEP_IDLE", 0.01)
     async with scene.session() as session:
         await scan(session, [THREE])
         assert await session.target.count("people") == 3
-        closed.append(anyio.Event())
-        with anyio.fail_after(10):
-            await closed[-1].wait()
+        await closed()
         with another_process(scene.path):
             pass
         assert await session.target.count("people") == 3
 
 
-async def test_between_two_runs_other_processes_may_have_the_file(scene: Scene) -> None:
+async def test_between_two_runs_other_processes_may_have_the_file(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, closed: Callable[[], Awaitable[None]]
+) -> None:
+    monkeypatch.setattr(duckdb_target, "_KEEP_IDLE", 1000.0)
     async with scene.session() as session:
         await scan(session, [THREE])
         await session.target.aclose()
@@ -506,6 +521,7 @@ async def test_between_two_runs_other_processes_may_have_the_file(scene: Scene) 
                 await session.store.beat(session.fence)
         # A step of the store alone leaves the file free again.
         assert await session.store.beat(session.fence)
+        await closed()
         with another_process(scene.path):
             pass
         assert await session.target.count("people") == 3
