@@ -7,7 +7,7 @@ import time
 import anyio
 
 from retl.connectors.base import Source, Target
-from retl.engine.targets import check_other_table, claim_of
+from retl.engine.targets import claim_of
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.table import TableSpec
 from retl.state.base import Claim, StateStore
@@ -49,8 +49,7 @@ class Ownership:
         """The claim of a scan. Raises ``ConfigError`` for a table that is its own target."""
         key = (table.name, table.query, table.to)
         if key not in self._claims:
-            await check_other_table(source, target, table)
             self._claims[key] = await claim_of(
-                self.fence.pipeline, table, target, state_in_target=self._state_in_target
+                self.fence.pipeline, table, target, state_in_target=self._state_in_target, source=source
             )
         return self._claims[key]

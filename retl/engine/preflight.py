@@ -9,7 +9,7 @@ from retl.connectors.base import Source, SystemInfo, Target
 from retl.engine.config import PipelineConfig
 from retl.engine.drift import check_plan, usable
 from retl.engine.log import as_retl_error
-from retl.engine.targets import check_claims, check_other_table, claim_of, starting_point
+from retl.engine.targets import check_claims, claim_of, starting_point
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import SourcePlan, TargetPreview, WriteSpec
@@ -107,8 +107,9 @@ class Preflight:
         config = self._config
         try:
             checkpoint = (await config.store.load(config.name)).get(spec.name, Checkpoint())
-            await check_other_table(config.source, config.target, spec)
-            claim = await claim_of(config.name, spec, config.target, state_in_target=config.state_in_target)
+            claim = await claim_of(
+                config.name, spec, config.target, state_in_target=config.state_in_target, source=config.source
+            )
             if claim is not None:
                 check_claims(claim, await config.store.claims(claim.target))
             warnings: list[str] = []

@@ -12,24 +12,28 @@ from retl.model.table import TableSpec
 from retl.state.base import Claim, StateStore
 
 
-async def check_other_table(source: Source, target: Target, table: TableSpec) -> None:
+async def claim_of(
+    pipeline: str, table: TableSpec, target: Target, *, state_in_target: bool, source: Source | None = None
+) -> Claim | None:
+    """What a scan claims; ``None`` if the target cannot tell its tables from others.
+
+    Raises ``ConfigError`` for a table of ``source`` that is its own target.
+    """
+    place = await target.location(table.to)
+    if source is not None and place is not None:
+        await _check_other_table(source, table, place)
+    if place is None and state_in_target:
+        place = f"{target.system}:{table.to}"  # a store inside the target only knows this target
+    return Claim(pipeline, table.name, place, table.replaces) if place is not None else None
+
+
+async def _check_other_table(source: Source, table: TableSpec, place: str) -> None:
     """Refuse a table that is its own target: a refresh would empty what it is about to read."""
-    if table.query is not None:
-        return
-    here = await source.location(table.name)
-    if here is not None and here == await target.location(table.to):
+    if table.query is None and await source.location(table.name) == place:
         raise ConfigError(
             f"the table {table.name!r} is its own target: source and target are one system, and {table.to!r} is the table that is read.",
             remedy="give the target another name with to, or write into another database.",
         )
-
-
-async def claim_of(pipeline: str, table: TableSpec, target: Target, *, state_in_target: bool) -> Claim | None:
-    """What a scan claims; ``None`` if the target cannot tell its tables from others."""
-    place = await target.location(table.to)
-    if place is None and state_in_target:
-        place = f"{target.system}:{table.to}"  # a store inside the target only knows this target
-    return Claim(pipeline, table.name, place, table.replaces) if place is not None else None
 
 
 async def take_claim(store: StateStore, fence: Fence, claim: Claim) -> None:
