@@ -226,7 +226,7 @@ def test_check_and_plan_write_nothing(desk: Desk) -> None:
         "window  updated_at <= 2024-01-03 00:00:00.000000",
         "CREATE TABLE",
         "`orders` (`id` int",
-        "ON DUPLICATE KEY UPDATE",
+        "REPLACE INTO TABLE",
     ):
         assert part in planned.out, planned
     assert desk.type("tables").out == "shop: 1 table in the source\n  orders\n"
