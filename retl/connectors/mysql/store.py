@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import ClassVar, TypeVar
 
 from retl.connectors.mysql.connection import MySQLConnection, rolling_back
 from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.mysql.errors import TargetRefused
-from retl.connectors.mysql.session import MySQLSession, update
+from retl.connectors.mysql.session import MySQLSession, literal, update
 from retl.connectors.mysql.types import exact_collation
 from retl.connectors.net.pool import ConnectionPool
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import Step, execute, query
+from retl.connectors.sql.store import SqlStateStore
 from retl.model.checkpoint import Fence, FencedCheckpoint
 from retl.model.errors import ConnectionFailed, StateError
 from retl.model.report import ScanReport
@@ -19,7 +24,6 @@ from retl.state.base import LeaseRow
 
 T = TypeVar("T")
 
-_DIALECT = MySQLDialect()
 _DUPLICATE = 1062
 _PRUNED_EVERY = 50
 """Old reports are pruned once in so many."""
@@ -28,44 +32,38 @@ _DAMAGED = frozenset({126, 127, 145, 1034, 1054, 1136, 1146, 1194, 1195, 1364, 1
 """Error numbers of a state table that is missing, changed or broken."""
 
 
-class MySQLStore(sql.SqlStore):
+class MySQLStore(SqlStateStore):
     """Checkpoints in tables of the database that the target writes. It borrows the connections of the target."""
 
+    runs_alone: ClassVar[bool] = True
+
     def __init__(self, pool: ConnectionPool[MySQLConnection], database: str) -> None:
+        super().__init__()
         self._pool = pool
         self._database = database
-        self._ready = False
         self._reports: dict[tuple[str, str], int] = {}
         """How many reports of each table this object has added."""
+        self._exact = ""
+        """The collation of keys at this server."""
 
-    async def _step(
-        self, make: Callable[[], sql.Step[T]], *, write: bool = True, single: bool = False, urgent: bool = False
-    ) -> T:
-        """Run a step; one without a transaction runs again if the connection was lost since its last use."""
-        alone = single or not write
-        try:
-            return await self._attempt(make, write=write, alone=alone, urgent=urgent)
-        except ConnectionFailed:
-            if not alone:
-                raise
-            return await self._attempt(make, write=write, alone=alone, urgent=urgent)
-
-    async def _attempt(self, make: Callable[[], sql.Step[T]], *, write: bool, alone: bool, urgent: bool) -> T:
+    @asynccontextmanager
+    async def session(self, *, urgent: bool = False) -> AsyncGenerator[Session, None]:
         async with self._pool.control(urgent=urgent) as connection, rolling_back(connection):
+            self._exact = exact_collation(connection.server.mariadb, connection.server.version)
             try:
-                if not self._ready and not await self._prepare(connection, write=write):
-                    return sql.of_nothing(make())
-                if alone:
-                    return await MySQLSession(connection).run(make)
-                return await MySQLSession(connection).transaction(make)
+                yield MySQLSession(connection)
             except TargetRefused as error:
                 if error.code == _DUPLICATE:
                     raise
                 raise self._unusable(error) from error
 
+    async def _step(self, make: Callable[[], Step[T]], *, write: bool = True, single: bool = False) -> T:
+        """Run a step; one without a transaction runs again if the connection was lost since its last use."""
+        step = partial(super()._step, make, write=write, single=single)
+        return await (_twice(step) if single or not write else step())
+
     def _unusable(self, error: TargetRefused) -> StateError:
         """The error of a state table. Only a damaged one must be restored: dropping it forgets every watermark."""
-        self._ready = False
         remedy = "see what the server says: the state tables themselves are as they were."
         if error.code in _DAMAGED:
             remedy = "restore them from a backup, or drop the tables retl_* to start over."
@@ -73,54 +71,34 @@ class MySQLStore(sql.SqlStore):
             remedy = "choose shorter names: those of pipelines and tables have 255 characters at most."
         return StateError(f"the state tables in {self._database!r} cannot be used ({error.message}).", remedy=remedy)
 
-    async def _prepare(self, connection: MySQLConnection, *, write: bool) -> bool:
-        """Whether the tables exist; they are created for a step that writes."""
-        if await self._has_tables(connection):
-            await MySQLSession(connection).run(sql.check_version)
-        elif not write:
-            return False
-        else:
-            await self._create(connection)
-        self._ready = True
-        return True
+    # Tables -----------------------------------------------------------------
 
-    async def _has_tables(self, connection: MySQLConnection) -> bool:
-        """Whether the store's tables exist. Raises ``StateError`` for another object of their name, or a trigger on them."""
-        names = ", ".join(map(_DIALECT.string, sql.STATE_TABLES))
-        found = await connection.query(
+    def objects(self) -> Step[list[tuple[str, str, str]]]:
+        names = ", ".join(map(literal, sql.STATE_TABLES))
+        found = yield query(
             "SELECT table_type, table_name, table_name, engine FROM information_schema.tables "
             f"WHERE table_schema = DATABASE() AND table_name IN ({names}) "
             "UNION ALL SELECT 'TRIGGER', trigger_name, event_object_table, NULL FROM information_schema.triggers "
             f"WHERE event_object_schema = DATABASE() AND event_object_table IN ({names})"
         )
-        for kind, name, table, engine in found:
-            if kind != "BASE TABLE" or str(engine).lower() != "innodb":
-                what = f"a table of {engine}" if kind == "BASE TABLE" else f"a {str(kind).lower()}"
-                raise StateError(
-                    f"{name!r} is {what} where only retl's own table {table!r} of InnoDB may be.",
-                    remedy="find out who made it, and drop it.",
-                )
-        return any(name == "retl_scans" for _, name, _, _ in found)
+        return [(_kind(str(kind), str(engine)), str(name), str(table)) for kind, name, table, engine in found]
 
-    async def _create(self, connection: MySQLConnection) -> None:
-        """Create the tables. Each statement commits by itself; ``retl_scans`` comes last, so if it exists, all do."""
-        exact = exact_collation(connection.server.mariadb, connection.server.version)
-        dialect = sql.StateDialect(
-            key_type=f"VARCHAR(255) {exact}",
-            name_type="VARBINARY(1024)",
-            text_type="LONGTEXT",
-            real_type="DOUBLE",
-            table_suffix=" ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4",
-        )
-        for statement in dialect.create():
-            await connection.execute(statement)
-        await connection.begin()
+    def _peek(self, make: Callable[[], Step[T]]) -> Step[T]:
+        if not (yield from self._has_tables()):
+            return sql.of_nothing(make())
+        yield from self._ensure_tables()
+        self._ready = True
+        return (yield from make())
+
+    def _ensure_tables(self) -> Step[None]:
+        """Create the tables where they are missing. Each statement commits by itself."""
+        if not (yield from self._has_tables()):
+            yield from execute(_dialect(self._exact).create())
         try:
-            await MySQLSession(connection).run(sql.check_version)
+            yield from sql.check_version()
         except TargetRefused as error:
             if error.code != _DUPLICATE:  # another process stamped it a moment ago
                 raise
-        await connection.execute("COMMIT")
 
     async def save(self, fenced: FencedCheckpoint) -> None:
         if fenced.manifest is None and await self._step(lambda: update(fenced), single=True):
@@ -136,7 +114,11 @@ class MySQLStore(sql.SqlStore):
             raise
 
     async def beat(self, fence: Fence) -> bool:
-        return await self._step(lambda: sql.beat(fence), single=True, urgent=True)
+        return await _twice(partial(self._beat, fence))
+
+    async def _beat(self, fence: Fence) -> bool:
+        async with self.session(urgent=True) as session:  # it does not wait for a question
+            return await session.run(partial(sql.beat, fence))
 
     async def add_report(self, report: ScanReport) -> None:
         try:
@@ -151,3 +133,26 @@ class MySQLStore(sql.SqlStore):
 
     async def aclose(self) -> None:
         await self._pool.aclose()
+
+
+async def _twice(step: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return await step()
+    except ConnectionFailed:
+        return await step()
+
+
+def _kind(kind: str, engine: str) -> str:
+    if kind != "BASE TABLE":
+        return kind.lower()
+    return "table" if engine.lower() == "innodb" else f"table of {engine}"
+
+
+def _dialect(exact: str) -> sql.StateDialect:
+    return sql.StateDialect(
+        key_type=f"VARCHAR(255) {exact}",
+        name_type="VARBINARY(1024)",
+        text_type="LONGTEXT",
+        real_type="DOUBLE",
+        table_suffix=MySQLDialect.table_options,
+    )

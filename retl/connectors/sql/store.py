@@ -20,6 +20,8 @@ class SqlStateStore(sql.SqlStore):
     """Checkpoints in tables of the target, which the first step that writes creates."""
 
     dialect: ClassVar[sql.StateDialect]
+    runs_alone: ClassVar[bool] = False
+    """Whether a step that writes by one statement at most runs without a transaction."""
 
     def __init__(self) -> None:
         self._ready = False
@@ -40,7 +42,8 @@ class SqlStateStore(sql.SqlStore):
                         return await session.transaction(partial(self._peek, make))
                     await session.transaction(self._ensure_tables)
                     self._ready = True
-                return await session.transaction(make)
+                alone = self.runs_alone and (single or not write)
+                return await (session.run if alone else session.transaction)(make)
         except BaseException:
             self._ready = False
             raise
@@ -68,4 +71,4 @@ class SqlStateStore(sql.SqlStore):
                     f"{name!r} is a {kind} where only retl's own table {table!r} may be.",
                     remedy="find out who made it, and drop it.",
                 )
-        return bool(found)
+        return any(name == sql.STATE_TABLES[-1] for _, name, _ in found)  # made last, where DDL commits by itself
