@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from retl.connectors.postgres.existing import PostgresTable
+from retl.connectors.postgres.references import Reference, references
 from retl.connectors.sql.loader import Stage
 from retl.connectors.sql.merge import STAGED, TableMerge
 from retl.connectors.sql.statement import Step, query
@@ -59,6 +60,7 @@ class PostgresMerge(TableMerge):
         self.rest += [name for name in self.key if self._is_inexact(name)]
         self._index = self._table.arbiter(self.key) if self.keyed else None
         self._arbiter = [name for name in self._index.columns if name] if self._index else self.key
+        self._references: tuple[Reference, ...] | None = None
 
     def _is_inexact(self, name: str) -> bool:
         return self._table.is_loose(name) or not _EXACT.fullmatch(native_type(self.fields[name]))
@@ -133,13 +135,30 @@ class PostgresMerge(TableMerge):
         ]
 
     def clashes(self, exchanging: bool, most: int) -> Step[list[tuple[int, str]]]:
-        """Rows whose key equals that of another row, of the table or earlier in the slice, though it is another one."""
+        """Rows that refer to nothing, or whose key equals that of another row, of the table or earlier in the slice."""
+        orphans = yield from self._orphans(most)
+        if orphans:
+            return orphans
         if not self.keyed or not self._strict_keys:
             return []
         rows = yield query(f"{self._taken_keys()} LIMIT {most}")
         if not rows:  # of rows in the slice the first stays, but for those
             rows = yield query(f"{self._alike_keys()} LIMIT {most}")
         return [(row, "the key of another row is the same to the target, which compares it loosely") for (row,) in rows]
+
+    def _orphans(self, most: int) -> Step[list[tuple[int, str]]]:
+        """Rows for a shadow that a foreign key of its table would reject."""
+        if self.load.loaded == self.load.target or self.table != self.load.loaded.sql:
+            return []
+        if self._references is None:
+            self._references = yield from references(self.load.target)
+        target = self.load.target.name
+        for reference in self._references:
+            if self.staged.keys() >= set(reference.columns):
+                asked = reference.orphans(target, self.staged, self.source, f"{STAGED}.{ROW}", most)
+                if rows := (yield query(asked)):
+                    return [tuple(row) for row in rows]
+        return []
 
     def _taken_keys(self) -> str:
         """Rows whose key a row of the table has in another spelling."""
