@@ -178,7 +178,7 @@ def _command(version: int, jdk: Path, home: Path, folder: Path, heap: str, *, qu
         "ES_DISTRIBUTION_TYPE": "tar",
         "JAVA": jdk / "bin/java",
         "JAVA_TYPE": "ES_JAVA_HOME",
-        "ES_JAVA_OPTS": f"-Xms256m -Xmx{heap} -XX:-AlwaysPreTouch{' -XX:TieredStopAtLevel=1' if quick else ''}",
+        "ES_JAVA_OPTS": f"-Xms256m -Xmx{heap} -XX:-AlwaysPreTouch {' '.join(java.QUICK) if quick else ''}",
     }
     launcher = [
         "-Dcli.name=server",
@@ -194,7 +194,7 @@ def _command(version: int, jdk: Path, home: Path, folder: Path, heap: str, *, qu
     ]
     if version > 8:
         launcher = ["-cp", f"{home}/lib/tools/server-launcher/*", "org.elasticsearch.server.launcher.ServerLauncher"]
-    small = ["-Xms4m", "-Xmx64m", "-XX:+UseSerialGC"]
+    small = ["-Xms4m", "-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     # The launcher looks for the server where it stands.
     return [
         "env",

@@ -27,6 +27,9 @@ from tests.servers.process import Process
 # As Process guards a server, but for the whole group: what a launcher has started ends with it.
 _GUARD = 'read -r _; kill -s KILL -- "-$1"; rm -rf "$2" || { sleep 1; rm -rf "$2"; }'
 
+QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UnlockDiagnosticVMOptions", "-XX:-BytecodeVerificationRemote")
+"""A server is soon there: its code is neither verified nor compiled as well as it could be."""
+
 
 class JavaProcess(Process):
     """A server that is started by a launcher, both in Java: a group of processes that ends as a whole."""

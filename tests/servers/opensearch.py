@@ -68,7 +68,7 @@ def started(
                 str(jdk / "bin/java"),
                 "-Xms256m",
                 f"-Xmx{heap}",
-                "-XX:TieredStopAtLevel=1",
+                *java.QUICK,
                 f"-Djava.io.tmpdir={folder}",
                 "-cp",
                 f"{root}/classes:{root}/jars/*",
