@@ -144,8 +144,8 @@ async def test_a_look_writes_nothing(route: Route) -> None:
     assert route.target.tables() == []
 
 
+@pytest.mark.needs("source live")
 async def test_everything_may_be_asked_while_a_pipeline_runs(route: Route) -> None:
-    route.needs_live()
     job = route.pipeline(interval="10ms")
     heard = Recorder(job)
     async with running(job) as after:

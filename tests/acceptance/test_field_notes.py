@@ -40,8 +40,8 @@ async def test_a_source_whose_only_row_is_its_maximum_is_not_read_as_empty(route
     assert (report.rows, route.rows("events")) == (1, old(0))
 
 
+@pytest.mark.needs("source live")
 async def test_an_update_during_the_scan_is_read_now_or_next_time(route: Route) -> None:
-    route.needs_live()
     route.fill(6)
     job = route.pipeline(slice_rows=1)
     # Row 5 moves beyond the upper bound after the bound was taken and before its slice is read.
@@ -51,8 +51,8 @@ async def test_an_update_during_the_scan_is_read_now_or_next_time(route: Route) 
     assert route.rows("events") == [*old(0, 1, 2, 3, 4), (5, "new", at(99))]
 
 
+@pytest.mark.needs("source live")
 async def test_every_statement_of_a_scan_has_the_same_upper_bound(route: Route) -> None:
-    route.needs_live()
     route.fill(6)
     job = route.pipeline(slice_rows=2)
     number = itertools.count(100)
@@ -140,9 +140,9 @@ async def test_an_incremental_run_with_nothing_new_does_not_wipe_the_target(rout
 # Columns ----------------------------------------------------------------------
 
 
+@pytest.mark.needs("source columns")
 @pytest.mark.parametrize("policy", ["add", "ignore", "fail"])
 async def test_a_new_column_is_never_lost_in_silence(route: Route, policy: Any) -> None:
-    route.needs_columns()
     route.fill(1)
     job = route.pipeline(route.table(cursor="ts", new_columns=policy))
     await job.run_once()
@@ -161,8 +161,8 @@ async def test_a_new_column_is_never_lost_in_silence(route: Route, policy: Any) 
         assert any("'city'" in warning for warning in report.warnings)
 
 
+@pytest.mark.needs("source columns")
 async def test_a_dropped_column_is_reported(route: Route) -> None:
-    route.needs_columns()
     route.fill(1)
     job = route.pipeline()
     await job.run_once()
@@ -173,11 +173,11 @@ async def test_a_dropped_column_is_reported(route: Route) -> None:
     assert route.rows("events", "id", "v") == [(0, "old"), (1, None)]
 
 
+@pytest.mark.needs("source columns")
 @pytest.mark.parametrize(("column", "before", "after"), [("v", "int", "text"), ("ts", "int", "time")])
 async def test_a_retyped_column_is_refused_and_not_squeezed_in(
     route: Route, column: str, before: str, after: str
 ) -> None:
-    route.needs_columns()
     kinds = {"v": "text", "ts": "time"}
     route.source.create("events", kinds | {column: before})
     route.source.insert("events", (1, 7, 7) if column == "ts" else (1, 7, at(0)))
@@ -207,6 +207,7 @@ async def test_another_cursor_for_the_same_table_asks_for_a_reset(route: Route) 
 # Commits ----------------------------------------------------------------------
 
 
+@pytest.mark.needs("target refuses", "target atomic")
 async def test_data_and_checkpoint_are_committed_together_or_not_at_all(route: Route) -> None:
     route.fill(4)
     job = route.pipeline()
@@ -221,6 +222,7 @@ async def test_data_and_checkpoint_are_committed_together_or_not_at_all(route: R
     assert route.equal()
 
 
+@pytest.mark.needs("target refuses")
 async def test_a_watermark_is_not_saved_before_its_rows(route: Route) -> None:
     route.fill(4)
     job = route.pipeline()
@@ -235,8 +237,8 @@ async def test_a_watermark_is_not_saved_before_its_rows(route: Route) -> None:
     assert route.equal()
 
 
+@pytest.mark.needs("source columns")
 async def test_rows_that_are_added_are_not_doubled_by_a_crash(route: Route) -> None:
-    route.needs_columns()
     route.fill(9)
     table = route.table(cursor="ts", write=retl.Write.APPEND, settle="1s")
     with anyio.CancelScope() as scope:
@@ -256,10 +258,9 @@ async def test_rows_that_are_added_are_not_doubled_by_a_crash(route: Route) -> N
     assert route.equal()
 
 
+@pytest.mark.needs("source failing_rows", "source streams")
 async def test_a_first_load_that_fails_resumes_at_the_last_slice(route: Route) -> None:
     failing = route.source.failing(7)
-    if not route.source.streams:
-        pytest.skip("this source looks at all rows before it reads the first")
     route.fill(10)
     with pytest.raises(retl.SourceError):
         await route.pipeline(route.table(cursor="ts", **failing), slice_rows=2).run_once()
@@ -288,8 +289,8 @@ async def test_a_run_that_was_taken_over_commits_nothing(route: Route) -> None:
 # Keys -------------------------------------------------------------------------
 
 
+@pytest.mark.needs("source columns")
 async def test_duplicate_keys_are_told_apart_by_the_cursor_or_refused(route: Route) -> None:
-    route.needs_columns()
     route.source.create("log", {"v": "text", "ts": "time"}, key=False)
     route.source.insert("log", (1, "old", at(0)), (1, "new", at(1)), (2, "x", at(0)))
     await route.pipeline(route.table("log", key="id", cursor="ts")).run_once()
@@ -301,8 +302,8 @@ async def test_duplicate_keys_are_told_apart_by_the_cursor_or_refused(route: Rou
     assert route.rows("whole") == []
 
 
+@pytest.mark.needs("source columns")
 async def test_a_null_key_is_a_reject_and_not_a_lost_row(route: Route) -> None:
-    route.needs_columns()
     route.source.create("log", {"v": "text"}, key=False)
     route.source.insert("log", (None, "lost?"), (2, "x"))
     job = route.pipeline(route.table("log", key="id", max_rejects=1))
@@ -313,8 +314,8 @@ async def test_a_null_key_is_a_reject_and_not_a_lost_row(route: Route) -> None:
     await job.aclose()
 
 
+@pytest.mark.needs("source columns")
 async def test_no_usable_key_is_an_error_before_anything_is_written(route: Route) -> None:
-    route.needs_columns()
     route.source.create("log", {"v": "text"}, key=False)
     route.source.insert("log", (2, "x"))
     with pytest.raises(retl.ConfigError, match=r"notes / log.*no usable key.*write = \"append\""):

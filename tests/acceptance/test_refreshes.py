@@ -27,7 +27,6 @@ BOTH = sorted([*NEW, *old(2)])
 
 async def loaded(route: Route, pre_action: str, **words: Any) -> retl.Pipeline:
     """A pipeline that has brought the old rows."""
-    route.needs(pre_action)
     route.fill(4)
     job = route.pipeline(route.table(pre_action=pre_action, **words), slice_rows=2)
     await job.run_once()
@@ -60,8 +59,9 @@ async def test_a_full_scan_replaces_the_rows_or_adds_to_them(route: Route, pre_a
     assert route.target.tables() == ["events", *route.archives()]
 
 
-async def test_archives_beyond_those_to_keep_are_dropped(route: Route) -> None:
-    job = await loaded(route, "rename_and_create", keep_archives=2)
+@pytest.mark.parametrize("pre_action", ["rename_and_create"])
+async def test_archives_beyond_those_to_keep_are_dropped(route: Route, pre_action: str) -> None:
+    job = await loaded(route, pre_action, keep_archives=2)
     for number in range(4):
         route.source.update("events", 0, v=str(number))
         await job.run_once()
@@ -81,7 +81,6 @@ async def test_a_cursor_with_a_destructive_pre_action_is_refused(route: Route) -
 async def test_readers_never_see_an_empty_or_half_loaded_table_while_a_refresh_loads(
     route: Route, pre_action: str
 ) -> None:
-    route.needs(pre_action)
     route.fill(30)
     job = route.pipeline(route.table(pre_action=pre_action), slice_rows=6)
     seen: list[object] = []
@@ -100,6 +99,7 @@ async def test_readers_never_see_an_empty_or_half_loaded_table_while_a_refresh_l
     assert route.target.tables() == ["events"]
 
 
+@pytest.mark.needs("target snapshots")
 @pytest.mark.parametrize("pre_action", MODES)
 async def test_a_reader_with_an_old_snapshot_sees_the_old_rows_or_is_told(route: Route, pre_action: str) -> None:
     job = await loaded(route, pre_action)
@@ -135,6 +135,7 @@ async def test_a_source_that_is_empty_or_gone_by_mistake_does_not_empty_the_targ
     assert route.rows("events") == []
 
 
+@pytest.mark.needs("source failing_rows")
 @pytest.mark.parametrize("pre_action", REPLACING)
 async def test_a_source_that_fails_on_its_first_row_does_not_empty_the_target(route: Route, pre_action: str) -> None:
     failing = route.source.failing(0)
@@ -157,8 +158,9 @@ async def test_a_source_that_shrinks_too_much_stops_before_the_switch(route: Rou
     assert route.rows("events") == old(0, 3)
 
 
-async def test_a_mirror_counts_the_deletes_and_not_the_rows(route: Route) -> None:
-    job = await loaded(route, "mirror", max_shrink="30%")
+@pytest.mark.parametrize("pre_action", ["mirror"])
+async def test_a_mirror_counts_the_deletes_and_not_the_rows(route: Route, pre_action: str) -> None:
+    job = await loaded(route, pre_action, max_shrink="30%")
     # As many rows as before: what is new does not make up for what is gone.
     route.source.delete("events", 2, 3)
     route.source.insert("events", *old(4, 5))
@@ -187,12 +189,12 @@ async def test_a_target_that_was_lost_is_never_passed_over(route: Route, loss: s
 # Mishaps ----------------------------------------------------------------------
 
 
+@pytest.mark.needs("source failing_rows")
 @pytest.mark.parametrize("pre_action", REPLACING)
 async def test_a_load_that_fails_after_the_pre_action_is_carried_on_and_loses_nothing(
     route: Route, pre_action: str
 ) -> None:
     failing = route.source.failing(19)
-    route.needs(pre_action)
     route.fill(20)
     await route.pipeline(route.table(pre_action=pre_action)).run_once()
     route.source.delete("events", 0)
@@ -253,8 +255,8 @@ async def test_a_missing_table_is_not_made_without_create(route: Route) -> None:
     assert route.equal()
 
 
+@pytest.mark.needs("source columns")
 async def test_a_new_column_is_left_out_without_alter(route: Route) -> None:
-    route.needs_columns()
     route.fill(1)
     job = route.pipeline(blacklist=["ALTER"])
     await job.run_once()

@@ -14,6 +14,12 @@ from tests.routes.ends import DuckDBEnd, SearchEnd, ServerEnd, SQLiteEnd
 from tests.routes.route import End, Route
 
 SQL = ("duckdb", "sqlite", "mysql", "mariadb")
+ENDS: dict[str, type[End]] = {
+    "duckdb": DuckDBEnd,
+    "sqlite": SQLiteEnd,
+    **dict.fromkeys(("mysql", "mariadb"), ServerEnd),
+    **dict.fromkeys(("elasticsearch", "opensearch"), SearchEnd),
+}
 EVERY_DAY = (
     ("duckdb", "sqlite"),
     ("sqlite", "duckdb"),
@@ -29,6 +35,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         more = [(one, other) for one in SQL for other in SQL] if tiers.every_step() else []
         pairs = dict.fromkeys([*EVERY_DAY, *more])
         metafunc.parametrize("route", pairs, ids=["-".join(pair) for pair in pairs], indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what a system of the route cannot do."""
+    items[:] = [item for item in items if _is_possible(item)]
+
+
+def _is_possible(item: pytest.Item) -> bool:
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    if "route" not in params:
+        return True
+    source, target = (ENDS[system] for system in params["route"])
+    needed = [need.split() for mark in item.iter_markers("needs") for need in mark.args]
+    able = all(getattr({"source": source, "target": target}[role], ability) for role, ability in needed)
+    return able and params.get("pre_action", "none") in target.refreshes
 
 
 @pytest.fixture
