@@ -22,10 +22,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.servers import java
 
@@ -35,8 +36,10 @@ SIBLINGS = {
     "<search>": re.compile(r"\b(elasticsearch9?|opensearch2?)(?=_server\b|\b)"),
     "<postgres>": re.compile(r"\b(postgres15|postgres)(?=_server\b|\b)"),
     "<olap>": re.compile(r"\b(starrocks|doris)\b"),
+    "<files>": re.compile(r"\b(duckdb-sqlite|sqlite-duckdb)\b"),
 }
 """How the systems are called in the name of a case, and what stands there for any of them."""
+SEARCHES = re.compile(r"(integration|contract|acceptance|adversity)/.*(search|index-to-index)")
 OLDER_AND_NEWER = re.compile(r"\b(elasticsearch9|opensearch2)(_server)?\b")
 """Versions that the merge tier leaves to the largest one."""
 NEEDS_JAVA_21 = re.compile(r"\bopensearch(_server)?\b")
@@ -45,6 +48,8 @@ QUICK_ROUTE = ("duckdb", "sqlite")
 NOT_QUICK = "TestStoreInDuckDB"  # it opens its file for each step
 SLOW = ("integration", "adversity", "processes")
 """Marks of what the quick tier leaves out."""
+
+T = TypeVar("T")
 
 FACTORS = {"quick": 0.2, "merge": 0.2, "every": 1.0, "adversity": 10.0}
 
@@ -60,6 +65,11 @@ def number(of_cases: int) -> int:
 def every_step() -> bool:
     """Whether something happens at each step of a scan, where an ordinary run chooses a few."""
     return _tier == "adversity"
+
+
+def some(*cases: T, of_small: int = 1) -> tuple[T, ...]:
+    """The cases that a quick tier runs: the first ones, where an ordinary run has them all."""
+    return cases[:of_small] if is_small() else cases
 
 
 def is_small() -> bool:
@@ -83,9 +93,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     tier = config.getoption("tier")
     if tier in ("every", "adversity"):
         return
-    left = set(_repeated(items))
-    if tier == "quick":
-        left |= {item for item in items if not _is_quick(item)}
+    left = {item for item in items if not _is_quick(item)} if tier == "quick" else set(_repeated(items))
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]
     config.stash[_left] = len(left)
@@ -105,6 +113,8 @@ def _repeated(items: list[pytest.Item]) -> Iterator[pytest.Item]:
     for item in items:
         if not item.get_closest_marker("every_system"):
             cases[_case(item.nodeid)].append(item)
+        elif OLDER_AND_NEWER.search(item.nodeid):
+            yield item
     for name, alike in cases.items():
         wanted = [item for item in alike if _is_preferred(item.nodeid)] or alike
         chosen = wanted[zlib.crc32(name.encode()) % len(wanted)]
@@ -123,6 +133,18 @@ def _case(nodeid: str) -> str:
     for anyone, siblings in SIBLINGS.items():
         case = siblings.sub(anyone, case)
     return f"{test}{bracket}{case}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return ByServer(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+class ByServer(LoadScopeScheduling):  # type: ignore[misc]
+    """What a process of xdist is given at once: a file, or all that needs a search server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "search" if SEARCHES.search(nodeid) else nodeid.partition("::")[0]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

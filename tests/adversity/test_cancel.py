@@ -46,10 +46,9 @@ class Case:
     @property
     def first_and_stride(self) -> tuple[int, int]:
         """The steps at which it is cancelled: all of them, or some from a random one on."""
-        stride = 1 if tiers.every_step() else 4 if tiers.is_small() else 1
         # DuckDB opens its file anew for each try.
-        if not tiers.every_step() and {self.source, self.target} & {"source.duckdb", "target.duckdb"}:
-            stride = max(8, 4 * stride)
+        slow = bool({self.source, self.target} & {"source.duckdb", "target.duckdb"})
+        stride = 1 if tiers.every_step() else (48 if slow else 10) if tiers.is_small() else 8 if slow else 1
         first = random.randint(1, stride)
         print(f"{self.name}: each {stride}th step from step {first} on")
         return first, stride
@@ -203,12 +202,12 @@ async def test_a_schedule_can_be_cancelled_at_every_step(scene: Scene, kind: Kin
         pipeline.subscribe(end)
         return pipeline.run_forever
 
-    step = 1
+    step, stride = scene.case.first_and_stride
     while await cancelled_at(step, kind, work()):
         scene.check_cancelled()
         await scene.check_next_scan()
         scene.restore()
-        step += 1
+        step += stride
         assert step < MOST_STEPS
     assert scene.content() == NEW
 
@@ -216,7 +215,7 @@ async def test_a_schedule_can_be_cancelled_at_every_step(scene: Scene, kind: Kin
 @pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=lambda case: case.name)
 async def test_a_second_cancellation_does_not_cut_the_cleaning_up_short(scene: Scene) -> None:
     """Ctrl-C once more: a task is cancelled at one step and again at each of those that follow."""
-    for first in range(4, 60, 14 if tiers.is_small() else 7):
+    for first in range(4, 60, 28 if tiers.is_small() else 7):
         for second in range(1, 8):
             await cancelled_twice(first, first + second, scene.pipeline().run_once())
             scene.check_cancelled()

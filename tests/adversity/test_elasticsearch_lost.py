@@ -17,6 +17,7 @@ import retl
 from retl.connectors import Elasticsearch
 from retl.model import events
 from retl.model.errors import ConnectionFailed
+from tests import tiers
 from tests.adversity.feed import Heard
 from tests.adversity.patches import patch_backoff
 from tests.adversity.search_world import BEGINNING, Documents, SearchLook, moment
@@ -59,7 +60,7 @@ def pipeline(look: SearchLook, mode: str, *, target: str = "", **words: Any) -> 
 # The server --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["incremental", "swap"])
+@pytest.mark.parametrize("mode", tiers.some("incremental", "swap"))
 async def test_a_scan_survives_a_server_that_is_killed(mode: str, look: SearchLook) -> None:
     """It holds source, target and checkpoints: all points in time are lost, what was acknowledged is not."""
     look.server.log()  # skips where the server is not the tests' own
@@ -89,7 +90,7 @@ async def test_a_scan_survives_a_server_that_is_killed(mode: str, look: SearchLo
 # The line ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["incremental", "none", "truncate", "swap"])
+@pytest.mark.parametrize("mode", tiers.some("incremental", "swap", "truncate", "none", of_small=2))
 async def test_a_line_that_is_cut_in_the_middle_of_a_bulk(mode: str, look: SearchLook) -> None:
     """After any byte of a request, or of its answer: then the server has done it and nobody knows."""
     seed = random.randrange(2**32)
