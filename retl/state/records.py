@@ -118,5 +118,5 @@ def _report(pipeline: str, table: str, scan_id: str, started_at: str, status: st
     try:
         return decode(body, ScanReport, "a scan report", "")
     except StateError as error:
-        known: ScanStatus = status if status in get_args(ScanStatus) else "failed"  # type: ignore[assignment]
+        known: ScanStatus = next((one for one in get_args(ScanStatus) if one == status), "failed")
         return unreadable_report(pipeline, table, scan_id, started_at, known, error.message)

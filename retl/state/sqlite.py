@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import anyio
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, StateError, TargetBusy
 from retl.model.typed import wrong_type
 from retl.state import sql
+from retl.state.statement import Step, drive
 from retl.threads import Worker
 
 T = TypeVar("T")
@@ -24,16 +26,14 @@ _LOCK_POLL = 0.05
 DIALECT = sql.StateDialect(real_type="REAL", integer_type="INTEGER", table_suffix=" WITHOUT ROWID")
 
 
-def run_step(connection: sqlite3.Connection, step: Generator[sql.Statement, Any, T]) -> T:
+def run_step(connection: sqlite3.Connection, step: Step[T]) -> T:
     """Run one step of ``state.sql`` on a connection, inside its current transaction."""
-    answer: Any = None
-    while True:
-        try:
-            statement = step.send(answer)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        cursor = connection.execute(statement.sql, statement.values)
-        answer = cursor.fetchall() if statement.rows else cursor.rowcount
+    return drive(step, partial(_answer, connection))
+
+
+def _answer(connection: sqlite3.Connection, statement: sql.Statement) -> Any:
+    cursor = connection.execute(statement.sql, statement.values)
+    return cursor.fetchall() if statement.rows else cursor.rowcount
 
 
 def _whole_path(path: str | Path) -> str:
@@ -140,7 +140,7 @@ class SqliteStore(sql.SqlStore):
                     raise
                 await anyio.sleep(_LOCK_POLL)
 
-    def _run(self, make: Callable[[], Generator[sql.Statement, Any, T]], write: bool) -> T:
+    def _run(self, make: Callable[[], Step[T]], write: bool) -> T:
         try:
             if not write and not self._ready:
                 return self._peek(make)
@@ -161,7 +161,7 @@ class SqliteStore(sql.SqlStore):
             self._ready = False
             raise map_error(error, self.path) from error
 
-    def _peek(self, make: Callable[[], Generator[sql.Statement, Any, T]]) -> T:
+    def _peek(self, make: Callable[[], Step[T]]) -> T:
         """A read before the first write: it does not make the file or the tables."""
         path = Path(self.path)
         if path.exists() or not path.parent.is_dir():  # the latter cannot be opened, and says so

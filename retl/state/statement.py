@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -27,15 +27,26 @@ class Statement(NamedTuple):
 Step = Generator[Statement, Any, T]
 
 
-def of_nothing(step: Step[T]) -> T:
-    """The result of a step that only reads, if the store has no tables."""
+def drive(step: Step[T], run: Callable[[Statement], Any]) -> T:
+    """Run a step on a blocking driver: ``run`` answers a statement, or raises its error in the step."""
     answer: Any = None
+    error: BaseException | None = None
     while True:
         try:
-            step.send(answer)
+            statement = step.send(answer) if error is None else step.throw(error)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        answer = []
+            result: T = end.value
+            return result
+        answer, error = None, None
+        try:
+            answer = run(statement)
+        except BaseException as raised:
+            error = raised
+
+
+def of_nothing(step: Step[T]) -> T:
+    """The result of a step that only reads, if the store has no tables."""
+    return drive(step, lambda statement: [])
 
 
 def narrowed(start: str, pipeline: str, table: str | None, end: str = "", rows: bool = False) -> Statement:

@@ -11,8 +11,8 @@ import anyio
 from retl.connectors.duckdb.errors import first_line
 from retl.connectors.duckdb.file import DuckDBFile, in_transaction, roll_back
 from retl.connectors.rows.rejects import plain_rows
-from retl.connectors.sql.session import Session, drive
-from retl.connectors.sql.statement import RowError, Statement, Step
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import RowError, Statement, Step, drive
 from retl.model.errors import TargetBusy
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from retl.connectors.base import RowReject, with_rejects
+from retl.connectors.rows.reject_column import RowReject, with_rejects
 from retl.connectors.rows.text import as_bytes, json_text, not_utf8
 from retl.model.checkpoint import Reject, check_rejects
 from retl.model.plan import WriteSpec

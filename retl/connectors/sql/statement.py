@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from retl.state.statement import Statement, Step
+from retl.state.statement import Statement, Step, drive
 
-__all__ = ["RowError", "Statement", "Step", "attempt", "execute", "of_one", "query", "trial"]
+__all__ = ["RowError", "Statement", "Step", "attempt", "drive", "execute", "of_one", "query", "trial"]
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from retl.connectors.sql.session import Session, drive
-from retl.connectors.sql.statement import RowError, Statement, Step
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.statement import RowError, Statement, Step, drive
 from retl.connectors.sqlite.file import SQLiteFile
 from retl.model.errors import TargetError
 
