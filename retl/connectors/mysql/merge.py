@@ -4,6 +4,7 @@ references that rows pass on to each other."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from retl.connectors.mysql import rights
@@ -180,12 +181,10 @@ class MySQLMerge(TableMerge):
         references = self._references() if exchange else []
         if not references:
             return super().mirror(exchange=exchange)
-        values, without = self.staged, self.staged | dict.fromkeys(references, "NULL")
-        self.staged = without
-        insert = self.insert_new("TRUE")
-        self.staged = values
+        alone = copy(self)
+        alone.staged = self.staged | dict.fromkeys(references, "NULL")
         freed = [self._let_go(references), f"{self.delete} {self.gone()}", *self.set_apart(), *self.exchange()]
-        return [*freed, insert, self.update("TRUE")]
+        return [*freed, alone.insert_new("TRUE"), self.update("TRUE")]
 
     def _let_go(self, references: Sequence[str]) -> str:
         sets = ", ".join(f"{self.at(name)} = NULL" for name in references)
