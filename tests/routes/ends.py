@@ -1,4 +1,4 @@
-"""The systems: four that speak SQL, and those that hold documents."""
+"""The systems: five that speak SQL, and those that hold documents."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 import duckdb
 
-from retl.connectors import DuckDB, Elasticsearch, MySQL, SQLite
+from retl.connectors import DuckDB, Elasticsearch, MySQL, PostgreSQL, SQLite
 from tests.routes.route import End, Row, moment
+from tests.servers import postgres
 from tests.servers.database import Server
 from tests.servers.search import SearchServer
 
@@ -207,6 +208,53 @@ class ServerEnd(SqlEnd):
 
     def allow(self, table: str) -> None:
         self.run("DROP TRIGGER refuse_INSERT", "DROP TRIGGER refuse_UPDATE")
+
+
+class PostgresEnd(SqlEnd):
+    """A database of a PostgreSQL, and a user with the rights that the docs ask for, who owns its tables."""
+
+    empties_readers: ClassVar[Sequence[str]] = ("truncate", "rename_and_create", "swap")
+    types: ClassVar = {"int": "integer", "text": "varchar(20)", "time": "timestamp(6)"}
+    fails = "(SELECT v FROM (VALUES (1), (2)) AS twice)"
+
+    def __init__(self, server: postgres.PostgresServer, database: str) -> None:
+        self.server = server.as_documented(database)
+        self.database = database
+
+    def connector(self, **options: Any) -> PostgreSQL:
+        return PostgreSQL(self.server.url(self.database), **options)
+
+    def run(self, *statements: str) -> list[Row]:
+        rows: list[Row] = []
+        with closing(self.server.connect(self.database)) as connection:
+            for statement in statements:
+                rows = postgres.rows(connection, statement)
+        return rows
+
+    @contextmanager
+    def old_reader(self, table: str) -> Iterator[Callable[[], list[Row]]]:
+        # To look at the table now would keep others from changing its definition.
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_snapshot()"
+        with (
+            closing(self.server.connect(self.database)) as connection,
+            connection.cursor() as cursor,
+            _old_reader(cursor, begin, table, look=False) as read,
+        ):
+            yield read
+
+    def tables(self) -> list[str]:
+        found = self.run("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+        return [name for (name,) in found if not name.startswith("retl_")]
+
+    def refuse(self, table: str) -> None:
+        raising = f"BEGIN RAISE EXCEPTION 'no {table}'; END"
+        self.run(
+            f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {raising} $$",
+            f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+
+    def allow(self, table: str) -> None:
+        self.run("DROP FUNCTION refuse() CASCADE")
 
 
 class SearchEnd(End):

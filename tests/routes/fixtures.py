@@ -10,14 +10,15 @@ import pytest
 
 from tests import tiers
 from tests.adversity.patches import patch_backoff
-from tests.routes.ends import DuckDBEnd, SearchEnd, ServerEnd, SQLiteEnd
+from tests.routes.ends import DuckDBEnd, PostgresEnd, SearchEnd, ServerEnd, SQLiteEnd
 from tests.routes.route import End, Route
 
-SQL = ("duckdb", "sqlite", "mysql", "mariadb")
+SQL = ("duckdb", "sqlite", "mysql", "mariadb", "postgres", "postgres15")
 ENDS: dict[str, type[End]] = {
     "duckdb": DuckDBEnd,
     "sqlite": SQLiteEnd,
     **dict.fromkeys(("mysql", "mariadb"), ServerEnd),
+    **dict.fromkeys(("postgres", "postgres15"), PostgresEnd),
     **dict.fromkeys(("elasticsearch", "opensearch"), SearchEnd),
 }
 EVERY_DAY = (
@@ -25,6 +26,10 @@ EVERY_DAY = (
     ("sqlite", "duckdb"),
     ("mysql", "mysql"),
     ("mariadb", "mariadb"),
+    ("postgres", "sqlite"),
+    ("postgres15", "mysql"),
+    ("duckdb", "postgres"),
+    ("postgres", "postgres15"),
     ("elasticsearch", "elasticsearch"),
     ("opensearch", "opensearch"),
 )
@@ -75,4 +80,6 @@ def _end(system: str, role: str, request: pytest.FixtureRequest, folder: Path, s
     server = request.getfixturevalue(f"{system}_server")
     if system in ("mysql", "mariadb"):
         return ServerEnd(server, stack.enter_context(server.fresh_database()))
+    if system in ("postgres", "postgres15"):
+        return PostgresEnd(server, stack.enter_context(server.fresh_database()))
     return SearchEnd(server, stack.enter_context(server.fresh_names()))

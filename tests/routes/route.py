@@ -54,6 +54,9 @@ class End(ABC):
     ends_readers: ClassVar[Sequence[str]] = ()
     """The refreshes after which a reader with an old snapshot gets an error."""
 
+    empties_readers: ClassVar[Sequence[str]] = ()
+    """The refreshes after which he sees an empty table."""
+
     @abstractmethod
     def connector(self, **options: Any) -> Any:
         """What a pipeline takes, on either side."""

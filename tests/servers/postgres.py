@@ -134,7 +134,13 @@ class PostgresServer:
     def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection:
         """A connection of the test's own, in autocommit unless told otherwise; the test closes it."""
         where: dict[str, Any] = {"host": self.host, "port": self.port, "user": self.user, "password": self.password}
-        words: dict[str, Any] = {"autocommit": True, "connect_timeout": 10, "sslmode": "disable", **options}
+        words: dict[str, Any] = {
+            "autocommit": True,
+            "connect_timeout": 10,
+            "sslmode": "disable",
+            "client_encoding": "utf8",
+            **options,
+        }
         return psycopg.connect(dbname=database, **where, **words)
 
     def query(self, sql: str, *args: Any, database: str = "postgres") -> list[Row]:

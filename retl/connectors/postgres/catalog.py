@@ -251,7 +251,7 @@ _COLUMN = _object(
 )
 _COLUMNS = (
     "(SELECT a.*, b.base FROM pg_attribute AS a CROSS JOIN LATERAL (SELECT " + _BASE + ") AS b "
-    "WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum) AS a "
+    "WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS a "
     "JOIN pg_type AS t ON t.oid = a.atttypid LEFT JOIN pg_collation AS l ON l.oid = a.attcollation"
 )
 
@@ -302,7 +302,7 @@ _FACTS = {
     "owned": "pg_has_role(c.relowner, 'USAGE')",
     "row_security": "row_security_active(c.oid)",
     "replica_identity": "c.relreplident",
-    "columns": _list(_COLUMN, _COLUMNS),
+    "columns": _list(f"{_COLUMN} ORDER BY a.attnum", _COLUMNS),
     "indexes": _list(
         f"{_INDEX} ORDER BY i.indisprimary DESC, x.relname",
         "pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid",

@@ -80,6 +80,13 @@ _MEANINGS = (
         f"see the server's log, and make room; {_AGAIN}",
     ),
     _Meaning(
+        ("22021", "22P05"),
+        SourceError,
+        "{place} holds text that cannot be UTF-8: {said}",
+        "read such a column as bytes by expressions: convert_to(name, 'SQL_ASCII'); or leave it out with exclude, or such "
+        "rows with where.",
+    ),
+    _Meaning(
         ("26000", "42P05"),
         ConfigError,
         "a pooler at {place} has mixed up the statements of two clients: {said}",

@@ -48,7 +48,7 @@ class PostgresReader(SqlReader):
 
     async def stream(self, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
         connection = await self._connect()
-        decoder = CopyDecoder(schema, utf8=connection.server.encoding != "SQL_ASCII")
+        decoder = CopyDecoder(schema)
         async with aclosing(connection.copy_out(sql)) as blocks:
             async for block in blocks:
                 decoder.feed(block)

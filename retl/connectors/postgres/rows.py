@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from retl.connectors.rows.rejects import without_broken_text
 from retl.model.errors import SourceError
 
 BLOCK_BYTES = 1 << 20
@@ -37,15 +36,15 @@ _FINITE = {
     "time": r"^([01]\d|2[0-3]):\d\d:\d\d(\.\d+)?$",
 }
 """Times that Arrow can hold; infinity, 24:00:00, and years before 1 and after 9999 stay text."""
+_WHOLE_SECONDS = len("12:30:00")
+_MICROSECONDS = len("12:30:00.000000")
 
 
 class CopyDecoder:
     """Collects blocks, and decodes what is complete of them."""
 
-    def __init__(self, schema: pa.Schema, *, utf8: bool = True) -> None:
-        """``utf8``: the server guarantees that all text is."""
+    def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._utf8 = utf8
         self._blocks: list[bytes] = []
         self.held = 0
         """Bytes that wait to be decoded."""
@@ -72,8 +71,7 @@ class CopyDecoder:
         escaped = data.count(b"\\") > data.count(_NULL.encode())
         every = zip(columns, self._schema, strict=True)
         arrays = [_finished(column, field.type, escaped=escaped, odd=odd) for column, field in every]
-        batch = pa.RecordBatch.from_arrays(arrays, names=self._schema.names)
-        return batch if self._utf8 else without_broken_text(batch)
+        return pa.RecordBatch.from_arrays(arrays, names=self._schema.names)
 
 
 def _read_as(kind: pa.DataType) -> pa.DataType:
@@ -94,7 +92,7 @@ def _split(data: bytes, kinds: list[pa.DataType]) -> list[pa.Array]:
             true_values=["t"],
             false_values=["f"],
             strings_can_be_null=True,
-            check_utf8=False,
+            check_utf8=False,  # the server has
         ),
     )
     if table.num_columns != len(kinds):
@@ -141,7 +139,13 @@ def _times(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """Times as text: canonical if Arrow can hold them, else as they came."""
     pattern = _FINITE["timestamp" if pa.types.is_timestamp(kind) else "time"]
     finite = pc.match_substring_regex(column, pattern).fill_null(False)
-    if pc.all(finite).as_py():
-        return column.cast(kind)
-    known = pc.if_else(finite, column, pa.scalar(None, pa.string())).cast(kind).cast(pa.string())
-    return pc.if_else(finite, known, column)
+    known = pc.if_else(finite, column, pa.scalar(None, pa.string()))
+    canonical = known.cast(kind).cast(pa.string()) if pa.types.is_timestamp(kind) else _with_fraction(known)
+    return pc.if_else(finite, canonical, column)
+
+
+def _with_fraction(clocks: pa.Array) -> pa.Array:
+    """Times of a day with all digits of a microsecond; Arrow cannot cast text to them."""
+    whole = pc.equal(pc.utf8_length(clocks), _WHOLE_SECONDS)
+    pointed = pc.if_else(whole, pc.binary_join_element_wise(clocks, "", "."), clocks)
+    return pc.utf8_rpad(pointed, _MICROSECONDS, "0")
