@@ -15,9 +15,6 @@ from retl.connectors.sql.refresh import TableDefinition
 from retl.connectors.sql.statement import Step, query
 from retl.connectors.sql.tables import ExistingTable, TableName
 
-LOCK_TIMEOUT = "SET LOCAL lock_timeout = '300ms'"
-"""For a statement that locks out everybody: while it waits, all others wait behind it."""
-
 
 def define(existing: ExistingTable) -> Step[TableDefinition]:
     """The statements that another table needs to replace this one. The session may read the catalog alone."""
@@ -47,7 +44,7 @@ def define(existing: ExistingTable) -> Step[TableDefinition]:
         complete=found.complete,
         carry=found.carry,
         put_on=found.put_on,
-        lock=(LOCK_TIMEOUT, f"LOCK TABLE {name.sql} IN ACCESS EXCLUSIVE MODE"),
+        lock=(*DIALECT.give_up_soon, f"LOCK TABLE {name.sql} IN ACCESS EXCLUSIVE MODE"),
     )
 
 
@@ -104,7 +101,7 @@ class _Definition:
             statements += one.create(created)
         if self.foreign_keys:
             # The other table is locked against writes until the rows are checked.
-            statements += [LOCK_TIMEOUT, *(key.create(created) for key in self.foreign_keys)]
+            statements += [*DIALECT.give_up_soon, *(key.create(created) for key in self.foreign_keys)]
         return [*statements, f"ANALYZE {created.sql}"]
 
     @property

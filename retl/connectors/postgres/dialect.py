@@ -55,6 +55,8 @@ class PostgreSQLDialect(Dialect):
             )
         return super().identifier(name)
 
+    give_up_soon: ClassVar[tuple[str, ...]] = ("SET LOCAL lock_timeout = '300ms'",)
+
     def empty(self, table: str) -> str:
         return f"TRUNCATE TABLE {table}"
 

@@ -9,7 +9,7 @@ from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.facts import Facts, dependents, facts
 from retl.connectors.sql.statement import Step
 from retl.connectors.sql.tables import TableName
-from retl.model.actions import Action, PreAction
+from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.plan import WriteSpec
 
@@ -120,7 +120,8 @@ def _needed(spec: WriteSpec) -> tuple[str, ...]:
         PreAction.TRUNCATE: ("SELECT", "INSERT", "TRUNCATE"),
         PreAction.MIRROR: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     }.get(spec.table.pre_action, ())
-    never = {action.value for action in spec.blacklist} | (set() if spec.key else {"UPDATE"})
+    updates = bool(spec.key) and spec.table.write is Write.UPSERT
+    never = {action.value for action in spec.blacklist} | (set() if updates else {"UPDATE"})
     return tuple(right for right in rights if right not in never)
 
 

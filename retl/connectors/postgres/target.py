@@ -10,7 +10,7 @@ from retl.connectors.base import SystemInfo
 from retl.connectors.net.pool import ConnectionPool
 from retl.connectors.postgres import catalog, preflight
 from retl.connectors.postgres.connection import PostgresConnection
-from retl.connectors.postgres.definition import LOCK_TIMEOUT, define
+from retl.connectors.postgres.definition import define
 from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.existing import PostgresTable
 from retl.connectors.postgres.keys import check_key
@@ -20,13 +20,12 @@ from retl.connectors.postgres.session import PostgresSession
 from retl.connectors.postgres.store import PostgresStore
 from retl.connectors.postgres.type_map import TYPES
 from retl.connectors.sql.loader import BulkLoader
-from retl.connectors.sql.merge import PreparedLoad, TableMerge
+from retl.connectors.sql.merge import PreparedLoad
 from retl.connectors.sql.refresh import TableDefinition
 from retl.connectors.sql.session import Session
-from retl.connectors.sql.statement import Statement, Step, query
+from retl.connectors.sql.statement import Step, query
 from retl.connectors.sql.tables import ExistingTable, TableName, TypeMap
 from retl.connectors.sql.target import SqlTarget
-from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError
 from retl.model.plan import BatchSize, WriteSpec
 from retl.state.base import StateStore
@@ -129,11 +128,3 @@ class PostgresTarget(SqlTarget):
 
     def loader(self, load: PreparedLoad) -> BulkLoader:
         return PostgresLoader(load)
-
-    # Loading ----------------------------------------------------------------
-
-    def _prepare(
-        self, spec: WriteSpec, fenced: FencedCheckpoint | None
-    ) -> Step[tuple[PreparedLoad, TableMerge | None, TableDefinition | None]]:
-        yield Statement(LOCK_TIMEOUT)
-        return (yield from super()._prepare(spec, fenced))

@@ -65,6 +65,9 @@ class Dialect(ABC):
         """The same for the name of a table."""
         return self.fold(name)
 
+    give_up_soon: ClassVar[tuple[str, ...]] = ()
+    """Statements after which a transaction waits for no lock for long: behind it, everybody else would wait."""
+
     def empty(self, table: str) -> str:
         """The statement that removes all rows of a table, given by its quoted name."""
         return f"DELETE FROM {table}"

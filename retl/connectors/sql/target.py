@@ -239,6 +239,7 @@ class SqlTarget(Target):
         self, spec: WriteSpec, fenced: FencedCheckpoint | None
     ) -> Step[tuple[PreparedLoad, TableMerge | None, TableDefinition | None]]:
         """Do everything before the first row, in one transaction."""
+        yield from execute(self.dialect.give_up_soon)
         if fenced is not None:
             yield from state.save(fenced)
         elif spec.fence is not None and spec.state_in_target:

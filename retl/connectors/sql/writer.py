@@ -115,6 +115,6 @@ class StagedWriter(TableWriter):
             await self._session.run(self._loader.drop)
         if self._load.loaded != self._load.target:
             with suppress(RetlError):  # the next scan drops it too
-                drop = [f"DROP TABLE IF EXISTS {self._load.loaded.sql}"]
+                drop = [*self._merge.dialect.give_up_soon, f"DROP TABLE IF EXISTS {self._load.loaded.sql}"]
                 await self._session.transaction(partial(execute, drop))
         await shielded(self._end(self._session))
