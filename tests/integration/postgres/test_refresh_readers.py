@@ -13,7 +13,7 @@ import pytest
 
 from retl.model.errors import TargetBusy
 from tests.integration.postgres.targets import Scene
-from tests.integration.scene import people, scan, spec
+from tests.integration.scene import commit, people, scan, spec
 from tests.servers.postgres import PostgresServer, rows
 
 TABLE = "CREATE TABLE people (id bigint PRIMARY KEY, name text)"
@@ -67,11 +67,11 @@ async def test_a_reader_sees_the_old_rows_or_the_new_ones(scene: Scene, pre_acti
 
 
 @asynccontextmanager
-async def reading(scene: Scene) -> AsyncIterator[None]:
-    """A reader who does not end his transaction, so that nobody may lock the table."""
+async def reading(scene: Scene, query: str = ALL) -> AsyncIterator[None]:
+    """A reader who does not end the transaction, so that nobody may lock the table."""
     with closing(scene.user.connect(scene.database)) as reader:
         reader.execute("BEGIN")
-        reader.execute(ALL)
+        reader.execute(query.encode())
         yield
 
 
@@ -107,6 +107,40 @@ async def test_a_reader_who_never_ends(scene: Scene, pre_action: str) -> None:
     assert scene.tables() == ["people"]
     await refresh(scene, pre_action)
     assert scene.rows("people") == AFTER
+
+
+@pytest.mark.parametrize("pre_action", ["swap", "rename_and_create", "mirror", "truncate"])
+async def test_a_host_goes_on_with_the_statements_that_it_has_prepared(scene: Scene, pre_action: str) -> None:
+    scene.run(TABLE, ROWS)
+    with closing(scene.user.connect(scene.database)) as host:
+        for _ in range(3):
+            assert host.execute(ALL.encode(), prepare=True).fetchall() == BEFORE
+        await refresh(scene, pre_action)
+        host.execute("BEGIN")
+        assert host.execute(ALL.encode(), prepare=True).fetchall() == AFTER
+        host.execute("COMMIT")
+
+
+async def test_a_load_that_is_given_up_does_not_wait_for_readers_of_another_table(scene: Scene) -> None:
+    """To drop a shadow with foreign keys locks the tables that they refer to."""
+    scene.run(
+        "CREATE TABLE names (name text PRIMARY KEY)",
+        "INSERT INTO names VALUES ('a'), ('b'), ('B'), ('c'), ('d')",
+        "CREATE TABLE people (id bigint PRIMARY KEY, name text REFERENCES names)",
+        ROWS,
+    )
+    async with scene.session(lock_timeout=0.5) as session:
+        writer = await session.prepare(session.load(spec(pre_action="swap", max_shrink=1.0), schema=NEW.schema))
+        await commit(session, writer, [people((1, "a"))])
+        async with reading(scene, "SELECT * FROM names"), reading(scene):
+            with pytest.raises(TargetBusy):
+                await session.finish(writer)
+            begun = time.monotonic()
+            await session.abort(writer)
+            assert time.monotonic() - begun < 5.0
+    assert scene.rows("people") == BEFORE
+    await refresh(scene, "none")  # whose preparation drops what was left
+    assert scene.tables() == ["names", "people"]
 
 
 def changes(scene: Scene, slot: str) -> list[str]:
