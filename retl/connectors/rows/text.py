@@ -99,7 +99,7 @@ def not_a_number(column: pa.Array) -> pa.Array | None:
 
 def _nested_nan(column: pa.Array) -> pa.Array | None:
     """Which values hold NaN anywhere, which JSON cannot express."""
-    bad = pa.array([holds_nan(value) for value in column.to_pylist()])
+    bad = pa.array([holds_nan(value) for value in column.to_pylist()], pa.bool_())
     return bad if pc.any(bad).as_py() else None
 
 
