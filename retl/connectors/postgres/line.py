@@ -58,9 +58,8 @@ def _unreachable(error: Exception, login: Login) -> RetlError:
 def _said(error: asyncpg.PostgresError) -> str:
     """The server's message, and where in the data it happened."""
     told = [str(error.args[0] if error.args else error), getattr(error, "detail", None)]
-    where = str(getattr(error, "context", None) or "")
-    if where.startswith("COPY "):
-        told.append(where.partition("\n")[0])
+    where = str(getattr(error, "context", None) or "").split("\n")
+    told += [line for line in where if line.startswith("COPY ")][:1]
     return "; ".join(part.rstrip(".") for part in told if part)
 
 

@@ -21,6 +21,7 @@ from retl.connectors.postgres.encode import COPY_OPTIONS, Encoder
 from retl.connectors.postgres.existing import PostgresTable
 from retl.connectors.postgres.merge import ROW
 from retl.connectors.postgres.session import PostgresSession
+from retl.connectors.postgres.types import logical_field
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, bisect, plain_rows
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad
@@ -45,7 +46,7 @@ class PostgresLoader(BulkLoader):
         self._load = load
         self._columns = list(load.columns)
         self.names = {name: f"c{number}" for number, name in enumerate(load.columns)}
-        fields = {name: load.existing.columns.field(own) for name, own in load.columns.items()}
+        fields = {name: _stored(load, own) for name, own in load.columns.items()}
         strict = [name for name, there in fields.items() if not there.nullable]
         self._encoder = Encoder(fields, key=_strict_key(load), strict=strict)
         name = stage_name(load.target.name, load.spec.pipeline, load.spec.epoch, longest=DIALECT.longest_name)
@@ -136,6 +137,13 @@ class PostgresLoader(BulkLoader):
         reason, _, line = place.partition("; COPY ")
         found = _OF_COLUMN.search(line)
         return reason, self._columns[int(found[1])] if found else ""
+
+
+def _stored(load: PreparedLoad, own: str) -> pa.Field:
+    """A column with the type that a domain is made of."""
+    there = load.existing.columns.field(own)
+    known = load.existing.column(own) if isinstance(load.existing, PostgresTable) else None
+    return logical_field(own, known.base, there.nullable) if known else there
 
 
 def _strict_key(load: PreparedLoad) -> Sequence[str]:

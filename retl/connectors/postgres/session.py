@@ -146,7 +146,7 @@ async def _steps(step: Step[T], answer: Callable[[Statement], Awaitable[Any]]) -
 
 
 async def _answer(connection: PostgresConnection, statement: Statement) -> Any:
-    sql = with_values(statement.sql, statement.values)
+    sql = with_values(statement.sql, statement.values, connection.server.encoding)
     if sql.startswith("BEGIN"):
         return await connection.begin(sql.removeprefix("BEGIN").strip())
     if sql == "COMMIT":
@@ -166,12 +166,28 @@ def row_error(error: RetlError) -> RowError | None:
     return RowError(reason) if of_rows(state, reason) else None
 
 
-def with_values(sql: str, values: tuple[Any, ...]) -> str:
-    """A statement with its values as literals in place of ``?``."""
+def with_values(sql: str, values: tuple[Any, ...], encoding: str = "UTF8") -> str:
+    """A statement with its values as literals in place of ``?``. Characters that the database lacks are escaped as in JSON."""
     if not values:
         return sql
-    left = list(reversed(values))
+    left = [storable(value, encoding) if isinstance(value, str) else value for value in reversed(values)]
     return _PLACES.sub(lambda found: literal(left.pop()) if found[0] == "?" else found[0], sql)
+
+
+def storable(text: str, encoding: str) -> str:
+    """A text of the state as a database of this encoding can hold it; rejected rows have what it lacks."""
+    if encoding in ("UTF8", "SQL_ASCII") or text.isascii():
+        return text
+    try:
+        text.encode(encoding)
+    except (LookupError, UnicodeEncodeError):
+        return "".join(c if c.isascii() else _escaped(c) for c in text)
+    return text
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[n : n + 2].hex()}" for n in range(0, len(units), 2))
 
 
 def literal(value: Any) -> str:
