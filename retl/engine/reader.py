@@ -14,7 +14,7 @@ from retl.engine import guard
 from retl.engine.channel import Channel
 from retl.engine.context import ScanContext
 from retl.engine.resize import Resizer
-from retl.engine.retry import backoff
+from retl.engine.schedule import backoff
 from retl.model import events
 from retl.model.errors import SourceError, TransientError
 from retl.model.plan import SourcePlan

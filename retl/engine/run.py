@@ -14,8 +14,8 @@ from retl.engine.config import PipelineConfig
 from retl.engine.context import Emit, StopSignal, now_text
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.ownership import Ownership
-from retl.engine.retry import backoff
 from retl.engine.scan import Scan
+from retl.engine.schedule import backoff
 from retl.engine.turns import Turn, Turns
 from retl.model import events
 from retl.model.errors import LeaseLost, RetlError, TransientError

@@ -16,10 +16,9 @@ from retl.engine.context import StopSignal, now_text
 from retl.engine.lease import Lease
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.ownership import Ownership
-from retl.engine.retry import backoff
 from retl.engine.run import Run
 from retl.engine.scan import Scan
-from retl.engine.schedule import Timer
+from retl.engine.schedule import Timer, backoff
 from retl.model import events
 from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy

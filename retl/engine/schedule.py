@@ -1,7 +1,8 @@
-"""When a pipeline runs: every so often, by cron, or when told to."""
+"""When a pipeline runs: every so often, by cron, when told to; and when it tries again."""
 
 from __future__ import annotations
 
+import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -243,3 +244,12 @@ def make_schedule(interval: Duration | None = None, cron: str | None = None, tim
     if length < timedelta(milliseconds=10):
         raise ConfigError(f"interval is {interval!r}, but the shortest is 10ms.", remedy='use "1s" or more.')
     return Interval(length.total_seconds())
+
+
+def backoff(attempt: int, *, first: float = 0.5, most: float = 30.0) -> float:
+    """Seconds to wait after the ``attempt``-th failure (from 1): doubling up to ``most``, less a random share of up to half.
+
+    The random share keeps a fleet of services from coming back all at once.
+    """
+    ceiling = min(most, first * 2.0 ** min(attempt - 1, 32))
+    return random.uniform(ceiling / 2, ceiling)

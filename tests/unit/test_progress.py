@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retl.engine.retry import backoff
+from retl.engine.schedule import backoff
 from retl.model.report import Progress
 
 
