@@ -30,12 +30,10 @@ class RetryBudget:
         self._pause = self._first
         self._until = None if self._seconds is None else time.monotonic() + self._seconds
 
-    async def wait(
-        self, error: Exception, *, counts: bool = True, at_least: float = 0.0, exactly: float | None = None
-    ) -> None:
-        """Pause after a failure. One that does not count only costs time; ``at_least``: the pause that the server asked for."""
+    async def wait(self, error: Exception, *, counts: bool = True, exactly: float | None = None) -> None:
+        """Pause after a failure. One that does not count only costs time; ``exactly``: the pause that the server asked for."""
         self._failed += counts
-        pause = max(at_least, random.uniform(self._pause / 2, self._pause)) if exactly is None else exactly
+        pause = random.uniform(self._pause / 2, self._pause) if exactly is None else exactly
         if self._attempts is not None and counts and self._failed >= self._attempts:
             raise error
         if self._until is not None and time.monotonic() + pause > self._until:
