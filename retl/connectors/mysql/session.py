@@ -29,6 +29,8 @@ T = TypeVar("T")
 SKIP_KEYS, CHECK_KEYS = "SET SESSION foreign_key_checks = 0", "SET SESSION foreign_key_checks = 1"
 _DIALECT = MySQLDialect()
 _NO_SUCH_TABLE = 1146
+_PROOF = f"{SESSION_MARK} = 1"
+"""A condition that holds in a prepared session alone."""
 _PLACE = re.compile(r"\?|`[^`]*`|'(?:[^'\\]|\\.)*'", re.DOTALL)
 
 
@@ -88,7 +90,7 @@ class MySQLSession(Session):
 
     async def _answer(self, statement: Statement) -> Any:
         written = filled_in(statement)
-        self._proved |= SESSION_MARK in statement.sql
+        self._proved |= _PROOF in statement.sql
         async with own_session(self.connection):
             if statement.rows:
                 return await self.connection.query(written)
@@ -171,7 +173,7 @@ def update(fenced: FencedCheckpoint) -> Step[bool]:
     count = yield Statement(
         "UPDATE retl_leases AS l LEFT JOIN retl_checkpoints AS c ON c.pipeline = l.pipeline AND c.table_name = ? "
         "SET l.beat = l.beat + 1, c.watermark = ?, c.body = ?, c.epoch = ?, c.updated_at = ? "
-        f"WHERE l.pipeline = ? AND l.owner = ? AND l.epoch = ? AND {SESSION_MARK} = 1",
+        f"WHERE l.pipeline = ? AND l.owner = ? AND l.epoch = ? AND {_PROOF}",
         (
             *(fenced.table, checkpoint.watermark, encode(checkpoint), fence.epoch, _now()),
             *(fence.pipeline, fence.owner, fence.epoch),
