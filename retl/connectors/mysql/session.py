@@ -15,7 +15,7 @@ from retl.connectors.mysql.errors import TargetRefused, of_rows
 from retl.connectors.mysql.loader import server_message, until_free, warnings
 from retl.connectors.mysql.settings import SESSION_MARK
 from retl.connectors.mysql.wire import Done
-from retl.connectors.sql.session import Session
+from retl.connectors.sql.session import Session, drive_async
 from retl.connectors.sql.statement import RowError, Statement, Step
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import LeaseLost, RetlError
@@ -72,21 +72,11 @@ class MySQLSession(Session):
         await shielded(self.connection.execute("COMMIT"))
 
     async def _drive(self, step: Step[T]) -> T:
-        answer: Any = None
-        error: Exception | None = None
-        while True:
-            try:
-                statement = step.send(answer) if error is None else step.throw(error)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-            except LeaseLost:
-                await self.connection.prove()  # the fence may hold, but in another session
-                raise
-            answer, error = None, None
-            try:
-                answer = await self._answer(statement)
-            except Exception as raised:
-                error = raised
+        try:
+            return await drive_async(step, self._answer)
+        except LeaseLost:
+            await self.connection.prove()  # the fence may hold, but in another session
+            raise
 
     async def _answer(self, statement: Statement) -> Any:
         written = filled_in(statement)

@@ -12,7 +12,7 @@ from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.errors import of_rows
 from retl.connectors.postgres.line import state_of
-from retl.connectors.sql.session import Session
+from retl.connectors.sql.session import Session, drive_async
 from retl.connectors.sql.statement import RowError, Statement, Step
 from retl.connectors.sql.tables import TableName
 from retl.model.errors import RetlError, TargetBusy
@@ -119,30 +119,14 @@ async def _alone(connection: PostgresConnection, step: Step[T]) -> T:
         return await _answer(connection, statement)
 
     async with _undoing(connection):
-        result = await _steps(step, answer)
+        result = await drive_async(step, answer)
     if begun and connection.in_transaction:
         await connection.commit()
     return result
 
 
 async def _drive(connection: PostgresConnection, step: Step[T]) -> T:
-    return await _steps(step, lambda statement: _answer(connection, statement))
-
-
-async def _steps(step: Step[T], answer: Callable[[Statement], Awaitable[Any]]) -> T:
-    """Run a step on an asyncio driver."""
-    value: Any = None
-    error: BaseException | None = None
-    while True:
-        try:
-            statement = step.send(value) if error is None else step.throw(error)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        value, error = None, None
-        try:
-            value = await answer(statement)
-        except BaseException as raised:
-            error = raised
+    return await drive_async(step, lambda statement: _answer(connection, statement))
 
 
 async def _answer(connection: PostgresConnection, statement: Statement) -> Any:

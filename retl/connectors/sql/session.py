@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
-from retl.connectors.sql.statement import Step
+from retl.connectors.sql.statement import Statement, Step
 from retl.model.checkpoint import FencedCheckpoint
 from retl.state import sql as state
 
@@ -38,3 +38,19 @@ class Session(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Give the connection back. Safe after any failure, and more than once."""
+
+
+async def drive_async(step: Step[T], run: Callable[[Statement], Awaitable[Any]]) -> T:
+    """Run a step on an asyncio driver."""
+    answer: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            statement = step.send(answer) if error is None else step.throw(error)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        answer, error = None, None
+        try:
+            answer = await run(statement)
+        except BaseException as raised:
+            error = raised
