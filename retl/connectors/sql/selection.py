@@ -144,7 +144,9 @@ class Selection:
     def exact_histogram(self, window: Window, cursor: pa.Field, slice_rows: int) -> str:
         """The same for values that are not numbers: count every distinct value."""
         name = self.dialect.identifier(cursor.name)
-        running = self.dialect.divide("(SUM(n) OVER (ORDER BY c) - 1)", slice_rows)
+        running = self.dialect.divide(
+            "(SUM(n) OVER (ORDER BY c ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) - 1)", slice_rows
+        )
         return (
             f"SELECT {self.dialect.as_text('MAX(c)')}, SUM(n) FROM (SELECT c, n, {running} AS s FROM "
             f"(SELECT {name} AS c, COUNT(*) AS n FROM {self.relation.sql}{self._where(*self._window(window))} "
