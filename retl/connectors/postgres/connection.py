@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import anyio
 import asyncpg
@@ -94,7 +94,7 @@ class PostgresConnection:
         self.server = Server("", driver.get_server_version().major * 10_000, "", False, "", "")
 
     @classmethod
-    async def open(cls, login: Login) -> PostgresConnection:
+    async def open(cls, login: Login) -> Self:
         """Connect, and see whether the server keeps the settings. Raises ``ConnectionFailed`` or ``ConfigError``."""
         with line.mapped(login):
             async with asyncio.timeout(login.connect_timeout):

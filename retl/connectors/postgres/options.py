@@ -6,7 +6,7 @@ import inspect
 import re
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import anyio.to_thread
@@ -36,6 +36,9 @@ _HARMLESS = frozenset(
 )
 """Parameters that are not needed: what they ask for is an option, or is done anyway."""
 _LONGEST_TIMEOUT = 2_147_483
+
+
+ConnectionT = TypeVar("ConnectionT", bound=PostgresConnection)
 
 
 class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
@@ -96,9 +99,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         shown = without_password(self.address() or "")
         return f"{type(self).__name__}({shown!r})"
 
-    def pool(
-        self, connect: Callable[[], Awaitable[PostgresConnection]], *, urgent: int = 0
-    ) -> ConnectionPool[PostgresConnection]:
+    def pool(self, connect: Callable[[], Awaitable[ConnectionT]], *, urgent: int = 0) -> ConnectionPool[ConnectionT]:
         """The connections of one door."""
         keep_idle = parse_duration(self.keep_idle, what="keep_idle").total_seconds()
         return ConnectionPool(connect, max_connections=self.max_connections, keep_idle=keep_idle, urgent=urgent)
