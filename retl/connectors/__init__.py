@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from retl.connectors.olap.doris import Doris
     from retl.connectors.olap.starrocks import StarRocks
     from retl.connectors.postgres import PostgreSQL
+    from retl.connectors.redshift import Redshift
     from retl.connectors.sqlite import SQLite
 
 _ROOMS = {
@@ -22,6 +23,7 @@ _ROOMS = {
     "IteratorSource": "function",
     "MySQL": "mysql",
     "PostgreSQL": "postgres",
+    "Redshift": "redshift",
     "SQLite": "sqlite",
     "StarRocks": "olap.starrocks",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "IteratorSource",
     "MySQL",
     "PostgreSQL",
+    "Redshift",
     "SQLite",
     "StarRocks",
 ]

@@ -30,7 +30,7 @@ class Bucket:
     def create(self) -> None:
         self.files().create_dir(self.name)
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         """The keys that begin with a prefix, sorted."""
         found = self.files().get_file_info(fs.FileSelector(self.name, recursive=True))
         keys = (info.path.removeprefix(f"{self.name}/") for info in found if info.type is fs.FileType.File)
@@ -43,3 +43,6 @@ class Bucket:
     def get(self, key: str) -> bytes:
         with self.files().open_input_file(f"{self.name}/{key}") as file:
             return bytes(file.read())
+
+    def delete(self, key: str) -> None:
+        self.files().delete_file(f"{self.name}/{key}")

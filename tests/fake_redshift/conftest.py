@@ -22,10 +22,7 @@ def fake(cluster: Cluster) -> Iterator[FakeRedshift]:
     if not isinstance(cluster, FakeRedshift):
         pytest.skip("only the stand-in does this on demand")
     yield cluster
-    cluster.nodes, cluster.cursor_cap, cluster.bucket, cluster.unload_rows = 1, 8_000_000_000, None, None
-    cluster.left_out = set()
-    cluster.tampered = lambda manifest: manifest
-    cluster.forget()
+    cluster.reset()
 
 
 @pytest.fixture

@@ -63,12 +63,6 @@ class FakeRedshift(Cluster):
     def __init__(self) -> None:
         super().__init__("localhost", 0, DATABASE, (ADMIN, ADMIN_PASSWORD), (USER, PASSWORD))
         self.options = {"ssl": False}
-        self.nodes = 1
-        self.cursor_cap = 8_000_000_000
-        self.bucket: Bucket | None = None
-        self.unload_rows: int | None = None
-        self.left_out: set[int] = set()
-        self.tampered: Callable[[dict[str, Any]], dict[str, Any]] = lambda manifest: manifest
         self.type_numbers: dict[int, int] = {}
         self.type_names: dict[int, str] = {}
         self.postgres: PostgresServer
@@ -77,6 +71,7 @@ class FakeRedshift(Cluster):
         self._lock = threading.Lock()
         self._listener = Listener("the stand-in for Redshift", self._connected)
         self._stack = ExitStack()
+        self.reset()
 
     # What tests do
 
@@ -114,6 +109,16 @@ class FakeRedshift(Cluster):
         authority.issue_cert("localhost", "127.0.0.1").configure_cert(self._tls)
         self.authority = str(self._folder / "redshift-ca.pem")
         authority.cert_pem.write_to_path(self.authority)
+
+    def reset(self) -> None:
+        """Be an ordinary cluster again."""
+        self.nodes = 1
+        self.cursor_cap = 8_000_000_000
+        self.bucket: Bucket | None = None
+        self.unload_rows: int | None = None
+        self.left_out: set[int] = set()
+        self.tampered: Callable[[dict[str, Any]], dict[str, Any]] = lambda manifest: manifest
+        self.forget()
 
     def inject(self, fault: Fault) -> Fault:
         """Let a fault happen to the reader's next statement that contains ``fault.on``."""

@@ -36,8 +36,8 @@ _LEADER_ONLY = {
 # "Unsupported PostgreSQL functions" and "features" of the guide.
 _UNKNOWN_FUNCTIONS = {
     "string_agg", "array_agg", "json_agg", "jsonb_agg", "unnest", "row_to_json", "to_json", "to_jsonb", "hashtext",
-    "hashtextextended", "pg_column_size", "encode", "format", "pg_export_snapshot", "every", "make_timestamp", "xmlelement",
-    "pg_advisory_lock", "pg_try_advisory_lock", "txid_current", "octet_length_of",
+    "hashtextextended", "pg_column_size", "encode", "format", "pg_export_snapshot", "make_timestamp", "xmlelement",
+    "pg_advisory_lock", "pg_try_advisory_lock", "txid_current",
 }  # fmt: skip
 _UNKNOWN_TYPES = {"jsonb", "json", "bytea", "uuid", "interval_ps", "regtype", "money", "inet", "cidr", "xml"}
 _SYSTEM = re.compile(r"(?:pg_|svv_|svl_|stv_|stl_|svcs_|sys_|information_schema)")

@@ -76,7 +76,7 @@ async def test_what_parquet_or_unload_cannot_take_is_refused(
 ) -> None:
     with pytest.raises(asyncpg.PostgresError, match=said):
         await session.execute(f"UNLOAD ('{query.format(table)}') TO 's3://lake/refused/' {OPTIONS}")
-    assert lake.keys("refused/") == []
+    assert lake.names("refused/") == []
 
 
 async def test_a_prefix_in_use_is_refused(lake: Bucket, table: str, session: asyncpg.Connection) -> None:
@@ -91,4 +91,4 @@ async def test_a_file_can_be_left_out(
     fake.unload_rows, fake.left_out = 5, {1}
     await session.execute(f"UNLOAD ('SELECT id FROM {table}') TO 's3://lake/short/' {OPTIONS}")
     assert len(json.loads(lake.get("short/manifest"))["entries"]) == 2
-    assert len([key for key in lake.keys("short/") if key.endswith(".parquet")]) == 1
+    assert len([key for key in lake.names("short/") if key.endswith(".parquet")]) == 1

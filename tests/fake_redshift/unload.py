@@ -84,7 +84,7 @@ def write(
     bucket, names = server.bucket, server.type_names
     if bucket is None or bucket.name != asked.bucket:
         raise _refused(f"S3ServiceException:The specified bucket does not exist,Status 404,{asked.bucket}", "XX000")
-    if bucket.keys(asked.prefix):
+    if bucket.names(asked.prefix):
         raise _refused(f"Specified unload destination on S3 is not empty: s3://{asked.bucket}/{asked.prefix}", "XX000")
     table = _table(described, rows, names)
     entries = []

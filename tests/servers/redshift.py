@@ -9,11 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from retl.connectors import Redshift
 from tests.fake_redshift import Cluster, FakeRedshift
 
 VARIABLE = "RETL_TEST_REDSHIFT_URL"
+
+
+def connector(cluster: Cluster, **words: Any) -> Redshift:
+    """What a pipeline takes: the reader's login, with the certificate verified."""
+    if isinstance(cluster, FakeRedshift):
+        words = {"tls_ca": cluster.authority, **words}
+    return Redshift(cluster.url(), **words)
 
 
 @contextmanager
