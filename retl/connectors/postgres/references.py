@@ -42,7 +42,7 @@ class Reference:
 
 _REFERENCES = """
 SELECT k.conname, {columns_own}, k.confrelid::regclass::text, {columns_other} FROM pg_constraint AS k
-WHERE k.conrelid = {table}::regclass AND k.contype = 'f' AND k.confrelid <> k.conrelid AND k.confmatchtype = 's'
+WHERE k.conrelid = to_regclass({table}) AND k.contype = 'f' AND k.confrelid <> k.conrelid AND k.confmatchtype = 's'
   AND coalesce((to_jsonb(k) ->> 'conenforced')::bool, true) AND NOT coalesce((to_jsonb(k) ->> 'conperiod')::bool, false)
   AND has_table_privilege(k.confrelid, 'SELECT') AND NOT row_security_active(k.confrelid)
 ORDER BY k.conname"""
@@ -53,7 +53,7 @@ _COLUMNS = (
 
 
 def references(table: TableName) -> Step[tuple[Reference, ...]]:
-    """The foreign keys of a table to others."""
+    """The foreign keys of a table to others; none of one that does not exist."""
     asked = _REFERENCES.format(
         table=DIALECT.string(table.sql),
         columns_own=_COLUMNS.format(key="conkey", relation="conrelid"),
