@@ -10,6 +10,7 @@ import pytest
 
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.wire import Done
+from retl.model.actions import Action
 from retl.model.errors import TargetError
 from retl.model.schema import field
 from tests.integration.mysql.targets import Scene
@@ -183,3 +184,13 @@ async def test_a_reference_to_a_row_that_is_not_there_leaves_everything_as_it_wa
     with pytest.raises(TargetError, match="foreign key constraint fails"):
         await mirror(scene, (1, "a", None), (2, "b", 5), schema=STAFF)
     assert scene.rows("people") == before
+
+
+async def test_a_first_mirror_renames_nothing_where_that_is_forbidden(scene: Scene) -> None:
+    words = {"unique_key": True, "blacklist": frozenset({Action.RENAME})}
+    async with scene.session() as session:
+        shown = (await session.target.preview(session.load(MIRROR, schema=PEOPLE, **words))).statements
+        await scan(session, [people((1, "a"), (2, "b"))], MIRROR, **words)
+    assert not any("RENAME" in statement for statement in shown)
+    assert scene.rows("people") == [(1, "a"), (2, "b")]
+    assert scene.tables() == ["people"]
