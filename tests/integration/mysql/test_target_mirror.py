@@ -187,10 +187,10 @@ async def test_a_reference_to_a_row_that_is_not_there_leaves_everything_as_it_wa
 
 
 async def test_a_first_mirror_renames_nothing_where_that_is_forbidden(scene: Scene) -> None:
-    words = {"unique_key": True, "blacklist": frozenset({Action.RENAME})}
+    forbidden = frozenset({Action.RENAME})
     async with scene.session() as session:
-        shown = (await session.target.preview(session.load(MIRROR, schema=PEOPLE, **words))).statements
-        await scan(session, [people((1, "a"), (2, "b"))], MIRROR, **words)
+        shown = (await session.target.preview(session.load(MIRROR, schema=PEOPLE, blacklist=forbidden))).statements
+        await scan(session, [people((1, "a"), (2, "b"))], MIRROR, blacklist=forbidden)
     assert not any("RENAME" in statement for statement in shown)
     assert scene.rows("people") == [(1, "a"), (2, "b")]
     assert scene.tables() == ["people"]
