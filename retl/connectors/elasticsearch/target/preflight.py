@@ -14,7 +14,6 @@ from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.settings import blocks
 from retl.connectors.elasticsearch.source.catalog import stands_for
 from retl.connectors.elasticsearch.target import refresh
-from retl.connectors.elasticsearch.target.refresh import unwatched
 from retl.connectors.elasticsearch.types import ID, field_type, holds_documents, index_of
 from retl.connectors.sql.tables import check_key
 from retl.model.actions import Action, PreAction
@@ -205,7 +204,7 @@ async def try_out(client: Client, spec: WriteSpec, definition: Definition, colum
         column: {"type": "object", "enabled": False} for column in columns if column not in definition.properties
     }
     mappings["properties"] = {**unmapped, **definition.properties}
-    tried = unwatched(Definition(mappings, definition.settings, {}))
+    tried = refresh.unwatched(Definition(mappings, definition.settings, {}))
     try:
         await refresh.create(client, name, tried, shown_as=spec.table.to, params=_AT_ONCE, allow=(403,))
     finally:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from retl.connectors.base import CommitResult, TableWriter
 from retl.connectors.elasticsearch import catalog
 from retl.connectors.elasticsearch.connection import Client, quoted
-from retl.connectors.elasticsearch.errors import server_error
+from retl.connectors.elasticsearch.errors import server_error, understood
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.connectors.elasticsearch.target import refresh
 from retl.connectors.elasticsearch.target.conflicts import Conflicts, Duplicates, stored
@@ -246,30 +246,19 @@ class ElasticsearchWriter(TableWriter):
         self._forget()
 
 
-class _Item(msgspec.Struct, gc=False):
-    status: int
-    error: Any = None
-
-
-class _Answer(msgspec.Struct):
-    items: list[dict[str, _Item]]
-
-
-_ANSWER = msgspec.json.Decoder(_Answer)
-
-
 async def undo(client: Client, index: str, ids: Iterable[Sequence[str]], *, written: int) -> None:
     """Delete documents. Raises where fewer than ``written`` are found: the others would be there twice."""
     deleted = 0
     for some in ids:
         body = b"".join(b'{"delete":{"_id":"%b"}}\n' % name.encode() for name in some)
         params = {"filter_path": "items.*.status,items.*.error"}
-        answer = await client.request("POST", f"/{quoted(index)}/_bulk", params=params, body=body, ndjson=True)
-        for each in _ANSWER.decode(answer.body).items:
-            (item,) = each.values()
-            if item.error is not None:
-                raise server_error(item.status, msgspec.json.encode(item.error), "target", client.place)
-            deleted += item.status < 300
+        answer = await client.call("POST", f"/{quoted(index)}/_bulk", params=params, body=body, ndjson=True)
+        with understood(client.place):
+            items = [(int(item["status"]), item.get("error")) for each in answer["items"] for item in each.values()]
+        for status, error in items:
+            if error is not None:
+                raise server_error(status, msgspec.json.encode(error), "target", client.place)
+            deleted += status < 300
     if deleted < written:
         raise TargetError(
             f"the slice has to be read again, and of {written:,} rows that it had appended to {index!r} only {deleted:,} "
