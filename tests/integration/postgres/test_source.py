@@ -353,6 +353,8 @@ async def test_every_kind_of_cursor_finds_what_is_new(
     "kind", ['text COLLATE "en-x-icu"', "char(5)", "interval", "time", "boolean", "jsonb", "citext"]
 )
 async def test_a_cursor_that_does_not_order_change_is_refused(pg: PostgresServer, pg_database: str, kind: str) -> None:
+    if "icu" in kind and not pg.query("SELECT 1 FROM pg_collation WHERE collname = 'en-x-icu'"):
+        pytest.skip("this server was built without ICU")
     run(pg, pg_database, "CREATE EXTENSION IF NOT EXISTS citext", f"CREATE TABLE t (id integer PRIMARY KEY, c {kind})")
     with pytest.raises(ConfigError, match="does not order change"):
         await planned(pg, pg_database, retl.Table("t", cursor="c"))

@@ -1,0 +1,187 @@
+"""A source that is left early, cut off, killed, or replays what others delete: nothing is lost, nothing goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import retl
+from retl import events
+from retl.connectors import PostgreSQL
+from retl.model.checkpoint import Checkpoint
+from retl.model.errors import ConnectionFailed
+from retl.testing import Scans
+from tests.integration.postgres.reading import opened, rows_of, run, spec
+from tests.servers import postgres
+from tests.servers.postgres import PostgresServer
+from tests.servers.proxy import Proxy
+from tests.servers.standby import following
+from tests.support import Database, Recorder
+
+ROWS = 20_000
+FILL = (
+    "CREATE TABLE t (id integer PRIMARY KEY, pad text, at timestamp)",
+    f"INSERT INTO t SELECT i, i || repeat('x', 400), timestamp '2024-01-01' + make_interval(secs => i) FROM generate_series(1, {ROWS}) AS i",
+)
+LARGE = retl.Table("t", columns=["id", "pad"], expressions={"more": "repeat(pad, 9)"})
+"""More than sockets hold: the server cannot have sent all of it."""
+OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND pid <> pg_backend_pid()"
+
+
+@pytest.fixture
+def filled(pg: PostgresServer, pg_database: str) -> str:
+    run(pg, pg_database, *FILL)
+    return pg_database
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
+    """Ask the server again and again: it tells nobody."""
+    deadline = time.monotonic() + seconds
+    while not await holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+async def all_ended(server: PostgresServer, database: str) -> None:
+    async def ended() -> bool:
+        return await server.run(OTHERS, database) == [(0,)]
+
+    await until(ended)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+async def test_a_stream_that_is_left_early_is_gone_on_the_server(pg: PostgresServer, filled: str, batches: int) -> None:
+    async with opened(pg, filled) as source:
+        plan = await source.plan(spec(LARGE))
+        stream = source.read(plan, plan.slices[0])
+        for _ in range(batches):
+            await anext(stream)
+        await stream.aclose()
+        await all_ended(pg, filled)
+
+
+async def test_a_query_that_sends_nothing_yet_is_ended_too(pg: PostgresServer, filled: str) -> None:
+    endless = "SELECT count(*) AS n FROM t AS a, t AS b, t AS c WHERE a.id + b.id * c.id < 0"
+    source = PostgreSQL(pg.as_reader(filled).url(filled)).source()
+    async with (
+        source.connect_scan() as reader,
+        aclosing(reader.stream(endless, pa.schema([("n", pa.int64())]))) as rows,
+    ):
+        reading = asyncio.ensure_future(anext(rows))
+
+        async def busy() -> bool:
+            return await pg.run(OTHERS, filled) == [(1,)]
+
+        await until(busy)
+        reading.cancel()
+        await asyncio.wait([reading])
+        await all_ended(pg, filled)
+    await source.aclose()
+
+
+@pytest.mark.parametrize("after", [0, 100_000, 3_000_000])
+async def test_a_line_that_is_cut_is_transient(pg: PostgresServer, filled: str, after: int) -> None:
+    reader = pg.as_reader(filled)
+    async with (
+        Proxy(pg.host, pg.port) as proxy,
+        Scans(PostgreSQL(reader.at(proxy.host, proxy.port).url(filled)).source()) as source,
+    ):
+        plan = await source.plan(spec("t"))
+        proxy.break_after(after, "to_client")
+        with pytest.raises(ConnectionFailed):
+            await rows_of(source, plan)
+
+
+async def test_a_snapshot_never_becomes_another_one(pg: PostgresServer, filled: str) -> None:
+    async with opened(pg, filled) as source:
+        plan = await source.plan(spec(retl.Table("t", cursor="at", slice_rows=ROWS // 2)))
+        one = [batch async for batch in source.read(plan, plan.slices[0])]
+        assert sum(batch.num_rows for batch in one) == ROWS // 2
+        kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+        pg.query(kill, filled)
+        for _ in range(2):
+            with pytest.raises(ConnectionFailed):
+                await rows_of(source, plan)
+        with pytest.raises(ConnectionFailed, match=r"snapshot .* is gone"):
+            await rows_of(source, plan)
+
+
+async def test_a_scan_whose_snapshot_is_lost_is_tried_again_and_reads_all(
+    pg: PostgresServer, filled: str, tmp_path: Path
+) -> None:
+    target = Database(tmp_path / "target.db")
+    job = retl.Pipeline(
+        "job",
+        source=PostgreSQL(pg.as_reader(filled).url(filled)),
+        target=target.target(),
+        tables=[retl.Table("t", cursor="at", slice_rows=ROWS // 4)],
+    )
+    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+    Recorder(job).when(events.SliceCommitted, lambda _: pg.query(kill, filled))
+    async with job:
+        await job.run_once()
+    assert target.run("SELECT count(*), min(id), max(id), sum(length(pad)) FROM t") == run(
+        pg, filled, "SELECT count(*), min(id), max(id), sum(length(pad)) FROM t"
+    )
+
+
+async def test_a_statement_that_fails_on_a_row_ends_the_scan_and_no_connection(pg: PostgresServer, filled: str) -> None:
+    async with opened(pg, filled) as source:
+        plan = await source.plan(spec(retl.Table("t", expressions={"bad": f"1 / (id - {ROWS})"})))
+        with pytest.raises(retl.SourceError, match="division by zero"):
+            await rows_of(source, plan)
+        await source.leave()
+        assert (await source.plan(spec("t"))).rows == ROWS
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("version", [15, 18])
+async def test_a_killed_server_is_transient(version: postgres.Version) -> None:
+    with postgres.started(version) as server, server.fresh_database() as database:
+        run(server, database, *FILL)
+        async with Scans(PostgreSQL(server.url(database)).source()) as source:
+            plan = await source.plan(spec(LARGE))
+            stream = source.read(plan, plan.slices[0])
+            await anext(stream)
+            server.kill()
+            with pytest.raises(ConnectionFailed):
+                async for _ in stream:
+                    pass
+            await source.leave()
+            server.start()
+            assert len(await rows_of(source, await source.plan(spec("t")))) == ROWS
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("version", [15, 18])
+async def test_a_conflict_with_recovery_is_transient(version: postgres.Version) -> None:
+    with (
+        postgres.started(version) as primary,
+        primary.fresh_database() as database,
+        following(primary, version, "max_standby_streaming_delay=0") as standby,
+    ):
+        run(primary, database, *FILL)
+
+        async def caught_up() -> bool:
+            ((behind,),) = primary.query(
+                "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), min(replay_lsn)) FROM pg_stat_replication"
+            )
+            return behind is not None and behind <= 0
+
+        await until(caught_up, 30)
+        wanted = PostgreSQL(standby.url(database), target_session_attrs="standby")
+        async with Scans(wanted.source()) as source:
+            assert (await source.source.ping()).detail == "a replica"
+            plan = await source.plan(spec("t"))
+            run(primary, database, "DELETE FROM t WHERE id > 10", "VACUUM t")
+            await until(caught_up, 30)
+            with pytest.raises(ConnectionFailed, match=r"rolled a transaction back|failed"):
+                await rows_of(source, plan)
+            await source.leave()
+            assert len(await rows_of(source, await source.plan(spec("t"), Checkpoint()))) == 10
