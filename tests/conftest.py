@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import inspect
 import signal
@@ -56,6 +57,13 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
     if inspect.iscoroutinefunction(hypothesis.inner_test if hypothesis else obj):
         for mark in (pytest.mark.anyio, pytest.mark.usefixtures("no_task_left", "no_blocking_call")):
             mark(obj)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: nobody looks for garbage in it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

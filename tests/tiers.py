@@ -39,7 +39,7 @@ SIBLINGS = {
     "<files>": re.compile(r"\b(duckdb-sqlite|sqlite-duckdb)\b"),
 }
 """How the systems are called in the name of a case, and what stands there for any of them."""
-SEARCHES = re.compile(r"(integration|contract|acceptance|adversity)/.*(search|index-to-index)")
+SEARCHES = re.compile(r"(integration|contract|acceptance|adversity)/.*(elasticsearch|opensearch|index-to-index)")
 OLDER_AND_NEWER = re.compile(r"\b(elasticsearch9|opensearch2)(_server)?\b")
 """Versions that the merge tier leaves to the largest one."""
 NEEDS_JAVA_21 = re.compile(r"\bopensearch(_server)?\b")
