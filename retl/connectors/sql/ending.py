@@ -9,6 +9,7 @@ from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.refresh import RefreshState, TableDefinition
 from retl.connectors.sql.statement import Step, execute
 from retl.connectors.sql.tables import TableName
+from retl.model.actions import PreAction
 from retl.model.errors import TransientError
 
 
@@ -30,6 +31,12 @@ class Ending:
         self._definition = begun
         self._look = look
         self._mirror = mirror
+
+    @property
+    def ends(self) -> bool:
+        """Whether ``finish`` has anything to do: a shadow to switch in, or archives to drop."""
+        archives = self._load.spec.table.pre_action is PreAction.RENAME_AND_CREATE
+        return archives or self._load.loaded != self._load.target
 
     @property
     def completes(self) -> bool:

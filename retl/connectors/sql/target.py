@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -225,7 +225,7 @@ class SqlTarget(Target):
             with suppress(RetlError):
                 await shielded(self.give_back(session))
             raise
-        return StagedWriter(
+        return self.writer(load)(
             session,
             load,
             loader,
@@ -234,6 +234,10 @@ class SqlTarget(Target):
             ending=Ending(load, begun, self._now, self._mirror),
             end=self.give_back,
         )
+
+    def writer(self, load: PreparedLoad) -> Callable[..., StagedWriter]:
+        """What makes the writer of a load."""
+        return StagedWriter
 
     def _prepare(
         self, spec: WriteSpec, fenced: FencedCheckpoint | None
@@ -251,7 +255,7 @@ class SqlTarget(Target):
         yield from execute(found.plan.before)
         if spec.table.replaces and found.state.existing is not None:
             yield from _check_empty(found.plan.table)
-        ready = yield from self.find(found.plan.table)
+        ready = (yield from self.find(found.plan.table)) if found.plan.before else found.state.existing
         assert ready is not None
         stored = {self.dialect.fold(column.name): column.name for column in ready.columns}
         columns = {name: stored[self.dialect.fold(name)] for name in found.change.columns}

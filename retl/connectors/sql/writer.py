@@ -81,12 +81,16 @@ class StagedWriter(TableWriter):
         await self._session.run(self._loader.drop)
         if self._ending.completes:
             await self._complete()
+        if self._ending.ends or fenced is not None:
+            await self._switch(fenced)
+        self.finished = True
+        await shielded(self._end(self._session))
+
+    async def _switch(self, fenced: FencedCheckpoint | None) -> None:
         try:
             await self._session.transaction(partial(self._finish, fenced, exchange=False))
         except RowError:
             await self._finish_exchanging(fenced)
-        self.finished = True
-        await shielded(self._end(self._session))
 
     async def _complete(self) -> None:
         try:
@@ -106,7 +110,8 @@ class StagedWriter(TableWriter):
         return TargetError(message, remedy=remedy, system=self._merge.dialect.name)
 
     def _finish(self, fenced: FencedCheckpoint | None, *, exchange: bool) -> Step[None]:
-        yield from execute((yield from self._ending.finish(exchange)), rejectable=True)
+        if self._ending.ends:
+            yield from execute((yield from self._ending.finish(exchange)), rejectable=True)
         if fenced is not None:
             yield from self._session.save(fenced)
 
