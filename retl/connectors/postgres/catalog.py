@@ -194,16 +194,20 @@ def is_own(name: str) -> bool:
 
 
 def location_question(table: str) -> str:
-    """The query that ``location`` understands."""
+    """The query that ``location`` understands: by its name, so that a table that does not exist yet has one too."""
+    schema, name = locate(table)
+    there = "current_schema()" if schema is None else DIALECT.string(schema)
     return (
         "SELECT (SELECT system_identifier FROM pg_control_system())::text, "
-        "(SELECT oid FROM pg_database WHERE datname = current_database())::text, c.oid::text "
-        f"FROM pg_class AS c WHERE c.oid = {regclass(table)} AND c.relkind IN ('r', 'p')"
+        "(SELECT oid FROM pg_database WHERE datname = current_database())::text, "
+        f"COALESCE(n.nspname, {there})::text, {DIALECT.string(name)} "
+        f"FROM (SELECT {regclass(table)}) AS t(oid) LEFT JOIN pg_class AS c ON c.oid = t.oid "
+        "LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid IS NULL OR c.relkind IN ('r', 'p')"
     )
 
 
 def location(rows: Sequence[tuple[Any, ...]]) -> str | None:
-    """``postgres:<cluster>/<database>/<table>``, equal for a source and a target where they are the same table."""
+    """``postgres:<cluster>/<database>/<schema>/<table>``, equal for a source and a target where they are the same table."""
     return f"postgres:{'/'.join(rows[0])}" if rows else None
 
 

@@ -8,9 +8,11 @@ scan of its table drops.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -26,8 +28,9 @@ from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, bisect, pl
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad
 from retl.connectors.sql.session import Session
-from retl.connectors.sql.statement import RowError, Statement, Step, query
+from retl.connectors.sql.statement import RowError, Statement, Step, of_one, query
 from retl.connectors.sql.tables import stage_name
+from retl.model.errors import TargetError
 
 _INLINE_BYTES = 64 * 1024
 """Below this size, inline encoding beats a thread hop."""
@@ -42,18 +45,24 @@ class PostgresLoader(BulkLoader):
     typed: bool = True
     row: str = ROW
 
-    def __init__(self, load: PreparedLoad) -> None:
+    def __init__(self, load: PreparedLoad, worker: int = 0) -> None:
+        """``worker``: which of the staging tables of the load, 0 to 9."""
         self._load = load
         self._columns = list(load.columns)
         self.names = {name: f"c{number}" for number, name in enumerate(load.columns)}
         fields = {name: _stored(load, own) for name, own in load.columns.items()}
         strict = [name for name, there in fields.items() if not there.nullable]
         self._encoder = Encoder(fields, key=_strict_key(load), strict=strict)
-        name = stage_name(load.target.name, load.spec.pipeline, load.spec.epoch, longest=DIALECT.longest_name)
+        number = load.spec.epoch * 10 + worker
+        name = stage_name(load.target.name, load.spec.pipeline, number, longest=DIALECT.longest_name)
         self._name = load.target.beside(name)
         self._next = 0
         """The number of the next row."""
         self._staged = 0
+        self._dirty = False
+        """Whether the table holds rows that were cleared."""
+        self._running: asyncio.Task[None] | None = None
+        """The batch that is on its way."""
 
     @property
     def table(self) -> str:
@@ -64,13 +73,14 @@ class PostgresLoader(BulkLoader):
             f"{DIALECT.identifier(own)} AS {self.names[name]}" for name, own in self._load.columns.items()
         )
         rows = f"SELECT CAST(NULL AS bigint) AS {ROW}, {columns} FROM {self._load.loaded.sql} WITH NO DATA"
-        yield from self.drop()
         yield Statement(f"CREATE UNLOGGED TABLE {self.table} WITH (autovacuum_enabled = false) AS {rows}")
 
     def clear(self) -> Step[None]:
-        if self._staged:
-            yield Statement(f"TRUNCATE TABLE {self.table}")
+        """The rows go when the next ones come: the last of a load go with the table."""
+        self._dirty = self._dirty or self._staged > 0
         self._staged = 0
+        return
+        yield  # a step
 
     def drop(self) -> Step[None]:
         yield Statement(f"DROP TABLE IF EXISTS {self.table}")
@@ -81,8 +91,16 @@ class PostgresLoader(BulkLoader):
         return [dict(zip(self._columns, row, strict=True)) for row in found]
 
     async def gather(self, session: Session) -> None:
+        await self.settle()
+        await self._wipe(session)
         if self._staged >= _ANALYZED_ROWS:
             await session.run(self._analyze)
+
+    async def _wipe(self, session: Session) -> None:
+        """Remove the rows that were cleared."""
+        if self._dirty:
+            await session.run(partial(of_one, Statement(f"TRUNCATE TABLE {self.table}")))
+            self._dirty = False
 
     def _analyze(self) -> Step[None]:
         yield Statement(f"ANALYZE {self.table}")
@@ -90,33 +108,59 @@ class PostgresLoader(BulkLoader):
     # Staging ----------------------------------------------------------------
 
     async def stage(self, session: Session, batch: pa.RecordBatch, rejects: RejectCollector) -> pa.RecordBatch:
+        """See ``BulkLoader``. The batch is encoded while the one before it is on its way; ``settle`` waits for the last."""
         assert isinstance(session, PostgresSession)
-        kept = rejects.leave_out(batch, self._encoder.invalid_values(batch))
-        if not kept.num_rows or await self._copy(session, kept) is None:
-            return kept
-        return await self._search(session, kept, rejects)
+        encode = partial(self._encoded, batch, rejects)
+        inline = batch.nbytes <= _INLINE_BYTES
+        kept, data = encode() if inline else await anyio.to_thread.run_sync(encode)
+        await self.settle()
+        if kept.num_rows:
+            self._running = asyncio.get_running_loop().create_task(self._load_batch(session, kept, data, rejects))
+        if inline:
+            await self.settle()
+        return kept
 
-    async def _copy(self, session: PostgresSession, batch: pa.RecordBatch) -> str | None:
+    def _encoded(self, batch: pa.RecordBatch, rejects: RejectCollector) -> tuple[pa.RecordBatch, pa.Buffer]:
+        kept = rejects.leave_out(batch, self._encoder.invalid_values(batch))
+        return kept, self._csv(kept)
+
+    def _csv(self, batch: pa.RecordBatch) -> pa.Buffer:
+        first, self._next = self._next, self._next + batch.num_rows
+        return self._encoder.csv(batch, first)
+
+    async def settle(self) -> None:
+        """Wait for the batch that is on its way, and raise its error."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running
+
+    async def cancel(self) -> None:
+        """Give up the batch that is on its way."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+            await asyncio.wait([running])
+
+    async def _load_batch(
+        self, session: PostgresSession, batch: pa.RecordBatch, data: pa.Buffer, rejects: RejectCollector
+    ) -> None:
+        await self._wipe(session)
+        if await self._copy(session, batch, data) is not None:
+            await self._search(session, batch, rejects)
+
+    async def _copy(self, session: PostgresSession, batch: pa.RecordBatch, data: pa.Buffer) -> str | None:
         """Stage all rows or none, in a statement that commits by itself; returns why not."""
-        data = await self._encoded(batch)
         columns = [ROW, *self.names.values()]
         try:
             arrived = await session.copy_in(self._name, columns, memoryview(data), **COPY_OPTIONS)
         except RowError as refused:
             return refused.reason
-        assert arrived == batch.num_rows
-        self._next += batch.num_rows
+        if arrived != batch.num_rows:
+            raise TargetError(f"{arrived:,} of {batch.num_rows:,} rows arrived in the stage.", system=DIALECT.name)
         self._staged += batch.num_rows
         return None
 
-    async def _encoded(self, batch: pa.RecordBatch) -> pa.Buffer:
-        if batch.nbytes <= _INLINE_BYTES:
-            return self._encoder.csv(batch, self._next)
-        return await anyio.to_thread.run_sync(self._encoder.csv, batch, self._next)
-
-    async def _search(
-        self, session: PostgresSession, batch: pa.RecordBatch, rejects: RejectCollector
-    ) -> pa.RecordBatch:
+    async def _search(self, session: PostgresSession, batch: pa.RecordBatch, rejects: RejectCollector) -> None:
         """Stage a batch in parts, down to the single rejected rows."""
         rejected: dict[int, str] = {}
         most = self._load.spec.table.max_rejects + MOST_SHOWN - len(rejects.rows)
@@ -124,13 +168,13 @@ class PostgresLoader(BulkLoader):
         low, high = next(search, (0, batch.num_rows - 1))
         with suppress(StopIteration):
             while True:
-                reason = await self._copy(session, batch.slice(low, high - low + 1))
+                part = batch.slice(low, high - low + 1)
+                reason = await self._copy(session, part, await anyio.to_thread.run_sync(self._csv, part))
                 if reason is not None and low == high:
                     rejected[low] = reason
                 low, high = search.send(reason)
         for number, row in zip(rejected, plain_rows(batch.take(pa.array(list(rejected)))), strict=True):
             rejects.add(row, *self._told(rejected[number]))
-        return batch.filter(pa.array([number not in rejected for number in range(batch.num_rows)]))
 
     def _told(self, place: str) -> tuple[str, str]:
         """The server's reason without the line of COPY, and the column, by its name in batches, that it names."""

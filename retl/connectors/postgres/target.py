@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import ClassVar
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.net.pool import ConnectionPool
+from retl.connectors.net.pool import ConnectionPool, Reservation
 from retl.connectors.postgres import catalog, preflight
 from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.definition import define
@@ -19,13 +20,16 @@ from retl.connectors.postgres.merge import PostgresMerge
 from retl.connectors.postgres.session import PostgresSession
 from retl.connectors.postgres.store import PostgresStore
 from retl.connectors.postgres.type_map import TYPES
+from retl.connectors.postgres.writer import LoadWorker, PipelinedWriter
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad
 from retl.connectors.sql.refresh import TableDefinition
 from retl.connectors.sql.session import Session
+from retl.connectors.sql.staged import StagedSlice
 from retl.connectors.sql.statement import Step, query
 from retl.connectors.sql.tables import ExistingTable, TableName, TypeMap
 from retl.connectors.sql.target import SqlTarget
+from retl.connectors.sql.writer import StagedWriter
 from retl.model.errors import ConfigError
 from retl.model.plan import BatchSize, WriteSpec
 from retl.state.base import StateStore
@@ -59,8 +63,13 @@ class PostgresTarget(SqlTarget):
     async def connect(self) -> Session:
         async with AsyncExitStack() as stack:
             reservation = await stack.enter_async_context(self._pool.reserve())
-            session = PostgresSession(reservation.connection, patience=self._lock_timeout)
+            session = self._session(reservation)
             self._loads[session] = stack.pop_all()
+        return session
+
+    def _session(self, reservation: Reservation[PostgresConnection]) -> PostgresSession:
+        session = PostgresSession(reservation.connection, patience=self._lock_timeout)
+        self._loads[session] = AsyncExitStack()
         return session
 
     async def give_back(self, session: Session) -> None:
@@ -78,8 +87,7 @@ class PostgresTarget(SqlTarget):
 
     async def location(self, table: str) -> str | None:
         async def ask(connection: PostgresConnection) -> str | None:
-            rows = await connection.query(catalog.location_question(table))
-            return ":".join(map(str, rows[0])) if rows else None
+            return catalog.location(await connection.query(catalog.location_question(table)))
 
         return await self._pool.ask(ask)
 
@@ -128,3 +136,22 @@ class PostgresTarget(SqlTarget):
 
     def loader(self, load: PreparedLoad) -> BulkLoader:
         return PostgresLoader(load)
+
+    def writer(self, load: PreparedLoad) -> Callable[..., StagedWriter]:
+        return partial(PipelinedWriter, more=partial(self._second_worker, load))
+
+    async def _second_worker(self, load: PreparedLoad) -> LoadWorker | None:
+        """A staging table on another connection, if there is one to spare."""
+        reservation = self._pool.reserve_now()
+        if reservation is None:
+            return None
+        session = self._session(reservation)
+        self._loads[session].callback(reservation.leave)
+        try:
+            loader = PostgresLoader(load, worker=1)
+            await session.run(loader.create)
+        except BaseException:
+            await self.give_back(session)
+            raise
+        merge = self._merge(load, loader)
+        return LoadWorker(session, loader, merge, StagedSlice(session, load, loader, merge))

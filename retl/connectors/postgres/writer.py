@@ -1,0 +1,111 @@
+"""Stage one slice while the one before it is merged, over a second connection."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pyarrow as pa
+
+from retl.connectors.base import CommitResult
+from retl.connectors.postgres.loader import PostgresLoader
+from retl.connectors.sql.merge import TableMerge
+from retl.connectors.sql.session import Session
+from retl.connectors.sql.staged import StagedSlice
+from retl.connectors.sql.writer import StagedWriter
+from retl.model.checkpoint import FencedCheckpoint
+from retl.model.errors import RetlError
+from retl.model.window import Slice
+from retl.threads import shielded
+
+
+@dataclass(eq=False)
+class LoadWorker:
+    """A connection with a staging table of its own, and the slice that is staged there."""
+
+    session: Session
+    loader: PostgresLoader
+    merge: TableMerge
+    slice_: StagedSlice
+
+
+class PipelinedWriter(StagedWriter):
+    """Has a second worker from when it first needs one, if the pool has room for it."""
+
+    overlaps = True
+
+    def __init__(self, *arguments: Any, more: Callable[[], Awaitable[LoadWorker | None]], **words: Any) -> None:
+        super().__init__(*arguments, **words)
+        assert isinstance(self._loader, PostgresLoader)
+        self._workers = [LoadWorker(self._session, self._loader, self._merge, self._slice)]
+        self._more = more
+        self._staging: LoadWorker | None = None
+        self._committing: LoadWorker | None = None
+        self._committed = anyio.Event()
+
+    async def write(self, batch: pa.RecordBatch) -> None:
+        if self._staging is None:
+            self._staging = await self._free()
+        worker = self._staging
+        await worker.loader.stage(worker.session, batch, worker.slice_.rejects)
+        worker.slice_.add(batch.num_rows, batch)
+
+    async def _free(self) -> LoadWorker:
+        """A worker that is not being committed; a second one is opened when it is needed."""
+        if self._committing is not None and len(self._workers) == 1:
+            worker = await self._more()
+            if worker is None:
+                await self._committed.wait()
+            else:
+                self._workers.append(worker)
+        free = [worker for worker in self._workers if worker is not self._committing]
+        return free[0]
+
+    async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
+        worker, self._staging = self._staging or self._workers[0], None
+        self._committing, self._committed = worker, anyio.Event()
+        try:
+            await worker.loader.gather(worker.session)
+            done = await worker.slice_.commit(fenced, slice_, rejects_left)
+            await self._clear(worker)
+        except BaseException:
+            self._staging = self._staging or worker  # its rows are still there
+            raise
+        finally:
+            self._committing = None
+            self._committed.set()
+        return done
+
+    async def discard(self) -> None:
+        if self._staging is not None:
+            await self._clear(self._staging)
+
+    async def _clear(self, worker: LoadWorker) -> None:
+        await worker.loader.settle()
+        await worker.session.run(worker.loader.clear)
+        worker.slice_ = StagedSlice(worker.session, self._load, worker.loader, worker.merge)
+
+    async def finish(self, fenced: FencedCheckpoint | None) -> None:
+        for worker in self._workers:
+            await worker.loader.settle()
+        await self._leave_second()
+        await super().finish(fenced)
+
+    async def abort(self) -> None:
+        for worker in self._workers:
+            await worker.loader.cancel()
+        with suppress(RetlError):
+            await self._leave_second()
+        await super().abort()
+
+    async def _leave_second(self) -> None:
+        """Drop what only the second worker has, and give its connection back."""
+        while len(self._workers) > 1:
+            worker = self._workers.pop()
+            try:
+                await worker.session.run(worker.loader.drop)
+            finally:
+                await shielded(self._end(worker.session))
