@@ -65,7 +65,7 @@ _KEPT = re.compile(
     r"(?:float|double|decimal)(?:\(\d+,\d+\))?(?: unsigned)?(?: zerofill)?|date|(?:datetime|timestamp|time)(?:\(\d\))?|"
     rf"(?:enum|set)\({_MEMBERS}\)|binary\(\d+\)|tinyblob|blob|mediumblob|longblob|vector\(\d+\)|{'|'.join(_SHAPES)}"
 )
-_LENGTH = re.compile(r"(?:var)?(?:char|binary)\((\d+)\)", re.IGNORECASE)
+_LENGTH = re.compile(r"(?:(?:var)?(?:char|binary)|character(?: varying)?)\((\d+)\)", re.IGNORECASE)
 
 _INDEX_BYTES = 3072
 _KEY_BYTES = 16

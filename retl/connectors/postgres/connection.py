@@ -22,6 +22,8 @@ from retl.model.errors import ConfigError, RetlError, TargetError
 from retl.threads import shielded
 
 _CANCEL_SECONDS = 5.0
+_BLOCKS = 8
+"""How many blocks may wait, of about 256 KiB: rows are sent while others are decoded."""
 _READ_ONLY = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "ISOLATION LEVEL READ COMMITTED READ WRITE"
 
@@ -198,7 +200,7 @@ class PostgresConnection:
 
         Closed early, it ends the query by a cancel from a second connection, and this connection with it.
         """
-        send, receive = anyio.create_memory_object_stream[bytes](1)
+        send, receive = anyio.create_memory_object_stream[bytes](_BLOCKS)
         copying = asyncio.create_task(self._copy_into(sql, send.send, send.close))
         try:
             async for block in receive:

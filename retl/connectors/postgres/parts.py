@@ -119,6 +119,13 @@ class ForeignKey:
         return f"ALTER TABLE {created.sql} ADD CONSTRAINT {DIALECT.identifier(self.name)} {refers}"
 
 
+_CARRY = (
+    "SELECT setval({name}::regclass, o.last_value, o.is_called) FROM {old} AS o, {new} AS n, pg_sequence AS s "
+    "WHERE s.seqrelid = {name}::regclass AND CASE WHEN o.last_value = n.last_value THEN o.is_called "
+    "ELSE (o.last_value > n.last_value) = (s.seqincrement > 0) END"
+)
+"""The new table may have come further: by numbers that its rows have brought."""
+
 _INDEXES = """
 SELECT i.relname, pg_get_constraintdef(c.oid),
   substr(pg_get_indexdef(x.indexrelid), length(format('CREATE %sINDEX %I ON %s%I.%I ',

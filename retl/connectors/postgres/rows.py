@@ -62,7 +62,7 @@ class CopyDecoder:
         return data[:end]
 
     def decode(self, data: bytes) -> pa.RecordBatch:
-        """Some rows. Times are typed if Arrow can hold all of them, everything else is text. Takes milliseconds."""
+        """Some rows. Times, floats and booleans are typed if Arrow can hold all of them, everything else is text."""
         try:
             columns = _split(data, [_read_as(column.type) for column in self._schema])
             odd = False
@@ -75,8 +75,8 @@ class CopyDecoder:
 
 
 def _read_as(kind: pa.DataType) -> pa.DataType:
-    typed = pa.types.is_timestamp(kind) or pa.types.is_time(kind) or pa.types.is_boolean(kind)
-    return kind if typed else pa.string()
+    tests = (pa.types.is_timestamp, pa.types.is_time, pa.types.is_floating, pa.types.is_boolean)
+    return kind if any(test(kind) for test in tests) else pa.string()
 
 
 def _split(data: bytes, kinds: list[pa.DataType]) -> list[pa.Array]:
@@ -110,6 +110,8 @@ def _finished(column: pa.Array, kind: pa.DataType, *, escaped: bool, odd: bool) 
         return _bytes(column)
     if pa.types.is_boolean(kind):
         return pc.equal(column, "t")
+    if pa.types.is_floating(kind):
+        return column.cast(kind)
     if odd and (pa.types.is_timestamp(kind) or pa.types.is_time(kind)):
         return _times(column, kind)
     return _unescaped(column) if escaped else column

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -30,8 +31,8 @@ NUMBERS: list[Case] = [
     ("numeric(10,2)", pa.decimal128(10, 2), [("1.5", "1.50"), ("'NaN'", "NaN")]),
     ("numeric(2,-3)", pa.decimal128(5, 0), [("12345", "12000")]),
     ("numeric(3,5)", pa.decimal128(5, 5), [("0.00123", "0.00123")]),
-    ("real", pa.float32(), [("3.4028235e38", "3.4028235e+38"), ("1e-45", "1e-45"), ("'-Infinity'", "-Infinity"), ("'-0'", "-0")]),
-    ("double precision", pa.float64(), [("1.7976931348623157e308", "1.7976931348623157e+308"), ("5e-324", "5e-324"), ("0.1", "0.1"), ("'NaN'", "NaN")]),
+    ("real", pa.float32(), [("3.4028235e38", 3.4028234663852886e38), ("1e-45", 1.401298464324817e-45), ("'-Infinity'", -math.inf), ("'-0'", -0.0)]),
+    ("double precision", pa.float64(), [("1.7976931348623157e308", 1.7976931348623157e308), ("5e-324", 5e-324), ("0.1", 0.1)]),
     ("money", pa.decimal128(19, 2), [("-92233720368547758.08", "-92233720368547758.08")]),
     ("oid", pa.uint32(), [("4294967295", "4294967295")]),
     ("boolean", pa.bool_(), [("true", True), ("false", False)]),
@@ -451,5 +452,5 @@ async def test_settings_of_the_role_and_the_database_change_nothing(pg: Postgres
         assert rows_by(connection, "SHOW bytea_output") == [("escape",)]
     table = retl.Table("t", key="id", where="v = '\\漢'")
     assert (await read(pg, pg_database, table))[1] == [
-        ("1", "2024-02-03 04:05:06.000000Z", b"\xff", "0.1", "1 mon", "\\漢")
+        ("1", "2024-02-03 04:05:06.000000Z", b"\xff", 0.1, "1 mon", "\\漢")
     ]
