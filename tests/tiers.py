@@ -93,7 +93,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     tier = config.getoption("tier")
     if tier in ("every", "adversity"):
         return
-    left = {item for item in items if not _is_quick(item)} if tier == "quick" else set(_repeated(items))
+    left = {item for item in items if not _is_quick(item)} if tier == "quick" else set(_left_to_larger_tiers(items))
     config.hook.pytest_deselected(items=[item for item in items if item in left])
     items[:] = [item for item in items if item not in left]
     config.stash[_left] = len(left)
@@ -107,11 +107,13 @@ def _is_quick(item: pytest.Item) -> bool:
     return bool(QUICK.match(path)) and not any(item.get_closest_marker(mark) for mark in SLOW)
 
 
-def _repeated(items: list[pytest.Item]) -> Iterator[pytest.Item]:
-    """The cases that the merge tier runs on a sibling."""
+def _left_to_larger_tiers(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """What is marked so, and the cases that the merge tier runs on a sibling."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if not item.get_closest_marker("every_system"):
+        if item.get_closest_marker("large"):
+            yield item
+        elif not item.get_closest_marker("every_system"):
             cases[_case(item.nodeid)].append(item)
         elif OLDER_AND_NEWER.search(item.nodeid):
             yield item

@@ -102,6 +102,7 @@ def test_each_test_has_names_of_its_own(elasticsearch_server: SearchServer) -> N
         assert not [each["name"] for each in left["indices"] if "data_stream" not in each] and not left["aliases"]
 
 
+@pytest.mark.large
 def test_a_server_that_does_not_start_shows_its_log() -> None:
     with (
         pytest.raises(RuntimeError, match=r"unknown setting \[no.such.setting\]"),
@@ -125,6 +126,7 @@ def victim() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.large
 def test_a_server_ends_with_tests_that_are_killed(victim: subprocess.Popen[str]) -> None:
     assert victim.stdout is not None
     folder = Path(victim.stdout.readline().strip())

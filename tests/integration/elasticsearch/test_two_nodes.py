@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import retl
 from retl.connectors import DuckDB, Elasticsearch
 from retl.model.actions import PreAction
 from retl.model.errors import ConfigError
+from tests import tiers
 from tests.integration.elasticsearch.between import Answer, Asked, between
 from tests.integration.elasticsearch.scene import Scene
 from tests.servers import elasticsearch
@@ -26,23 +28,24 @@ DOCUMENTS = {str(n): f'{{"n": {n}}}'.encode() for n in range(20)}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[SearchServer]:
+def other() -> Iterator[SearchServer]:
+    """Another cluster; one with two nodes where there is time for them."""
     port = free_port()
     many = {"discovery.type": "multi-node", "discovery.seed_hosts": f"127.0.0.1:{port}"}
     first = {**many, "transport.port": port, "cluster.initial_master_nodes": "one"}
-    second = {**many, "node.name": "two"}
-    with (
-        elasticsearch.started(8, settings=first, heap="300m") as one,
-        elasticsearch.started(8, settings=second, heap="300m"),
-    ):
-        one.ask("GET", "/_cluster/health?wait_for_nodes=2&timeout=60s")
+    with ExitStack() as nodes:
+        one = nodes.enter_context(elasticsearch.started(8, settings=first, heap="300m"))
+        if not tiers.is_small():
+            second = {**many, "node.name": "two"}
+            nodes.enter_context(elasticsearch.started(8, settings=second, heap="300m"))
+            one.ask("GET", "/_cluster/health?wait_for_nodes=2&timeout=60s")
         yield one
 
 
 @pytest.fixture
-def there(cluster: SearchServer) -> Iterator[Scene]:
-    with cluster.fresh_names() as prefix:
-        yield Scene(cluster, prefix)
+def there(other: SearchServer) -> Iterator[Scene]:
+    with other.fresh_names() as prefix:
+        yield Scene(other, prefix)
 
 
 @pytest.fixture
@@ -60,13 +63,14 @@ def withhold(server: SearchServer, what: str | None) -> None:
 
 
 @pytest.fixture
-def no_copies(cluster: SearchServer) -> Iterator[None]:
+def no_copies(other: SearchServer) -> Iterator[None]:
     """No node takes a copy until that is allowed."""
-    withhold(cluster, "primaries")
+    withhold(other, "primaries")
     yield
-    withhold(cluster, None)
+    withhold(other, None)
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures("no_copies")
 @pytest.mark.parametrize(
     "replicas", [{"number_of_replicas": 1}, {"number_of_replicas": 5}, {"auto_expand_replicas": "0-all"}]
@@ -95,6 +99,7 @@ async def test_a_swap_waits_for_the_copies_that_the_nodes_can_hold(
     assert seen == [("asked", 2), ("switched", 4)]
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures("no_copies")
 async def test_a_swap_does_not_wait_forever(there: Scene, tmp_path: Path) -> None:
     name = f"{there.prefix}-t"

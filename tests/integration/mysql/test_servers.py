@@ -74,6 +74,7 @@ def test_it_takes_data_from_the_client(server: Server, database: str, tmp_path: 
     assert server.query("SELECT * FROM t ORDER BY id", database=database) == [(1, "one"), (2, "two")]
 
 
+@pytest.mark.large
 def test_a_killed_server_keeps_what_was_committed_and_nothing_else(product: ModuleType) -> None:
     with product.started() as server:
         server.query("CREATE DATABASE d")
@@ -92,6 +93,7 @@ def test_a_killed_server_keeps_what_was_committed_and_nothing_else(product: Modu
         assert server.query("SELECT id FROM t ORDER BY id", database="d") == [(1,), (2,)]
 
 
+@pytest.mark.large
 def test_flags_are_taken_and_nothing_is_left(product: ModuleType) -> None:
     folder = Path(tempfile.mkdtemp(prefix="retl-data-", dir="/tmp"))
     folder.chmod(0o755)
@@ -111,6 +113,7 @@ def test_flags_are_taken_and_nothing_is_left(product: ModuleType) -> None:
         shutil.rmtree(folder)
 
 
+@pytest.mark.large
 def test_a_server_that_does_not_start_shows_its_log(product: ModuleType) -> None:
     with pytest.raises(RuntimeError, match="no-such-flag"), product.started("--no-such-flag"):
         pass
@@ -155,6 +158,7 @@ def victim(product: ModuleType) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
+@pytest.mark.large
 def test_a_server_ends_with_tests_that_are_killed(victim: subprocess.Popen[str]) -> None:
     assert victim.stdout is not None
     port, folder = victim.stdout.readline().split()
