@@ -127,25 +127,6 @@ def desk(
 # Elasticsearch to Elasticsearch -----------------------------------------------------
 
 
-@pytest.mark.parametrize("pre_action", ["none", "truncate", "swap"])
-def test_a_full_scan_by_each_pre_action(desk: Desk, pre_action: str) -> None:
-    desk.create(desk.orders)
-    desk.table(f'pre_action = "{pre_action}"')
-    desk.run()
-    assert desk.server.texts(desk.copy) == OLD
-    assert desk.scene.about(desk.copy)["mappings"]["properties"] == MAPPING["properties"]
-    assert desk.scene.about(desk.copy)["settings"]["index"]["number_of_shards"] == "2"
-    desk.change(desk.orders)
-    done = desk.run()
-    assert f"(full{'' if pre_action == 'none' else f', {pre_action}'})" in done.out
-    assert desk.server.texts(desk.copy) == (BOTH if pre_action == "none" else NEW)
-    assert desk.scene.about(desk.copy)["mappings"]["properties"] == MAPPING["properties"]
-    others = [name for name in desk.scene.indices() if name not in (desk.orders, desk.copy)]
-    assert len(others) == (1 if pre_action == "swap" else 0)
-    if others:
-        assert desk.scene.about(desk.copy) == desk.scene.about(others[0])
-
-
 def several(desk: Desk, *mappings: dict[str, Any]) -> None:
     """Indices that are read by one pattern, one with each mapping; the last is the newest."""
     for number, properties in enumerate(mappings):
@@ -247,21 +228,6 @@ def test_an_incremental_field(desk: Desk, field: str, mapping: dict[str, Any], t
     assert instant(saved["upper"]) == instant(saved["watermark"]) == instant(highest)
     desk.run()
     assert desk.server.texts(desk.copy) == {**first, **late}
-
-
-def test_settle_leaves_what_is_too_young_and_lookback_finds_what_came_late(desk: Desk) -> None:
-    now = dt.datetime.now(dt.UTC)
-
-    def document(age: float) -> bytes:
-        return json.dumps({"at": (now - dt.timedelta(seconds=age)).isoformat()}).encode()
-
-    desk.create(desk.orders, documents={"old": document(4000), "young": document(-3600)})
-    desk.table('cursor = "at"\nlookback = "1h"')
-    desk.run()
-    assert set(desk.server.texts(desk.copy)) == {"old"}
-    desk.server.put(desk.orders, {"late": document(6000), "too late": document(8000)})
-    desk.run()
-    assert set(desk.server.texts(desk.copy)) == {"old", "late"}
 
 
 def test_many_indices_of_a_pattern_an_alias_and_a_data_stream(desk: Desk) -> None:
@@ -705,17 +671,4 @@ def test_from_sqlite_incrementally(desk: Desk, tmp_path: Path) -> None:
         "1": (1, {"n": [3]}),
         "2": (2, {"n": 2}),
         "3": (3, None),
-    }
-
-
-def test_from_mysql(desk: Desk, app: Tables) -> None:
-    app.run(
-        "CREATE TABLE orders (id INT PRIMARY KEY, total DECIMAL(30,10), doc JSON, at DATETIME(6))",
-        """INSERT INTO orders VALUES (1, 1.5, '{"a": {"b": [1, 2]}}', '2024-01-01 00:00:00.000001'), (2, NULL, NULL, NULL)""",
-    )
-    desk.write(f'[[pipelines.shop.tables]]\nname = "orders"\nto = "{desk.copy}"', source=mysql_words(app))
-    desk.run()
-    assert desk.server.documents(desk.copy) == {
-        "1": {"id": 1, "total": 1.5, "doc": {"a": {"b": [1, 2]}}, "at": "2024-01-01T00:00:00.000001"},
-        "2": {"id": 2, "total": None, "doc": None, "at": None},
     }

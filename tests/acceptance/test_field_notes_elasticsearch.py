@@ -324,21 +324,6 @@ async def test_a_new_field_is_never_lost_in_silence(notes: Notes, policy: Any) -
         assert any("'town'" in warning for warning in report.warnings)
 
 
-async def test_a_document_that_does_not_fit_the_mapping_is_refused_and_not_lost(notes: Notes) -> None:
-    mapping = {"properties": {"at": {"type": "date_nanos"}, "v": {"type": "text"}}}
-    await anyio.to_thread.run_sync(notes.fill, {"a": {"at": at(1), "v": "1"}, "b": {"at": at(2), "v": "one"}}, mapping)
-    await notes.server.run("PUT", f"/{notes.target}", {"mappings": {"properties": {"v": {"type": "long"}}}})
-    job = notes.pipeline(notes.table(cursor="at"))
-    with pytest.raises(retl.RowsRejected, match=r"failed to parse field \[v\]"):
-        await job.run_once()
-    assert (await job.status()).tables[0].watermark is None
-    job = notes.pipeline(notes.table(cursor="at", max_rejects=1))
-    assert (await job.run_once()).scans[0].rejects == 1
-    (reject,) = await job.rejects()
-    assert json.loads(reject.content)["_source"] == {"at": at(2), "v": "one"}
-    assert set(await anyio.to_thread.run_sync(notes.server.texts, notes.target)) == {"a"}
-
-
 # Commits -----------------------------------------------------------------------------
 
 
