@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from tests.integration.postgres.targets import Scene
 from tests.integration.scene import people, scan, spec
 from tests.routes.ends import SQLiteEnd
 from tests.servers.postgres import PostgresServer
+from tests.servers.postgres_statements import log_statements, sent
 
 NEW = people((1, "same"), (2, "new"), (4, "d"))
-_LOGGED = re.compile(r"^(\d+) LOG:  (?:statement|execute [^:]*): (.*)$", re.M)
 
 
 @pytest.fixture
@@ -29,29 +28,11 @@ def scene(pg: PostgresServer, pg_database: str) -> Scene:
     return Scene(pg, pg_database)
 
 
-class Sent:
-    """What the server has logged of the target's user."""
-
-    def __init__(self) -> None:
-        self.statements: list[str] = []
-        self.processes: set[str] = set()
-
-
-@contextmanager
-def sent(scene: Scene) -> Iterator[Sent]:
-    found = Sent()
-    before = len(scene.server.log())
-    yield found
-    for process, statement in _LOGGED.findall(scene.server.log()[before:]):
-        found.statements.append(statement)
-        found.processes.add(process)
-
-
 @pytest.mark.parametrize(("brings", "most"), [(False, 10), (True, 18)], ids=["nothing new", "a row"])
 async def test_a_scan_sends_few_statements_and_logs_in_nowhere(
     scene: Scene, tmp_path: Path, brings: bool, most: int
 ) -> None:
-    scene.run_as_admin(f"ALTER ROLE {scene.user.user} SET log_statement = 'all'")
+    log_statements(scene.server, scene.user.user)
     source = SQLiteEnd(tmp_path / "shop.db")
     source.create("events", {"v": "text", "ts": "time"})
     source.insert("events", (1, "a", "2024-01-01 00:00:01"), (2, "b", "2024-01-01 00:00:02"))
@@ -69,12 +50,12 @@ async def test_a_scan_sends_few_statements_and_logs_in_nowhere(
                     return
 
         tasks.start_soon(pipeline.run_forever)
-        with sent(scene) as first:
+        with sent(scene.server) as first:
             await tick()
             await tick()
         if brings:
             source.insert("events", (3, "c", "2024-01-01 00:00:03"))
-        with sent(scene) as idle:
+        with sent(scene.server) as idle:
             await tick()
         pipeline.stop()
     assert not idle.processes - first.processes, "it has logged in"
