@@ -54,7 +54,7 @@ class Feed:
             table={"name": "t", "to": "copy", "slice_rows": slice_rows, **MODES[mode]},
             target_options=options,
         )
-        columns = f'id BIGINT NOT NULL PRIMARY KEY, "at" {source.time_type}, "text" MEDIUMTEXT'
+        columns = f'id BIGINT NOT NULL PRIMARY KEY, "at" {source.time_type}, "text" {source.text_type}'
         source.write((f"CREATE TABLE t ({columns})", [()]))
         self.more(first)
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 import retl
-from retl.connectors import Elasticsearch, MySQL
+from retl.connectors import Elasticsearch, MySQL, PostgreSQL
 from retl.connectors.base import Connector
 from retl.connectors.duckdb import DuckDB
 from retl.connectors.sqlite import SQLite
@@ -42,6 +42,8 @@ def connector(address: str, **options: Any) -> Connector:
     """What reads or writes a server's database, by its URL, or a file, by its ending."""
     if address.startswith("mysql://"):
         return MySQL(address, **options)
+    if address.startswith("postgresql://"):
+        return PostgreSQL(address, **options)
     if address.startswith("http://"):
         return Elasticsearch(address, **options)
     return DuckDB(address, threads=1) if address.endswith(".duckdb") else SQLite(address)

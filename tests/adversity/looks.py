@@ -13,10 +13,13 @@ from typing import Any, NamedTuple
 
 import duckdb
 import msgspec
+import psycopg
 import pymysql
 
 from retl.model.checkpoint import Checkpoint
+from tests.servers import postgres
 from tests.servers.database import Server
+from tests.servers.postgres import PostgresServer
 
 PATIENCE = 60.0
 
@@ -34,6 +37,8 @@ class Look(ABC):
 
     time_type = "DATETIME"
     """The type of a column with microseconds."""
+    text_type = "MEDIUMTEXT"
+    """That of one with long text."""
     ddl_commits = False
     """Whether a crash may come between a statement of DDL and the note of it."""
 
@@ -224,6 +229,61 @@ class ServerLook(Look):
         return self._connection
 
 
+class PostgresLook(Look):
+    """A database of a PostgreSQL server, through a connection that is kept until ``close``."""
+
+    time_type = "timestamp"
+    text_type = "text"
+
+    def __init__(self, server: PostgresServer, database: str) -> None:
+        self.server = server
+        self.database = database
+        self._connection: psycopg.Connection | None = None
+
+    @property
+    def address(self) -> str:
+        return self.server.url(self.database)
+
+    def exists(self) -> bool:
+        return True
+
+    def remove(self) -> None:
+        for name in self.tables():
+            self.query(f'DROP TABLE "{name}" CASCADE')
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def settle(self) -> None:
+        others = (
+            "SELECT pid, query FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        deadline = time.monotonic() + PATIENCE
+        while left := self.query(others):
+            assert time.monotonic() < deadline, f"sessions without a client: {left}"
+            time.sleep(0.001)
+
+    def tables(self) -> list[str]:
+        found = self.query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+        return [name for (name,) in found]
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return postgres.rows(self._open(), sql)
+
+    def write(self, *statements: tuple[str, list[tuple[Any, ...]]]) -> None:
+        connection = self._open()
+        with connection.transaction(), connection.cursor() as cursor:
+            for sql, values in statements:
+                cursor.executemany(sql.replace("?", "%s").encode(), values)
+
+    def _open(self) -> psycopg.Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = self.server.connect(self.database)
+        return self._connection
+
+
 def look_at(path: Path) -> File:
     """A file, by its ending."""
     return DuckDBLook(path) if path.suffix == ".duckdb" else SQLiteLook(path)
@@ -233,6 +293,13 @@ def look_at(path: Path) -> File:
 def look_at_new(server: Server) -> Iterator[ServerLook]:
     """An empty database of a server, which is dropped afterwards."""
     with server.fresh_database() as database, closing(ServerLook(server, database)) as look:
+        yield look
+
+
+@contextmanager
+def look_at_new_postgres(server: PostgresServer) -> Iterator[PostgresLook]:
+    """The same of a PostgreSQL."""
+    with server.fresh_database() as database, closing(PostgresLook(server, database)) as look:
         yield look
 
 

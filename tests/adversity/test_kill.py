@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import tiers
 from tests.adversity.fork_server import ForkServer, fork_server
-from tests.adversity.looks import SQLiteLook, look_at, look_at_new
+from tests.adversity.looks import SQLiteLook, look_at, look_at_new, look_at_new_postgres
 from tests.adversity.search_world import SearchLook, SearchWorld
 from tests.adversity.world import Survivor, World, survive
 
@@ -49,13 +50,16 @@ CASES = [
     *(Case("mariadb-to-mysql", mode, 0.25 if mode == "incremental" else 0.16) for mode in MODES),
     Case("mariadb-to-mysql", "rename_and_create", 0.08, outside=True),
     *(Case(route, "mirror", 0.08) for route in ("mariadb-to-mysql", "duckdb-to-sqlite", "sqlite-to-duckdb")),
+    *(Case("postgres15-to-postgres", mode, 0.2 if mode == "incremental" else 0.12) for mode in (*MODES, "mirror")),
+    Case("postgres15-to-postgres", "truncate", 0.06, outside=True),
     # The slower way, by INSERT: a few more.
     *(Case("mariadb-to-mysql", mode, 0.04, options={"local_infile": False}) for mode in ("incremental", "swap")),
     *(Case("index-to-index", mode, 0.4 if mode == "incremental" else 0.2) for mode in ("incremental", "none")),
     *(Case("index-to-index", mode, 0.25) for mode in ("truncate", "swap")),
 ]
-SPREADS = {"mariadb-to-mysql": 0.004, "index-to-index": 0.01}
+SPREADS = {"mariadb-to-mysql": 0.004, "postgres15-to-postgres": 0.004, "index-to-index": 0.01}
 """How long after an event a kill comes, on average, where all takes longer than in a file."""
+LOOKS: dict[str, Callable[..., Any]] = {"mariadb-to-mysql": look_at_new, "postgres15-to-postgres": look_at_new_postgres}
 
 Open = Callable[[Case, random.Random], AbstractContextManager[Survivor]]
 
@@ -76,9 +80,10 @@ def opened(request: pytest.FixtureRequest, folder: Path) -> Open:
         if case.route == "index-to-index":
             look = SearchLook(request.getfixturevalue("elasticsearch_server"), request.getfixturevalue("prefix"))
             yield SearchWorld(case.mode, look, chance)
-        elif case.route == "mariadb-to-mysql":
+        elif case.route in SPREADS:
             servers = [request.getfixturevalue(f"{end}_server") for end in case.route.split("-to-")]
-            with look_at_new(servers[0]) as source, look_at_new(servers[1]) as target:
+            new = LOOKS[case.route]
+            with new(servers[0]) as source, new(servers[1]) as target:
                 yield World(case.mode, source, target, chance, store=store, target_options=case.options)
         else:
             suffixes = {"duckdb": ".duckdb", "sqlite": ".db"}

@@ -312,6 +312,8 @@ class World:
         """No table but those that people should see; a shadow may wait for the next scan."""
         known = ("copy", "retl_")
         others = [name for name in self._tables() if not name.startswith(known)]
+        if after_kill:  # a stage that is an ordinary table waits, too
+            others = [name for name in others if not name.startswith("_retl_stage_copy_")]
         waits = self.mode in SHADOWED or (self.mode == "rename_and_create" and self._target.ddl_commits)
         if after_kill and waits:
             ours = ("_retl_new_copy_", "_retl_old_copy_") if self._target.ddl_commits else "_retl_new_copy_"
