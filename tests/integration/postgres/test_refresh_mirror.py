@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from retl.model.errors import TargetError
-from tests.integration.postgres.dumps import definition
+from tests.integration.postgres.dumps import RICH, definition
 from tests.integration.postgres.targets import Scene
 from tests.integration.scene import PEOPLE, people, scan, spec
 from tests.servers.postgres import PostgresServer
@@ -118,3 +118,27 @@ async def test_a_shadow_has_what_rejects_rows_and_nothing_else(scene: Scene) -> 
     assert len(done.rejects) == 1
     assert (persistence, indexes) == ("u", [(True,)])
     assert scene.rows("people") == [(2, "b")]
+
+
+async def test_a_table_that_has_everything(scene: Scene) -> None:
+    scene.run(*RICH, "INSERT INTO region VALUES (1)", "INSERT INTO people (name, qty, region) VALUES ('old', 1, 1)")
+    before = definition(scene, "people")
+    await mirror(scene, (5, "same id"), (9, "b"))
+    assert definition(scene, "people") == before
+    # What the source does not give stays as it was.
+    assert scene.rows("people", "id, name, qty, region") == [(5, "same id", 1, 1), (9, "b", None, None)]
+
+
+async def test_a_partitioned_table(scene: Scene) -> None:
+    scene.run(
+        "CREATE TABLE people (id bigint, name text, PRIMARY KEY (id)) PARTITION BY RANGE (id)",
+        "CREATE TABLE low PARTITION OF people FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE high PARTITION OF people FOR VALUES FROM (10) TO (20)",
+        "INSERT INTO people VALUES (1, 'a'), (2, 'b'), (11, 'k')",
+    )
+    await mirror(scene, (2, "B"), (12, "l"))
+    assert (scene.rows("low"), scene.rows("high")) == ([(2, "B")], [(12, "l")])
+    with pytest.raises(TargetError, match="no partition of relation"):
+        await mirror(scene, (2, "B"), (99, "z"))
+    assert scene.rows("people") == [(12, "l"), (2, "B")]
+    assert scene.tables() == ["high", "low", "people"]
