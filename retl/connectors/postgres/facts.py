@@ -48,7 +48,7 @@ class Facts(msgspec.Struct, frozen=True):
     foreign_publications: list[str] = []
     """Those of them that the user may not change."""
     general_publications: list[str] = []
-    """Those of all tables of the database or the schema."""
+    """Those of all tables of the database or the schema, if the table is exchanged."""
     triggers: list[str] = []
     """Those that fire for rows that are written."""
     rules: dict[str, Literal["INSERT", "UPDATE", "DELETE"]] = {}
@@ -66,14 +66,17 @@ class Facts(msgspec.Struct, frozen=True):
         return next((name for mark, name in _PRODUCTS if mark in self.version), "PostgreSQL")
 
 
-def facts(name: TableName, known: CatalogTable | None, rights: Sequence[str]) -> Step[Facts]:
-    """``rights``: those on the table that a load needs."""
+def facts(
+    name: TableName, known: CatalogTable | None, rights: Sequence[str], *, exchanges: bool = False
+) -> Step[Facts]:
+    """``rights``: those on the table that a load needs; ``exchanges``: whether another table will replace it."""
     schema = DIALECT.string(name.schema) if name.schema is not None else "current_schema()"
     if known is None:
         asked = _SERVER.replace("{schema}", schema)
     else:
         wanted = ", ".join(map(DIALECT.string, rights))
         table = _TABLE.replace("{table}", str(known.oid)).replace("{rights}", wanted)
+        table = table.replace("{general}", _GENERAL if exchanges else "jsonb_build_array()")
         asked = f"SELECT s.facts || t.facts FROM ({_SERVER.replace('{schema}', schema)}) AS s, ({table}) AS t"
     ((found,),) = yield query(f"SELECT found.facts::text FROM ({asked}) AS found (facts)")
     answer = msgspec.json.decode(found, type=Facts)
@@ -130,9 +133,7 @@ SELECT jsonb_build_object(
   'foreign_publications', (SELECT coalesce(jsonb_agg(p.pubname ORDER BY p.pubname), '[]')
     FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
     WHERE r.prrelid = c.oid AND NOT pg_has_role(p.pubowner, 'USAGE')),
-  'general_publications', (SELECT coalesce(jsonb_agg(v.pubname ORDER BY v.pubname), '[]') FROM pg_publication_tables AS v
-    WHERE v.schemaname = n.nspname AND v.tablename = c.relname AND NOT EXISTS (
-      SELECT 1 FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid WHERE r.prrelid = c.oid AND p.pubname = v.pubname)),
+  'general_publications', {general},
   'triggers', (SELECT coalesce(jsonb_agg(tgname ORDER BY tgname), '[]') FROM pg_trigger
     WHERE tgrelid = c.oid AND NOT tgisinternal AND tgenabled IN ('O', 'A')),
   'rules', (SELECT coalesce(jsonb_object_agg(rulename, CASE ev_type WHEN '2' THEN 'UPDATE' WHEN '3' THEN 'INSERT' ELSE 'DELETE' END), '{}')
@@ -145,6 +146,11 @@ SELECT jsonb_build_object(
     WHERE r.srrelid = c.oid LIMIT 1),
   'default_partition', coalesce((SELECT p.partdefid <> 0 FROM pg_partitioned_table AS p WHERE p.partrelid = c.oid), true)) AS facts
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = {table}"""
+
+_GENERAL = """(SELECT coalesce(jsonb_agg(v.pubname ORDER BY v.pubname), '[]') FROM pg_publication_tables AS v
+    WHERE v.schemaname = n.nspname AND v.tablename = c.relname AND NOT EXISTS (
+      SELECT 1 FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid WHERE r.prrelid = c.oid AND p.pubname = v.pubname))"""
+"""Expensive in a database of many tables."""
 
 _DEPENDENTS = """
 SELECT DISTINCT i.type, i.identity FROM pg_depend AS d

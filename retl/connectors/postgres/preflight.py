@@ -27,7 +27,8 @@ def check(spec: WriteSpec, name: TableName, known: CatalogTable | None) -> Step[
     _check_names(spec)
     if known is not None:
         _check_kind(spec, known)
-    found = yield from facts(name, known, _needed(spec) if known else ())
+    exchanges = spec.table.pre_action in _EXCHANGES
+    found = yield from facts(name, known, _needed(spec) if known else (), exchanges=exchanges)
     warnings = [*server_warnings(spec.table.pre_action, found)]
     _check_rights(spec, name, known, found)
     if known is None:
@@ -37,7 +38,7 @@ def check(spec: WriteSpec, name: TableName, known: CatalogTable | None) -> Step[
     pre_action = spec.table.pre_action
     if pre_action in (*_EXCHANGES, PreAction.TRUNCATE):
         _check_children(spec, known)
-    if pre_action in _EXCHANGES:
+    if exchanges:
         _check_exchange(spec, known, found)
         _check_owner(spec, known, found)
         _check_dependents(spec, (yield from dependents(known)))
@@ -102,10 +103,7 @@ def server_warnings(pre_action: str, found: Facts) -> Iterator[str]:
     if found.encoding == "SQL_ASCII":
         yield "the database has the encoding SQL_ASCII: it stores UTF-8 and does not know, so length() counts bytes, for one."
     elif found.encoding != "UTF8":
-        yield (
-            f"the database has the encoding {found.encoding}: rows with a character that it lacks are rejected, and state tables in it "
-            "cannot keep such a reject, so that it ends the scan."
-        )
+        yield f"the database has the encoding {found.encoding}: rows with a character that it lacks are rejected."
     if found.replication_role != "origin":
         yield f"session_replication_role is {found.replication_role}: neither foreign keys nor usual triggers see what is written."
 
