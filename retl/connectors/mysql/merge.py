@@ -172,24 +172,31 @@ class MySQLMerge(TableMerge):
     # References of rows to each other ---------------------------------------
 
     def _references(self) -> list[str]:
-        """For a mirror: a nullable column of each foreign key of the table to itself; empty if one has none."""
-        found = [self._nullable(set(columns)) for columns in self._known.own_parents] if self.exact else []
-        return [] if None in found else list(dict.fromkeys(name for name in found if name))
+        """For a mirror: nullable columns of foreign keys of the table to itself."""
+        columns = dict.fromkeys(name for key in self._known.own_parents for name in key if self.exact)
+        return [name for name in columns if self._known.column(name).nullable and name not in self._known.generated]
 
     def mirror(self, *, exchange: bool = False) -> list[str]:
         """With ``exchange``, rows let go of each other first, since a foreign key is checked row by row."""
         references = self._references() if exchange else []
         if not references:
             return super().mirror(exchange=exchange)
+        written = [name for name in references if name in self.rest]
         alone = copy(self)
-        alone.staged = self.staged | dict.fromkeys(references, "NULL")
-        freed = [self._let_go(references), f"{self.delete} {self.gone()}", *self.set_apart(), *self.exchange()]
-        return [*freed, alone.insert_new("TRUE"), self.update("TRUE")]
+        alone.staged = self.staged | dict.fromkeys(written, "NULL")
+        updates = [self.update("TRUE")] if self.rest else []
+        rows = [f"{self.delete} {self.gone()}", *self.set_apart(), *self.exchange(), alone.insert_new("TRUE"), *updates]
+        return [*self._let_go(references, written), *rows]
 
-    def _let_go(self, references: Sequence[str]) -> str:
-        sets = ", ".join(f"{self.at(name)} = NULL" for name in references)
-        changing = f"{self.staged[self.key[0]]} IS NULL OR {self.differ(self.rest)}"
-        return f"UPDATE {self.rows} LEFT JOIN {self.source} ON {self.same()} SET {sets} WHERE {changing}"
+    def _let_go(self, references: Sequence[str], written: Sequence[str]) -> list[str]:
+        """What goes lets go of everything; what changes, of what it is given anew."""
+        gone = f"{self.staged[self.key[0]]} IS NULL"
+        chosen = {gone: references, self.differ(self.rest): written} if written else {gone: references}
+        return [
+            f"UPDATE {self.rows} LEFT JOIN {self.source} ON {self.same()} "
+            f"SET {', '.join(f'{self.at(name)} = NULL' for name in names)} WHERE {condition}"
+            for condition, names in chosen.items()
+        ]
 
 
 def _same_as(key: str) -> str:

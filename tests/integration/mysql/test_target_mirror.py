@@ -166,6 +166,15 @@ async def test_rows_may_refer_to_each_other(scene: Scene, rule: str) -> None:
     assert scene.tables() == ["people"]
 
 
+async def test_rows_that_go_may_refer_to_each_other_by_a_column_that_is_not_written(scene: Scene) -> None:
+    scene.run(
+        f"{TREE}, FOREIGN KEY (boss) REFERENCES people (id))",
+        "INSERT INTO people VALUES (1, 'a', NULL), (2, 'b', 1), (3, 'c', 2), (4, 'd', 1)",
+    )
+    await mirror(scene, (1, "a"), (4, "D"), (5, "e"))
+    assert scene.rows("people") == [(1, "a", None), (4, "D", 1), (5, "e", None)]
+
+
 async def test_rows_that_refer_to_each_other_and_exchange_a_unique_value(scene: Scene) -> None:
     scene.run(
         f"{TREE}, UNIQUE (name), FOREIGN KEY (boss) REFERENCES people (id))",
