@@ -41,6 +41,8 @@ _KEPT = re.compile(
     r"interval(?: (?:year|month|day|hour|minute|second)(?: to (?:month|hour|minute|second))?)?(?:\(\d\))?)(?:\[\])*"
 )
 """Types of every PostgreSQL, as ``format_type`` spells them."""
+_OTHER_NAMES = {"UUID": "uuid"}
+"""What DuckDB calls them, where its text is the same to the last letter."""
 _FREE = re.compile(r"text|citext|name|character(?: varying)?(?:\(\d+\))?|bpchar")
 """Types that take any text."""
 _ROUNDING = re.compile(r"numeric\(\d+,-\d+\)")
@@ -53,7 +55,7 @@ class PostgresTypes(TypeMap):
     """Arrow's types in PostgreSQL."""
 
     def declare(self, column: pa.Field, *, in_key: bool) -> str:
-        kind, native = value_type(column.type), native_type(column)
+        kind, native = value_type(column.type), _OTHER_NAMES.get(native_type(column), native_type(column))
         if is_json(column) or kind == pa.json_():
             return _declare_json(column, in_key)
         if _KEPT.fullmatch(native) and logical_type(native) == kind:
