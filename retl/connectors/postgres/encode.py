@@ -19,6 +19,8 @@ from retl.model.schema import is_bytes, is_json, is_text, native_type
 
 COPY_OPTIONS = {"format": "csv", "null": NULL, "encoding": "UTF8"}
 _LENGTH = re.compile(r"(character varying|character|bit)\((\d+)\)")
+_PADDED = re.compile(r"character\(\d+\)")
+"""A type of another PostgreSQL, which fills its values up with spaces."""
 _FRACTION = re.compile(r"(?:timestamp|time)(?:\((\d)\))? ")
 _UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _MICROSECONDS = 6
@@ -32,9 +34,12 @@ Found = list[tuple[pa.Array, str]]
 class Encoder:
     """The batches of one load as the lines of its COPY. Pure, so that it can run in a thread."""
 
-    def __init__(self, columns: Mapping[str, pa.Field], *, key: Collection[str], strict: Collection[str]) -> None:
-        """``columns``: the target's column for each one of a batch; ``strict`` are those that take no NULL."""
+    def __init__(
+        self, given: pa.Schema, columns: Mapping[str, pa.Field], *, key: Collection[str], strict: Collection[str]
+    ) -> None:
+        """``columns``: the target's column for each one that is ``given``; ``strict`` are those that take no NULL."""
         self._columns = columns
+        self._padded = frozenset(name for name in columns if _PADDED.fullmatch(native_type(given.field(name))))
         self._key = frozenset(key)
         self._strict = frozenset(strict)
 
@@ -47,7 +52,8 @@ class Encoder:
                 found.append((column.is_null(), "the key is NULL", name))
             elif column.null_count and name in self._strict:
                 found.append((column.is_null(), f'null value in column "{name}" violates not-null constraint', name))
-            found.extend((mask, reason, name) for mask, reason in invalid_values(column, there))
+            unlike = invalid_values(column, there, padded=name in self._padded)
+            found.extend((mask, reason, name) for mask, reason in unlike)
         return found
 
     def csv(self, batch: pa.RecordBatch, first: int) -> pa.Buffer:
@@ -73,11 +79,11 @@ def _csv_form(column: pa.Array, there: pa.Field) -> pa.Array:
 # What the server would change without an error, or whose error names no row ------------
 
 
-def invalid_values(column: pa.Array, there: pa.Field) -> Found:
-    """Which values the column cannot store as they are, and why."""
+def invalid_values(column: pa.Array, there: pa.Field, *, padded: bool = False) -> Found:
+    """Which values the column cannot store as they are, and why. ``padded``: spaces at the end are none of the value."""
     native = native_type(there)
     tests: Iterable[tuple[pa.Array | None, str]] = (
-        *_invalid_text(column, native),
+        *_invalid_text(column, native, padded=padded),
         (unprintable_times(column), "the time lies outside the years 1 to 9999, or outside a day"),
         (not_a_number(column) if is_json(there) else None, _NO_JSON),
         _finer(column, native),
@@ -85,7 +91,7 @@ def invalid_values(column: pa.Array, there: pa.Field) -> Found:
     return [(mask, reason) for mask, reason in tests if mask is not None]
 
 
-def _invalid_text(column: pa.Array, native: str) -> list[tuple[pa.Array | None, str]]:
+def _invalid_text(column: pa.Array, native: str, *, padded: bool) -> list[tuple[pa.Array | None, str]]:
     if not is_text(column.type):
         return []
     broken = not_utf8(column)
@@ -93,17 +99,17 @@ def _invalid_text(column: pa.Array, native: str) -> list[tuple[pa.Array | None, 
         return [(broken, "the text is not valid UTF-8")]
     return [
         (_some(pc.match_substring(column, "\x00")), "PostgreSQL's text has no NUL character"),
-        *_cut_text(column, native),
+        *_cut_text(column, native, padded=padded),
     ]
 
 
-def _cut_text(column: pa.Array, native: str) -> list[tuple[pa.Array | None, str]]:
+def _cut_text(column: pa.Array, native: str, *, padded: bool) -> list[tuple[pa.Array | None, str]]:
     """Text of which the server would cut something off in silence: spaces at the end, or what a name is too long by."""
     if native == "name":
         longer = pc.greater(pc.binary_length(column), _NAME_BYTES)
         return [(_some(longer), f"the column is a name, which keeps only {_NAME_BYTES} bytes")]
     found = _LENGTH.fullmatch(native)
-    if found is None or found[1] == "bit":
+    if found is None or found[1] == "bit" or (padded and found[1] == "character"):
         return []
     spaces = pc.ends_with(column, " ")
     if found[1] == "character":

@@ -52,7 +52,7 @@ class PostgresLoader(BulkLoader):
         self.names = {name: f"c{number}" for number, name in enumerate(load.columns)}
         fields = {name: _stored(load, own) for name, own in load.columns.items()}
         strict = [name for name, there in fields.items() if not there.nullable]
-        self._encoder = Encoder(fields, key=_strict_key(load), strict=strict)
+        self._encoder = Encoder(load.spec.schema, fields, key=_strict_key(load), strict=strict)
         number = load.spec.epoch * 10 + worker
         name = stage_name(load.target.name, load.spec.pipeline, number, longest=DIALECT.longest_name)
         self._name = load.target.beside(name)
