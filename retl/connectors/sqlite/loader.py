@@ -19,12 +19,14 @@ from retl.connectors.sql.session import Session
 from retl.connectors.sql.statement import Statement, Step, query
 from retl.connectors.sqlite.pages import Image
 from retl.connectors.sqlite.session import SQLiteSession
+from retl.model.schema import is_text
 
 _DISK = "temp.retl_stage"
 _MEMORY = "retl_memory"
 _MEMORY_BYTES = 16 * 1024 * 1024
 """How much of a slice is held in memory; Python, the image and SQLite each hold it once while it is handed over."""
 _LARGEST_INTEGER = 2**63 - 1
+_DATED = r"^\d{4}-[^B]*$"
 _NO_NAN = "SQLite has no NaN: it would become NULL"
 _NO_JSON = "JSON has neither NaN nor infinity: they would become null"
 
@@ -124,6 +126,8 @@ class SQLiteLoader(BulkLoader):
             (not_utf8(column), "the text is not valid UTF-8"),
             (not_a_number(column), _NO_JSON if pa.types.is_nested(column.type) else _NO_NAN),
             (unprintable_times(column), "the time lies outside the years 1 to 9999"),
+            (_undated(column, self._logical[name]), "the time lies outside the years 1 to 9999"),
+            (_decimal_nan(column, self._logical[name]), "the number is NaN"),
         ]
         if name in self._key and column.null_count:
             found.append((column.is_null(), "the key is NULL"))
@@ -132,6 +136,22 @@ class SQLiteLoader(BulkLoader):
                 (pc.greater(column, pa.scalar(_LARGEST_INTEGER, pa.uint64())), "the number is larger than 2^63 - 1")
             )
         return [(mask, reason, name) for mask, reason in found if mask is not None]
+
+
+def _undated(column: pa.Array, logical: pa.DataType) -> pa.Array | None:
+    """Which texts of a time lie outside the years 1 to 9999: they would not sort as times do."""
+    if not is_text(column.type) or not (pa.types.is_date(logical) or pa.types.is_timestamp(logical)):
+        return None
+    bad = pc.invert(pc.match_substring_regex(column, _DATED))
+    return bad if pc.any(bad).as_py() else None
+
+
+def _decimal_nan(column: pa.Array, logical: pa.DataType) -> pa.Array | None:
+    """Which decimals, as text, are no number."""
+    if not is_text(column.type) or not pa.types.is_decimal(logical):
+        return None
+    bad = pc.equal(column, "NaN")
+    return bad if pc.any(bad).as_py() else None
 
 
 def _numbers(column: pa.Array, logical: pa.DataType) -> pa.Array:
