@@ -90,7 +90,7 @@ class MySQLDialect(Dialect):
 
     def content(self, columns: Sequence[str]) -> list[str]:
         # As one value: to compare texts by their bytes, whatever their collations.
-        texts = ", ".join(f"QUOTE(CAST({column} AS BINARY))" for column in columns)
+        texts = ", ".join(f"COALESCE(HEX(CAST({column} AS BINARY)), 'N')" for column in columns)
         return [f"SHA2(CONCAT_WS(',', {texts}), 256)"]
 
     def string(self, text: str) -> str:

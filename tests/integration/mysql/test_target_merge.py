@@ -9,7 +9,7 @@ import pytest
 
 import retl
 from retl.model.actions import Action
-from retl.model.errors import RowsRejected, UnsupportedError
+from retl.model.errors import RepeatedKey, RowsRejected, UnsupportedError
 from retl.model.schema import field
 from tests.integration.mysql.targets import Scene
 from tests.integration.scene import PEOPLE, people, scan, spec
@@ -52,6 +52,17 @@ async def test_rows_that_did_not_change_are_not_written(scene: Scene) -> None:
     # MariaDB has no zero below zero; MySQL's JSON takes 1 and 1.0 for equal.
     assert [row[0] for row in scene.rows("touched")] == [0, 1, 2, 3, 4 if scene.mariadb else 7]
     assert [row[:2] for row in scene.rows("people")] == [row[:2] for row in now]
+
+
+async def test_of_rows_with_one_key_the_newest_stays_whatever_bytes_they_hold(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20), raw VARBINARY(9))")
+    schema = PEOPLE.append(pa.field("raw", pa.binary()))
+    rows = [(1, "old", b"\x01\x00\xff"), (1, "same", b"\xff\x00"), (1, "same", b"\xff\x00")]
+    async with scene.session() as session:
+        with pytest.raises(RepeatedKey):
+            await scan(session, [people(*rows, schema=schema)], schema=schema)
+        await scan(session, [people(*rows[1:], schema=schema)], schema=schema)
+    assert scene.rows("people") == [(1, "same", b"\xff\x00")]
 
 
 async def test_values_of_every_type_are_known_as_unchanged(scene: Scene) -> None:
