@@ -15,10 +15,9 @@ from tests.fake_redshift import Cluster, insert
 from tests.servers import redshift
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with redshift.any_server() as server:
-        yield server
+@pytest.fixture
+def cluster(redshift_server: Cluster) -> Cluster:
+    return redshift_server
 
 
 class TestRedshiftSource(SourceContract):

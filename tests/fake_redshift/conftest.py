@@ -7,13 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fake_redshift import Cluster, FakeRedshift
-from tests.servers import redshift
 
 
-@pytest.fixture(scope="package")
-def cluster() -> Iterator[Cluster]:
-    with redshift.any_server() as server:
-        yield server
+@pytest.fixture
+def cluster(redshift_server: Cluster) -> Cluster:
+    return redshift_server
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 import duckdb
 
-from retl.connectors import DuckDB, Elasticsearch, MySQL, PostgreSQL, SQLite
+from retl.connectors import DuckDB, Elasticsearch, MySQL, PostgreSQL, Redshift, SQLite
+from tests.fake_redshift import Cluster
 from tests.routes.route import End, Row, moment
-from tests.servers import postgres
+from tests.servers import postgres, redshift
 from tests.servers.database import Server
 from tests.servers.search import SearchServer
 
@@ -255,6 +256,35 @@ class PostgresEnd(SqlEnd):
 
     def allow(self, table: str) -> None:
         self.run("DROP FUNCTION refuse() CASCADE")
+
+
+class RedshiftEnd(SqlEnd):
+    """A schema of a Redshift, which is only a source."""
+
+    refreshes: ClassVar[Sequence[str]] = ()
+    refuses = False
+    types: ClassVar = {"int": "INTEGER", "text": "VARCHAR(20)", "time": "TIMESTAMP"}
+    fails = "CAST(1 / (id - id) AS VARCHAR(20))"
+
+    def __init__(self, cluster: Cluster, schema: str) -> None:
+        self.cluster = cluster
+        self.schema = schema
+
+    def connector(self, **options: Any) -> Redshift:
+        return redshift.connector(self.cluster, schema=self.schema, **options)
+
+    def run(self, *statements: str) -> list[Row]:
+        rows: list[Row] = []
+        with closing(self.cluster.connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(f"SET search_path TO {self.schema}")
+            for statement in statements:
+                cursor.execute(statement)
+                rows = [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+        return rows
+
+    def tables(self) -> list[str]:
+        found = self.run(f"SELECT table_name FROM svv_all_tables WHERE schema_name = '{self.schema}' ORDER BY 1")
+        return [name for (name,) in found]
 
 
 class SearchEnd(End):

@@ -10,7 +10,7 @@ import pytest
 
 from tests import tiers
 from tests.adversity.patches import patch_backoff
-from tests.routes.ends import DuckDBEnd, PostgresEnd, SearchEnd, ServerEnd, SQLiteEnd
+from tests.routes.ends import DuckDBEnd, PostgresEnd, RedshiftEnd, SearchEnd, ServerEnd, SQLiteEnd
 from tests.routes.route import End, Route
 
 SQL = ("duckdb", "sqlite", "mysql", "mariadb", "postgres", "postgres15")
@@ -19,6 +19,7 @@ ENDS: dict[str, type[End]] = {
     "sqlite": SQLiteEnd,
     **dict.fromkeys(("mysql", "mariadb"), ServerEnd),
     **dict.fromkeys(("postgres", "postgres15"), PostgresEnd),
+    "redshift": RedshiftEnd,
     **dict.fromkeys(("elasticsearch", "opensearch"), SearchEnd),
 }
 EVERY_DAY = (
@@ -30,6 +31,7 @@ EVERY_DAY = (
     ("postgres15", "mysql"),
     ("duckdb", "postgres"),
     ("postgres", "postgres15"),
+    ("redshift", "mysql"),
     ("elasticsearch", "elasticsearch"),
     ("opensearch", "opensearch"),
 )
@@ -82,4 +84,6 @@ def _end(system: str, role: str, request: pytest.FixtureRequest, folder: Path, s
         return ServerEnd(server, stack.enter_context(server.fresh_database()))
     if system in ("postgres", "postgres15"):
         return PostgresEnd(server, stack.enter_context(server.fresh_database()))
+    if system == "redshift":
+        return RedshiftEnd(server, stack.enter_context(server.fresh_schema()))
     return SearchEnd(server, stack.enter_context(server.fresh_names()))

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import elasticsearch, mariadb, mysql, opensearch, postgres
+from tests.fake_redshift import Cluster
+from tests.servers import elasticsearch, mariadb, mysql, opensearch, postgres, redshift
 from tests.servers.cache import DOWNLOAD_SECONDS
 from tests.servers.database import Server
 from tests.servers.postgres import PostgresServer
@@ -134,3 +135,10 @@ def search_prefix(search_server: SearchServer) -> Iterator[str]:
     """What the names of the test's own indices, aliases and templates on ``search_server`` begin with."""
     with search_server.fresh_names() as name:
         yield name
+
+
+@pytest.fixture(scope="session")
+def redshift_server() -> Iterator[Cluster]:
+    """A Redshift for all tests: the stand-in, or a cluster that a variable names."""
+    with redshift.any_server() as server:
+        yield server

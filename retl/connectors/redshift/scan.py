@@ -99,11 +99,6 @@ class RedshiftScan(SqlScan[RedshiftReader]):
 
     def _warnings(self) -> tuple[str, ...]:
         warnings = list(self.plan.warnings)
-        if self.plan.key and self._chosen.relation.schema.key:
-            warnings.append(
-                "Redshift does not enforce its primary keys: where a key comes twice, the row with the latest cursor wins, "
-                "and without a cursor the scan stops."
-            )
         largest = max(map(self._bytes, self.plan.slices), default=0)
         if largest > _CAP_SHARE * self._cap_bytes and self._reader.folder is None:
             warnings.append(

@@ -8,13 +8,12 @@ import pytest
 
 from tests.fake_redshift import Bucket, Cluster, FakeRedshift
 from tests.integration.redshift.scene import Scene
-from tests.servers import redshift, s3
+from tests.servers import s3
 
 
-@pytest.fixture(scope="package")
-def cluster() -> Iterator[Cluster]:
-    with redshift.any_server() as server:
-        yield server
+@pytest.fixture
+def cluster(redshift_server: Cluster) -> Cluster:
+    return redshift_server
 
 
 @pytest.fixture(scope="package")

@@ -183,13 +183,12 @@ async def test_the_spool_keeps_order_and_its_limit(monkeypatch: pytest.MonkeyPat
     assert 0 < max(sizes) <= 10_000
 
 
-async def test_keys_are_informational_and_the_plan_says_so(scene: Scene) -> None:
+async def test_a_key_is_no_promise_that_it_is_unique(scene: Scene) -> None:
     scene.create("keyed", "id INTEGER PRIMARY KEY, ts TIMESTAMP")
     scene.insert("keyed", (1, "2024-01-01 00:00:00"), (1, "2024-01-01 00:00:01"))
     plan = await scene.plan(TableSpec("keyed", "keyed", cursor="ts"))
     assert plan.key == ("id",)
     assert not plan.unique_key
-    assert any("does not enforce its primary keys" in warning for warning in plan.warnings)
 
 
 async def test_many_rows_of_one_moment_are_cut_by_a_hash_and_counted(scene: Scene) -> None:
