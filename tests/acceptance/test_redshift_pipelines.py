@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,50 @@ async def test_columns_are_chosen_renamed_and_computed(scene: Scene, app: App) -
         (2, Decimal("2.2500"), Decimal("4.5000")),
     ]
     assert json.loads(found[0][3])["n"] == 1
+
+
+async def test_types_and_their_extremes_arrive(scene: Scene, app: App) -> None:
+    scene.create(
+        "extremes",
+        "id BIGINT PRIMARY KEY, small SMALLINT, exact NUMERIC(38, 10), twice DOUBLE PRECISION, fixed CHAR(5), long VARCHAR(65535), "
+        "day DATE, moment TIMESTAMP, instant TIMESTAMPTZ, clock TIME, zoned TIMETZ, raw VARBYTE(100), shape GEOMETRY, "
+        "whole INTEGER, single REAL, flag BOOLEAN, doc SUPER, short VARCHAR(20)",
+    )
+    scene.run(
+        "INSERT INTO {}.extremes SELECT -9223372036854775808, -32768, -1234567890123456789012345678.0123456789, 1e308, 'ab', "
+        "REPEAT('你', 20000), '1000-01-01', '9999-12-31 23:59:59.999999', '2024-01-01 02:00:00.5+02', '23:59:59.5', "
+        "'01:02:03+00', FROM_HEX('00ff'), ST_GeomFromText('POINT(1 2)'), NULL, NULL, NULL, NULL, NULL"
+    )
+    async with pipeline(scene, app, retl.Table("extremes")) as running:
+        await running.run_once()
+    (row,) = app.query("SELECT * FROM extremes")
+    assert row == (
+        -(2**63), -32768, Decimal("-1234567890123456789012345678.0123456789"), 1e308, "ab", "你" * 20_000,
+        date(1000, 1, 1), datetime.fromisoformat("9999-12-31 23:59:59.999999"), datetime.fromisoformat("2024-01-01 00:00:00.5"),
+        timedelta(hours=23, minutes=59, seconds=59, milliseconds=500), "01:02:03+00", b"\x00\xff", "POINT(1 2)", *[None] * 5,
+    )  # fmt: skip
+    types: dict[str, str] = dict(
+        app.query(
+            "SELECT column_name, column_type FROM information_schema.columns "
+            f"WHERE table_schema = '{app.database}' AND table_name = 'extremes'"
+        )
+    )
+    wanted = {
+        "exact": "decimal(38,10)",
+        "moment": "datetime(6)",
+        "clock": "time(6)",
+        "long": "longtext",
+        "raw": "longblob",
+    }
+    wanted |= {
+        "whole": "int",
+        "single": "float",
+        "flag": "tinyint(1)",
+        "doc": "json",
+        "short": "varchar(20)",
+        "twice": "double",
+    }
+    assert {name: types[name] for name in wanted} == wanted
 
 
 async def test_two_rows_of_one_key_are_settled_by_the_latest_cursor(scene: Scene, app: App) -> None:
