@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,10 +17,12 @@ from retl.connectors import PostgreSQL
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConnectionFailed
 from retl.testing import Scans
+from tests import tiers
+from tests.adversity.patches import patch_backoff
 from tests.integration.postgres.reading import opened, rows_of, run, spec
 from tests.servers import postgres
 from tests.servers.postgres import PostgresServer
-from tests.servers.proxy import Proxy
+from tests.servers.proxy import Direction, Proxy
 from tests.servers.standby import following
 from tests.support import Database, Recorder
 
@@ -129,6 +131,50 @@ async def test_a_scan_whose_snapshot_is_lost_is_tried_again_and_reads_all(
     assert target.run("SELECT count(*), min(id), max(id), sum(length(pad)) FROM t") == run(
         pg, filled, "SELECT count(*), min(id), max(id), sum(length(pad)) FROM t"
     )
+
+
+@pytest.mark.parametrize("direction", ["to_client", "to_server"])
+async def test_a_line_that_is_cut_again_and_again_loses_nothing(
+    pg: PostgresServer, filled: str, tmp_path: Path, direction: Direction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_backoff(monkeypatch, 0.0)
+    target, reader = Database(tmp_path / "target.db"), pg.as_reader(filled)
+    async with Proxy(pg.host, pg.port) as proxy:
+        job = retl.Pipeline(
+            "job",
+            source=PostgreSQL(reader.at(proxy.host, proxy.port).url(filled)),
+            target=target.target(),
+            tables=[retl.Table("t", cursor="at", slice_rows=ROWS // 4)],
+        )
+        async with job:
+            for kilobytes in range(0, 6_000, 6_000 // tiers.number(12)):
+                proxy.break_after(kilobytes * (1_000 if direction == "to_client" else 1), direction)
+                with suppress(ConnectionFailed):
+                    await job.run_once()
+            proxy.mend()
+            await job.run_once()
+    counts = "SELECT count(*), min(id), max(id), sum(length(pad)) FROM t"
+    assert target.run(counts) == run(pg, filled, counts)
+
+
+async def test_a_slow_target_makes_the_server_wait_and_fills_no_memory(pg: PostgresServer, filled: str) -> None:
+    large = retl.Table("t", columns=["id"], expressions={"more": "repeat(pad, 20)"})
+    waits = "SELECT wait_event FROM pg_stat_activity WHERE datname = %s AND query LIKE 'COPY%%'"
+    async with opened(pg, filled) as source:
+        plan = await source.plan(spec(large))
+        stream = source.read(plan, plan.slices[0])
+        await anext(stream)
+
+        async def waiting() -> bool:
+            return await pg.run(waits, filled) == [("ClientWrite",)]
+
+        await until(waiting)
+        assert pa.total_allocated_bytes() < 32_000_000
+        rows = 0
+        async for batch in stream:
+            rows += batch.num_rows
+            assert batch.nbytes < 8_000_000
+        assert 0 < rows < ROWS
 
 
 async def test_a_statement_that_fails_on_a_row_ends_the_scan_and_no_connection(pg: PostgresServer, filled: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -434,23 +435,22 @@ async def test_the_hour_that_comes_twice_at_the_server_is_warned_of(pg: Postgres
 async def test_settings_of_the_role_and_the_database_change_nothing(pg: PostgresServer, pg_database: str) -> None:
     odd = {
         "DateStyle": "'SQL, DMY'", "IntervalStyle": "'sql_standard'", "bytea_output": "'escape'", "extra_float_digits": "'-15'",
-        "search_path": "''", "statement_timeout": "'1ms'", "standard_conforming_strings": "off", "TimeZone": "'Asia/Tokyo'",
-        "default_transaction_isolation": "'read committed'", "idle_in_transaction_session_timeout": "'10ms'", "client_encoding": "'LATIN1'",
+        "search_path": "''", "standard_conforming_strings": "off", "TimeZone": "'Asia/Tokyo'", "client_encoding": "'LATIN1'",
+        "default_transaction_isolation": "'read committed'", "idle_in_transaction_session_timeout": "'50ms'",
+        "transform_null_equals": "on", "array_nulls": "off", "lc_monetary": "'C.UTF-8'",
     }  # fmt: skip
     run(
         pg,
         pg_database,
         "CREATE TABLE t AS SELECT 1 AS id, '2024-02-03 04:05:06+00'::timestamptz AS at, '\\xff'::bytea AS b, 0.1::float8 AS f, "
         "'1 mon'::interval AS i, E'\\\\漢'::text AS v",
-        *(
-            f"ALTER DATABASE {pg_database} SET {name} = {value}"
-            for name, value in odd.items()
-            if name != "statement_timeout"
-        ),
+        *(f"ALTER DATABASE {pg_database} SET {name} = {value}" for name, value in odd.items()),
     )
+    pg.query(f"ALTER ROLE \"{pg.as_reader(pg_database).user}\" SET statement_timeout = '200ms'")
     with closing(pg.connect(pg_database)) as connection:
         assert rows_by(connection, "SHOW bytea_output") == [("escape",)]
-    table = retl.Table("t", key="id", where="v = '\\漢'")
-    assert (await read(pg, pg_database, table))[1] == [
-        ("1", "2024-02-03 04:05:06.000000Z", b"\xff", 0.1, "1 mon", "\\漢")
-    ]
+    table = retl.Table("t", key="id", where="v = '\\漢'", expressions={"slow": "CAST(pg_sleep(0.4) AS text)"})
+    async with opened(pg, pg_database) as source:
+        plan = await source.plan(spec(table))
+        await asyncio.sleep(0.1)  # longer than a transaction of the database may be idle
+        assert await rows_of(source, plan) == [("1", "2024-02-03 04:05:06.000000Z", b"\xff", 0.1, "1 mon", "\\漢", "")]
