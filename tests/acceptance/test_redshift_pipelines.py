@@ -13,13 +13,14 @@ import pytest
 
 import retl
 from retl.cli import main
-from retl.connectors import MySQL
+from retl.connectors import MySQL, PostgreSQL
 from retl.model.actions import Action, PreAction
 from retl.model.errors import ConfigError, GuardStopped
 from tests.fake_redshift import Bucket, Cluster, FakeRedshift, Refusal
 from tests.integration.redshift.scene import Scene
 from tests.servers import s3
 from tests.servers.database import Server
+from tests.servers.postgres import PostgresServer
 
 Row = tuple[Any, ...]
 NOON = datetime.fromisoformat("2024-05-01 12:00:00")
@@ -290,6 +291,23 @@ async def test_an_empty_source_never_empties_the_target(scene: Scene, app: App) 
         with pytest.raises(GuardStopped):
             await running.run_once()
     assert app.report("emptied") == BEFORE
+
+
+async def test_postgresql_takes_the_same_rows(scene: Scene, postgres_server: PostgresServer) -> None:
+    with postgres_server.fresh_database() as database:
+        target = PostgreSQL(postgres_server.url(database))
+        table = retl.Table("orders", cursor="at", lookback=30)
+        async with retl.Pipeline("shop", source=scene.connector(), target=target, tables=[table]) as running:
+            await running.run_once()
+            new = order(202, seconds=101)
+            put(scene, new)
+            await running.run_once()
+        found = postgres_server.query(
+            "SELECT id, price, text, flag::int, at, instant AT TIME ZONE 'UTC', doc::text, raw FROM orders ORDER BY id",
+            database=database,
+        )
+    rows = [(*row[:6], json.loads(row[6]), bytes(row[7])) for row in found]
+    assert rows == expected(*map(order, range(1, 101)), new)
 
 
 def test_a_cursor_with_truncate_is_refused(scene: Scene, app: App) -> None:

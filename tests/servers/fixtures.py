@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = getattr(getattr(item, "callspec", None), "params", {})
         asked = {*getattr(item, "fixturenames", ()), *(f"{system}_server" for system in params.get("route", ()))}
         search = not asked.isdisjoint(f"{name}_server" for name in (*SEARCH_SERVERS, "search"))
-        sql = not asked.isdisjoint(["pg", *(f"{name}_server" for name in (*SERVERS, *POSTGRES))])
+        sql = not asked.isdisjoint(["pg", *(f"{name}_server" for name in (*SERVERS, *POSTGRES, "redshift"))])
         if params.get("server") in SERVERS or sql or search:
             item.add_marker("integration")
         if search:

@@ -81,10 +81,10 @@ class Bucket:
         """Delete everything below a prefix that ends in a slash."""
         with self._mapped(prefix):
             self._files.delete_dir_contents(self._path(prefix), missing_dir_ok=True)
-            self._files.delete_dir(self._path(prefix).rstrip("/")) if self._is_there(prefix) else None
-
-    def _is_there(self, prefix: str) -> bool:
-        return self._files.get_file_info(self._path(prefix).rstrip("/")).type is not fs.FileType.NotFound
+            # Some stores keep an object for the folder itself.
+            folder = self._files.get_file_info(self._path(prefix).rstrip("/"))
+            if folder.type is not fs.FileType.NotFound:
+                self._files.delete_dir(folder.path)
 
     def open(self, key: str) -> ParquetObject:
         """A file of Parquet, for reading."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from retl.connectors.postgres.errors import Role, SourceRefused, server_error
+from retl.connectors.postgres.errors import Role, server_error
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError
 
 _AT_THE_CAP = re.compile(r"exceeded the maximum size allowed for the total set of cursor data", re.IGNORECASE)
@@ -61,8 +61,3 @@ def _of_the_bucket(text: str, place: str) -> RetlError:
         f"the cluster at {place} cannot write into the bucket: {text}.",
         remedy="check url, iam_role and region in unload, and that the role may put objects there.",
     )
-
-
-def is_refusal(error: RetlError) -> bool:
-    """Whether the server refused a statement, rather than the way to it failed."""
-    return isinstance(error, SourceRefused | ConfigError | SourceError)

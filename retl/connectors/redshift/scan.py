@@ -76,6 +76,8 @@ class RedshiftScan(SqlScan[RedshiftReader]):
         return dataclasses.replace(self._chosen, dialect=UNLOADED) if unloaded else self._chosen
 
     async def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        if slice_.rows == 0:
+            return  # the snapshot has none
         rows = self._reader.rows(self.statement(slice_), self._schema, self.way(slice_), slice_.rows)
         async with aclosing(rows) as batches:
             async for batch in batches:

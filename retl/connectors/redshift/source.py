@@ -80,8 +80,18 @@ class RedshiftSource(SqlSource):
     async def ping(self) -> SystemInfo:
         async with self._pool.control() as connection:
             await connection.prove()
+            await self._try_bucket()
             nodes = f"{connection.nodes} node{'s' if connection.nodes > 1 else ''}"
             return SystemInfo("Redshift", connection.version, nodes, warnings=connection.warnings)
+
+    async def _try_bucket(self) -> None:
+        """List, write and delete in the bucket, if there is one; whether the cluster may write, an UNLOAD tells."""
+        if self._options.unload is not None:
+            folder = ScanFolder(self._options.unload)
+            try:
+                await folder.begin()
+            finally:
+                await shielded(folder.leave())
 
     async def aclose(self) -> None:
         await self._pool.aclose()

@@ -198,6 +198,23 @@ async def test_wrong_keys_of_the_bucket_are_the_users_error(numbers: Scene, lake
     assert "wrong-secret" not in str(caught.value)
 
 
+async def test_ping_tries_the_bucket(numbers: Scene, lake: Bucket) -> None:
+    async with numbers.source(**numbers.unload()) as source:
+        assert (await source.ping()).product == "Redshift"
+    assert lake.names() == []
+    async with numbers.source(**numbers.unload(secret_key="wrong-secret")) as source:
+        with pytest.raises(ConfigError, match="unload"):
+            await source.ping()
+
+
+async def test_nothing_is_unloaded_of_a_slice_without_rows(numbers: Scene) -> None:
+    numbers.run("DELETE FROM {}.numbers")
+    table = TableSpec("numbers", "numbers", cursor="ts", key=("id",), where="id < 0")
+    assert (await numbers.collect(table, **numbers.unload())).num_rows == 0
+    assert (await numbers.collect(NUMBERS, **numbers.unload())).num_rows == 0
+    assert not any(sql.startswith("UNLOAD") for sql in numbers.statements())
+
+
 @pytest.mark.parametrize(
     "words", [{"url": "bucket/prefix"}, {"url": "s3://b/it's"}, {"url": "s3://lake", "iam_role": "x' y"}]
 )

@@ -78,6 +78,13 @@ async def test_no_statement_selects_a_star_of_a_table(every: Scene) -> None:
     assert not any("SELECT *" in sql for sql in every.statements())
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_long_text_is_not_cut_by_a_cast(lake_scene: Scene, way: str) -> None:
+    lake_scene.create("longs", "id INTEGER, c CHAR(300)")
+    lake_scene.insert("longs", (1, "x" * 300))
+    assert (await lake_scene.collect("longs", **words(lake_scene, way))).to_pylist() == [{"id": 1, "c": "x" * 300}]
+
+
 async def test_a_sketch_is_refused_with_its_remedy(scene: Scene) -> None:
     scene.create("sketches", "id INTEGER, h HLLSKETCH")
     with pytest.raises(UnsupportedError, match="HLL_CARDINALITY"):

@@ -131,6 +131,14 @@ async def test_a_lost_line_ends_the_snapshot_and_is_tried_again_as_a_whole(scene
     assert ids(await scene.collect(NUMBERS, read="cursor")) == list(range(5_000))
 
 
+async def test_a_line_that_goes_silent_is_given_up(scene: Scene) -> None:
+    scene.numbers(2_000)
+    fault = scene.inject("FETCH", silent=True, after_rows=10)
+    with pytest.raises(ConnectionFailed):
+        await scene.collect(NUMBERS, read="cursor", statement_timeout=1, connect_timeout=1)
+    assert fault.reached.is_set()
+
+
 async def test_after_a_failed_statement_the_snapshot_is_said_to_be_gone(scene: Scene) -> None:
     scene.numbers(10)
     async with scene.source(read="cursor") as source:
