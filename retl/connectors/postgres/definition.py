@@ -8,6 +8,9 @@ on it: rights, triggers, policies, comments, publications.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from retl.connectors.postgres import parts
 from retl.connectors.postgres.dialect import DIALECT
@@ -20,23 +23,19 @@ def define(existing: ExistingTable) -> Step[TableDefinition]:
     """The statements that another table needs to replace this one. The session may read the catalog alone."""
     assert existing.name is not None
     name = existing.name
-    table = f"{DIALECT.string(name.sql)}::regclass"
-    ((head, unlogged, owner, revoked),) = yield query(_HEAD.replace("{table}", table))
-    belongings = _BELONGINGS.replace("{name}", DIALECT.string(name.sql))
+    answers = yield from _ask(name)
+    ((head, unlogged, owner, revoked),) = answers["head"]
     found = _Definition(
         name=name,
         head=head,
         unlogged=unlogged,
         owner=owner,
         revoked=revoked,
-        columns=(yield from _texts(_COLUMNS, table)),
-        changes=(yield from _texts(_CHANGES, table)),
-        indexes=(yield from parts.indexes(table)),
-        statistics=(yield from parts.statistics(table)),
-        numbers=(yield from parts.numbers(table)),
-        foreign_keys=(yield from parts.foreign_keys(table)),
-        publications=(yield from _texts(_PUBLICATIONS, table)),
-        belongings=(yield from _texts(belongings, table)),
+        indexes=tuple(parts.index(*row) for row in answers["indexes"]),
+        statistics=tuple(parts.statistics(*row) for row in answers["statistics"]),
+        numbers=tuple(parts.Number(*row) for row in answers["numbers"]),
+        foreign_keys=tuple(parts.ForeignKey(*row) for row in answers["foreign_keys"]),
+        **{what: tuple(text for (text,) in answers[what]) for what in _TEXTS},
     )
     return TableDefinition(
         create=found.create,
@@ -48,8 +47,20 @@ def define(existing: ExistingTable) -> Step[TableDefinition]:
     )
 
 
-def _texts(sql: str, table: str) -> Step[tuple[str, ...]]:
-    return tuple(text for (text,) in (yield query(sql.replace("{table}", table))))
+def _ask(name: TableName) -> Step[dict[str, list[list[Any]]]]:
+    """The answers to all questions by one statement, since a table that is replaced is locked meanwhile."""
+    questions = {"head": (_HEAD, 4), **{what: (sql, 1) for what, sql in _TEXTS.items()}, **parts.QUERIES}
+    asked = ", ".join(f"'{what}', {_as_json(sql, columns)}" for what, (sql, columns) in questions.items())
+    own = DIALECT.string(name.sql)
+    asked = asked.replace("{table}", f"{own}::regclass").replace("{name}", own)
+    ((answer,),) = yield query(f"SELECT json_build_object({asked})::text")
+    answers: dict[str, list[list[Any]]] = msgspec.json.decode(answer)
+    return answers
+
+
+def _as_json(sql: str, columns: int) -> str:
+    names = ", ".join(f"c{number}" for number in range(columns))
+    return f"(SELECT coalesce(json_agg(json_build_array({names})), '[]') FROM ({sql}) AS q ({names}))"
 
 
 @dataclass(frozen=True)
@@ -157,10 +168,11 @@ WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.at
 """PostgreSQL 18 keeps NOT NULL as a constraint with a name."""
 
 _CHANGES = """
-SELECT format('ADD CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)) FROM (
-    SELECT * FROM pg_constraint WHERE conrelid = {table} AND contype IN ('n', 'c') ORDER BY contype DESC, conname) AS c
+SELECT text FROM (
+  SELECT 1 AS place, (contype = 'c')::int AS number, conname::text AS name, format('ADD CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)) AS text
+  FROM pg_constraint WHERE conrelid = {table} AND contype IN ('n', 'c')
 UNION ALL
-SELECT format('ALTER COLUMN %I %s', a.attname, o.change) FROM pg_attribute AS a JOIN pg_type AS y ON y.oid = a.atttypid,
+  SELECT 2, a.attnum, o.change, format('ALTER COLUMN %I %s', a.attname, o.change) FROM pg_attribute AS a JOIN pg_type AS y ON y.oid = a.atttypid,
   LATERAL (VALUES
     (CASE WHEN a.attstattarget >= 0 THEN format('SET STATISTICS %s', a.attstattarget) END),
     ('SET (' || (SELECT string_agg(format('%I = %L', option_name, option_value), ', ') FROM pg_options_to_table(a.attoptions)) || ')'),
@@ -168,7 +180,8 @@ SELECT format('ALTER COLUMN %I %s', a.attname, o.change) FROM pg_attribute AS a 
       WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END END),
     (CASE a.attcompression WHEN 'p' THEN 'SET COMPRESSION pglz' WHEN 'l' THEN 'SET COMPRESSION lz4' END)
   ) AS o (change)
-WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped AND o.change IS NOT NULL"""
+  WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped AND o.change IS NOT NULL
+) AS found ORDER BY place, number, name"""
 
 _PUBLICATIONS = """
 SELECT quote_ident(p.pubname) FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
@@ -249,3 +262,6 @@ UNION ALL
       AND refclassid = 'pg_class'::regclass AND refobjid = {table} AND deptype = 'i')
 ) AS found WHERE text IS NOT NULL ORDER BY place, name, text DESC"""
 """The order is that in which they are created; a trigger is there before it is disabled."""
+
+_TEXTS = {"columns": _COLUMNS, "changes": _CHANGES, "publications": _PUBLICATIONS, "belongings": _BELONGINGS}
+"""Questions whose answers are statements, or parts of one."""

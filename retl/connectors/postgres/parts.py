@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from retl.connectors.postgres.dialect import DIALECT
-from retl.connectors.sql.statement import Step, query
 from retl.connectors.sql.tables import TableName, short_name
 
 
@@ -172,26 +171,21 @@ FROM pg_constraint AS c,
 WHERE c.conrelid = {table} AND c.contype = 'f' ORDER BY c.conname"""
 
 
-def indexes(table: str) -> Step[tuple[Index, ...]]:
-    """Those of a table, given as an expression of its regclass; its key comes first."""
-    rows = yield query(_INDEXES.replace("{table}", table))
-    return tuple(
-        Index(name, constraint, tail, unique, tuple(setting for setting in (options, place, *targets) if setting))
-        for name, constraint, tail, unique, options, place, targets in rows
-    )
+QUERIES = {
+    "indexes": (_INDEXES, 7),
+    "statistics": (_STATISTICS, 3),
+    "numbers": (_NUMBERS, 4),
+    "foreign_keys": (_FOREIGN_KEYS, 3),
+}
+"""What is asked of the catalog for ``{table}``, an expression of its regclass; and how many columns the answers have."""
 
 
-def statistics(table: str) -> Step[tuple[Statistics, ...]]:
-    rows = yield query(_STATISTICS.replace("{table}", table))
-    return tuple(
-        Statistics(name, text, () if target is None or target < 0 else (f"SET STATISTICS {target}",))
-        for name, text, target in rows
-    )
+def index(name: str, constraint: str | None, tail: str, unique: bool, *settings: Any) -> Index:
+    """One row of the answer; the key comes first. ``settings``: options, tablespace, and a list of targets."""
+    options, place, targets = settings
+    return Index(name, constraint, tail, unique, tuple(setting for setting in (options, place, *targets) if setting))
 
 
-def numbers(table: str) -> Step[tuple[Number, ...]]:
-    return tuple(Number(*row) for row in (yield query(_NUMBERS.replace("{table}", table))))
-
-
-def foreign_keys(table: str) -> Step[tuple[ForeignKey, ...]]:
-    return tuple(ForeignKey(*row) for row in (yield query(_FOREIGN_KEYS.replace("{table}", table))))
+def statistics(name: str, definition: str, target: int | None) -> Statistics:
+    """One row of the answer."""
+    return Statistics(name, definition, () if target is None or target < 0 else (f"SET STATISTICS {target}",))
