@@ -48,7 +48,7 @@ def define(existing: ExistingTable) -> Step[TableDefinition]:
 
 
 def _ask(name: TableName) -> Step[dict[str, list[list[Any]]]]:
-    """The answers to all questions by one statement, since a table that is replaced is locked meanwhile."""
+    """The answers to all questions by one statement, since they are asked again while the table is locked."""
     questions = {"head": (_HEAD, 4), **{what: (sql, 1) for what, sql in _TEXTS.items()}, **parts.QUERIES}
     asked = ", ".join(f"'{what}', {_as_json(sql, columns)}" for what, (sql, columns) in questions.items())
     own = DIALECT.string(name.sql)
