@@ -27,6 +27,7 @@ def test_there_are_mutants_of_every_room_that_keeps_data_safe() -> None:
         "state",
         "connectors/sql",
         "connectors/mysql",
+        "connectors/postgres",
         "connectors/sqlite",
         "connectors/duckdb",
     ):
