@@ -46,10 +46,6 @@ class Column(msgspec.Struct, frozen=True):
         return logical_field(self.name, self.type, self.nullable, base=self.base, collation=self.collation)
 
     @property
-    def is_domain(self) -> bool:
-        return self.type != self.base
-
-    @property
     def required(self) -> bool:
         """Whether every new row must give a value."""
         return not (self.nullable or self.has_default or self.identity or self.generated)
@@ -103,7 +99,6 @@ class CatalogTable(msgspec.Struct, frozen=True):
     """Whether the user is, or belongs to, its owner."""
     row_security: bool
     """Whether its policies hold for the user."""
-    replica_identity: str
     columns: list[Column]
     indexes: list[Index]
     triggers: list[str]
@@ -178,12 +173,11 @@ def read(rows: Sequence[tuple[Any, ...]]) -> CatalogTable | None:
     return msgspec.json.decode(rows[0][0], type=CatalogTable) if rows else None
 
 
-def names_question(schema: str | None = None) -> str:
+def names_question() -> str:
     """The query for the tables that the user may read: schema and name."""
-    where = "NOT LIKE 'pg\\_%'" if schema is None else f"= {DIALECT.string(schema)}"
     return (
         "SELECT n.nspname::text, c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
-        f"WHERE c.relkind IN ({_KINDS}) AND NOT c.relispartition AND n.nspname {where} AND n.nspname <> 'information_schema' "
+        f"WHERE c.relkind IN ({_KINDS}) AND NOT c.relispartition AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' "
         "AND has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT') ORDER BY 1, 2"
     )
 
@@ -305,7 +299,6 @@ _FACTS = {
     "owner": "pg_get_userbyid(c.relowner)",
     "owned": "pg_has_role(c.relowner, 'USAGE')",
     "row_security": "row_security_active(c.oid)",
-    "replica_identity": "c.relreplident",
     "columns": _list(f"{_COLUMN} ORDER BY a.attnum", _COLUMNS),
     "indexes": _list(
         f"{_INDEX} ORDER BY i.indisprimary DESC, x.relname",
