@@ -63,6 +63,10 @@ class PostgreSQLDialect(Dialect):
     def settle(self, table: str, name: str) -> list[str]:
         return [_SETTLE.format(table=self.string(table), name=self.string(name))]
 
+    def drop_unused(self, table: str) -> str:
+        body = f"BEGIN LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT; DROP TABLE {table}; "
+        return f"DO {self.string(f'{body}EXCEPTION WHEN lock_not_available OR undefined_table THEN NULL; END')}"
+
     def differs(self, left: str, right: str, column: pa.Field) -> str:
         # By their bytes: 1.0 and 1.00, a month and 30 days, and 0.0 and -0.0 are equal to IS DISTINCT FROM.
         return f"record_image_ne(ROW({left}), ROW({right}))"

@@ -73,7 +73,8 @@ class PostgresLoader(BulkLoader):
             f"{DIALECT.identifier(own)} AS {self.names[name]}" for name, own in self._load.columns.items()
         )
         rows = f"SELECT CAST(NULL AS bigint) AS {ROW}, {columns} FROM {self._load.loaded.sql} WITH NO DATA"
-        yield Statement(f"CREATE UNLOGGED TABLE {self.table} WITH (autovacuum_enabled = false) AS {rows}")
+        create = f"CREATE UNLOGGED TABLE {self.table} WITH (autovacuum_enabled = false) AS {rows}"
+        yield Statement(f"DROP TABLE IF EXISTS {self.table}; {create}")
 
     def clear(self) -> Step[None]:
         """The rows go when the next ones come: the last of a load go with the table."""

@@ -79,6 +79,10 @@ class Dialect(ABC):
         """
         return []
 
+    def drop_unused(self, table: str) -> str:
+        """The statement that drops a table, given by its quoted name, unless somebody uses it."""
+        return f"DROP TABLE {table}"
+
     def differs(self, left: str, right: str, column: pa.Field) -> str:
         """A condition for two values of a column that differ in any byte; NULL equals NULL."""
         return f"{left} IS DISTINCT FROM {right}"

@@ -81,13 +81,17 @@ class RefreshState:
     def plan(self, change: TableChange, mirror: Callable[[TableName], list[str]]) -> RefreshPlan:
         """The statements before the rows and after them."""
         loaded = self.loaded
-        before = [_drop(self.name.beside(name)) for name in self.leftovers()]
+        before = [self._drop_leftover(self.name.beside(name)) for name in self.leftovers()]
         before += self._pre_action()
         before += change.ddl(loaded.sql)
         if loaded != self.name and self.mirrors:
             before += change.ddl(self.name.sql)
         after = [*self.complete(), *self.lock(), *self.after(mirror, self.archive if self._archives else None)]
         return RefreshPlan(before, loaded, after)
+
+    def _drop_leftover(self, table: TableName) -> str:
+        """A former owner that is frozen may hold what it has made. Only this owner's own must be gone."""
+        return _drop(table) if table == self.loaded else self.dialect.drop_unused(table.sql)
 
     def _pre_action(self) -> list[str]:
         if self.definition is None:
