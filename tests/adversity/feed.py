@@ -81,10 +81,13 @@ class Feed:
     def expected(self) -> list[Row]:
         return [self._rows[id] for id in sorted(self._rows)]
 
-    def check(self) -> None:
-        """A scan has ended well: the target is as the source, row by row, and nothing is left of what went wrong."""
+    def check(self, *, frozen: bool = False) -> None:
+        """A scan has ended well: the target is as the source, row by row, and nothing is left of what went wrong.
+
+        What a ``frozen`` owner has staged is left to it.
+        """
         found = self.check_rows()
-        self._check_others(self._good)
+        self._check_others(self._good, "_retl_stage_copy_" if frozen else "retl_")
         self._before, self._good = self._good, found
 
     def check_again(self) -> None:
@@ -102,8 +105,9 @@ class Feed:
             assert datetime.fromisoformat(saved.watermark) == max(row.at for row in found if row.at)
         return found
 
-    def _check_others(self, archived: list[Row] | None) -> None:
-        others = [name for name in self.target.tables() if name != "copy" and not name.startswith("retl_")]
+    def _check_others(self, archived: list[Row] | None, left: str = "retl_") -> None:
+        found = self.target.tables()
+        others = [name for name in found if name != "copy" and not name.startswith(("retl_", left))]
         archives = [archived] if self.mode == "rename_and_create" and archived is not None else []
         assert [rows(self.target, name) for name in others if name.startswith("copy_arc_")] == archives
         assert len(others) == len(archives), others

@@ -1,0 +1,53 @@
+"""Two processes run the same pipeline into one PostgreSQL: only one writes, and what the other has in hand is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from tests.adversity.feed import Feed
+from tests.adversity.jobs import Job
+from tests.adversity.looks import SQLiteLook, look_at_new_postgres
+from tests.adversity.owner import owner
+from tests.servers.postgres import PostgresServer
+
+pytestmark = pytest.mark.adversity
+
+SHORT = 1.0
+"""Seconds of silence after which a lease is free."""
+FAILED = "ScanFailed:LeaseLost"
+
+
+@pytest.mark.parametrize("mode", ["incremental", "append", "truncate", "rename_and_create", "swap", "mirror"])
+def test_a_frozen_owner_that_wakes_up_late_is_refused(mode: str, pg: PostgresServer, folder: Path) -> None:
+    """It has old rows in hand, and stands right before a commit. Its stage is dropped, and no rows get into the new one."""
+    with look_at_new_postgres(pg) as target:
+        feed = Feed(mode, SQLiteLook(folder / "source.db"), target)
+        anyio.run(feed.pipeline().run_once)
+        feed.check()
+        feed.more()
+        with owner(service(feed), freeze_at="SliceCommitted") as first:
+            first.wait_frozen()
+            feed.more()
+            with owner(service(feed, interval="1h")) as second:
+                second.wait("ScanFinished")
+                feed.check(frozen=True)
+                first.go_on()
+                first.wait(FAILED)
+                first.wait("LeaseHeld")
+                assert first.events[first.events.index(FAILED) :].count("SliceCommitted") == 0
+                feed.check_again()
+                second.kill()
+                first.wait("ScanFinished")
+                first.kill()
+        target.settle()
+        feed.more()
+        anyio.run(feed.pipeline().run_once)
+        feed.check_rows()
+
+
+def service(feed: Feed, *, interval: str = "50ms") -> Job:
+    return msgspec.structs.replace(feed.job, lease_ttl=SHORT, interval=interval)
