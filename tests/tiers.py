@@ -10,9 +10,15 @@ every     ``pytest``                   each behaviour on every system, with five
 adversity ``nox -s adversity``         the same with fifty times as many random cases, and at every step
 ========= ============================ ==========================================================================
 
-The systems of a family share their code: MySQL and MariaDB; the versions of PostgreSQL; the products and versions of Elasticsearch and
-OpenSearch; StarRocks and Doris. So the merge tier runs each case on one of them, spread like the colours of a chess
-board. A test whose code is another one for each of them is marked ``every_system``, and keeps all its cases.
+The systems of a family share their code: MySQL and MariaDB; the versions of PostgreSQL; the products of Elasticsearch
+and OpenSearch; StarRocks and Doris. So the merge tier runs each case on one of them, spread like the colours of a chess
+board; and so it does with two routes between files, from PostgreSQL, or to it, and with all that have one target where a
+test is marked ``by_target``. A test whose code is another one for each of them is marked ``every_system``, and keeps all
+its cases. Older and newer versions of a search server are left to the larger tiers, and so is what is marked ``large``:
+tests of the servers of the tests, and of a cluster of several nodes.
+
+Two processes share the merge tier file by file, but for the tests with a search server: it takes a dozen seconds of
+work to start and as much to get quick, so one process has all of them.
 """
 
 from __future__ import annotations
@@ -32,11 +38,13 @@ from tests.servers import java
 
 TESTS = Path(__file__).parent
 SIBLINGS = {
+    "<files>": re.compile(r"\b(duckdb-sqlite|sqlite-duckdb)\b"),
+    "<from postgres>": re.compile(r"\b(postgres-sqlite|postgres15-mysql)\b"),
+    "<to postgres>": re.compile(r"\b(duckdb-postgres|postgres-postgres15)\b"),
     "<mysql>": re.compile(r"\b(mysql|mariadb)(?=_server\b|\b)"),
     "<search>": re.compile(r"\b(elasticsearch9?|opensearch2?)(?=_server\b|\b)"),
     "<postgres>": re.compile(r"\b(postgres15|postgres)(?=_server\b|\b)"),
     "<olap>": re.compile(r"\b(starrocks|doris)\b"),
-    "<files>": re.compile(r"\b(duckdb-sqlite|sqlite-duckdb)\b"),
 }
 """How the systems are called in the name of a case, and what stands there for any of them."""
 SEARCHES = re.compile(r"(integration|contract|acceptance|adversity)/.*(elasticsearch|opensearch|index-to-index)")
@@ -114,7 +122,7 @@ def _left_to_larger_tiers(items: list[pytest.Item]) -> Iterator[pytest.Item]:
         if item.get_closest_marker("large"):
             yield item
         elif not item.get_closest_marker("every_system"):
-            cases[_case(item.nodeid)].append(item)
+            cases[_case(item)].append(item)
         elif OLDER_AND_NEWER.search(item.nodeid):
             yield item
     for name, alike in cases.items():
@@ -129,8 +137,12 @@ def _is_preferred(nodeid: str) -> bool:
     return not OLDER_AND_NEWER.search(nodeid)
 
 
-def _case(nodeid: str) -> str:
-    """The name of a case without that of a system."""
+def _case(item: pytest.Item) -> str:
+    """The name of a case without that of a system; where only the target matters, without that of the source."""
+    nodeid = item.nodeid
+    if item.get_closest_marker("by_target"):
+        route: tuple[str, str] = item.callspec.params["route"]  # type: ignore[attr-defined]
+        nodeid = nodeid.replace("-".join(route), route[1])
     test, bracket, case = nodeid.partition("[")
     for anyone, siblings in SIBLINGS.items():
         case = siblings.sub(anyone, case)

@@ -12,7 +12,7 @@ from retl import events
 from tests.routes.route import Route, Row, at, old
 from tests.support import Recorder
 
-pytestmark = pytest.mark.usefixtures("at_once")
+pytestmark = [pytest.mark.usefixtures("at_once"), pytest.mark.by_target]
 
 UNSEEN = ["swap", "mirror"]
 """Nobody sees what they load before it is complete."""
