@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retl.connectors.postgres.rows import CopyDecoder
+from retl.connectors.postgres.rows import BLOCK_BYTES, CopyDecoder
 from retl.model.errors import SourceError
 
 SCHEMA = pa.schema([("t", pa.string()), ("b", pa.binary()), ("ok", pa.bool_()), ("n", pa.int64())])
@@ -92,6 +92,18 @@ def test_times_with_a_zone_and_times_of_a_day_beside_odd_ones() -> None:
         ("infinity", "12:30:00.250000"),
         (None, None),
     ]
+
+
+def test_a_row_larger_than_many_blocks_is_put_together_once() -> None:
+    decoder = CopyDecoder(pa.schema([("t", pa.string())]))
+    for _ in range(50):
+        decoder.feed(b"x" * (BLOCK_BYTES // 10))
+        assert not decoder.is_ready
+    decoder.feed(b"y\nz")
+    assert decoder.is_ready
+    (value,) = decoder.decode(decoder.take()).column(0).to_pylist()
+    assert len(value) == 50 * (BLOCK_BYTES // 10) + 1
+    assert decoder.held == 1 and not decoder.is_ready
 
 
 def test_another_number_of_columns_is_an_error_of_the_source() -> None:

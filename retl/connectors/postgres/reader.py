@@ -14,7 +14,7 @@ import pyarrow as pa
 from retl.connectors.postgres import catalog
 from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.dialect import DIALECT
-from retl.connectors.postgres.rows import BLOCK_BYTES, CopyDecoder
+from retl.connectors.postgres.rows import CopyDecoder
 from retl.connectors.postgres.types import logical_field
 from retl.connectors.sql.reader import SqlReader, catalog_schema
 from retl.connectors.sql.selection import Selection
@@ -52,8 +52,8 @@ class PostgresReader(SqlReader):
         async with aclosing(connection.copy_out(sql)) as blocks:
             async for block in blocks:
                 decoder.feed(block)
-                if decoder.held >= BLOCK_BYTES and (data := decoder.take()):
-                    yield await _decoded(decoder, data)
+                if decoder.is_ready:
+                    yield await _decoded(decoder, decoder.take())
         if data := decoder.take():
             yield await _decoded(decoder, data)
 

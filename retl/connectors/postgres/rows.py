@@ -48,10 +48,17 @@ class CopyDecoder:
         self._blocks: list[bytes] = []
         self.held = 0
         """Bytes that wait to be decoded."""
+        self._has_row = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is enough to decode; of a row that is larger than a block, its end too."""
+        return self.held >= BLOCK_BYTES and self._has_row
 
     def feed(self, block: bytes) -> None:
         self._blocks.append(block)
         self.held += len(block)
+        self._has_row = self._has_row or b"\n" in block
 
     def take(self) -> bytes:
         """All complete rows; what begins another one is kept."""
@@ -59,6 +66,7 @@ class CopyDecoder:
         end = data.rfind(b"\n") + 1
         self._blocks = [data[end:]] if end < len(data) else []
         self.held = len(data) - end
+        self._has_row = False
         return data[:end]
 
     def decode(self, data: bytes) -> pa.RecordBatch:
