@@ -9,16 +9,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.net.pool import Reservation
 from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.options import home, search_path
 from retl.connectors.postgres.reader import PostgresReader
 from retl.connectors.postgres.settings import reading
+from retl.connectors.postgres.snapshot import Snapshot
 from retl.connectors.sql.scan import SqlScan
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.zones import zone
 from retl.model.checkpoint import Checkpoint
-from retl.model.errors import ConnectionFailed, RetlError
 from retl.model.table import TableSpec
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class PostgresSource(SqlSource):
     @asynccontextmanager
     async def connect_scan(self) -> AsyncGenerator[PostgresReader, None]:
         async with self._pool.reserve() as reservation:
-            snapshot = _Snapshot(reservation)
+            snapshot = Snapshot(reservation, SNAPSHOT)
             yield PostgresReader(snapshot.connection, self._home, self._zone, self._shift)
             await snapshot.end()
 
@@ -87,33 +86,6 @@ class PostgresSource(SqlSource):
 
     async def aclose(self) -> None:
         await self._pool.aclose()
-
-
-class _Snapshot:
-    """The transaction of a scan, begun when its first statement comes. It never becomes another one."""
-
-    def __init__(self, reservation: Reservation[PostgresConnection]) -> None:
-        self._reservation = reservation
-        self._connection: PostgresConnection | None = None
-
-    async def connection(self) -> PostgresConnection:
-        connection = self._connection
-        if connection is None:
-            connection = self._connection = await self._reservation.connection()
-            await connection.begin(SNAPSHOT)
-        elif not connection.is_healthy:
-            raise ConnectionFailed(
-                f"the snapshot at {connection.place} that this scan reads is gone: its connection was lost, or a statement failed.",
-                remedy="nothing, if it passes: the scan is tried again from its last checkpoint.",
-            )
-        return connection
-
-    async def end(self) -> None:
-        if self._connection is not None and self._connection.is_healthy:
-            try:
-                await self._connection.rollback()
-            except RetlError:
-                self._connection.abort()
 
 
 def _policies(table: str) -> str:

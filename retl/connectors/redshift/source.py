@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.net.pool import Reservation
 from retl.connectors.postgres.connection import Login
+from retl.connectors.postgres.snapshot import Snapshot
 from retl.connectors.redshift.connection import RedshiftConnection, session
 from retl.connectors.redshift.credentials import with_credentials
 from retl.connectors.redshift.dialect import DIALECT
@@ -21,7 +21,6 @@ from retl.connectors.redshift.unload import ScanFolder
 from retl.connectors.sql.scan import SqlScan
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.zones import zone
-from retl.model.errors import ConnectionFailed, RetlError
 from retl.threads import shielded
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class RedshiftSource(SqlSource):
     async def connect_scan(self) -> AsyncGenerator[RedshiftReader, None]:
         folder = ScanFolder(self._options.unload) if self._options.unload else None
         async with self._pool.reserve() as reservation:
-            snapshot = _Snapshot(reservation)
+            snapshot = Snapshot(reservation, "")
             try:
                 yield RedshiftReader(snapshot.connection, self._reading, folder)
                 await snapshot.end()
@@ -95,33 +94,6 @@ class RedshiftSource(SqlSource):
 
     async def aclose(self) -> None:
         await self._pool.aclose()
-
-
-class _Snapshot:
-    """The transaction of a scan, begun when its first statement comes. It never becomes another one."""
-
-    def __init__(self, reservation: Reservation[RedshiftConnection]) -> None:
-        self._reservation = reservation
-        self._connection: RedshiftConnection | None = None
-
-    async def connection(self) -> RedshiftConnection:
-        connection = self._connection
-        if connection is None:
-            connection = self._connection = await self._reservation.connection()
-            await connection.begin()
-        elif not connection.is_healthy:
-            raise ConnectionFailed(
-                f"the snapshot at {connection.place} that this scan reads is gone: its connection was lost, or a statement failed.",
-                remedy="nothing, if it passes: the scan is tried again from its last checkpoint.",
-            )
-        return connection
-
-    async def end(self) -> None:
-        if self._connection is not None and self._connection.is_healthy:
-            try:
-                await self._connection.rollback()
-            except RetlError:
-                self._connection.abort()
 
 
 def _login(options: Redshift) -> Login:
