@@ -35,6 +35,7 @@ _HARMLESS = frozenset(
     {"application_name", "connect_timeout", "channel_binding", "pgbouncer", "keepalives", "gssencmode"}
 )
 """Parameters that are not needed: what they ask for is an option, or is done anyway."""
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?")
 _LONGEST_TIMEOUT = 2_147_483
 
 
@@ -159,7 +160,9 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         except ValueError:
             raise ConfigError(f"the url of {self.type_name} is not an address.", remedy=self._how()) from None
         # An @ after the first / would end a login: a part of that would be read as host and database.
-        if url.scheme not in self.schemes or url.fragment or "@" in url.path or url.netloc.count("@") > 1:
+        hosts = url.netloc.rpartition("@")[2].split(",")
+        odd = url.fragment or "@" in url.path or url.netloc.count("@") > 1 or not all(map(_HOST.fullmatch, hosts))
+        if url.scheme not in self.schemes or odd:
             shown = without_password(address)
             raise ConfigError(f"the url {shown!r} is not one of {self.type_name}.", remedy=self._how())
         return url
