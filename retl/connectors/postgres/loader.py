@@ -34,8 +34,8 @@ from retl.model.errors import TargetError
 
 _INLINE_BYTES = 64 * 1024
 """Below this size, inline encoding beats a thread hop."""
-_ANALYZED_ROWS = 50_000
-"""So many staged rows are worth statistics, before they are joined with the target."""
+ANALYZED_ROWS = 50_000
+"""So many rows are worth statistics: staged ones, before they are joined, and those of a table that they were written to."""
 _OF_COLUMN = re.compile(r"column c(\d+)\b")
 
 
@@ -94,7 +94,7 @@ class PostgresLoader(BulkLoader):
     async def gather(self, session: Session) -> None:
         await self.settle()
         await self._wipe(session)
-        if self._staged >= _ANALYZED_ROWS:
+        if self._staged >= ANALYZED_ROWS:
             await session.run(self._analyze)
 
     async def _wipe(self, session: Session) -> None:

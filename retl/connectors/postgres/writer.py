@@ -11,15 +11,20 @@ import anyio
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult
-from retl.connectors.postgres.loader import PostgresLoader
+from retl.connectors.postgres.dialect import DIALECT
+from retl.connectors.postgres.loader import ANALYZED_ROWS, PostgresLoader
 from retl.connectors.sql.merge import TableMerge
 from retl.connectors.sql.session import Session
 from retl.connectors.sql.staged import StagedSlice
+from retl.connectors.sql.statement import Statement, Step, query
 from retl.connectors.sql.writer import StagedWriter
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
 from retl.model.window import Slice
 from retl.threads import shielded
+
+_GROWN = 5
+"""A table that had fewer rows than so many times those that were changed is another one now."""
 
 
 @dataclass(eq=False)
@@ -45,6 +50,7 @@ class PipelinedWriter(StagedWriter):
         self._staging: LoadWorker | None = None
         self._committing: LoadWorker | None = None
         self._committed = anyio.Event()
+        self._changed = 0
 
     async def write(self, batch: pa.RecordBatch) -> None:
         if self._staging is None:
@@ -70,6 +76,7 @@ class PipelinedWriter(StagedWriter):
         try:
             await worker.loader.gather(worker.session)
             done = await worker.slice_.commit(fenced, slice_, rejects_left)
+            self._changed += done.changed or 0
             await self._clear(worker)
         except BaseException:
             self._staging = self._staging or worker  # its rows are still there
@@ -92,7 +99,18 @@ class PipelinedWriter(StagedWriter):
         for worker in self._workers:
             await worker.loader.settle()
         await self._leave_second()
+        if self._changed >= ANALYZED_ROWS and not self._ending.completes:
+            await self._session.run(self._analyze)
         await super().finish(fenced)
+
+    def _analyze(self) -> Step[None]:
+        """Take statistics of a table that this load has mostly made, or that a mirror joins; the server would be late."""
+        table = self._load.loaded.sql
+        ((known,),) = yield query(
+            f"SELECT reltuples FROM pg_class WHERE oid = CAST({DIALECT.string(table)} AS regclass)"
+        )
+        if known < _GROWN * self._changed:
+            yield Statement(f"ANALYZE {table}")
 
     async def abort(self) -> None:
         for worker in self._workers:
