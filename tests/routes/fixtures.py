@@ -64,7 +64,9 @@ def _is_possible(item: pytest.Item) -> bool:
 def route(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Route]:
     source, target = request.param
     with ExitStack() as stack:
-        yield Route(_end(source, "shop", request, tmp_path, stack), _end(target, "app", request, tmp_path, stack))
+        yield Route(
+            make_end(source, "shop", request, tmp_path, stack), make_end(target, "app", request, tmp_path, stack)
+        )
 
 
 @pytest.fixture
@@ -74,7 +76,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retl.engine.run._RETRY_SECONDS", 0.0)
 
 
-def _end(system: str, role: str, request: pytest.FixtureRequest, folder: Path, stack: ExitStack) -> End:
+def make_end(system: str, role: str, request: pytest.FixtureRequest, folder: Path, stack: ExitStack) -> End:
+    """A system of the test's own; ``stack`` takes it away again."""
     if system == "duckdb":
         return DuckDBEnd(folder / f"{role}.duckdb")
     if system == "sqlite":
