@@ -108,32 +108,49 @@ def _calls(words: Sequence[Token], number: int) -> bool:
 
 def refusal(statement: Statement) -> Refusal | None:
     """What a cluster refuses of a statement, whatever there is in its tables."""
-    words = statement.words
-    low = [token.low for token in words]
-    for number, token in enumerate(words):
-        if token.kind != "word":
-            continue
-        following = low[number + 1 : number + 3]
-        if token.low in _UNKNOWN_FUNCTIONS and _calls(words, number):
-            inner = low[number : _closing(words, number + 1)]
-            if "order" in inner:
-                return Refusal('syntax error at or near "ORDER"')
-            return Refusal(f"function {token.low}() does not exist", "42883")
-        if token.low == "over" and _without_frame(words, number):
-            return Refusal("Aggregate window functions with an ORDER BY clause require a frame clause", "42601")
-        if token.low in ("lateral", "returning", "savepoint", "tablesample") or following == ["conflict", "do"]:
-            return Refusal(f'syntax error at or near "{token.text}"')
-        if token.low == "is" and "distinct" in following:
-            return Refusal('syntax error at or near "DISTINCT"')
-        if token.low == "filter" and _calls(words, number):
-            return Refusal('syntax error at or near "("')
-        if token.low == "distinct" and following[:1] == ["on"]:
-            return Refusal("SELECT DISTINCT ON is not supported", "0A000")
-        if token.low in _UNKNOWN_TYPES and number and low[number - 1] in ("::", "as"):
-            return Refusal(f'type "{token.low}" does not exist', "42704")
     if statement.verb == "copy":
         return Refusal("COPY to or from the client is not supported", "0A000")
-    return _leader_only(statement, words)
+    words = statement.words
+    found = (check(words, number) for number, token in enumerate(words) if token.kind == "word" for check in _CHECKS)
+    return next(filter(None, found), None) or _leader_only(statement, words)
+
+
+def _unknown_function(words: Sequence[Token], number: int) -> Refusal | None:
+    name = words[number].low
+    if name not in _UNKNOWN_FUNCTIONS or not _calls(words, number):
+        return None
+    if "order" in (token.low for token in words[number : _closing(words, number + 1)]):
+        return Refusal('syntax error at or near "ORDER"')
+    return Refusal(f"function {name}() does not exist", "42883")
+
+
+def _unknown_type(words: Sequence[Token], number: int) -> Refusal | None:
+    name = words[number].low
+    if name not in _UNKNOWN_TYPES or not number or words[number - 1].low not in ("::", "as"):
+        return None
+    return Refusal(f'type "{name}" does not exist', "42704")
+
+
+def _unknown_syntax(words: Sequence[Token], number: int) -> Refusal | None:
+    token, following = words[number], [word.low for word in words[number + 1 : number + 3]]
+    if token.low in ("lateral", "returning", "savepoint", "tablesample") or following == ["conflict", "do"]:
+        return Refusal(f'syntax error at or near "{token.text}"')
+    if token.low == "is" and "distinct" in following:
+        return Refusal('syntax error at or near "DISTINCT"')
+    if token.low == "filter" and _calls(words, number):
+        return Refusal('syntax error at or near "("')
+    if token.low == "distinct" and following[:1] == ["on"]:
+        return Refusal("SELECT DISTINCT ON is not supported", "0A000")
+    return None
+
+
+def _no_frame(words: Sequence[Token], number: int) -> Refusal | None:
+    if words[number].low != "over" or not _without_frame(words, number):
+        return None
+    return Refusal("Aggregate window functions with an ORDER BY clause require a frame clause")
+
+
+_CHECKS = (_unknown_function, _unknown_type, _unknown_syntax, _no_frame)
 
 
 def _leader_only(statement: Statement, words: Sequence[Token]) -> Refusal | None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from retl.connectors.redshift import catalog
 from retl.connectors.redshift.connection import RedshiftConnection
 from retl.connectors.redshift.dialect import DIALECT
-from retl.connectors.redshift.rows import from_file, from_records
+from retl.connectors.redshift.rows import from_records
 from retl.connectors.redshift.spool import spooled
 from retl.connectors.redshift.types import NESTED, SKETCHES
 from retl.connectors.redshift.unload import ScanFolder, statement
@@ -146,9 +146,9 @@ class RedshiftReader(SqlReader):
         prefix = folder.next_prefix()
         try:
             await (await self._connect()).execute(statement(sql, folder.options, prefix))
-            async with aclosing(folder.rows(prefix, expected)) as batches:
+            async with aclosing(folder.rows(prefix, expected, schema)) as batches:
                 async for batch in batches:
-                    yield from_file(batch, schema)
+                    yield batch
         finally:
             await folder.remove(prefix)
 

@@ -22,6 +22,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from retl.connectors.redshift.bucket import Bucket, ParquetObject
 from retl.connectors.redshift.dialect import DIALECT
 from retl.connectors.redshift.options import Unload
+from retl.connectors.redshift.rows import from_file
 from retl.model.errors import RetlError, SourceError
 from retl.threads import Worker, shielded
 
@@ -112,8 +113,8 @@ class ScanFolder:
         self._slices += 1
         return f"{self.path}{self._slices:06d}/"
 
-    async def rows(self, prefix: str, expected: int | None) -> AsyncGenerator[pa.RecordBatch, None]:
-        """The rows of all files of an UNLOAD, unordered; several files are read side by side.
+    async def rows(self, prefix: str, expected: int | None, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
+        """The rows of all files of an UNLOAD, as ``schema`` says, unordered; several files are read side by side.
 
         Raises ``SourceError`` where manifest, files and ``expected`` do not tell of the same number of rows.
         """
@@ -121,7 +122,7 @@ class ScanFolder:
         send, receive = anyio.create_memory_object_stream[pa.RecordBatch](self.options.readers)
         waiting = list(reversed(manifest.entries))
         readers = [
-            asyncio.create_task(self._read_files(waiting, send.clone()))
+            asyncio.create_task(self._read_files(waiting, send.clone(), schema))
             for _ in range(min(self.options.readers, len(waiting)))
         ]
         send.close()
@@ -146,20 +147,24 @@ class ScanFolder:
             )
         return manifest
 
-    async def _read_files(self, waiting: list[FileEntry], send: MemoryObjectSendStream[pa.RecordBatch]) -> None:
+    async def _read_files(
+        self, waiting: list[FileEntry], send: MemoryObjectSendStream[pa.RecordBatch], schema: pa.Schema
+    ) -> None:
         worker = Worker("unloaded")
         try:
             with send:
                 while waiting:
-                    await self._read_file(worker, waiting.pop(), send)
+                    await self._read_file(worker, waiting.pop(), send, schema)
         finally:
             worker.close()
 
-    async def _read_file(self, worker: Worker, entry: FileEntry, send: MemoryObjectSendStream[pa.RecordBatch]) -> None:
+    async def _read_file(
+        self, worker: Worker, entry: FileEntry, send: MemoryObjectSendStream[pa.RecordBatch], schema: pa.Schema
+    ) -> None:
         file = await worker.run(self._open, entry)
         rows = 0
         try:
-            while (batch := await worker.run(file.next)) is not None:
+            while (batch := await worker.run(_next, file, schema)) is not None:
                 rows += batch.num_rows
                 await send.send(batch)
         finally:
@@ -187,6 +192,11 @@ class ScanFolder:
 
     async def _run(self, call: Callable[..., T], *arguments: Any) -> T:
         return await self._worker.run(call, *arguments)
+
+
+def _next(file: ParquetObject, schema: pa.Schema) -> pa.RecordBatch | None:
+    batch = file.next()
+    return None if batch is None else from_file(batch, schema)
 
 
 def _compare(entry: FileEntry, what: str, told: int, found: int) -> None:
