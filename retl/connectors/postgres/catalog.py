@@ -99,6 +99,8 @@ class CatalogTable(msgspec.Struct, frozen=True):
     """Whether the user is, or belongs to, its owner."""
     row_security: bool
     """Whether its policies hold for the user."""
+    blank: bool
+    """Whether it has no page, so that no row can be there."""
     columns: list[Column]
     indexes: list[Index]
     triggers: list[str]
@@ -299,6 +301,7 @@ _FACTS = {
     "owner": "pg_get_userbyid(c.relowner)",
     "owned": "pg_has_role(c.relowner, 'USAGE')",
     "row_security": "row_security_active(c.oid)",
+    "blank": "c.relkind = 'r' AND pg_relation_size(c.oid) = 0",
     "columns": _list(f"{_COLUMN} ORDER BY a.attnum", _COLUMNS),
     "indexes": _list(
         f"{_INDEX} ORDER BY i.indisprimary DESC, x.relname",

@@ -59,6 +59,11 @@ class PostgresTable(ExistingTable):
         return found is not None and bool(found.identity or (found.has_default and found.base in _WHOLE))
 
     @property
+    def is_blank(self) -> bool:
+        """Whether it has never held a row; one that does not exist yet has not."""
+        return self.catalog is None or self.catalog.blank
+
+    @property
     def defers(self) -> bool:
         """Whether a constraint may be checked as late as at the commit."""
         catalog = self.catalog

@@ -53,6 +53,10 @@ class PostgresLoader(BulkLoader):
         fields = {name: _stored(load, own) for name, own in load.columns.items()}
         strict = [name for name, there in fields.items() if not there.nullable]
         self._encoder = Encoder(load.spec.schema, fields, key=_strict_key(load), strict=strict)
+        existing = load.existing
+        blank = isinstance(existing, PostgresTable) and existing.is_blank
+        self._joined = [self.names[name] for name in load.spec.key if load.keyed and not blank]
+        """Its columns by which it is joined with the target."""
         number = load.spec.epoch * 10 + worker
         name = stage_name(load.target.name, load.spec.pipeline, number, longest=DIALECT.longest_name)
         self._name = load.target.beside(name)
@@ -94,7 +98,7 @@ class PostgresLoader(BulkLoader):
     async def gather(self, session: Session) -> None:
         await self.settle()
         await self._wipe(session)
-        if self._staged >= ANALYZED_ROWS:
+        if self._staged >= ANALYZED_ROWS and self._joined:
             await session.run(self._analyze)
 
     async def _wipe(self, session: Session) -> None:
@@ -104,7 +108,7 @@ class PostgresLoader(BulkLoader):
             self._dirty = False
 
     def _analyze(self) -> Step[None]:
-        yield Statement(f"ANALYZE {self.table}")
+        yield Statement(f"ANALYZE {self.table} ({', '.join(self._joined)})")
 
     # Staging ----------------------------------------------------------------
 

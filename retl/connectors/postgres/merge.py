@@ -79,19 +79,21 @@ class PostgresMerge(TableMerge):
         return [*super().statements(condition), *checks]
 
     def upsert(self, condition: str) -> list[str]:
-        names = self.dialect.identifiers(self._arbiter)
-        joined = f" LEFT JOIN {self.table} ON {self.same(self._arbiter)}"
-        new = f"{self.at(self._arbiter[0])} IS NULL"
+        conflict = f"ON CONFLICT ({self.dialect.identifiers(self._arbiter)})"
+        joined, new = f" LEFT JOIN {self.table} ON {self.same(self._arbiter)}", f"{self.at(self._arbiter[0])} IS NULL"
+        changed = f"({new} OR {self.differ(self.rest)})"
+        if self._table.is_blank:  # its first load: nothing is there that a join would leave out
+            joined, new, changed = "", "TRUE", "TRUE"
         if not self.updates:
-            return [f"{self.insert(f'{new} AND {condition}', joined=joined)} ON CONFLICT ({names}) DO NOTHING"]
-        wanted = f"({new} OR {self.differ(self.rest)}) AND {condition}"
+            return [f"{self.insert(f'{new} AND {condition}', joined=joined)} {conflict} DO NOTHING"]
         values = {name: f"excluded.{self.dialect.identifier(name)}" for name in self.rest}
-        upsert = f"{self.insert(wanted, joined=joined)} ON CONFLICT ({names}) DO UPDATE SET {self.sets(values)}"
-        return [self._move(condition) + upsert + self._guard(values)]
+        upsert = self.insert(f"{changed} AND {condition}", joined=joined)
+        return [f"{self._move(condition)}{upsert} {conflict} DO UPDATE SET {self.sets(values)}{self._guard(values)}"]
 
     def _guard(self, values: dict[str, str]) -> str:
-        """The join does not find a key that holds NULL, though ON CONFLICT may."""
-        if self._index is None or not self._index.nulls_not_distinct:
+        """What the join does not leave out: a key that holds NULL, and whatever is there when there is no join."""
+        nulls = self._index is not None and self._index.nulls_not_distinct
+        if not nulls and not self._table.is_blank:
             return ""
         return f" WHERE {_images([*map(self.at, values)], [*values.values()])}"
 

@@ -318,3 +318,17 @@ async def test_a_blacklisted_insert_or_update_is_never_executed(
     async with scene.session() as session:
         await scan(session, [people((1, "new"), (2, "new"))], blacklist=frozenset({forbidden}))
     assert scene.rows("people") == rows
+
+
+async def test_slices_of_a_first_load_that_share_keys_are_merged(scene: Scene) -> None:
+    """A table without a page is not joined: what the slice before has written is found by ON CONFLICT alone."""
+    scene.run(TABLE)
+    async with scene.session() as session:
+        writer = await session.prepare(session.load(spec(), schema=TEXT))
+        changed = []
+        for rows in ([(1, "a"), (2, "b")], [(2, "b"), (3, "c")], [(1, "new"), (3, "c")]):
+            await writer.write(people(*rows))
+            changed.append((await session.commit(writer)).changed)
+        await session.finish(writer)
+    assert changed == [2, 1, 1]
+    assert scene.rows("people") == [(1, "new"), (2, "b"), (3, "c")]
