@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import retl
+from retl.connectors import SQLite
 from tests.integration.every_type import (
     DUCKDB_COLUMNS,
     FEW,
@@ -29,6 +31,7 @@ from tests.integration.round_trip import ADuckDB, APostgres, AServer, ASQLite, O
 from tests.servers import olap
 from tests.servers.database import Server
 from tests.servers.postgres import PostgresServer
+from tests.support import Database
 
 DAY_SECONDS = 86_400
 
@@ -77,6 +80,25 @@ def is_dated(moment: str) -> bool:
 
 
 SERVER = signed(SERVER_COLUMNS)
+SERVER_TYPES = {
+    **dict.fromkeys(("i8", "u8", "i16", "truth", "y"), "smallint"),
+    **dict.fromkeys(("u16", "i24", "i32"), "integer"),
+    **dict.fromkeys(("u24", "u32", "i64"), "bigint"),
+    **dict.fromkeys(("u64", "b1", "b64"), "numeric(20,0)"),
+    "money": "numeric(12,2)",
+    "wide": "numeric(65,0)",
+    "fine": "numeric(65,30)",
+    "tiny": "numeric(30,30)",
+    "f32": "real",
+    "f64": "double precision",
+    "day": "date",
+    **dict.fromkeys(("dt0", "dt3", "dt6"), "timestamp without time zone"),
+    "ts6": "timestamp with time zone",
+    **dict.fromkeys(("t0", "t6"), "time without time zone"),
+    **dict.fromkeys(("c", "v", "t", "lt", "choice", "several"), "text"),
+    **dict.fromkeys(("b", "vb", "blob", "lb"), "bytea"),
+    "doc": "jsonb",
+}
 
 
 @FEW
@@ -87,6 +109,7 @@ async def test_from_mysql_all_arrives_but_nul_and_times_that_are_no_time_of_day(
     source = AServer(server, database)
     source.make(SERVER, rows)
     done = await carry(source.connector(), target, SERVER)
+    assert target.types("arrived") == SERVER_TYPES
     texts = ("c", "v", "t", "lt", "doc")
     holds(
         done,
@@ -96,6 +119,27 @@ async def test_from_mysql_all_arrives_but_nul_and_times_that_are_no_time_of_day(
 
 
 DUCKDB = signed(DUCKDB_COLUMNS)
+DUCKDB_TYPES = {
+    "truth": "boolean",
+    **dict.fromkeys(("i8", "u8", "i16"), "smallint"),
+    **dict.fromkeys(("u16", "i32"), "integer"),
+    **dict.fromkeys(("u32", "i64"), "bigint"),
+    "u64": "numeric(20,0)",
+    **dict.fromkeys(("i128", "u128"), "numeric(39,0)"),
+    "money": "numeric(12,2)",
+    "fine": "numeric(38,30)",
+    "wide": "numeric(38,0)",
+    "f32": "real",
+    "f64": "double precision",
+    "day": "date",
+    **dict.fromkeys(("s", "ms", "us"), "timestamp without time zone"),
+    "tz": "timestamp with time zone",
+    "clock": "time without time zone",
+    **dict.fromkeys(("v", "choice"), "text"),
+    "b": "bytea",
+    "u": "uuid",
+    **dict.fromkeys(("doc", "list"), "jsonb"),
+}
 
 
 @FEW
@@ -107,6 +151,7 @@ async def test_from_duckdb_all_arrives_but_nul_and_times_without_a_year_of_four_
     source.clear()
     source.make(DUCKDB, rows)
     done = await carry(source.connector(), target, DUCKDB)
+    assert target.types("arrived") == DUCKDB_TYPES
     holds(
         done,
         source.read("origin", DUCKDB),
@@ -114,6 +159,22 @@ async def test_from_duckdb_all_arrives_but_nul_and_times_without_a_year_of_four_
             (name in ("v", "doc") and has_nul(value)) or (name in ("day", "us") and not is_dated(value))
         ),
     )
+
+
+SQLITE_TYPES = {
+    "i": "bigint",
+    "r": "double precision",
+    "d": "numeric(38,10)",
+    "w": "numeric(65,30)",
+    "truth": "boolean",
+    "day": "date",
+    "us": "timestamp without time zone",
+    "tz": "timestamp with time zone",
+    "clock": "time without time zone",
+    "v": "text",
+    "b": "bytea",
+    "doc": "jsonb",
+}
 
 
 @FEW
@@ -125,6 +186,7 @@ async def test_from_sqlite_all_arrives_but_nul_and_times_that_are_no_time_of_day
     source.clear()
     source.make(SQLITE_COLUMNS, rows)
     done = await carry(source.connector(), target, SQLITE_COLUMNS)
+    assert target.types("arrived") == SQLITE_TYPES
     holds(
         done,
         source.read("origin", SQLITE_COLUMNS),
@@ -217,3 +279,27 @@ def _olap_kind(kind: pa.DataType, name: str) -> str:
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return "moment"
     return "json" if name in ("doc", "free") else "as it is"
+
+
+# Names -------------------------------------------------------------------------------
+
+LONGEST = "漢字" * 10 + "字"
+"""Of 63 bytes, the most that a name may have."""
+
+
+async def test_a_name_of_63_bytes_is_kept_and_a_longer_one_refused_before_it_is_cut(
+    target: APostgres, tmp_path: Path
+) -> None:
+    source = Database(tmp_path / "app.db")
+    for name in (LONGEST, f"{LONGEST}字"):
+        source.run(
+            f'CREATE TABLE "{name}" (id INTEGER PRIMARY KEY, "{name}" TEXT)', f"INSERT INTO \"{name}\" VALUES (1, 'a')"
+        )
+    fits = retl.Pipeline("fits", source=SQLite(str(source.path)), target=target.connector(), tables=[LONGEST])
+    async with fits:
+        await fits.run_once()
+    assert target.run(f'SELECT id, "{LONGEST}" FROM "{LONGEST}"') == [(1, "a")]
+    long = retl.Pipeline("long", source=SQLite(str(source.path)), target=target.connector(), tables=[f"{LONGEST}字"])
+    async with long:
+        with pytest.raises(retl.ConfigError, match="has 66 bytes in UTF-8, but PostgreSQL keeps only 63"):
+            await long.run_once()
