@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -218,6 +219,9 @@ def _from_json(kind: str, text: msgspec.Raw | None) -> Any:
         return None
     if kind == "json":
         return bytes(text or b"").decode()
+    if kind == "single":
+        # The field is a float: the shortest text that stands for one is that number.
+        return struct.unpack("f", struct.pack("f", float(value)))[0]
     return base64.b64decode(value) if kind == "bytes" else value
 
 
