@@ -77,7 +77,12 @@ def benchmarks(session: nox.Session) -> None:
     """The measurements, as a table."""
     install(session, "test")
     # The newest DuckDB whose extensions come as packages, so that all contenders have the same one.
-    extensions = ("duckdb-extension-sqlite-scanner", "duckdb-extension-mysql", "duckdb-extensions")
+    extensions = (
+        "duckdb-extension-sqlite-scanner",
+        "duckdb-extension-mysql",
+        "duckdb-extension-postgres-scanner",
+        "duckdb-extensions",
+    )
     session.install("duckdb==1.5.5", *(f"{name}==1.5.5" for name in extensions))
     session.install("--no-deps", "ingestr==1.1.22", "sling-linux-amd64==1.4.11")
     session.run("python", "-m", "benchmarks", *session.posargs)
