@@ -37,6 +37,7 @@ _BOTH = (
 )
 _OF_SOURCES = (_Setting("idle_in_transaction_session_timeout", "0", "the target may be slow"),)
 _OF_TARGETS = (
+    _Setting("synchronous_commit", "on", "a commit that was answered survives a crash of the server, or a failover"),
     _Setting(
         "idle_in_transaction_session_timeout",
         str(FENCE_SECONDS * 1000),

@@ -162,3 +162,17 @@ async def test_loads_through_a_pooler_that_hands_the_session_on_after_every_tran
             await session.finish(writer)
     kept = [(9, "gone")] if pre_action == "none" else []
     assert scene.rows("people") == [(0, "new"), (1, "new"), (2, "new"), *kept]
+
+
+async def test_a_commit_is_durable_whatever_the_database_says(scene: Scene) -> None:
+    """An answered commit that a crash undoes would leave a checkpoint in another store ahead of its rows."""
+    scene.run_as_admin(f"ALTER DATABASE {scene.database} SET synchronous_commit = off")
+    note = "BEGIN NEW.name = current_setting('synchronous_commit'); RETURN NEW; END"
+    scene.run(
+        TABLE,
+        f"CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ {note} $$",
+        "CREATE TRIGGER note BEFORE INSERT ON people FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    async with scene.session() as session:
+        await scan(session, [people((1, "a"))])
+    assert scene.rows("people") == [(1, "on")]
