@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -72,6 +73,15 @@ class AServer:
         chosen = [self.forms.get(column.kind, "{}").format(f"`{name}`") for name, column in columns.items()]
         return by_key(columns, self.run(f"SELECT id, {', '.join(chosen)} FROM `{table}`"))
 
+    def types(self, table: str) -> dict[str, str]:
+        """The columns but for the key, with their types as the server spells them."""
+        found = self.run(
+            "SELECT column_name, column_type FROM information_schema.columns "
+            f"WHERE table_schema = DATABASE() AND table_name = '{table}' AND column_name <> 'id'"
+        )
+        # MariaDB shows a width of numbers that says nothing.
+        return {name: re.sub(r"^((?:small|big)?int)\(\d+\)", r"\1", kind) for name, kind in found}
+
 
 class ADuckDB:
     """A DuckDB file."""
@@ -110,6 +120,11 @@ class ADuckDB:
         chosen = [self.forms.get(column.kind, "{}").format(f'"{name}"') for name, column in columns.items()]
         return by_key(columns, self._file.run("SET TimeZone = 'UTC'", f"SELECT id, {', '.join(chosen)} FROM {table}"))
 
+    def types(self, table: str) -> dict[str, str]:
+        """The columns but for the key, with their types as DuckDB spells them."""
+        names = "column_name, data_type FROM duckdb_columns()"
+        return dict(self.run(f"SELECT {names} WHERE table_name = '{table}' AND column_name <> 'id'"))
+
 
 class ASQLite:
     """A SQLite file."""
@@ -135,6 +150,11 @@ class ASQLite:
     def read(self, table: str, columns: Columns) -> Rows:
         names = ", ".join(f'"{name}"' for name in columns)
         return by_key(columns, self._file.run(f"SELECT id, {names} FROM {table}"))
+
+    def types(self, table: str) -> dict[str, str]:
+        """The columns but for the key, with the types that they are declared with."""
+        found = self._file.run(f"SELECT name, type FROM pragma_table_info('{table}') WHERE name <> 'id'")
+        return dict(found)
 
 
 class APostgres:
@@ -204,6 +224,11 @@ class AnIndex:
 
     def clear(self) -> None:
         self._server.ask("DELETE", f"/{self.arrived}", allow=(404,))
+
+    def types(self, index: str) -> dict[str, str]:
+        """The mapped fields but for the key."""
+        mapped = self._server.ask("GET", f"/{index}")[index]["mappings"]["properties"]
+        return {name: spec["type"] for name, spec in mapped.items() if name != "id"}
 
     def read(self, index: str, columns: Columns) -> Rows:
         found = [msgspec.json.decode(text, type=dict[str, msgspec.Raw]) for text in self._server.texts(index).values()]

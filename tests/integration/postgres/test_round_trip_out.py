@@ -147,6 +147,81 @@ async def test_the_plan_says_which_types_another_postgresql_does_not_know(
     assert plan.target.casts == ("js: json -> jsonb", "mood: mood -> text", "short: short -> text")
 
 
+MYSQL_TYPES = {
+    "truth": "tinyint(1)",
+    "i16": "smallint",
+    "i32": "int",
+    "i64": "bigint",
+    "oid": "int unsigned",
+    "money": "decimal(19,2)",
+    "f32": "float",
+    "f64": "double",
+    "n12": "decimal(12,2)",
+    "n38": "decimal(38,10)",
+    "n65": "decimal(65,30)",
+    "rounded": "decimal(7,0)",
+    "day": "date",
+    **dict.fromkeys(("at", "at3", "zoned"), "datetime(6)"),
+    "clock": "time(6)",
+    "c": "varchar(4)",
+    "v": "varchar(40)",
+    "b": "longblob",
+    "u": "varchar(36)",
+}
+DUCKDB_TYPES = {
+    "truth": "BOOLEAN",
+    "i16": "SMALLINT",
+    "i32": "INTEGER",
+    "i64": "BIGINT",
+    "oid": "UINTEGER",
+    "money": "DECIMAL(19,2)",
+    "f32": "FLOAT",
+    "f64": "DOUBLE",
+    "n12": "DECIMAL(12,2)",
+    "n38": "DECIMAL(38,10)",
+    "rounded": "DECIMAL(7,0)",
+    "day": "DATE",
+    **dict.fromkeys(("at", "at3"), "TIMESTAMP"),
+    "zoned": "TIMESTAMP WITH TIME ZONE",
+    "clock": "TIME",
+    "b": "BLOB",
+    "u": "UUID",
+    **dict.fromkeys(("doc", "js"), "JSON"),
+}
+SQLITE_TYPES = {
+    "truth": "BOOLEAN",
+    **dict.fromkeys(("i16", "i32", "i64", "oid"), "INTEGER"),
+    **dict.fromkeys(("f32", "f64"), "REAL"),
+    "money": "DECIMAL TEXT(19,2)",
+    "n12": "DECIMAL TEXT(12,2)",
+    "n38": "DECIMAL TEXT(38,10)",
+    "n65": "DECIMAL TEXT(65,30)",
+    "rounded": "DECIMAL TEXT(7,0)",
+    "day": "DATE",
+    **dict.fromkeys(("at", "at3"), "TIMESTAMP"),
+    "zoned": "TIMESTAMPTZ",
+    "clock": "TIME",
+    "b": "BLOB",
+    **dict.fromkeys(("doc", "js"), "JSON TEXT"),
+}
+INDEX_TYPES = {
+    "truth": "boolean",
+    "i16": "short",
+    "i32": "integer",
+    **dict.fromkeys(("i64", "oid"), "long"),
+    "f32": "float",
+    **dict.fromkeys(("f64", "money", "n12", "n38", "n65", "rounded"), "double"),
+    **dict.fromkeys(("day", "at", "at3", "zoned"), "date"),
+    "clock": "keyword",
+    "b": "binary",
+}
+
+
+def rest(types: dict[str, str], other: str) -> dict[str, str]:
+    """The types of all columns: those that are not named are of one other type."""
+    return {**dict.fromkeys(COLUMNS, other), **types}
+
+
 NO_TIMES = {
     "day": ["infinity", "-infinity", "4713-01-01 BC", "5874897-12-31"],
     "at": BEYOND,
@@ -165,8 +240,11 @@ async def test_into_mysql_and_mariadb_all_arrives_but_what_they_have_no_word_for
         if server.product == "MariaDB"
         else COLUMNS
     )
-    done = await carry(source.connector(), AServer(server, database), columns)
+    target = AServer(server, database)
+    done = await carry(source.connector(), target, columns)
     done.holds(source.read("origin", columns))
+    json_type = "json" if server.product == "MySQL" else "longtext"
+    assert target.types("arrived") == rest({**MYSQL_TYPES, "doc": json_type, "js": json_type}, "longtext")
     rounded = {"doc": BIG_DOCUMENTS} if server.product == "MySQL" else {}
     assert refused(done) == {**NO_NUMBERS, **NO_TIMES, **rounded}
 
@@ -174,22 +252,28 @@ async def test_into_mysql_and_mariadb_all_arrives_but_what_they_have_no_word_for
 async def test_into_duckdb_all_arrives_but_nan_in_decimals_and_times_that_are_none(
     source: APostgres, tmp_path: Path
 ) -> None:
-    done = await carry(source.connector(), ADuckDB(tmp_path), COLUMNS)
+    target = ADuckDB(tmp_path)
+    done = await carry(source.connector(), target, COLUMNS)
     done.holds(source.read("origin", COLUMNS))
+    assert target.types("arrived") == rest(DUCKDB_TYPES, "VARCHAR")
     assert refused(done) == {"n12": ["NaN"], **NO_TIMES}
 
 
 async def test_into_sqlite_all_arrives_but_nan_and_times_that_are_none(source: APostgres, tmp_path: Path) -> None:
     columns = {**COLUMNS, "f64": dataclasses.replace(COLUMNS["f64"], kind="double")}
-    done = await carry(source.connector(), ASQLite(tmp_path), columns)
+    target = ASQLite(tmp_path)
+    done = await carry(source.connector(), target, columns)
     done.holds(source.read("origin", columns))
+    assert target.types("arrived") == rest(SQLITE_TYPES, "TEXT")
     assert refused(done) == {"f32": ["NaN"], "f64": ["NaN"], "n12": ["NaN"], **NO_TIMES}
 
 
 async def test_into_elasticsearch_all_arrives_but_what_json_has_no_word_for(
     source: APostgres, elasticsearch_server: SearchServer, prefix: str
 ) -> None:
-    done = await carry(source.connector(), AnIndex(elasticsearch_server, prefix), COLUMNS)
+    target = AnIndex(elasticsearch_server, prefix)
+    done = await carry(source.connector(), target, COLUMNS)
+    assert target.types(target.arrived) == rest(INDEX_TYPES, "text")
     expected = source.read("origin", COLUMNS)
     done.holds({key: {name: _or_none(value) for name, value in row.items()} for key, row in expected.items()})
     # The first value of a field, a text here, decides what it holds.
