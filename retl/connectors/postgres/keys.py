@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 from retl.connectors.postgres.catalog import Index
+from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.existing import PostgresTable
+from retl.connectors.sql.statement import Step, query
 from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import ConfigError
 from retl.model.plan import WriteSpec
+
+SEQUENCES = (
+    "SELECT CAST(CAST(pg_get_serial_sequence({table}, {column}) AS regclass) AS oid) UNION ALL "
+    "SELECT d.refobjid FROM pg_attrdef AS f JOIN pg_attribute AS c ON c.attrelid = f.adrelid AND c.attnum = f.adnum "
+    "JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass "
+    "WHERE f.adrelid = CAST({table} AS regclass) AND c.attname = {column}"
+)
+"""Finds the sequences of a column, its own and that of its default; and what is none, beside them."""
+
+
+def check_numbers(spec: WriteSpec, table: PostgresTable) -> Step[list[str]]:
+    """Warn of sequences that cannot be moved behind the numbers that are written."""
+    numbered = [name for name in spec.schema.names if table.is_numbered(name)]
+    if not numbered or table.name is None:
+        return []
+    name = DIALECT.string(table.name.sql)
+    found = " UNION ALL ".join(SEQUENCES.format(table=name, column=DIALECT.string(column)) for column in numbered)
+    rows = yield query(
+        f"SELECT DISTINCT CAST(CAST(q.seqrelid AS regclass) AS text) FROM pg_sequence AS q WHERE q.seqrelid IN ({found}) "
+        "AND NOT has_sequence_privilege(q.seqrelid, 'UPDATE')"
+    )
+    return [
+        f"the user may not move the sequence {sequence} behind the numbers that are written to {spec.table.to!r}: the next row "
+        "of somebody else may clash with one of them; GRANT UPDATE on the sequence."
+        for (sequence,) in rows
+    ]
 
 
 def check_key(spec: WriteSpec, table: PostgresTable) -> None:

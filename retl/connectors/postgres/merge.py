@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from retl.connectors.postgres.existing import PostgresTable
+from retl.connectors.postgres.keys import SEQUENCES
 from retl.connectors.postgres.references import Reference, references
 from retl.connectors.sql.loader import Stage
 from retl.connectors.sql.merge import STAGED, TableMerge
@@ -39,10 +40,7 @@ _NUMBERS = (
     "SELECT setval(q.seqrelid, CASE WHEN q.seqincrement > 0 THEN s.high ELSE s.low END) FROM ({staged}) AS s, "
     "pg_sequence AS q CROSS JOIN LATERAL "
     "(SELECT COALESCE(pg_sequence_last_value(q.seqrelid), q.seqstart - q.seqincrement) AS last) AS l "
-    "WHERE q.seqrelid IN (SELECT CAST(CAST(pg_get_serial_sequence({table}, {column}) AS regclass) AS oid) UNION ALL "
-    "SELECT d.refobjid FROM pg_attrdef AS f JOIN pg_attribute AS c ON c.attrelid = f.adrelid AND c.attnum = f.adnum "
-    "JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass "
-    "WHERE f.adrelid = CAST({table} AS regclass) AND c.attname = {column}) "
+    f"WHERE q.seqrelid IN ({SEQUENCES}) "
     "AND has_sequence_privilege(q.seqrelid, 'UPDATE') AND CASE WHEN q.seqincrement > 0 "
     "THEN s.high > l.last AND s.high <= q.seqmax ELSE s.low < l.last AND s.low >= q.seqmin END"
 )

@@ -14,7 +14,7 @@ from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.definition import define
 from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.existing import PostgresTable
-from retl.connectors.postgres.keys import check_key
+from retl.connectors.postgres.keys import check_key, check_numbers
 from retl.connectors.postgres.loader import PostgresLoader
 from retl.connectors.postgres.merge import PostgresMerge
 from retl.connectors.postgres.session import PostgresSession
@@ -125,6 +125,7 @@ class PostgresTarget(SqlTarget):
         warnings = yield from preflight.check(spec, name, table.catalog if table else None)
         if table is not None:
             check_key(spec, table)
+            warnings += yield from check_numbers(spec, table)
         return warnings
 
     def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:

@@ -332,3 +332,16 @@ async def test_slices_of_a_first_load_that_share_keys_are_merged(scene: Scene) -
         await session.finish(writer)
     assert changed == [2, 1, 1]
     assert scene.rows("people") == [(1, "new"), (2, "b"), (3, "c")]
+
+
+async def test_a_sequence_that_the_user_may_not_move_stays_and_plan_says_so(scene: Scene) -> None:
+    scene.run_as_admin(
+        "CREATE TABLE people (id bigserial PRIMARY KEY, name text)",
+        f'REVOKE ALL ON SEQUENCE people_id_seq FROM "{scene.user.user}"',
+    )
+    async with scene.session() as session:
+        warnings = (await session.target.preview(session.load(spec(), schema=TEXT))).warnings
+        assert any("may not move the sequence people_id_seq" in warning for warning in warnings)
+        await scan(session, [people((5, "a"))])
+    assert scene.rows("people") == [(5, "a")]
+    assert scene.run_as_admin("SELECT last_value, is_called FROM people_id_seq") == [(1, False)]
