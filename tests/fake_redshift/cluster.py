@@ -35,7 +35,7 @@ class Cluster:
         query = "?" + "&".join(f"{name}={value}" for name, value in parameters.items()) if parameters else ""
         return f"redshift://{user}:{password}@{self.host}:{self.port}/{self.database}{query}"
 
-    def connect(self, who: tuple[str, str] | None = None, **options: Any) -> redshift_connector.Connection:
+    def connect(self, who: tuple[str, str] | None = None, **options: Any) -> Any:
         """A session by Amazon's own driver, the administrator's unless told otherwise; it commits each statement."""
         user, password = who or self.admin
         words: dict[str, Any] = {**self.options, **options}
