@@ -32,6 +32,8 @@ class MySQLLoad(PreparedLoad):
     """The largest packet that the server takes."""
     pool: ConnectionPool[MySQLConnection]
     lock_timeout: float
+    definition: str | None = None
+    """The definition of the user's table before its shadow was made like it, if the shadow will take its place."""
 
     @property
     def encoder(self) -> Encoder:

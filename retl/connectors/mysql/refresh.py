@@ -7,17 +7,20 @@ how far it had got.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from retl.connectors.mysql.catalog import MySQLTable
+from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
 from retl.connectors.sql.tables import TableChange, TableName, is_shadow
 from retl.model.actions import Action
 from retl.model.plan import WriteSpec
 
 OLD, _NEW = "_retl_old_", "_retl_new_"
+_COUNTER = re.compile(r"^(\) ENGINE=\w+) AUTO_INCREMENT=\d+", re.MULTILINE)
 
 
 def define(table: MySQLTable, spec: WriteSpec) -> TableDefinition:
@@ -39,6 +42,12 @@ def define(table: MySQLTable, spec: WriteSpec) -> TableDefinition:
     )
 
 
+async def definition_of(connection: MySQLConnection, table: TableName) -> str:
+    """How the server would create a table, without the counter, which rows move on."""
+    (row,) = await connection.query(f"SHOW CREATE TABLE {table.sql}")
+    return _COUNTER.sub(r"\1", str(row[1]))
+
+
 def _like(table: TableName, new: TableName) -> list[str]:
     return [f"CREATE TABLE {new.sql} LIKE {table.sql}"]
 
@@ -46,6 +55,11 @@ def _like(table: TableName, new: TableName) -> list[str]:
 @dataclass(frozen=True)
 class MySQLRefresh(RefreshState):
     """The tables as they are when a refresh is planned. Statements that may fail come before those that cannot be undone."""
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether a shadow will take the place of a table."""
+        return self.existing is not None and self.loaded != self.name and not self.mirrors
 
     def plan(self, change: TableChange, mirror: Callable[[TableName], list[str]]) -> RefreshPlan:
         before = [*(f"DROP TABLE {self.name.beside(name).sql}" for name in self.leftovers()), *self._begin(change)]

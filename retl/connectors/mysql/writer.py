@@ -19,8 +19,10 @@ from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.encode import Sifted
 from retl.connectors.mysql.loader import Loader, LoadWorker, in_thread
 from retl.connectors.mysql.prepared import MySQLLoad
+from retl.connectors.mysql.refresh import definition_of
 from retl.connectors.mysql.session import MySQLSession, save, update
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector
+from retl.connectors.sql.ending import changed_meanwhile
 from retl.model.actions import PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
@@ -118,9 +120,16 @@ class MySQLWriter(TableWriter):
         for statement in completion:
             # Not under the fence, since it may take long: nobody else has a table of this name.
             await self._main.execute(statement)
+        await self._check_definition()
         await ddl.run([refresh.switch()])
         if refresh.existing is not None:
             await ddl.drop_replaced()
+
+    async def _check_definition(self) -> None:
+        """What was changed since the shadow was made like the table would be lost with the table."""
+        load = self._load
+        if load.definition is not None and load.definition != await definition_of(self._main, load.target):
+            raise changed_meanwhile(load.target)
 
     async def _clear(self) -> None:
         """Clean the sessions of the connections, so that others can use them."""

@@ -49,7 +49,7 @@ class Ending:
         now = yield from self._look(self._load)
         statements = now.complete()
         if statements and (now.definition is None or not now.definition.creates_same(self._definition, now.loaded)):
-            raise self._changed()
+            raise changed_meanwhile(self._load.target)
         yield from execute(statements, rejectable=True)
         self._definition = now.definition
 
@@ -60,14 +60,15 @@ class Ending:
             yield from execute(lock)
             now = yield from self._look(self._load)
             if now.definition is None or not now.definition.same(self._definition, now.loaded):
-                raise self._changed()
+                raise changed_meanwhile(self._load.target)
         load = replace(self._load, existing=now.existing or self._load.existing)
         return now.after(lambda shadow: self._mirror(load, shadow).mirror(exchange=exchange))
 
-    def _changed(self) -> TransientError:
-        name = self._load.target
-        return TransientError(
-            f"the definition of {name.name!r} was changed while rows were loaded to replace it; it was left as it is.",
-            remedy="nothing: the next attempt begins with the new definition.",
-            system=name.dialect.name,
-        )
+
+def changed_meanwhile(name: TableName) -> TransientError:
+    """The error of a table that was altered while its successor was loaded."""
+    return TransientError(
+        f"the definition of {name.name!r} was changed while rows were loaded to replace it; it was left as it is.",
+        remedy="nothing: the next attempt begins with the new definition.",
+        system=name.dialect.name,
+    )

@@ -23,6 +23,7 @@ from retl.model.errors import (
     RepeatedKey,
     SchemaDrift,
     TargetBusy,
+    TransientError,
     UnsupportedError,
 )
 from retl.model.schema import field
@@ -133,6 +134,31 @@ async def test_a_swap_builds_every_index_anew(scene: Scene) -> None:
         await scan(session, [people((1, "a"), (2, "b"))], spec(pre_action="swap"))
     assert sorted(scene.run(asked), key=repr) == before
     assert scene.rows("people", "id, name") == [(1, "a"), (2, "b")]
+    assert scene.tables() == ["people"]
+
+
+async def test_a_table_that_is_altered_while_its_successor_is_loaded_stays(scene: Scene) -> None:
+    scene.run(
+        "CREATE TABLE people (id BIGINT AUTO_INCREMENT PRIMARY KEY, name VARCHAR(20))",
+        "INSERT INTO people VALUES (9, 'old')",
+    )
+    async with scene.session() as session:
+        writer = await session.prepare(session.load(spec(pre_action="swap"), schema=people().schema))
+        await writer.write(people((1, "a")))
+        await session.commit(writer)
+        scene.run("ALTER TABLE people ADD INDEX by_name (name)")
+        with pytest.raises(TransientError, match="definition of 'people' was changed"):
+            await session.finish(writer)
+        await writer.abort()
+    assert scene.rows("people") == [(9, "old")]
+    async with scene.session() as session:
+        writer = await session.prepare(session.load(spec(pre_action="swap"), schema=people().schema))
+        await writer.write(people((1, "a")))
+        await session.commit(writer)
+        scene.run("INSERT INTO people (name) VALUES ('counts on')")  # no change of the definition
+        await session.finish(writer)
+    assert scene.rows("people") == [(1, "a")]
+    assert {row[2] for row in scene.run("SHOW INDEX FROM people")} == {"PRIMARY", "by_name"}
     assert scene.tables() == ["people"]
 
 
