@@ -231,7 +231,7 @@ def to_mysql(source: PostgresServer, like: Server, target: Server) -> None:
     rows = []
     for name, mode in (("retl, first load of an incremental scan", "incremental"), ("retl, swap", "swap")):
         target.query(f"DROP TABLE IF EXISTS {DATABASE}.copy")
-        target.query(mysql_data.CREATE.format(table=f"{DATABASE}.copy"))
+        target.query(mysql_data.CREATE.replace("TINYINT(1)", "SMALLINT").format(table=f"{DATABASE}.copy"))
         run = by_retl(source.url(), target.url(DATABASE), "copy", mode)
         rows.append([name, *measure_mysql(target, lambda _, run=run: run(), ROWS, want, "copy")])  # type: ignore[misc]
     header = ("by", "thousand rows/s", "seconds", "peak MB", "longest stall ms", "same content")
