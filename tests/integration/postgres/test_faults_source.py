@@ -33,7 +33,10 @@ FILL = (
 )
 LARGE = retl.Table("t", columns=["id", "pad"], expressions={"more": "repeat(pad, 9)"})
 """More than sockets hold: the server cannot have sent all of it."""
-OTHERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND pid <> pg_backend_pid()"
+OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND state = 'active' AND pid <> pg_backend_pid() "
+    "AND backend_type = 'client backend'"  # not its parallel workers
+)
 
 
 @pytest.fixture

@@ -168,7 +168,8 @@ async def test_a_server_without_tls_is_refused_where_it_is_demanded(postgres_ser
         ({"url": "mysql://a@b/c"}, "not one of postgres"),
         ({"url": "postgresql://a:p@ss@b/c"}, "not one of postgres"),
         ({"url": "postgresql://a@b:port/c"}, "not one of postgres"),
-        ({"url": "postgresql://a@b:1,[::1]:2,c:x/d"}, "not one of postgres"),
+        # Some versions of Python 3.11 see it sooner.
+        ({"url": "postgresql://a@b:1,[::1]:2,c:x/d"}, "not one of postgres|is not an address"),
         ({"url": "postgresql://a@b/c?options=-csearch_path%3Dx"}, "asks for 'options'"),
         ({"url": "postgresql://a@b/c", "tls": "off", "tls_ca": "x"}, "contradict"),
         ({"url": "postgresql://a@b/c", "schema": " "}, "schema is empty"),

@@ -64,5 +64,7 @@ async def test_a_connection_that_the_server_has_ended_is_replaced(pg: PostgresSe
     door = PostgreSQL(pg.as_reader(filled).url(filled)).source()
     assert await door.list_tables() == ["t"]
     await pg.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", filled)
+    while await pg.run(OPEN, filled) != [(0,)]:
+        pass  # meanwhile the end of the connection arrives here too
     assert await door.list_tables() == ["t"]
     await door.aclose()
