@@ -7,7 +7,7 @@ its guarantees depend on, so it works behind a pooler that gives each transactio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
@@ -22,6 +22,9 @@ from retl.model.errors import ConfigError, RetlError, TargetError
 from retl.threads import shielded
 
 _CANCEL_SECONDS = 5.0
+_BLOCK_BYTES = 256 * 1024
+_GRACE_SECONDS = 0.5
+"""For a login that nobody waits for any more."""
 _BLOCKS = 8
 """How many blocks may wait, of about 256 KiB: rows are sent while others are decoded."""
 _READ_ONLY = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -100,7 +103,7 @@ class PostgresConnection:
         """Connect, and see whether the server keeps the settings. Raises ``ConnectionFailed`` or ``ConfigError``."""
         with line.mapped(login):
             async with asyncio.timeout(login.connect_timeout):
-                driver = await asyncpg.connect(**login.parameters, statement_cache_size=0)
+                driver = await _connected(asyncpg.connect(**login.parameters, statement_cache_size=0))
         connection = cls(login, driver)
         try:
             line.keep_alive(driver)
@@ -187,8 +190,7 @@ class PostgresConnection:
         **options: Any,
     ) -> int:
         """``COPY table FROM STDIN``; names are not quoted yet. ``options`` are those of ``asyncpg``'s copy_to_table."""
-        # The driver takes plain bytes for the name of a file.
-        source = memoryview(data) if isinstance(data, bytes) else data
+        source = _in_blocks(data) if isinstance(data, (bytes, memoryview)) else data
         async with self._guarded():
             done = await self._driver.copy_to_table(
                 table, source=source, columns=list(columns), schema_name=schema, **options
@@ -316,6 +318,33 @@ class _Guard:
             await self._timeout.__aexit__(kind, error, trace)
             if error is not None and not isinstance(error, asyncio.CancelledError):
                 raise error
+
+
+async def _in_blocks(data: bytes | memoryview) -> AsyncGenerator[bytes, None]:
+    """Blocks that the driver sends one by one, as the server takes them; given all at once it would send it in one go, and
+    hold the event loop up while the transport moves what is left of it."""
+    view = memoryview(data)
+    for start in range(0, len(view), _BLOCK_BYTES):
+        yield bytes(view[start : start + _BLOCK_BYTES])
+
+
+async def _connected(connect: Coroutine[Any, Any, Any]) -> Any:
+    """What ``connect`` gives. Cancelled, it is given a moment: the driver, cut while it asks for TLS, may leave an
+    exception that nobody fetches, and the event loop would tell the host of it."""
+    connecting = asyncio.ensure_future(connect)
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        await shielded(_given_up(connecting))
+        raise
+
+
+async def _given_up(connecting: asyncio.Task[Any]) -> None:
+    await asyncio.wait([connecting], timeout=_GRACE_SECONDS)
+    connecting.cancel()
+    await asyncio.wait([connecting])
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().terminate()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
