@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from retl.connectors.base import Connector
-from retl.connectors.mysql.connection import Login, MySQLConnection
+from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.errors import Role
-from retl.connectors.net.pool import KEEP_IDLE, MAX_CONNECTIONS, ConnectionPool
+from retl.connectors.net.options import DatabaseOptions
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
-from retl.model.secret import Secret, reveal, without_password
+from retl.model.secret import reveal
 
-Tls = Literal["verify", "insecure", "off"]
 _HARMLESS = {
     "charset": ("utf8mb4", "utf8", "utf-8"),
     "characterencoding": ("utf8mb4", "utf8", "utf-8"),
@@ -28,37 +25,11 @@ _HARMLESS = {
 }
 
 
-class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
-    """Address and login; options of their own override ``url``."""
+class ServerOptions(DatabaseOptions, kw_only=True, forbid_unknown_fields=True):
+    """Address and login of a server; options of their own override ``url``."""
 
-    schemes: ClassVar[tuple[str, ...]] = ()
     default_port: ClassVar[int] = 3306
 
-    # Each system declares ``url`` itself, so that it may be given without its name.
-    password: Annotated[
-        Secret | str | None, msgspec.Meta(description="Better than in the URL: `${NAME}` or `retl.env(...)`.")
-    ] = None
-    host: Annotated[str | None, msgspec.Meta(description="In place of the URL's.")] = None
-    port: Annotated[int | None, msgspec.Meta(description="In place of the URL's.", ge=1, le=65535)] = None
-    user: Annotated[str | None, msgspec.Meta(description="In place of the URL's.")] = None
-    database: Annotated[str | None, msgspec.Meta(description="In place of the URL's.")] = None
-    tls: Annotated[
-        Tls | None,
-        msgspec.Meta(
-            description="`verify` encrypts and checks the server's certificate, `insecure` encrypts only, `off` does not; "
-            "unset: encrypted if the server offers it, without checking its certificate."
-        ),
-    ] = None
-    tls_ca: Annotated[
-        str | None,
-        msgspec.Meta(
-            description='A PEM file with the authorities to trust; those of the system when unset. Means `tls = "verify"`.',
-            extra={"path": True},
-        ),
-    ] = None
-    tls_check_hostname: Annotated[
-        bool, msgspec.Meta(description="Whether the certificate must carry the host's name.")
-    ] = True
     server_public_key: Annotated[
         str | None,
         msgspec.Meta(
@@ -66,53 +37,19 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             extra={"path": True},
         ),
     ] = None
-    connect_timeout: Annotated[
-        float | str, msgspec.Meta(description="How long connecting and logging in may take.")
-    ] = 10
     read_timeout: Annotated[
         float | str,
         msgspec.Meta(
             description="How long a statement may take, or a large result be silent. If nobody can connect in that time, the scan gives up after minutes."
         ),
     ] = "24h"
-    max_connections: Annotated[
-        int,
-        msgspec.Meta(
-            description="How many connections all scans together may have; one of them is kept free for questions.",
-            ge=2,
-        ),
-    ] = MAX_CONNECTIONS
-    keep_idle: Annotated[
-        float | str,
-        msgspec.Meta(description="How long an idle connection is kept for the next scan; 0 closes it at once."),
-    ] = KEEP_IDLE
-
-    def __repr__(self) -> str:
-        shown = without_password(self.address() or "")
-        return f"{type(self).__name__}({shown!r})"
-
-    def pool(
-        self, connect: Callable[[], Awaitable[MySQLConnection]], *, urgent: int = 0
-    ) -> ConnectionPool[MySQLConnection]:
-        """The connections of one door."""
-        keep_idle = parse_duration(self.keep_idle, what="keep_idle").total_seconds()
-        return ConnectionPool(connect, max_connections=self.max_connections, keep_idle=keep_idle, urgent=urgent)
-
-    def address(self) -> str | None:
-        """The URL as it was given."""
-        found = getattr(self, "url", None)
-        return None if found is None else str(found)
 
     def login(self, role: Role, session: tuple[str, ...]) -> Login:
         """The address and the login. Raises ``ConfigError`` for missing or invalid parts."""
         url = self._split()
         host = self.host or url.hostname
         if not host:
-            raise ConfigError(
-                f"{self.type_name} needs an address.",
-                remedy=f'name it: url = "{self.schemes[0]}://user@host:{self.default_port}/database".',
-                system=self.type_name,
-            )
+            raise self.needs_address()
         given = reveal(self.password) if self.password is not None else unquote(url.password or "")
         timeout = parse_duration(self.connect_timeout, what="connect_timeout").total_seconds()
         return Login(
@@ -137,11 +74,10 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             url = urlsplit(address)
             _ = url.port
         except ValueError:
-            raise ConfigError(f"the url of {self.type_name} is not an address.", remedy=self._how()) from None
+            raise self.not_an_address() from None
         # An @ after the first / would end a login: a part of that would be read as host and database.
         if address and (url.scheme not in self.schemes or url.fragment or "@" in url.path):
-            shown = without_password(address)
-            raise ConfigError(f"the url {shown!r} is not one of {self.type_name}.", remedy=self._how())
+            raise self.not_ours(address)
         self._check_words(url.query)
         return url
 
@@ -154,12 +90,8 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
                     remedy="leave out what stands behind the ?; TLS, time limits and the like are options of their own.",
                 )
 
-    def _how(self) -> str:
-        return f"write {self.schemes[0]}://user@host:{self.default_port}/database; signs such as @ and / in a name as %40 and %2F."
-
     def _tls_context(self) -> ssl.SSLContext | None:
-        if self.tls == "off" and self.tls_ca is not None:
-            raise ConfigError('tls_ca and tls = "off" contradict each other.', remedy="leave one of them out.")
+        self.check_tls()
         if self.tls == "off" or (self.tls is None and self.tls_ca is None):
             return None
         try:

@@ -6,23 +6,21 @@ import inspect
 import re
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import anyio.to_thread
 import msgspec
 
-from retl.connectors.base import Connector
-from retl.connectors.net.pool import KEEP_IDLE, MAX_CONNECTIONS, ConnectionPool
+from retl.connectors.net.options import DatabaseOptions, Tls
 from retl.connectors.net.tls import context, is_here
-from retl.connectors.postgres.connection import Login, PostgresConnection, Settings
+from retl.connectors.postgres.connection import Login, Settings
 from retl.connectors.postgres.errors import Role
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.hidden import hide
-from retl.model.secret import Secret, reveal, without_password
+from retl.model.secret import Secret, reveal
 
-Tls = Literal["verify", "insecure", "off"]
 Attributes = Literal["any", "primary", "standby", "prefer-standby", "read-write", "read-only"]
 PasswordCall = Callable[[], str | Awaitable[str]]
 _DRIVERS = frozenset(
@@ -39,16 +37,12 @@ _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?")
 _LONGEST_TIMEOUT = 2_147_483
 
 
-ConnectionT = TypeVar("ConnectionT", bound=PostgresConnection)
-
-
-class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
-    """Address and login; options of their own override ``url``."""
+class ServerOptions(DatabaseOptions, kw_only=True, forbid_unknown_fields=True):
+    """Address and login of a server; options of their own override ``url``."""
 
     schemes: ClassVar[tuple[str, ...]] = ("postgresql", "postgres")
     default_port: ClassVar[int] = 5432
 
-    # Each system declares ``url`` itself, so that it may be given without its name.
     password: Annotated[
         Secret | str | None,
         msgspec.Meta(
@@ -58,9 +52,6 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     host: Annotated[
         str | None, msgspec.Meta(description="In place of the URL's; `/run/postgresql` is the folder of a socket.")
     ] = None
-    port: Annotated[int | None, msgspec.Meta(description="In place of the URL's.", ge=1, le=65535)] = None
-    user: Annotated[str | None, msgspec.Meta(description="In place of the URL's.")] = None
-    database: Annotated[str | None, msgspec.Meta(description="In place of the URL's.")] = None
     tls: Annotated[
         Tls | None,
         msgspec.Meta(
@@ -68,47 +59,9 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
             "unset: as `sslmode` in the URL says, else encrypted if the server offers it, without checking its certificate."
         ),
     ] = None
-    tls_ca: Annotated[
-        str | None,
-        msgspec.Meta(
-            description='A PEM file with the authorities to trust; those of the system when unset. Means `tls = "verify"`.',
-            extra={"path": True},
-        ),
-    ] = None
-    tls_check_hostname: Annotated[
-        bool, msgspec.Meta(description="Whether the certificate must carry the host's name.")
-    ] = True
-    connect_timeout: Annotated[
-        float | str, msgspec.Meta(description="How long connecting and logging in may take.")
-    ] = 10
     statement_timeout: Annotated[
         float | str, msgspec.Meta(description="How long a statement may take, whatever the server's own limit is.")
     ] = "24h"
-    max_connections: Annotated[
-        int,
-        msgspec.Meta(
-            description="How many connections all scans together may have; one of them is kept free for questions.",
-            ge=2,
-        ),
-    ] = MAX_CONNECTIONS
-    keep_idle: Annotated[
-        float | str,
-        msgspec.Meta(description="How long an idle connection is kept for the next scan; 0 closes it at once."),
-    ] = KEEP_IDLE
-
-    def __repr__(self) -> str:
-        shown = without_password(self.address() or "")
-        return f"{type(self).__name__}({shown!r})"
-
-    def pool(self, connect: Callable[[], Awaitable[ConnectionT]], *, urgent: int = 0) -> ConnectionPool[ConnectionT]:
-        """The connections of one door."""
-        keep_idle = parse_duration(self.keep_idle, what="keep_idle").total_seconds()
-        return ConnectionPool(connect, max_connections=self.max_connections, keep_idle=keep_idle, urgent=urgent)
-
-    def address(self) -> str | None:
-        """The URL as it was given."""
-        found = getattr(self, "url", None)
-        return None if found is None else str(found)
 
     def seconds(self, option: str) -> float:
         """A length of time among the options."""
@@ -122,11 +75,7 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         self._check_parameters(query)
         parameters = {name: value for name, value in query.items() if name in _DRIVERS}
         if not (self.host or url.netloc.rpartition("@")[2] or parameters.keys() & {"host", "service"}):
-            raise ConfigError(
-                f"{self.type_name} needs an address.",
-                remedy=f'name it: url = "{self.schemes[0]}://user@host:{self.default_port}/database".',
-                system=self.type_name,
-            )
+            raise self.needs_address()
         given: Any = self.password if self.password is not None else unquote(url.password or "") or None
         hosts = (
             self.host or url.netloc.rpartition("@")[2] or parameters.get("host") or f"service {parameters['service']}"
@@ -158,13 +107,12 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         try:
             url = urlsplit(address)
         except ValueError:
-            raise ConfigError(f"the url of {self.type_name} is not an address.", remedy=self._how()) from None
+            raise self.not_an_address() from None
         # An @ after the first / would end a login: a part of that would be read as host and database.
         hosts = url.netloc.rpartition("@")[2].split(",")
         odd = url.fragment or "@" in url.path or url.netloc.count("@") > 1 or not all(map(_HOST.fullmatch, hosts))
         if url.scheme not in self.schemes or odd:
-            shown = without_password(address)
-            raise ConfigError(f"the url {shown!r} is not one of {self.type_name}.", remedy=self._how())
+            raise self.not_ours(address)
         return url
 
     def _check_parameters(self, query: dict[str, str]) -> None:
@@ -175,13 +123,9 @@ class ServerOptions(Connector, kw_only=True, forbid_unknown_fields=True):
                     remedy="leave it out; settings of the server belong to the role: ALTER ROLE ... SET ....",
                 )
 
-    def _how(self) -> str:
-        return f"write {self.schemes[0]}://user@host:{self.default_port}/database; signs such as @ and / in a name as %40 and %2F."
-
     def _tls_context(self) -> ssl.SSLContext | bool | None:
         """What the driver takes; ``None``: as the URL says."""
-        if self.tls == "off" and self.tls_ca is not None:
-            raise ConfigError('tls_ca and tls = "off" contradict each other.', remedy="leave one of them out.")
+        self.check_tls()
         if self.tls == "off":
             return False
         if self.tls is None and self.tls_ca is None:

@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from retl.connectors.postgres.options import ServerOptions, Tls
+from retl.connectors.net.options import Tls
+from retl.connectors.postgres.options import ServerOptions
 from retl.model.errors import ConfigError
 from retl.model.secret import Secret
 
