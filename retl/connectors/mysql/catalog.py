@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -175,6 +176,7 @@ def _text(expression: str) -> str:
 
 _WIDTH = 10
 _ON = ("1", "ON")
+_COUNTER = re.compile(r"^(\) ENGINE=\w+) AUTO_INCREMENT=\d+", re.MULTILINE)
 """MariaDB returns a setting as a word if it is read as text."""
 
 
@@ -351,3 +353,9 @@ async def table_names(connection: MySQLConnection, name: TableName) -> list[str]
     database = DIALECT.string(str(name.schema))
     rows = await connection.query(f"SELECT table_name FROM information_schema.tables WHERE table_schema = {database}")
     return sorted(str(found) for (found,) in rows)
+
+
+async def definition_of(connection: MySQLConnection, table: TableName) -> str:
+    """How the server would create a table, without the counter, which rows move on."""
+    (row,) = await connection.query(f"SHOW CREATE TABLE {table.sql}")
+    return _COUNTER.sub(r"\1", str(row[1]))

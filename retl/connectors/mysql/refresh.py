@@ -7,20 +7,17 @@ how far it had got.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from retl.connectors.mysql.catalog import MySQLTable
-from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
 from retl.connectors.sql.tables import TableChange, TableName, is_shadow
 from retl.model.actions import Action
 from retl.model.plan import WriteSpec
 
 OLD, _NEW = "_retl_old_", "_retl_new_"
-_COUNTER = re.compile(r"^(\) ENGINE=\w+) AUTO_INCREMENT=\d+", re.MULTILINE)
 
 
 def define(table: MySQLTable, spec: WriteSpec) -> TableDefinition:
@@ -40,12 +37,6 @@ def define(table: MySQLTable, spec: WriteSpec) -> TableDefinition:
         create=lambda new: [*like(new), f"ALTER TABLE {new.sql} {dropped}"],
         complete=lambda new: [f"ALTER TABLE {new.sql} {added}"],
     )
-
-
-async def definition_of(connection: MySQLConnection, table: TableName) -> str:
-    """How the server would create a table, without the counter, which rows move on."""
-    (row,) = await connection.query(f"SHOW CREATE TABLE {table.sql}")
-    return _COUNTER.sub(r"\1", str(row[1]))
 
 
 def _like(table: TableName, new: TableName) -> list[str]:

@@ -20,7 +20,7 @@ from retl.connectors.mysql.direct import FirstLoadWriter, ReplacingWriter
 from retl.connectors.mysql.loader import Infile
 from retl.connectors.mysql.mirror import MirrorWriter, mirror_of
 from retl.connectors.mysql.prepared import MySQLLoad
-from retl.connectors.mysql.refresh import MySQLRefresh, define, definition_of
+from retl.connectors.mysql.refresh import MySQLRefresh, define
 from retl.connectors.mysql.session import MySQLSession, save
 from retl.connectors.mysql.stage import MySQLStage
 from retl.connectors.mysql.staged import PipelinedWriter, merge_of
@@ -208,7 +208,7 @@ class MySQLTarget(Target):
             await self._note(connection, spec, begun)
         definition = None
         if plan.load.refresh.exchanges:
-            definition = await definition_of(connection, plan.load.target)
+            definition = await catalog.definition_of(connection, plan.load.target)
         if plan.refresh.before:
             await Ddl(self._pool, plan.load.refresh, connection, self._lock_timeout).run(plan.refresh.before)
         load = replace(await self._ready(connection, plan), definition=definition)

@@ -13,16 +13,16 @@ import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult, TableWriter
-from retl.connectors.mysql.catalog import table_names
+from retl.connectors.mysql.catalog import definition_of, table_names
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.encode import Sifted
 from retl.connectors.mysql.loader import Loader, LoadWorker, in_thread
 from retl.connectors.mysql.prepared import MySQLLoad
-from retl.connectors.mysql.refresh import definition_of
 from retl.connectors.mysql.session import MySQLSession, save, update
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector
 from retl.connectors.sql.ending import changed_meanwhile
+from retl.connectors.sql.lanes import Lanes
 from retl.model.actions import PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
@@ -169,29 +169,22 @@ class SlicedWriter(MySQLWriter):
         more: Callable[[], Awaitable[MySQLConnection | None]],
     ) -> None:
         super().__init__(load, [connection])
-        self._more = more
+
+        async def another() -> LoadWorker | None:
+            found = await more()
+            return LoadWorker(found) if found is not None else None
+
+        self._lanes = Lanes(self._workers[0], another)
+        self._workers = self._lanes.workers
         self._slice: SliceLoad | None = None
-        self._committing: LoadWorker | None = None
-        self._committed = anyio.Event()
 
     async def _write(self, sifted: Sifted, data: pa.Buffer | None) -> None:
         if self._slice is None:
-            self._slice = self._begin(await self._free_worker())
+            self._slice = self._begin(await self._lanes.free())
         mine = self._slice
         self._count(mine, sifted)
         if self._keep_rejects(mine.rejects, sifted):
             await mine.worker.start(lambda: self._take(mine, sifted.kept, data))
-
-    async def _free_worker(self) -> LoadWorker:
-        """An idle connection; a second one is taken when it is needed."""
-        if self._committing is not None and len(self._workers) == 1:
-            connection = await self._more()
-            if connection is None:
-                await self._committed.wait()
-            else:
-                self._workers.append(LoadWorker(connection))
-        free = [worker for worker in self._workers if worker is not self._committing]
-        return free[0]
 
     @abstractmethod
     def _begin(self, worker: LoadWorker) -> SliceLoad:
@@ -223,20 +216,17 @@ class SlicedWriter(MySQLWriter):
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         mine, self._slice = self._slice or self._begin(self._workers[0]), None
-        self._committing, self._committed = mine.worker, anyio.Event()
-        try:
-            await mine.worker.settle()
-            mine.rejects.check(rejects_left)
-            if mine.loader.rows or mine.rejects.rows or slice_.scope is not None:
-                done = await self._commit(mine, fenced, slice_, rejects_left)
-            else:
-                done = await self._commit_nothing(mine, fenced)
-        except BaseException:
-            self._slice = self._slice or mine  # its rows are still there
-            raise
-        finally:
-            self._committing = None
-            self._committed.set()
+        with self._lanes.committing(mine.worker):
+            try:
+                await mine.worker.settle()
+                mine.rejects.check(rejects_left)
+                if mine.loader.rows or mine.rejects.rows or slice_.scope is not None:
+                    done = await self._commit(mine, fenced, slice_, rejects_left)
+                else:
+                    done = await self._commit_nothing(mine, fenced)
+            except BaseException:
+                self._slice = self._slice or mine  # its rows are still there
+                raise
         mine.worker.rest()
         return done
 

@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult
 from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.loader import ANALYZED_ROWS, PostgresLoader
+from retl.connectors.sql.lanes import Lanes
 from retl.connectors.sql.merge import TableMerge
 from retl.connectors.sql.session import Session
 from retl.connectors.sql.staged import StagedSlice
@@ -45,45 +45,29 @@ class PipelinedWriter(StagedWriter):
     def __init__(self, *arguments: Any, more: Callable[[], Awaitable[LoadWorker | None]], **words: Any) -> None:
         super().__init__(*arguments, **words)
         assert isinstance(self._loader, PostgresLoader)
-        self._workers = [LoadWorker(self._session, self._loader, self._merge, self._slice)]
-        self._more = more
+        self._lanes = Lanes(LoadWorker(self._session, self._loader, self._merge, self._slice), more)
+        self._workers = self._lanes.workers
         self._staging: LoadWorker | None = None
-        self._committing: LoadWorker | None = None
-        self._committed = anyio.Event()
         self._changed = 0
 
     async def write(self, batch: pa.RecordBatch) -> None:
         if self._staging is None:
-            self._staging = await self._free()
+            self._staging = await self._lanes.free()
         worker = self._staging
         await worker.loader.stage(worker.session, batch, worker.slice_.rejects)
         worker.slice_.add(batch.num_rows, batch)
 
-    async def _free(self) -> LoadWorker:
-        """A worker that is not being committed; a second one is opened when it is needed."""
-        if self._committing is not None and len(self._workers) == 1:
-            worker = await self._more()
-            if worker is None:
-                await self._committed.wait()
-            else:
-                self._workers.append(worker)
-        free = [worker for worker in self._workers if worker is not self._committing]
-        return free[0]
-
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
         worker, self._staging = self._staging or self._workers[0], None
-        self._committing, self._committed = worker, anyio.Event()
-        try:
-            await worker.loader.gather(worker.session)
-            done = await worker.slice_.commit(fenced, slice_, rejects_left)
-            self._changed += done.changed or 0
-            await self._clear(worker)
-        except BaseException:
-            self._staging = self._staging or worker  # its rows are still there
-            raise
-        finally:
-            self._committing = None
-            self._committed.set()
+        with self._lanes.committing(worker):
+            try:
+                await worker.loader.gather(worker.session)
+                done = await worker.slice_.commit(fenced, slice_, rejects_left)
+                self._changed += done.changed or 0
+                await self._clear(worker)
+            except BaseException:
+                self._staging = self._staging or worker  # its rows are still there
+                raise
         return done
 
     async def discard(self) -> None:
