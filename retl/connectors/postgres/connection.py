@@ -7,7 +7,7 @@ its guarantees depend on, so it works behind a pooler that gives each transactio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
@@ -184,16 +184,15 @@ class PostgresConnection:
         self,
         table: str,
         columns: Sequence[str],
-        data: bytes | memoryview | AsyncIterable[bytes],
+        data: memoryview,
         *,
         schema: str | None = None,
         **options: Any,
     ) -> int:
         """``COPY table FROM STDIN``; names are not quoted yet. ``options`` are those of ``asyncpg``'s copy_to_table."""
-        source = _in_blocks(data) if isinstance(data, (bytes, memoryview)) else data
         async with self._guarded():
             done = await self._driver.copy_to_table(
-                table, source=source, columns=list(columns), schema_name=schema, **options
+                table, source=_in_blocks(data), columns=list(columns), schema_name=schema, **options
             )
         return line.count(done)
 
@@ -320,12 +319,11 @@ class _Guard:
                 raise error
 
 
-async def _in_blocks(data: bytes | memoryview) -> AsyncGenerator[bytes, None]:
+async def _in_blocks(data: memoryview) -> AsyncGenerator[bytes, None]:
     """Blocks that the driver sends one by one, as the server takes them; given all at once it would send it in one go, and
     hold the event loop up while the transport moves what is left of it."""
-    view = memoryview(data)
-    for start in range(0, len(view), _BLOCK_BYTES):
-        yield bytes(view[start : start + _BLOCK_BYTES])
+    for start in range(0, len(data), _BLOCK_BYTES):
+        yield bytes(data[start : start + _BLOCK_BYTES])
 
 
 async def _connected(connect: Coroutine[Any, Any, Any]) -> Any:
