@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 import anyio
+
+from tests.adversity.feed import Feed
 
 T = TypeVar("T")
 Kind = Literal["task", "scope"]
@@ -81,3 +84,28 @@ async def cancelled_at(step: int, kind: Kind, work: Callable[[], Awaitable[objec
         with suppress(asyncio.CancelledError):
             await task
     return steps.count >= step
+
+
+async def cancel_at_steps(feed: Feed, kind: Kind, points: int, settle: Callable[[], None]) -> None:
+    """Cancel scans at about so many of their steps: each leaves no task, and the next scan makes everything right.
+
+    ``settle`` returns when no server goes on any more with what was cancelled.
+    """
+    await feed.pipeline().run_once()
+    feed.check()
+    feed.more()
+    steps = Steps()
+    assert (await steps.run(feed.pipeline().run_once())).ok
+    feed.check()
+    stride = max(1, steps.count // points)
+    first = random.randint(1, stride)
+    print(f"every {stride}th step from step {first} on")
+    tasks = asyncio.all_tasks()
+    for step in range(first, steps.count, stride):
+        feed.more()
+        await cancelled_at(step, kind, feed.pipeline().run_once)
+        assert asyncio.all_tasks() == tasks
+        settle()
+        feed.check_meanwhile()
+        assert (await feed.pipeline().run_once()).ok
+        feed.check()

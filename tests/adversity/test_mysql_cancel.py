@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
 from collections.abc import Callable
 
@@ -12,7 +10,7 @@ import pytest
 from tests import tiers
 from tests.adversity.feed import Feed
 from tests.adversity.looks import ServerLook, look_at_new
-from tests.adversity.steps import Kind, Steps, cancelled_at
+from tests.adversity.steps import Kind, cancel_at_steps
 from tests.servers.database import Server
 
 pytestmark = pytest.mark.adversity
@@ -31,25 +29,12 @@ def no_blocking_call() -> None:
 async def test_a_scan_can_be_cancelled_at_any_step(mode: str, kind: Kind, mysql_server: Server) -> None:
     with look_at_new(mysql_server) as source, look_at_new(mysql_server) as target:
         feed = Feed(mode, source, target)
-        await feed.pipeline().run_once()
-        feed.check()
-        feed.more()
-        steps = Steps()
-        assert (await steps.run(feed.pipeline().run_once())).ok
-        feed.check()
-        stride = max(1, steps.count // POINTS)
-        first = random.randint(1, stride)
-        print(f"every {stride}th step from step {first} on")
-        tasks = asyncio.all_tasks()
-        for step in range(first, steps.count, stride):
-            feed.more()
-            await cancelled_at(step, kind, feed.pipeline().run_once)
-            assert asyncio.all_tasks() == tasks
+
+        def settle() -> None:
             for look in (source, target):
                 no_session_left(look)
-            feed.check_meanwhile()
-            assert (await feed.pipeline().run_once()).ok
-            feed.check()
+
+        await cancel_at_steps(feed, kind, POINTS, settle)
 
 
 def no_session_left(look: ServerLook) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from tests import tiers
 from tests.adversity.feed import Feed
 from tests.adversity.looks import SQLiteLook, look_at_new_postgres
-from tests.adversity.steps import Kind, Steps, cancelled_at
+from tests.adversity.steps import Kind, cancel_at_steps
 from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.adversity
@@ -30,21 +28,4 @@ def no_blocking_call() -> None:
 async def test_a_scan_can_be_cancelled_at_any_step(mode: str, kind: Kind, pg: PostgresServer, folder: Path) -> None:
     with look_at_new_postgres(pg) as target:
         feed = Feed(mode, SQLiteLook(folder / "source.db"), target)
-        await feed.pipeline().run_once()
-        feed.check()
-        feed.more()
-        steps = Steps()
-        assert (await steps.run(feed.pipeline().run_once())).ok
-        feed.check()
-        stride = max(1, steps.count // POINTS)
-        first = random.randint(1, stride)
-        print(f"every {stride}th step from step {first} on")
-        tasks = asyncio.all_tasks()
-        for step in range(first, steps.count, stride):
-            feed.more()
-            await cancelled_at(step, kind, feed.pipeline().run_once)
-            assert asyncio.all_tasks() == tasks
-            target.settle()
-            feed.check_meanwhile()
-            assert (await feed.pipeline().run_once()).ok
-            feed.check()
+        await cancel_at_steps(feed, kind, POINTS, target.settle)
