@@ -9,7 +9,7 @@ import pytest
 from tests import tiers
 from tests.adversity.feed import Feed
 from tests.adversity.looks import SQLiteLook, look_at_new_postgres
-from tests.adversity.steps import Kind, cancel_at_steps
+from tests.adversity.steps import Kind, Steps, cancel_at_steps, cancelled_at
 from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.adversity
@@ -29,3 +29,24 @@ async def test_a_scan_can_be_cancelled_at_any_step(mode: str, kind: Kind, pg: Po
     with look_at_new_postgres(pg) as target:
         feed = Feed(mode, SQLiteLook(folder / "source.db"), target)
         await cancel_at_steps(feed, kind, POINTS, target.settle)
+
+
+LAST = 40
+"""So many steps before its end a scan has committed its last rows, and removes what it has staged."""
+
+
+@pytest.mark.parametrize("kind", ["task", "scope"])
+async def test_a_scan_that_is_cancelled_as_it_ends_leaves_no_stage(
+    kind: Kind, pg: PostgresServer, folder: Path
+) -> None:
+    with look_at_new_postgres(pg) as target:
+        feed = Feed("append", SQLiteLook(folder / "source.db"), target)
+        assert (await feed.pipeline().run_once()).ok
+        feed.more()
+        steps = Steps()
+        assert (await steps.run(feed.pipeline().run_once())).ok
+        for step in range(steps.count - LAST, steps.count, 1 if tiers.every_step() else 3):
+            feed.more()
+            await cancelled_at(step, kind, feed.pipeline().run_once)
+            target.settle()
+            assert [name for name in target.tables() if "_stage_" in name] == [], step

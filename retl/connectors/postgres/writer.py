@@ -104,10 +104,12 @@ class PipelinedWriter(StagedWriter):
         await super().abort()
 
     async def _leave_second(self) -> None:
-        """Drop what only the second worker has, and give its connection back."""
+        """Drop what only the second worker has, and give its connection back: also where the scan is cancelled meanwhile."""
         while len(self._workers) > 1:
-            worker = self._workers.pop()
-            try:
-                await worker.session.run(worker.loader.drop)
-            finally:
-                await shielded(self._end(worker.session))
+            await shielded(self._leave(self._workers.pop()))
+
+    async def _leave(self, worker: LoadWorker) -> None:
+        try:
+            await worker.session.run(worker.loader.drop)
+        finally:
+            await self._end(worker.session)
