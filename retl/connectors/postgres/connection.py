@@ -24,7 +24,7 @@ from retl.threads import shielded
 _CANCEL_SECONDS = 5.0
 _BLOCK_BYTES = 256 * 1024
 _GRACE_SECONDS = 0.5
-"""For a login that nobody waits for any more."""
+"""For what is about to end by itself: a login that nobody waits for any more, a statement whose connection is lost."""
 _BLOCKS = 8
 """How many blocks may wait, of about 256 KiB: rows are sent while others are decoded."""
 _READ_ONLY = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -209,7 +209,7 @@ class PostgresConnection:
             await copying
         finally:
             receive.close()
-            await shielded(_ended(copying))
+            await shielded(self._ended(copying))
 
     async def _copy_into(self, sql: str, sink: Callable[[bytes], Any], close: Callable[[], None]) -> None:
         try:
@@ -217,6 +217,18 @@ class PostgresConnection:
                 await self._driver.copy_from_query(sql, output=sink, format="text")
         finally:
             close()
+
+    async def _ended(self, task: asyncio.Task[None]) -> None:
+        """Cancel a task unless it has ended; what it raises concerns nobody any more."""
+        if self.closed:
+            # Its driver is about to raise; cancelled now, it would leave the exception to the host's event loop.
+            await asyncio.wait([task], timeout=_GRACE_SECONDS)
+        task.cancel()
+        await asyncio.wait([task], timeout=2 * _CANCEL_SECONDS)
+        if task.done() and not task.cancelled():
+            task.exception()
+        if self.closed:
+            self.abort()  # the driver may still wait for the answer to a cancel
 
     async def _prepare(self) -> None:
         """Ask what the server is, and whether the settings are what a transaction sets."""
@@ -266,8 +278,7 @@ class PostgresConnection:
 
     def abort(self) -> None:
         """Cut the connection at once: the server rolls back. Safe at any time."""
-        if not self.closed:
-            self._driver.terminate()
+        self._driver.terminate()
 
     async def close(self) -> None:
         """Close politely. Safe to call again."""
@@ -343,14 +354,6 @@ async def _given_up(connecting: asyncio.Task[Any]) -> None:
     await asyncio.wait([connecting])
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().terminate()
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Cancel a task unless it has ended; what it raises concerns nobody any more."""
-    task.cancel()
-    await asyncio.wait([task], timeout=2 * _CANCEL_SECONDS)
-    if task.done() and not task.cancelled():
-        task.exception()
 
 
 def _value(name: str, value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -88,6 +89,35 @@ async def test_a_query_that_sends_nothing_yet_is_ended_too(pg: PostgresServer, f
         await asyncio.wait([reading])
         await all_ended(pg, filled)
     await source.aclose()
+
+
+@pytest.mark.parametrize("rows_before", [3])
+async def test_a_stream_that_is_left_as_its_connection_is_lost_leaves_nothing_behind(
+    pg: PostgresServer, filled: str, rows_before: int
+) -> None:
+    """Where the server is waited for, and where it waits for us."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    slow = f"SELECT pad AS n FROM t WHERE id <= {rows_before} UNION ALL SELECT pg_sleep(60)::text"
+    source = PostgreSQL(pg.as_reader(filled).url(filled)).source()
+    async with source.connect_scan() as reader:
+        rows = reader.stream(slow, pa.schema([("n", pa.string())]))
+        reading = asyncio.ensure_future(anext(rows))
+
+        async def busy() -> bool:
+            return await pg.run(OTHERS, filled) == [(1,)]
+
+        await until(busy)
+        connection = await reader._connect()
+        connection._driver._transport.abort()  # as when the server dies: the driver hears of it in a moment
+        reading.cancel()
+        await asyncio.wait([reading])
+        await rows.aclose()
+        del rows, reading, connection
+        gc.collect()
+        await asyncio.sleep(0)
+    await source.aclose()
+    assert told == []
 
 
 @pytest.mark.parametrize("after", [0, 100_000, 3_000_000])
