@@ -1,0 +1,79 @@
+"""Where files lie: the contract of a store, and what it says of one file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from retl.connectors.base import SystemInfo
+from retl.model.errors import TransientError
+
+
+class FileChanged(TransientError):
+    """A file is no longer what it was when it was listed: it was overwritten, cut, appended to or deleted meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One file as a listing shows it."""
+
+    name: str
+    """Its path below the root of the store, with ``/`` between folders; never empty, never with a ``/`` in front."""
+    size: int
+    """In bytes, as stored: compressed where it is compressed."""
+    modified: datetime | None
+    """When it was last written, in UTC, as precisely as the store knows; ``None`` where it does not."""
+    identity: str
+    """What changes when the content does: an ETag and a size; a size and a time."""
+    archived: bool = False
+    """Whether it is there, but cannot be read before somebody restores it."""
+
+
+class FileStore(ABC):
+    """A bucket, a server's folder or a local one. May be used by any number of scans at once; holds nothing of any.
+
+    Errors are those of ``retl.model.errors``: ``ConnectionFailed`` or another ``TransientError`` for what may pass,
+    ``ConfigError`` for what the user must correct (a wrong key, a denied prefix, a bucket that does not exist).
+    """
+
+    system: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def root(self) -> str:
+        """The address of the root, without secrets, ending in ``/``: ``s3://bucket/exports/``."""
+
+    @abstractmethod
+    async def ping(self) -> SystemInfo:
+        """Reach the store and see that its root may be listed."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> AsyncGenerator[list[FileInfo], None]:
+        """All files whose names begin with ``prefix``, page by page, ordered by the code points of their names.
+
+        Never a part of them without an error: a listing that is cut short raises. Markers of folders are left out.
+        """
+
+    @abstractmethod
+    async def stat(self, name: str) -> FileInfo | None:
+        """One file as of now; ``None`` where it does not exist."""
+
+    @abstractmethod
+    def read(self, file: FileInfo) -> AsyncGenerator[bytes, None]:
+        """The content of the file under the identity it was listed with, in blocks of bounded size.
+
+        Exactly ``file.size`` bytes, of one content. Raises ``FileChanged`` where the file is another one by now, however
+        far it has been read: whatever was given before the error must then be dropped. May be closed at any time.
+        """
+
+    def path(self, file: FileInfo) -> Path | None:
+        """Where the file lies on the local disk, if it does: then it need not be copied."""
+        return None
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close every connection. May be called at any time, and more than once."""
