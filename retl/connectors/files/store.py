@@ -14,7 +14,7 @@ from retl.model.errors import TransientError
 
 
 class FileChanged(TransientError):
-    """A file is no longer what it was when it was listed: it was overwritten, cut, appended to or deleted meanwhile."""
+    """A file is no longer what it was when it was listed: it was overwritten, cut, appended to or deleted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class PipelinedWriter(StagedWriter):
         await super().abort()
 
     async def _leave_second(self) -> None:
-        """Drop what only the second worker has, and give its connection back: also where the scan is cancelled meanwhile."""
+        """Drop what only the second worker has, and give its connection back: also where the scan is cancelled while it does."""
         while len(self._workers) > 1:
             await shielded(self._leave(self._workers.pop()))
 
