@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retl.connectors.duckdb import DuckDB
     from retl.connectors.elasticsearch import Elasticsearch
+    from retl.connectors.files.stores.local import LocalFiles
     from retl.connectors.function import FunctionTarget, IteratorSource
     from retl.connectors.mysql import MySQL
     from retl.connectors.olap.doris import Doris
@@ -21,6 +22,7 @@ _ROOMS = {
     "Elasticsearch": "elasticsearch",
     "FunctionTarget": "function",
     "IteratorSource": "function",
+    "LocalFiles": "files.stores.local",
     "MySQL": "mysql",
     "PostgreSQL": "postgres",
     "Redshift": "redshift",
@@ -34,6 +36,7 @@ __all__ = [
     "Elasticsearch",
     "FunctionTarget",
     "IteratorSource",
+    "LocalFiles",
     "MySQL",
     "PostgreSQL",
     "Redshift",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +15,25 @@ from retl.model.errors import TransientError
 
 class FileChanged(TransientError):
     """A file is no longer what it was when it was listed: it was overwritten, cut, appended to or deleted."""
+
+
+def changed(file: FileInfo, how: str) -> FileChanged:
+    """The error of a file that is another one by now."""
+    return FileChanged(
+        f"the file {file.name!r} changed since it was listed: {how}.",
+        remedy="nothing: it is taken as it is then by the next scan. Where files grow for longer, set `quiet` or `min_age`.",
+    )
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def moment(nanoseconds: int) -> datetime | None:
+    """A time since 1970 as a store has it; ``None`` where no calendar reaches it."""
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1_000)
+    except OverflowError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,16 @@
+"""What the options of all stores share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from retl.connectors.base import Connector
+from retl.connectors.files.store import FileStore
+
+
+class FileOptions(Connector, kw_only=True, forbid_unknown_fields=True):
+    """A place where files lie."""
+
+    @abstractmethod
+    def store(self) -> FileStore:
+        """The store, not connected yet."""

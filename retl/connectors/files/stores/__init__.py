@@ -1,0 +1,1 @@
+"""The places where files lie, each behind ``FileStore``."""
