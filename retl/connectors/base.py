@@ -25,7 +25,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 import anyio
@@ -34,6 +33,7 @@ import pyarrow as pa
 
 from retl.connectors.rows.reject_column import REJECT, RowReject, with_rejects
 from retl.model.actions import Action, PreAction, Write
+from retl.model.answers import CommitResult, SystemInfo, TargetTable
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
 from retl.model.cursor import cursor_family
 from retl.model.errors import (
@@ -115,45 +115,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SystemInfo:
-    """Who answered a ``ping``."""
-
-    product: str
-    version: str
-    detail: str = ""
-    warnings: tuple[str, ...] = ()
-    """What people should know of the way there: a login that others may read."""
-
-
 WriterT = TypeVar("WriterT", bound="TableWriter")
-
-
-@dataclass(frozen=True, slots=True)
-class CommitResult:
-    """What one commit did. Every row that was given to it is counted in one of these, where the target can tell."""
-
-    rows: int
-    """Rows that were staged: written, unchanged, older, dropped and rejected ones together."""
-    changed: int | None = None
-    """Rows inserted or changed, where the target tells."""
-    rejects: Sequence[Reject] = ()
-    unchanged: int | None = None
-    """Rows that the target held already, byte for byte, where it tells."""
-    older: int = 0
-    """Rows left out because the target holds a newer version of them."""
-    dropped: int = 0
-    """Rows that the target acknowledged and, by a rule of its own, did not keep: an ingest pipeline that drops."""
-
-
-@dataclass(frozen=True, slots=True)
-class TargetTable:
-    """A table of the target as it stands before a scan, to compare with what the checkpoint remembers."""
-
-    exists: bool
-    empty: bool
-    identity: str | None = None
-    """What names this very table, and changes when it is dropped and made again; ``None`` where the system has no such thing."""
 
 
 class Source(ABC):
@@ -161,6 +123,8 @@ class Source(ABC):
 
     system: ClassVar[str]
     """The name that job files and messages use: ``"duckdb"``."""
+    files: ClassVar[bool] = False
+    """Whether it reads files: other sources refuse the words of files."""
     schemas: ClassVar[bool] = True
     """Whether a dot in a name divides schema and table, unless it is quoted."""
 
@@ -182,6 +146,10 @@ class Source(ABC):
         ``None`` where the system cannot tell, or the table is not a physical one.
         """
         return None
+
+    def narrowed(self, table: TableSpec) -> TableSpec:
+        """The table as this source understands its words: what truncating means for files."""
+        return table
 
     @abstractmethod
     def open_scan(
@@ -205,6 +173,34 @@ class SourceScan(ABC):
     """One scan of one table, and what the source holds for it. Used by one task at a time."""
 
     plan: SourcePlan
+
+    async def slices(self) -> AsyncGenerator[Slice, None]:
+        """The slices of the scan, in their order: those of the plan, unless the plan is ``by_manifest``.
+
+        Such a source finds them while it compares, so that they need not all lie in memory; the plan then has none. It
+        is asked again after ``rejected``, and gives what is not committed. What it raises at the end fails the scan, and
+        leaves what is committed as it is.
+        """
+        for slice_ in self.plan.slices:
+            yield slice_
+
+    def delivered(self, slice_: Slice) -> Slice | None:
+        """The slice as it may be committed, once ``read`` has given all of it; ``None`` where nothing of it may be.
+
+        A source that found a part of it to be bad while it was read leaves it out so, and the scan goes on.
+        """
+        return slice_
+
+    def committed(self, slice_: Slice) -> None:  # noqa: B027  # not abstract: most need not know
+        """Learn that a slice is in the target, with its part of the manifest."""
+
+    def rejected(self, slice_: Slice, error: RowsRejected) -> bool:
+        """Whether the scan can go on without a slice of which the target rejected too many rows."""
+        return False
+
+    async def preview(self) -> Sequence[str]:
+        """Lines for people on what this scan would do, beyond its plan. Reads only."""
+        return ()
 
     @abstractmethod
     def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:

@@ -35,6 +35,12 @@ class Channel(Generic[T]):
         self.receive_wait = 0.0
         self.peak_bytes = 0
 
+    def renewed(self) -> Channel[T]:
+        """An empty one like it, which goes on counting the seconds."""
+        other: Channel[T] = Channel(max_bytes=self._max_bytes, max_items=self._max_items)
+        other.send_wait, other.receive_wait, other.peak_bytes = self.send_wait, self.receive_wait, self.peak_bytes
+        return other
+
     async def send(self, item: T, size: int = 0) -> None:
         """Put an item of ``size`` bytes in; waits for room."""
         if self._full(size):

@@ -53,6 +53,7 @@ def after_scan(before: Checkpoint, plan: SourcePlan, scan_id: str, digest: str |
         columns=columns_of(plan),
         selection=selection(plan.table),
         window_digest=digest,
+        detail={**before.detail, **plan.finished},
     )
 
 

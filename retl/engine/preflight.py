@@ -27,6 +27,8 @@ class TablePlan:
     warnings: tuple[str, ...] = ()
     claim: Claim | None = None
     """The target's table and how it is written, if the target can tell its tables from others."""
+    preview: tuple[str, ...] = ()
+    """What the source tells people of the scan: ``SourceScan.preview``."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,13 @@ class Preflight:
             checkpoint, _ = await starting_point(config.target, spec, checkpoint, warnings.append)
             manifest = Manifest(config.store, config.name, spec.name)
             async with config.source.open_scan(spec, checkpoint, manifest) as scan:
-                source = scan.plan
+                source, told_by_source = scan.plan, tuple(await scan.preview())
                 target = await self._preview(spec, checkpoint, source, warnings)
             told = claim if await config.target.location(spec.to) is not None else None
         except RetlError as error:
             error.with_context(pipeline=config.name, table=spec.name)
             raise
-        return TablePlan(spec, source, target, (*warnings, *target.warnings), told)
+        return TablePlan(spec, source, target, (*warnings, *target.warnings), told, told_by_source)
 
     async def _preview(
         self, spec: TableSpec, checkpoint: Checkpoint, source: SourcePlan, warnings: list[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Literal, NamedTuple
 
@@ -26,7 +27,7 @@ _LONGEST_PAUSE = 5.0
 
 
 class Item(NamedTuple):
-    """One item of the channel. A ``begin`` discards what its slice has staged before."""
+    """One item of the channel. A ``begin`` discards what was staged and has not ended."""
 
     kind: Literal["begin", "batch", "end"]
     slice_: Slice
@@ -37,19 +38,32 @@ class Item(NamedTuple):
 class Reader:
     """Reads the slices of a plan, in order, into the channel, and closes it."""
 
-    def __init__(self, context: ScanContext, scan: SourceScan, channel: Channel[Item]) -> None:
+    def __init__(
+        self,
+        context: ScanContext,
+        scan: SourceScan,
+        channel: Channel[Item],
+        slices: AsyncGenerator[Slice, None],
+        first: Slice | None,
+    ) -> None:
+        """``slices``: what comes after the ``first`` one."""
+        self._slices = slices
+        self._first = first
         self._context = context
         self._scan = scan
         self._plan = scan.plan
         self._channel = channel
         self._rows = 0
+        self._last = self._plan.slices[-1].index if self._plan.slices else None
 
     async def run(self) -> None:
         """Read everything. An error goes to the writer through the channel, so that it reaches the user plain."""
         error: Exception | None = None
         try:
-            for slice_ in self._plan.slices:
-                await self._read(slice_)
+            if self._first is not None:
+                await self._read(self._first)
+                async for slice_ in self._slices:
+                    await self._read(slice_)
         except Exception as failure:
             error = failure
         self._channel.close(error)
@@ -70,10 +84,14 @@ class Reader:
                 resizer.clear()
                 await self._pause(error, attempt)
             else:
+                delivered = self._scan.delivered(slice_)
+                if delivered is None:
+                    await self._channel.send(Item("begin", slice_))
+                    return
                 for ready, size in resizer.flush():
                     await self._channel.send(Item("batch", slice_, ready, size), size)
                 self._note_null_cursor(without_cursor)
-                await self._channel.send(Item("end", slice_))
+                await self._channel.send(Item("end", delivered))
                 return
 
     def _resizer(self, slice_: Slice) -> Resizer:
@@ -91,7 +109,7 @@ class Reader:
             if there is not None and guard.falls_short(rows, min(there, slice_.rows)):
                 raise guard.cut_answer(there, rows)
         self._rows += rows
-        if slice_.index == self._plan.slices[-1].index:
+        if slice_.index == self._last:
             guard.check_all_slices(self._plan, self._rows)
 
     async def _pass_on(self, slice_: Slice, resizer: Resizer) -> tuple[int, int]:

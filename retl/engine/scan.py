@@ -14,6 +14,8 @@ the next scan carries on from the checkpoint: a retry, a crash and a restart are
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import anyio
 import msgspec
@@ -33,10 +35,11 @@ from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Fence
-from retl.model.errors import RetlError
-from retl.model.plan import WriteSpec
+from retl.model.errors import RetlError, RowsRejected
+from retl.model.plan import SourcePlan, WriteSpec
 from retl.model.report import Progress, ScanReport
 from retl.model.table import TableSpec
+from retl.model.window import Slice
 from retl.state.base import Manifest, StateStore
 
 
@@ -174,9 +177,27 @@ class Scan:
             slices=len(plan.slices),
             rows=plan.rows,
         )
+        async with aclosing(scan.slices()) as slices:
+            first = await anext(slices, None)
+            if first is None and self._is_settled(context, plan):
+                return  # nothing new: nothing is written
+            rejected = await self._move(context, scan, slices, first)
+        while rejected:
+            async with aclosing(scan.slices()) as slices:
+                first = await anext(slices, None)
+                rejected = first is not None and await self._move(context, scan, slices, first)
+
+    def _is_settled(self, context: ScanContext, plan: SourcePlan) -> bool:
+        """Whether a scan without slices has nothing to do: the target is what an earlier scan has left."""
         there = context.found is None or context.found.exists
-        if not plan.slices and not context.table.replaces and context.checkpoint.scan_id is not None and there:
-            return  # nothing new: nothing is written
+        keeps = not context.table.replaces or (plan.by_manifest and context.checkpoint.refresh is None)
+        return keeps and there and context.checkpoint.scan_id is not None
+
+    async def _move(
+        self, context: ScanContext, scan: SourceScan, slices: AsyncGenerator[Slice, None], first: Slice | None
+    ) -> bool:
+        """Move the slices to the target. Returns whether it rejected one that the scan can go on without."""
+        plan = scan.plan
         spec = WriteSpec(
             pipeline=context.pipeline,
             table=context.table,
@@ -197,8 +218,17 @@ class Scan:
 
         if not may_repeat(plan, context.checkpoint):
             await prepare()  # what cannot be written is not read
-        writer = Writer(context, plan, spec, self._channel, prepare)
-        await self._transfer(Reader(context, scan, self._channel), writer)
+        writer = Writer(context, scan, spec, self._channel, prepare)
+        try:
+            await self._transfer(Reader(context, scan, self._channel, slices, first), writer)
+        except RowsRejected as error:
+            if writer.rejected is None or context.table.replaces or not scan.rejected(writer.rejected, error):
+                raise
+            context.counters.rows -= writer.lost
+            context.counters.rejects -= len(error.rejects)
+            self._channel = self._channel.renewed()
+            return True
+        return False
 
     async def _transfer(self, reader: Reader, writer: Writer) -> None:
         """Run reader and writer side by side."""

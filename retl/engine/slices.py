@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 from anyio.abc import TaskGroup
 
-from retl.connectors.base import CommitResult, TableWriter
+from retl.connectors.base import CommitResult, SourceScan, TableWriter
 from retl.engine import guard
 from retl.engine.checkpoints import after_scan, after_slice, with_rows
 from retl.engine.commit import Committer
@@ -20,7 +20,6 @@ from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Reject
 from retl.model.errors import RowsRejected
-from retl.model.plan import SourcePlan
 from retl.model.window import Slice
 
 _MEMORY_SECONDS = 5.0
@@ -29,15 +28,24 @@ _MEMORY_SECONDS = 5.0
 class SliceCommits:
     """Commits slice after slice. If the target allows it, the next slice is written during a commit."""
 
-    def __init__(self, context: ScanContext, plan: SourcePlan, commits: Committer, digest: str | None) -> None:
+    def __init__(self, context: ScanContext, scan: SourceScan, commits: Committer, digest: str | None) -> None:
         self._context = context
-        self._plan = plan
+        self._scan = scan
+        self._plan = scan.plan
         self._commits = commits
         self._digest = digest
         self._given_back = 0.0
         self._over = False
         self._done: anyio.Event | None = None
         self._error: BaseException | None = None
+        self.rejected: Slice | None = None
+        """The slice of which the target rejected too many rows."""
+        self.lost = 0
+        """How many rows were staged of it."""
+
+    def is_last(self, slice_: Slice) -> bool:
+        """Whether the plan ends with this slice; a source that finds them while it compares cannot tell."""
+        return bool(self._plan.slices) and slice_.index == self._plan.slices[-1].index
 
     async def start(
         self, tasks: TaskGroup, writer: TableWriter, slice_: Slice, highest: Any, staged: int, *, complete: bool
@@ -78,7 +86,7 @@ class SliceCommits:
         checkpoint = with_rows(before, self._lands(staged))
         if moves_on:
             checkpoint = after_slice(checkpoint, self._plan, slice_, context.scan_id, highest)
-        if complete and slice_.index == self._plan.slices[-1].index and not context.table.replaces:
+        if complete and self.is_last(slice_) and not context.table.replaces:
             # Only the end of the scan is left to be remembered: do it at once.
             checkpoint = after_scan(checkpoint, self._plan, context.scan_id, self._digest)
             self._over = True
@@ -90,8 +98,11 @@ class SliceCommits:
             await self._commits.prove()  # they may clash with writes of another owner
             guard.advise(error, staged)
             await self._keep_rejects(error.rejects)
+            self.rejected, self.lost = slice_, staged
             raise
         context.checkpoint = checkpoint
+        if complete:
+            self._scan.committed(slice_)
         await self._correct(before, staged, done)
         self._record(done, complete=complete)
         self._give_memory_back()

@@ -200,7 +200,7 @@ class Tables:
             if schema is not None and not schema.has(inherited):
                 inherited = None
         spec = resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited, naming=self._naming)
-        return replace(spec, documents=self._documents)
+        return source.narrowed(replace(spec, documents=self._documents))
 
 
 def _two_writers(names: Sequence[str], to: str, *, kept: str | None = None) -> ConfigError:

@@ -12,7 +12,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
-from retl.connectors.base import TableWriter
+from retl.connectors.base import SourceScan, TableWriter
 from retl.engine import guard
 from retl.engine.channel import Channel, ChannelClosed
 from retl.engine.checkpoints import higher
@@ -26,7 +26,8 @@ from retl.model import events
 from retl.model.actions import PreAction
 from retl.model.checkpoint import FencedCheckpoint, Refresh
 from retl.model.errors import RowsRejected, TargetError
-from retl.model.plan import SourcePlan, WriteSpec
+from retl.model.plan import WriteSpec
+from retl.model.window import Slice
 
 _PROGRESS_SECONDS = 0.1
 _WINDOW_BYTES = 8 * 1024 * 1024
@@ -39,20 +40,25 @@ class Writer:
     def __init__(
         self,
         context: ScanContext,
-        plan: SourcePlan,
+        scan: SourceScan,
         spec: WriteSpec,
         channel: Channel[Item],
         prepare: Callable[[], Awaitable[None]],
     ) -> None:
         """``prepare`` is called once the rows have shown that something must be written."""
         self._context = context
-        self._plan = plan
+        self._scan = scan
+        self._plan = scan.plan
         self._spec = spec
         self._channel = channel
         self._shown = 0.0
         self._staged = 0
         self._commits = committer(context)
         self._prepare = prepare
+        self.rejected: Slice | None = None
+        """The slice of which the target rejected too many rows, where it did."""
+        self.lost = 0
+        """How many rows were written then, and are not committed."""
 
     async def run(self) -> None:
         """Write everything from the first batch to the finish. A load that fails stays unfinished, which undoes it."""
@@ -66,7 +72,7 @@ class Writer:
             await self._prepare()
         before = await self._check_shrink(empty=empty)
         spec, begun = await self._begin()
-        commits = SliceCommits(context, self._plan, self._commits, digest)
+        commits = SliceCommits(context, self._scan, self._commits, digest)
         async with context.target.open_load(spec, begun) as load:
             writer = SourceRejects(load, spec, context.store)
             try:
@@ -76,6 +82,8 @@ class Writer:
                 await self._check_arrived(writer, before)
                 await commits.finish(writer)
             except (TargetError, RowsRejected):
+                self.rejected = commits.rejected
+                self.lost = commits.lost + self._staged
                 await self._commits.prove()  # what another owner does to the table is not the table's fault
                 raise
         await self._remember_target()
@@ -212,8 +220,7 @@ class Writer:
                 if complete or (slice_.divisible and self._staged >= context.table.slice_rows):
                     staged, self._staged = self._staged, 0
                     await commits.start(tasks, writer, slice_, highest, staged, complete=complete)
-                    last = complete and slice_.index == self._plan.slices[-1].index
-                    if not last and await self._pauses(commits):
+                    if not (complete and commits.is_last(slice_)) and await self._pauses(commits):
                         return
 
     async def _pauses(self, commits: SliceCommits) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -40,6 +41,11 @@ class SourcePlan:
     statements: tuple[str, ...] = ()
     """What will be asked of the source, for people."""
     warnings: tuple[str, ...] = ()
+    by_manifest: bool = False
+    """Whether ``SourceScan.slices`` finds the slices by comparing with the manifest. Where it finds none after an
+    earlier scan, nothing is new, also for a table that is replaced."""
+    finished: dict[str, Any] = field(default_factory=dict)
+    """What the checkpoint's ``detail`` holds besides, once the scan is finished."""
     detail: dict[str, object] = field(default_factory=dict)
     """The source's own facts of this scan, handed back to ``read``."""
 

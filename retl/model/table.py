@@ -113,6 +113,8 @@ class TableSpec:
     new_columns: NewColumns = "add"
     slice_rows: int = DEFAULT_SLICE_ROWS
     format: Mapping[str, Any] = field(default_factory=dict)
+    scope: str | None = None
+    """The target's column by which each slice replaces its own rows: what ``truncate`` means for files."""
     documents: bool = False
     """Whether the target takes documents whole, so that a source of documents need not split them into columns."""
 

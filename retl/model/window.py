@@ -47,10 +47,10 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """The rows of the target that a slice replaces: those whose ``column`` is ``value``."""
+    """The rows of the target that a slice replaces: those whose ``column`` is one of ``values``."""
 
     column: str
-    value: str
+    values: tuple[str, ...]
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):

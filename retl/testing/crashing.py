@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import pyarrow as pa
 
 from retl.connectors.base import Connector, Source, SourceScan, SystemInfo
 from retl.model.checkpoint import Checkpoint
-from retl.model.errors import ConnectionFailed
+from retl.model.errors import ConnectionFailed, RowsRejected
 from retl.model.plan import SourcePlan
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
@@ -44,6 +44,9 @@ class WrappedSource(Source):
         async with self.source.open_scan(table, checkpoint, manifest) as scan:
             yield _WrappedScan(self, scan)
 
+    def narrowed(self, table: TableSpec) -> TableSpec:
+        return self.source.narrowed(table)
+
     def planned(self, plan: SourcePlan) -> SourcePlan:
         """The plan that the scan shows."""
         return plan
@@ -70,6 +73,21 @@ class _WrappedScan(SourceScan):
 
     def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
         return self._source.batches(self._scan, slice_)
+
+    def slices(self) -> AsyncGenerator[Slice, None]:
+        return self._scan.slices()
+
+    def delivered(self, slice_: Slice) -> Slice | None:
+        return self._scan.delivered(slice_)
+
+    def committed(self, slice_: Slice) -> None:
+        self._scan.committed(slice_)
+
+    def rejected(self, slice_: Slice, error: RowsRejected) -> bool:
+        return self._scan.rejected(slice_, error)
+
+    async def preview(self) -> Sequence[str]:
+        return await self._scan.preview()
 
     async def recount(self, slice_: Slice) -> int | None:
         return await self._source.count(self._scan, slice_)

@@ -327,7 +327,7 @@ def test_a_slice_is_as_small_as_the_contract_page_says() -> None:
         upper="2024-05-02 12:00:00.000000001",
         modulus=1000,
         position=Position("2024-05-01 12:00:00.000000001", "2024-05-02 12:00:00.000000001", 1000, 999),
-        scope=Scope("file", "exports/2024/05/01/sales.csv.gz"),
+        scope=Scope("file", ("exports/2024/05/01/sales.csv.gz",)),
         detail={"exports/2024/05/01/sales.csv.gz": "etag:9f86d081884c7d659a2feaa0c55ad015"},
     )
     assert len(pickle.dumps(everything_set)) < 1024

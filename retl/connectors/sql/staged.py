@@ -22,6 +22,9 @@ from retl.model.errors import TargetError
 from retl.model.window import Slice
 from retl.state import sql as state
 
+_SCOPE_VALUES = 500
+"""Values of a scope in one statement: no system takes fewer."""
+
 Find = Callable[[int], Step[list[tuple[int, str]]]]
 """Finds staged rows to reject, with reasons; about as many as asked for."""
 
@@ -104,9 +107,13 @@ class StagedSlice:
         return moved + sum((yield from execute(self._merge.statements(condition), rejectable=True)))
 
     def _delete_scope(self, slice_: Slice) -> Step[None]:
-        if slice_.scope is not None:
-            column = self._merge.dialect.identifier(slice_.scope.column)
-            yield Statement(f"DELETE FROM {self._merge.table} WHERE {column} = ?", (slice_.scope.value,))
+        if slice_.scope is None:
+            return
+        column = self._merge.dialect.identifier(slice_.scope.column)
+        for start in range(0, len(slice_.scope.values), _SCOPE_VALUES):
+            values = slice_.scope.values[start : start + _SCOPE_VALUES]
+            marks = ", ".join("?" * len(values))
+            yield Statement(f"DELETE FROM {self._merge.table} WHERE {column} IN ({marks})", values)
 
     def _exchange(self) -> Step[int]:
         if not self._exchanges:

@@ -172,7 +172,7 @@ def _new(spec: WriteSpec, dialect: Dialect, types: TypeMap) -> TableChange:
         )
     definitions = [_definition(column, dialect, types, in_key=column.name in spec.key) for column in spec.schema]
     declared = tuple(types.declare(column, in_key=column.name in spec.key) for column in spec.schema)
-    if spec.key and spec.table.write is not Write.APPEND:
+    if spec.key and (spec.table.write is not Write.APPEND or spec.table.scope is not None):
         definitions.append(f"PRIMARY KEY ({dialect.identifiers(spec.key)})")
     return TableChange(
         columns=tuple(spec.schema.names),

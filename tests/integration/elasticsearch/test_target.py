@@ -562,7 +562,7 @@ async def test_what_cannot_be_is_refused_beforehand(scene: Scene) -> None:
             )
         writer = await session.prepare(load_of(session, whole(name)))
         with pytest.raises(UnsupportedError):
-            await session.commit(writer, slice_=Slice(index=0, scope=Scope("file", "a")))
+            await session.commit(writer, slice_=Slice(index=0, scope=Scope("file", ("a",))))
         await writer.abort()
 
 

@@ -327,7 +327,7 @@ async def test_a_scope_of_a_binary_column_is_replaced(scene: Scene) -> None:
         for name, numbers in (("it's", [1, 2]), ("\\", [3]), ("it's", [4])):
             writer = await session.prepare(session.load(table, schema=schema))
             batch = people(*((name, number) for number in numbers), schema=schema)
-            await commit(session, writer, [batch], slice_=Slice(index=0, scope=Scope("path", name)))
+            await commit(session, writer, [batch], slice_=Slice(index=0, scope=Scope("path", (name,))))
             await session.finish(writer)
     assert scene.rows("people") == [("\\", 3), ("it's", 4)] or scene.rows("people") == [("it's", 4), ("\\", 3)]
 
