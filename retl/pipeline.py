@@ -23,9 +23,10 @@ from retl.model.checkpoint import Fence, Reject
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, RetlError
 from retl.model.naming import Naming
+from retl.model.options import LostTarget, NewColumns, NullCursor, TableOptions
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineStatus
-from retl.model.table import LostTarget, NewColumns, NullCursor, Table, TableOptions
+from retl.model.table import Table
 from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
 from retl.threads import shielded

@@ -19,7 +19,8 @@ from retl.engine.lease import parse_lease_ttl
 from retl.engine.schedule import make_schedule
 from retl.model.actions import Action, parse_actions
 from retl.model.errors import ConfigError
-from retl.model.table import Table, TableOptions, check_declaration, is_pattern, resolve
+from retl.model.options import TableOptions
+from retl.model.table import Table, check_declaration, is_pattern, resolve
 from retl.pipeline import Pipeline
 from retl.state.base import StateStore
 from retl.state.memory import MemoryStore

@@ -9,7 +9,8 @@ import msgspec
 
 from retl.connectors.base import Connector
 from retl.model.duration import Duration
-from retl.model.table import Table, TableOptions
+from retl.model.options import TableOptions
+from retl.model.table import Table
 
 
 class StateWords(msgspec.Struct, kw_only=True, frozen=True):

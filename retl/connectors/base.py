@@ -198,6 +198,10 @@ class SourceScan(ABC):
         """Whether the scan can go on without a slice of which the target rejected too many rows."""
         return False
 
+    def warnings(self) -> Sequence[str]:
+        """What people should know of what was read since the last call."""
+        return ()
+
     async def preview(self) -> Sequence[str]:
         """Lines for people on what this scan would do, beyond its plan. Reads only."""
         return ()

@@ -131,6 +131,8 @@ class Preflight:
         self, spec: TableSpec, checkpoint: Checkpoint, source: SourcePlan, warnings: list[str]
     ) -> TargetPreview:
         check_plan(source.table, checkpoint, source, warnings.append)
+        if source.by_manifest and not source.schema.names:
+            return TargetPreview()  # nothing has ever been there
         load = WriteSpec(
             pipeline=self._config.name,
             table=spec,

@@ -66,6 +66,7 @@ class Reader:
                     await self._read(slice_)
         except Exception as failure:
             error = failure
+        self._warn()
         self._channel.close(error)
 
     async def _read(self, slice_: Slice) -> None:
@@ -85,6 +86,7 @@ class Reader:
                 await self._pause(error, attempt)
             else:
                 delivered = self._scan.delivered(slice_)
+                self._warn()
                 if delivered is None:
                     await self._channel.send(Item("begin", slice_))
                     return
@@ -125,6 +127,10 @@ class Reader:
                 for ready, size in resizer.push(batch):
                     await self._channel.send(Item("batch", slice_, ready, size), size)
         return rows, without_cursor
+
+    def _warn(self) -> None:
+        for warning in self._scan.warnings():
+            self._context.warn(warning)
 
     def _note_null_cursor(self, rows: int) -> None:
         self._context.counters.null_cursor_rows += rows

@@ -178,7 +178,11 @@ class Scan:
             rows=plan.rows,
         )
         async with aclosing(scan.slices()) as slices:
-            first = await anext(slices, None)
+            try:
+                first = await anext(slices, None)
+            finally:
+                for warning in scan.warnings():
+                    context.warn(warning)
             if first is None and self._is_settled(context, plan):
                 return  # nothing new: nothing is written
             rejected = await self._move(context, scan, slices, first)
@@ -189,6 +193,8 @@ class Scan:
 
     def _is_settled(self, context: ScanContext, plan: SourcePlan) -> bool:
         """Whether a scan without slices has nothing to do: the target is what an earlier scan has left."""
+        if plan.by_manifest and not plan.schema.names:
+            return True  # nothing has ever been there
         there = context.found is None or context.found.exists
         keeps = not context.table.replaces or (plan.by_manifest and context.checkpoint.refresh is None)
         return keeps and there and context.checkpoint.scan_id is not None

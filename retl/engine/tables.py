@@ -10,7 +10,8 @@ from retl.engine.log import as_retl_error
 from retl.model.actions import Action, PreAction
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.naming import Naming, matching, plain_name
-from retl.model.table import Table, TableOptions, TableSpec, check_declaration, check_options, resolve
+from retl.model.options import TableOptions
+from retl.model.table import Table, TableSpec, check_declaration, check_options, resolve
 from retl.model.typed import check_length, wrong_type
 
 
@@ -200,7 +201,18 @@ class Tables:
             if schema is not None and not schema.has(inherited):
                 inherited = None
         spec = resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited, naming=self._naming)
+        _check_files(spec, source)
         return source.narrowed(replace(spec, documents=self._documents))
+
+
+def _check_files(spec: TableSpec, source: Source) -> None:
+    """Refuse the words of files where the source reads none: they would mean nothing."""
+    if spec.files.given and not source.files:
+        raise ConfigError(
+            f"{spec.files.given[0]} is a word for files, and a {source.system} source reads none.",
+            remedy="remove it.",
+            table=spec.name,
+        )
 
 
 def _two_writers(names: Sequence[str], to: str, *, kept: str | None = None) -> ConfigError:

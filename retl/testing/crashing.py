@@ -86,6 +86,9 @@ class _WrappedScan(SourceScan):
     def rejected(self, slice_: Slice, error: RowsRejected) -> bool:
         return self._scan.rejected(slice_, error)
 
+    def warnings(self) -> Sequence[str]:
+        return self._scan.warnings()
+
     async def preview(self) -> Sequence[str]:
         return await self._scan.preview()
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 from retl.connectors.base import REJECT, SourceScan
 from retl.model.errors import SourceError
 from retl.model.manifest import ManifestEntry
-from retl.model.table import Table, TableOptions, TableSpec, resolve
+from retl.model.options import TableOptions
+from retl.model.table import Table, TableSpec, resolve
 from retl.model.window import Slice
 from retl.state.base import Manifest
 

@@ -21,7 +21,8 @@ from retl.connectors.duckdb import DuckDB
 from retl.model.actions import PreAction, Write
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
-from retl.model.table import Table, TableOptions
+from retl.model.options import TableOptions
+from retl.model.table import Table
 
 # Any text that TOML can hold, and that is no reference to the environment.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda text: "${" not in text)

@@ -18,8 +18,9 @@ from retl.connectors.base import Connector, Source, Target
 from retl.connectors.duckdb import DuckDB
 from retl.connectors.sqlite import SQLite
 from retl.model.errors import ConfigError
+from retl.model.options import TableOptions
 from retl.model.secret import Secret, reveal
-from retl.model.table import Table, TableOptions
+from retl.model.table import Table
 from retl.pipeline import Pipeline
 from retl.state.memory import MemoryStore
 from retl.state.sqlite import SqliteStore

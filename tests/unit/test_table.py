@@ -10,9 +10,9 @@ import pytest
 from retl.model.actions import Action, PreAction, Write
 from retl.model.errors import ConfigError
 from retl.model.naming import Naming, matching, plain_name
+from retl.model.options import TableOptions
 from retl.model.table import (
     Table,
-    TableOptions,
     TableSpec,
     check_declaration,
     is_pattern,

@@ -11,8 +11,9 @@ import pyarrow as pa
 import retl
 from retl.connectors import MySQL
 from retl.connectors.mysql.source import MySQLSource
+from retl.model.options import TableOptions
 from retl.model.plan import SourcePlan
-from retl.model.table import TableOptions, TableSpec, resolve
+from retl.model.table import TableSpec, resolve
 from retl.testing import Scans
 from tests.servers.database import Row, Server
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import retl
 from retl.connectors import PostgreSQL
 from retl.model.checkpoint import Checkpoint
+from retl.model.options import TableOptions
 from retl.model.plan import SourcePlan
-from retl.model.table import TableOptions, TableSpec, resolve
+from retl.model.table import TableSpec, resolve
 from retl.testing import Scans
 from tests.servers.postgres import PostgresServer, Row, rows
 

@@ -50,6 +50,10 @@ class Format(ABC):
         A column without a value in the sample has the type ``null``: see ``merged``. Raises ``FileUnreadable``.
         """
 
+    def names(self, file: BinaryIO, name: str) -> list[str]:
+        """The names of this file's columns, as cheaply as the format allows. Raises ``FileUnreadable``."""
+        return list(self.schema(file, name).names)
+
     @abstractmethod
     def read(self, file: BinaryIO, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """All rows, in batches of bounded size with exactly the columns of ``schema``, found by their names.

@@ -57,6 +57,9 @@ class CSV(Format):
         found = inferred(pa.concat_arrays(kinds), style) if kinds else pa.null()
         return self.declared(pa.field(column, found))
 
+    def names(self, file: BinaryIO, name: str) -> list[str]:
+        return list(self._open(file, name).names)
+
     def read(self, file: BinaryIO, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         table = self._open(file, name)
         wanted = [column for column in table.names if column in schema.names]

@@ -1,0 +1,132 @@
+"""What has changed: the listing and the manifest, two streams in the order of names, compared as they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from retl.connectors.files.selection import Selection, Verdict
+from retl.connectors.files.store import FileInfo
+from retl.model.errors import SourceError, TransientError
+from retl.model.manifest import ManifestEntry
+
+
+class Difference(NamedTuple):
+    """One file that is not as the manifest says. Without ``file`` it has vanished."""
+
+    file: FileInfo | None
+    entry: ManifestEntry | None
+    """What the manifest says of it; ``None`` where it is new."""
+
+    @property
+    def name(self) -> str:
+        if self.file is not None:
+            return self.file.name
+        assert self.entry is not None
+        return self.entry.name
+
+
+@dataclass
+class Counts:
+    """How many files of a listing are what, and how many rows of them the target holds."""
+
+    listed: int = 0
+    selected: int = 0
+    new: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    vanished: int = 0
+    vanished_rows: int = 0
+    known: int = 0
+    known_rows: int = 0
+    waiting: int = 0
+    archived: int = 0
+
+    @property
+    def there(self) -> int:
+        """The files of the table that are listed, whether they are read or not."""
+        return self.selected + self.waiting + self.archived
+
+
+async def compare(
+    listing: AsyncGenerator[list[FileInfo], None],
+    manifest: AsyncIterator[ManifestEntry],
+    selection: Selection,
+    counts: Counts,
+    *,
+    everything: bool = False,
+) -> AsyncGenerator[list[Difference], None]:
+    """What is new, changed or vanished, page by page; holds no more than a page of either stream.
+
+    A file that is listed and not selected has not vanished. ``everything``: unchanged files are given too.
+    """
+    entry = await anext(manifest, None)
+    last = ""
+    async with aclosing(listing):
+        async for page in listing:
+            found: list[Difference] = []
+            for file in page:
+                if file.name <= last:
+                    raise SourceError(f"the listing is not in the order of names: {file.name!r} came behind {last!r}.")
+                last = file.name
+                while entry is not None and entry.name < file.name:
+                    found.append(_vanished(entry, counts))
+                    entry = await anext(manifest, None)
+                known = entry if entry is not None and entry.name == file.name else None
+                if known is not None:
+                    counts.known += 1
+                    counts.known_rows += known.rows
+                    entry = await anext(manifest, None)
+                verdict = selection.verdict(file)
+                if _differs(file, known, verdict, counts) or (everything and verdict is Verdict.READ):
+                    found.append(Difference(file, known))
+                elif everything and known is not None and verdict is not Verdict.OTHER:
+                    raise _cannot_be_read(file)
+            counts.listed += len(page)
+            yield found
+    while entry is not None:
+        found = []
+        while entry is not None and len(found) < _PAGE:
+            found.append(_vanished(entry, counts))
+            entry = await anext(manifest, None)
+        yield found
+
+
+_PAGE = 1_000
+
+
+def _cannot_be_read(file: FileInfo) -> TransientError:
+    """The error of a table that is replaced as a whole, and would lose the rows of one file."""
+    why = "is archived" if file.archived else "may still be written to"
+    return TransientError(
+        f"the table is replaced as a whole, and the file {file.name!r}, whose rows it holds, {why}.",
+        remedy="restore it, or wait until it is finished; or leave it out with ignore.",
+    )
+
+
+def _vanished(entry: ManifestEntry, counts: Counts) -> Difference:
+    counts.known += 1
+    counts.known_rows += entry.rows
+    counts.vanished += 1
+    counts.vanished_rows += entry.rows
+    return Difference(None, entry)
+
+
+def _differs(file: FileInfo, known: ManifestEntry | None, verdict: Verdict, counts: Counts) -> bool:
+    """Whether a file is to be read."""
+    if verdict is Verdict.WAITING:
+        counts.waiting += 1
+    elif verdict is Verdict.ARCHIVED:
+        counts.archived += 1
+    elif verdict is Verdict.READ:
+        counts.selected += 1
+        if known is None:
+            counts.new += 1
+            return True
+        if known.identity != file.identity:
+            counts.changed += 1
+            return True
+        counts.unchanged += 1
+    return False

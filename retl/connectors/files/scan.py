@@ -1,0 +1,335 @@
+"""One scan of a table of files: groups of files as slices, each with its part of the manifest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from retl.connectors.base import REJECT, SourceScan
+from retl.connectors.files.changes import Changes, Group
+from retl.connectors.files.reading import FileReader, NewColumns
+from retl.connectors.files.shape import Shape
+from retl.connectors.files.store import FileChanged, FileInfo, FileStore
+from retl.model.errors import ConnectionFailed, RetlError, RowsRejected, SourceError, TransientError
+from retl.model.manifest import ManifestChange, ManifestEntry
+from retl.model.plan import SourcePlan
+from retl.model.window import Scope, Slice
+from retl.threads import end_task
+
+_AT_ONCE = 4
+_MOST_KEPT_BYTES = 64 * 1024 * 1024
+"""A small file that unpacks to more than this is read as a large one."""
+_MOST_TOLD = 20
+_PATIENCE = 10.0
+
+
+class _TooLarge(Exception):
+    """A small file that has much in it."""
+
+
+class _TooManyRejects(SourceError):
+    """A file with more rejects than its table may have."""
+
+
+class FileScan(SourceScan):
+    """Finds what has changed while it goes, and reads it group by group."""
+
+    def __init__(
+        self,
+        plan: SourcePlan,
+        shape: Shape,
+        store: FileStore,
+        reader: FileReader,
+        changes: Changes,
+        facts: dict[str, Any],
+    ) -> None:
+        self.plan = plan
+        self._shape = shape
+        self._store = store
+        self._reader = reader
+        self._changes = changes
+        self._facts = facts
+        self._found = changes.groups()
+        self._waiting: deque[Group] = deque()
+        """Groups that come before what is found next."""
+        self._given: dict[int, Group] = {}
+        self._next = 0
+        self._rejects = 0
+        self._bad: dict[str, str] = {}
+        self._warnings: list[str] = []
+        self._left_out = 0
+        self._wider: list[pa.Schema] = []
+
+    @property
+    def _checks(self) -> bool:
+        """Whether a column that the table does not know is noticed."""
+        return self.plan.table.new_columns != "ignore" and self.plan.table.columns is None
+
+    # Slices -----------------------------------------------------------------
+
+    async def slices(self) -> AsyncGenerator[Slice, None]:
+        while (group := await self._next_group()) is not None:
+            self._given[self._next] = group
+            yield self._slice(group)
+            self._next += 1
+        if self._wider:
+            yield self._learning()
+            raise TransientError(
+                "files have columns that the table lacked; what they hold is read now.", retry_after=0.0
+            )
+        self._end()
+
+    async def _next_group(self) -> Group | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        found = await anext(self._found, None)
+        if found is None and self._waiting:
+            return self._waiting.popleft()
+        return found
+
+    def _slice(self, group: Group) -> Slice:
+        names = (*(file.name for file in group.files), *(() if group.entries_only else group.gone))
+        column = self._changes.scope_column if group.gone and not group.entries_only else self.plan.table.scope
+        entries = tuple(self._entry(group, file) for file in group.files if file.name in group.rows)
+        return Slice(
+            index=self._next,
+            scope=Scope(column, names) if column is not None and names else None,
+            manifest=ManifestChange(put=entries, remove=group.gone),
+            detail=self._facts if group.remembers else {},
+        )
+
+    def _entry(self, group: Group, file: FileInfo) -> ManifestEntry:
+        return ManifestEntry(name=file.name, identity=file.identity, rows=group.rows[file.name])
+
+    def delivered(self, slice_: Slice) -> Slice | None:
+        group = self._given.get(slice_.index)
+        if group is None:
+            return slice_
+        group.files = tuple(file for file in group.files if file.name in group.rows)
+        if not group.files and not group.gone:
+            self.committed(slice_)
+            return None
+        self._rejects += group.rejects
+        group.counted = True
+        return msgspec.structs.replace(self._slice(group), index=slice_.index)
+
+    def committed(self, slice_: Slice) -> None:
+        self._given.pop(slice_.index, None)
+
+    def rejected(self, slice_: Slice, error: RowsRejected) -> bool:
+        """Go on without the files whose rows the target rejects; what else was given and not committed comes again."""
+        group = self._given.pop(slice_.index, None)
+        if group is None:
+            return False
+        others = [self._given.pop(index) for index in sorted(self._given)]
+        if group.is_large:
+            self._leave_out(group.files[0], error)
+            again: Sequence[Group] = ()
+        else:
+            again = self._without_rejected(group, error)
+        for one in (group, *others):
+            self._rejects -= one.rejects if one.counted else 0
+            one.counted = False
+        self._waiting.extendleft(reversed([*again, *others]))
+        return True
+
+    def _without_rejected(self, group: Group, error: RowsRejected) -> list[Group]:
+        """The group without the files that the rejects name; one by one where they do not tell."""
+        named = self._named_in(error)
+        bad = [file for file in group.files if file.name in named] if self.plan.table.max_rejects == 0 else []
+        if not bad:
+            return [Group((file,)) for file in group.files]
+        for file in bad:
+            self._leave_out(file, error)
+        rest = tuple(file for file in group.files if file not in bad)
+        return [Group(rest, group.gone, group.entries_only)] if rest or group.gone else []
+
+    def _named_in(self, error: RowsRejected) -> set[str]:
+        column = self._changes.scope_column
+        found = set()
+        for reject in error.rejects:
+            try:
+                found.add(msgspec.json.decode(reject.content).get(column))
+            except (msgspec.DecodeError, AttributeError):
+                continue
+        return found
+
+    # The end ----------------------------------------------------------------
+
+    def _learning(self) -> Slice:
+        """A slice without rows, whose checkpoint remembers the columns that were found on the way."""
+        return Slice(index=self._next, detail=self._changes.learned(self._wider))
+
+    def _end(self) -> None:
+        """Say what was left out; what is committed stays."""
+        if not self._left_out:
+            return
+        shown = "; ".join(list(self._bad.values())[:3])
+        more = f" and {self._left_out - 3:,} more" if self._left_out > 3 else ""
+        files = f"{self._left_out:,} file{'s' if self._left_out > 1 else ''}"
+        raise SourceError(
+            f"{files} could not be read, and the target keeps what it had of them: {shown}{more}",
+            remedy="correct the files or the words of the table; all others are in the target, and each of these is tried "
+            "again by the next scan.",
+        )
+
+    def _leave_out(self, file: FileInfo, error: RetlError) -> None:
+        if isinstance(error, FileChanged):
+            self._warn(error.message)
+            return
+        message = error.message if file.name in error.message else f"{file.name}: {error.message}"
+        self._left_out += 1
+        if len(self._bad) < _MOST_TOLD:
+            self._bad[file.name] = message
+            self._warn(f"{message} The target keeps what it had of this file.")
+
+    def _warn(self, message: str) -> None:
+        if len(self._warnings) < _MOST_TOLD:
+            self._warnings.append(message)
+
+    def warnings(self) -> Sequence[str]:
+        told, self._warnings = self._warnings, []
+        return told
+
+    async def close(self) -> None:
+        await self._found.aclose()
+        self._changes.close()
+
+    # Rows -------------------------------------------------------------------
+
+    async def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
+        group = self._given.get(slice_.index)
+        if group is None or not group.files:
+            return
+        group.rows.clear()
+        group.rejects = 0
+        reading = self._large(group) if group.is_large else self._small(group)
+        async with aclosing(reading) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _large(self, group: Group) -> AsyncGenerator[pa.RecordBatch, None]:
+        """One file, passed on while it comes."""
+        (file,) = group.files
+        rows = rejects = 0
+        try:
+            async with aclosing(self._reader.rows(file, self._shape, check=self._checks)) as batches:
+                async for batch in batches:
+                    rows += batch.num_rows
+                    rejects += _rejects_in(batch)
+                    self._check_rejects(file, rows, rejects, batch, ended=False)
+                    yield batch
+            self._check_rejects(file, rows, rejects, None, ended=True)
+        except RetlError as error:
+            await self._settle(file, error)
+            return
+        group.rows[file.name] = rows
+        group.rejects = rejects
+
+    async def _small(self, group: Group) -> AsyncGenerator[pa.RecordBatch, None]:
+        """Many files, a few at once, each passed on when it is known to be good."""
+        tasks: deque[tuple[FileInfo, asyncio.Task[list[pa.RecordBatch]]]] = deque()
+        files = iter(group.files)
+        try:
+            while True:
+                while len(tasks) < _AT_ONCE and (file := next(files, None)) is not None:
+                    tasks.append((file, asyncio.create_task(self._whole(file))))
+                if not tasks:
+                    return
+                file, task = tasks[0]
+                await asyncio.wait([task])
+                tasks.popleft()
+                for batch in await self._taken(group, file, task):
+                    yield batch
+        finally:
+            for _, task in tasks:
+                await end_task(task, patience=_PATIENCE)
+
+    async def _whole(self, file: FileInfo) -> list[pa.RecordBatch]:
+        found: list[pa.RecordBatch] = []
+        size = 0
+        async with aclosing(self._reader.rows(file, self._shape, check=self._checks)) as batches:
+            async for batch in batches:
+                found.append(batch)
+                size += batch.nbytes
+                if size > _MOST_KEPT_BYTES:
+                    raise _TooLarge
+        return found
+
+    async def _taken(
+        self, group: Group, file: FileInfo, task: asyncio.Task[list[pa.RecordBatch]]
+    ) -> Iterable[pa.RecordBatch]:
+        try:
+            batches = task.result()
+            rows = sum(batch.num_rows for batch in batches)
+            rejects = sum(map(_rejects_in, batches))
+            self._check_rejects(file, rows, group.rejects + rejects, batches[-1] if batches else None, ended=True)
+        except _TooLarge:
+            self._waiting.append(Group((file,)))
+            return []
+        except RetlError as error:
+            await self._settle(file, error)
+            return []
+        group.rows[file.name] = rows
+        group.rejects += rejects
+        return batches
+
+    async def _settle(self, file: FileInfo, error: RetlError) -> None:
+        """Go on without a file; what is about the store and not about the file is raised."""
+        if isinstance(error, ConnectionFailed):
+            raise error
+        wider = await self._columns_that_fit(file, error)
+        if wider is None:
+            self._leave_out(file, error)
+        else:
+            self._wider.append(wider)
+
+    async def _columns_that_fit(self, file: FileInfo, error: RetlError) -> pa.Schema | None:
+        """The columns that a file needs, where the table may get them."""
+        table = self.plan.table
+        if isinstance(error, NewColumns):
+            return error.columns if table.new_columns == "add" else None
+        if not isinstance(error, _TooManyRejects) or table.files.new_types != "widen":
+            return None
+        try:
+            columns = await self._reader.columns(file)
+        except ConnectionFailed:
+            raise
+        except RetlError:
+            return None
+        return columns if self._changes.widens(columns) else None
+
+    def _check_rejects(
+        self, file: FileInfo, rows: int, rejects: int, batch: pa.RecordBatch | None, *, ended: bool
+    ) -> None:
+        """Raise for a file with more rejects than its table may have."""
+        table = self.plan.table
+        if table.max_reject_share is None:
+            allowed = max(0, table.max_rejects - self._rejects)
+        elif ended:
+            allowed = int(rows * table.max_reject_share)
+        else:
+            return
+        if rejects > allowed:
+            first = _first_reason(batch)
+            raise _TooManyRejects(
+                f"{file.name}: {rejects:,} of its first {rows:,} rows cannot be read{first}; max_rejects allows {allowed:,}."
+            )
+
+
+def _rejects_in(batch: pa.RecordBatch) -> int:
+    if batch.schema.names[-1:] != [REJECT]:
+        return 0
+    return int(batch.num_rows - batch.column(REJECT).null_count)
+
+
+def _first_reason(batch: pa.RecordBatch | None) -> str:
+    if batch is None or not _rejects_in(batch):
+        return ""
+    return f" (the first: {batch.column(REJECT).drop_null()[0]['reason'].as_py()})"

@@ -1,0 +1,127 @@
+"""What the rows of a table of files look like: columns of the files, of their names, and of where each row comes from."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from retl.connectors.files.selection import Selection
+from retl.connectors.files.store import FileInfo
+from retl.connectors.rows.columns import choose_columns
+from retl.connectors.rows.reject_column import REJECT
+from retl.model.errors import ConfigError
+from retl.model.files import Told
+from retl.model.schema import field
+from retl.model.table import TableSpec
+
+_TYPES: dict[Told, pa.DataType] = {
+    "file": pa.string(),
+    "url": pa.string(),
+    "row": pa.int64(),
+    "modified": pa.timestamp("us", "UTC"),
+    "hash": pa.string(),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The columns of one table, and how the batches of a file become its rows."""
+
+    in_files: pa.Schema
+    """The columns of the files that are read."""
+    schema: pa.Schema
+    """The columns of the rows, under the target's names."""
+    names: tuple[str, ...]
+    """The same under the source's names."""
+    key: tuple[str, ...]
+    known: pa.Schema
+    """All columns of the files, read or not."""
+    provenance: Mapping[str, Told]
+    """What each column of provenance tells."""
+
+    @property
+    def hashes(self) -> bool:
+        """Whether a column tells the hash of the content, which is known only when the whole file has come."""
+        return any(self.provenance.get(name) == "hash" for name in self.names)
+
+    def told(self, selection: Selection, file: FileInfo, root: str, digest: str) -> dict[str, Any]:
+        """The values that are the same in all rows of a file. Raises ``ValueError`` for a name with an impossible date."""
+        about: dict[Told, Any] = {
+            "file": file.name,
+            "url": root + file.name,
+            "modified": file.modified,
+            "hash": digest,
+        }
+        values = selection.values(file.name)
+        values.update({name: about[told] for name, told in self.provenance.items() if told != "row"})
+        return values
+
+    def rows(self, batch: pa.RecordBatch, told: Mapping[str, Any], before: int) -> pa.RecordBatch:
+        """The rows of a batch that ``before`` others of its file precede."""
+        columns = [self._column(name, batch, told, before) for name in self.names]
+        names = list(self.schema.names)
+        if batch.schema.names[-1:] == [REJECT]:
+            columns.append(batch.column(REJECT))
+            names.append(REJECT)
+        return pa.RecordBatch.from_arrays(columns, names)
+
+    def _column(self, name: str, batch: pa.RecordBatch, told: Mapping[str, Any], before: int) -> pa.Array:
+        if self.provenance.get(name) == "row":
+            return pa.array(range(before + 1, before + 1 + batch.num_rows), pa.int64())
+        if name in self.in_files.names and name not in told:
+            return batch.column(name)
+        column = self.schema.field(self.names.index(name))
+        return pa.repeat(pa.scalar(told.get(name), column.type), batch.num_rows)
+
+
+def shape_of(table: TableSpec, selection: Selection, columns: pa.Schema, hive: pa.Schema) -> Shape:
+    """The shape of a table whose files have these columns. Raises ``ConfigError`` for words that name others."""
+    provenance = {column: told for told, column in table.files.provenance.items()}
+    by_name = [*hive, *selection.columns]
+    names = {column.name for column in by_name} | set(provenance)
+    taken = sorted(set(columns.names) & set(provenance))
+    if taken:
+        raise ConfigError(
+            f"the files have a column {taken[0]!r}, which provenance names too.",
+            remedy=f'give that of provenance another name, such as provenance = {{ {provenance[taken[0]]} = "source_{provenance[taken[0]]}" }}.',
+        )
+    in_files = [column for column in columns if column.name not in names]
+    known = pa.schema([*in_files, *by_name, *(field(name, _TYPES[told]) for name, told in provenance.items())])
+    key = table.key or tuple(name for told in ("file", "row") if (name := table.files.provenance.get(told)))
+    if not table.key and len(key) < 2:
+        key = ()
+    names_read = _with_scope(table, choose_columns(table, known, ()), known)
+    schema = pa.schema([known.field(name).with_name(table.target_name(name)) for name in names_read])
+    return Shape(
+        in_files=pa.schema([column for column in in_files if column.name in names_read]),
+        schema=schema,
+        names=names_read,
+        key=tuple(table.target_name(name) for name in key) if set(key) <= set(names_read) else (),
+        known=columns,
+        provenance=provenance,
+    )
+
+
+def _with_scope(table: TableSpec, names: tuple[str, ...], known: pa.Schema) -> tuple[str, ...]:
+    """``columns`` chooses among those of the files: what tells where rows come from stays."""
+    if table.columns is None:
+        return names
+    told = [name for name in table.files.provenance.values() if name not in names and name in known.names]
+    return (*names, *told)
+
+
+def pack(schema: pa.Schema) -> str:
+    """A schema as text, for a checkpoint."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def unpack(text: Any) -> pa.Schema | None:
+    """The packed schema; ``None`` if it cannot be read: the columns are inferred again."""
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+    except (pa.ArrowException, OSError, TypeError, ValueError):
+        return None
