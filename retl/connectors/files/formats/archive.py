@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
 from retl.connectors.files.formats.base import unreadable
-from retl.connectors.files.formats.compression import decompressed, limited
+from retl.connectors.files.formats.compression import BROKEN, decompressed, limited
 from retl.connectors.files.formats.options import FormatOptions, parse_options
 
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
@@ -34,7 +33,7 @@ def members(
     found = _zipped(file, name, options) if name.lower().endswith(".zip") else _taped(file, name, options)
     try:
         yield from found
-    except (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+    except BROKEN as error:
         raise unreadable(name, f"it cannot be unpacked: {error}") from None
 
 
@@ -55,4 +54,4 @@ def _taped(file: BinaryIO, name: str, options: FormatOptions) -> Iterator[tuple[
         for info in archive:
             member = archive.extractfile(info) if info.isreg() else None
             if member is not None:
-                yield info.name, cast("BinaryIO", member)
+                yield info.name, limited(cast("BinaryIO", member), f"{name}/{info.name}", info.size, options)

@@ -217,7 +217,7 @@ def _real_days(array: pa.Array, times: pa.Array, pattern: str) -> pa.Array:
     # Both without the zeros before a number, which people write or leave out.
     same = pc.equal(
         *(
-            pc.replace_substring_regex(text, r"\b0+([0-9])", r"\1")
+            pc.replace_substring_regex(text, r"\b0([0-9])\b", r"\1")
             for text in (_without_fraction(again, pattern), array)
         )
     )

@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from retl.connectors.files.formats.avro import Avro
 from retl.connectors.files.formats.base import Format
 from retl.connectors.files.formats.csv import CSV
-from retl.connectors.files.formats.options import FormatOptions, format_name, parse_options
-from retl.model.errors import UnsupportedError
+from retl.connectors.files.formats.excel import Excel
+from retl.connectors.files.formats.ipc import ArrowIPC
+from retl.connectors.files.formats.json import JSON, json_lines
+from retl.connectors.files.formats.options import FormatName, FormatOptions, format_name, parse_options
+from retl.connectors.files.formats.orc import ORC
+from retl.connectors.files.formats.parquet import Parquet
 
-_FORMATS: dict[str, Callable[[FormatOptions], Format]] = {
+_FORMATS: dict[FormatName, Callable[[FormatOptions], Format]] = {
     "csv": CSV,
     "tsv": lambda options: CSV(options, "\t"),
+    "json": JSON,
+    "jsonl": json_lines,
+    "parquet": Parquet,
+    "arrow": ArrowIPC,
+    "orc": ORC,
+    "avro": Avro,
+    "excel": Excel,
 }
 
 
 def format_for(options: Mapping[str, Any] | FormatOptions, name: str) -> Format:
     """What reads a file of this name. Raises ``ConfigError`` for options or a name that tell no format."""
     parsed = parse_options(options)
-    chosen = format_name(parsed, name)
-    made = _FORMATS.get(chosen)
-    if made is None:
-        raise UnsupportedError(f"files of the format {chosen} cannot be read yet.", remedy="convert them to CSV.")
-    return made(parsed)
+    return _FORMATS[format_name(parsed, name)](parsed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import tarfile
+import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -18,7 +20,19 @@ from retl.connectors.files.formats.options import FormatOptions, packing, parse_
 _BLOCK = 256 * 1024
 _HARMLESS = 64 * 1024 * 1024
 """Bytes that may come of any file, however small it is."""
-_BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException)
+BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    pa.ArrowException,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
+"""What unpacking raises for bytes that are broken or cut."""
 
 
 def decompressed(file: BinaryIO, name: str, options: Mapping[str, Any] | FormatOptions) -> BinaryIO:
@@ -61,7 +75,7 @@ class _Counted(io.RawIOBase):
 class _Decoder(ABC):
     @abstractmethod
     def read(self, size: int) -> bytes:
-        """At most so many unpacked bytes; none at the end. Raises one of ``_BROKEN`` for a stream that is broken or cut."""
+        """At most so many unpacked bytes; none at the end. Raises one of ``BROKEN`` for a stream that is broken or cut."""
 
 
 class _Plain(_Decoder):
@@ -138,10 +152,13 @@ class _Arrow(_Decoder):
     """zstd and lz4, of several frames."""
 
     def __init__(self, file: _Counted, codec: str) -> None:
+        self._file = file
         self._stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), codec)
 
     def read(self, size: int) -> bytes:
         found: bytes = self._stream.read(size)
+        if not self._file.count:
+            raise EOFError("it is empty")
         return found
 
 
@@ -179,7 +196,7 @@ class _Unpacked(io.RawIOBase):
     def _read(self, size: int) -> bytes:
         try:
             return self._decoder.read(size)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise unreadable(self._name, f"it cannot be unpacked: {error}") from None
 
     def _check(self) -> None:

@@ -112,8 +112,26 @@ class CSV(Format):
 
         table = self._parse(block.data, names, wanted, skip)
         lines = np.delete(block.lines, list(ragged))
+        short = [number for number, values in ragged.items() if values < len(names) and self.options.ragged == "fill"]
+        if short:
+            table = pa.concat_tables([table, self._filled(block, ragged, short, names, wanted)])
+            lines = np.concatenate([lines, block.lines[short]])
+        rejected = {number: values for number, values in ragged.items() if number not in short}
         columns = {column: _as_text(table[column]) for column in wanted}
-        return FoundRows(columns, lines, [*block.broken, *_ragged_rows(block, ragged, len(names))])
+        return FoundRows(columns, lines, [*block.broken, *_ragged_rows(block, rejected, len(names))])
+
+    def _filled(
+        self,
+        block: RowBlock,
+        ragged: Mapping[int, int],
+        short: Sequence[int],
+        names: Sequence[str],
+        wanted: Sequence[str],
+    ) -> pa.Table:
+        """Rows with too few values, with empty ones for those that they lack."""
+        delimiter = self._dialect.delimiter.encode()
+        rows = [block.row(number) + delimiter * (len(names) - ragged[number]) for number in short]
+        return self._parse(b"\n".join(rows) + b"\n", names, wanted)
 
     def _parse(
         self,

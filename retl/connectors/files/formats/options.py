@@ -87,7 +87,7 @@ class FormatOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
         msgspec.Meta(description="CSV, Excel: the names of the columns, in place of those of the header."),
     ] = None
     skip_lines: Annotated[
-        int, msgspec.Meta(description="CSV, JSON lines, Excel: lines before the header that are left out.", ge=0)
+        int, msgspec.Meta(description="CSV, Excel: lines before the header that are left out.", ge=0)
     ] = 0
     comment: Annotated[str, msgspec.Meta(description="CSV: lines that begin with this are left out.")] = ""
     null: Annotated[

@@ -15,6 +15,7 @@ from retl.connectors.files.formats.base import LINE
 from retl.connectors.files.formats.cast import cast, is_bad, shown
 from retl.connectors.files.formats.options import FormatOptions
 from retl.connectors.rows.text import json_text
+from retl.model.schema import is_bytes, is_text
 
 _LONGEST = 10_000
 """Characters of a rejected row that are kept."""
@@ -66,8 +67,14 @@ def _column(rows: FoundRows, column: pa.Field, options: FormatOptions, rejects: 
 def _reject(rows: FoundRows, column: pa.Field, found: pa.Array, bad: Any, rejects: dict[int, RowReject]) -> None:
     for number in np.flatnonzero(bad).tolist():
         if number not in rejects:
-            reason = f"line {rows.lines[number]}: {_shown(found, number)} is not of type {column.type}"
+            wrong = f"{_shown(found, number)} is not {_wanted(column, found)}"
+            reason = f"line {rows.lines[number]}: {wrong}"
             rejects[number] = RowReject(reason, _content(rows, number), column.name)
+
+
+def _wanted(column: pa.Field, found: pa.Array) -> str:
+    as_bytes = is_text(column.type) and is_bytes(found.type)
+    return "text of its encoding" if as_bytes else f"of type {column.type}"
 
 
 def _shown(found: pa.Array, number: int) -> str:
