@@ -33,7 +33,7 @@ import pyarrow as pa
 
 from retl.connectors.rows.reject_column import REJECT, RowReject, with_rejects
 from retl.model.actions import Action, PreAction, Write
-from retl.model.answers import CommitResult, SystemInfo, TargetTable
+from retl.model.answers import CommitResult, ScanAgain, SystemInfo, TargetTable
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
 from retl.model.cursor import cursor_family
 from retl.model.errors import (
@@ -84,6 +84,7 @@ __all__ = [
     "RetlError",
     "RowReject",
     "RowsRejected",
+    "ScanAgain",
     "SchemaDrift",
     "Scope",
     "Slice",
@@ -179,7 +180,7 @@ class SourceScan(ABC):
 
         Such a source finds them while it compares, so that they need not all lie in memory; the plan then has none. It
         is asked again after ``rejected``, and gives what is not committed. What it raises at the end fails the scan, and
-        leaves what is committed as it is.
+        leaves what is committed as it is; but ``ScanAgain`` begins it anew.
         """
         for slice_ in self.plan.slices:
             yield slice_

@@ -20,10 +20,10 @@ from contextlib import aclosing
 import anyio
 import msgspec
 
-from retl.connectors.base import Source, SourceScan, Target
+from retl.connectors.base import ScanAgain, Source, SourceScan, Target
 from retl.engine import guard
 from retl.engine.channel import Channel
-from retl.engine.context import DEFAULT_TTL, Emit, Limits, ScanContext, StopSignal, now_text
+from retl.engine.context import DEFAULT_TTL, Counters, Emit, Limits, ScanContext, StopSignal, now_text
 from retl.engine.drift import check_plan, usable
 from retl.engine.log import error_text
 from retl.engine.ownership import Ownership
@@ -35,12 +35,15 @@ from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Fence
-from retl.model.errors import RetlError, RowsRejected
+from retl.model.errors import RetlError, RowsRejected, SourceError
 from retl.model.plan import SourcePlan, WriteSpec
 from retl.model.report import Progress, ScanReport
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.state.base import Manifest, StateStore
+
+_MOST_ROUNDS = 5
+"""How often a source may ask for another table within one scan."""
 
 
 class Scan:
@@ -147,12 +150,29 @@ class Scan:
         self._claim = await self._ownership.claim(context.source, context.target, context.table)
         context.checkpoint = usable(context.table, checkpoint, context.warn)
         await self._look_at_target(context)
+        for _ in range(_MOST_ROUNDS):
+            try:
+                return await self._read_all(context)
+            except ScanAgain as again:
+                await self._learn(context, again)
+        raise SourceError("the source needs another table again and again.", remedy="look at what changes there.")
+
+    async def _read_all(self, context: ScanContext) -> None:
         manifest = Manifest(context.store, context.pipeline, context.table.name)
         async with context.source.open_scan(context.table, context.checkpoint, manifest) as scan:
             plan = context.plan = scan.plan
             # A source may narrow it, such as what truncating means for files.
             context.table = guard.with_reject_limit(plan.table, plan.rows)
             await self._carry_out(context, scan)
+
+    async def _learn(self, context: ScanContext, again: ScanAgain) -> None:
+        """Remember what the source needs to know for the rest, and begin a new load."""
+        detail = {**context.checkpoint.detail, **again.detail}
+        context.checkpoint = msgspec.structs.replace(context.checkpoint, detail=detail)
+        await context.store.save(context.fenced(context.checkpoint))
+        self._channel = self._channel.renewed()
+        if context.table.replaces:  # what was loaded is gone
+            context.counters = Counters(warnings=context.counters.warnings)
 
     async def _claim_target(self, context: ScanContext) -> None:
         if self._claim is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from retl.model.checkpoint import Reject
 
@@ -44,3 +45,14 @@ class TargetTable:
     empty: bool
     identity: str | None = None
     """What names this very table, and changes when it is dropped and made again; ``None`` where the system has no such thing."""
+
+
+class ScanAgain(Exception):  # no error: the scan goes on
+    """Raised by ``SourceScan.slices`` at their end: the table has to become another one before the rest can be read.
+
+    What is committed stays, a shadow goes. The checkpoint then holds ``detail`` too, and the source is asked again.
+    """
+
+    def __init__(self, detail: Mapping[str, Any]) -> None:
+        super().__init__("the source has learned what the rest of the scan needs")
+        self.detail = detail

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from retl.connectors.base import REJECT, SourceScan
+from retl.connectors.base import REJECT, ScanAgain, SourceScan
 from retl.connectors.files.changes import Changes, Group
 from retl.connectors.files.reading import FileReader, NewColumns
 from retl.connectors.files.shape import Shape
 from retl.connectors.files.store import FileChanged, FileInfo, FileStore
-from retl.model.errors import ConnectionFailed, RetlError, RowsRejected, SourceError, TransientError
+from retl.model.errors import ConnectionFailed, RetlError, RowsRejected, SourceError
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.plan import SourcePlan
 from retl.model.window import Scope, Slice
@@ -79,10 +79,7 @@ class FileScan(SourceScan):
             yield self._slice(group)
             self._next += 1
         if self._wider:
-            yield self._learning()
-            raise TransientError(
-                "files have columns that the table lacked; what they hold is read now.", retry_after=0.0
-            )
+            raise ScanAgain(self._changes.learned(self._wider))
         self._end()
 
     async def _next_group(self) -> Group | None:
@@ -161,10 +158,6 @@ class FileScan(SourceScan):
         return found
 
     # The end ----------------------------------------------------------------
-
-    def _learning(self) -> Slice:
-        """A slice without rows, whose checkpoint remembers the columns that were found on the way."""
-        return Slice(index=self._next, detail=self._changes.learned(self._wider))
 
     def _end(self) -> None:
         """Say what was left out; what is committed stays."""

@@ -64,6 +64,7 @@ class FileSource(Source):
         """Truncating means the rows of each file that is read: they are replaced in one transaction."""
         _check_words(table)
         if table.pre_action is not PreAction.TRUNCATE:
+            _check_key(table)
             return table
         column = table.files.provenance.get("file")
         if column is None:
@@ -182,6 +183,16 @@ _OTHER_FORMAT = (
     "the format of the files has changed since the last scan; files that have not changed are not read again. "
     "`retl reset` reads everything once."
 )
+
+
+def _check_key(table: TableSpec) -> None:
+    """Without a key, rows that are not in a file any more would stay."""
+    if table.pre_action is PreAction.NONE and table.scope is None and not table.key and table.write is Write.UPSERT:
+        raise ConfigError(
+            "the table has no key, so the rows of a file that changes could not be told from its old ones.",
+            remedy='replace the rows of each file that changes, with pre_action = "truncate"; or name the columns that '
+            "identify a row in key.",
+        )
 
 
 class _Known:

@@ -1,0 +1,281 @@
+"""A folder of files into a table of each system, file by file."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from retl.model.errors import ConfigError, GuardStopped
+from tests.integration.files.folder import Folder
+from tests.routes.fixtures import make_end
+
+TARGETS = ("sqlite", "duckdb", "mysql", "mariadb", "postgres", "postgres15")
+
+
+@pytest.fixture(params=TARGETS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path, at_once: None) -> Iterator[Folder]:
+    with ExitStack() as stack:
+        yield Folder(tmp_path, make_end(request.param, "app", request, tmp_path, stack))
+
+
+async def test_files_become_rows_that_know_where_they_came_from(folder: Folder) -> None:
+    folder.write("a.csv", "id,city", "1,Rome", "2,Oslo")
+    folder.write("b.csv", "id,city", "3,Lima")
+    report = await folder.scan()
+    assert (report.status, report.rows, report.rejects) == ("done", 3, 0)
+    assert folder.rows("id", "city", "_file", "_row") == [
+        (1, "Rome", "a.csv", 1),
+        (2, "Oslo", "a.csv", 2),
+        (3, "Lima", "b.csv", 1),
+    ]
+    assert folder.entries() == [("a.csv", 2), ("b.csv", 1)]
+
+
+async def test_an_unchanged_folder_is_not_read_again(folder: Folder) -> None:
+    folder.write("a.csv", "id", "1")
+    await folder.scan()
+    report = await folder.scan()
+    assert (report.status, report.rows, report.slices) == ("done", 0, 0)
+
+
+async def test_a_changed_file_replaces_its_own_rows_and_no_others(folder: Folder) -> None:
+    folder.write("a.csv", "id", "1", "2", "3")
+    folder.write("b.csv", "id", "4")
+    await folder.scan()
+    folder.write("a.csv", "id", "1", "9")
+    report = await folder.scan()
+    assert report.rows == 2
+    assert folder.rows() == [(1, "a.csv", 1), (4, "b.csv", 1), (9, "a.csv", 2)]
+    assert folder.entries() == [("a.csv", 2), ("b.csv", 1)]
+
+
+async def test_a_file_that_is_gone_keeps_its_rows(folder: Folder) -> None:
+    path = folder.write("a.csv", "id", "1")
+    folder.write("b.csv", "id", "2")
+    await folder.scan()
+    path.unlink()
+    assert (await folder.scan()).rows == 0
+    assert folder.rows() == [(1, "a.csv", 1), (2, "b.csv", 1)]
+
+
+async def test_a_file_that_is_gone_loses_its_rows_where_that_is_asked_for(folder: Folder) -> None:
+    folder.words["vanished"] = "delete"
+    path = folder.write("a.csv", "id", "1")
+    folder.write("b.csv", "id", "2")
+    await folder.scan()
+    path.unlink()
+    assert (await folder.scan()).status == "done"
+    assert folder.rows() == [(2, "b.csv", 1)]
+    assert folder.entries() == [("b.csv", 1)]
+
+
+async def test_an_empty_listing_deletes_nothing_unless_that_is_allowed(folder: Folder) -> None:
+    folder.words["vanished"] = "delete"
+    path = folder.write("a.csv", "id", "1")
+    await folder.scan()
+    path.unlink()
+    with pytest.raises(GuardStopped, match="1 files are gone, with 1 of the 1 rows"):
+        await folder.scan()
+    assert folder.rows() == [(1, "a.csv", 1)]
+    folder.words["max_shrink"] = "100%"
+    await folder.scan()
+    assert folder.rows() == folder.entries() == []
+
+
+async def test_a_bad_file_keeps_its_old_rows_and_stops_no_other(folder: Folder) -> None:
+    for name in "abc":
+        folder.write(f"{name}.csv", "id,n", f"{ord(name)},1")
+    await folder.scan()
+    folder.write("a.csv", "id,n", "1,1")
+    folder.write("b.csv", "id,n", "2,1", "two,2")
+    folder.write("c.csv", "id,n", "3,1")
+    report = await folder.failed()
+    assert folder.rows() == [(1, "a.csv", 1), (3, "c.csv", 1), (98, "b.csv", 1)]
+    assert re.search(r"1 file could not be read.*b\.csv", report.error or "")
+    assert "line 3" in (report.error or "") and "two" in (report.error or "")
+    assert any("b.csv" in warning for warning in report.warnings)
+    assert folder.entries() == [("a.csv", 1), ("b.csv", 1), ("c.csv", 1)]
+    folder.write("b.csv", "id,n", "2,1")
+    assert (await folder.scan()).rows == 1
+    assert folder.rows() == [(1, "a.csv", 1), (2, "b.csv", 1), (3, "c.csv", 1)]
+
+
+async def test_rows_that_do_not_fit_are_rejects_as_far_as_that_is_allowed(folder: Folder) -> None:
+    folder.words["max_rejects"] = 1
+    folder.write("a.csv", "id,n", "1,1", "2,2")
+    await folder.scan()
+    folder.write("b.csv", "id,n", "3,1", "4,x", "5,3")
+    report = await folder.scan()
+    assert (report.rows, report.rejects) == (3, 1)
+    assert folder.rows() == [(1, "a.csv", 1), (2, "a.csv", 2), (3, "b.csv", 1), (5, "b.csv", 3)]
+
+
+async def test_rows_that_the_target_rejects_leave_out_their_file_alone(folder: Folder) -> None:
+    folder.target.create("sales", {"_file": "text", "_row": "int"})
+    folder.write("a.csv", "id", "1")
+    folder.write("b.csv", "id", "7", "7")
+    folder.write("c.csv", "id", "3")
+    report = await folder.failed()
+    assert folder.rows() == [(1, "a.csv", 1), (3, "c.csv", 1)]
+    assert "b.csv" in (report.error or "")
+    assert folder.entries() == [("a.csv", 1), ("c.csv", 1)]
+    folder.write("b.csv", "id", "7", "8")
+    await folder.scan()
+    assert folder.rows() == [(1, "a.csv", 1), (3, "c.csv", 1), (7, "b.csv", 1), (8, "b.csv", 2)]
+
+
+async def test_a_key_that_stands_in_two_files_leaves_the_second_one_out(folder: Folder) -> None:
+    folder.words["key"] = "id"
+    folder.write("a.csv", "id,n", "1,10", "2,20")
+    folder.write("b.csv", "id,n", "2,99", "3,30")
+    report = await folder.failed()
+    assert folder.rows("id", "n", "_file") == [(1, 10, "a.csv"), (2, 20, "a.csv")]
+    assert "b.csv" in (report.error or "")
+
+
+async def test_names_become_columns(folder: Folder) -> None:
+    folder.pattern = "{region}/sales-{day:%Y-%m-%d}.csv"
+    folder.write("north/sales-2024-05-31.csv", "id", "1")
+    folder.write("south/sales-2024-06-01.csv", "id", "2")
+    await folder.scan()
+    found = [
+        (number, region, dt.date.fromisoformat(str(day)[:10]))
+        for number, region, day in folder.rows("id", "region", "day")
+    ]
+    assert found == [(1, "north", dt.date(2024, 5, 31)), (2, "south", dt.date(2024, 6, 1))]
+
+
+async def test_folders_of_a_partitioned_tree_become_columns(folder: Folder) -> None:
+    folder.pattern = "**/*.csv"
+    folder.words["hive"] = True
+    folder.write("year=2024/month=05/a.csv", "id", "1")
+    folder.write("year=2024/month=__HIVE_DEFAULT_PARTITION__/a.csv", "id", "2")
+    await folder.scan()
+    assert folder.rows("id", "year", "month") == [(1, "2024", "05"), (2, "2024", None)]
+    folder.write("year=2025/month=01/a.csv", "id", "3")
+    await folder.scan()
+    assert folder.rows("id", "year", "month")[-1] == (3, "2025", "01")
+
+
+async def test_provenance_has_the_names_of_choice(folder: Folder) -> None:
+    folder.words["provenance"] = "cc"
+    folder.write("a.csv", "id", "1")
+    await folder.scan()
+    assert folder.rows("id", "__cc_src_file", "__cc_src_url") == [(1, "a.csv", f"{folder.root}/a.csv")]
+    folder.write("a.csv", "id", "2")
+    await folder.scan()
+    assert folder.rows("id", "__cc_src_file") == [(2, "a.csv")]
+
+
+async def test_provenance_tells_hash_and_time(folder: Folder) -> None:
+    folder.words["provenance"] = {"hash": "sha", "modified": "at"}
+    folder.write("a.csv", "id", "1")
+    await folder.scan()
+    ((number, digest),) = folder.rows("id", "sha")
+    assert (number, digest) == (1, hashlib.sha256(b"id\n1\n").hexdigest())
+
+
+async def test_hidden_and_unfinished_files_are_left_alone(folder: Folder) -> None:
+    folder.pattern = "**"
+    for name in (".a.csv", "b.csv.tmp", "c.csv.part", "_SUCCESS", ".git/d.csv", "_temporary/e.csv", "f.csv~"):
+        folder.write(name, "id", "99")
+    folder.write("a.csv", "id", "1")
+    await folder.scan()
+    assert folder.rows() == [(1, "a.csv", 1)]
+
+
+async def test_upsert_by_key_needs_no_other_words(folder: Folder) -> None:
+    folder.words = {"key": "id"}
+    folder.write("a.csv", "id,n", "1,10", "2,20")
+    await folder.scan()
+    folder.write("a.csv", "id,n", "2,21", "3,30")
+    await folder.scan()
+    assert folder.rows("id", "n") == [(1, 10), (2, 21), (3, 30)]
+
+
+async def test_without_key_and_truncate_the_error_says_what_to_do(folder: Folder) -> None:
+    folder.words = {}
+    folder.write("a.csv", "id", "1")
+    with pytest.raises(ConfigError, match="truncate"):
+        await folder.scan()
+
+
+@pytest.mark.parametrize("pre_action", ["swap", "mirror", "rename_and_create"])
+async def test_a_table_that_is_replaced_holds_all_files_again(folder: Folder, pre_action: str) -> None:
+    folder.words = {"pre_action": pre_action}
+    path = folder.write("a.csv", "id", "1")
+    folder.write("b.csv", "id", "2")
+    await folder.scan()
+    assert (await folder.scan()).rows == 0
+    path.unlink()
+    folder.write("c.csv", "id", "3")
+    assert (await folder.scan()).rows == 2
+    assert folder.rows() == [(2, "b.csv", 1), (3, "c.csv", 1)]
+    assert folder.entries() == [("b.csv", 1), ("c.csv", 1)]
+    assert (await folder.scan()).rows == 0
+
+
+async def test_a_bad_file_leaves_a_table_that_is_replaced_as_it_was(folder: Folder) -> None:
+    folder.words = {"pre_action": "swap"}
+    folder.write("a.csv", "id", "1")
+    folder.write("b.csv", "id", "2")
+    await folder.scan()
+    folder.write("a.csv", "id", "x")
+    folder.write("b.csv", "id", "3")
+    await folder.failed()
+    assert folder.rows() == [(1, "a.csv", 1), (2, "b.csv", 1)]
+    folder.write("a.csv", "id", "4")
+    await folder.scan()
+    assert folder.rows() == [(3, "b.csv", 1), (4, "a.csv", 1)]
+
+
+async def test_a_column_of_a_later_file_is_added(folder: Folder) -> None:
+    folder.write("a.csv", "id", "1")
+    await folder.scan()
+    folder.write("b.csv", "id,city", "2,Rome")
+    report = await folder.scan()
+    assert (report.status, report.rows) == ("done", 1)
+    assert folder.rows("id", "city", "_file") == [(1, None, "a.csv"), (2, "Rome", "b.csv")]
+
+
+async def test_a_column_of_a_later_file_is_added_to_a_table_that_is_replaced(folder: Folder) -> None:
+    folder.words = {"pre_action": "swap"}
+    folder.write("a.csv", "id", "1")
+    await folder.scan()
+    folder.write("b.csv", "id,city", "2,Rome")
+    report = await folder.scan()
+    assert (report.status, report.rows) == ("done", 2)
+    assert folder.rows("id", "city", "_file") == [(1, None, "a.csv"), (2, "Rome", "b.csv")]
+
+
+async def test_a_table_that_was_lost_is_loaded_again_where_that_is_allowed(folder: Folder) -> None:
+    folder.words["lost_target"] = "reload"
+    folder.write("a.csv", "id", "1")
+    folder.write("b.csv", "id", "2")
+    await folder.scan()
+    folder.target.drop("sales")
+    (folder.root / "b.csv").unlink()
+    await folder.scan()
+    assert folder.rows() == [(1, "a.csv", 1)]
+    assert folder.entries() == [("a.csv", 1)]
+
+
+async def test_a_folder_without_files_is_no_error_and_makes_no_table(folder: Folder) -> None:
+    report = await folder.scan()
+    assert (report.status, report.rows) == ("done", 0)
+    assert any("no file matches *.csv" in warning for warning in report.warnings)
+    assert "sales" not in folder.target.tables()
+
+
+async def test_many_files_are_few_commits(folder: Folder) -> None:
+    for number in range(250):
+        folder.write(f"{number:04}.csv", "id", str(number))
+    report = await folder.scan()
+    assert (report.rows, report.slices) == (250, 1)
+    assert folder.rows("id") == [(number,) for number in range(250)]
