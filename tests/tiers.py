@@ -12,10 +12,12 @@ adversity ``nox -s adversity``         the same with fifty times as many random 
 
 The systems of a family share their code: MySQL and MariaDB; the versions of PostgreSQL; the products of Elasticsearch
 and OpenSearch; StarRocks and Doris. So the merge tier runs each case on one of them, spread like the colours of a chess
-board; and so it does with two routes between files, from PostgreSQL, or to it, and with all that have one target where a
-test is marked ``by_target``. A test whose code is another one for each of them is marked ``every_system``, and keeps all
-its cases. Older and newer versions of a search server are left to the larger tiers, and so is what is marked ``large``:
-tests of the servers of the tests, and of a cluster of several nodes.
+board; and so it does with all that have one target where a test is marked ``by_target``. What a contract asks of the
+room that SQL systems share, it asks of one of them for each case; and a suite over routes takes for each case one route
+between files and one with a SQL server, where the kills and cancellations take one of each kind of server. A test whose
+code is another one for each of them is marked ``every_system``, and keeps all its cases. Of the search servers it takes
+Elasticsearch 8, but for what is marked so. So the other ones are left to the larger tiers, and so is what is marked
+``large``: tests of the servers of the tests, and of a cluster of several nodes.
 
 Two processes share the merge tier file by file, but for the tests with a search server: it takes a dozen seconds of
 work to start and as much to get quick, so one process has all of them.
@@ -34,8 +36,6 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests.servers import java
-
 TESTS = Path(__file__).parent
 SIBLINGS = {
     "<files>": re.compile(r"\b(duckdb-sqlite|sqlite-duckdb)\b"),
@@ -47,10 +47,22 @@ SIBLINGS = {
     "<olap>": re.compile(r"\b(starrocks|doris)\b"),
 }
 """How the systems are called in the name of a case, and what stands there for any of them."""
+SUITES = {
+    "<sql target>": re.compile(r"contract/test_(duckdb|mysql|postgres)_target\.py::Test\w+"),
+    "<sql state store>": re.compile(r"contract/test_state_stores\.py::TestStoreIn(DuckDB|MySQL|PostgreSQL)\b"),
+    "<file source>": re.compile(r"contract/test_(duckdb|sqlite)_source\.py::Test\w+"),
+    "<mysql source>": re.compile(r"contract/test_(mysql_source|olap_sources)\.py::Test\w+"),
+    "<postgres source>": re.compile(r"contract/test_(postgres|redshift)_source\.py::Test\w+"),
+}
+"""The suites of systems that share most of their code, and what stands for any of them."""
+SYSTEM_OF_SUITE = re.compile(r"\b(mysql|mariadb|postgres15|postgres|starrocks|doris)\b-?")
+KINDS = {"duckdb": "file", "sqlite": "file", "elasticsearch": "search", "opensearch": "search"}
+"""Systems that no SQL server is. Routes between the same kinds are alike to a suite of acceptance tests."""
 SEARCHES = re.compile(r"(integration|contract|acceptance|adversity)/.*(elasticsearch|opensearch|index-to-index)")
 OLDER_AND_NEWER = re.compile(r"\b(elasticsearch9|opensearch2)(_server)?\b")
 """Versions that the merge tier leaves to the largest one."""
-NEEDS_JAVA_21 = re.compile(r"\bopensearch(_server)?\b")
+OTHER_PRODUCT = re.compile(r"\bopensearch(_server)?\b")
+"""What the merge tier takes only where nothing else can be had: a second server to start, and to get quick."""
 QUICK = re.compile(r"(unit|property)/|contract/(?!test_olap)|acceptance/test_(scan_rules|refreshes|field_notes)\.py")
 QUICK_ROUTE = ("duckdb", "sqlite")
 NOT_QUICK = "TestStoreInDuckDB"  # it opens its file for each step
@@ -132,21 +144,29 @@ def _left_to_larger_tiers(items: list[pytest.Item]) -> Iterator[pytest.Item]:
 
 
 def _is_preferred(nodeid: str) -> bool:
-    if NEEDS_JAVA_21.search(nodeid) and java.newest(21) is None:
-        return False
-    return not OLDER_AND_NEWER.search(nodeid)
+    return not OTHER_PRODUCT.search(nodeid) and not OLDER_AND_NEWER.search(nodeid)
 
 
 def _case(item: pytest.Item) -> str:
     """The name of a case without that of a system; where only the target matters, without that of the source."""
-    nodeid = item.nodeid
-    if item.get_closest_marker("by_target"):
-        route: tuple[str, str] = item.callspec.params["route"]  # type: ignore[attr-defined]
-        nodeid = nodeid.replace("-".join(route), route[1])
-    test, bracket, case = nodeid.partition("[")
+    path, _, name = item.nodeid.partition("::")
+    test, bracket, case = name.partition("[")
+    for anyone, suite in SUITES.items():
+        if suite.search(item.nodeid):
+            return f"{anyone}{test.rpartition('::')[2]}[{SYSTEM_OF_SUITE.sub('', case).rstrip(']')}]"
+    if "acceptance/" in path and (route := getattr(item, "callspec", None) and item.callspec.params.get("route")):  # type: ignore[attr-defined]
+        return f"{path}::{test}[{case.replace('-'.join(route), _family(route, item))}"
     for anyone, siblings in SIBLINGS.items():
         case = siblings.sub(anyone, case)
-    return f"{test}{bracket}{case}"
+    return f"{path}::{test}{bracket}{case}"
+
+
+def _family(route: tuple[str, str], item: pytest.Item) -> str:
+    """What stands for all routes between such systems; where only the target matters, for all targets of its kind."""
+    source, target = (KINDS.get(system, "server") for system in route)
+    if item.get_closest_marker("by_target"):
+        return f"<to {target}>"
+    return f"<{source}>" if source == target else "<server>"
 
 
 @pytest.hookimpl(optionalhook=True)
