@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from retl.connectors.duckdb import DuckDB
     from retl.connectors.elasticsearch import Elasticsearch
     from retl.connectors.files.stores.local import LocalFiles
+    from retl.connectors.files.stores.oss import OSSFiles
+    from retl.connectors.files.stores.s3 import S3Files
     from retl.connectors.function import FunctionTarget, IteratorSource
     from retl.connectors.mysql import MySQL
     from retl.connectors.olap.doris import Doris
@@ -24,8 +26,10 @@ _ROOMS = {
     "IteratorSource": "function",
     "LocalFiles": "files.stores.local",
     "MySQL": "mysql",
+    "OSSFiles": "files.stores.oss",
     "PostgreSQL": "postgres",
     "Redshift": "redshift",
+    "S3Files": "files.stores.s3",
     "SQLite": "sqlite",
     "StarRocks": "olap.starrocks",
 }
@@ -38,8 +42,10 @@ __all__ = [
     "IteratorSource",
     "LocalFiles",
     "MySQL",
+    "OSSFiles",
     "PostgreSQL",
     "Redshift",
+    "S3Files",
     "SQLite",
     "StarRocks",
 ]

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fake_redshift import Cluster
-from tests.servers import elasticsearch, mariadb, mysql, opensearch, postgres, redshift
+from tests.servers import elasticsearch, mariadb, mysql, opensearch, postgres, redshift, s3
 from tests.servers.cache import DOWNLOAD_SECONDS
 from tests.servers.database import Server
 from tests.servers.postgres import PostgresServer
+from tests.servers.s3 import S3Server
 from tests.servers.search import SearchServer
 
 SERVERS = ("mysql", "mariadb")
@@ -24,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = getattr(getattr(item, "callspec", None), "params", {})
         asked = {*getattr(item, "fixturenames", ()), *(f"{system}_server" for system in params.get("route", ()))}
         search = not asked.isdisjoint(f"{name}_server" for name in (*SEARCH_SERVERS, "search"))
-        sql = not asked.isdisjoint(["pg", *(f"{name}_server" for name in (*SERVERS, *POSTGRES, "redshift"))])
+        sql = not asked.isdisjoint(["pg", *(f"{name}_server" for name in (*SERVERS, *POSTGRES, "redshift", "s3"))])
         if params.get("server") in SERVERS or sql or search:
             item.add_marker("integration")
         if search:
@@ -58,6 +59,13 @@ def database(server: Server) -> Iterator[str]:
     """The name of a database on ``server`` that is the test's own."""
     with server.fresh_database() as name:
         yield name
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server for all tests, each of which makes buckets of its own."""
+    with s3.started() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ class S3Server:
     """A server with one pair of keys; it refuses others."""
 
     def __init__(self, port: int, process: Process) -> None:
+        self.address = ("127.0.0.1", port)
         self.endpoint = f"127.0.0.1:{port}"
         self._process = process
 

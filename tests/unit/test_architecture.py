@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DRIVERS = ("aioboto3", "aiohttp", "aiomysql", "asyncpg", "asyncssh", "duckdb", "elasticsearch", "rich")
+DRIVERS = ("aioboto3", "aiobotocore", "aiohttp", "aiomysql", "asyncpg", "asyncssh", "duckdb", "elasticsearch", "rich")
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from retl.connectors.base import SystemInfo
-from retl.model.errors import TransientError
+from retl.model.errors import SourceError, TransientError
 
 
 class FileChanged(TransientError):
     """A file is no longer what it was when it was listed: it was overwritten, cut, appended to or deleted."""
+
+
+class FileArchived(SourceError):
+    """A file is there, and cannot be read before somebody restores it."""
 
 
 def changed(file: FileInfo, how: str) -> FileChanged:
@@ -41,7 +45,8 @@ class FileInfo:
     """One file as a listing shows it."""
 
     name: str
-    """Its path below the root of the store, with ``/`` between folders; never empty, never with a ``/`` in front."""
+    """Its path below the root of the store, with ``/`` between folders; never empty. The key of an object
+    may be anything: with ``//`` in it, or a ``/`` in front."""
     size: int
     """In bytes, as stored: compressed where it is compressed."""
     modified: datetime | None

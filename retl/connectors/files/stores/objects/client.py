@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import anyio
@@ -29,6 +30,13 @@ T = TypeVar("T")
 def budget() -> RetryBudget:
     """How often something is tried before its scan fails, which is then tried again as a whole."""
     return RetryBudget(attempts=ATTEMPTS, first=FIRST_PAUSE, longest=LONGEST_PAUSE)
+
+
+def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task whose error is raised where its result is asked for, and nowhere else."""
+    task = asyncio.get_running_loop().create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 class ObjectClient:

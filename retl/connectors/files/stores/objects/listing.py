@@ -9,10 +9,10 @@ import anyio.to_thread
 
 from retl.connectors.files.store import FileInfo
 from retl.connectors.files.stores.objects.answers import Listed, Page, read_page
-from retl.connectors.files.stores.objects.client import ObjectClient
+from retl.connectors.files.stores.objects.client import ObjectClient, begin
 from retl.connectors.files.stores.objects.identity import identity_of
 from retl.model.errors import SourceError
-from retl.threads import end_task, start
+from retl.threads import end_task
 
 PAGE = 1_000
 _PATIENCE = 5.0
@@ -24,14 +24,14 @@ async def pages(client: ObjectClient, prefix: str) -> AsyncGenerator[list[FileIn
     order = _Order(client, prefix)
     page = await ask(client, prefix)
     while True:
-        following = start(ask(client, prefix, page.next)) if page.next else None
+        following = begin(ask(client, prefix, page.next)) if page.next else None
         try:
             if files := order.files(page):
                 yield files
             if following is None:
                 return
             await asyncio.wait([following])
-            page = following.result().unwrap()
+            page = following.result()
         finally:
             if following is not None:
                 await end_task(following, patience=_PATIENCE)

@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 from retl.connectors.files.store import FileArchived, FileChanged, FileInfo, changed
-from retl.connectors.files.stores.objects.client import ObjectClient, budget
+from retl.connectors.files.stores.objects.client import ObjectClient, begin, budget
 from retl.connectors.files.stores.objects.errors import ARCHIVED, CHANGED, code_of
 from retl.connectors.files.stores.objects.identity import bare, etag_of, identity_of
 from retl.model.errors import ConnectionFailed, RetlError, SourceError, TransientError
-from retl.threads import Outcome, end_task, start
+from retl.threads import end_task
 
 PART = 8 << 20
 _PATIENCE = 5.0
@@ -44,7 +44,7 @@ class ObjectReader:
         self._slots = slots
         self._parallel = parallel
         self._parts = self._all_parts()
-        self._under_way: deque[tuple[_Part, asyncio.Task[Outcome[None]]]] = deque()
+        self._under_way: deque[tuple[_Part, asyncio.Task[None]]] = deque()
 
     async def read(self) -> AsyncGenerator[bytes, None]:
         """The blocks of the object, in order. A part comes as a whole before it is given on: nobody who is slow holds a GET open."""
@@ -53,7 +53,7 @@ class ObjectReader:
             while self._begin():
                 part, task = self._under_way[0]
                 await asyncio.wait([task])
-                task.result().unwrap()
+                task.result()
                 proved &= part.proved
                 while part.blocks:
                     yield part.blocks.popleft()
@@ -78,7 +78,7 @@ class ObjectReader:
                 if self._under_way:
                     self._slots.give()
                 break
-            self._under_way.append((part, start(part.fetch())))
+            self._under_way.append((part, begin(part.fetch())))
         return bool(self._under_way)
 
     def _end(self, pop: Any) -> None:

@@ -66,7 +66,7 @@ class Wire:
             method, URL(address, encoded=True), headers=sent, proxy=self._proxy, allow_redirects=False
         ) as answer:
             if answer.status >= 300:
-                raise await _refused(method, answer)
+                raise await _error(method, answer)
             yield answer
 
     async def _signed(self, method: Method, path: str, question: str, headers: dict[str, str]) -> dict[str, str]:
@@ -99,7 +99,7 @@ def _proxy(url: str) -> str | None:
     return None if proxy_bypass(place.hostname or "") else getproxies().get(place.scheme)
 
 
-async def _refused(method: Method, answer: aiohttp.ClientResponse) -> Refused:
+async def _error(method: Method, answer: aiohttp.ClientResponse) -> Refused:
     body = b"" if method == "HEAD" else await answer.content.read(_LONGEST_ERROR)
     found = read_error(body) or {"Code": _CODES.get(answer.status, str(answer.status))}
     # The detailed code of OSS, and the region of a bucket, stand in headers where there is no body.

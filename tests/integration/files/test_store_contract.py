@@ -1,0 +1,129 @@
+"""The local disk, S3 and OSS, each held to what a store promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from retl.connectors.files.store import FileStore
+from retl.connectors.files.stores.local import LocalStore
+from retl.model.errors import SourceError
+from tests.fake_s3 import FakeOSS, FakeS3, Object
+from tests.integration.files.buckets import Bucket, oss_files, s3_files
+from tests.integration.files.store_contract import RemoteStoreContract, StoreContract, listed
+
+
+class TestLocal(StoreContract):
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self.root = tmp_path / "root"
+        self.root.mkdir()
+
+    def new_store(self) -> FileStore:
+        return LocalStore(self.root)
+
+    def put(self, name: str, content: bytes) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink()
+
+
+class TestS3(RemoteStoreContract):
+    """A real server, SeaweedFS. It keeps objects in folders, lists them as those are sorted, and takes ``\\`` for ``/``."""
+
+    names: ClassVar[list[str]] = [name for name in StoreContract.names if name not in ("dir-1", "dir.csv", "a\\b")]
+    many = 1_100
+
+    @pytest.fixture(autouse=True)
+    def in_bucket(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+
+    def new_store(self) -> FileStore:
+        return self.bucket.files().store()
+
+    def put(self, name: str, content: bytes) -> None:
+        self.bucket.put(name, content)
+
+    def put_many(self, names: list[str]) -> None:
+        self.bucket.put_many(names)
+
+    def delete(self, name: str) -> None:
+        self.bucket.delete(name)
+
+    def address(self) -> tuple[str, int]:
+        return self.bucket.address
+
+    def store_at(self, host: str, port: int) -> FileStore:
+        return self.bucket.files(endpoint=f"http://{host}:{port}").store()
+
+    async def test_a_prefix_may_end_anywhere_in_a_name(self, store: FileStore) -> None:
+        for name in ("s/2024-01/a", "s/2025/b", "s/2025/c", "other"):
+            self.put(name, b"1")
+        assert [file.name for file in await listed(store, "s/2025/c")] == ["s/2025/c"]
+        assert [file.name for file in await listed(store, "s/202")] == ["s/2024-01/a", "s/2025/b", "s/2025/c"]
+
+    async def test_a_listing_that_is_not_in_order_is_refused(self, store: FileStore) -> None:
+        for name in ("s/a", "s.csv"):
+            self.put(name, b"1")
+        with pytest.raises(SourceError, match=r"'s.csv' came after 's/a', and a listing must be in order"):
+            await listed(store)
+
+
+class TestS3InMemory(RemoteStoreContract):
+    """Keys are anything that S3 takes."""
+
+    names: ClassVar[list[str]] = [
+        *RemoteStoreContract.names,
+        "dir",
+        "dir//x",
+        "/lead",
+        "//",
+        "a/../b",
+        "./c",
+        "\x01\x1f \t",
+        "\r\n",
+        "x" * 1_000,
+        "é" * 500,
+    ]
+    fake: FakeS3
+
+    @pytest.fixture(autouse=True)
+    def server(self, fake_s3: FakeS3) -> None:
+        self.use(fake_s3)
+
+    def use(self, fake: FakeS3) -> None:
+        """What lies beside the prefix is never seen, nor is the marker of its folder."""
+        self.fake = fake
+        fake.buckets["lake"] = {"other": Object(b"no"), "in/": Object(b""), "in-": Object(b"no"), "in0": Object(b"no")}
+
+    def new_store(self) -> FileStore:
+        return s3_files(self.fake, "s3://lake/in/").store()
+
+    def store_at(self, host: str, port: int) -> FileStore:
+        return s3_files(self.fake, "s3://lake/in", endpoint=f"http://{host}:{port}").store()
+
+    def put(self, name: str, content: bytes) -> None:
+        self.fake.buckets["lake"][f"in/{name}"] = Object(content)
+
+    def delete(self, name: str) -> None:
+        del self.fake.buckets["lake"][f"in/{name}"]
+
+    def address(self) -> tuple[str, int]:
+        return self.fake.address
+
+
+class TestOSS(TestS3InMemory):
+    @pytest.fixture(autouse=True)
+    def server(self, fake_oss: FakeOSS) -> None:
+        self.use(fake_oss)
+
+    def new_store(self) -> FileStore:
+        return oss_files(self.fake, "oss://lake/in/").store()
+
+    def store_at(self, host: str, port: int) -> FileStore:
+        return oss_files(self.fake, "oss://lake/in/", endpoint=f"http://{FakeOSS.domain}:{port}").store()
