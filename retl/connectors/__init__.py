@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from retl.connectors.files.stores.local import LocalFiles
     from retl.connectors.files.stores.oss import OSSFiles
     from retl.connectors.files.stores.s3 import S3Files
+    from retl.connectors.files.stores.ssh import SSHFiles
     from retl.connectors.function import FunctionTarget, IteratorSource
     from retl.connectors.mysql import MySQL
     from retl.connectors.olap.doris import Doris
@@ -31,6 +32,7 @@ _ROOMS = {
     "Redshift": "redshift",
     "S3Files": "files.stores.s3",
     "SQLite": "sqlite",
+    "SSHFiles": "files.stores.ssh",
     "StarRocks": "olap.starrocks",
 }
 
@@ -47,6 +49,7 @@ __all__ = [
     "Redshift",
     "S3Files",
     "SQLite",
+    "SSHFiles",
     "StarRocks",
 ]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fake_redshift import Cluster
-from tests.servers import elasticsearch, mariadb, mysql, opensearch, postgres, redshift, s3
+from tests.servers import elasticsearch, mariadb, mysql, opensearch, postgres, redshift, s3, sshd
 from tests.servers.cache import DOWNLOAD_SECONDS
 from tests.servers.database import Server
 from tests.servers.postgres import PostgresServer
@@ -25,7 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = getattr(getattr(item, "callspec", None), "params", {})
         asked = {*getattr(item, "fixturenames", ()), *(f"{system}_server" for system in params.get("route", ()))}
         search = not asked.isdisjoint(f"{name}_server" for name in (*SEARCH_SERVERS, "search"))
-        sql = not asked.isdisjoint(["pg", *(f"{name}_server" for name in (*SERVERS, *POSTGRES, "redshift", "s3"))])
+        sql = not asked.isdisjoint(
+            ["pg", *(f"{name}_server" for name in (*SERVERS, *POSTGRES, "redshift", "s3", "ssh"))]
+        )
         if params.get("server") in SERVERS or sql or search:
             item.add_marker("integration")
         if search:
@@ -149,4 +151,11 @@ def search_prefix(search_server: SearchServer) -> Iterator[str]:
 def redshift_server() -> Iterator[Cluster]:
     """A Redshift for all tests: the stand-in, or a cluster that a variable names."""
     with redshift.any_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ssh_server() -> Iterator[sshd.SSHServer]:
+    """An OpenSSH server for all tests, which reads what its user may read."""
+    with sshd.started() as server:
         yield server
