@@ -21,8 +21,9 @@ Convert: TypeAlias = Callable[[pa.Array], pa.Array]
 """Converts an array, or raises ``ArrowInvalid`` where any of its values does not fit."""
 
 _LOOSE = r"^\+?(-?)0*([0-9])"
-_LEADING_ZERO = r"^-?0[0-9]"
-_LONG_NUMBER = r"[0-9.]{17}"
+_ANYTHING = np.ones(256, dtype=bool)
+_DIGITS = np.isin(np.arange(256), np.frombuffer(b"0123456789", np.uint8))
+_LONG_NUMBER = r"[0-9.]{16}"
 
 
 @dataclass(frozen=True)
@@ -139,24 +140,25 @@ def plain_numbers(array: pa.Array, style: TextStyle) -> pa.Array:
     return pc.if_else(pc.match_substring_regex(array, pattern), plain, "?")
 
 
-def _refuse(wrong: pa.Array) -> None:
+def _refuse(wrong: pa.Array | Mask) -> None:
     """Raises where any value is wrong: the caller then looks for it."""
-    if pc.any(wrong).as_py():
+    if wrong.any() if isinstance(wrong, np.ndarray) else pc.any(wrong).as_py():
         raise pa.ArrowInvalid("a value does not fit")
 
 
 def _integers(array: pa.Array, kind: pa.DataType, loose: bool) -> pa.Array:
     if loose:
-        array = pc.replace_substring_regex(array, _LOOSE, r"\1\2")
+        _refuse(pc.match_substring_regex(array, "[xX]"))
+        return pc.replace_substring_regex(array, _LOOSE, r"\1\2").cast(kind)
     numbers = array.cast(kind)
-    if not loose:
-        _refuse(pc.not_equal(numbers.cast(pa.string()), array))
+    # Arrow reads 007, -0 and 0x1A too: all that no number is written as begins with a zero.
+    _refuse(_zero_before(array, _ANYTHING))
     return numbers
 
 
 def _decimals(array: pa.Array, kind: pa.DataType, loose: bool) -> pa.Array:
     if not loose:
-        _refuse(pc.match_substring_regex(array, _LEADING_ZERO))
+        _refuse(_zero_before(array, _DIGITS))
     # Arrow rounds nothing here: it raises where a digit would be lost.
     return array.cast(kind)
 
@@ -165,9 +167,30 @@ def _doubles(array: pa.Array, loose: bool) -> pa.Array:
     numbers = array.cast(pa.float64())
     _refuse(pc.invert(pc.is_finite(numbers)))
     if not loose:
-        _refuse(pc.match_substring_regex(array, _LEADING_ZERO))
+        _refuse(_zero_before(array, _DIGITS))
         _refuse(inexact(array, numbers))
     return numbers
+
+
+def _zero_before(array: pa.Array, following: npt.NDArray[np.bool_]) -> Mask:
+    """Which texts begin with a zero, or with ``-0``, before one of some bytes; ``-0`` alone is one of them, if ``0`` is."""
+    text, offsets = _bytes_of(array)
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    first = text[starts]
+    negative = (first == ord("-")) & (lengths > 1)
+    at_zero = starts + negative
+    zero = (text[at_zero] == ord("0")) & (lengths > negative)
+    longer = (lengths > negative + 1) & following[text[at_zero + 1]]
+    found: Mask = zero & (longer | (negative & (lengths == 2) & following[0]))
+    return found
+
+
+def _bytes_of(array: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The bytes of a text column with two to spare, and where each value begins; NULLs have none."""
+    array = array.cast(pa.string()) if not pa.types.is_string(array.type) else array
+    offsets = np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    data = np.frombuffer(array.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+    return np.concatenate([data, np.zeros(2, np.uint8)]), offsets - offsets[0]
 
 
 def inexact(text: pa.Array, numbers: pa.Array) -> pa.Array:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from retl.connectors.files.formats.base import Format, unreadable
-from retl.connectors.files.formats.encoding import utf8_blocks
+from retl.connectors.files.formats.encoding import is_utf8, utf8_blocks
 from retl.connectors.files.formats.lines import Dialect, RowBlock, row_blocks
 from retl.connectors.files.formats.options import FormatOptions
 from retl.connectors.files.formats.rejects import BrokenRow, FoundRows, cast_rows
@@ -161,7 +161,7 @@ class CSV(Format):
             ),
             csv.ConvertOptions(
                 check_utf8=False,
-                column_types=dict.fromkeys(names or (), pa.binary()),
+                column_types=dict.fromkeys(names or (), pa.string() if is_utf8(data) else pa.binary()),
                 include_columns=wanted or names,
                 null_values=options.null if null is None else null,
                 strings_can_be_null=True,
@@ -173,6 +173,8 @@ class CSV(Format):
 def _as_text(column: pa.ChunkedArray) -> pa.Array:
     """Text, or the bytes as they are where some of them are not UTF-8."""
     values = column.combine_chunks()
+    if pa.types.is_string(values.type):
+        return values
     try:
         return values.cast(pa.string())
     except pa.ArrowInvalid:

@@ -6,6 +6,8 @@ import codecs
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import pyarrow as pa
+
 BLOCK = 1024 * 1024
 
 # The longer marks first: that of UTF-32 begins with that of UTF-16.
@@ -65,6 +67,17 @@ def read_block(file: BinaryIO, size: int = BLOCK) -> bytes:
         pieces.append(piece)
         missing -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def is_utf8(text: bytes) -> bool:
+    """Whether a text is UTF-8, and so is each of its values."""
+    if text.isascii():
+        return True
+    try:
+        pa.array([text], pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _transcoded(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
