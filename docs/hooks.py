@@ -24,6 +24,7 @@ from retl.cli.exit_codes import EXPLAINED
 from retl.cli.parser import make_parser
 from retl.config.registry import connector_types, find_connector
 from retl.config.words import PipelineOptions, PipelineWords, StateWords
+from retl.connectors.files.formats import FormatOptions
 from retl.model import errors, events
 from retl.model.secret import Secret
 from retl.model.table import Table, TableOptions
@@ -64,18 +65,27 @@ def options(connector: str) -> str:
     """What a connector is, an example, and its options."""
     role: Literal["source", "target"] = "source" if connector in connector_types("source") else "target"
     kind = find_connector(role, connector)
-    rows = [
-        (f"`{item.name}`", _type(item.type), _default(item), _description(item.type))
-        for item in msgspec.structs.fields(kind)
-    ]
     roles = [role for role in ("source", "target") if connector in connector_types(role)]
     parts = [
         _paragraphs(inspect.getdoc(kind) or ""),
         f"*As a {' and as a '.join(roles)}.* In a job file:",
         f"```toml\n{kind.example}\n```",
-        _table(("option", "type", "default", "meaning"), rows),
+        _option_table(kind),
     ]
     return "\n\n".join(parts)
+
+
+def _option_table(kind: type[msgspec.Struct]) -> str:
+    rows = [
+        (f"`{item.name}`", _type(item.type), _default(item), _description(item.type))
+        for item in msgspec.structs.fields(kind)
+    ]
+    return _table(("option", "type", "default", "meaning"), rows)
+
+
+def format_options() -> str:
+    """What stands under ``format = {...}``."""
+    return _option_table(FormatOptions)
 
 
 def connectors() -> str:
@@ -259,6 +269,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "error-tree": error_tree,
     "events": event_list,
     "exit-codes": exit_codes,
+    "format-options": format_options,
     "options": options,
     "words": words,
 }

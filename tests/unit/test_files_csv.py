@@ -267,6 +267,21 @@ def test_numbers_and_dates_as_a_country_writes_them() -> None:
     assert good(rows) == [{"n": Decimal("1.50"), "d": date(2024, 1, 1)}]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "written", "found"),
+    [
+        ("%m/%d/%y", ["2/9/24", "12/31/99"], [date(2024, 2, 9), date(1999, 12, 31)]),
+        ("%d %b %Y", ["29 Feb 2024", "1 Mar 2024"], [date(2024, 2, 29), date(2024, 3, 1)]),
+        ("%Y%m%d", ["20240229", "20240301"], ["20240229", "20240301"]),
+        ("%d.%m.%Y", ["31.2.2024"], ["31.2.2024"]),
+        ("%d.%m.%Y", ["1.2.2024x"], ["1.2.2024x"]),
+    ],
+)
+def test_a_date_by_a_pattern_is_one_that_is_written_so(pattern: str, written: list[str], found: list[Any]) -> None:
+    rows = read("".join(f"{value},x\n" for value in ["a", *written]).encode(), date_formats=[pattern])
+    assert [str(row["a"]) for row in rows] == [str(value) for value in found]
+
+
 def test_a_quote_that_is_never_closed_makes_a_file_unreadable() -> None:
     with pytest.raises(
         FileUnreadable, match=r"a.csv, line 2: a quote that opens in the row of this line is never closed"
@@ -310,6 +325,10 @@ def test_an_unknown_option_is_refused_with_a_guess() -> None:
         format_for({"types": {"a": "int"}}, "a.csv")
     with pytest.raises(ConfigError, match=r"unknown encoding 'utf-9'"):
         format_for({"encoding": "utf-9"}, "a.csv")
+    with pytest.raises(ConfigError, match=r"date_formats of the format has '%H:%M', which has no year"):
+        format_for({"date_formats": ["%H:%M"]}, "a.csv")
+    with pytest.raises(ConfigError, match=r"date_formats of the format has '%Y-%m-%d %z', with a zone"):
+        format_for({"date_formats": ["%Y-%m-%d %z"]}, "a.csv")
     with pytest.raises(ConfigError, match=r"delimiter of the format is ';;'"):
         format_for({"delimiter": ";;"}, "a.csv")
 

@@ -134,6 +134,8 @@ class FormatOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
             given_type(column, written)
         if self.encoding is not None:
             _check_encoding(self.encoding)
+        for pattern in self.date_formats:
+            _check_pattern(pattern)
         if self.thousands == self.decimal:
             raise ConfigError("decimal and thousands of the format are the same sign.", remedy="set the other one too.")
 
@@ -200,6 +202,17 @@ def _check_sign(word: str, sign: str | None) -> None:
         raise ConfigError(f"{word} of the format is {sign!r}.", remedy="give one ASCII character.")
     if word == "delimiter" and sign == "":
         raise ConfigError("delimiter of the format is empty.", remedy="give one ASCII character.")
+
+
+def _check_pattern(pattern: str) -> None:
+    if not re.search("%[YyDF]", pattern):
+        raise ConfigError(
+            f"date_formats of the format has {pattern!r}, which has no year.", remedy="write it with %Y or %y."
+        )
+    if re.search("%[zZs]", pattern):
+        raise ConfigError(
+            f"date_formats of the format has {pattern!r}, with a zone.", remedy="zones are read in ISO 8601 only."
+        )
 
 
 def _check_encoding(encoding: str) -> None:
