@@ -24,7 +24,7 @@ from retl.threads import shielded
 _CANCEL_SECONDS = 5.0
 _BLOCK_BYTES = 256 * 1024
 _GRACE_SECONDS = 0.5
-"""For what is about to end by itself: a login that nobody waits for any more, a statement whose connection is lost."""
+"""For what is about to end by itself: a login that nobody waits for any more, a request to cancel."""
 _BLOCKS = 8
 """How many blocks may wait, of about 256 KiB: rows are sent while others are decoded."""
 _READ_ONLY = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -208,8 +208,8 @@ class PostgresConnection:
                 yield block
             await copying
         finally:
-            receive.close()
             await shielded(self._ended(copying))
+            receive.close()
 
     async def _copy_into(self, sql: str, sink: Callable[[bytes], Any], close: Callable[[], None]) -> None:
         try:
@@ -220,15 +220,13 @@ class PostgresConnection:
 
     async def _ended(self, task: asyncio.Task[None]) -> None:
         """Cancel a task unless it has ended; what it raises concerns nobody any more."""
+        await asyncio.sleep(0)  # a connection that was lost in this turn is known to be in the next
         if self.closed:
-            # Its driver is about to raise; cancelled now, it would leave the exception to the host's event loop.
-            await asyncio.wait([task], timeout=_GRACE_SECONDS)
+            self.abort()  # or the driver would ask the server to cancel what is lost
         task.cancel()
         await asyncio.wait([task], timeout=2 * _CANCEL_SECONDS)
         if task.done() and not task.cancelled():
             task.exception()
-        if self.closed:
-            self.abort()  # the driver may still wait for the answer to a cancel
 
     async def _prepare(self) -> None:
         """Ask what the server is, and whether the settings are what a transaction sets."""
@@ -272,9 +270,11 @@ class PostgresConnection:
 
     async def end_statement(self) -> None:
         """End a statement that nobody waits for any more, and the connection with it."""
+        cancels = line.take_cancels(self._driver)
         with anyio.move_on_after(_CANCEL_SECONDS, shield=True), suppress(Exception):
             await self._driver.close(timeout=_CANCEL_SECONDS)
         self.abort()
+        await _ended_soon(cancels)
 
     def abort(self) -> None:
         """Cut the connection at once: the server rolls back. Safe at any time."""
@@ -321,7 +321,9 @@ class _Guard:
         await self._timeout.__aenter__()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self._connection._failed |= error is not None
+        if error is not None:
+            self._connection._failed = True
+            line.fetch(self._connection._driver)
         if isinstance(error, asyncio.CancelledError):
             await shielded(self._connection.end_statement())
         with line.mapped(self._connection._login):
@@ -349,11 +351,18 @@ async def _connected(connect: Coroutine[Any, Any, Any]) -> Any:
 
 
 async def _given_up(connecting: asyncio.Task[Any]) -> None:
-    await asyncio.wait([connecting], timeout=_GRACE_SECONDS)
-    connecting.cancel()
-    await asyncio.wait([connecting])
+    await _ended_soon({connecting})
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().terminate()
+
+
+async def _ended_soon(tasks: set[asyncio.Task[Any]]) -> None:
+    """Give tasks a moment to end by themselves, and cancel those that have not."""
+    if tasks:
+        _, pending = await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def _value(name: str, value: str) -> str:

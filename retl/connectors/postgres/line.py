@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import ssl
@@ -80,6 +81,23 @@ def keep_alive(driver: Any) -> None:
         if option is not None:
             with suppress(OSError):
                 channel.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def fetch(driver: Any) -> None:
+    """Fetch the exception that the driver may leave, or the event loop would tell the host of it.
+
+    A COPY on a connection that the server has just said to end leaves a future that nobody awaits.
+    """
+    for held in gc.get_referents(driver._protocol):
+        if isinstance(held, asyncio.Future):
+            held.add_done_callback(lambda future: future.cancelled() or future.exception())
+
+
+def take_cancels(driver: Any) -> set[asyncio.Task[Any]]:
+    """The driver's requests to cancel, which it no longer ends itself: cut while it asks for TLS, one may leave an exception."""
+    cancels = set(driver._cancellations)
+    driver._cancellations.clear()
+    return cancels
 
 
 def modifiers(prepared: Any) -> list[int]:

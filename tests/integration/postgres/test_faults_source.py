@@ -91,7 +91,7 @@ async def test_a_query_that_sends_nothing_yet_is_ended_too(pg: PostgresServer, f
     await source.aclose()
 
 
-@pytest.mark.parametrize("rows_before", [3])
+@pytest.mark.parametrize("rows_before", [3, ROWS])
 async def test_a_stream_that_is_left_as_its_connection_is_lost_leaves_nothing_behind(
     pg: PostgresServer, filled: str, rows_before: int
 ) -> None:
@@ -117,6 +117,28 @@ async def test_a_stream_that_is_left_as_its_connection_is_lost_leaves_nothing_be
         gc.collect()
         await asyncio.sleep(0)
     await source.aclose()
+    assert told == []
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_stream_from_a_server_that_has_just_said_goodbye_leaves_nothing_behind(
+    pg: PostgresServer, filled: str, turns: int
+) -> None:
+    """The event loop reads the server's last words in one turn, and the end of the connection in the next."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    source = PostgreSQL(pg.as_reader(filled).url(filled)).source()
+    async with source.connect_scan() as reader:
+        ((own,),) = await reader.query("SELECT pg_backend_pid()")
+        run(pg, filled, f"SELECT pg_terminate_backend({own}, 5000)")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        with pytest.raises(ConnectionFailed):
+            await anext(reader.stream("SELECT pad AS n FROM t", pa.schema([("n", pa.string())])))
+    await source.aclose()
+    del reader
+    gc.collect()
+    await asyncio.sleep(0)
     assert told == []
 
 
