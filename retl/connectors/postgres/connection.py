@@ -107,6 +107,7 @@ class PostgresConnection:
         connection = cls(login, driver)
         try:
             line.keep_alive(driver)
+            line.write_on(driver)
             await connection._prepare()
         except BaseException:
             connection.abort()
@@ -192,9 +193,17 @@ class PostgresConnection:
         """``COPY table FROM STDIN``; names are not quoted yet. ``options`` are those of ``asyncpg``'s copy_to_table."""
         async with self._guarded():
             done = await self._driver.copy_to_table(
-                table, source=_in_blocks(data), columns=list(columns), schema_name=schema, **options
+                table, source=self._in_blocks(data), columns=list(columns), schema_name=schema, **options
             )
         return line.count(done)
+
+    async def _in_blocks(self, data: memoryview) -> AsyncGenerator[bytes, None]:
+        """Blocks that the driver sends one by one, as the server takes them; given all at once it would send it in one go,
+        and hold the event loop up while the transport moves what is left of it. They end with the connection: the driver
+        then raises what it was told."""
+        for start in range(0, len(data), _BLOCK_BYTES):
+            if not self.closed:
+                yield bytes(data[start : start + _BLOCK_BYTES])
 
     async def copy_out(self, sql: str) -> AsyncGenerator[bytes, None]:
         """``COPY (sql) TO STDOUT`` in its text format, in blocks as they come.
@@ -211,7 +220,12 @@ class PostgresConnection:
             await shielded(self._ended(copying))
             receive.close()
 
-    async def _copy_into(self, sql: str, sink: Callable[[bytes], Any], close: Callable[[], None]) -> None:
+    async def _copy_into(self, sql: str, send: Callable[[bytes], Any], close: Callable[[], None]) -> None:
+        async def sink(block: bytes) -> None:
+            await send(block)
+            if self.closed:  # the driver has told nobody, and would wait for more
+                raise ConnectionResetError("it was lost while rows waited to be taken")
+
         try:
             async with self._guarded():
                 await self._driver.copy_from_query(sql, output=sink, format="text")
@@ -324,19 +338,15 @@ class _Guard:
         if error is not None:
             self._connection._failed = True
             line.fetch(self._connection._driver)
+            if self._connection.closed:
+                for needless in line.take_cancels(self._connection._driver):
+                    needless.cancel()
         if isinstance(error, asyncio.CancelledError):
             await shielded(self._connection.end_statement())
         with line.mapped(self._connection._login):
             await self._timeout.__aexit__(kind, error, trace)
             if error is not None and not isinstance(error, asyncio.CancelledError):
                 raise error
-
-
-async def _in_blocks(data: memoryview) -> AsyncGenerator[bytes, None]:
-    """Blocks that the driver sends one by one, as the server takes them; given all at once it would send it in one go, and
-    hold the event loop up while the transport moves what is left of it."""
-    for start in range(0, len(data), _BLOCK_BYTES):
-        yield bytes(data[start : start + _BLOCK_BYTES])
 
 
 async def _connected(connect: Coroutine[Any, Any, Any]) -> Any:

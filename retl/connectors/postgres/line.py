@@ -83,6 +83,12 @@ def keep_alive(driver: Any) -> None:
                 channel.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+def write_on(driver: Any) -> None:
+    """Have a COPY that waits for the server to take more go on where the connection is lost: the driver would wait for ever."""
+    protocol = driver._protocol
+    driver.add_termination_listener(lambda _: protocol.resume_writing())
+
+
 def fetch(driver: Any) -> None:
     """Fetch the exception that the driver may leave, or the event loop would tell the host of it.
 

@@ -15,6 +15,8 @@ import pytest
 import retl
 from retl import events
 from retl.connectors import PostgreSQL
+from retl.connectors.postgres.connection import PostgresConnection
+from retl.connectors.postgres.settings import reading
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConnectionFailed
 from retl.testing import Scans
@@ -118,6 +120,43 @@ async def test_a_stream_that_is_left_as_its_connection_is_lost_leaves_nothing_be
         await asyncio.sleep(0)
     await source.aclose()
     assert told == []
+
+
+async def test_a_connection_that_is_lost_while_rows_wait_to_be_taken_fails_when_they_are(
+    pg: PostgresServer, filled: str
+) -> None:
+    source = PostgreSQL(pg.as_reader(filled).url(filled)).source()
+    async with source.connect_scan() as reader:
+        connection = await reader._connect()
+        async with aclosing(
+            connection.copy_out(f"SELECT repeat(pad, 9) FROM t UNION ALL SELECT '{'x' * 99}'")
+        ) as blocks:
+            await anext(blocks)
+            connection._driver._transport.abort()
+            await asyncio.sleep(0)
+            with pytest.raises(ConnectionFailed):
+                async with asyncio.timeout(10):
+                    [block async for block in blocks]
+    await source.aclose()
+
+
+async def test_a_copy_whose_connection_is_lost_while_the_server_takes_no_more_fails(
+    pg: PostgresServer, filled: str
+) -> None:
+    connection = await PostgresConnection.open(PostgreSQL(pg.url(filled)).login("source", reading("public", 30, 60)))
+    await connection.begin()
+    with pg.connect(filled) as other:
+        other.execute("BEGIN; LOCK TABLE t")
+        copying = asyncio.ensure_future(connection.copy_in("t", ["pad"], memoryview(b"x\n" * 16_000_000)))
+
+        async def full() -> bool:
+            return bool(connection._driver._transport.get_write_buffer_size())
+
+        await until(full)
+        connection._driver._transport.abort()
+        with pytest.raises(ConnectionFailed):
+            async with asyncio.timeout(10):
+                await copying
 
 
 @pytest.mark.parametrize("turns", range(4))
