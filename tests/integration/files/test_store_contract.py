@@ -1,7 +1,9 @@
-"""The local disk, S3 and OSS, each held to what a store promises."""
+"""The local disk, S3, OSS and SSH, each held to what a store promises."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +14,10 @@ from retl.connectors.files.stores.local import LocalStore
 from retl.model.errors import SourceError
 from tests.fake_s3 import FakeOSS, FakeS3, Object
 from tests.integration.files.buckets import Bucket, oss_files, s3_files
+from tests.integration.files.servers import files, put
 from tests.integration.files.store_contract import RemoteStoreContract, StoreContract, listed
+from tests.servers.process import short_folder
+from tests.servers.sshd import SSHServer
 
 
 class TestLocal(StoreContract):
@@ -127,3 +132,32 @@ class TestOSS(TestS3InMemory):
 
     def store_at(self, host: str, port: int) -> FileStore:
         return oss_files(self.fake, "oss://lake/in/", endpoint=f"http://{FakeOSS.domain}:{port}").store()
+
+
+class TestSSH(RemoteStoreContract):
+    names: ClassVar[list[str]] = [*RemoteStoreContract.names, "\x01\x1f", "\r\n"]
+    many = 300
+
+    @pytest.fixture(autouse=True)
+    def on_server(self, ssh_server: SSHServer) -> Iterator[None]:
+        with short_folder("files") as root:
+            root.chmod(0o755)
+            self.server, self.root, self.clock = ssh_server, root, 1_700_000_000
+            yield
+
+    def new_store(self) -> FileStore:
+        return files(self.server, self.root).store()
+
+    def put(self, name: str, content: bytes) -> None:
+        # Each write in a second of its own: what happens within one is the matter of `quiet`.
+        self.clock += 1
+        os.utime(put(self.root, name, content), (self.clock, self.clock))
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink()
+
+    def address(self) -> tuple[str, int]:
+        return self.server.host, self.server.port
+
+    def store_at(self, host: str, port: int) -> FileStore:
+        return files(self.server, self.root, port).store()

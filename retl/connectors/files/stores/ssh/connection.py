@@ -21,6 +21,8 @@ BLOCK = 256 << 10
 """What one question reads: larger ones bring nothing more."""
 SAFE_BLOCK = 32 << 10
 """What any server reads at once; those that read more say how much."""
+_NOT_ANNOUNCED = 16 << 10
+"""What the driver takes where the server says nothing, or 0."""
 _CLOSE_SECONDS = 5.0
 
 
@@ -91,7 +93,7 @@ class SSHConnection:
     def block(self) -> int:
         """How many bytes a question may ask for."""
         announced = self._sftp.limits.max_read_len
-        return min(announced, BLOCK) if announced else SAFE_BLOCK
+        return SAFE_BLOCK if announced == _NOT_ANNOUNCED else min(announced, BLOCK)
 
     async def realpath(self, path: bytes) -> bytes | None:
         """Where a path leads; ``None`` if nowhere."""
@@ -100,6 +102,10 @@ class SSHConnection:
     async def stat(self, path: bytes) -> asyncssh.SFTPAttrs | None:
         """What lies at a path, at the end of all links; ``None`` if nothing does."""
         return await self._found(self._sftp.stat(path), path)
+
+    async def lstat(self, path: bytes) -> asyncssh.SFTPAttrs | None:
+        """What lies at a path, be it a link; ``None`` if nothing does."""
+        return await self._found(self._sftp.lstat(path), path)
 
     async def open_file(self, path: bytes) -> OpenFile | None:
         """A file to read; ``None`` if there is none."""

@@ -17,8 +17,8 @@ from retl.connectors.files.stores.ssh.errors import NotThere
 from retl.connectors.net.pool import ConnectionPool
 
 PAGE = 1_000
-_LINKS = 64
-"""How many links are asked about at once."""
+_AT_ONCE = 64
+"""How many names are asked about at once."""
 _DOTS = (b".", b"..")
 
 
@@ -89,48 +89,99 @@ class Tree:
         names = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
         if names and not is_name(names[-1]):
             return None
-        reals = await asyncio.gather(*(self._connection.realpath(self.where(name)) for name in names))
-        above = [root, *(real for real in reals if real is not None and _inside(real, root))]
-        if len(set(above)) <= len(names):
-            return None  # one leads out, or nowhere, or in a circle
+        above = [root]
+        for name, real, link in zip(names, *await self._leads(names), strict=True):
+            if real is None or not _inside(real, root) or real in above or _unresolved(name, link, real, above[-1]):
+                return None
+            above.append(real)
         return Folder(f"{names[-1]}/" if names else "", above[-1], frozenset(above))
+
+    async def _leads(self, names: Sequence[str]) -> tuple[Sequence[bytes | None], Sequence[asyncssh.SFTPAttrs | None]]:
+        """Where names lead, and what lies there, links as such."""
+        paths = [self.where(name) for name in names]
+        reals = await asyncio.gather(*map(self._connection.realpath, paths))
+        return reals, await asyncio.gather(*map(self._connection.lstat, paths))
 
     async def entries(self, folder: Folder) -> Iterator[Entry]:
         """What lies in a folder, sorted. Of links those that lead to something below the root and into no circle."""
-        found: Entries[Entry] = Entries()
-        links: list[str] = []
+        found = _Found(folder)
         try:
             async for entry in self._connection.scan(self.where(folder.name)):
-                self._add(folder, entry, found, links)
+                if (raw := _raw(entry)) not in _DOTS:
+                    found.add(folder.name + to_name(raw), entry.attrs)
         except NotThere:
             if not folder.name:
                 raise
-        for first in range(0, len(links), _LINKS):
-            await self._follow(folder, links[first : first + _LINKS], found)
-        return iter(found)
+        for names in _some(found.untold):
+            for name, told in zip(names, (await self._leads(names))[1], strict=True):
+                if told is not None:
+                    found.add(name, told, last=True)
+        for names in _some(found.links):
+            await self._follow(names, found)
+        return iter(found.entries)
 
-    def _add(self, folder: Folder, entry: asyncssh.SFTPName, found: Entries[Entry], links: list[str]) -> None:
-        raw = entry.filename if isinstance(entry.filename, bytes) else entry.filename.encode()
-        if raw in _DOTS:
-            return
-        if b"/" in raw or not raw:
-            raise SourceError(f"the server lists {to_name(raw)!r} as a name, which is none.")
-        name = folder.name + to_name(raw)
-        if entry.attrs.permissions is None or _is(entry.attrs, modes.S_ISLNK):
-            links.append(name)
-        else:
-            _add(found, name, entry.attrs, folder.real.rstrip(b"/") + b"/" + raw)
-
-    async def _follow(self, folder: Folder, names: Sequence[str], found: Entries[Entry]) -> None:
-        paths = [self.where(name) for name in names]
-        root = await self._connection.realpath(self._root)
-        reals = await asyncio.gather(*map(self._connection.realpath, paths))
-        there = await asyncio.gather(*map(self._connection.stat, paths))
-        for name, real, attributes in zip(names, reals, there, strict=True):
-            if real is None or root is None or attributes is None or real in folder.above:
+    async def _follow(self, names: Sequence[str], found: _Found) -> None:
+        root = await self.check()
+        reals, links = await self._leads(names)
+        there = await asyncio.gather(*(self._connection.stat(self.where(name)) for name in names))
+        for name, real, link, attributes in zip(names, reals, links, there, strict=True):
+            if real is None or attributes is None or not _inside(real, root):
                 continue
-            if _inside(real, root):
-                _add(found, name, attributes, real)
+            if real not in found.folder.above and not _unresolved(name, link, real, found.folder.real):
+                found.take(name, attributes, real)
+
+
+class _Found:
+    """What was found in one folder."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.entries: Entries[Entry] = Entries()
+        self.links: list[str] = []
+        self.untold: list[str] = []
+        """Names of which the listing did not say what they are."""
+
+    def add(self, name: str, attributes: asyncssh.SFTPAttrs, *, last: bool = False) -> None:
+        if attributes.permissions is None and not last:
+            self.untold.append(name)
+        elif _is(attributes, modes.S_ISLNK):
+            self.links.append(name)
+        else:
+            raw = to_bytes(name.removeprefix(self.folder.name))
+            self.take(name, attributes, _below(self.folder.real, raw))
+
+    def take(self, name: str, attributes: asyncssh.SFTPAttrs, real: bytes) -> None:
+        """Add a folder or a file; anything else is left out."""
+        if attributes.permissions is None:
+            raise SourceError(
+                f"the server does not tell whether {name!r} is a folder or a file.", remedy="use one that tells it."
+            )
+        if _is(attributes, modes.S_ISDIR):
+            self.entries.add(Entry(f"{name}/", 0, 0, real))
+        elif _is(attributes, modes.S_ISREG):
+            self.entries.add(Entry(name, *_size_and_time(name, attributes)))
+
+
+def _some(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """So many of them as are asked about at once."""
+    return (names[first : first + _AT_ONCE] for first in range(0, len(names), _AT_ONCE))
+
+
+def _raw(entry: asyncssh.SFTPName) -> bytes:
+    raw = entry.filename if isinstance(entry.filename, bytes) else entry.filename.encode()
+    if b"/" in raw or not raw:
+        raise SourceError(f"the server lists {to_name(raw)!r} as a name, which is none.")
+    return raw
+
+
+def _below(folder: bytes, raw: bytes) -> bytes:
+    return folder.rstrip(b"/") + b"/" + raw
+
+
+def _unresolved(name: str, link: asyncssh.SFTPAttrs | None, real: bytes, above: bytes) -> bool:
+    """Whether a server says that a link leads to itself: then nobody can tell whether it leads out of the root."""
+    is_link = link is not None and _is(link, modes.S_ISLNK)
+    return is_link and real == _below(above, to_bytes(name).rpartition(b"/")[2])
 
 
 async def walk(pool: ConnectionPool[SSHConnection], root: bytes, prefix: str) -> AsyncGenerator[list[FileInfo], None]:
@@ -158,13 +209,6 @@ async def walk(pool: ConnectionPool[SSHConnection], root: bytes, prefix: str) ->
             page = []
     if page:
         yield page
-
-
-def _add(found: Entries[Entry], name: str, attributes: asyncssh.SFTPAttrs, real: bytes) -> None:
-    if _is(attributes, modes.S_ISDIR):
-        found.add(Entry(f"{name}/", 0, 0, real))
-    elif _is(attributes, modes.S_ISREG):
-        found.add(Entry(name, *_size_and_time(name, attributes)))
 
 
 def _is(attributes: asyncssh.SFTPAttrs, kind: object) -> bool:
