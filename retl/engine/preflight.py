@@ -9,7 +9,7 @@ from retl.connectors.base import Source, SystemInfo, Target
 from retl.engine.config import PipelineConfig
 from retl.engine.drift import check_plan, usable
 from retl.engine.log import as_retl_error
-from retl.engine.targets import check_claims, claim_of, starting_point
+from retl.engine.targets import check_claims, claim_of, starting_point, with_types
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import SourcePlan, TargetPreview, WriteSpec
@@ -118,7 +118,8 @@ class Preflight:
             checkpoint = usable(spec, checkpoint, warnings.append)
             checkpoint, _ = await starting_point(config.target, spec, checkpoint, warnings.append)
             manifest = Manifest(config.store, config.name, spec.name)
-            async with config.source.open_scan(spec, checkpoint, manifest) as scan:
+            table = await with_types(config.source, config.target, spec)
+            async with config.source.open_scan(table, checkpoint, manifest) as scan:
                 source, told_by_source = scan.plan, tuple(await scan.preview())
                 target = await self._preview(spec, checkpoint, source, warnings)
             told = claim if await config.target.location(spec.to) is not None else None

@@ -29,7 +29,7 @@ from retl.engine.log import error_text
 from retl.engine.ownership import Ownership
 from retl.engine.reader import Item, Reader
 from retl.engine.repeat import may_repeat
-from retl.engine.targets import starting_point, take_claim
+from retl.engine.targets import starting_point, take_claim, with_types
 from retl.engine.turns import Turn
 from retl.engine.writer import Writer
 from retl.model import events
@@ -159,7 +159,8 @@ class Scan:
 
     async def _read_all(self, context: ScanContext) -> None:
         manifest = Manifest(context.store, context.pipeline, context.table.name)
-        async with context.source.open_scan(context.table, context.checkpoint, manifest) as scan:
+        table = await with_types(context.source, context.target, context.table)
+        async with context.source.open_scan(table, context.checkpoint, manifest) as scan:
             plan = context.plan = scan.plan
             # A source may narrow it, such as what truncating means for files.
             context.table = guard.with_reject_limit(plan.table, plan.rows)

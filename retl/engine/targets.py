@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Callable
 
@@ -57,6 +58,12 @@ async def hand_over(store: StateStore, fence: Fence, claim: Claim) -> set[str]:
         await store.release_claims(other.pipeline, other.table)
     await store.claim(fence, claim)
     return {other.pipeline for other in others}
+
+
+async def with_types(source: Source, target: Target, table: TableSpec) -> TableSpec:
+    """The table with the columns that its target has, for a source whose own have no types."""
+    there = await target.describe(table.to) if source.files else None
+    return table if there is None else dataclasses.replace(table, existing=there.columns)
 
 
 def check_claims(mine: Claim, found: list[Claim]) -> None:

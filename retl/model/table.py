@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, get_args
 
+import pyarrow as pa
+
 from retl.model.actions import Action, PreAction, Write, check_blacklist
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
@@ -77,6 +79,8 @@ class TableSpec:
     format: Mapping[str, Any] = field(default_factory=dict)
     files: FileRules = NO_FILES
     """What the words of files ask for."""
+    existing: pa.Schema | None = None
+    """The columns of the target's table, for a source whose own have no types: files of text."""
     scope: str | None = None
     """The target's column by which each slice replaces its own rows: what ``truncate`` means for files."""
     documents: bool = False

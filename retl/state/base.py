@@ -6,6 +6,7 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import LeaseLost
@@ -81,7 +82,7 @@ def unreadable_report(
 KEPT_REPORTS = 1_000
 """How many reports of each table the history keeps."""
 MANIFEST_PAGE = 5_000
-"""How many entries of a manifest are read at a time."""
+"""How many entries of a manifest are read at a time, unless the store takes more."""
 
 
 class StateStore(ABC):
@@ -90,6 +91,9 @@ class StateStore(ABC):
     Every method is one atomic step. Raises ``StateError`` for a store that is corrupt or
     of a newer version, ``ConnectionFailed`` or ``TargetBusy`` for failures that may pass.
     """
+
+    manifest_page: ClassVar[int] = MANIFEST_PAGE
+    """How many entries of a manifest it gives at once: few statements for many files, and little memory."""
 
     @abstractmethod
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
@@ -189,9 +193,10 @@ class Manifest:
     async def __aiter__(self) -> AsyncIterator[ManifestEntry]:
         after = ""
         while True:
-            page = await self._store.read_manifest(self._pipeline, self._table, after)
+            most = self._store.manifest_page
+            page = await self._store.read_manifest(self._pipeline, self._table, after, most)
             for entry in page:
                 yield entry
-            if len(page) < MANIFEST_PAGE:
+            if len(page) < most:
                 return
             after = page[-1].name

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import anyio.lowlevel
+
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import StateError
 from retl.model.manifest import ManifestChange, ManifestEntry
@@ -50,6 +52,7 @@ __all__ = [
 T = TypeVar("T")
 _MOST_AT_ONCE = 200
 """Entries of a manifest in one statement: no system takes fewer values."""
+_DECODED_AT_ONCE = 1_000
 _UNREADABLE_TTL = 30.0
 
 
@@ -117,15 +120,15 @@ def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[start : start + _MOST_AT_ONCE]
 
 
-def read_manifest(pipeline: str, table: str, after: str, limit: int) -> Step[list[ManifestEntry]]:
+def read_manifest(pipeline: str, table: str, after: str, limit: int) -> Step[list[Any]]:
+    """The entries as they are stored."""
     rows = yield Statement(
         "SELECT body FROM retl_manifest WHERE pipeline = ? AND table_name = ? AND name > ? "
         f"ORDER BY name LIMIT {int(limit)}",
         (pipeline, table, after),
         rows=True,
     )
-    what = f"the manifest of table {table!r}"
-    return [decode(body, ManifestEntry, what, start_over(table)) for (body,) in rows]
+    return [body for (body,) in rows]
 
 
 def forget(pipeline: str, table: str | None) -> Step[int]:
@@ -217,6 +220,8 @@ def release_claims(pipeline: str, table: str | None) -> Step[int]:
 class SqlStore(StateStore):
     """A store on a SQL system, which only has to say how to run a step."""
 
+    manifest_page = 25_000
+
     @abstractmethod
     async def _step(self, make: Callable[[], Step[T]], *, write: bool = True, single: bool = False) -> T:
         """Run a step in a transaction of its own. ``make`` is called again for a retry.
@@ -233,7 +238,13 @@ class SqlStore(StateStore):
     async def read_manifest(
         self, pipeline: str, table: str, after: str = "", limit: int = MANIFEST_PAGE
     ) -> list[ManifestEntry]:
-        return await self._step(lambda: read_manifest(pipeline, table, after, limit), write=False)
+        bodies = await self._step(lambda: read_manifest(pipeline, table, after, limit), write=False)
+        what, remedy = f"the manifest of table {table!r}", start_over(table)
+        entries: list[ManifestEntry] = []
+        for start in range(0, len(bodies), _DECODED_AT_ONCE):
+            entries += [decode(body, ManifestEntry, what, remedy) for body in bodies[start : start + _DECODED_AT_ONCE]]
+            await anyio.lowlevel.checkpoint()  # a page takes longer than the event loop should wait
+        return entries
 
     async def forget(self, pipeline: str, table: str | None = None) -> int:
         return await self._step(lambda: forget(pipeline, table))

@@ -130,6 +130,15 @@ async def test_rows_that_the_target_rejects_leave_out_their_file_alone(folder: F
     assert folder.rows() == [(1, "a.csv", 1), (3, "c.csv", 1), (7, "b.csv", 1), (8, "b.csv", 2)]
 
 
+async def test_values_are_read_as_the_types_that_the_target_has(folder: Folder) -> None:
+    folder.target.create("sales", {"code": "text", "_file": "text", "_row": "int"}, key=False)
+    folder.write("a.csv", "id,code", "1,007", "2,008")
+    folder.write("b.csv", "id,code", "x,009")
+    report = await folder.failed()
+    assert folder.rows("id", "code", "_row") == [(1, "007", 1), (2, "008", 2)]
+    assert "b.csv" in (report.error or "")
+
+
 async def test_a_key_that_stands_in_two_files_leaves_the_second_one_out(folder: Folder) -> None:
     folder.words["key"] = "id"
     folder.write("a.csv", "id,n", "1,10", "2,20")

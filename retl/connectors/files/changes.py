@@ -12,6 +12,7 @@ import pyarrow as pa
 from retl.connectors.files.formats import merged
 from retl.connectors.files.manifest import Counts, Difference, compare
 from retl.connectors.files.names_kept import KeptNames
+from retl.connectors.files.reading import SMALL_BYTES
 from retl.connectors.files.selection import Selection
 from retl.connectors.files.shape import pack
 from retl.connectors.files.store import FileInfo, FileStore
@@ -22,8 +23,7 @@ from retl.state.base import Manifest
 
 FACTS = "files"
 """Where the checkpoint's detail remembers the columns."""
-SMALL_BYTES = 1024 * 1024
-"""Several files of at most so many bytes make one slice; a larger one is a slice of its own."""
+# Small files make one slice up to these; a larger one is a slice of its own.
 GROUP_BYTES = 32 * 1024 * 1024
 GROUP_FILES = 1_000
 

@@ -26,13 +26,15 @@ from retl.connectors.files.formats import (
 )
 from retl.connectors.files.selection import Selection, is_unfinished
 from retl.connectors.files.shape import Shape
-from retl.connectors.files.spool import Filling
+from retl.connectors.files.spool import Filling, fetched
 from retl.connectors.files.store import FileInfo, FileStore, changed
 from retl.model.errors import RetlError, SourceError
 from retl.threads import Worker, shielded
 
 T = TypeVar("T")
 _BUFFER = 256 * 1024
+SMALL_BYTES = 1024 * 1024
+"""A file of at most so many bytes is fetched as a whole."""
 _SAMPLED_MEMBERS = 3
 
 
@@ -53,24 +55,27 @@ class Content:
         self._file = file
         self._path: Path | None = store.path(file)
         self._filling: Filling | None = None
+        self._bytes: bytes | None = None
         self._open: list[BinaryIO] = []
         self._digest = ""
 
     async def begin(self) -> None:
         """Begin to fetch the file; what lies on the local disk is read there."""
-        if self._path is None:
-            self._filling = Filling(self._store, self._file)
-        else:
+        if self._path is not None:
             await self._same()
+        elif self._file.size <= SMALL_BYTES:
+            self._bytes = await fetched(self._store, self._file)
+        else:
+            self._filling = Filling(self._store, self._file)
 
     async def hash(self) -> str:
         """The hash of the whole content; waits for it."""
         if self._filling is not None:
             await self._filling.arrived()
             return self._filling.digest
-        return await anyio.to_thread.run_sync(self._hash_path)
+        return await anyio.to_thread.run_sync(self._hash)
 
-    def _hash_path(self) -> str:
+    def _hash(self) -> str:
         found = hashlib.sha256()
         with self.stream() as file:
             while block := file.read(_BUFFER):
@@ -82,6 +87,8 @@ class Content:
         if self._filling is not None:
             self._filling.spool.seek(0)
             return cast("BinaryIO", io.BufferedReader(_Kept(self._filling.spool), _BUFFER))
+        if self._bytes is not None:
+            return io.BytesIO(self._bytes)
         assert self._path is not None
         try:
             self._open.append(self._path.open("rb", buffering=_BUFFER))
@@ -95,7 +102,7 @@ class Content:
         """Raise ``FileChanged`` unless the whole file was read under the identity it was listed with."""
         if self._filling is not None:
             await self._filling.arrived()
-        else:
+        elif self._path is not None:
             await self._same()
 
     async def _same(self) -> None:
@@ -168,6 +175,19 @@ class FileReader:
         async with aclosing(self._with_content(file, make, hashes=shape.hashes)) as batches:
             async for batch in batches:
                 yield batch
+
+    async def whole(self, file: FileInfo, shape: Shape, *, check: bool, most_bytes: int) -> list[pa.RecordBatch] | None:
+        """All rows of a small file at once; ``None`` where they take more memory than ``most_bytes``."""
+        content = Content(self._store, file)
+        try:
+            await content.begin()
+            digest = await content.hash() if shape.hashes else ""
+            items = self._rows(content, file, digest, shape=shape, check=check)
+            found = await anyio.to_thread.run_sync(_all, items, file, most_bytes)
+            await content.prove()
+            return found
+        finally:
+            await shielded(content.close())
 
     def _rows(
         self, content: Content, file: FileInfo, digest: str, *, shape: Shape, check: bool
@@ -247,3 +267,14 @@ def _step(items: Iterator[T], file: FileInfo) -> T | None:
     except Exception as error:  # a library, at a file of strangers
         reason = f"{type(error).__name__}: {error}"
         raise FileUnreadable(f"{file.name}: it cannot be read: {reason}.", file=file.name) from error
+
+
+def _all(items: Iterator[pa.RecordBatch], file: FileInfo, most_bytes: int) -> list[pa.RecordBatch] | None:
+    found: list[pa.RecordBatch] = []
+    size = 0
+    while (item := _step(items, file)) is not None:
+        found.append(item)
+        size += item.nbytes
+        if size > most_bytes:
+            return None
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -27,10 +27,6 @@ _MOST_KEPT_BYTES = 64 * 1024 * 1024
 """A small file that unpacks to more than this is read as a large one."""
 _MOST_TOLD = 20
 _PATIENCE = 10.0
-
-
-class _TooLarge(Exception):
-    """A small file that has much in it."""
 
 
 class _TooManyRejects(SourceError):
@@ -227,7 +223,7 @@ class FileScan(SourceScan):
 
     async def _small(self, group: Group) -> AsyncGenerator[pa.RecordBatch, None]:
         """Many files, a few at once, each passed on when it is known to be good."""
-        tasks: deque[tuple[FileInfo, asyncio.Task[list[pa.RecordBatch]]]] = deque()
+        tasks: deque[tuple[FileInfo, asyncio.Task[list[pa.RecordBatch] | None]]] = deque()
         files = iter(group.files)
         try:
             while True:
@@ -244,28 +240,20 @@ class FileScan(SourceScan):
             for _, task in tasks:
                 await end_task(task, patience=_PATIENCE)
 
-    async def _whole(self, file: FileInfo) -> list[pa.RecordBatch]:
-        found: list[pa.RecordBatch] = []
-        size = 0
-        async with aclosing(self._reader.rows(file, self._shape, check=self._checks)) as batches:
-            async for batch in batches:
-                found.append(batch)
-                size += batch.nbytes
-                if size > _MOST_KEPT_BYTES:
-                    raise _TooLarge
-        return found
+    def _whole(self, file: FileInfo) -> Coroutine[Any, Any, list[pa.RecordBatch] | None]:
+        return self._reader.whole(file, self._shape, check=self._checks, most_bytes=_MOST_KEPT_BYTES)
 
     async def _taken(
-        self, group: Group, file: FileInfo, task: asyncio.Task[list[pa.RecordBatch]]
+        self, group: Group, file: FileInfo, task: asyncio.Task[list[pa.RecordBatch] | None]
     ) -> Iterable[pa.RecordBatch]:
         try:
             batches = task.result()
+            if batches is None:
+                self._waiting.append(Group((file,)))
+                return []
             rows = sum(batch.num_rows for batch in batches)
             rejects = sum(map(_rejects_in, batches))
             self._check_rejects(file, rows, group.rejects + rejects, batches[-1] if batches else None, ended=True)
-        except _TooLarge:
-            self._waiting.append(Group((file,)))
-            return []
         except RetlError as error:
             await self._settle(file, error)
             return []

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from retl.connectors.files.formats import FormatOptions
 from retl.connectors.files.selection import Selection
 from retl.connectors.files.store import FileInfo
 from retl.connectors.rows.columns import choose_columns
 from retl.connectors.rows.reject_column import REJECT
 from retl.model.errors import ConfigError
 from retl.model.files import Told
-from retl.model.schema import field
+from retl.model.schema import field, is_json
 from retl.model.table import TableSpec
 
 _TYPES: dict[Told, pa.DataType] = {
@@ -25,6 +26,17 @@ _TYPES: dict[Told, pa.DataType] = {
     "modified": pa.timestamp("us", "UTC"),
     "hash": pa.string(),
 }
+
+
+_TAKEN: tuple[Callable[[pa.DataType], bool], ...] = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_decimal,
+    pa.types.is_boolean,
+    pa.types.is_date,
+    pa.types.is_timestamp,
+    pa.types.is_string,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,9 @@ class Shape:
 
     def _column(self, name: str, batch: pa.RecordBatch, told: Mapping[str, Any], before: int) -> pa.Array:
         if self.provenance.get(name) == "row":
-            return pa.array(range(before + 1, before + 1 + batch.num_rows), pa.int64())
+            return pa.array(
+                range(before + 1, before + 1 + batch.num_rows), self.schema.field(self.names.index(name)).type
+            )
         if name in self.in_files.names and name not in told:
             return batch.column(name)
         column = self.schema.field(self.names.index(name))
@@ -90,7 +104,9 @@ def shape_of(table: TableSpec, selection: Selection, columns: pa.Schema, hive: p
             remedy=f'give that of provenance another name, such as provenance = {{ {provenance[taken[0]]} = "source_{provenance[taken[0]]}" }}.',
         )
     in_files = [column for column in columns if column.name not in names]
-    known = pa.schema([*in_files, *by_name, *(field(name, _TYPES[told]) for name, told in provenance.items())])
+    known = pa.schema(
+        [*in_files, *by_name, *(field(name, _type_of(told, name, table)) for name, told in provenance.items())]
+    )
     key = table.key or tuple(name for told in ("file", "row") if (name := table.files.provenance.get(told)))
     if not table.key and len(key) < 2:
         key = ()
@@ -104,6 +120,29 @@ def shape_of(table: TableSpec, selection: Selection, columns: pa.Schema, hive: p
         known=columns,
         provenance=provenance,
     )
+
+
+def _type_of(told: Told, column: str, table: TableSpec) -> pa.DataType:
+    """The type of a column of provenance; the number of a row is as wide as the target has it."""
+    name = table.target_name(column)
+    if told == "row" and table.existing is not None and name in table.existing.names:
+        there = table.existing.field(name).type
+        return there if pa.types.is_integer(there) else _TYPES[told]
+    return _TYPES[told]
+
+
+def as_the_target(columns: pa.Schema, table: TableSpec, options: FormatOptions) -> pa.Schema:
+    """The columns with the types that the target has: a value is read as what it is stored as, or its row is a reject."""
+    if table.existing is None:
+        return columns
+    found = []
+    for column in columns:
+        name = table.target_name(column.name)
+        there = table.existing.field(name) if name in table.existing.names else None
+        decided = column.name in options.types or is_json(column) or pa.types.is_nested(column.type)
+        fits = there is not None and not is_json(there) and any(test(there.type) for test in _TAKEN)
+        found.append(pa.field(column.name, there.type) if fits and not decided else column)  # type: ignore[union-attr]
+    return pa.schema(found)
 
 
 def _with_scope(table: TableSpec, names: tuple[str, ...], known: pa.Schema) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from retl.connectors.files.formats import merged, parse_options
 from retl.connectors.files.reading import FileReader
 from retl.connectors.files.scan import FileScan
 from retl.connectors.files.selection import Selection, Verdict
-from retl.connectors.files.shape import Shape, pack, shape_of, unpack
+from retl.connectors.files.shape import Shape, as_the_target, pack, shape_of, unpack
 from retl.connectors.files.store import FileInfo, FileStore
 from retl.model.actions import PreAction, Write
 from retl.model.checkpoint import Checkpoint
@@ -86,12 +86,13 @@ class FileSource(Source):
     ) -> AsyncGenerator[SourceScan, None]:
         table = self.narrowed(table)
         selection = Selection(table)
-        reader = FileReader(self._store, parse_options(table.format), selection)
+        options = parse_options(table.format)
+        reader = FileReader(self._store, options, selection)
         known = _Known.of(checkpoint, table)
         columns = known.columns
         if columns is None:
             sample = await self._sample(selection)
-            columns = await _infer(reader, sample) if sample else None
+            columns = as_the_target(await _infer(reader, sample), table, options) if sample else None
             known.hive = selection.hive_columns([file.name for file in sample]).names
         if columns is None:
             plan = SourcePlan(table, pa.schema([]), (), (), by_manifest=True, warnings=(self._nothing(table),))

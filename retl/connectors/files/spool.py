@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from retl.connectors.files.store import FileInfo, FileStore, changed
+from retl.connectors.files.store import FileChanged, FileInfo, FileStore, changed
 from retl.model.errors import SourceError
 from retl.threads import shielded
 
@@ -106,6 +106,21 @@ class Spool(io.RawIOBase):
         super().close()
 
 
+async def fetched(store: FileStore, file: FileInfo) -> bytes:
+    """A whole small file. Raises ``FileChanged`` where it is not as long as it was listed."""
+    found = bytearray()
+    async with aclosing(store.read(file)) as blocks:
+        async for block in blocks:
+            found += block
+    if len(found) != file.size:
+        raise _other_size(file, len(found))
+    return bytes(found)
+
+
+def _other_size(file: FileInfo, came: int) -> FileChanged:
+    return changed(file, f"it was listed with {file.size:,} bytes, and {came:,} came")
+
+
 class Filling:
     """A task that fills a spool from a store."""
 
@@ -138,7 +153,7 @@ class Filling:
                 size += len(block)
                 await anyio.to_thread.run_sync(self._keep, block)
         if size != self._file.size:
-            raise changed(self._file, f"it was listed with {self._file.size:,} bytes, and {size:,} came")
+            raise _other_size(self._file, size)
 
     def _keep(self, block: bytes) -> None:
         self._hash.update(block)

@@ -10,6 +10,7 @@ import msgspec
 
 import retl
 from retl.connectors import LocalFiles
+from retl.connectors.files.source import FileSource
 from retl.model.report import ScanReport
 from tests.routes.route import End, Row
 
@@ -23,7 +24,8 @@ class Folder:
         self.target = target
         self.words: dict[str, Any] = {"pre_action": "truncate"}
         self.pattern = "*.csv"
-        self.source: Any = LocalFiles(path=str(self.root))
+        self.store: Any = None
+        """A store in place of the folder itself."""
         self._clock = 1_700_000_000
 
     def write(self, name: str, *lines: str, encoding: str = "utf-8") -> Path:
@@ -38,7 +40,7 @@ class Folder:
     def pipeline(self) -> retl.Pipeline:
         return retl.Pipeline(
             "files",
-            source=self.source,
+            source=LocalFiles(path=str(self.root)) if self.store is None else FileSource(self.store),
             target=self.target.connector(),
             tables=[retl.Table(self.pattern, to=self.target.called("sales"), **self.words)],
         )
@@ -61,4 +63,5 @@ class Folder:
     def entries(self) -> list[tuple[str, int]]:
         """Names and rows of what the manifest of the target holds."""
         found = self.target.rows("retl_manifest", "name", "body")
+        found = [(name.decode() if isinstance(name, bytes) else name, body) for name, body in found]
         return sorted((name, msgspec.json.decode(body).get("rows", 0)) for name, body in found)
