@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -146,6 +147,35 @@ async def test_a_key_that_stands_in_two_files_leaves_the_second_one_out(folder: 
     report = await folder.failed()
     assert folder.rows("id", "n", "_file") == [(1, 10, "a.csv"), (2, 20, "a.csv")]
     assert "b.csv" in (report.error or "")
+
+
+async def test_the_newest_file_has_a_key_that_stands_in_two(folder: Folder) -> None:
+    folder.words.update(key="id", key_conflict="newest", vanished="delete")
+    folder.write("z.csv", "id,n", "1,10", "2,20")
+    newer = folder.write("a.csv", "id,n", "2,21", "3,30")
+    await folder.scan()
+    assert folder.rows("id", "n", "_file") == [(1, 10, "z.csv"), (2, 21, "a.csv"), (3, 30, "a.csv")]
+    folder.write("m.csv", "id,n", "3,31")
+    assert (await folder.scan()).rows == 1
+    assert folder.rows("id", "n") == [(1, 10), (2, 21), (3, 31)]
+    newer.unlink()
+    await folder.scan()
+    assert folder.rows("id", "n", "_file") == [(1, 10, "z.csv"), (2, 20, "z.csv"), (3, 31, "m.csv")]
+
+
+async def test_a_file_that_is_written_to_while_it_is_watched_waits(folder: Folder) -> None:
+    folder.words["quiet"] = 0.2
+    folder.write("a.csv", "id", "1")
+    assert (await folder.scan()).rows == 1
+
+
+async def test_a_young_file_waits(folder: Folder) -> None:
+    folder.words["min_age"] = "1h"
+    folder.write("a.csv", "id", "1")
+    young = folder.write("b.csv", "id", "2")
+    os.utime(young)
+    await folder.scan()
+    assert folder.rows() == [(1, "a.csv", 1)]
 
 
 async def test_names_become_columns(folder: Folder) -> None:

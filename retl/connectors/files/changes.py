@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Group:
     """Whether only the entries of ``gone`` are removed, since the target has no rows of them."""
     remembers: bool = True
     """Whether the checkpoint remembers the columns with it: not before all old entries are gone."""
+    found_at: float = field(default_factory=time.monotonic)
     rows: dict[str, int] = field(default_factory=dict)
     """How many rows came of each file that was read to its end."""
     rejects: int = 0
@@ -48,6 +50,31 @@ class Group:
     @property
     def is_large(self) -> bool:
         return len(self.files) == 1
+
+
+class _Small:
+    """Small files until they make a group."""
+
+    def __init__(self) -> None:
+        self.files: list[FileInfo] = []
+        self._size = 0
+
+    def add(self, file: FileInfo) -> Group | None:
+        """The group that is complete with this file: of many small ones, or of a large one alone."""
+        if file.size > SMALL_BYTES:
+            return Group((file,))
+        self.files.append(file)
+        self._size += file.size
+        return self.take() if self._size >= GROUP_BYTES or len(self.files) >= GROUP_FILES else None
+
+    def take(self) -> Group:
+        group = Group(tuple(self.files))
+        self.files, self._size = [], 0
+        return group
+
+
+def _age(file: FileInfo) -> tuple[float, str]:
+    return (file.modified.timestamp() if file.modified is not None else 0.0, file.name)
 
 
 class Changes:
@@ -95,10 +122,12 @@ class Changes:
 
     # Groups -----------------------------------------------------------------
 
-    def _compare(self, counts: Counts, *, everything: bool = False) -> AsyncGenerator[list[Difference], None]:
+    def _compare(
+        self, counts: Counts, *, everything: bool = False, strict: bool = True
+    ) -> AsyncGenerator[list[Difference], None]:
         listing = self._store.list(self._selection.prefix)
         entries: AsyncIterator[ManifestEntry] = _no_entries() if self._fresh else aiter(self._manifest)
-        return compare(listing, entries, self._selection, counts, everything=everything)
+        return compare(listing, entries, self._selection, counts, everything=everything, strict=strict)
 
     async def groups(self) -> AsyncGenerator[Group, None]:
         """What is to be read, then what is gone. Nothing where nothing has changed."""
@@ -106,30 +135,54 @@ class Changes:
             async with aclosing(self._old_entries()) as old:
                 async for group in old:
                     yield group
+        if self._table.files.key_conflict == "newest":
+            async with aclosing(self._by_age()) as groups:
+                async for group in groups:
+                    yield group
+            return
         replaces = self._table.replaces
         if replaces and not (self._fresh or self._unfinished or await self._any_change()):
             return
-        files: list[FileInfo] = []
-        size = 0
+        small = _Small()
         async with aclosing(self._compare(self.counts, everything=replaces)) as pages:
             async for page in pages:
-                for found in page:
-                    if found.file is None:
-                        await self._gone.add(found.name)
-                        continue
-                    if found.file.size > SMALL_BYTES:
-                        yield Group((found.file,))
-                        continue
-                    files.append(found.file)
-                    size += found.file.size
-                    if size >= GROUP_BYTES or len(files) >= GROUP_FILES:
-                        yield Group(tuple(files))
-                        files, size = [], 0
-        if files:
-            yield Group(tuple(files))
+                for one in page:
+                    if one.file is None:
+                        await self._gone.add(one.name)
+                    elif (ready := small.add(one.file)) is not None:
+                        yield ready
+        if small.files:
+            yield small.take()
         async with aclosing(self._removals()) as removals:
             async for group in removals:
                 yield group
+
+    async def _by_age(self) -> AsyncGenerator[Group, None]:
+        """The files from the oldest to the newest, so that a key in two of them ends with the rows of the newer one.
+
+        Only the new ones where they are newer than all others. Else every file again: one that has changed or gone may
+        have hidden rows of any older one.
+        """
+        files: list[tuple[FileInfo, bool]] = []
+        async with aclosing(self._compare(self.counts, everything=True, strict=False)) as pages:
+            async for page in pages:
+                for one in page:
+                    if one.file is None:
+                        await self._gone.add(one.name)
+                    else:
+                        files.append((one.file, one.entry is None))
+        async with aclosing(self._removals()) as removals:
+            async for group in removals:
+                yield group
+        gone = self._gone.count and self._table.files.vanished == "delete"
+        if not (self.counts.new or self.counts.changed or gone):
+            return
+        files.sort(key=lambda one: _age(one[0]))
+        first_new = next((number for number, (_, new) in enumerate(files) if new), len(files))
+        if not self.counts.changed and not gone and all(new for _, new in files[first_new:]):
+            files = files[first_new:]
+        for file, _ in files:
+            yield Group((file,))  # in one of two files a key could not be told to be the newer
 
     async def _old_entries(self) -> AsyncGenerator[Group, None]:
         """The entries of a table that is gone: they would hide files that have to be read again."""

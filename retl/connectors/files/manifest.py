@@ -57,10 +57,12 @@ async def compare(
     counts: Counts,
     *,
     everything: bool = False,
+    strict: bool = True,
 ) -> AsyncGenerator[list[Difference], None]:
     """What is new, changed or vanished, page by page; holds no more than a page of either stream.
 
-    A file that is listed and not selected has not vanished. ``everything``: unchanged files are given too.
+    A file that is listed and not selected has not vanished. ``everything``: unchanged files are given too; with ``strict``
+    one that is in the manifest and cannot be read is an error.
     """
     entry = await anext(manifest, None)
     last = ""
@@ -82,7 +84,7 @@ async def compare(
                 verdict = selection.verdict(file)
                 if _differs(file, known, verdict, counts) or (everything and verdict is Verdict.READ):
                     found.append(Difference(file, known))
-                elif everything and known is not None and verdict is not Verdict.OTHER:
+                elif everything and strict and known is not None and verdict is not Verdict.OTHER:
                     raise _cannot_be_read(file)
             counts.listed += len(page)
             yield found

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 import msgspec
 import pyarrow as pa
 
@@ -198,6 +200,9 @@ class FileScan(SourceScan):
             return
         group.rows.clear()
         group.rejects = 0
+        if (quiet := self.plan.table.files.quiet) is not None:
+            # Each file is then read under the identity that it was listed with: who has written to it, it shows.
+            await anyio.sleep(max(0.0, group.found_at + quiet.total_seconds() - time.monotonic()))
         reading = self._large(group) if group.is_large else self._small(group)
         async with aclosing(reading) as batches:
             async for batch in batches:

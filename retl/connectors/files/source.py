@@ -173,6 +173,14 @@ def _check_words(table: TableSpec) -> None:
                 if word == "cursor"
                 else "leave it out, and compute in the target.",
             )
+    if table.files.key_conflict == "newest" and not (
+        table.key and (table.pre_action is PreAction.TRUNCATE or table.scope)
+    ):
+        raise ConfigError(
+            'key_conflict = "newest" says which file has a key that stands in two of them: it needs a key, and pre_action '
+            '= "truncate".',
+            remedy="name the key, or remove key_conflict.",
+        )
     if table.files.vanished == "delete" and "file" not in table.files.provenance:
         raise ConfigError(
             'vanished = "delete" deletes the rows of a file, and provenance has no column that names it.',
