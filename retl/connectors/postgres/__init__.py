@@ -44,6 +44,13 @@ class PostgreSQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
             description="Source: the zone in which `timestamp` columns were written, such as `Asia/Shanghai`; UTC when unset. Only `settle` looks at it."
         ),
     ] = None
+    parallel_reads: Annotated[
+        int,
+        msgspec.Meta(
+            description="Source: how many connections read a large table of one scan, all in one snapshot; fewer where `max_connections` has no room.",
+            ge=1,
+        ),
+    ] = 2
     lock_timeout: Annotated[
         float | str, msgspec.Meta(description="How long a lock of somebody else is waited for.")
     ] = 30

@@ -332,6 +332,9 @@ class _Guard:
         self._timeout = asyncio.timeout(login.statement_timeout + login.connect_timeout)
 
     async def __aenter__(self) -> None:
+        with line.mapped(self._connection._login):
+            if self._connection.closed:  # not every call of the driver looks
+                raise asyncpg.InterfaceError("it is closed")
         await self._timeout.__aenter__()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:

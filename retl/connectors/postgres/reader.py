@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import anyio.to_thread
@@ -24,6 +24,9 @@ from retl.model.errors import SourceError
 from retl.model.schema import TableSchema
 from retl.model.window import Bounds
 
+if TYPE_CHECKING:
+    from retl.connectors.postgres.parallel import SharedSnapshot
+
 _INLINE_BYTES = 64 * 1024
 """Below this size, decoding here beats a thread hop."""
 Connect = Callable[[], Awaitable[PostgresConnection]]
@@ -34,9 +37,18 @@ class PostgresReader(SqlReader):
 
     dialect = DIALECT
 
-    def __init__(self, connect: Connect, home: str, timezone: tzinfo | None, known_shift: list[timedelta]) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        home: str,
+        timezone: tzinfo | None,
+        known_shift: list[timedelta],
+        shared: SharedSnapshot | None = None,
+    ) -> None:
         """``home``: the schema of tables that are named without one; ``known_shift``: the server's, once it was asked."""
-        self._connect = connect
+        self.connection = connect
+        self.shared = shared
+        """The snapshot of a scan, which more connections may read."""
         self._home = home
         self._zone = timezone
         self._known_shift = known_shift
@@ -44,21 +56,15 @@ class PostgresReader(SqlReader):
         """What was described."""
 
     async def query(self, sql: str) -> list[tuple[Any, ...]]:
-        return await (await self._connect()).query(sql)
+        return await (await self.connection()).query(sql)
 
     async def stream(self, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
-        connection = await self._connect()
-        decoder = CopyDecoder(schema)
-        async with aclosing(connection.copy_out(sql)) as blocks:
-            async for block in blocks:
-                decoder.feed(block)
-                if decoder.is_ready:
-                    yield await _decoded(decoder, decoder.take())
-        if data := decoder.take():
-            yield await _decoded(decoder, data)
+        async with aclosing(copied(await self.connection(), sql, schema)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def columns(self, sql: str) -> pa.Schema:
-        connection = await self._connect()
+        connection = await self.connection()
         described = await connection.describe(sql)
         if not described:
             return pa.schema([])
@@ -108,6 +114,18 @@ class PostgresReader(SqlReader):
         high = bounds.high or ""
         if family in ("time", "date") and not high[:4].isdigit() and high:
             raise _no_moment(cursor.name, high)
+
+
+async def copied(connection: PostgresConnection, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
+    """The rows of a query, by COPY."""
+    decoder = CopyDecoder(schema)
+    async with aclosing(connection.copy_out(sql)) as blocks:
+        async for block in blocks:
+            decoder.feed(block)
+            if decoder.is_ready:
+                yield await _decoded(decoder, decoder.take())
+    if data := decoder.take():
+        yield await _decoded(decoder, data)
 
 
 async def _decoded(decoder: CopyDecoder, data: bytes) -> pa.RecordBatch:

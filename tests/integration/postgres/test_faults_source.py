@@ -110,7 +110,7 @@ async def test_a_stream_that_is_left_as_its_connection_is_lost_leaves_nothing_be
             return await pg.run(OTHERS, filled) == [(1,)]
 
         await until(busy)
-        connection = await reader._connect()
+        connection = await reader.connection()
         connection._driver._transport.abort()  # as when the server dies: the driver hears of it in a moment
         reading.cancel()
         await asyncio.wait([reading])
@@ -127,7 +127,7 @@ async def test_a_connection_that_is_lost_while_rows_wait_to_be_taken_fails_when_
 ) -> None:
     source = PostgreSQL(pg.as_reader(filled).url(filled)).source()
     async with source.connect_scan() as reader:
-        connection = await reader._connect()
+        connection = await reader.connection()
         async with aclosing(
             connection.copy_out(f"SELECT repeat(pad, 9) FROM t UNION ALL SELECT '{'x' * 99}'")
         ) as blocks:

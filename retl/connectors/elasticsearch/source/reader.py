@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio.to_thread
 import msgspec
@@ -18,10 +18,10 @@ from retl.connectors.elasticsearch.connection import Client
 from retl.connectors.elasticsearch.errors import ContextLost, understood
 from retl.connectors.elasticsearch.source.cursor import CursorField, before_1970
 from retl.connectors.elasticsearch.source.pages import HitDecoder, Page, PageSize, page, parse_answer
+from retl.connectors.net.fan_in import Producer, Put, fan_in
 from retl.connectors.net.retry import RetryBudget
 from retl.model.errors import ConnectionFailed, RepeatedKey, RetlError, SourceError
 from retl.model.window import Slice
-from retl.threads import shielded
 
 _KEEP_ALIVE = "3m"
 _TOUCH_SECONDS = 45.0
@@ -109,10 +109,6 @@ def _checked(pit: str) -> str:
         )
     return pit
 
-
-T = TypeVar("T")
-Put = Callable[[T], Awaitable[None]]
-Producer = Callable[[Put[T]], Coroutine[Any, Any, None]]
 
 # Decoding holds the interpreter: larger pages are decoded in a thread.
 _THREAD_BYTES = 1024 * 1024
@@ -205,46 +201,6 @@ async def read_window(
     async with aclosing(fan_in([run], ahead=1)) as batches:
         async for batch in batches:
             yield batch
-
-
-async def fan_in(producers: Iterable[Producer[T]], *, ahead: int) -> AsyncGenerator[T, None]:
-    """What several tasks produce, in the order in which it comes, until the last of them has ended.
-
-    An error of one is raised after what came before it. Closing it ends them all: a generator may own tasks, since it
-    holds no scope open.
-    """
-    queue: asyncio.Queue[tuple[T | None, Exception | None]] = asyncio.Queue(maxsize=ahead)
-
-    async def put(item: T) -> None:
-        await queue.put((item, None))
-
-    async def run(producer: Producer[T]) -> None:
-        error: Exception | None = None
-        try:
-            await producer(put)
-        except Exception as failure:
-            error = failure
-        await queue.put((None, error))
-
-    tasks = [asyncio.create_task(run(producer)) for producer in producers]
-    running = len(tasks)
-    try:
-        while running:
-            item, error = await queue.get()
-            if error is not None:
-                raise error
-            if item is None:
-                running -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await shielded(_ended(tasks))
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> None:
-    await asyncio.wait(tasks)
 
 
 async def _pages(
