@@ -101,16 +101,15 @@ class ObjectClient:
             raise to_retl(error, what, self.place) from error
 
     async def _renew(self, wire: Wire | None) -> bool:
-        """Whether there is hope in other credentials: those of the environment are looked up afresh, once."""
+        """Whether there is hope in other credentials: those of the environment are looked up afresh, once in a row."""
         async with self._lock:
-            if self._wire is wire and self._renewed:
-                return False
-            if self._wire is wire and wire is not None:
-                self._renewed = True
-                # Others may still read by it.
-                self._expired.append(wire)
-                self._wire = None
-            return True
+            if self._wire is not wire or wire is None:
+                return True
+            # Others may still read by it.
+            self._expired.append(wire)
+            self._wire = None
+            self._renewed = not self._renewed
+            return self._renewed
 
     async def _connected(self) -> Wire:
         async with self._lock:

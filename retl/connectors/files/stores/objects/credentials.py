@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
-from aiobotocore.config import AioConfig
 from aiobotocore.credentials import (
     AioAssumeRoleCredentialFetcher,
     AioAssumeRoleWithWebIdentityCredentialFetcher,
@@ -96,26 +95,25 @@ def region_of(session: AioSession, location: Location) -> str | None:
 
 async def base_url(session: AioSession, location: Location, region: str | None) -> str:
     """The address of the bucket, to which a ``/`` and a key are added."""
-    if location.endpoint is not None:
-        return _own_url(location, location.endpoint)
-    style = {"addressing_style": location.addressing}
-    config = AioConfig(signature_version="s3v4", s3=style)
-    creator = session.create_client(
-        "s3", region_name=region, config=config, aws_access_key_id="none", aws_secret_access_key="none"
-    )
-    client = await _in_thread(creator.__aenter__())
-    words = {"Bucket": location.bucket, "Key": "k"}
-    url = await _in_thread(client.generate_presigned_url("get_object", Params=words))
-    return str(url).partition("?")[0].removesuffix("/k")
-
-
-def _own_url(location: Location, endpoint: str) -> str:
+    endpoint = location.endpoint or await _endpoint(session, region)
     if location.bucket_in_host:
         return endpoint
-    if location.addressing == "virtual":
+    if location.addressing == "virtual" or (location.addressing == "auto" and _is_virtual(endpoint, location.bucket)):
         scheme, _, host = endpoint.partition("://")
         return f"{scheme}://{location.bucket}.{host}"
     return f"{endpoint}/{location.bucket}"
+
+
+async def _endpoint(session: AioSession, region: str | None) -> str:
+    """Where the driver, its environment and its files say that a region is."""
+    creator = session.create_client("s3", region_name=region, aws_access_key_id="none", aws_secret_access_key="none")
+    client = await _in_thread(creator.__aenter__())
+    return str(client.meta.endpoint_url).rstrip("/")
+
+
+def _is_virtual(endpoint: str, bucket: str) -> bool:
+    """Amazon asks for the bucket in the host, where a certificate can cover that; other stores mostly for it in the path."""
+    return ".amazonaws.com" in endpoint and "." not in bucket
 
 
 def _of_role(session: AioSession, role: Role, region: str, source: Any = None) -> AioDeferredRefreshableCredentials:
