@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from retl.connectors.files.selection import Selection, Verdict
@@ -28,6 +28,9 @@ class Difference(NamedTuple):
         return self.entry.name
 
 
+_MOST_NAMED = 3
+
+
 @dataclass
 class Counts:
     """How many files of a listing are what, and how many rows of them the target holds."""
@@ -43,6 +46,8 @@ class Counts:
     known_rows: int = 0
     waiting: int = 0
     archived: int = 0
+    archived_names: list[str] = field(default_factory=list)
+    """The first of them: those that the target does not hold as they are."""
 
     @property
     def there(self) -> int:
@@ -122,6 +127,8 @@ def _differs(file: FileInfo, known: ManifestEntry | None, verdict: Verdict, coun
         counts.waiting += 1
     elif verdict is Verdict.ARCHIVED:
         counts.archived += 1
+        if (known is None or known.identity != file.identity) and len(counts.archived_names) < _MOST_NAMED:
+            counts.archived_names.append(file.name)
     elif verdict is Verdict.READ:
         counts.selected += 1
         if known is None:

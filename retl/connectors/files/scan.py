@@ -17,7 +17,7 @@ from retl.connectors.base import REJECT, ScanAgain, SourceScan
 from retl.connectors.files.changes import Changes, Group
 from retl.connectors.files.reading import FileReader, NewColumns
 from retl.connectors.files.shape import Shape
-from retl.connectors.files.store import FileChanged, FileInfo, FileStore
+from retl.connectors.files.store import FileArchived, FileChanged, FileInfo, FileStore
 from retl.model.errors import ConnectionFailed, RetlError, RowsRejected, SourceError
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.plan import SourcePlan
@@ -159,6 +159,12 @@ class FileScan(SourceScan):
 
     def _end(self) -> None:
         """Say what was left out; what is committed stays."""
+        counts = self._changes.counts
+        if counts.archived_names:
+            self._warn(
+                f"{counts.archived:,} files are archived and cannot be read before they are restored in the store: "
+                f"{', '.join(counts.archived_names)}{', ...' if counts.archived > len(counts.archived_names) else ''}"
+            )
         if not self._left_out:
             return
         shown = "; ".join(list(self._bad.values())[:3])
@@ -171,7 +177,7 @@ class FileScan(SourceScan):
         )
 
     def _leave_out(self, file: FileInfo, error: RetlError) -> None:
-        if isinstance(error, FileChanged):
+        if isinstance(error, FileChanged | FileArchived):
             self._warn(error.message)
             return
         message = error.message if file.name in error.message else f"{file.name}: {error.message}"

@@ -409,7 +409,7 @@ def test_every_error_of_the_driver_is_one_of_retl() -> None:
     for name in dir(botocore):
         kind = getattr(botocore, name)
         if isinstance(kind, type) and issubclass(kind, botocore.BotoCoreError):
-            error = kind.__new__(kind)
+            error = kind.__new__(kind)  # type: ignore[call-overload]
             Exception.__init__(error, name)
             error.kwargs = {}
             found = to_retl(error, "listing s3://lake/", "S3")
