@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,6 +10,7 @@ import boto3
 from botocore.config import Config
 
 from retl.connectors import OSSFiles, S3Files
+from retl.connectors.files.stores.objects.options import Location
 from tests.fake_s3 import FakeS3
 from tests.fake_s3.server import ACCESS_KEY, SECRET_KEY
 from tests.servers import s3
@@ -52,6 +54,36 @@ class Bucket:
 
     def close(self) -> None:
         self._client.close()
+
+
+class RealBucket:
+    """A bucket of OSS that a user names. Everything here blocks."""
+
+    def __init__(self, location: Location) -> None:
+        self._bucket = location.bucket
+        checks: dict[str, Any] = dict.fromkeys(
+            ("request_checksum_calculation", "response_checksum_validation"), "when_required"
+        )
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=location.endpoint,
+            region_name=location.region,
+            aws_access_key_id=os.environ["OSS_ACCESS_KEY_ID"],
+            aws_secret_access_key=os.environ["OSS_ACCESS_KEY_SECRET"],
+            aws_session_token=os.environ.get("OSS_SESSION_TOKEN"),
+            config=Config(s3={"addressing_style": "virtual"}, **checks),
+        )
+
+    def put(self, key: str, content: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=content)
+
+    def delete(self, key: str) -> None:
+        self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def empty(self, prefix: str) -> None:
+        for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+            for found in page.get("Contents", ()):
+                self.delete(found["Key"])
 
 
 def s3_files(server: FakeS3, url: str, **words: Any) -> S3Files:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from retl.connectors import OSSFiles
 from retl.connectors.files.store import FileStore
 from retl.connectors.files.stores.local import LocalStore
 from retl.model.errors import SourceError
 from tests.fake_s3 import FakeOSS, FakeS3, Object
-from tests.integration.files.buckets import Bucket, oss_files, s3_files
+from tests.integration.files.buckets import Bucket, RealBucket, oss_files, s3_files
 from tests.integration.files.servers import files, put
 from tests.integration.files.store_contract import RemoteStoreContract, StoreContract, listed
 from tests.servers.process import short_folder
@@ -161,3 +163,31 @@ class TestSSH(RemoteStoreContract):
 
     def store_at(self, host: str, port: int) -> FileStore:
         return files(self.server, self.root, port).store()
+
+
+@pytest.mark.skipif("RETL_TEST_OSS_URL" not in os.environ, reason="RETL_TEST_OSS_URL names no bucket of OSS")
+class TestRealOSS(StoreContract):
+    """A bucket of a user's own; what a test writes there it removes."""
+
+    many = 1_100
+
+    @pytest.fixture(autouse=True)
+    def below_a_prefix(self) -> Iterator[None]:
+        self.url = f"{os.environ['RETL_TEST_OSS_URL'].rstrip('/')}/{uuid.uuid4()}/"
+        location = self.options().location()
+        self._prefix = location.prefix
+        self._client = RealBucket(location)
+        yield
+        self._client.empty(location.prefix)
+
+    def options(self) -> OSSFiles:
+        return OSSFiles(self.url, region=os.environ["RETL_TEST_OSS_REGION"])
+
+    def new_store(self) -> FileStore:
+        return self.options().store()
+
+    def put(self, name: str, content: bytes) -> None:
+        self._client.put(self._prefix + name, content)
+
+    def delete(self, name: str) -> None:
+        self._client.delete(self._prefix + name)
