@@ -16,6 +16,7 @@ import pytest
 from pyarrow import feather, ipc, orc, parquet
 
 from retl.connectors.files.formats import LINE, FileUnreadable, format_for
+from retl.connectors.files.store import FileChanged
 from tests.formats import good, read, reasons, types
 
 TABLE = pa.table(
@@ -101,6 +102,31 @@ def test_a_file_that_is_cut_is_unreadable(kind: str, cut: int) -> None:
     data = write(TABLE)
     with pytest.raises(FileUnreadable, match=f"^{name}: "):
         read(data[:-cut] if cut else b"", name, TABLE.schema)
+
+
+class Changed(io.BytesIO):
+    """A file that turns out to be another one while it is read."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        at = self.tell()
+        found = super().read(size)
+        if at < 30_000 < self.tell():
+            raise FileChanged("a: it was written to meanwhile.")
+        return found
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_the_store_says_of_a_file_is_told_whoever_reads_it(kind: str) -> None:
+    name, write = WRITERS[kind]
+    data = write(
+        pa.table({"a": [f"{number * 7919 % 100_003}" for number in range(20_000 if kind != "stream" else 200)]})
+    )
+    with pytest.raises(FileChanged):
+        read_from(Changed(data), name)
+
+
+def read_from(file: io.BytesIO, name: str) -> None:
+    assert list(format_for({}, name).read(file, name, pa.schema([("a", pa.string())])))
 
 
 def test_a_parquet_file_of_many_row_groups_is_read_in_bounded_batches() -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from retl.connectors.files.formats import LINE, FileUnreadable, format_for
+from retl.connectors.files.store import FileChanged
 from retl.model.errors import ConfigError
 from tests.formats import good, read, reasons, types
 
@@ -88,6 +89,15 @@ def test_what_is_no_workbook_or_lacks_the_sheet_is_unreadable() -> None:
             read(broken, "a.xlsx")
     with pytest.raises(ConfigError, match=r"range of the format is 'B3'"):
         format_for({"range": "B3"}, "a.xlsx")
+
+
+def test_what_the_store_says_of_a_file_is_told() -> None:
+    class Changed(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise FileChanged("a: it was written to meanwhile.")
+
+    with pytest.raises(FileChanged):
+        format_for({}, "a.xlsx").schema(Changed(workbook(["a"])), "a.xlsx")
 
 
 def test_an_empty_sheet_has_no_rows() -> None:

@@ -113,8 +113,6 @@ def _from_text(kind: pa.DataType, style: TextStyle) -> Convert:
         return lambda array: _times(array, kind, style.patterns)
     if pa.types.is_time(kind):
         return lambda array: _times_of_day(array, kind)
-    if pa.types.is_boolean(kind):
-        return _truth
     return lambda array: array.cast(kind)
 
 
@@ -204,13 +202,6 @@ def inexact(text: pa.Array, numbers: pa.Array) -> pa.Array:
             for is_long, written, number in zip(long.to_pylist(), text.to_pylist(), numbers.to_pylist(), strict=True)
         ]
     )
-
-
-def _truth(array: pa.Array) -> pa.Array:
-    # Arrow takes 1 and 0 for truth values too.
-    lower = pc.utf8_lower(array)
-    _refuse(pc.invert(pc.is_in(lower, pa.array(["true", "false", "1", "0", None]))))
-    return lower.cast(pa.bool_())
 
 
 def _times(array: pa.Array, kind: pa.DataType, patterns: Sequence[str]) -> pa.Array:

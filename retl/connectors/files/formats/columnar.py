@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import struct
 import tempfile
@@ -41,29 +42,18 @@ class Columnar(Format):
     seeks = True
 
     def schema(self, file: BinaryIO, name: str) -> pa.Schema:
-        try:
-            with seekable(file) as movable:
-                found = self._schema(movable)
-        except _BROKEN as error:
-            raise unreadable(name, _reason(error)) from None
+        with _readable(file, name) as movable:
+            found = self._schema(movable)
         return pa.schema([self.declared(pa.field(column.name, _usual(column.type))) for column in found])
 
     def read(self, file: BinaryIO, name: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         line = 1
-        for batch in self._guarded(file, name, schema.names):
-            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-            lines = np.arange(line, line + batch.num_rows)
-            line += batch.num_rows
-            yield cast_rows(FoundRows(columns, lines), schema, self.options)
-
-    def _guarded(self, file: BinaryIO, name: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        try:
-            with seekable(file) as movable:
-                yield from self._batches(movable, names)
-        except RetlError:
-            raise
-        except _BROKEN as error:
-            raise unreadable(name, _reason(error)) from None
+        with _readable(file, name) as movable:
+            for batch in self._batches(movable, schema.names):
+                columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+                lines = np.arange(line, line + batch.num_rows)
+                line += batch.num_rows
+                yield cast_rows(FoundRows(columns, lines), schema, self.options)
 
     @abstractmethod
     def _schema(self, file: BinaryIO) -> pa.Schema:
@@ -72,6 +62,51 @@ class Columnar(Format):
     @abstractmethod
     def _batches(self, file: BinaryIO, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """All rows, with those of the columns that the file has."""
+
+
+class Watched(io.RawIOBase):
+    """A file that remembers its own error: some readers tell only that they could not go on."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file = file
+        self.error: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return self._file.read(size)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+@contextmanager
+def _readable(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
+    """A file that may be moved in; whatever a reader says of its bytes is a ``FileUnreadable``."""
+    with seekable(file) as movable:
+        watched = Watched(movable)
+        try:
+            yield cast("BinaryIO", watched)
+        except RetlError:
+            raise
+        except _BROKEN as error:
+            raise watched.error or unreadable(name, _reason(error)) from None
 
 
 @contextmanager

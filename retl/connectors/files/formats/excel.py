@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from retl.connectors.files.formats.base import Format, unreadable
-from retl.connectors.files.formats.columnar import seekable
+from retl.connectors.files.formats.columnar import Watched, seekable
 from retl.connectors.files.formats.csv import distinct_names
 from retl.connectors.files.formats.options import FormatOptions
 from retl.connectors.files.formats.rejects import FoundRows, cast_rows
@@ -100,11 +100,12 @@ class Excel(Format):
 
     def _sheet(self, file: BinaryIO, name: str) -> Any:
         calamine = _calamine()
+        watched = Watched(file)
         try:
-            book = calamine.CalamineWorkbook.from_filelike(file)
+            book = calamine.CalamineWorkbook.from_filelike(watched)
             return book.get_sheet_by_name(self._sheet_name(book.sheet_names, name))
         except calamine.CalamineError as error:
-            raise unreadable(name, f"it is no workbook that can be read: {error}") from None
+            raise watched.error or unreadable(name, f"it is no workbook that can be read: {error}") from None
 
     def _sheet_name(self, names: Sequence[str], name: str) -> str:
         wanted = self.options.sheet if self.options.sheet is not None else 1

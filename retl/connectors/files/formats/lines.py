@@ -103,7 +103,8 @@ def row_blocks(
         if len(rest) > max_row_bytes:
             raise _too_long(name, line, max_row_bytes)
         # A row that does not end here is looked at again when there is twice as much of it.
-        pending, size, wanted = [rest], len(rest), 2 * len(rest) if used == 0 else 0
+        pending, size = [rest], len(rest)
+        wanted = min(2 * size, max_row_bytes + 1) if used == 0 else 0
     text = b"".join(pending)
     found, used, line = _divide(text, dialect, line, final=True)
     if found is not None:
