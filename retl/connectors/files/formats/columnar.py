@@ -92,9 +92,6 @@ class Watched(io.RawIOBase):
             self.error = error
             raise
 
-    def tell(self) -> int:
-        return self._file.tell()
-
 
 @contextmanager
 def _readable(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
