@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from retl.connectors.postgres.catalog import CatalogTable
 from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.facts import Facts, dependents, facts
+from retl.connectors.postgres.scope import CHANGED_CHILDREN, check_children
 from retl.connectors.sql.statement import Step
 from retl.connectors.sql.tables import TableName
 from retl.model.actions import Action, PreAction, Write
@@ -19,7 +20,6 @@ _KINDS = {"v": "view", "m": "materialised view", "f": "foreign table"}
 _MIRROR = 'use pre_action = "mirror", which changes rows alone'
 _EXCHANGES = (PreAction.SWAP, PreAction.RENAME_AND_CREATE)
 _WITHOUT_EXCHANGE = ("CockroachDB", "YugabyteDB")
-_CHANGED_CHILDREN = {"c": "deletes", "n": "sets to NULL", "d": "sets to the default"}
 
 
 def check(spec: WriteSpec, name: TableName, known: CatalogTable | None) -> Step[list[str]]:
@@ -34,6 +34,7 @@ def check(spec: WriteSpec, name: TableName, known: CatalogTable | None) -> Step[
     if known is None:
         return warnings
     _check_rules(spec, found)
+    check_children(spec, known)
     warnings += _rows(spec, known, found)
     pre_action = spec.table.pre_action
     if pre_action in (*_EXCHANGES, PreAction.TRUNCATE):
@@ -118,6 +119,8 @@ def _needed(spec: WriteSpec) -> tuple[str, ...]:
         PreAction.TRUNCATE: ("SELECT", "INSERT", "TRUNCATE"),
         PreAction.MIRROR: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     }.get(spec.table.pre_action, ())
+    if spec.table.scope is not None:
+        rights = (*rights, "DELETE")
     updates = bool(spec.key) and spec.table.write is Write.UPSERT
     never = {action.value for action in spec.blacklist} | (set() if updates else {"UPDATE"})
     return tuple(right for right in rights if right not in never)
@@ -185,7 +188,7 @@ def _rows(spec: WriteSpec, known: CatalogTable, found: Facts) -> Iterator[str]:
     """What happens to rows on their way into the table."""
     shown, mirrors = spec.table.to, spec.table.pre_action is PreAction.MIRROR
     if known.row_security and spec.table.pre_action not in _EXCHANGES:
-        if mirrors:
+        if mirrors or spec.table.scope is not None:
             raise UnsupportedError(
                 f"row level security hides rows of {shown!r} from the user {found.user!r}, so they could neither be compared nor deleted.",
                 remedy="give the user BYPASSRLS, or make it the owner of the table.",
@@ -199,10 +202,10 @@ def _rows(spec: WriteSpec, known: CatalogTable, found: Facts) -> Iterator[str]:
     if found.triggers and spec.table.pre_action is not PreAction.SWAP:
         yield f"{shown!r} has triggers ({', '.join(found.triggers)}), which fire for what is written."
     for child in known.children if mirrors else ():
-        if child.on_delete in _CHANGED_CHILDREN:
+        if child.on_delete in CHANGED_CHILDREN:
             yield (
                 f"a row that the source no longer has is deleted, and the foreign key {child.name!r} then "
-                f"{_CHANGED_CHILDREN[child.on_delete]} what refers to it in {child.table!r}."
+                f"{CHANGED_CHILDREN[child.on_delete]} what refers to it in {child.table!r}."
             )
 
 

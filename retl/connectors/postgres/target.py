@@ -17,6 +17,7 @@ from retl.connectors.postgres.existing import PostgresTable
 from retl.connectors.postgres.keys import check_key, check_numbers
 from retl.connectors.postgres.loader import PostgresLoader
 from retl.connectors.postgres.merge import PostgresMerge
+from retl.connectors.postgres.scope import unindexed
 from retl.connectors.postgres.session import PostgresSession
 from retl.connectors.postgres.store import PostgresStore
 from retl.connectors.postgres.type_map import TYPES
@@ -127,6 +128,9 @@ class PostgresTarget(SqlTarget):
             check_key(spec, table)
             warnings += yield from check_numbers(spec, table)
         return warnings
+
+    def unindexed(self, spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:
+        return unindexed(spec, existing.catalog if isinstance(existing, PostgresTable) else None)
 
     def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:
         return

@@ -110,9 +110,14 @@ class TableChange:
     """The target's types of ``columns``."""
     options: str = ""
     """What follows the definitions."""
+    indexed: tuple[str, ...] = ()
+    """Columns, as they stand in SQL, that need an index and have none."""
 
     def ddl(self, name: str) -> list[str]:
         """The DDL that makes a table fit, given by its quoted name."""
+        return [*self._table(name), *(f"CREATE INDEX ON {name} ({column})" for column in self.indexed)]
+
+    def _table(self, name: str) -> list[str]:
         if self.create:
             return [f"CREATE TABLE {name} ({', '.join(self.definitions)}){self.options}"]
         return [f"ALTER TABLE {name} ADD COLUMN {definition}" for definition in self.added]

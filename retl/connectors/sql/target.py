@@ -94,6 +94,10 @@ class SqlTarget(Target):
     def loader(self, load: PreparedLoad) -> BulkLoader:
         """The loader that stages the rows of a load."""
 
+    def unindexed(self, spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:
+        """The columns, as they stand in SQL, that a load needs an index on and that get one. Refuses where they must not."""
+        return ()
+
     # Questions --------------------------------------------------------------
 
     async def describe(self, table: str) -> TableSchema | None:
@@ -149,6 +153,7 @@ class SqlTarget(Target):
         name = (existing and existing.name) or name
         warnings = yield from self.check(spec, name, existing)
         change = fit(spec, existing, self.dialect, self.types(existing))
+        change = replace(change, indexed=self.unindexed(spec, existing))
         state = yield from self._refresh_state(spec, name, existing)
         load = self._prepared(spec, name, state.loaded, existing, change)
         plan = state.plan(change, lambda shadow: self._mirror(load, shadow).mirror())
