@@ -48,6 +48,8 @@ class Pooled(Protocol):
 
 C = TypeVar("C", bound=Pooled)
 T = TypeVar("T")
+Begin = Callable[[C], Awaitable[None]]
+"""A first statement, which another connection may be sent too where it fails."""
 
 
 class _Room(Generic[C]):
@@ -79,13 +81,13 @@ class Reservation(Generic[C]):
         self._connection: C | None = None
         self._generation = pool.generation
 
-    async def connection(self) -> C:
-        """The connection; a new one if the last one was lost or cut."""
+    async def connection(self, begin: Begin[C] | None = None) -> C:
+        """The connection; a new one if the last one was lost or cut. ``begin`` is its first statement then."""
         if self._connection is None or self._connection.closed:
             if self._connection is not None:
                 self._pool.give_back(self._connection, self._generation)
             self._connection = None
-            self._connection = await self._pool.take()
+            self._connection = await self._pool.take(begin)
         return self._connection
 
     def abort(self) -> None:
@@ -130,12 +132,16 @@ class ConnectionPool(Generic[C]):
         """Connections that were taken before the last ``release`` are closed after their use."""
 
     @asynccontextmanager
-    async def control(self, *, urgent: bool = False) -> AsyncIterator[C]:
-        """A connection for a question. A refused statement leaves it as it was; any other error cuts it."""
+    async def control(self, *, urgent: bool = False, begin: Begin[C] | None = None) -> AsyncIterator[C]:
+        """A connection for a question. A refused statement leaves it as it was; any other error cuts it.
+
+        ``begin`` is its first statement: a kept connection that the server has ended in between is noticed by it, and
+        replaced.
+        """
         room = self._room()
         async with room.urgent if urgent else room.open:
             generation = self.generation
-            connection = await self.take()
+            connection = await self.take(begin)
             try:
                 yield connection
             except BaseException as error:
@@ -193,18 +199,20 @@ class ConnectionPool(Generic[C]):
             self._current = _Room(self._most, self._urgent)
         return self._current
 
-    async def take(self) -> C:
-        """An idle connection that the server still knows, else a new one."""
+    async def take(self, begin: Begin[C] | None = None) -> C:
+        """An idle connection that the server still knows, else a new one; ``begin`` is its first statement."""
         room = self._room()
-        connection = await self._kept(room) or await self._connect()
+        connection = await self._kept(room, begin) or await self._new(begin)
         room.in_use.add(connection)
         return connection
 
-    async def _kept(self, room: _Room[C]) -> C | None:
+    async def _kept(self, room: _Room[C], begin: Begin[C] | None) -> C | None:
         while room.idle:
             since, kept = room.idle.pop()
             try:
-                if not kept.closed and time.monotonic() - since >= _TRUSTED_SECONDS:
+                if not kept.closed and begin is not None:
+                    await begin(kept)
+                elif not kept.closed and time.monotonic() - since >= _TRUSTED_SECONDS:
                     await kept.prove()
             except ConnectionFailed:
                 kept.abort()
@@ -214,6 +222,16 @@ class ConnectionPool(Generic[C]):
             if not kept.closed:
                 return kept
         return None
+
+    async def _new(self, begin: Begin[C] | None) -> C:
+        connection = await self._connect()
+        try:
+            if begin is not None:
+                await begin(connection)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
 
     def give_back(self, connection: C, generation: int) -> None:
         room = self._room()

@@ -181,6 +181,10 @@ class PostgresConnection:
         """A block that is committed at its end, and rolled back after an error."""
         return Transaction(self, mode)
 
+    def begun(self) -> Transaction:
+        """The same for a transaction that ``begin`` has begun."""
+        return Transaction(self, None)
+
     async def copy_in(
         self,
         table: str,
@@ -303,12 +307,14 @@ class PostgresConnection:
 class Transaction:
     """A transaction of a connection, for the length of a block."""
 
-    def __init__(self, connection: PostgresConnection, mode: str) -> None:
+    def __init__(self, connection: PostgresConnection, mode: str | None) -> None:
+        """``mode``: ``None`` where it is begun already."""
         self._connection = connection
         self._mode = mode
 
     async def __aenter__(self) -> PostgresConnection:
-        await self._connection.begin(self._mode)
+        if self._mode is not None:
+            await self._connection.begin(self._mode)
         return self._connection
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -23,8 +23,7 @@ class Snapshot(Generic[ConnectionT]):
         """The connection, in that transaction. Raises ``ConnectionFailed`` once it is gone."""
         connection = self._connection
         if connection is None:
-            connection = self._connection = await self._reservation.connection()
-            await connection.begin(self._mode)
+            connection = self._connection = await self._reservation.connection(lambda kept: kept.begin(self._mode))
         elif not connection.is_healthy:
             raise ConnectionFailed(
                 f"the snapshot at {connection.place} that this scan reads is gone: its connection was lost, or a statement failed.",

@@ -102,7 +102,7 @@ class PostgresSource(SqlSource):
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[PostgresReader, None]:
-        async with self._pool.control() as connection, connection.transaction(SNAPSHOT):
+        async with self._pool.control(begin=lambda kept: kept.begin(SNAPSHOT)) as connection, connection.begun():
 
             async def lent() -> PostgresConnection:
                 return connection

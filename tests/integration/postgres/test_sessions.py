@@ -60,6 +60,17 @@ async def test_an_idle_connection_is_closed_at_once_where_that_is_wished(pg: Pos
     assert await pg.run(OPEN, filled) == [(0,)]
 
 
+async def test_a_connection_that_ends_while_nobody_looks_is_replaced(pg: PostgresServer, filled: str) -> None:
+    """The event loop has no turn between the end of the connections and the next question."""
+    async with Scans(PostgreSQL(pg.as_reader(filled).url(filled)).source()) as source:
+        for ask in (source.source.list_tables, lambda: source.plan(spec("t"))):
+            assert await source.source.list_tables() == ["t"]
+            pg.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", filled)
+            while pg.query(OPEN, filled) != [(0,)]:
+                pass
+            assert await ask()
+
+
 async def test_a_connection_that_the_server_has_ended_is_replaced(pg: PostgresServer, filled: str) -> None:
     door = PostgreSQL(pg.as_reader(filled).url(filled)).source()
     assert await door.list_tables() == ["t"]
