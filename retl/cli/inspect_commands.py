@@ -105,6 +105,7 @@ def _plan_values(pipeline: Pipeline, item: TablePlan) -> dict[str, Any]:
         "source": item.source.statements,
         "target": item.target.statements,
         "casts": item.target.casts,
+        "preview": item.preview,
         "warnings": item.warnings,
     }
 
@@ -116,7 +117,9 @@ def _plan_lines(item: TablePlan) -> list[str]:
         how += f", pre_action {table.pre_action}"
     rows = "an unknown number of rows" if source.rows is None else plural(source.rows, "row")
     lines = [f"  {table.name} -> {table.to}: {how}"]
-    facts = [("reads", f"{rows} in {plural(len(source.slices), 'slice')}" if source.slices else "nothing: no new rows")]
+    reads = f"{rows} in {plural(len(source.slices), 'slice')}" if source.slices else "nothing: no new rows"
+    facts = [] if source.by_manifest else [("reads", reads)]
+    facts += [("finds", text) for text in item.preview]
     window = source.window
     if window is not None:
         lower = "" if window.lower is None else f"{window.lower} {'<' if window.lower_exclusive else '<='} "

@@ -318,3 +318,15 @@ async def test_many_files_are_few_commits(folder: Folder) -> None:
     report = await folder.scan()
     assert (report.rows, report.slices) == (250, 1)
     assert folder.rows("id") == [(number,) for number in range(250)]
+
+
+async def test_a_plan_tells_columns_rows_and_what_has_changed(folder: Folder) -> None:
+    folder.write("a.csv", "id,city", "1,Rome")
+    folder.write("b.csv", "id,city", "2,Oslo")
+    await folder.scan()
+    folder.write("b.csv", "id,city", "3,Lima", "4,Bonn")
+    (plan,) = await folder.pipeline().plan()
+    assert plan.preview[0] == "0 new, 1 changed, 1 unchanged, 0 vanished, 0 waiting, 0 archived"
+    assert "column city: string" in plan.preview
+    assert plan.preview[-1] == "row {'id': 1, 'city': 'Rome', '_file': 'a.csv', '_row': 1}"
+    assert folder.entries() == [("a.csv", 1), ("b.csv", 1)]

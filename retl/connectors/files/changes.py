@@ -195,6 +195,15 @@ class Changes:
         if names:
             yield Group((), tuple(names), entries_only=True, remembers=False)
 
+    async def survey(self, most: int) -> tuple[Counts, list[FileInfo]]:
+        """What has changed, and the first files that can be read. Reads only the listing and the manifest."""
+        counts = Counts()
+        files: list[FileInfo] = []
+        async with aclosing(self._compare(counts, everything=True, strict=False)) as pages:
+            async for page in pages:
+                files += [one.file for one in page if one.file is not None][: most - len(files)]
+        return counts, files
+
     async def _any_change(self) -> bool:
         counts = Counts()
         async with aclosing(self._compare(counts)) as pages:

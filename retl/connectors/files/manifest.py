@@ -50,9 +50,10 @@ class Counts:
     """The first of them: those that the target does not hold as they are."""
 
     @property
-    def there(self) -> int:
-        """The files of the table that are listed, whether they are read or not."""
-        return self.selected + self.waiting + self.archived
+    def text(self) -> str:
+        """The same for people."""
+        names = ("new", "changed", "unchanged", "vanished", "waiting", "archived")
+        return ", ".join(f"{getattr(self, name):,} {name}" for name in names)
 
 
 async def compare(

@@ -28,6 +28,8 @@ _AT_ONCE = 4
 _MOST_KEPT_BYTES = 64 * 1024 * 1024
 """A small file that unpacks to more than this is read as a large one."""
 _MOST_TOLD = 20
+_PREVIEWED_FILES = 3
+_PREVIEWED_ROWS = 3
 _PATIENCE = 10.0
 
 
@@ -197,6 +199,22 @@ class FileScan(SourceScan):
     async def close(self) -> None:
         await self._found.aclose()
         self._changes.close()
+
+    async def preview(self) -> Sequence[str]:
+        """What there is to do, the columns, and a few rows of the first file that can be read."""
+        counts, files = await self._changes.survey(_PREVIEWED_FILES)
+        told = [counts.text]
+        told += [f"column {column.name}: {column.type}" for column in self.plan.schema]
+        for file in files:
+            try:
+                async with aclosing(self._reader.rows(file, self._shape, check=False)) as batches:
+                    batch = await anext(batches, None)
+            except RetlError as error:
+                told.append(error.message)
+                continue
+            if batch is not None:
+                return (*told, *(f"row {row}" for row in batch.slice(0, _PREVIEWED_ROWS).to_pylist()))
+        return told
 
     # Rows -------------------------------------------------------------------
 
