@@ -328,5 +328,5 @@ async def test_a_plan_tells_columns_rows_and_what_has_changed(folder: Folder) ->
     (plan,) = await folder.pipeline().plan()
     assert plan.preview[0] == "0 new, 1 changed, 1 unchanged, 0 vanished, 0 waiting, 0 archived"
     assert "column city: string" in plan.preview
-    assert plan.preview[-1] == "row {'id': 1, 'city': 'Rome', '_file': 'a.csv', '_row': 1}"
+    assert plan.preview[-1] == "row id = 1, city = Rome, _file = a.csv, _row = 1"
     assert folder.entries() == [("a.csv", 1), ("b.csv", 1)]

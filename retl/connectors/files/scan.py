@@ -213,7 +213,7 @@ class FileScan(SourceScan):
                 told.append(error.message)
                 continue
             if batch is not None:
-                return (*told, *(f"row {row}" for row in batch.slice(0, _PREVIEWED_ROWS).to_pylist()))
+                return (*told, *map(_row_text, batch.slice(0, _PREVIEWED_ROWS).to_pylist()))
         return told
 
     # Rows -------------------------------------------------------------------
@@ -343,3 +343,7 @@ def _first_reason(batch: pa.RecordBatch | None) -> str:
     if batch is None or not _rejects_in(batch):
         return ""
     return f" (the first: {batch.column(REJECT).drop_null()[0]['reason'].as_py()})"
+
+
+def _row_text(row: dict[str, Any]) -> str:
+    return "row " + ", ".join(f"{name} = {'NULL' if value is None else value}" for name, value in row.items())
