@@ -107,6 +107,12 @@ def test_an_array_that_does_not_end_as_it_should_is_unreadable(data: bytes) -> N
         read(data, "a.json", pa.schema([("a", pa.int64())]))
 
 
+@pytest.mark.parametrize("data", [b"[1,2]", b'[{"a":1},\n5]', b'[{"a":1},\n"x",{"a":2}]'])
+def test_an_array_of_something_else_than_documents_is_unreadable(data: bytes) -> None:
+    with pytest.raises(FileUnreadable, match=r"its array holds a value that is no object"):
+        read(data, "a.json", pa.schema([("a", pa.int64())]))
+
+
 def test_a_broken_document_of_an_array_is_a_reject_with_its_line() -> None:
     rows = read(b'[{"a":1},\n{"a":tru},\n[5],\n{"a":2}]', "a.json")
     assert good(rows) == [{"a": 1}, {"a": 2}]

@@ -153,6 +153,8 @@ class _Scanner:
         if self._base and text == b"]":
             self._closed = True
             return None
+        if text[:1] not in (b"{", b"["):
+            raise unreadable(self._name, "its array holds a value that is no object", line=line)
         return line, text.replace(b"\n", b" ").replace(b"\r", b" ")
 
     def finish(self) -> None:
