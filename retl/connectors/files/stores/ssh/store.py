@@ -17,7 +17,8 @@ from retl.connectors.files.stores.ssh.errors import TooManyAtOnce
 from retl.connectors.files.stores.ssh.login import Login, check_options, read_login
 from retl.connectors.files.stores.ssh.reading import BlockReader
 from retl.connectors.files.stores.ssh.shared import SharedConnections
-from retl.connectors.files.stores.ssh.tree import Tree, walk
+from retl.connectors.files.stores.ssh.tree import Tree
+from retl.connectors.files.stores.ssh.walk import Walk
 from retl.connectors.net.pool import ConnectionPool
 from retl.connectors.net.retry import RetryBudget
 from retl.model.duration import parse_duration
@@ -79,7 +80,7 @@ class SSHStore(FileStore):
         return SystemInfo("SFTP", product, self.root, warnings)
 
     async def list(self, prefix: str = "") -> AsyncGenerator[list[FileInfo], None]:
-        async with aclosing(walk(self._pool, self._address.folder, prefix)) as pages:
+        async with aclosing(Walk(self._shared, self._address.folder, prefix).pages()) as pages:
             async for page in pages:
                 yield page
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import stat as modes
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import asyncssh
 
 from retl.connectors.base import ConfigError, SourceError
-from retl.connectors.files.names import Entries, is_name, may_hold, to_bytes, to_name
+from retl.connectors.files.names import Entries, is_name, to_bytes, to_name
 from retl.connectors.files.store import FileInfo, changed, moment
 from retl.connectors.files.stores.ssh.connection import SSHConnection
 from retl.connectors.files.stores.ssh.errors import NotThere
-from retl.connectors.net.pool import ConnectionPool
 
-PAGE = 1_000
 _AT_ONCE = 64
 """How many names are asked about at once."""
 _DOTS = (b".", b"..")
@@ -182,33 +180,6 @@ def _unresolved(name: str, link: asyncssh.SFTPAttrs | None, real: bytes, above: 
     """Whether a server says that a link leads to itself: then nobody can tell whether it leads out of the root."""
     is_link = link is not None and _is(link, modes.S_ISLNK)
     return is_link and real == _below(above, to_bytes(name).rpartition(b"/")[2])
-
-
-async def walk(pool: ConnectionPool[SSHConnection], root: bytes, prefix: str) -> AsyncGenerator[list[FileInfo], None]:
-    """All files whose names begin with ``prefix``, in pages, ordered. No connection is held between two folders."""
-
-    async def entries(folder: Folder) -> Iterator[Entry]:
-        return await pool.ask(lambda connection: Tree(connection, root).entries(folder))
-
-    start = await pool.ask(lambda connection: Tree(connection, root).start(prefix))
-    stack = [] if start is None else [(start, await entries(start))]
-    page: list[FileInfo] = []
-    while stack:
-        folder, found = stack[-1]
-        entry = next(found, None)
-        if entry is None:
-            stack.pop()
-        elif entry.real is not None:
-            if may_hold(entry.name, prefix) and entry.real not in folder.above:
-                below = Folder(entry.name, entry.real, folder.above | {entry.real})
-                stack.append((below, await entries(below)))
-        elif entry.name.startswith(prefix):
-            page.append(entry.file())
-        if len(page) >= PAGE:
-            yield page
-            page = []
-    if page:
-        yield page
 
 
 def _is(attributes: asyncssh.SFTPAttrs, kind: object) -> bool:
