@@ -1,7 +1,6 @@
 """Redshift: the stand-in of ``tests.fake_redshift``, or a cluster that ``RETL_TEST_REDSHIFT_URL`` names.
 
-Its user must be allowed to create schemas. UNLOAD is tested where ``RETL_TEST_REDSHIFT_BUCKET`` and
-``RETL_TEST_REDSHIFT_ROLE`` name a bucket and a role that may write there.
+Its user must be allowed to create schemas. UNLOAD is tested on the stand-in alone.
 """
 
 from __future__ import annotations
