@@ -1,4 +1,4 @@
-"""Run the benchmarks named on the command line, or all of them: ``python -m benchmarks [engine] [idle] [duckdb_to_sqlite] [mysql] [postgres] [elasticsearch] [file_formats] [round_trips]``."""
+"""Run the benchmarks named on the command line, or all of them: ``python -m benchmarks [engine] [idle] [duckdb_to_sqlite] [mysql] [postgres] [elasticsearch] [file_formats] [files] [round_trips]``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import sys
 
 from benchmarks import common
 
-ALL = ("engine", "idle", "duckdb_to_sqlite", "mysql", "postgres", "elasticsearch", "file_formats", "round_trips")
+ALL = (
+    "engine",
+    "idle",
+    "duckdb_to_sqlite",
+    "mysql",
+    "postgres",
+    "elasticsearch",
+    "file_formats",
+    "files",
+    "round_trips",
+)
 
 
 def main(names: list[str]) -> int:

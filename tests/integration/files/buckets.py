@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -23,13 +24,14 @@ class Bucket:
     def __init__(self, server: S3Server, name: str) -> None:
         self.name = name
         self.address = server.address
+        self.endpoint = f"http://{server.endpoint}"
         self._client = boto3.client(
             "s3",
-            endpoint_url=f"http://{server.endpoint}",
+            endpoint_url=self.endpoint,
             aws_access_key_id=s3.ACCESS_KEY,
             aws_secret_access_key=s3.SECRET_KEY,
             region_name="us-east-1",
-            config=Config(max_pool_connections=16, s3={"addressing_style": "path"}),
+            config=Config(signature_version="s3v4", max_pool_connections=16, s3={"addressing_style": "path"}),
         )
 
     def create(self) -> None:
@@ -43,6 +45,15 @@ class Bucket:
 
     def put(self, name: str, content: bytes, **words: Any) -> None:
         self._client.put_object(Bucket=self.name, Key=name, Body=content, **words)
+
+    def put_file(self, name: str, file: Path) -> None:
+        """A large object, in parts."""
+        self._client.upload_file(str(file), self.name, name)
+
+    def presigned(self, name: str) -> str:
+        """An address by which anybody may read an object for a while."""
+        words = {"Bucket": self.name, "Key": name}
+        return str(self._client.generate_presigned_url("get_object", Params=words))
 
     def put_many(self, names: list[str]) -> None:
         """Objects of one byte."""
