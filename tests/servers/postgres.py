@@ -48,6 +48,35 @@ FLAGS = (
 )
 
 
+_ODD = """
+    SELECT nspname FROM pg_namespace WHERE oid >= 16384 AND nspname <> 'public' AND nspname NOT LIKE 'pg\\_%temp\\_%'
+    UNION ALL SELECT extname FROM pg_extension WHERE oid >= 16384
+    UNION ALL SELECT pubname FROM pg_publication
+    UNION ALL SELECT slot_name FROM pg_replication_slots WHERE database = current_database()
+    UNION ALL SELECT evtname FROM pg_event_trigger
+    UNION ALL SELECT fdwname FROM pg_foreign_data_wrapper
+    UNION ALL SELECT lanname FROM pg_language WHERE oid >= 16384
+    UNION ALL SELECT oid::text FROM pg_largeobject_metadata
+    UNION ALL SELECT oid::text FROM pg_default_acl WHERE defaclnamespace = 0
+    UNION ALL SELECT oid::text FROM pg_cast WHERE oid >= 16384
+    UNION ALL SELECT 'settings' FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase
+        WHERE d.datname = current_database()
+    UNION ALL SELECT 'limits' FROM pg_database
+        WHERE datname = current_database() AND (datconnlimit <> -1 OR NOT datallowconn OR datistemplate)
+"""
+"""What a test has left outside of the schema ``public``, but for users' rights."""
+_END_OTHERS = """
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+_EMPTY = (
+    "SET client_min_messages TO warning",
+    "DROP SCHEMA IF EXISTS public CASCADE",
+    "CREATE SCHEMA public AUTHORIZATION pg_database_owner",
+    "GRANT USAGE ON SCHEMA public TO PUBLIC",
+)
+
+
 class PostgresServer:
     """A server and a superuser of it. Its SQL goes through psycopg, never through retl.
 
@@ -75,6 +104,7 @@ class PostgresServer:
         self.folder = folder
         """Where its socket lies; and ``ca.pem``, where the server has TLS."""
         self._process = process
+        self._emptied: list[str] = []
 
     def __repr__(self) -> str:
         return f"<{self.product} {self.version} on {self.host}:{self.port}>"
@@ -161,18 +191,53 @@ class PostgresServer:
 
     @contextmanager
     def fresh_database(self) -> Iterator[str]:
-        """The name of an empty database, which is dropped afterwards, with the users that were made for it."""
-        name = f"retl_{secrets.token_hex(6)}"
-        self.query(f"CREATE DATABASE {name} TEMPLATE template0")
+        """The name of an empty database; afterwards nobody uses it, and the users that were made for it are gone."""
+        name = self._emptied.pop() if self._emptied else self._new_database()
         try:
             yield name
         finally:
-            for (slot,) in self.query("SELECT slot_name FROM pg_replication_slots WHERE database = %s", name):
-                self.query("SELECT pg_drop_replication_slot(%s)", slot)
-            # A test that failed may have left a connection.
-            self.query(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-            for user in ("least", "reads"):
-                self.query(f"DROP ROLE IF EXISTS {user}_{name[-24:]}")
+            if self._is_emptied(name):
+                self._emptied.append(name)
+            else:
+                self._drop(name)
+
+    def _new_database(self) -> str:
+        name = f"retl_{secrets.token_hex(6)}"
+        self.query(f"CREATE DATABASE {name} TEMPLATE template0")
+        return name
+
+    def _is_emptied(self, name: str) -> bool:
+        """Make the database as it was at first. A new one costs a server ten times as much, so only what is odd goes.
+
+        A test that failed may have left a connection.
+        """
+        try:
+            with closing(self.connect(name)) as connection:
+                if rows(connection, _ODD):
+                    return False
+                rows(connection, _END_OTHERS)
+                for (user,) in rows(
+                    connection, "SELECT rolname FROM pg_roles WHERE rolname LIKE %s", f"%\\_{name[-24:]}"
+                ):
+                    rows(connection, f'DROP OWNED BY "{user}"')
+                    rows(connection, f'DROP ROLE "{user}"')
+                for statement in _EMPTY:
+                    rows(connection, statement)
+        except psycopg.Error:
+            return False
+        return True
+
+    def _drop(self, name: str) -> None:
+        for (slot,) in self.query("SELECT slot_name FROM pg_replication_slots WHERE database = %s", name):
+            self.query("SELECT pg_drop_replication_slot(%s)", slot)
+        self.query(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        for user in ("least", "reads"):
+            self.query(f"DROP ROLE IF EXISTS {user}_{name[-24:]}")
+
+    def drop_emptied(self) -> None:
+        """Drop the databases that wait for the next test."""
+        while self._emptied:
+            self._drop(self._emptied.pop())
 
     def start(self) -> None:
         """Start the server and wait until it lets its user in."""
@@ -346,7 +411,10 @@ def started(version: Version = 18, *flags: str, folder: Path | None = None) -> I
 def any_server(version: Version = 18) -> Iterator[PostgresServer]:
     """The server that the environment names, or one of the tests' own."""
     if server := given(version):
-        yield server
+        try:
+            yield server
+        finally:
+            server.drop_emptied()
     else:
         with started(version) as server:
             yield server

@@ -22,6 +22,36 @@ def test_a_killed_server_keeps_what_it_has_committed(version: int) -> None:
         assert server.version // 10_000 == version
 
 
+def test_a_database_that_is_used_again_is_as_empty_as_a_new_one(pg: PostgresServer) -> None:
+    look = "SELECT (SELECT count(*) FROM pg_class WHERE oid >= 16384), nspowner::regrole::text, nspacl::text FROM pg_namespace"
+    look += " WHERE nspname = 'public'"
+    with pg.fresh_database() as name:
+        pg._drop(name)
+        pg.query(f"CREATE DATABASE {name} TEMPLATE template0")
+        new = pg.query(look, database=name)
+        writer = pg.as_documented(name)
+        writer.query("CREATE TABLE own (a serial)", database=name)
+        left = pg.connect(name, autocommit=False)
+        left.execute("LOCK TABLE own")
+    with pg.fresh_database() as again, closing(left):
+        assert again == name
+        assert pg.query(look, database=again) == new
+        assert pg.query("SELECT datname FROM pg_stat_activity WHERE datname = %s", again) == []
+        assert pg.query("SELECT 1 FROM pg_roles WHERE rolname = %s", writer.user) == []
+        with pytest.raises(psycopg.OperationalError):
+            left.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["CREATE SCHEMA more", "ALTER DATABASE {} SET TimeZone = 'UTC'", "CREATE PUBLICATION p", "SELECT lo_create(0)"],
+)
+def test_a_database_that_is_no_longer_as_it_was_is_not_used_again(pg: PostgresServer, odd: str) -> None:
+    with pg.fresh_database() as name:
+        pg.query(odd.format(name), database=name)
+    assert pg.query("SELECT 1 FROM pg_database WHERE datname = %s", name) == []
+
+
 def test_a_reader_may_only_read(pg: PostgresServer, pg_database: str) -> None:
     reader = pg.as_reader(pg_database)
     pg.query("CREATE TABLE t AS SELECT 1 AS a", database=pg_database)
