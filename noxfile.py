@@ -101,11 +101,14 @@ def quick(session: nox.Session) -> None:
 
 @nox.session
 def adversity(session: nox.Session) -> None:
-    """All tests on every system: a thousand kills a route, ten thousand lives, every step of a scan."""
+    """All tests on every system: 200 kills a route, 5,000 lives, every step of a scan. It takes two to three hours."""
     install(session, "test")
     session.run(
         "pytest",
         "--tier=adversity",
+        "--numprocesses=2",
+        "--dist=loadfile",
+        "--no-loadscope-reorder",
         "--timeout=7200",
         "--override-ini=faulthandler_timeout=0",
         *session.posargs,

@@ -1,4 +1,4 @@
-"""The routes by their names. In the largest tier any two systems with SQL are one."""
+"""The routes by their names. In the largest tier any two systems with SQL are one, in one version each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.adversity.patches import patch_backoff
 from tests.routes.ends import DuckDBEnd, PostgresEnd, RedshiftEnd, SearchEnd, ServerEnd, SQLiteEnd
 from tests.routes.route import End, Route
 
-SQL = ("duckdb", "sqlite", "mysql", "mariadb", "postgres", "postgres15")
+SQL = ("duckdb", "sqlite", "mysql", "postgres")
 ENDS: dict[str, type[End]] = {
     "duckdb": DuckDBEnd,
     "sqlite": SQLiteEnd,
