@@ -202,3 +202,26 @@ async def test_many_connections_that_the_server_refuses_leave_those_that_it_serv
             whole = got[number] + b"".join([block async for block in stream])
             assert whole == bytes([number]) * 3_000_000
         await store.aclose()
+
+
+async def test_a_large_folder_never_holds_the_event_loop_up(store: SSHStore, root: Path) -> None:
+    many = 5_000
+    for number in range(many):
+        (root / f"{number * 7919 % many:05}").touch()
+    turns, between = 0, []
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count_turns)
+        found = []
+        async for page in store.list():
+            between.append(turns)
+            found += [file.name for file in page]
+        tasks.cancel_scope.cancel()
+    assert found == [f"{number:05}" for number in range(many)]
+    assert len(between) == 5 and sorted(set(between)) == between

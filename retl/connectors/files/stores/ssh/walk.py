@@ -17,7 +17,7 @@ from retl.threads import shielded
 PAGE = 1_000
 _FOLDERS_AHEAD = 4
 """How many folders are asked for before their turn: a far server needs several answers for each."""
-_ENTRIES_AHEAD = 1_000
+_ENTRIES_AHEAD = 200
 
 T = TypeVar("T")
 _Listing = asyncio.Task[Iterator[Entry]]
@@ -58,6 +58,9 @@ class Walk:
             elif entry.real is None and entry.name.startswith(self._prefix):
                 page.append(entry.file())
             level.next.popleft()
+            if len(page) % _ENTRIES_AHEAD == 0:
+                # The pages of a large folder ask nobody: others get their turn all the same.
+                await asyncio.sleep(0)
         return page
 
     def _look_ahead(self, level: _Level) -> None:
