@@ -492,10 +492,10 @@ async def test_a_table_is_tried_again_until_the_next_tick_and_then_told(
     warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch_backoff(monkeypatch, 0.02)
-    job = flaky_pipeline(warehouse, app, {"plan_t": 1_000}, interval="2s")
+    job = flaky_pipeline(warehouse, app, {"plan_t": 1_000}, interval="5s")
     heard = Recorder(job)
     heard.when(events.ScanFailed, lambda _: job.stop())
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         await job.run_forever()
     (failed,) = heard.of(events.ScanFailed)
     assert "flaky / t: no answer to plan_t" in failed.report.error
