@@ -202,7 +202,9 @@ class Tables:
                 inherited = None
         spec = resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited, naming=self._naming)
         _check_files(spec, source)
-        return source.narrowed(replace(spec, documents=self._documents))
+        narrowed = source.narrowed(replace(spec, documents=self._documents))
+        _check_deletes(narrowed, self._blacklist)
+        return narrowed
 
 
 def _check_files(spec: TableSpec, source: Source) -> None:
@@ -211,6 +213,19 @@ def _check_files(spec: TableSpec, source: Source) -> None:
         raise ConfigError(
             f"{spec.files.given[0]} is a word for files, and a {source.system} source reads none.",
             remedy="remove it.",
+            table=spec.name,
+        )
+
+
+def _check_deletes(spec: TableSpec, blacklist: frozenset[Action]) -> None:
+    """Refuse a table whose rows are deleted file by file, where the blacklist forbids that."""
+    deletes = spec.scope is not None or (spec.files.vanished == "delete" and not spec.replaces)
+    if deletes and Action.DELETE in blacklist:
+        word = 'pre_action = "truncate"' if spec.scope is not None else 'vanished = "delete"'
+        raise ConfigError(
+            f"{word} deletes the rows of a file, and the blacklist forbids DELETE.",
+            remedy='take DELETE off the blacklist; or have rows updated by their key alone, with pre_action = "none" and '
+            'vanished = "keep".',
             table=spec.name,
         )
 

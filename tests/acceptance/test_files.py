@@ -245,6 +245,19 @@ async def test_without_key_and_truncate_the_error_says_what_to_do(folder: Folder
         await folder.scan()
 
 
+@pytest.mark.parametrize("words", [{"pre_action": "truncate"}, {"key": "id", "vanished": "delete"}])
+async def test_no_row_of_a_file_is_deleted_where_the_blacklist_forbids_it(
+    folder: Folder, words: dict[str, str]
+) -> None:
+    folder.write("a.csv", "id", "1")
+    await folder.scan()
+    folder.words = words
+    folder.write("a.csv", "id", "2")
+    with pytest.raises(ConfigError, match="deletes the rows of a file, and the blacklist forbids DELETE"):
+        await folder.pipeline(blacklist=["DELETE"]).run_once()
+    assert folder.rows() == [(1, "a.csv", 1)]
+
+
 @pytest.mark.parametrize("pre_action", ["swap", "mirror", "rename_and_create"])
 async def test_a_table_that_is_replaced_holds_all_files_again(folder: Folder, pre_action: str) -> None:
     folder.words = {"pre_action": pre_action}

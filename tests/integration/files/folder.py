@@ -37,12 +37,13 @@ class Folder:
         os.utime(path, (self._clock, self._clock))
         return path
 
-    def pipeline(self) -> retl.Pipeline:
+    def pipeline(self, **options: Any) -> retl.Pipeline:
         return retl.Pipeline(
             "files",
             source=LocalFiles(path=str(self.root)) if self.store is None else FileSource(self.store),
             target=self.target.connector(),
             tables=[retl.Table(self.pattern, to=self.target.called("sales"), **self.words)],
+            **options,
         )
 
     async def scan(self) -> ScanReport:
