@@ -25,8 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pymysql.constants import CLIENT, COMMAND, FIELD_TYPE
 
 from retl.connectors import MySQL
-from retl.connectors.mysql.connection import Login, MySQLConnection
+from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.errors import server_error
+from retl.connectors.mysql.login import Login
 from retl.connectors.mysql.wire import TextWire
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError
 

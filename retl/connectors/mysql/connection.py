@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import anyio
@@ -21,7 +20,7 @@ from pymysql.constants import CR, FIELD_TYPE
 from pymysql.err import MySQLError, OperationalError
 
 from retl.connectors.mysql import line
-from retl.connectors.mysql.errors import Role, server_error
+from retl.connectors.mysql.login import Login
 from retl.connectors.mysql.rows import Kind, RowDecoder
 from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField, sqlstate
 from retl.connectors.sql.statement import RowError
@@ -47,37 +46,6 @@ _BYTES = frozenset(
 )
 _KILL_SECONDS = 5.0
 _VERSION = re.compile(r"(?:5\.5\.5-)?(\d+)\.(\d+)(?:\.(\d+))?")
-
-
-@dataclass(frozen=True)
-class Login:
-    """Address and user. ``session`` holds the statements that prepare the session."""
-
-    host: str
-    port: int
-    user: str
-    password: str = field(repr=False)
-    database: str | None = None
-    tls: ssl.SSLContext | None = None
-    """How to verify the server, if TLS is required."""
-    tls_where_offered: bool = True
-    """Whether a connection is encrypted if the server offers it, without being asked to."""
-    public_key: str | None = None
-    """A file with the server's RSA key, under which a password may be sent without TLS."""
-    connect_timeout: float = 10.0
-    read_timeout: float = 86_400.0
-    """How long a statement may take, or a large result be silent."""
-    session: tuple[str, ...] = ()
-    proof: str = ""
-    """A query that only a prepared session answers by 1."""
-    role: Role = "source"
-    system: str = "mysql"
-    explain: Callable[[int, str, Role, str], RetlError] = server_error
-    """Maps an error of this server."""
-
-    @property
-    def place(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

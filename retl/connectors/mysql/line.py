@@ -7,18 +7,15 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pymysql.constants import CR
 from pymysql.err import InterfaceError, MySQLError
 
 from retl.connectors.mysql.errors import SourceRefused, TargetRefused, rolled_back
+from retl.connectors.mysql.login import Login
 from retl.connectors.mysql.rows import ProtocolError, TooLarge
 from retl.connectors.mysql.wire import TextWire
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetError
-
-if TYPE_CHECKING:
-    from retl.connectors.mysql.connection import Login
 
 
 def key_in(path: str) -> bytes:

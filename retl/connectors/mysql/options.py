@@ -8,8 +8,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.errors import Role
+from retl.connectors.mysql.login import Login
 from retl.connectors.net.options import DatabaseOptions
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError

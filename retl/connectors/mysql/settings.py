@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from retl.connectors.mysql.connection import Login
+from retl.connectors.mysql.login import Login
 
 _IDLE_SECONDS = 28_800
 """Seconds that the session of a source may wait for the target between two slices."""

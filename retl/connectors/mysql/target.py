@@ -14,10 +14,11 @@ import pyarrow as pa
 from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable, loading
 from retl.connectors.mysql import catalog, preflight, rights, trial
 from retl.connectors.mysql.catalog import DIALECT, Column, Index, Inspection, MySQLTable
-from retl.connectors.mysql.connection import Login, MySQLConnection, location
+from retl.connectors.mysql.connection import MySQLConnection, location
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.direct import FirstLoadWriter, ReplacingWriter
 from retl.connectors.mysql.loader import Infile
+from retl.connectors.mysql.login import Login
 from retl.connectors.mysql.mirror import MirrorWriter, mirror_of
 from retl.connectors.mysql.prepared import MySQLLoad
 from retl.connectors.mysql.refresh import MySQLRefresh, define

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from retl.connectors.mysql.connection import Login, MySQLConnection
+from retl.connectors.mysql.connection import MySQLConnection
+from retl.connectors.mysql.login import Login
 from retl.model.errors import ConfigError, ConnectionFailed
 
 _ADDRESS = re.compile(r"(?:\[([^\]]+)\]|([^:\[\],\s]+))(?::(\d{1,5}))?")

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retl.connectors.mysql.connection import Login
 from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.mysql.errors import SourceRefused
+from retl.connectors.mysql.login import Login
 from retl.connectors.olap.errors import olap_error, while_reading
 from retl.connectors.rows.rejects import without_broken_text
 from retl.connectors.rows.text import to_text

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult
 
 import msgspec
 
-from retl.connectors.mysql.connection import Login
+from retl.connectors.mysql.login import Login
 from retl.connectors.mysql.options import ServerOptions
 from retl.connectors.olap.cluster import addresses
 from retl.connectors.olap.errors import olap_error

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import anyio
 import asyncpg
 import msgspec
 
 from retl.connectors.postgres import line
-from retl.connectors.postgres.errors import Role, server_error
+from retl.connectors.postgres.login import Login
 from retl.model.errors import ConfigError, RetlError, TargetError
 from retl.threads import shielded
 
@@ -29,29 +29,6 @@ _BLOCKS = 8
 """How many blocks may wait, of about 256 KiB: rows are sent while others are decoded."""
 _READ_ONLY = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "ISOLATION LEVEL READ COMMITTED READ WRITE"
-
-
-class Settings(Protocol):
-    """The settings that every transaction needs."""
-
-    def of(self, version: int) -> Mapping[str, str]:
-        """Those that a version of the server has, by their names."""
-
-
-@dataclass(frozen=True)
-class Login:
-    """Address and user. ``parameters`` are those of ``asyncpg.connect``."""
-
-    parameters: Mapping[str, Any] = field(repr=False)
-    place: str
-    settings: Settings
-    warnings: tuple[str, ...] = ()
-    connect_timeout: float = 10.0
-    statement_timeout: float = 86_400.0
-    role: Role = "source"
-    system: str = "postgres"
-    explain: Callable[[str, str, Role, str], RetlError] = server_error
-    """Maps an error of this server: SQLSTATE, text, role, place."""
 
 
 @dataclass(frozen=True, slots=True)

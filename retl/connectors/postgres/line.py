@@ -8,14 +8,12 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import asyncpg
 
+from retl.connectors.postgres.login import Login
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
-
-if TYPE_CHECKING:
-    from retl.connectors.postgres.connection import Login
 
 _PROBES = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 """After 90 seconds without an answer a server is gone, however long a statement may take.

@@ -14,8 +14,8 @@ import msgspec
 
 from retl.connectors.net.options import DatabaseOptions, Tls
 from retl.connectors.net.tls import context, is_here
-from retl.connectors.postgres.connection import Login, Settings
 from retl.connectors.postgres.errors import Role
+from retl.connectors.postgres.login import Login, Settings
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.hidden import hide

@@ -13,7 +13,7 @@ from retl.connectors.net.fan_in import FanIn, Producer, Put, fan_in
 from retl.connectors.net.pool import ConnectionPool, Reservation
 from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.errors import SourceRefused
-from retl.connectors.postgres.reader import copied
+from retl.connectors.postgres.rows import copied
 from retl.connectors.postgres.snapshot import Snapshot
 from retl.model.errors import ConnectionFailed, RetlError
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zoneinfo import ZoneInfo
 
-import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.postgres import catalog
 from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.dialect import DIALECT
-from retl.connectors.postgres.rows import CopyDecoder
+from retl.connectors.postgres.parallel import SharedSnapshot
+from retl.connectors.postgres.rows import copied
 from retl.connectors.postgres.types import logical_field
 from retl.connectors.sql.reader import SqlReader, catalog_schema
 from retl.connectors.sql.selection import Selection
@@ -24,11 +24,6 @@ from retl.model.errors import SourceError
 from retl.model.schema import TableSchema
 from retl.model.window import Bounds
 
-if TYPE_CHECKING:
-    from retl.connectors.postgres.parallel import SharedSnapshot
-
-_INLINE_BYTES = 64 * 1024
-"""Below this size, decoding here beats a thread hop."""
 Connect = Callable[[], Awaitable[PostgresConnection]]
 
 
@@ -114,24 +109,6 @@ class PostgresReader(SqlReader):
         high = bounds.high or ""
         if family in ("time", "date") and not high[:4].isdigit() and high:
             raise _no_moment(cursor.name, high)
-
-
-async def copied(connection: PostgresConnection, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
-    """The rows of a query, by COPY."""
-    decoder = CopyDecoder(schema)
-    async with aclosing(connection.copy_out(sql)) as blocks:
-        async for block in blocks:
-            decoder.feed(block)
-            if decoder.is_ready:
-                yield await _decoded(decoder, decoder.take())
-    if data := decoder.take():
-        yield await _decoded(decoder, data)
-
-
-async def _decoded(decoder: CopyDecoder, data: bytes) -> pa.RecordBatch:
-    if len(data) <= _INLINE_BYTES:
-        return decoder.decode(data)
-    return await anyio.to_thread.run_sync(decoder.decode, data)
 
 
 def _spelled(*parts: str) -> str:

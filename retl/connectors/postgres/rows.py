@@ -7,17 +7,23 @@ line end. https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-TEXT-FO
 from __future__ import annotations
 
 import binascii
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
+import anyio.to_thread
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from retl.connectors.postgres.connection import PostgresConnection
 from retl.model.errors import SourceError
 
 BLOCK_BYTES = 1 << 20
 """About so much is decoded at once."""
+_INLINE_BYTES = 64 * 1024
+"""Below this size, decoding here beats a thread hop."""
 _NULL = "\\N"
 _HEX_PREFIX = 3  # \\x, whose backslash is escaped
 _BACKSLASH = ord("\\")
@@ -31,6 +37,24 @@ _FINITE = {
 """Times that Arrow can hold; infinity, 24:00:00, and years before 1 and after 9999 stay text."""
 _WHOLE_SECONDS = len("12:30:00")
 _MICROSECONDS = len("12:30:00.000000")
+
+
+async def copied(connection: PostgresConnection, sql: str, schema: pa.Schema) -> AsyncGenerator[pa.RecordBatch, None]:
+    """The rows of a query, by COPY."""
+    decoder = CopyDecoder(schema)
+    async with aclosing(connection.copy_out(sql)) as blocks:
+        async for block in blocks:
+            decoder.feed(block)
+            if decoder.is_ready:
+                yield await _decoded(decoder, decoder.take())
+    if data := decoder.take():
+        yield await _decoded(decoder, data)
+
+
+async def _decoded(decoder: CopyDecoder, data: bytes) -> pa.RecordBatch:
+    if len(data) <= _INLINE_BYTES:
+        return decoder.decode(data)
+    return await anyio.to_thread.run_sync(decoder.decode, data)
 
 
 class CopyDecoder:

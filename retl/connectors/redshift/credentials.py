@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from retl.connectors.postgres.connection import Login
+from retl.connectors.postgres.login import Login
 from retl.connectors.redshift.options import IAM
 from retl.model.errors import ConfigError, ConnectionFailed
 from retl.model.hidden import hide

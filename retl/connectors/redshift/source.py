@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.postgres.connection import Login
+from retl.connectors.postgres.login import Login
 from retl.connectors.postgres.snapshot import Snapshot
 from retl.connectors.redshift.connection import RedshiftConnection, session
 from retl.connectors.redshift.credentials import with_credentials
