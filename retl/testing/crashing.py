@@ -75,7 +75,8 @@ class _WrappedScan(SourceScan):
         return self._source.batches(self._scan, slice_)
 
     def slices(self) -> AsyncGenerator[Slice, None]:
-        return self._scan.slices()
+        # Those of a plan may differ from the other scan's.
+        return self._scan.slices() if self.plan.by_manifest else super().slices()
 
     def delivered(self, slice_: Slice) -> Slice | None:
         return self._scan.delivered(slice_)
