@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from retl.model.errors import ConfigError, GuardStopped
@@ -163,10 +165,26 @@ async def test_the_newest_file_has_a_key_that_stands_in_two(folder: Folder) -> N
     assert folder.rows("id", "n", "_file") == [(1, 10, "z.csv"), (2, 20, "z.csv"), (3, 31, "m.csv")]
 
 
-async def test_a_file_that_is_written_to_while_it_is_watched_waits(folder: Folder) -> None:
-    folder.words["quiet"] = 0.2
+async def test_a_file_that_is_written_to_while_it_is_watched_waits(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.words["quiet"] = "1h"
     folder.write("a.csv", "id", "1")
-    assert (await folder.scan()).rows == 1
+    folder.write("b.csv", "id", "2")
+    hour, others = [lambda: folder.write("a.csv", "id", "3"), lambda: None], anyio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds > 3_000:
+            await anyio.to_thread.run_sync(hour.pop(0))
+        else:
+            await others(seconds)
+
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    report = await folder.scan()
+    assert (report.status, folder.rows()) == ("done", [(2, "b.csv", 1)])
+    assert any("a.csv" in warning and "changed" in warning for warning in report.warnings)
+    await folder.scan()
+    assert folder.rows() == [(2, "b.csv", 1), (3, "a.csv", 1)]
 
 
 async def test_a_young_file_waits(folder: Folder) -> None:

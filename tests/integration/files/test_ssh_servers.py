@@ -119,7 +119,7 @@ async def test_a_server_that_denies_more_files_at_once_is_asked_again(root: Path
 async def test_a_server_that_serves_no_file_at_all_is_named_in_the_end(root: Path) -> None:
     put(root, "a")
     async with serving(root, most_open=0) as server:
-        store = server.files(answer_timeout="200ms").store()
+        store = server.files(answer_timeout="2s").store()
         (file,) = await listed(store)
         with pytest.raises(Exception, match="serves no more at once: it said 'Maximum concurrent transfers exceeded'"):
             await content(store, file)
