@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from retl.model.errors import ConfigError, GuardStopped
+from retl.model.errors import ConfigError, GuardStopped, SchemaDrift
 from tests.integration.files.folder import Folder
 from tests.routes.fixtures import make_end
 
@@ -322,6 +322,16 @@ async def test_a_column_of_a_later_file_is_added_to_a_table_that_is_replaced(fol
     report = await folder.scan()
     assert (report.status, report.rows) == ("done", 2)
     assert folder.rows("id", "city", "_file") == [(1, None, "a.csv"), (2, "Rome", "b.csv")]
+
+
+async def test_a_wider_type_that_the_target_lacks_stops_the_scan_and_names_the_column(folder: Folder) -> None:
+    folder.words["new_types"] = "widen"
+    folder.write("a.csv", "id,n", "1,10")
+    await folder.scan()
+    folder.write("b.csv", "id,n", "2,ten")
+    with pytest.raises(SchemaDrift, match=r"column 'n' of the source is string.*change the target's column"):
+        await folder.scan()
+    assert folder.rows("id", "n") == [(1, 10)]
 
 
 async def test_a_table_that_was_lost_is_loaded_again_where_that_is_allowed(folder: Folder) -> None:
