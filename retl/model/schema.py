@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -92,3 +94,16 @@ def value_type(kind: pa.DataType) -> pa.DataType:
     if isinstance(kind, pa.BaseExtensionType) and kind not in (pa.uuid(), pa.json_()):
         return value_type(kind.storage_type)
     return kind
+
+
+def pack(schema: pa.Schema) -> str:
+    """A schema as text, for a checkpoint."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def unpack(text: Any) -> pa.Schema | None:
+    """The packed schema; ``None`` if it cannot be read."""
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+    except (pa.ArrowException, OSError, TypeError, ValueError):
+        return None

@@ -15,10 +15,10 @@ from retl.connectors.files.manifest import Counts, Difference, compare
 from retl.connectors.files.names_kept import KeptNames
 from retl.connectors.files.reading import SMALL_BYTES
 from retl.connectors.files.selection import Selection
-from retl.connectors.files.shape import pack
 from retl.connectors.files.store import FileInfo, FileStore
 from retl.model.errors import GuardStopped
 from retl.model.manifest import ManifestEntry
+from retl.model.schema import pack
 from retl.model.table import TableSpec
 from retl.state.base import Manifest
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -151,16 +150,3 @@ def _with_scope(table: TableSpec, names: tuple[str, ...], known: pa.Schema) -> t
         return names
     told = [name for name in table.files.provenance.values() if name not in names and name in known.names]
     return (*names, *told)
-
-
-def pack(schema: pa.Schema) -> str:
-    """A schema as text, for a checkpoint."""
-    return base64.b64encode(schema.serialize().to_pybytes()).decode()
-
-
-def unpack(text: Any) -> pa.Schema | None:
-    """The packed schema; ``None`` if it cannot be read: the columns are inferred again."""
-    try:
-        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
-    except (pa.ArrowException, OSError, TypeError, ValueError):
-        return None

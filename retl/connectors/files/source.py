@@ -16,13 +16,13 @@ from retl.connectors.files.formats import merged, parse_options
 from retl.connectors.files.reading import FileReader
 from retl.connectors.files.scan import FileScan
 from retl.connectors.files.selection import Selection, Verdict
-from retl.connectors.files.shape import Shape, as_the_target, pack, shape_of, unpack
+from retl.connectors.files.shape import Shape, as_the_target, shape_of
 from retl.connectors.files.store import FileInfo, FileStore
 from retl.model.actions import PreAction, Write
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, UnsupportedError
 from retl.model.plan import SourcePlan
-from retl.model.schema import TableSchema
+from retl.model.schema import TableSchema, pack, unpack
 from retl.model.table import TableSpec
 from retl.state.base import Manifest
 

@@ -32,14 +32,14 @@ from retl.connectors.function.selection import (
     upper_bound,
 )
 from retl.connectors.function.snapshot import OneShots
-from retl.connectors.function.types import Declared, declared_schema, join, learn, pack, unpack
+from retl.connectors.function.types import Declared, declared_schema, join, learn
 from retl.connectors.rows.columns import choose_columns
 from retl.model.actions import Write
 from retl.model.checkpoint import Checkpoint
 from retl.model.cursor import cursor_family
 from retl.model.errors import ConfigError, SourceError, UnsupportedError
 from retl.model.plan import SourcePlan
-from retl.model.schema import TableSchema, native_type
+from retl.model.schema import TableSchema, native_type, pack, unpack
 from retl.model.table import TableSpec
 from retl.model.window import Slice, lower_bound
 from retl.state.base import Manifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import types
 import typing
@@ -191,19 +190,6 @@ def join(known: pa.Schema | None, seen: pa.Schema) -> pa.Schema:
     if known is None:
         return seen
     return pa.schema([*known, *(column for column in seen if column.name not in known.names)])
-
-
-def pack(schema: pa.Schema) -> str:
-    """A schema as text, for a checkpoint."""
-    return base64.b64encode(schema.serialize().to_pybytes()).decode()
-
-
-def unpack(text: Any) -> pa.Schema | None:
-    """The packed schema; ``None`` if it cannot be read: it is learnt again."""
-    try:
-        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
-    except (pa.ArrowException, OSError, TypeError, ValueError):
-        return None
 
 
 def without_values(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> list[str]:
