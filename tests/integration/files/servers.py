@@ -1,4 +1,4 @@
-"""What tests of files on a server share: a folder there, its store, and what lies in it."""
+"""What tests of files share: a folder of a server, what lies in a folder, and what a store makes of it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ def put(root: Path, name: str | bytes, data: bytes = b"1") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+def link(root: Path, outside: Path) -> None:
+    """Links in a folder that holds ``data/a``: to a folder outside that holds ``secret``, to nothing, in circles, within it."""
+    (root / "out").symlink_to(outside)
+    (root / "out_file").symlink_to(outside / "secret")
+    (root / "dangling").symlink_to(root / "none")
+    (root / "self").symlink_to(root / "self")
+    (root / "data" / "up").symlink_to(root)
+    (root / "data" / "here").symlink_to(".")
+    (root / "inside").symlink_to("data")
+    (root / "inside_file").symlink_to("data/a")
 
 
 async def listed(store: FileStore, prefix: str = "") -> list[FileInfo]:

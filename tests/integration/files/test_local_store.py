@@ -18,6 +18,7 @@ from retl.connectors.files.store import FileChanged, FileInfo
 from retl.connectors.files.stores import local
 from retl.connectors.files.stores.local import LocalFiles, LocalStore
 from retl.model.errors import ConfigError
+from tests.integration.files.servers import content, link, listed, put
 
 NAMES = [
     "a b.csv", "a\"'b.csv", "a%20b+c.csv", "a\nb.csv", "a&b;c.csv", "日本/売上.csv", "caf\u00e9", "cafe\u0301", "\\x41",
@@ -32,23 +33,8 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def write(root: Path, name: str | bytes, content: bytes = b"1") -> Path:
-    path = root / os.fsdecode(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-async def listed(store: LocalStore, prefix: str = "") -> list[FileInfo]:
-    return [file async for page in store.list(prefix) for file in page]
-
-
 async def names(store: LocalStore, prefix: str = "") -> list[str]:
     return [file.name for file in await listed(store, prefix)]
-
-
-async def content(store: LocalStore, file: FileInfo) -> bytes:
-    return b"".join([block async for block in store.read(file)])
 
 
 async def found(store: LocalStore, name: str) -> FileInfo:
@@ -60,7 +46,7 @@ async def found(store: LocalStore, name: str) -> FileInfo:
 async def test_a_walk_gives_full_paths_in_the_order_of_their_code_points(root: Path) -> None:
     made = [name for name in NAMES if name != "x"]
     for name in made:
-        write(root, name, name.encode())
+        put(root, name, name.encode())
     store = LocalStore(root)
     files = await listed(store)
     assert [file.name for file in files] == sorted(name.replace("\\x41", "\\x5cx41") for name in made)
@@ -72,7 +58,7 @@ async def test_a_walk_gives_full_paths_in_the_order_of_their_code_points(root: P
 async def test_a_name_that_is_not_utf8_is_written_with_escapes_and_read_by_them(root: Path) -> None:
     raws = [b"caf\xe9.csv", b"\xff/\xfe", b"\\xe9\xe9", b"\\xff/a", b"ok\xed\xa0\x80"]
     for raw in raws:
-        write(root, raw, raw)
+        put(root, raw, raw)
     store = LocalStore(root)
     files = await listed(store)
     expected = ["\\x5cxe9\\xe9", "\\x5cxff/a", "\\xff/\\xfe", "caf\\xe9.csv", "ok\\xed\\xa0\\x80"]
@@ -83,7 +69,7 @@ async def test_a_name_that_is_not_utf8_is_written_with_escapes_and_read_by_them(
 
 async def test_a_prefix_may_end_anywhere_in_a_name(root: Path) -> None:
     for name in ("sales/2024-01/a", "sales/2024-02/b", "sales/2025/c", "sales.csv", "sales2/d", "other"):
-        write(root, name)
+        put(root, name)
     store = LocalStore(root)
     assert await names(store, "sales/2024-") == ["sales/2024-01/a", "sales/2024-02/b"]
     assert await names(store, "sales/") == ["sales/2024-01/a", "sales/2024-02/b", "sales/2025/c"]
@@ -96,18 +82,11 @@ async def test_a_prefix_may_end_anywhere_in_a_name(root: Path) -> None:
 
 
 async def test_links_out_of_the_root_and_circles_are_not_followed(root: Path, tmp_path: Path) -> None:
-    write(tmp_path, "outside/secret")
-    write(tmp_path, "root2/secret")
-    write(root, "data/a")
-    (root / "out").symlink_to(tmp_path / "outside")
-    (root / "out_file").symlink_to(tmp_path / "outside" / "secret")
+    put(tmp_path, "outside/secret")
+    put(tmp_path, "root2/secret")
+    put(root, "data/a")
     (root / "sibling").symlink_to(tmp_path / "root2")
-    (root / "dangling").symlink_to(root / "none")
-    (root / "self").symlink_to(root / "self")
-    (root / "data" / "up").symlink_to(root)
-    (root / "data" / "here").symlink_to(".")
-    (root / "inside").symlink_to("data")
-    (root / "inside_file").symlink_to("data/a")
+    link(root, tmp_path / "outside")
     store = LocalStore(root)
     assert await names(store) == ["data/a", "inside/a", "inside_file"]
     assert await names(store, "out/") == []
@@ -121,7 +100,7 @@ async def test_links_out_of_the_root_and_circles_are_not_followed(root: Path, tm
 
 
 async def test_a_root_that_is_a_link_is_followed(root: Path, tmp_path: Path) -> None:
-    write(root, "d/a", b"x")
+    put(root, "d/a", b"x")
     (tmp_path / "link").symlink_to(root)
     store = LocalStore(tmp_path / "link")
     assert await names(store) == ["d/a"]
@@ -129,7 +108,7 @@ async def test_a_root_that_is_a_link_is_followed(root: Path, tmp_path: Path) -> 
 
 
 async def test_sockets_and_pipes_are_no_files(root: Path) -> None:
-    write(root, "a")
+    put(root, "a")
     os.mkfifo(root / "pipe")
     (root / "device").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as made:
@@ -145,14 +124,14 @@ async def test_sockets_and_pipes_are_no_files(root: Path) -> None:
 
 
 async def test_an_identity_changes_with_size_time_and_file(root: Path) -> None:
-    path = write(root, "a", b"one")
+    path = put(root, "a", b"one")
     store = LocalStore(root)
     first = await found(store, "a")
     assert first.size == 3
     assert first.modified is not None
     assert abs(first.modified - datetime.now(UTC)).total_seconds() < 60
     kept = path.stat()
-    write(root, "b", b"two").rename(path)
+    put(root, "b", b"two").rename(path)
     os.utime(path, ns=(kept.st_mtime_ns, kept.st_mtime_ns))
     assert (await found(store, "a")).identity != first.identity
     for change in (lambda: path.write_bytes(b"four"), lambda: os.utime(path, ns=(1, 1))):
@@ -167,7 +146,7 @@ async def test_an_identity_changes_with_size_time_and_file(root: Path) -> None:
 
 @pytest.mark.parametrize("how", ["grows", "shrinks", "is replaced", "is deleted", "is written over"])
 async def test_a_file_that_changes_while_it_is_read_is_never_given_whole(root: Path, how: str) -> None:
-    path = write(root, "a", bytes(3 * local.BLOCK))
+    path = put(root, "a", bytes(3 * local.BLOCK))
     store = LocalStore(root)
     file = await found(store, "a")
     os.utime(path, ns=(1, 1))
@@ -198,8 +177,8 @@ def change(path: Path, how: str) -> None:
 
 
 async def test_an_empty_file_has_no_block_and_one_that_is_closed_early_leaves_nothing(root: Path) -> None:
-    write(root, "empty", b"")
-    write(root, "large", bytes(2 * local.BLOCK))
+    put(root, "empty", b"")
+    put(root, "large", bytes(2 * local.BLOCK))
     store = LocalStore(root)
     assert await content(store, await found(store, "empty")) == b""
     async with aclosing(store.read(await found(store, "large"))) as blocks:
@@ -212,7 +191,7 @@ async def test_an_empty_file_has_no_block_and_one_that_is_closed_early_leaves_no
 
 async def test_a_folder_that_may_not_be_read_fails_the_listing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a/1", "b/2", "c/3"):
-        write(root, name)
+        put(root, name)
     scandir = os.scandir
 
     def denied(path: Any) -> Any:
@@ -229,7 +208,7 @@ async def test_a_folder_that_may_not_be_read_fails_the_listing(root: Path, monke
 
 
 async def test_a_root_that_is_not_there_or_no_folder_is_named(root: Path) -> None:
-    write(root, "file")
+    put(root, "file")
     for path in (root / "none", root / "file"):
         store = LocalFiles(str(path)).store()
         for ask in (store.ping(), names(store), names(store, "a/")):

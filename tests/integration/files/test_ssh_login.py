@@ -25,13 +25,6 @@ OTHER = "SHA256:" + "x" * 43
 
 
 @pytest.fixture
-def root() -> Iterator[Path]:
-    with short_folder("files") as folder:
-        folder.chmod(0o755)
-        yield folder
-
-
-@pytest.fixture
 async def fake(tmp_path: Path) -> AsyncIterator[Server]:
     async with serving(tmp_path) as server:
         yield server

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,18 +16,10 @@ import pytest
 from retl.connectors.files.store import FileChanged
 from retl.connectors.files.stores.ssh.store import SSHStore
 from retl.model.errors import ConfigError, ConnectionFailed
-from tests.integration.files.servers import content, files, listed, put
+from tests.integration.files.servers import content, files, link, listed, put
 from tests.servers.process import short_folder
 from tests.servers.proxy import DIRECTIONS, Direction, How, Proxy
 from tests.servers.sshd import SSHServer
-
-
-@pytest.fixture
-def root() -> Iterator[Path]:
-    """An empty folder that everybody may read."""
-    with short_folder("files") as folder:
-        folder.chmod(0o755)
-        yield folder
 
 
 @pytest.fixture
@@ -52,14 +44,7 @@ async def test_links_out_of_the_root_and_circles_are_not_followed(store: SSHStor
         outside.chmod(0o755)
         put(outside, "secret")
         put(root, "data/a")
-        (root / "out").symlink_to(outside)
-        (root / "out_file").symlink_to(outside / "secret")
-        (root / "dangling").symlink_to(root / "none")
-        (root / "self").symlink_to(root / "self")
-        (root / "data" / "up").symlink_to(root)
-        (root / "data" / "here").symlink_to(".")
-        (root / "inside").symlink_to("data")
-        (root / "inside_file").symlink_to("data/a")
+        link(root, outside)
         assert [file.name for file in await listed(store)] == ["data/a", "inside/a", "inside_file"]
         assert await listed(store, "out/") == []
         assert [file.name for file in await listed(store, "inside/")] == ["inside/a"]
