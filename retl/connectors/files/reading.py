@@ -57,7 +57,6 @@ class Content:
         self._filling: Filling | None = None
         self._bytes: bytes | None = None
         self._open: list[BinaryIO] = []
-        self._digest = ""
 
     async def begin(self) -> None:
         """Begin to fetch the file; what lies on the local disk is read there."""
@@ -72,7 +71,6 @@ class Content:
         """The hash of the whole content; waits for it."""
         if self._filling is not None:
             await self._filling.arrived()
-            return self._filling.digest
         return await anyio.to_thread.run_sync(self._hash)
 
     def _hash(self) -> str:

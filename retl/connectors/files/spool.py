@@ -6,7 +6,6 @@ So a slow target never holds a request to the store open, any format can move in
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import os
 import tempfile
@@ -127,14 +126,8 @@ class Filling:
     def __init__(self, store: FileStore, file: FileInfo) -> None:
         self._store = store
         self._file = file
-        self._hash = hashlib.sha256()
         self.spool = Spool()
         self._task = asyncio.create_task(self._fill())
-
-    @property
-    def digest(self) -> str:
-        """The hash of what came; of the whole file once ``arrived``."""
-        return self._hash.hexdigest()
 
     async def _fill(self) -> None:
         error: BaseException | None = Interrupted()
@@ -156,7 +149,6 @@ class Filling:
             raise _other_size(self._file, size)
 
     def _keep(self, block: bytes) -> None:
-        self._hash.update(block)
         try:
             self.spool.add(block)
         except OSError as error:

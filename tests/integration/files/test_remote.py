@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -110,11 +111,15 @@ async def test_a_scan_that_is_cancelled_leaves_no_task_and_no_thread(folder: Fol
     assert len(folder.rows("id")) == 2000
 
 
-async def test_a_spooled_file_is_hashed_before_its_rows_are_told(folder: Folder) -> None:
+@pytest.mark.parametrize("rows", [1, 200_000])
+async def test_a_file_is_hashed_whole_before_its_rows_are_told(folder: Folder, rows: int) -> None:
+    """One that is held in memory, and one that is spooled."""
     folder.words["provenance"] = {"hash": "sha"}
-    folder.write("a.csv", "id", "1")
+    path = folder.write("a.csv", "id", *map(str, range(rows)))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     await folder.scan()
-    assert [len(digest) for _, digest in folder.rows("id", "sha")] == [64]
+    found = folder.rows("id", "sha")
+    assert (len(found), {sha for _, sha in found}) == (rows, {digest})
 
 
 def test_a_source_is_a_door(folder: Folder) -> None:
