@@ -115,6 +115,8 @@ def _why_not_text(kind: pa.DataType, stored: str) -> str | None:
 
 
 def _why_not_value(kind: pa.DataType, there: pa.DataType, stored: str) -> str | None:
+    if pa.types.is_boolean(there) and kind in (pa.int8(), pa.uint8()):
+        return None  # what MySQL has for a boolean; a number but 0 and 1 is rejected alone
     if pa.types.is_boolean(kind) or pa.types.is_boolean(there):
         return None if kind == there else "it is of another kind"
     if pa.types.is_integer(kind):

@@ -259,6 +259,17 @@ async def test_a_number_out_of_range_is_a_reject(scene: Scene) -> None:
     assert scene.rows("people") == [(1, 1, Decimal("1.00"))]
 
 
+async def test_a_tinyint_becomes_the_boolean_that_it_is_elsewhere(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id bigint PRIMARY KEY, v boolean)")
+    schema = with_id(column("v", pa.int8(), "tinyint(1)"))
+    async with scene.session() as session:
+        done = await scan(session, [people((1, 1), (2, 0), (3, None), (4, 2), schema=schema)], rejects_left=1)
+        again = await scan(session, [people((1, 1), (2, 1), (3, None), schema=schema)])
+    assert [(reject.key, reject.column) for reject in done.rejects] == [('{"id":4}', "v")]
+    assert (again.changed, again.unchanged) == (1, 2)
+    assert scene.rows("people") == [(1, True), (2, True), (3, None)]
+
+
 async def test_many_rejects_of_one_batch_are_all_found(scene: Scene) -> None:
     scene.run("CREATE TABLE people (id bigint PRIMARY KEY, v uuid)")
     rows = people(*((n, str(uuid.UUID(int=n)) if n % 7 else f"no {n}") for n in range(1_000)), schema=TEXT)
