@@ -7,6 +7,7 @@ from retl.engine.schedule import Cron, Interval, Manual, Schedule
 from retl.model import events
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import Checkpoint, Reject
+from retl.model.documents import Chunks
 from retl.model.errors import (
     ConfigError,
     ConnectionFailed,
@@ -35,6 +36,7 @@ from retl.state.sqlite import SqliteStore
 __all__ = [
     "Action",
     "Checkpoint",
+    "Chunks",
     "ConfigError",
     "ConnectionFailed",
     "Cron",

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from retl.connectors.base import Connector, Source, Target
+from retl.connectors.documents.wrap import with_documents
 from retl.engine.bus import EventBus
 from retl.engine.config import KEEP_REJECTS, PARALLEL_TABLES, PipelineConfig
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
@@ -116,6 +117,7 @@ class Pipeline:
             self._target = target.target() if isinstance(target, Connector) else target
             _check_side(self._source, Source, "source", "IteratorSource")
             _check_side(self._target, Target, "target", "FunctionTarget")
+            self._source, self._target = with_documents(self._source, self._target, declared)
             naming = Naming(self._source.schemas, self._target.schemas)
             self._tables = Tables(name, declared, defaults, actions, documents=self._target.documents, naming=naming)
             inside = self._target.state_store() if state is None else None

@@ -257,7 +257,8 @@ class TableWriter(ABC):
         old fence raises ``LeaseLost`` and changes nothing. Where it is ``None`` the engine
         has proved the fence just before and saves the checkpoint just after, so a crash in
         between repeats the slice: writes must then be idempotent. ``slice_.scope``, where set, is
-        deleted in the same transaction before the rows are added.
+        replaced in the same transaction: its rows are deleted before others are added, but for
+        those of an upsert whose key is staged again, which are updated only where they differ.
 
         A row that the target refuses is left out and returned as a ``Reject``, never
         changed; with more of them than ``rejects_left`` nothing is committed and

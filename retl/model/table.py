@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from retl.model.actions import Action, PreAction, Write, check_blacklist
+from retl.model.documents import ChunkRules, Chunks, chunk_rules
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.files import NO_FILES, FileRules, FileWords, file_rules
@@ -39,6 +40,8 @@ class _Mapping(FileWords, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """A row filter in the source's own language."""
     format: Mapping[str, Any] | None = None
     """How to read the source's files; for file sources only."""
+    chunks: Chunks | None = None
+    """Cut the text of each row into chunks, each a row of the target."""
 
 
 class Table(_Mapping, frozen=True, forbid_unknown_fields=True):
@@ -83,6 +86,8 @@ class TableSpec:
     """The columns of the target's table, for a source whose own have no types: files of text."""
     scope: str | None = None
     """The target's column by which each slice replaces its own rows: what ``truncate`` means for files."""
+    chunks: ChunkRules | None = None
+    """How the text of each row is cut into chunks, if it is."""
     documents: bool = False
     """Whether the target takes documents whole, so that a source of documents need not split them into columns."""
 
@@ -243,6 +248,7 @@ def _resolve(
         slice_rows=setting("slice_rows", DEFAULT_SLICE_ROWS),
         format=dict(table.format or {}),
         files=file_rules(table),
+        chunks=chunk_rules(table.chunks),
     )
     _check_words(spec)
     check_blacklist(blacklist, pre_action, write, keep_archives=keep_archives)

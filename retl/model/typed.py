@@ -72,4 +72,6 @@ def _in_words(hint: Any) -> str:
         return " or ".join(repr(word) for word in get_args(hint))
     if origin is not None:
         return "a mapping of texts" if issubclass(origin, Mapping) else "a list of texts"
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return f"retl.{hint.__name__}(...)"
     return _WORDS.get(hint, "text" if isinstance(hint, type) and issubclass(hint, Enum) else "a length of time")

@@ -47,7 +47,10 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """The rows of the target that a slice replaces: those whose ``column`` is one of ``values``."""
+    """The rows of the target that a slice replaces: those whose ``column`` is one of ``values``.
+
+    Of an upsert, those whose key comes again stay, and only what differs is written.
+    """
 
     column: str
     values: tuple[str, ...]

@@ -225,6 +225,29 @@ class TargetCommits(TargetBase):
         found = sorted(row["id"] for row in await self.contents(TABLE))
         assert found == [2, 9]
 
+    async def test_rows_of_a_scope_that_come_again_stay(self) -> None:
+        self.needs_staging()
+        rows = [*rows_of([1, 2, 3], name="a", step=False), *rows_of([4], name="b", step=False)]
+        scope = Scope("name", tuple(row["name"] for row in rows[:3]))
+        await self.loaded(rows)
+        changed = [rows[0], {**rows[1], "updated_at": None}, *rows_of([5], name="a", step=False)]
+        async with self.session() as session:
+            writer = await session.prepare()
+            await write(writer, changed)
+            done = await session.commit(writer, slice_=Slice(index=0, scope=scope))
+            await session.finish(writer)
+        assert (done.rows, done.changed, done.unchanged) == (3, 2, 1)
+        assert in_order(await self.contents(TABLE)) == in_order([*changed, rows[3]])
+
+    async def test_a_scope_without_rows_is_emptied(self) -> None:
+        self.needs_staging()
+        await self.loaded(rows_of([1, 2], name="a", step=False))
+        async with self.session() as session:
+            writer = await session.prepare()
+            await session.commit(writer, slice_=Slice(index=0, scope=Scope("name", ("a 1",))))
+            await session.finish(writer)
+        assert await self.contents(TABLE) == rows_of([2], name="a", step=False)
+
     async def test_count_tells_the_rows_of_the_target(self) -> None:
         self.needs_tables()
         await self.loaded(rows_of([1, 2]))

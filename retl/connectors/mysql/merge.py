@@ -16,7 +16,7 @@ from retl.connectors.mysql.session import CHECK_KEYS, SKIP_KEYS
 from retl.connectors.rows.text import json_text
 from retl.connectors.sql.loader import Stage
 from retl.connectors.sql.merge import STAGED, TableMerge
-from retl.connectors.sql.statement import Step, query
+from retl.connectors.sql.statement import Statement, Step, query
 from retl.model.actions import Action
 
 _TABLE = "retl_t"
@@ -77,6 +77,24 @@ class MySQLMerge(TableMerge):
     def gone(self) -> str:
         absent = f"{self.staged[self.key[0]]} IS NULL"
         return f"FROM {self.rows} LEFT JOIN {self.source} ON {self.same()} WHERE {absent}"
+
+    def delete_scope(self, column: str, values: tuple[str, ...]) -> Statement:
+        marks = ", ".join("?" * len(values))
+        within, given = f"{self.at(column)} IN ({marks})", values
+        if not self._known.column(column).exact:
+            # Its collation may call another name the same; the index is of use all the same.
+            within, given = f"{within} AND CAST({self.at(column)} AS BINARY) IN ({marks})", (*values, *values)
+        return Statement(f"{self.delete} FROM {self.rows} WHERE {within}{self._unstaged}", given)
+
+    @property
+    def _unstaged(self) -> str:
+        """By a subquery that is kept as a whole: MariaDB would read the stage, which has no index, for each row."""
+        if not self.keeps_scope:
+            return ""
+        own, staged = (
+            ", ".join(names) for names in zip(*((self.at(n), self.staged[n]) for n in self.key), strict=True)
+        )
+        return f" AND ({own}) NOT IN (SELECT {staged} FROM {self.source})"
 
     def differ(self, names: Sequence[str]) -> str:
         return f"NOT ({self._held(names)})"

@@ -12,7 +12,7 @@ from retl.connectors.mysql.refresh import MySQLRefresh
 from retl.connectors.net.pool import ConnectionPool
 from retl.connectors.rows.rejects import RejectCollector
 from retl.connectors.sql.merge import PreparedLoad
-from retl.model.actions import Action, Write
+from retl.model.actions import Action
 from retl.model.plan import WriteSpec
 from retl.model.schema import collation
 
@@ -92,10 +92,10 @@ class MySQLLoad(PreparedLoad):
         """Whether the slices of an upsert could be loaded into the table itself, if it were empty.
 
         A key may still come twice, if its row changed while it was read: the later row then replaces
-        the earlier one, which only this load has written.
+        the earlier one, which only this load has written. Not where slices replace the rows of their scope.
         """
         table, known = self.spec.table, self.existing
-        upserts = table.write is Write.UPSERT and not table.replaces and not self.spec.blacklist & _ROW_ACTIONS
+        upserts = self.keyed and table.scope is None and not self.spec.blacklist & _ROW_ACTIONS
         watched = known.may_have_triggers or known.children
         whole = len(self.columns) == sum(not column.generated for column in known.described)
         return upserts and whole and not watched and self.local and self._only_key and self.parallel

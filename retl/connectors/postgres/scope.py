@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retl.connectors.postgres.catalog import CatalogTable
 from retl.connectors.postgres.dialect import DIALECT
-from retl.model.actions import Action
+from retl.model.actions import Action, Write
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.plan import WriteSpec
 
@@ -14,8 +14,10 @@ CHANGED_CHILDREN = {"c": "deletes", "n": "sets to NULL", "d": "sets to the defau
 
 def check_children(spec: WriteSpec, known: CatalogTable) -> None:
     """Refuse foreign keys that would change rows that refer to a row of the scope, even where it comes back at once."""
+    if spec.table.scope is None or (spec.table.write is Write.UPSERT and Action.UPDATE not in spec.blacklist):
+        return  # rows that come back are not deleted
     child = next((child for child in known.children if child.on_delete in CHANGED_CHILDREN), None)
-    if spec.table.scope is not None and child is not None:
+    if child is not None:
         raise UnsupportedError(
             f"each slice deletes its rows of {spec.table.to!r} before it writes them again, and the foreign key {child.name!r} then "
             f"{CHANGED_CHILDREN[child.on_delete]} what refers to them in {child.table!r}.",

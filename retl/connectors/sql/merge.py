@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from retl.connectors.sql.dialect import Dialect, any_of
 from retl.connectors.sql.loader import Stage
-from retl.connectors.sql.statement import Step
+from retl.connectors.sql.statement import Statement, Step
 from retl.connectors.sql.tables import ExistingTable, TableName
 from retl.model.actions import Action, Write
 from retl.model.plan import WriteSpec
@@ -185,6 +185,26 @@ class TableMerge:
             f"{self.same([name])} AND NOT ({self.differs(name, self.staged[name])})" for name in self.key
         )
         return f"FROM {self.table} WHERE NOT EXISTS (SELECT 1 FROM {self.source} WHERE {exact})"
+
+    def delete_scope(self, column: str, values: tuple[str, ...]) -> Statement:
+        """The statement that deletes the rows of a scope, but for those whose key is staged too.
+
+        These are merged, so that what has not changed is not written. Where rows may not be updated, all are deleted.
+        """
+        within = f"{self.at(column)} IN ({', '.join('?' * len(values))})"
+        return Statement(f"DELETE FROM {self.table} WHERE {within}{self._unstaged}", values)
+
+    @property
+    def keeps_scope(self) -> bool:
+        """Whether the rows of a scope that are staged again stay."""
+        return self.keyed and Action.UPDATE not in self.blacklist
+
+    @property
+    def _unstaged(self) -> str:
+        """A further condition: the table's row has no staged one of its key."""
+        if not self.keeps_scope:
+            return ""
+        return f" AND NOT EXISTS (SELECT 1 FROM {self.source} WHERE {self.same()})"
 
     def at(self, name: str) -> str:
         """A column of the table, qualified."""

@@ -109,11 +109,9 @@ class StagedSlice:
     def _delete_scope(self, slice_: Slice) -> Step[None]:
         if slice_.scope is None:
             return
-        column = self._merge.dialect.identifier(slice_.scope.column)
         for start in range(0, len(slice_.scope.values), _SCOPE_VALUES):
             values = slice_.scope.values[start : start + _SCOPE_VALUES]
-            marks = ", ".join("?" * len(values))
-            yield Statement(f"DELETE FROM {self._merge.table} WHERE {column} IN ({marks})", values)
+            yield self._merge.delete_scope(slice_.scope.column, values)
 
     def _exchange(self) -> Step[int]:
         if not self._exchanges:

@@ -1,0 +1,1 @@
+"""Documents as rows: their text, and chunks of it."""
