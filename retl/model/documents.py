@@ -104,8 +104,8 @@ def _names(words: Chunks) -> dict[ChunkColumn, str]:
     for column, name in given.items():
         if column not in _COLUMNS:
             raise ConfigError(
-                f"names of chunks has {column!r}, which is no column of chunks.",
-                remedy=f"there are {', '.join(_COLUMNS)}.",
+                f"names of chunks has {column!r}, but chunks have no such column.",
+                remedy=f"they have {', '.join(_COLUMNS)}.",
             )
         if name is False and column in _REQUIRED:
             raise ConfigError(f"names of chunks leaves out {column!r}, which every chunk needs.")

@@ -254,7 +254,7 @@ def test_a_reject_of_the_source_stays_one() -> None:
         ({"size": 10, "overlap": 10}, "would hold nothing new"),
         ({"language": "python"}, "only for code"),
         ({"names": {"id": False}}, "which every chunk needs"),
-        ({"names": {"vector": "v"}}, "no column of chunks"),
+        ({"names": {"vector": "v"}}, "no such column"),
         ({"names": {"id": "content"}}, "the same name"),
         ({"names": {"id": ""}}, "calls 'id' ''"),
         ({"preset": "dd"}, "unknown preset"),
