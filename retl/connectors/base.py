@@ -240,6 +240,13 @@ class TableWriter(ABC):
     overlaps: bool = False
     """Whether batches may be written while a commit is under way: a commit takes what is staged when it is called."""
 
+    async def begin(self, slice_: Slice) -> None:  # noqa: B027  # not abstract: most need not know
+        """Learn which slice the next batches belong to: called before the first of them, and again where it is read again.
+
+        What is committed then may be less of it: ``commit`` is given the slice as it was delivered. A divisible slice
+        begins once, and is committed several times.
+        """
+
     @abstractmethod
     async def write(self, batch: pa.RecordBatch) -> None:
         """Stage a batch. Must not keep more than a bounded number of bytes in memory."""

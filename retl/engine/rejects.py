@@ -26,6 +26,9 @@ class SourceRejects(TableWriter):
         self.overlaps = writer.overlaps
         self._rejects: list[Reject] = []
 
+    async def begin(self, slice_: Slice) -> None:
+        await self._writer.begin(slice_)
+
     async def write(self, batch: pa.RecordBatch) -> None:
         if batch.schema.names[-1:] == [REJECT]:
             good = batch.column(REJECT).is_null()

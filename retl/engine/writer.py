@@ -208,6 +208,7 @@ class Writer:
                         await writer.discard()
                         context.counters.rows -= self._staged
                     self._staged, highest = 0, None
+                    await writer.begin(slice_)
                     continue
                 if item.batch is not None:
                     await self._commits.before_write()

@@ -226,8 +226,11 @@ def with_refresh(spec: WriteSpec, refresh: Refresh) -> WriteSpec:
     return WriteSpec(**{**words, "refresh": refresh})
 
 
-async def write(writer: TableWriter, rows: Iterable[Row], schema: pa.Schema = SCHEMA) -> None:
-    """Stage rows, in batches of at most a thousand."""
+async def write(
+    writer: TableWriter, rows: Iterable[Row], schema: pa.Schema = SCHEMA, *, slice_: Slice | None = None
+) -> None:
+    """Stage rows of a slice, in batches of at most a thousand."""
+    await writer.begin(slice_ or Slice(index=0))
     for batch in pa.Table.from_pylist(list(rows), schema=schema).to_batches(max_chunksize=1000):
         await writer.write(batch)
 

@@ -70,6 +70,7 @@ async def commit(
     rejects_left: int = 0,
     slice_: Slice | None = None,
 ) -> CommitResult:
+    await writer.begin(slice_ or Slice(index=0))
     for batch in batches:
         await writer.write(batch)
     return await session.commit(writer, rejects_left=rejects_left, slice_=slice_)

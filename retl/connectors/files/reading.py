@@ -58,8 +58,20 @@ class Content:
         self._bytes: bytes | None = None
         self._open: list[BinaryIO] = []
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on the local disk, and need not be fetched."""
+        return self._path is not None
+
+    @property
+    def has_come(self) -> bool:
+        """Whether nothing of it is still to be fetched."""
+        return self._filling is None or self._filling.has_ended
+
     async def begin(self) -> None:
-        """Begin to fetch the file; what lies on the local disk is read there."""
+        """Begin to fetch the file, unless that has begun; what lies on the local disk is read there."""
+        if self._filling is not None:
+            return
         if self._path is not None:
             await self._same()
         elif self._file.size <= SMALL_BYTES:
@@ -146,6 +158,10 @@ class FileReader:
         self._options = options
         self._selection = selection
 
+    def content(self, file: FileInfo) -> Content:
+        """The bytes of one file, which are not fetched yet."""
+        return Content(self._store, file)
+
     # Columns ----------------------------------------------------------------
 
     async def columns(self, file: FileInfo) -> pa.Schema:
@@ -163,20 +179,22 @@ class FileReader:
 
     # Rows -------------------------------------------------------------------
 
-    async def rows(self, file: FileInfo, shape: Shape, *, check: bool) -> AsyncGenerator[pa.RecordBatch, None]:
-        """All rows of a file, read under the identity it was listed with.
+    async def rows(
+        self, file: FileInfo, shape: Shape, *, check: bool, content: Content | None = None
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        """All rows of a file, read under the identity it was listed with; its ``content`` may have begun to come.
 
         Raises ``FileChanged`` or another ``RetlError``, also behind the last batch: what was given must then be dropped.
         With ``check`` a file with columns that the shape does not know raises ``NewColumns`` before anything is given.
         """
         make = partial(self._rows, shape=shape, check=check)
-        async with aclosing(self._with_content(file, make, hashes=shape.hashes)) as batches:
+        async with aclosing(self._with_content(file, make, hashes=shape.hashes, content=content)) as batches:
             async for batch in batches:
                 yield batch
 
     async def whole(self, file: FileInfo, shape: Shape, *, check: bool, most_bytes: int) -> list[pa.RecordBatch] | None:
         """All rows of a small file at once; ``None`` where they take more memory than ``most_bytes``."""
-        content = Content(self._store, file)
+        content = self.content(file)
         try:
             await content.begin()
             digest = await content.hash() if shape.hashes else ""
@@ -241,10 +259,15 @@ class FileReader:
     # A thread for one file --------------------------------------------------
 
     async def _with_content(
-        self, file: FileInfo, make: Callable[[Content, FileInfo, str], Iterator[T]], *, hashes: bool = False
+        self,
+        file: FileInfo,
+        make: Callable[[Content, FileInfo, str], Iterator[T]],
+        *,
+        hashes: bool = False,
+        content: Content | None = None,
     ) -> AsyncGenerator[T, None]:
         """What an iterator over the content gives, made and stepped in a thread; then the proof of the identity."""
-        content = Content(self._store, file)
+        content = content or self.content(file)
         worker = Worker("files", content.interrupt)
         try:
             await content.begin()

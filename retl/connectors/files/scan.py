@@ -14,8 +14,9 @@ import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import REJECT, ScanAgain, SourceScan
+from retl.connectors.files.ahead import Ahead
 from retl.connectors.files.changes import Changes, Group
-from retl.connectors.files.reading import FileReader, NewColumns
+from retl.connectors.files.reading import Content, FileReader, NewColumns
 from retl.connectors.files.shape import Shape
 from retl.connectors.files.store import FileArchived, FileChanged, FileInfo, FileStore
 from retl.model.errors import ConnectionFailed, RetlError, RowsRejected, SourceError
@@ -58,7 +59,11 @@ class FileScan(SourceScan):
         self._found = changes.groups()
         self._waiting: deque[Group] = deque()
         """Groups that come before what is found next."""
+        self._failure: Exception | None = None
+        """What looking ahead has met: raised when its turn has come."""
+        self._ahead = Ahead(reader)
         self._given: dict[int, Group] = {}
+        self._looked = False
         self._next = 0
         self._rejects = 0
         self._bad: dict[str, str] = {}
@@ -83,12 +88,28 @@ class FileScan(SourceScan):
         self._end()
 
     async def _next_group(self) -> Group | None:
-        if self._waiting:
-            return self._waiting.popleft()
-        found = await anext(self._found, None)
-        if found is None and self._waiting:
-            return self._waiting.popleft()
-        return found
+        if not self._waiting:
+            if self._failure is not None:
+                raise self._failure
+            found = await anext(self._found, None)
+            if found is not None:
+                return found
+        return self._waiting.popleft() if self._waiting else None
+
+    async def _look_ahead(self, content: Content) -> None:
+        """Fetch the next file, once one has come as a whole whose rows are still on their way."""
+        if self._looked or not content.has_come or self.plan.table.files.quiet is not None:
+            return
+        self._looked = True
+        if not self._waiting and self._failure is None:
+            try:
+                found = await anext(self._found, None)
+            except Exception as error:
+                self._failure = error
+            else:
+                self._waiting.extend([found] if found is not None else [])
+        if self._waiting and self._waiting[0].is_large:
+            await self._ahead.fetch(self._waiting[0].files[0])
 
     def _slice(self, group: Group) -> Slice:
         names = (*(file.name for file in group.files), *(() if group.entries_only else group.gone))
@@ -197,6 +218,7 @@ class FileScan(SourceScan):
         return told
 
     async def close(self) -> None:
+        await self._ahead.close()
         await self._found.aclose()
         self._changes.close()
 
@@ -236,13 +258,17 @@ class FileScan(SourceScan):
         """One file, passed on while it comes."""
         (file,) = group.files
         rows = rejects = 0
+        content = self._ahead.take(file)
+        self._looked = False
         try:
-            async with aclosing(self._reader.rows(file, self._shape, check=self._checks)) as batches:
+            reading = self._reader.rows(file, self._shape, check=self._checks, content=content)
+            async with aclosing(reading) as batches:
                 async for batch in batches:
                     rows += batch.num_rows
                     rejects += _rejects_in(batch)
                     self._check_rejects(file, rows, rejects, batch, ended=False)
                     yield batch
+                    await self._look_ahead(content)
             self._check_rejects(file, rows, rejects, None, ended=True)
         except RetlError as error:
             await self._settle(file, error)

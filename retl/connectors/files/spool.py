@@ -129,6 +129,11 @@ class Filling:
         self.spool = Spool()
         self._task = asyncio.create_task(self._fill())
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes."""
+        return self._task.done()
+
     async def _fill(self) -> None:
         error: BaseException | None = Interrupted()
         try:

@@ -18,6 +18,8 @@ from retl.connectors.rows.text import not_a_number, not_utf8, to_text, unprintab
 from retl.model.schema import is_bytes, is_json, is_text, native_type
 
 COPY_OPTIONS = {"format": "csv", "null": NULL, "encoding": "UTF8"}
+COPY_WORDS = f"FROM STDIN (FORMAT 'csv', NULL '{NULL}', ENCODING 'UTF8')"
+"""The same as a statement has them."""
 _LENGTH = re.compile(r"(character varying|character|bit)\((\d+)\)")
 _PADDED = re.compile(r"character\(\d+\)")
 """A type of another PostgreSQL, which fills its values up with spaces."""
@@ -56,11 +58,12 @@ class Encoder:
             found.extend((mask, reason, name) for mask, reason in unlike)
         return found
 
-    def csv(self, batch: pa.RecordBatch, first: int) -> pa.Buffer:
-        """The rows as CSV, behind their numbers from ``first`` on."""
-        numbers = pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64))
+    def csv(self, batch: pa.RecordBatch, first: int | None = None) -> pa.Buffer:
+        """The rows as CSV; behind their numbers from ``first`` on, where that is given."""
         forms = [_csv_form(_decoded(batch.column(name)), there) for name, there in self._columns.items()]
-        return csv_bytes([numbers, *forms])
+        if first is None:
+            return csv_bytes(forms)
+        return csv_bytes([pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64)), *forms])
 
 
 def _decoded(column: pa.Array) -> pa.Array:

@@ -8,7 +8,6 @@ scan of its table drops.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ import pyarrow as pa
 from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.postgres.encode import COPY_OPTIONS, Encoder
 from retl.connectors.postgres.existing import PostgresTable
+from retl.connectors.postgres.in_flight import InFlight, encoded
 from retl.connectors.postgres.merge import ROW
 from retl.connectors.postgres.session import PostgresSession
 from retl.connectors.postgres.types import logical_field
@@ -32,8 +32,6 @@ from retl.connectors.sql.statement import RowError, Statement, Step, of_one, que
 from retl.connectors.sql.tables import stage_name
 from retl.model.errors import TargetError
 
-_INLINE_BYTES = 64 * 1024
-"""Below this size, inline encoding beats a thread hop."""
 ANALYZED_ROWS = 50_000
 """So many rows are worth statistics: staged ones, before they are joined, and those of a table that they were written to."""
 _OF_COLUMN = re.compile(r"column c(\d+)\b")
@@ -52,7 +50,7 @@ class PostgresLoader(BulkLoader):
         self.names = {name: f"c{number}" for number, name in enumerate(load.columns)}
         fields = {name: _stored(load, own) for name, own in load.columns.items()}
         strict = [name for name, there in fields.items() if not there.nullable]
-        self._encoder = Encoder(load.spec.schema, fields, key=_strict_key(load), strict=strict)
+        self.encoder = Encoder(load.spec.schema, fields, key=_strict_key(load), strict=strict)
         existing = load.existing
         blank = isinstance(existing, PostgresTable) and existing.is_blank
         self._joined = [self.names[name] for name in load.spec.key if load.keyed and not blank]
@@ -65,8 +63,7 @@ class PostgresLoader(BulkLoader):
         self._staged = 0
         self._dirty = False
         """Whether the table holds rows that were cleared."""
-        self._running: asyncio.Task[None] | None = None
-        """The batch that is on its way."""
+        self.in_flight = InFlight()
 
     @property
     def table(self) -> str:
@@ -96,7 +93,7 @@ class PostgresLoader(BulkLoader):
         return [dict(zip(self._columns, row, strict=True)) for row in found]
 
     async def gather(self, session: Session) -> None:
-        await self.settle()
+        await self.in_flight.settle()
         await self._wipe(session)
         if self._staged >= ANALYZED_ROWS and self._joined:
             await session.run(self._analyze)
@@ -115,36 +112,18 @@ class PostgresLoader(BulkLoader):
     async def stage(self, session: Session, batch: pa.RecordBatch, rejects: RejectCollector) -> pa.RecordBatch:
         """See ``BulkLoader``. The batch is encoded while the one before it is on its way; ``settle`` waits for the last."""
         assert isinstance(session, PostgresSession)
-        encode = partial(self._encoded, batch, rejects)
-        inline = batch.nbytes <= _INLINE_BYTES
-        kept, data = encode() if inline else await anyio.to_thread.run_sync(encode)
-        await self.settle()
+        kept, data = await encoded(partial(self._encoded, batch, rejects), batch.nbytes)
         if kept.num_rows:
-            self._running = asyncio.get_running_loop().create_task(self._load_batch(session, kept, data, rejects))
-        if inline:
-            await self.settle()
+            await self.in_flight.send(partial(self._load_batch, session, kept, data, rejects), batch.nbytes)
         return kept
 
     def _encoded(self, batch: pa.RecordBatch, rejects: RejectCollector) -> tuple[pa.RecordBatch, pa.Buffer]:
-        kept = rejects.leave_out(batch, self._encoder.invalid_values(batch))
+        kept = rejects.leave_out(batch, self.encoder.invalid_values(batch))
         return kept, self._csv(kept)
 
     def _csv(self, batch: pa.RecordBatch) -> pa.Buffer:
         first, self._next = self._next, self._next + batch.num_rows
-        return self._encoder.csv(batch, first)
-
-    async def settle(self) -> None:
-        """Wait for the batch that is on its way, and raise its error."""
-        running, self._running = self._running, None
-        if running is not None:
-            await running
-
-    async def cancel(self) -> None:
-        """Give up the batch that is on its way."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.cancel()
-            await asyncio.wait([running])
+        return self.encoder.csv(batch, first)
 
     async def _load_batch(
         self, session: PostgresSession, batch: pa.RecordBatch, data: pa.Buffer, rejects: RejectCollector

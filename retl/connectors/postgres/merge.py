@@ -180,13 +180,22 @@ class PostgresMerge(TableMerge):
         gone, *written = super().mirror(exchange=exchange)
         return [*written, gone] if self._table.refers_to_itself and not exchange else [gone, *written]
 
+    @property
+    def numbered(self) -> list[str]:
+        """The written columns to which a sequence may belong."""
+        return [name for name in self.staged if self._table.is_numbered(name)]
+
     def follow_up(self) -> list[str]:
         """Let sequences go on behind the numbers that were written, or the next row of the host would clash."""
-        return [self._numbers(name) for name in self.staged if self._table.is_numbered(name)]
+        return [self._numbers(name, self.staged[name], self.source) for name in self.numbered]
 
-    def _numbers(self, name: str) -> str:
+    def follow_up_of_table(self) -> list[str]:
+        """The same by all numbers of a table that holds no others."""
+        return [self._numbers(name, self.dialect.identifier(name), self.table) for name in self.numbered]
+
+    def _numbers(self, name: str, value: str, source: str) -> str:
         table, column = self.dialect.string(self.table), self.dialect.string(name)
-        staged = f"SELECT MIN({self.staged[name]}) AS low, MAX({self.staged[name]}) AS high FROM {self.source}"
+        staged = f"SELECT MIN({value}) AS low, MAX({value}) AS high FROM {source}"
         return _NUMBERS.format(staged=staged, table=table, column=column)
 
     # Values that rows pass on -----------------------------------------------

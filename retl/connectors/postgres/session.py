@@ -15,7 +15,7 @@ from retl.connectors.postgres.line import state_of
 from retl.connectors.sql.session import Session, drive_async
 from retl.connectors.sql.statement import RowError, Statement, Step
 from retl.connectors.sql.tables import TableName
-from retl.model.errors import RetlError, TargetBusy
+from retl.model.errors import ConnectionFailed, RetlError, TargetBusy
 
 T = TypeVar("T")
 
@@ -64,6 +64,12 @@ class PostgresSession(Session):
         except RetlError as error:
             raise row_error(error) or error from error
 
+    async def begin(self) -> OpenTransaction:
+        """Begin a transaction that stays open."""
+        connection = await self.connection()
+        await connection.begin()
+        return OpenTransaction(connection)
+
     async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Run a transaction, and run it again if another one was in its way."""
         budgets = {state: RetryBudget(attempts=_ATTEMPTS, first=0.05) for state in _REPEATABLE}
@@ -81,6 +87,41 @@ class PostgresSession(Session):
         leave, self._leave = self._leave, None
         if leave is not None:
             leave()
+
+
+class OpenTransaction:
+    """A transaction of several calls, on one connection: if that is lost, so is the transaction, and no other replaces it."""
+
+    def __init__(self, connection: PostgresConnection) -> None:
+        self._connection = connection
+
+    async def run(self, make: Callable[[], Step[T]]) -> T:
+        self._check()
+        return await _drive(self._connection, make())
+
+    async def copy_in(self, table: TableName, columns: Sequence[str], data: memoryview, **options: Any) -> int:
+        self._check()
+        return await self._connection.copy_in(table.name, columns, data, schema=table.schema, **options)
+
+    async def commit(self) -> None:
+        self._check()
+        await self._connection.commit()
+
+    async def rollback(self) -> None:
+        """Undo everything; cuts the connection where it does not answer."""
+        if not self._connection.in_transaction:
+            return
+        try:
+            await self._connection.rollback()
+        except RetlError:
+            self._connection.abort()
+
+    def _check(self) -> None:
+        if not self._connection.is_healthy:
+            raise ConnectionFailed(
+                f"the connection to {self._connection.place} was lost in the middle of a transaction.",
+                remedy="check network and server; the scan is tried again.",
+            )
 
 
 async def _whole(connection: PostgresConnection, step: Step[T]) -> T:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.net.pool import ConnectionPool, Reservation
-from retl.connectors.postgres import catalog, preflight
+from retl.connectors.postgres import catalog, direct, preflight
 from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.definition import define
 from retl.connectors.postgres.dialect import DIALECT
@@ -23,7 +23,7 @@ from retl.connectors.postgres.store import PostgresStore
 from retl.connectors.postgres.type_map import TYPES
 from retl.connectors.postgres.writer import LoadWorker, PipelinedWriter
 from retl.connectors.sql.loader import BulkLoader
-from retl.connectors.sql.merge import PreparedLoad
+from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.refresh import TableDefinition
 from retl.connectors.sql.session import Session
 from retl.connectors.sql.staged import StagedSlice
@@ -49,6 +49,8 @@ class PostgresTarget(SqlTarget):
         self._pool = pool
         self._lock_timeout = lock_timeout
         self._loads: dict[Session, AsyncExitStack] = {}
+        self._staged: set[str] = set()
+        """Tables whose rows are better staged, as a load has found: a hint that only spares an attempt."""
 
     # Connections ------------------------------------------------------------
 
@@ -142,8 +144,15 @@ class PostgresTarget(SqlTarget):
     def loader(self, load: PreparedLoad) -> BulkLoader:
         return PostgresLoader(load)
 
+    def row_statements(self, load: PreparedLoad, merge: TableMerge) -> Step[list[str]]:
+        assert isinstance(merge, PostgresMerge)
+        if (yield from direct.copies(load, merge)):
+            return direct.shown(load, merge)
+        return (yield from super().row_statements(load, merge))
+
     def writer(self, load: PreparedLoad) -> Callable[..., StagedWriter]:
-        return partial(PipelinedWriter, more=partial(self._second_worker, load))
+        path = direct.DirectPath(load, self._staged)
+        return partial(PipelinedWriter, more=partial(self._second_worker, load), path=path)
 
     async def _second_worker(self, load: PreparedLoad) -> LoadWorker | None:
         """A staging table on another connection, if there is one to spare."""

@@ -31,6 +31,11 @@ class Lanes(Generic[W]):
         free = [worker for worker in self.workers if worker is not self._committing]
         return free[0]
 
+    async def idle(self) -> None:
+        """Wait until no worker is committing."""
+        while self._committing is not None:
+            await self._committed.wait()
+
     @contextmanager
     def committing(self, worker: W) -> Iterator[None]:
         """While this block lasts, the worker takes no other slice."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from retl.connectors.sql.statement import RowError, Statement, Step, attempt, ex
 from retl.model.actions import Action
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import TargetError
-from retl.model.window import Slice
+from retl.model.window import Scope, Slice
 from retl.state import sql as state
 
 _SCOPE_VALUES = 500
@@ -27,6 +27,12 @@ _SCOPE_VALUES = 500
 
 Find = Callable[[int], Step[list[tuple[int, str]]]]
 """Finds staged rows to reject, with reasons; about as many as asked for."""
+
+
+def pieces_of(scope: Scope) -> Iterator[tuple[str, ...]]:
+    """The values of a scope, as many at once as a statement may have."""
+    for start in range(0, len(scope.values), _SCOPE_VALUES):
+        yield scope.values[start : start + _SCOPE_VALUES]
 
 
 class StagedSlice:
@@ -107,11 +113,9 @@ class StagedSlice:
         return moved + sum((yield from execute(self._merge.statements(condition), rejectable=True)))
 
     def _delete_scope(self, slice_: Slice) -> Step[None]:
-        if slice_.scope is None:
-            return
-        for start in range(0, len(slice_.scope.values), _SCOPE_VALUES):
-            values = slice_.scope.values[start : start + _SCOPE_VALUES]
-            yield self._merge.delete_scope(slice_.scope.column, values)
+        if slice_.scope is not None:
+            for values in pieces_of(slice_.scope):
+                yield self._merge.delete_scope(slice_.scope.column, values)
 
     def _exchange(self) -> Step[int]:
         if not self._exchanges:

@@ -98,6 +98,11 @@ class SqlTarget(Target):
         """The columns, as they stand in SQL, that a load needs an index on and that get one. Refuses where they must not."""
         return ()
 
+    def row_statements(self, load: PreparedLoad, merge: TableMerge) -> Step[list[str]]:
+        """The statements that bring the rows of a slice into the table."""
+        return [*merge.statements(), *merge.follow_up()]
+        yield  # a step
+
     # Questions --------------------------------------------------------------
 
     async def describe(self, table: str) -> TableSchema | None:
@@ -142,8 +147,7 @@ class SqlTarget(Target):
         if existing is not None and not change.added:
             yield from self.check_insert(found.state.name, change.columns)
         loader = self.loader(found.load)
-        merge = self._merge(found.load, loader)
-        rows = [*merge.statements(), *merge.follow_up()]
+        rows = yield from self.row_statements(found.load, self._merge(found.load, loader))
         warnings = (*change.warnings, *found.warnings, *_mirrored(spec, existing))
         return TargetPreview((*found.plan.before, *rows, *found.plan.after), change.casts, warnings)
 
