@@ -265,9 +265,7 @@ REFUSED: list[tuple[str, Sequence[tuple[Any, ...]]]] = [
 
 
 @pytest.mark.parametrize(("table", "rows"), REFUSED, ids=[table.partition("name ")[2] for table, _ in REFUSED])
-async def test_rejects_are_those_of_a_staged_slice(
-    scene: Scene, table: str, rows: Sequence[tuple[Any, ...]]
-) -> None:
+async def test_rejects_are_those_of_a_staged_slice(scene: Scene, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Once with ``begin``, once without, by which a slice is staged."""
     scene.run("CREATE TABLE names (name text PRIMARY KEY)", "INSERT INTO names VALUES ('b')", table)
     schema = with_id(column("name", pa.int32())) if "integer" in table else PEOPLE
@@ -348,7 +346,7 @@ async def test_a_slice_too_large_to_be_kept_is_staged_by_the_next_attempt(
         assert scene.rows("people") == []
         done = await scan(session, rows, rejects_left=1)
     assert [reject.key for reject in done.rejects] == ['{"id":2}']
-    assert ways()[-4:-1] == ["staged"] * 3
+    assert ways().count("copied") < 4 and ways().count("staged") == 3
     assert scene.rows("people") == [(1, "a"), (3, "c")]
 
 
