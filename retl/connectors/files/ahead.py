@@ -13,15 +13,14 @@ _MOST_BYTES = 1024 * 1024 * 1024
 class Ahead:
     """At most one file that is fetched before it is read."""
 
-    def __init__(self, reader: FileReader, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, reader: FileReader) -> None:
         self._reader = reader
-        self._most = most_bytes
         self._file: FileInfo | None = None
         self._content: Content | None = None
 
     async def fetch(self, file: FileInfo) -> None:
         """Begin to fetch a file, unless another one is fetched ahead. What fails is raised when it is read."""
-        if self._content is not None or not SMALL_BYTES < file.size <= self._most:
+        if self._content is not None or not SMALL_BYTES < file.size <= _MOST_BYTES:
             return
         content = self._reader.content(file)
         if not content.is_local:
