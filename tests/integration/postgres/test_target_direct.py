@@ -240,18 +240,6 @@ async def test_after_some_slices_were_refused_none_is_tried(scene: Scene) -> Non
     assert scene.rows("people") == [(1, "3")]
 
 
-async def test_a_key_that_stands_in_two_files_is_settled_as_ever(scene: Scene) -> None:
-    table = replace(spec(), scope="name")
-    slice_ = Slice(index=0, scope=Scope("name", ("b",)))
-    scene.run(TABLE, "INSERT INTO people VALUES (1, 'a'), (2, 'b')")
-    async with logged(scene) as (session, ways):
-        writer = await session.prepare(session.load(table, schema=PEOPLE))
-        await commit(session, writer, [people((1, "b"), (3, "b"))], slice_=slice_)
-        await session.finish(writer)
-    assert ways() == ["copied", "staged", "merged"]
-    assert scene.rows("people") == [(1, "b"), (3, "b")]
-
-
 REFUSED: list[tuple[str, Sequence[tuple[Any, ...]]]] = [
     ("CREATE TABLE people (id bigint PRIMARY KEY, name text CHECK (name <> 'bad'))", [(1, "bad"), (2, "b")]),
     ("CREATE TABLE people (id bigint PRIMARY KEY, name text NOT NULL)", [(1, None), (2, "b")]),
@@ -393,21 +381,16 @@ async def test_what_copying_would_get_wrong_is_staged(scene: Scene, case: str) -
     assert "staged" in ways()
 
 
-async def test_a_key_that_its_partition_alone_makes_unique_is_staged(scene: Scene) -> None:
-    """A row of the same key in another partition would stay beside the new one."""
-    scene.run(
-        "CREATE TABLE people (id bigint, name text, PRIMARY KEY (id, name)) PARTITION BY LIST (name)",
-        "CREATE TABLE people_a PARTITION OF people FOR VALUES IN ('a')",
-        "CREATE TABLE people_b PARTITION OF people FOR VALUES IN ('b')",
-        "INSERT INTO people VALUES (1, 'b')",
-    )
-    slice_ = Slice(index=0, scope=Scope("name", ("a",)))
+async def test_rows_of_a_scope_that_have_not_changed_are_not_written(scene: Scene) -> None:
+    scene.run(TABLE)
+    slices = [Slice(index=number, scope=Scope("name", ("a",))) for number in range(2)]
     async with logged(scene) as (session, ways):
-        writer = await session.prepare(session.load(replace(spec(), scope="name"), schema=PEOPLE))
-        await commit(session, writer, [people((1, "a"))], slice_=slice_)
-        await session.finish(writer)
-    assert "copied" not in ways()
-    assert scene.rows("people") == [(1, "a")]
+        for slice_ in slices:
+            writer = await session.prepare(session.load(replace(spec(), scope="name"), schema=PEOPLE))
+            done = await commit(session, writer, [people((1, "a"))], slice_=slice_)
+            await session.finish(writer)
+    assert ways() == ["copied", "staged", "merged"]
+    assert (done.changed, done.unchanged) == (0, 1)
 
 
 async def test_policies_of_rows_send_them_to_the_stage(scene: Scene) -> None:
