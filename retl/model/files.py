@@ -20,6 +20,7 @@ Told = Literal["file", "url", "row", "modified", "hash"]
 
 _PRESETS: dict[str, dict[Told, str]] = {
     "default": {"file": "_file", "row": "_row"},
+    "documents": {"file": "_file"},
     "cc": {"file": "__cc_src_file", "url": "__cc_src_url"},
 }
 
@@ -85,11 +86,12 @@ _WORDS = tuple(
 )
 
 
-def file_rules(words: FileWords) -> FileRules:
-    """The rules that some words mean. Raises ``ConfigError``."""
+def file_rules(words: FileWords, *, documents: bool = False) -> FileRules:
+    """The rules that some words mean; of ``documents``, each file is one row. Raises ``ConfigError``."""
     given = tuple(name for name in _WORDS if getattr(words, name) is not None)
+    preset = "documents" if documents else "default"
     if not given:
-        return NO_FILES
+        return FileRules(provenance=_PRESETS[preset]) if documents else NO_FILES
     rules = FileRules(
         patterns=_list(words.files),
         ignore=_list(words.ignore),
@@ -101,7 +103,7 @@ def file_rules(words: FileWords) -> FileRules:
         min_size=words.min_size or 0,
         max_size=words.max_size,
         hive=bool(words.hive),
-        provenance=_provenance(words.provenance),
+        provenance=_provenance(words.provenance, preset),
         key_conflict=_word("key_conflict", words.key_conflict or "fail", KeyConflict),
         new_types=_word("new_types", words.new_types or "refuse", NewTypes),
         given=given,
@@ -137,9 +139,9 @@ def _time(value: str | datetime | None) -> datetime | None:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def _provenance(value: str | Mapping[Told, str | Literal[False]] | None) -> dict[Told, str]:
+def _provenance(value: str | Mapping[Told, str | Literal[False]] | None, usual: str) -> dict[Told, str]:
     if value is None or isinstance(value, str):
-        preset = _PRESETS.get(value or "default")
+        preset = _PRESETS.get(value or usual)
         if preset is None:
             raise ConfigError(
                 f"unknown provenance {value!r}.",
@@ -148,7 +150,7 @@ def _provenance(value: str | Mapping[Told, str | Literal[False]] | None) -> dict
         return dict(preset)
     for name in value:
         _word("column of provenance", name, Told)
-    named = {**_PRESETS["default"], **value}
+    named = {**_PRESETS[usual], **value}
     columns = {name: column for name, column in named.items() if column}
     if len(set(columns.values())) < len(columns):
         raise ConfigError("provenance gives two columns the same name.", remedy="give each a name of its own.")

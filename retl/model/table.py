@@ -38,8 +38,8 @@ class _Mapping(FileWords, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """Column to an expression of the source's own language that computes it."""
     where: str | None = None
     """A row filter in the source's own language."""
-    format: Mapping[str, Any] | None = None
-    """How to read the source's files; for file sources only."""
+    format: str | Mapping[str, Any] | None = None
+    """How to read the source's files, such as ``"documents"`` or ``{ type = "csv", header = false }``; for file sources only."""
     chunks: Chunks | None = None
     """Cut the text of each row into chunks, each a row of the target."""
 
@@ -223,6 +223,7 @@ def _resolve(
     max_rejects = setting("max_rejects", 0)
     settle = setting("settle", None)
     lookback = _lookback(setting("lookback", 0)) if cursor else timedelta()
+    format_words = {"type": table.format} if isinstance(table.format, str) else dict(table.format or {})
     spec = TableSpec(
         name=name,
         to=target_name(table, name, naming),
@@ -246,8 +247,8 @@ def _resolve(
         write=write,
         new_columns=_word("new_columns", setting("new_columns", "add"), get_args(NewColumns)),
         slice_rows=setting("slice_rows", DEFAULT_SLICE_ROWS),
-        format=dict(table.format or {}),
-        files=file_rules(table),
+        format=format_words,
+        files=file_rules(table, documents=format_words.get("type") == "documents"),
         chunks=chunk_rules(table.chunks),
     )
     _check_words(spec)

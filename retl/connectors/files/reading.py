@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import anyio.to_thread
 import pyarrow as pa
@@ -208,10 +208,7 @@ class FileReader:
     def _rows(
         self, content: Content, file: FileInfo, digest: str, *, shape: Shape, check: bool
     ) -> Iterator[pa.RecordBatch]:
-        try:
-            told = shape.told(self._selection, file, self._store.root, digest)
-        except ValueError as error:
-            raise FileUnreadable(f"{file.name}: its name holds no date: {error}.", file=file.name) from error
+        told = self._told(file, shape, digest)
         if check:
             self._check_columns(content, file, shape)
         before = 0
@@ -219,6 +216,13 @@ class FileReader:
             for batch in format_.read(stream, name, shape.in_files):
                 yield shape.rows(batch, told, before)
                 before += batch.num_rows
+
+    def _told(self, file: FileInfo, shape: Shape, digest: str) -> dict[str, Any]:
+        """The values that are the same in all rows of a file."""
+        try:
+            return shape.told(self._selection, file, self._store.root, digest)
+        except ValueError as error:
+            raise FileUnreadable(f"{file.name}: its name holds no date: {error}.", file=file.name) from error
 
     def _check_columns(self, content: Content, file: FileInfo, shape: Shape) -> None:
         for format_, stream, name in self._parts(content, file):

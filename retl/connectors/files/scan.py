@@ -31,6 +31,7 @@ _MOST_KEPT_BYTES = 64 * 1024 * 1024
 _MOST_TOLD = 20
 _PREVIEWED_FILES = 3
 _PREVIEWED_ROWS = 3
+_LONGEST_SHOWN = 200
 _PATIENCE = 10.0
 
 
@@ -372,4 +373,10 @@ def _first_reason(batch: pa.RecordBatch | None) -> str:
 
 
 def _row_text(row: dict[str, Any]) -> str:
-    return "row " + ", ".join(f"{name} = {'NULL' if value is None else value}" for name, value in row.items())
+    return "row " + ", ".join(f"{name} = {'NULL' if value is None else _shown(value)}" for name, value in row.items())
+
+
+def _shown(value: Any) -> str:
+    """A value on one line of a terminal: a document may be a book."""
+    text = " ".join(str(value)[: 2 * _LONGEST_SHOWN].split())
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from retl.connectors.documents.text.kinds import kind_of
+from retl.connectors.files.formats.options import unpacked_name
 from retl.connectors.files.patterns import Pattern, compile_pattern
 from retl.connectors.files.store import FileInfo
 from retl.model.errors import ConfigError
@@ -43,6 +45,7 @@ class Selection:
         self._patterns = [compile_pattern(text) for text in table.files.patterns or (table.name,)]
         self._ignore = [compile_pattern(text) for text in table.files.ignore]
         self._now = now or datetime.now(UTC)
+        self._documents = table.format.get("type") == "documents"
         self.columns = self._columns()
 
     @property
@@ -59,6 +62,8 @@ class Selection:
         if self._matching(file.name) is None or (rules.since is not None and file.name < rules.since):
             return Verdict.OTHER
         if is_unfinished(file.name) or any(pattern.match(file.name) is not None for pattern in self._ignore):
+            return Verdict.OTHER
+        if self._documents and kind_of(unpacked_name(file.name)) is None:
             return Verdict.OTHER
         if file.size < rules.min_size or (rules.max_size is not None and file.size > rules.max_size):
             return Verdict.OTHER

@@ -106,8 +106,9 @@ def shape_of(table: TableSpec, selection: Selection, columns: pa.Schema, hive: p
     known = pa.schema(
         [*in_files, *by_name, *(field(name, _type_of(told, name, table)) for name, told in provenance.items())]
     )
-    key = table.key or tuple(name for told in ("file", "row") if (name := table.files.provenance.get(told)))
-    if not table.key and len(key) < 2:
+    told_by: tuple[Told, ...] = ("file",) if table.format.get("type") == "documents" else ("file", "row")
+    key = table.key or tuple(name for told in told_by if (name := table.files.provenance.get(told)))
+    if not table.key and len(key) < len(told_by):
         key = ()
     names_read = _with_scope(table, choose_columns(table, known, ()), known)
     schema = pa.schema([known.field(name).with_name(table.target_name(name)) for name in names_read])

@@ -8,11 +8,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, ClassVar
 
+import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.base import Source, SourceScan, SystemInfo
+from retl.connectors.documents.text.workers import WORKERS
 from retl.connectors.files.changes import FACTS, Changes
-from retl.connectors.files.formats import merged, parse_options
+from retl.connectors.files.documents import DocumentReader
+from retl.connectors.files.formats import FormatOptions, merged, parse_options
 from retl.connectors.files.reading import FileReader
 from retl.connectors.files.scan import FileScan
 from retl.connectors.files.selection import Selection, Verdict
@@ -87,7 +90,7 @@ class FileSource(Source):
         table = self.narrowed(table)
         selection = Selection(table)
         options = parse_options(table.format)
-        reader = FileReader(self._store, options, selection)
+        reader = self._reader(options, selection)
         known = _Known.of(checkpoint, table)
         columns = known.columns
         if columns is None:
@@ -115,6 +118,12 @@ class FileSource(Source):
             yield scan
         finally:
             await scan.close()
+
+    def _reader(self, options: FormatOptions, selection: Selection) -> FileReader:
+        if options.type != "documents":
+            return FileReader(self._store, options, selection)
+        WORKERS.hold(self)
+        return DocumentReader(self._store, options, selection)
 
     def _plan(self, table: TableSpec, shape: Shape, known: _Known) -> SourcePlan:
         patterns = ", ".join(table.files.patterns or (table.name,))
@@ -145,6 +154,7 @@ class FileSource(Source):
         return []
 
     async def aclose(self) -> None:
+        await anyio.to_thread.run_sync(WORKERS.release, self)
         await self._store.aclose()
 
 
@@ -196,6 +206,8 @@ _OTHER_FORMAT = (
 
 def _check_key(table: TableSpec) -> None:
     """Without a key, rows that are not in a file any more would stay."""
+    if table.format.get("type") == "documents":
+        return  # a file is one row, and its name the key
     if table.pre_action is PreAction.NONE and table.scope is None and not table.key and table.write is Write.UPSERT:
         raise ConfigError(
             "the table has no key, so the rows of a file that changes could not be told from its old ones.",

@@ -13,7 +13,7 @@ from retl.connectors.files.formats.cast import TextStyle
 from retl.connectors.files.formats.types import given_type
 from retl.model.errors import ConfigError
 
-FormatName = Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow", "orc", "avro", "excel"]
+FormatName = Literal["csv", "tsv", "jsonl", "json", "parquet", "arrow", "orc", "avro", "excel", "documents"]
 Compression = Literal["none", "gzip", "zstd", "bzip2", "xz", "lz4"]
 
 _MIB = 1024 * 1024
@@ -126,6 +126,15 @@ class FormatOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
         int,
         msgspec.Meta(description="How many times larger than packed a file may get, beyond the first 64 MiB.", ge=1),
     ] = 1000
+    max_seconds: Annotated[
+        float, msgspec.Meta(description="Documents: how long the text of one file may take to be found.", gt=0)
+    ] = 60.0
+    max_memory_bytes: Annotated[
+        int, msgspec.Meta(description="Documents: how much memory that may take.", ge=16 * _MIB)
+    ] = 1024 * _MIB
+    max_text_bytes: Annotated[
+        int, msgspec.Meta(description="Documents: how long the text of one file may be.", ge=1)
+    ] = 32 * _MIB
 
     def __post_init__(self) -> None:
         for word in ("delimiter", "quote", "escape"):
@@ -163,6 +172,12 @@ def parse_options(words: Mapping[str, Any] | FormatOptions) -> FormatOptions:
 def packing(options: FormatOptions, name: str) -> Compression:
     """How a file is packed."""
     return options.compression or _COMPRESSED.get(_endings(name)[-1], "none")
+
+
+def unpacked_name(name: str) -> str:
+    """The name without the ending that tells how the file is packed."""
+    ending = _endings(name)[-1]
+    return name[: -len(ending) - 1] if ending in _COMPRESSED and "." in name else name
 
 
 def format_name(options: FormatOptions, name: str) -> FormatName:

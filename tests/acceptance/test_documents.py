@@ -1,0 +1,162 @@
+"""A folder of documents into a table of each system: whole, and chunk by chunk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+import retl
+from retl.connectors.documents.text.workers import WORKERS
+from tests import documents
+from tests.integration.files.folder import Folder
+from tests.routes.ends import PostgresEnd
+from tests.routes.fixtures import make_end
+
+TARGETS = ("sqlite", "duckdb", "mysql", "mariadb", "postgres", "postgres15")
+CHUNKS = {"format": "documents", "chunks": retl.Chunks(size=300)}
+
+
+class Library(Folder):
+    """A folder of documents."""
+
+    def put(self, name: str, data: bytes) -> Path:
+        path = self.write(name)
+        path.write_bytes(data)
+        os.utime(path, (self._clock, self._clock))
+        return path
+
+
+@pytest.fixture(params=TARGETS)
+def library(request: pytest.FixtureRequest, tmp_path: Path, at_once: None) -> Iterator[Library]:
+    with ExitStack() as stack:
+        made = Library(tmp_path, make_end(request.param, "app", request, tmp_path, stack))
+        made.pattern = "**"
+        made.words = dict(CHUNKS)
+        yield made
+        WORKERS.release(made)  # nobody holds them, so none is left
+        assert [child for child in psutil.Process().children() if "text.process" in " ".join(child.cmdline())] == []
+
+
+def fill(library: Library) -> None:
+    library.put("a.md", b"# Fruit\n\nApples.\n\n## Citrus\n\nLemons.\n")
+    library.put("b/c.docx", documents.word(("Trees", 1, "Oaks."), title="On trees"))
+    library.put("d.pdf", documents.pdf("A page"))
+    library.put("e.py", b"def f():\n    return 1\n")
+    library.put("f.png", b"\x89PNG\0")
+
+
+async def test_documents_become_rows_with_their_text(library: Library) -> None:
+    library.words = {"format": "documents"}
+    fill(library)
+    report = await library.scan()
+    assert (report.status, report.rows) == ("done", 4)
+    assert library.rows("_file", "title", "text") == [
+        ("a.md", "Fruit", "# Fruit\n\nApples.\n\n## Citrus\n\nLemons.\n"),
+        ("b/c.docx", "On trees", "# Trees\n\nOaks."),
+        ("d.pdf", None, "A page"),
+        ("e.py", None, "def f():\n    return 1\n"),
+    ]
+    library.put("d.pdf", documents.pdf("Another page"))
+    report = await library.scan()
+    assert (report.rows, report.changed) == (1, 1)
+    assert library.rows("_file", "text")[2] == ("d.pdf", "Another page")
+
+
+async def test_documents_become_chunks_below_their_headings(library: Library) -> None:
+    fill(library)
+    await library.scan()
+    assert library.rows("_file", "position", "title", "heading_path", "content") == [
+        ("a.md", 0, "Fruit", "Fruit", "# Fruit\n\nApples."),
+        ("a.md", 1, "Fruit", "Fruit > Citrus", "## Citrus\n\nLemons."),
+        ("b/c.docx", 0, "On trees", "Trees", "# Trees\n\nOaks."),
+        ("d.pdf", 0, None, None, "A page"),
+        ("e.py", 0, None, None, "def f():\n    return 1"),
+    ]
+    assert dict(library.rows("_file", "document"))["b/c.docx"] == "b/c.docx"
+    report = await library.scan()
+    assert (report.rows, report.slices) == (0, 0)
+
+
+async def test_a_broken_document_keeps_its_rows_and_costs_one_line(library: Library) -> None:
+    fill(library)
+    await library.scan()
+    before = library.rows("_file", "content")
+    library.put("b/c.docx", b"PK\x03\x04 broken")
+    library.put("a.md", b"# Fruit\n\nPears.\n")
+    report = await library.failed()
+    assert "1 file could not be read, and the target keeps what it had of them: b/c.docx: it is broken" in str(
+        report.error
+    )
+    after = [("a.md", "# Fruit\n\nPears."), *(row for row in before if row[0] != "a.md")]
+    assert library.rows("_file", "content") == after
+
+
+async def test_a_document_that_is_gone_loses_its_chunks_where_that_is_asked_for(library: Library) -> None:
+    library.words["vanished"] = "delete"
+    fill(library)
+    await library.scan()
+    (library.root / "a.md").unlink()
+    await library.scan()
+    assert {file for (file,) in library.rows("_file")} == {"b/c.docx", "d.pdf", "e.py"}
+
+
+async def test_names_of_columns_may_be_those_of_a_preset(library: Library) -> None:
+    library.words |= {"chunks": retl.Chunks(preset="cc"), "provenance": "cc"}
+    library.put("a.md", b"text")
+    await library.scan()
+    (row,) = library.rows("__content", "__cc_src_file", "__cc_src_url", "__document")
+    assert row[:2] == ("text", "a.md")
+    assert row[2].endswith("/a.md")
+
+
+def pages(number: int) -> list[str]:
+    """Pages of sections of paragraphs, none of which is like another."""
+    return [
+        f"# Page {page}\n\n"
+        + "\n\n".join(f"Paragraph {page}.{place} says what none else says. " * 8 for place in range(9))
+        for page in range(number)
+    ]
+
+
+@pytest.mark.parametrize("library", ["postgres"], indirect=True)
+async def test_a_changed_paragraph_of_a_hundred_pages_rewrites_only_its_chunks(library: Library) -> None:
+    assert isinstance(library.target, PostgresEnd)
+    library.words["chunks"] = retl.Chunks(size=1000, names={"position": False, "starts": False, "ends": False})
+    text = pages(100)
+    library.put("book.md", "\n\n".join(text).encode())
+    library.put("other.md", b"# Other\n\nNot touched.")
+    await library.scan()
+    before = dict(library.target.run("SELECT id, CAST(xmin AS text) FROM sales"))
+    text[50] = text[50].replace("Paragraph 50.4 says what none", "Paragraph 50.4 now says at some length what none")
+    library.put("book.md", "\n\n".join(text).encode())
+    report = await library.scan()
+    after = dict(library.target.run("SELECT id, CAST(xmin AS text) FROM sales"))
+    new = after.keys() - before.keys()
+    assert {name: after[name] for name in after if name not in new} == {
+        name: before[name] for name in after if name not in new
+    }
+    assert len(before) > 300
+    assert 1 <= len(new) <= 5
+    assert (report.changed, report.unchanged) == (len(new), report.rows - len(new))
+
+
+@pytest.mark.parametrize("library", ["postgres"], indirect=True)
+async def test_chunks_that_only_move_keep_all_but_their_place(library: Library) -> None:
+    assert isinstance(library.target, PostgresEnd)
+    text = pages(3)
+    library.put("book.md", "\n\n".join(text).encode())
+    await library.scan()
+    library.target.run("ALTER TABLE sales ADD COLUMN computed int", "UPDATE sales SET computed = position + 100")
+    before = dict(library.target.run("SELECT id, computed FROM sales"))
+    library.put("book.md", "\n\n".join(["Some words before.", *text]).encode())
+    await library.scan()
+    after = dict(library.target.run("SELECT id, computed FROM sales"))
+    assert len(after) == len(before) + 1
+    assert {name: value for name, value in after.items() if value is not None} == before
+    ((first, last),) = library.target.run("SELECT MIN(position), MAX(position) FROM sales WHERE computed IS NOT NULL")
+    assert (first, last) == (1, len(before))
