@@ -36,14 +36,16 @@ class DocumentReader(FileReader):
     async def columns(self, file: FileInfo) -> pa.Schema:
         return COLUMNS
 
-    async def rows(self, file: FileInfo, shape: Shape, *, check: bool) -> AsyncGenerator[pa.RecordBatch, None]:
-        yield await self._row(file, shape)
+    async def rows(
+        self, file: FileInfo, shape: Shape, *, check: bool, content: Content | None = None
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
+        yield await self._row(file, shape, content or self.content(file))
 
     async def whole(self, file: FileInfo, shape: Shape, *, check: bool, most_bytes: int) -> list[pa.RecordBatch] | None:
-        return [await self._row(file, shape)]
+        return [await self._row(file, shape, self.content(file))]
 
-    async def _row(self, file: FileInfo, shape: Shape) -> pa.RecordBatch:
-        content, parse = Content(self._store, file), Parse(self._limits)
+    async def _row(self, file: FileInfo, shape: Shape, content: Content) -> pa.RecordBatch:
+        parse = Parse(self._limits)
         parsed = self._plain if self._is_plain(file) else self._parsed
 
         def stop() -> None:
