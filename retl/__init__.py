@@ -3,11 +3,13 @@
 The public names, and nothing else. No driver is imported before it is used.
 """
 
+from retl.connectors.documents.embeddings.models import embed
 from retl.engine.schedule import Cron, Interval, Manual, Schedule
 from retl.model import events
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import Checkpoint, Reject
 from retl.model.documents import Chunks
+from retl.model.embeddings import Budget, Embeddings, VectorIndex
 from retl.model.errors import (
     ConfigError,
     ConnectionFailed,
@@ -35,11 +37,13 @@ from retl.state.sqlite import SqliteStore
 
 __all__ = [
     "Action",
+    "Budget",
     "Checkpoint",
     "Chunks",
     "ConfigError",
     "ConnectionFailed",
     "Cron",
+    "Embeddings",
     "Finding",
     "GuardStopped",
     "Interval",
@@ -70,7 +74,9 @@ __all__ = [
     "TargetError",
     "TransientError",
     "UnsupportedError",
+    "VectorIndex",
     "Write",
+    "embed",
     "env",
     "events",
     "secret_file",

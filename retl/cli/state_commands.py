@@ -109,6 +109,8 @@ def history(arguments: argparse.Namespace) -> int:
         place = f"{report.pipeline}.{report.table}"
         if report.error is not None:
             say(f"{local_date(report.started_at)} {place} failed: {_short(report)}")
+        if report.embeddings is not None:
+            say(f"{local_date(report.started_at)} {place} vectors: {report.embeddings}")
         for warning in report.warnings:
             if (place, warning) not in shown:  # most are repeated by every scan
                 shown.add((place, warning))

@@ -31,11 +31,13 @@ import anyio
 import msgspec
 import pyarrow as pa
 
+from retl.connectors.rows.own_columns import OwnColumns
 from retl.connectors.rows.reject_column import REJECT, RowReject, with_rejects
 from retl.model.actions import Action, PreAction, Write
 from retl.model.answers import CommitResult, ScanAgain, SystemInfo, TargetTable
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
 from retl.model.cursor import cursor_family
+from retl.model.embeddings import EmbeddingCounts
 from retl.model.errors import (
     ConfigError,
     ConnectionFailed,
@@ -239,6 +241,8 @@ class TableWriter(ABC):
     """Whether ``finish`` is done: then leaving the load undoes nothing."""
     overlaps: bool = False
     """Whether batches may be written while a commit is under way: a commit takes what is staged when it is called."""
+    embeddings: EmbeddingCounts | None = None
+    """What the vectors of this load took, where it makes some; counted on while it runs."""
 
     async def begin(self, slice_: Slice) -> None:  # noqa: B027  # not abstract: most need not know
         """Learn which slice the next batches belong to: called before the first of them, and again where it is read again.
@@ -311,7 +315,7 @@ async def _abort(writer: TableWriter) -> None:
         await writer.abort()
 
 
-class Target(ABC):
+class Target(OwnColumns, ABC):
     """A system that is written."""
 
     system: ClassVar[str]

@@ -14,6 +14,7 @@ from retl.engine.turns import Turn
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
+from retl.model.embeddings import EmbeddingCounts
 from retl.model.hidden import shown
 from retl.model.manifest import ManifestChange
 from retl.model.plan import SourcePlan
@@ -55,6 +56,8 @@ class Counters:
     rejects: int = 0
     slices: int = 0
     null_cursor_rows: int = 0
+    embeddings: list[EmbeddingCounts] = field(default_factory=list)
+    """What the vectors of each load took."""
     warnings: list[str] = field(default_factory=list)
 
     def add(self, done: CommitResult) -> None:

@@ -35,6 +35,7 @@ from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
 from retl.model.checkpoint import Fence
+from retl.model.embeddings import in_all
 from retl.model.errors import RetlError, RowsRejected, SourceError
 from retl.model.plan import SourcePlan, WriteSpec
 from retl.model.report import Progress, ScanReport
@@ -125,6 +126,7 @@ class Scan:
             dropped=counters.dropped,
             bytes=counters.bytes,
             rejects=counters.rejects,
+            embeddings=in_all(counters.embeddings),
             null_cursor_rows=(plan.null_cursor_rows if plan else 0) + counters.null_cursor_rows,
             slices=counters.slices,
             slices_planned=len(plan.slices) if plan else 0,
@@ -173,7 +175,8 @@ class Scan:
         await context.store.save(context.fenced(context.checkpoint))
         self._channel = self._channel.renewed()
         if context.table.replaces:  # what was loaded is gone
-            context.counters = Counters(warnings=context.counters.warnings)
+            before = context.counters
+            context.counters = Counters(warnings=before.warnings, embeddings=before.embeddings)
 
     async def _claim_target(self, context: ScanContext) -> None:
         if self._claim is not None:

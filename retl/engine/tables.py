@@ -202,7 +202,8 @@ class Tables:
                 inherited = None
         spec = resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited, naming=self._naming)
         _check_files(spec, source)
-        narrowed = source.narrowed(replace(spec, documents=self._documents))
+        # A document that comes whole has no place for a vector.
+        narrowed = source.narrowed(replace(spec, documents=self._documents and spec.embeddings is None))
         _check_deletes(narrowed, self._blacklist)
         return narrowed
 

@@ -86,9 +86,14 @@ async def starting_point(
     """The checkpoint to continue from, and the target's table as it is, if the target can tell.
 
     A checkpoint whose table is gone would never bring its rows back: raises
-    ``GuardStopped``, or with ``lost_target = "reload"`` starts over.
+    ``GuardStopped``, or with ``lost_target = "reload"`` starts over. So does a table that
+    its target calls outdated.
     """
     found = await target.inspect(table.to)
+    reason = await target.outdated(table)
+    if reason is not None:
+        warn(f"{reason}, so the scan reads everything.")
+        return Checkpoint(), found
     lost = _what_was_lost(table, checkpoint, found)
     if lost is None:
         return checkpoint, found

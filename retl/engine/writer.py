@@ -74,6 +74,8 @@ class Writer:
         spec, begun = await self._begin()
         commits = SliceCommits(context, self._scan, self._commits, digest)
         async with context.target.open_load(spec, begun) as load:
+            if load.embeddings is not None:
+                context.counters.embeddings.append(load.embeddings)
             writer = SourceRejects(load, spec, context.store)
             try:
                 await self._write_all(writer, commits, first)

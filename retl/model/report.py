@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from retl.model.embeddings import EmbeddingCounts
+
 ScanStatus = Literal["done", "failed", "stopped"]
 
 
@@ -56,6 +58,8 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that the target acknowledged but, by a rule of its own, did not keep."""
     bytes: int = 0
     rejects: int = 0
+    embeddings: EmbeddingCounts | None = None
+    """What the vectors of its texts took, where the table has any."""
     null_cursor_rows: int = 0
     slices: int = 0
     slices_planned: int = 0

@@ -13,6 +13,8 @@ NATIVE = b"retl.native"
 """Field metadata key: the type as the system that the column came from spells it."""
 JSON = b"retl.json"
 """Field metadata key: the text of this column is JSON."""
+VECTOR = b"retl.vector"
+"""Field metadata key: the text of this column is a JSON array of so many numbers, each as exact as 32 bits are."""
 COLLATION = b"retl.collation"
 """Field metadata key: the collation, in the source's own word."""
 
@@ -30,6 +32,17 @@ def field(
     told = ((NATIVE, native.encode()), (JSON, b"1" if json else b""), (COLLATION, (collation or "").encode()))
     metadata = {key: value for key, value in told if value}
     return pa.field(name, type, nullable=nullable, metadata=metadata or None)
+
+
+def vector_field(name: str, dimensions: int) -> pa.Field:
+    """A column of vectors in canonical text, ``[0.1,-2]``; a target without a type for them stores JSON."""
+    return pa.field(name, pa.string(), metadata={JSON: b"1", VECTOR: str(dimensions).encode()})
+
+
+def vector_size(column: pa.Field) -> int | None:
+    """The dimensions of a column of vectors; ``None`` for any other column."""
+    found = (column.metadata or {}).get(VECTOR)
+    return None if found is None else int(found)
 
 
 def native_type(column: pa.Field) -> str:

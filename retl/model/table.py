@@ -12,6 +12,7 @@ import pyarrow as pa
 from retl.model.actions import Action, PreAction, Write, check_blacklist
 from retl.model.documents import ChunkRules, Chunks, chunk_rules
 from retl.model.duration import parse_duration
+from retl.model.embeddings import EMBEDDED_SLICE_ROWS, Embeddings
 from retl.model.errors import ConfigError
 from retl.model.files import NO_FILES, FileRules, FileWords, file_rules
 from retl.model.naming import Naming, named_after
@@ -42,6 +43,8 @@ class _Mapping(FileWords, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """How to read the source's files, such as ``"documents"`` or ``{ type = "csv", header = false }``; for file sources only."""
     chunks: Chunks | None = None
     """Cut the text of each row into chunks, each a row of the target."""
+    embeddings: Embeddings | None = None
+    """Give the texts of a column vectors."""
 
 
 class Table(_Mapping, frozen=True, forbid_unknown_fields=True):
@@ -88,6 +91,8 @@ class TableSpec:
     """The target's column by which each slice replaces its own rows: what ``truncate`` means for files."""
     chunks: ChunkRules | None = None
     """How the text of each row is cut into chunks, if it is."""
+    embeddings: Embeddings | None = None
+    """Which texts are given vectors, and by which model."""
     documents: bool = False
     """Whether the target takes documents whole, so that a source of documents need not split them into columns."""
 
@@ -246,10 +251,11 @@ def _resolve(
         lost_target=_word("lost_target", setting("lost_target", "fail"), get_args(LostTarget)),
         write=write,
         new_columns=_word("new_columns", setting("new_columns", "add"), get_args(NewColumns)),
-        slice_rows=setting("slice_rows", DEFAULT_SLICE_ROWS),
+        slice_rows=setting("slice_rows", DEFAULT_SLICE_ROWS if table.embeddings is None else EMBEDDED_SLICE_ROWS),
         format=format_words,
         files=file_rules(table, documents=format_words.get("type") == "documents"),
         chunks=chunk_rules(table.chunks),
+        embeddings=table.embeddings,
     )
     _check_words(spec)
     check_blacklist(blacklist, pre_action, write, keep_archives=keep_archives)

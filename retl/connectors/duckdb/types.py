@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.rows.text import to_text, unprintable_times
+from retl.connectors.rows.vectors import to_numbers
 from retl.connectors.sql.tables import TypeMap
 from retl.model.errors import UnsupportedError
-from retl.model.schema import is_bytes, is_json, is_text, native_type, value_type
+from retl.model.schema import is_bytes, is_json, is_text, native_type, value_type, vector_size
 
 _TIMESTAMPTZ = "TIMESTAMP WITH TIME ZONE"
 _SIMPLE: dict[pa.DataType, str] = {
@@ -60,6 +61,7 @@ _OF_EPOCHS = (
     "; of seconds since 1970 an expression of the source makes a time: to_timestamp(x) in DuckDB, DATETIME(x, 'unixepoch') in "
     "SQLite, FROM_UNIXTIME(x) in MySQL"
 )
+_VECTOR = re.compile(r"FLOAT\[(\d+)\]")
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 
 # The range of DuckDB's types, in nanoseconds since 1970.
@@ -78,6 +80,8 @@ class DuckDBTypes(TypeMap):
 
     def declare(self, column: pa.Field, *, in_key: bool) -> str:
         kind = value_type(column.type)
+        if (dimensions := vector_size(column)) is not None:
+            return f"FLOAT[{dimensions}]"
         if is_json(column) or pa.types.is_nested(kind):
             return "JSON"
         if pa.types.is_decimal(kind):
@@ -102,6 +106,8 @@ class DuckDBTypes(TypeMap):
             return None
         if stored == "VARCHAR":
             return "bytes are not text" if declared == "BLOB" else None
+        if (dimensions := vector_size(column)) is not None:
+            return None if stored == "JSON" else f"it does not hold vectors of {dimensions} dimensions"
         if declared == "JSON":
             return "it does not hold JSON"
         if is_text(kind):
@@ -171,6 +177,8 @@ def to_duckdb(column: pa.Array, native: str) -> pa.Array:
         return to_duckdb(column.dictionary_decode(), native)
     if isinstance(kind, pa.BaseExtensionType):
         return column if kind == pa.uuid() else to_duckdb(column.storage, native)
+    if is_text(kind) and (vector := _VECTOR.fullmatch(native)):
+        return _as_vectors(column, int(vector[1]))
     if is_text(kind) or is_bytes(kind):
         return column
     if pa.types.is_nested(kind) or native == "VARCHAR":
@@ -184,6 +192,18 @@ def to_duckdb(column: pa.Array, native: str) -> pa.Array:
     if pa.types.is_date64(kind):
         return column.cast(pa.date32())
     return column
+
+
+def _as_vectors(column: pa.Array, dimensions: int) -> pa.Array:
+    """Vectors as lists; as they are where one cannot be read: then its row is found, and rejected."""
+    there = column.is_valid()
+    try:
+        numbers = to_numbers(column.filter(there), dimensions)
+    except (ValueError, pa.ArrowException):
+        return column
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), dimensions)
+    places = pc.cumulative_sum(there.cast(pa.int64()))
+    return lists.take(pc.if_else(there, pc.subtract(places, 1), pa.scalar(None, pa.int64())))
 
 
 def invalid_values(column: pa.Array, native: str) -> list[tuple[pa.Array, str]]:

@@ -12,6 +12,7 @@ from pymysql.constants import FIELD_TYPE, FLAG
 
 from retl.connectors.mysql.rows import Kind
 from retl.connectors.mysql.wire import VECTOR, WireField
+from retl.connectors.rows.vectors import from_hex
 from retl.connectors.sql.dialect import Dialect
 from retl.model.errors import ConfigError
 from retl.model.schema import field, native_type
@@ -117,6 +118,13 @@ class MySQLDialect(Dialect):
             # As FLOAT the server shows only six digits.
             return f"CAST({expression} AS DOUBLE)"
         return expression
+
+    def text_of(self, column: pa.Field, expression: str) -> str:
+        # The server's own text of a vector has six digits.
+        return f"HEX({expression})" if native_type(column).startswith("vector") else self.as_text(expression)
+
+    def read_text(self, column: pa.Field, texts: pa.Array) -> pa.Array:
+        return from_hex(texts) if native_type(column).startswith("vector") else texts
 
     def alias(self, name: str) -> str:
         # The server keeps neither characters beyond U+FFFF nor spaces at the start; their order identifies the columns.

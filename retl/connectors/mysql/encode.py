@@ -21,6 +21,7 @@ from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.mysql.types import ColumnType
 from retl.connectors.rows.csv import csv_bytes, hex_text, to_csv_form
 from retl.connectors.rows.text import keep_mask, unprintable_times
+from retl.connectors.rows.vectors import to_packed
 from retl.model.plan import WriteSpec
 from retl.model.schema import is_bytes, is_text
 
@@ -127,6 +128,8 @@ class Encoder:
         there = self.columns[name]
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
+        if there.word == "vector" and is_text(column.type):
+            column = to_packed(column, int(there.inner))
         if not is_text(column.type):
             text = to_csv_form(_with_largest(column))
             return hex_text(text.cast(pa.string())) if there.is_bytes and not is_bytes(column.type) else text

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import pyarrow as pa
 
@@ -29,7 +29,9 @@ from retl.connectors.mysql.store import MySQLStore
 from retl.connectors.mysql.types import MySQLTypes, parse_type
 from retl.connectors.mysql.writer import MySQLWriter
 from retl.connectors.net.pool import ConnectionPool, Reservation
+from retl.connectors.sql import columns
 from retl.connectors.sql.refresh import RefreshPlan
+from retl.connectors.sql.statement import Step
 from retl.connectors.sql.tables import TableChange, TableName, fit
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import FencedCheckpoint
@@ -39,6 +41,7 @@ from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.state.base import StateStore
 
+T = TypeVar("T")
 _FRESH_SECONDS = 1.0
 """Maximum age of an inspection that the next step of a scan may use."""
 
@@ -122,6 +125,21 @@ class MySQLTarget(Target):
             has_rows = await self._first(f"SELECT 1 FROM {found.name.sql} LIMIT 1") is not None
         return TargetTable(exists=True, empty=not has_rows)
 
+    async def lookup(self, table: str, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table:
+        found = await self._inspect(table)
+        return await self._run(partial(columns.lookup, found.name, found.table, column, values, wanted))
+
+    async def extremes(self, table: str, column: str) -> tuple[str, str] | None:
+        found = await self._inspect(table)
+        return await self._run(partial(columns.extremes, found.name, found.table, column))
+
+    async def drop_columns(self, table: str, names: Sequence[str]) -> None:
+        found = await self._inspect(table)
+        await self._run(partial(columns.drop, found.name, found.table, names))
+
+    async def _run(self, make: Callable[[], Step[T]]) -> T:
+        return await self._pool.ask(lambda connection: MySQLSession(connection, self._lock_timeout).run(make))
+
     async def preview(self, spec: WriteSpec) -> TargetPreview:
         preflight.check_names(catalog.locate(spec.table.to, self._database, lower=False), spec)
         found = self._found_just_now(spec) or await self._inspect(spec.table.to)
@@ -140,7 +158,7 @@ class MySQLTarget(Target):
         warnings += preflight.check(spec, found.name, known) if known else []
         server = connection.server
         types = MySQLTypes(spec.schema, spec.key, mariadb=server.mariadb, version=server.version)
-        change = fit(spec, known, DIALECT, types)
+        change = columns.with_index(fit(spec, known, DIALECT, types), spec, known, DIALECT)
         await trial.check(connection, found.name, spec, change)
         if found.local_infile:
             await self._infile.probe(connection, str(found.name.schema))

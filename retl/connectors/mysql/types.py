@@ -17,7 +17,7 @@ import pyarrow as pa
 from retl.connectors.mysql.dialect import MySQLDialect, logical_field
 from retl.connectors.sql.tables import TypeMap
 from retl.model.errors import ConfigError, UnsupportedError
-from retl.model.schema import is_bytes, is_json, is_text, native_type, value_type
+from retl.model.schema import is_bytes, is_json, is_text, native_type, value_type, vector_size
 
 _WHOLE: dict[pa.DataType, str] = {
     pa.int8(): "tinyint",
@@ -134,6 +134,7 @@ class MySQLTypes(TypeMap):
 
     def __init__(self, schema: pa.Schema, key: Sequence[str], *, mariadb: bool, version: tuple[int, ...] = ()) -> None:
         self._exact = exact_collation(mariadb, version)
+        self._has_vectors = version >= ((11, 7) if mariadb else (9, 0))
         wide = [column for column in schema if column.name in key and _is_wide(column.type)]
         room = _INDEX_BYTES - _KEY_BYTES * (len(key) - len(wide))
         self._key_bytes = room // max(1, len(wide))
@@ -153,6 +154,9 @@ class MySQLTypes(TypeMap):
 
     def declare(self, column: pa.Field, *, in_key: bool) -> str:
         kind = value_type(column.type)
+        dimensions = vector_size(column)
+        if dimensions is not None and self._has_vectors:
+            return f"vector({dimensions})"
         json = is_json(column) or pa.types.is_nested(kind) or kind == pa.json_()
         if json:
             if in_key:
@@ -205,6 +209,8 @@ class MySQLTypes(TypeMap):
             return f"its character set {there.charset} does not hold every character"
         if pa.types.is_null(kind):
             return None
+        if there.word == "vector" and (dimensions := vector_size(column)) is not None:
+            return None if there.inner == str(dimensions) else f"it holds vectors of {there.inner} dimensions"
         kept = _kept(column, kind)
         if kept is not None and parse_type(kept) == there:
             return None

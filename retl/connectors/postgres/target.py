@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.net.pool import ConnectionPool, Reservation
-from retl.connectors.postgres import catalog, direct, preflight
+from retl.connectors.postgres import catalog, direct, preflight, vectors
 from retl.connectors.postgres.connection import PostgresConnection
 from retl.connectors.postgres.definition import define
 from retl.connectors.postgres.dialect import DIALECT
@@ -22,6 +22,7 @@ from retl.connectors.postgres.session import PostgresSession
 from retl.connectors.postgres.store import PostgresStore
 from retl.connectors.postgres.type_map import TYPES
 from retl.connectors.postgres.writer import LoadWorker, PipelinedWriter
+from retl.connectors.sql.columns import new_stamps
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.refresh import TableDefinition
@@ -126,13 +127,15 @@ class PostgresTarget(SqlTarget):
     def check(self, spec: WriteSpec, name: TableName, existing: ExistingTable | None) -> Step[Sequence[str]]:
         table = existing if isinstance(existing, PostgresTable) else None
         warnings = yield from preflight.check(spec, name, table.catalog if table else None)
+        yield from vectors.check(spec)
         if table is not None:
             check_key(spec, table)
             warnings += yield from check_numbers(spec, table)
         return warnings
 
     def unindexed(self, spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:
-        return unindexed(spec, existing.catalog if isinstance(existing, PostgresTable) else None)
+        scope = unindexed(spec, existing.catalog if isinstance(existing, PostgresTable) else None)
+        return (*scope, *new_stamps(spec, existing, DIALECT))
 
     def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:
         return

@@ -11,9 +11,10 @@ import re
 import pyarrow as pa
 
 from retl.connectors.postgres.types import JSON, logical_type
+from retl.connectors.postgres.vectors import declare_vector, why_no_vectors
 from retl.connectors.sql.tables import TypeMap
 from retl.model.errors import ConfigError, UnsupportedError
-from retl.model.schema import is_bytes, is_json, is_text, native_type, value_type
+from retl.model.schema import is_bytes, is_json, is_text, native_type, value_type, vector_size
 
 _DECLARED: dict[pa.DataType, str] = {
     pa.bool_(): "boolean",
@@ -55,6 +56,8 @@ class PostgresTypes(TypeMap):
     """Arrow's types in PostgreSQL."""
 
     def declare(self, column: pa.Field, *, in_key: bool) -> str:
+        if (dimensions := vector_size(column)) is not None:
+            return declare_vector(dimensions)
         kind, native = value_type(column.type), _OTHER_NAMES.get(native_type(column), native_type(column))
         if is_json(column) or kind == pa.json_():
             return _declare_json(column, in_key)
@@ -70,6 +73,8 @@ class PostgresTypes(TypeMap):
 
     def why_incompatible(self, column: pa.Field, existing: pa.Field) -> str | None:
         kind, stored = value_type(column.type), native_type(existing)
+        if (dimensions := vector_size(column)) is not None:
+            return why_no_vectors(dimensions, stored)
         if pa.types.is_null(kind) or stored == native_type(column):
             return None
         if is_json(column) or kind == pa.json_():

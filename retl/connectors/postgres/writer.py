@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from retl.connectors.postgres.direct import DirectPath, DirectSlice, NotDirect
 from retl.connectors.postgres.loader import ANALYZED_ROWS, PostgresLoader
 from retl.connectors.postgres.merge import PostgresMerge
 from retl.connectors.postgres.session import PostgresSession
+from retl.connectors.postgres.vectors import make_index
 from retl.connectors.sql.lanes import Lanes
 from retl.connectors.sql.merge import TableMerge
 from retl.connectors.sql.staged import StagedSlice
@@ -162,6 +164,7 @@ class PipelinedWriter(StagedWriter):
         await self._leave_second()
         if self._changed >= ANALYZED_ROWS and not self._ending.completes:
             await self._session.run(self._analyze)
+        await self._session.run(partial(make_index, self._load))
         await super().finish(fenced)
 
     def _analyze(self) -> Step[None]:

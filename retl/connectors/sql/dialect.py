@@ -122,6 +122,22 @@ class Dialect(ABC):
     def as_text(self, expression: str) -> str:
         """An expression that gives the value as text, lossless."""
 
+    def text_of(self, column: pa.Field, expression: str) -> str:
+        """An expression that gives the value of a column of text or of vectors as text."""
+        return self.as_text(expression)
+
+    def read_text(self, column: pa.Field, texts: pa.Array) -> pa.Array:
+        """What ``text_of`` gives, as canonical text."""
+        return texts
+
+    def create_index(self, table: str, column: str) -> str:
+        """The statement that gives a table, by its quoted name, an index on a column; none if it has that already."""
+        return f"CREATE INDEX ON {table} ({column})"
+
+    def drop_column(self, table: str, column: str) -> list[str]:
+        """The statements that drop a column, and the index that ``create_index`` has made of it."""
+        return [f"ALTER TABLE {table} DROP COLUMN {self.identifier(column)}"]
+
     @abstractmethod
     def select_expression(self, column: pa.Field, expression: str) -> str:
         """The expression to select for a column: itself, or a cast to text where the type does not travel well."""

@@ -112,10 +112,13 @@ class TableChange:
     """What follows the definitions."""
     indexed: tuple[str, ...] = ()
     """Columns, as they stand in SQL, that need an index and have none."""
+    dialect: Dialect | None = None
+    """How their indexes are made."""
 
     def ddl(self, name: str) -> list[str]:
         """The DDL that makes a table fit, given by its quoted name."""
-        return [*self._table(name), *(f"CREATE INDEX ON {name} ({column})" for column in self.indexed)]
+        indexes = [self.dialect.create_index(name, column) for column in self.indexed] if self.dialect else []
+        return [*self._table(name), *indexes]
 
     def _table(self, name: str) -> list[str]:
         if self.create:

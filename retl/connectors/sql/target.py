@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import pyarrow as pa
 
 from retl.connectors.base import TableWriter, Target, TargetTable, loading
+from retl.connectors.sql import columns
+from retl.connectors.sql.columns import new_stamps
 from retl.connectors.sql.dialect import Dialect
 from retl.connectors.sql.ending import Ending
 from retl.connectors.sql.loader import BulkLoader
@@ -28,6 +30,10 @@ from retl.model.plan import TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.state import sql as state
 from retl.threads import shielded
+
+T = TypeVar("T")
+_Question = Callable[[TableName, ExistingTable | None], Step[T]]
+"""Asks something of a table, which may be missing."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class SqlTarget(Target):
 
     def unindexed(self, spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:
         """The columns, as they stand in SQL, that a load needs an index on and that get one. Refuses where they must not."""
-        return ()
+        return new_stamps(spec, existing, self.dialect) if self.dialect.has_indexes else ()
 
     def row_statements(self, load: PreparedLoad, merge: TableMerge) -> Step[list[str]]:
         """The statements that bring the rows of a slice into the table."""
@@ -135,6 +141,29 @@ class SqlTarget(Target):
         rows = yield query(f"SELECT 1 FROM {name.sql} LIMIT 1")
         return TargetTable(exists=True, empty=not rows)
 
+    async def lookup(self, table: str, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table:
+        return await self._ask(table, lambda name, existing: columns.lookup(name, existing, column, values, wanted))
+
+    async def extremes(self, table: str, column: str) -> tuple[str, str] | None:
+        return await self._ask(table, lambda name, existing: columns.extremes(name, existing, column))
+
+    async def drop_columns(self, table: str, names: Sequence[str]) -> None:
+        session = await self.connect()
+        try:
+            step = partial(self._of_table, table, lambda name, existing: columns.drop(name, existing, names))
+            await session.transaction(step)
+        finally:
+            await shielded(self.give_back(session))
+
+    async def _ask(self, table: str, make: _Question[T]) -> T:
+        async with self.questions() as session:
+            return await session.run(partial(self._of_table, table, make))
+
+    def _of_table(self, table: str, make: _Question[T]) -> Step[T]:
+        name = self.locate(table)
+        existing = yield from self.find(name)
+        return (yield from make((existing and existing.name) or name, existing))
+
     # Looking ----------------------------------------------------------------
 
     async def preview(self, spec: WriteSpec) -> TargetPreview:
@@ -157,7 +186,7 @@ class SqlTarget(Target):
         name = (existing and existing.name) or name
         warnings = yield from self.check(spec, name, existing)
         change = fit(spec, existing, self.dialect, self.types(existing))
-        change = replace(change, indexed=self.unindexed(spec, existing))
+        change = replace(change, indexed=self.unindexed(spec, existing), dialect=self.dialect)
         state = yield from self._refresh_state(spec, name, existing)
         load = self._prepared(spec, name, state.loaded, existing, change)
         plan = state.plan(change, lambda shadow: self._mirror(load, shadow).mirror())

@@ -124,6 +124,17 @@ class SQLiteDialect(Dialect):
     def logical_field(self, name: str, native: str) -> pa.Field:
         return logical_field(name, native)
 
+    def create_index(self, table: str, column: str) -> str:
+        return f"CREATE INDEX IF NOT EXISTS {self._index(table, column)} ON {table} ({column})"
+
+    def drop_column(self, table: str, column: str) -> list[str]:
+        index = self._index(table, self.identifier(column))
+        return [f"DROP INDEX IF EXISTS {index}", *super().drop_column(table, column)]
+
+    def _index(self, table: str, column: str) -> str:
+        """The name of the index on a column. In SQLite a table cannot have an index of the same name as another one's."""
+        return self.identifier(f"{table}_{column}_index".replace('"', ""))
+
     def literal(self, text: str, column: pa.Field) -> str:
         if pa.types.is_integer(column.type):
             return str(int(text))

@@ -15,6 +15,7 @@ from retl.connectors.elasticsearch.settings import of_documents
 from retl.connectors.elasticsearch.target import refresh
 from retl.connectors.elasticsearch.target.encode import Operation, gives_versions
 from retl.connectors.elasticsearch.target.preflight import check_type
+from retl.connectors.elasticsearch.target.vectors import check_vectors, mappings_of
 from retl.connectors.elasticsearch.types import (
     CONFLICT,
     ID,
@@ -131,7 +132,7 @@ def plan_index(
     """
     warnings: list[str] = []
     there = existing.definition if existing else None
-    wanted = _wanted(spec, times, server.flattened)
+    wanted = _with_vectors(_wanted(spec, times, server.flattened), spec, server)
     if server.opensearch and holds_documents(spec.schema):
         wanted = _without_hints(wanted, warnings)
     if holds_documents(spec.schema):
@@ -140,8 +141,8 @@ def plan_index(
         columns, added = _more_columns(spec, there, wanted, warnings)
     versions = _versions(spec, existing, warnings, filled=filled)
     note = {"key": list(spec.key), "columns": list(columns), "versions": _version_note(spec) if versions else None}
-    mappings = _with(_with(there.mappings if there else wanted.mappings, added), {"_meta": {"retl": note}})
-    definition = Definition(mappings, (there or wanted).settings, (there or wanted).aliases)
+    mapped = _with(_with(there.mappings if there else wanted.mappings, added), {"_meta": {"retl": note}})
+    definition = Definition(mapped, (there or wanted).settings, (there or wanted).aliases)
     if there is not None:
         added = {**added, **_new_note(spec, there, columns, versions)}
     casts = tuple(
@@ -163,6 +164,11 @@ def _wanted(spec: WriteSpec, times: str, flattened: str) -> Definition:
         mappings["properties"] = translated(mappings["properties"], flattened)
     settings = source.get("settings") or {}
     return Definition(mappings, of_documents(settings.get("index") or settings))
+
+
+def _with_vectors(wanted: Definition, spec: WriteSpec, server: Server) -> Definition:
+    more = mappings_of(spec, opensearch=server.opensearch)
+    return replace(wanted, mappings=_with(wanted.mappings, {"properties": more})) if more else wanted
 
 
 def _without_hints(wanted: Definition, warnings: list[str]) -> Definition:
@@ -291,6 +297,7 @@ def _more_columns(
         mapped = at(there.properties, name)
         if mapped is not None:
             check_type(spec, spec.schema.field(name), mapped)
+            check_vectors(spec, spec.schema.field(name), mapped)
         elif name not in noted:
             new.append(name)
     if new and not _takes_new(spec, new, warnings, whole=False):

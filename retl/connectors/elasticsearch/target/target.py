@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -15,7 +15,7 @@ from retl.connectors.elasticsearch.catalog import ExistingIndex
 from retl.connectors.elasticsearch.connection import Client, SharedClient
 from retl.connectors.elasticsearch.settings import left_out
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
-from retl.connectors.elasticsearch.target import preflight, refresh, truncate
+from retl.connectors.elasticsearch.target import preflight, refresh, truncate, vectors
 from retl.connectors.elasticsearch.target.plan import IndexPlan, LoadAddress, PreparedLoad, may_clash, plan_index
 from retl.connectors.elasticsearch.target.writer import ElasticsearchWriter
 from retl.connectors.elasticsearch.types import ID, ROUTING, holds_documents
@@ -81,6 +81,12 @@ class ElasticsearchTarget(Target):
 
     async def location(self, table: str) -> str | None:
         return await catalog.location_of(await self._shared.client(), table)
+
+    async def lookup(self, table: str, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table:
+        return await vectors.lookup(await self._shared.client(), table, column, values, wanted)
+
+    async def extremes(self, table: str, column: str) -> tuple[str, str] | None:
+        return await vectors.extremes(await self._shared.client(), table, column)
 
     async def preview(self, spec: WriteSpec) -> TargetPreview:
         client = await self._shared.client()

@@ -1,0 +1,1 @@
+"""Texts become vectors on their way into any target: ``EmbeddingTarget`` wraps it."""

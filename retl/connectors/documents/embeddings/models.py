@@ -1,0 +1,48 @@
+"""The model that a table names, for a load or for a question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from retl.connectors.documents.embeddings.hashing import Hashing
+from retl.connectors.documents.embeddings.model import Model
+from retl.connectors.rows.vectors import to_canonical
+from retl.model.embeddings import LOCAL, EmbeddingCounts, Embeddings
+from retl.model.errors import ConfigError, TargetError
+from retl.threads import shielded
+
+
+def open_model(words: Embeddings, counts: EmbeddingCounts) -> Model:
+    """The model that some words name; it counts into ``counts``."""
+    if words.url == f"{LOCAL}hashing":
+        return Hashing(words.dimensions, counts)
+    if words.url.startswith(LOCAL):
+        raise ConfigError(
+            f"there is no local model {words.url.removeprefix(LOCAL)!r}.",
+            remedy='use "local:hashing", or the address of a service that runs here.',
+            system="embeddings",
+        )
+    from retl.connectors.documents.embeddings.service import Service  # aiohttp is an extra
+
+    return Service(words, counts)
+
+
+async def embed(embeddings: Embeddings, texts: Sequence[str]) -> list[str]:
+    """The vectors of some texts, such as a question, as text for SQL: ``[0.1,-2]``. They compare with those of the table.
+
+    Raises ``TargetError`` for a text that the model refuses, and what else asking may raise.
+    """
+    if isinstance(texts, str):
+        raise ConfigError("embed was given one text.", remedy="give it a list, such as [question].")
+    blank = next((number for number, text in enumerate(texts) if not text.strip()), None)
+    if blank is not None:
+        raise ConfigError(f"text {blank} is blank, and has no vector.")
+    model = open_model(embeddings, EmbeddingCounts())
+    try:
+        answer = await model.embed(texts)
+    finally:
+        await shielded(model.aclose())
+    for number, reason in answer.refused.items():
+        raise TargetError(f"the model refuses text {number}: {reason}.", system="embeddings")
+    found: list[str] = to_canonical(answer.vectors).to_pylist()
+    return found
