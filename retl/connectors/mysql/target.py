@@ -135,6 +135,7 @@ class MySQLTarget(Target):
 
     async def drop_columns(self, table: str, names: Sequence[str]) -> None:
         found = await self._inspect(table)
+        self._recent.pop(table, None)
         await self._run(partial(columns.drop, found.name, found.table, names))
 
     async def _run(self, make: Callable[[], Step[T]]) -> T:

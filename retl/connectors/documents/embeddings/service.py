@@ -64,6 +64,8 @@ class Service(Model):
 
     async def embed(self, texts: Sequence[str]) -> Answer:
         self._ledger.plan(len(texts), sum(map(_size, texts)))
+        if self._session is None:
+            self._session = await self._open()
         vectors = np.zeros((len(texts), self._words.dimensions), dtype=np.float32)
         refused: dict[int, str] = {}
         failure: Exception | None = None
@@ -188,12 +190,12 @@ class Service(Model):
 
     async def _post(self, texts: Sequence[str]) -> tuple[int, Any, bytes]:
         async with self._translated():
-            session = self._session = self._session or await self._open()
+            assert self._session is not None
             asked: dict[str, Any] = {"model": self._words.model, "input": list(texts)}
             if self._words.shorten:
                 asked["dimensions"] = self._words.dimensions
             body = msgspec.json.encode(asked)
-            async with session.post(self._url, data=body) as answer:
+            async with self._session.post(self._url, data=body) as answer:
                 most = len(texts) * self._words.dimensions * _BYTES_PER_NUMBER + _MOST_OTHER_BYTES
                 return answer.status, answer.headers, await _bounded(answer, most)
 
@@ -202,7 +204,8 @@ class Service(Model):
         if self._words.api_key is not None:
             headers["Authorization"] = f"Bearer {reveal(self._words.api_key)}"
         seconds = parse_duration(self._words.timeout, what="embeddings.timeout").total_seconds()
-        tls = await anyio.to_thread.run_sync(ssl.create_default_context)
+        secure = self._url.startswith("https://")
+        tls = await anyio.to_thread.run_sync(ssl.create_default_context) if secure else True
         return aiohttp.ClientSession(
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=seconds),

@@ -69,8 +69,11 @@ class EmbeddingWriter(TableWriter):
         wanted = {
             of: text for of, text in zip(stamps, texts, strict=True) if text is not None and of != self._words.maker
         }
-        refused = await self._learn(wanted)
-        self._counts.texts += sum(of != self._words.maker for of in stamps)
+        missing = await self._missing(wanted)
+        refused = await self._ask(missing) if missing else {}
+        embedded = sum(of != self._words.maker for of in stamps)
+        self._counts.texts += embedded
+        self._counts.reused += embedded - len(missing)
         for of, reason in refused.items():
             bad = pa.array([other == of for other in stamps])
             self._rejects.add_masked(batch, bad, f"the model refuses the text: {reason}", self._words.of)
@@ -87,16 +90,15 @@ class EmbeddingWriter(TableWriter):
 
     # Vectors ----------------------------------------------------------------
 
-    async def _learn(self, wanted: dict[str, str]) -> dict[str, str]:
-        """Make the vectors of all these texts known; returns which the model refuses, and why."""
+    async def _missing(self, wanted: dict[str, str]) -> dict[str, str]:
+        """The texts whose vector neither the target nor this load has."""
         self._recent.begin()
         missing = {of: text for of, text in wanted.items() if of not in self._recent}
         if missing:
             for of, vector in (await self._there(list(missing))).items():
                 self._recent.add(of, vector)
                 missing.pop(of, None)
-        self._counts.reused += len(wanted) - len(missing)
-        return await self._ask(missing) if missing else {}
+        return missing
 
     async def _there(self, stamps: Sequence[str]) -> dict[str, str]:
         """The vectors that the target has."""
@@ -106,6 +108,7 @@ class EmbeddingWriter(TableWriter):
         return {of: vector for of, vector in pairs if vector is not None}
 
     async def _ask(self, missing: dict[str, str]) -> dict[str, str]:
+        """Have the model make these vectors; returns which texts it refuses, and why."""
         if self._spec.prove is not None:
             await self._spec.prove()  # what is paid for cannot be taken back
         answer = await self._model.embed(list(missing.values()))
