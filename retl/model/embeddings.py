@@ -141,8 +141,8 @@ class EmbeddingCounts(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Those whose vector the target had, or that had just come: nothing was asked for them."""
     asked: int = 0
     """Texts that the model was asked for."""
-    refused: int = 0
-    """Texts that the model refused."""
+    rejected: int = 0
+    """Texts that the model rejected."""
     tokens: int = 0
     """Tokens that the service has counted."""
     requests: int = 0
@@ -154,8 +154,8 @@ class EmbeddingCounts(msgspec.Struct, kw_only=True, omit_defaults=True):
         asked = f"{self.asked:,} asked for in {self.requests:,} requests" if self.requests else f"{self.asked:,} made"
         tokens = f", {self.tokens:,} tokens" if self.tokens else ""
         cost = f", cost {self.cost:,.6g}" if self.cost else ""
-        refused = f", {self.refused:,} refused" if self.refused else ""
-        return f"{self.texts:,} texts, {self.reused:,} reused, {asked}{tokens}{cost}{refused}"
+        rejected = f", {self.rejected:,} rejected" if self.rejected else ""
+        return f"{self.texts:,} texts, {self.reused:,} reused, {asked}{tokens}{cost}{rejected}"
 
 
 def in_all(counts: Iterable[EmbeddingCounts]) -> EmbeddingCounts | None:
@@ -172,7 +172,7 @@ def _sum(one: EmbeddingCounts, other: EmbeddingCounts) -> EmbeddingCounts:
         texts=one.texts + other.texts,
         reused=one.reused + other.reused,
         asked=one.asked + other.asked,
-        refused=one.refused + other.refused,
+        rejected=one.rejected + other.rejected,
         tokens=one.tokens + other.tokens,
         requests=one.requests + other.requests,
         cost=sum(costs) if costs else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import openai
 import pytest
@@ -18,10 +19,12 @@ def client(service: EmbeddingService) -> Iterator[openai.OpenAI]:
 
 
 @pytest.mark.parametrize("form", ["float", "base64"])
-def test_the_official_client_reads_its_vectors_in_their_order(client: openai.OpenAI, form: str) -> None:
+def test_the_official_client_reads_its_vectors_in_their_order(
+    client: openai.OpenAI, form: Literal["float", "base64"]
+) -> None:
     texts = ["bread and butter", "trains to Prague"]
 
-    answer = client.embeddings.create(model="small", input=texts, encoding_format=form)  # type: ignore[call-overload]
+    answer = client.embeddings.create(model="small", input=texts, encoding_format=form)
 
     assert [item.index for item in answer.data] == [0, 1]
     assert answer.usage.total_tokens == 6

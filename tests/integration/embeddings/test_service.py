@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -33,7 +32,7 @@ class Asking:
 
 
 @pytest.fixture(autouse=True)
-async def no_pauses(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[float]]:
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses take no time, and are noted."""
     pauses: list[float] = []
     sleep = anyio.sleep
@@ -43,7 +42,7 @@ async def no_pauses(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[float
         await sleep(0)
 
     monkeypatch.setattr("retl.connectors.net.retry.anyio.sleep", noted)
-    yield pauses
+    return pauses
 
 
 async def test_texts_come_in_batches_of_both_limits_and_keep_their_order(service: EmbeddingService) -> None:
@@ -52,7 +51,7 @@ async def test_texts_come_in_batches_of_both_limits_and_keep_their_order(service
     answer = await Asking(service, batch=4, batch_chars=120).embed(*texts)
 
     assert np.array_equal(answer.vectors, np.array([vector(text, 8) for text in texts]))
-    assert answer.refused == {}
+    assert answer.rejected == {}
     assert sorted(service.sizes) == [1, 2, 2, 4, 4]
     assert service.twice == []
 
@@ -96,7 +95,7 @@ async def test_a_service_that_fails_is_asked_five_times(service: EmbeddingServic
 async def test_a_line_that_is_cut_is_tried_again(service: EmbeddingService) -> None:
     service.faults = [Fault(cut=True, times=2)]
 
-    assert (await Asking(service).embed("bread")).refused == {}
+    assert (await Asking(service).embed("bread")).rejected == {}
 
 
 async def test_a_quota_that_is_used_up_is_not_waited_for(service: EmbeddingService, no_pauses: list[float]) -> None:
@@ -114,16 +113,16 @@ async def test_a_refused_text_is_found_among_a_hundred(service: EmbeddingService
 
     answer = await asking.embed(*map(str, range(100)))
 
-    assert answer.refused == dict.fromkeys((7, 83), "Your input was rejected by our safety system.")
+    assert answer.rejected == dict.fromkeys((7, 83), "Your input was rejected by our safety system.")
     assert np.array_equal(answer.vectors[82], vector("82", 8))
     assert service.twice == []
-    assert (asking.counts.asked, asking.counts.refused) == (98, 2)
+    assert (asking.counts.asked, asking.counts.rejected) == (98, 2)
 
 
 async def test_a_text_that_is_too_long_is_told_by_the_services_own_words(service: EmbeddingService) -> None:
     answer = await Asking(service).embed("word " * 9_000, "bread")
 
-    assert "maximum context length is 8192 tokens, however you requested 9000" in answer.refused[0]
+    assert "maximum context length is 8192 tokens, however you requested 9000" in answer.rejected[0]
 
 
 async def test_a_service_that_refuses_every_text_is_not_taken_for_bad_texts(service: EmbeddingService) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 import retl
 from retl.model.embeddings import EmbeddingCounts
-from tests.fake_embeddings import EmbeddingService, Fault
+from tests.fake_embeddings import Fault
 from tests.fake_embeddings.server import vector
 from tests.integration.embeddings.conftest import Articles, numbers
 

@@ -103,7 +103,7 @@ def _check_dimensions(found: list[int], dimensions: int) -> None:
 
 
 def read_problem(content: bytes) -> Problem:
-    """What a refusal says, in one of the forms that services have."""
+    """What a problem says, in one of the forms that services have."""
     try:
         found = msgspec.json.decode(content, type=_Failed)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""What asks a model for vectors, whoever runs it."""
+"""What asks a model for vectors: the one that comes with retl, or a service."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Answer:
     """The vectors of some texts, a row for each; that of a refused text is nothing."""
 
     vectors: Numbers
-    refused: Mapping[int, str]
-    """Which texts the model refused, by their number, and why."""
+    rejected: Mapping[int, str]
+    """Which texts the model rejected, by their number, and why."""
 
 
 class Model(ABC):

@@ -42,7 +42,7 @@ async def embed(embeddings: Embeddings, texts: Sequence[str]) -> list[str]:
         answer = await model.embed(texts)
     finally:
         await shielded(model.aclose())
-    for number, reason in answer.refused.items():
+    for number, reason in answer.rejected.items():
         raise TargetError(f"the model refuses text {number}: {reason}.", system="embeddings")
     found: list[str] = to_canonical(answer.vectors).to_pylist()
     return found

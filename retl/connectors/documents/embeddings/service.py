@@ -56,7 +56,7 @@ class Service(Model):
         self._limit = anyio.CapacityLimiter(words.concurrency)
         self._session: aiohttp.ClientSession | None = None
         self._proved = False
-        """Whether the service has accepted a text: then a refusal is about the text."""
+        """Whether the service has accepted a text: then what it rejects is the text."""
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -67,14 +67,14 @@ class Service(Model):
         if self._session is None:
             self._session = await self._open()
         vectors = np.zeros((len(texts), self._words.dimensions), dtype=np.float32)
-        refused: dict[int, str] = {}
+        rejected: dict[int, str] = {}
         failure: Exception | None = None
 
         async def one(numbers: Sequence[int]) -> None:
             nonlocal failure
             try:
                 async with self._limit:
-                    await self._divide(texts, numbers, vectors, refused)
+                    await self._divide(texts, numbers, vectors, rejected)
             except Exception as error:  # raised again outside the group, so that it stays plain
                 failure = failure or error
                 tasks.cancel_scope.cancel()
@@ -84,7 +84,7 @@ class Service(Model):
                 tasks.start_soon(one, numbers)
         if failure is not None:
             raise failure
-        return Answer(vectors, refused)
+        return Answer(vectors, rejected)
 
     def _batches(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """The numbers of the texts of each request."""
@@ -102,9 +102,9 @@ class Service(Model):
     # Refused texts ----------------------------------------------------------
 
     async def _divide(
-        self, texts: Sequence[str], numbers: Sequence[int], vectors: Numbers, refused: dict[int, str]
+        self, texts: Sequence[str], numbers: Sequence[int], vectors: Numbers, rejected: dict[int, str]
     ) -> None:
-        """Ask for some texts; where they are refused, for each half of them, down to the one that is."""
+        """Ask for some texts; where they are rejected, for each half of them, down to the one that is."""
         stack = [list(numbers)]
         while stack:
             some = stack.pop()
@@ -116,8 +116,8 @@ class Service(Model):
                     stack += [some[middle:], some[:middle]]
                     continue
                 await self._prove(str(error))
-                refused[some[0]] = str(error)
-                self._counts.refused += 1
+                rejected[some[0]] = str(error)
+                self._counts.rejected += 1
 
     async def _prove(self, reason: str) -> None:
         """Before a text is blamed: does the service accept any?"""
@@ -170,10 +170,10 @@ class Service(Model):
             self._counts.requests += 1
             if status == 200:
                 return content
-            refusal = self._error(status, read_problem(content), headers)
-            if not isinstance(refusal, TransientError):
-                raise refusal
-            await retries.wait(refusal, counts=status != 429, exactly=refusal.retry_after)
+            problem = self._error(status, read_problem(content), headers)
+            if not isinstance(problem, TransientError):
+                raise problem
+            await retries.wait(problem, counts=status != 429, exactly=problem.retry_after)
 
     def _error(self, status: int, problem: Problem, headers: Any) -> Exception:
         """The error that an answer means."""

@@ -70,16 +70,16 @@ class EmbeddingWriter(TableWriter):
             of: text for of, text in zip(stamps, texts, strict=True) if text is not None and of != self._words.maker
         }
         missing = await self._missing(wanted)
-        refused = await self._ask(missing) if missing else {}
+        rejected = await self._ask(missing) if missing else {}
         embedded = sum(of != self._words.maker for of in stamps)
         self._counts.texts += embedded
         self._counts.reused += embedded - len(missing)
-        for of, reason in refused.items():
+        for of, reason in rejected.items():
             bad = pa.array([other == of for other in stamps])
             self._rejects.add_masked(batch, bad, f"the model refuses the text: {reason}", self._words.of)
         full = self._full(batch, stamps)
-        if refused:
-            full = full.filter(pa.array([of not in refused for of in stamps]))
+        if rejected:
+            full = full.filter(pa.array([of not in rejected for of in stamps]))
         if full.num_rows:
             await self._writer.write(full)
 
@@ -115,9 +115,9 @@ class EmbeddingWriter(TableWriter):
         told = dict(enumerate(missing))
         vectors = to_canonical(answer.vectors).to_pylist()
         for number, vector in enumerate(vectors):
-            if number not in answer.refused:
+            if number not in answer.rejected:
                 self._recent.add(told[number], vector)
-        return {told[number]: reason for number, reason in answer.refused.items()}
+        return {told[number]: reason for number, reason in answer.rejected.items()}
 
     # The rest of a load -----------------------------------------------------
 
