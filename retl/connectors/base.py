@@ -225,8 +225,7 @@ class SourceScan(ABC):
     async def recount(self, slice_: Slice) -> int | None:
         """How many rows a slice has as of now; ``None`` where the source cannot tell.
 
-        Asked where fewer came than the plan had counted: then either rows have gone since, or something between here
-        and the source cuts its answers.
+        Asked where fewer came than the plan had counted: rows have gone since, or something cuts the source's answers.
         """
         return None
 
@@ -242,7 +241,7 @@ class TableWriter(ABC):
     overlaps: bool = False
     """Whether batches may be written while a commit is under way: a commit takes what is staged when it is called."""
     embeddings: EmbeddingCounts | None = None
-    """What the vectors of this load took, where it makes some; counted on while it runs."""
+    """What the vectors of this load took so far, where it makes some."""
 
     async def begin(self, slice_: Slice) -> None:  # noqa: B027  # not abstract: most need not know
         """Learn which slice the next batches belong to: called before the first of them, and again where it is read again.
@@ -288,8 +287,7 @@ class TableWriter(ABC):
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         """After the last commit: switch the shadow in, prune archives, save the checkpoint, in one step where possible.
 
-        ``fenced`` is ``None`` where the last commit has saved the final checkpoint already, as it does
-        for a table that is not replaced, and where the target does not hold the checkpoints.
+        ``fenced`` is ``None`` where the last commit has saved the final checkpoint, and where the target holds none.
         """
 
     async def abort(self) -> None:  # noqa: B027  # not abstract: some have nothing to undo

@@ -121,6 +121,9 @@ class EmbeddingWriter(TableWriter):
 
     # The rest of a load -----------------------------------------------------
 
+    async def begin(self, slice_: Slice) -> None:
+        await self._writer.begin(slice_)
+
     async def discard(self) -> None:
         self._rejects = RejectCollector(self._spec)
         await self._writer.discard()
