@@ -23,7 +23,6 @@ from retl.model.actions import PreAction, Write, parse_actions
 from retl.model.checkpoint import Fence, Reject
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, RetlError
-from retl.model.naming import Naming
 from retl.model.options import LostTarget, NewColumns, NullCursor, TableOptions
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineStatus
@@ -118,8 +117,7 @@ class Pipeline:
             _check_side(self._source, Source, "source", "IteratorSource")
             _check_side(self._target, Target, "target", "FunctionTarget")
             self._source, self._target = with_documents(self._source, self._target, declared)
-            naming = Naming(self._source.schemas, self._target.schemas)
-            self._tables = Tables(name, declared, defaults, actions, documents=self._target.documents, naming=naming)
+            self._tables = Tables(name, declared, defaults, actions, self._source, self._target)
             inside = self._target.state_store() if state is None else None
             self._store: StateStore = state or inside or _no_store(self._target)
         self._config = PipelineConfig(

@@ -24,9 +24,8 @@ class Tables:
         declared: Sequence[Table],
         defaults: TableOptions,
         blacklist: frozenset[Action],
-        *,
-        documents: bool = False,
-        naming: Naming = Naming(),  # noqa: B008  # frozen
+        source: Source,
+        target: Target,
     ) -> None:
         if not declared:
             raise ConfigError("the pipeline has no tables.", remedy="name at least one.")
@@ -34,8 +33,9 @@ class Tables:
         self.declared = list(declared)
         self.defaults = defaults
         self._blacklist = blacklist
-        self._documents = documents
-        self._naming = naming
+        self._documents = target.documents
+        self._files = source.files
+        self._naming = Naming(source.schemas, target.schemas)
         self._resolved: dict[int, TableSpec] = {}
         self._writers: dict[str, str] = {}
         """The table that is written to each name of the target."""
@@ -54,7 +54,7 @@ class Tables:
                     )
                 seen.add(table.name)
                 # A table that inherits its cursor is checked again when its columns are known.
-                to = resolve(table, table.name, defaults, blacklist, inherited_cursor=None, naming=naming).to
+                to = self._with_defaults(table, table.name, None).to
                 if to in self._writers:
                     raise _two_writers([self._writers[to], table.name], to)
                 self._writers[to] = table.name
@@ -188,6 +188,17 @@ class Tables:
             errors.append(error)
         return [spec for spec in specs if self._writers.get(spec.to) == spec.name]
 
+    def _with_defaults(self, table: Table, name: str, inherited_cursor: str | None) -> TableSpec:
+        return resolve(
+            table,
+            name,
+            self.defaults,
+            self._blacklist,
+            inherited_cursor=inherited_cursor,
+            naming=self._naming,
+            by_file=self._files,
+        )
+
     async def _named(self, source: Source, number: int, table: Table) -> TableSpec:
         if number not in self._resolved:
             assert table.name is not None
@@ -200,7 +211,7 @@ class Tables:
             schema = await source.describe(name)
             if schema is not None and not schema.has(inherited):
                 inherited = None
-        spec = resolve(table, name, self.defaults, self._blacklist, inherited_cursor=inherited, naming=self._naming)
+        spec = self._with_defaults(table, name, inherited)
         _check_files(spec, source)
         # A document that comes whole has no place for a vector.
         narrowed = source.narrowed(replace(spec, documents=self._documents and spec.embeddings is None))

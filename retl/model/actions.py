@@ -53,15 +53,22 @@ _NEEDED: dict[PreAction, frozenset[Action]] = {
 
 
 def check_blacklist(
-    blacklist: frozenset[Action], pre_action: PreAction, write: Write, *, keep_archives: int | None
+    blacklist: frozenset[Action],
+    pre_action: PreAction,
+    write: Write,
+    *,
+    keep_archives: int | None,
+    by_file: bool = False,
 ) -> None:
     """Raise ``ConfigError`` where a table could not work without a blacklisted action.
+
+    ``by_file``: truncating deletes the rows of one file, so it needs no TRUNCATE.
 
     The effect of a blacklist that *can* work: without INSERT only rows that exist in
     the target are updated; without UPDATE only new rows are added; without CREATE a
     missing table is an error; without ALTER new source columns are not added.
     """
-    needed = set(_NEEDED[pre_action])
+    needed = set(_NEEDED[pre_action]) - ({Action.TRUNCATE} if by_file else set())
     if write is Write.APPEND:
         needed.add(Action.INSERT)
     if pre_action is PreAction.RENAME_AND_CREATE and keep_archives is not None:

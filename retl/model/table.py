@@ -169,14 +169,17 @@ def resolve(
     *,
     inherited_cursor: str | None,
     naming: Naming = Naming(),  # noqa: B008  # frozen
+    by_file: bool = False,
 ) -> TableSpec:
     """Apply a pipeline's defaults to one table and check that the words fit together.
 
-    ``inherited_cursor`` is the pipeline's cursor where this table has that column.
+    ``inherited_cursor`` is the pipeline's cursor where this table has that column. ``by_file``: the source reads files.
     Raises ``ConfigError``.
     """
     try:
-        return _resolve(table, name, defaults, blacklist, inherited_cursor, naming)
+        spec = _resolve(table, name, defaults, inherited_cursor, naming)
+        check_blacklist(blacklist, spec.pre_action, spec.write, keep_archives=spec.keep_archives, by_file=by_file)
+        return spec
     except ConfigError as error:
         error.with_context(table=name)
         raise
@@ -186,7 +189,6 @@ def _resolve(
     table: Table,
     name: str,
     defaults: TableOptions,
-    blacklist: frozenset[Action],
     inherited_cursor: str | None,
     naming: Naming,
 ) -> TableSpec:
@@ -258,7 +260,6 @@ def _resolve(
         embeddings=table.embeddings,
     )
     _check_words(spec)
-    check_blacklist(blacklist, pre_action, write, keep_archives=keep_archives)
     return spec
 
 

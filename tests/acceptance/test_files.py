@@ -276,6 +276,15 @@ async def test_no_row_of_a_file_is_deleted_where_the_blacklist_forbids_it(
     assert folder.rows() == [(1, "a.csv", 1)]
 
 
+async def test_to_delete_the_rows_of_a_file_is_not_to_truncate(folder: Folder) -> None:
+    folder.write("a.csv", "id", "1")
+    folder.write("b.csv", "id", "2")
+    await folder.pipeline(blacklist=["TRUNCATE"]).run_once()
+    folder.write("a.csv", "id", "3")
+    await folder.pipeline(blacklist=["TRUNCATE"]).run_once()
+    assert folder.rows() == [(2, "b.csv", 1), (3, "a.csv", 1)]
+
+
 @pytest.mark.parametrize("pre_action", ["swap", "mirror", "rename_and_create"])
 async def test_a_table_that_is_replaced_holds_all_files_again(folder: Folder, pre_action: str) -> None:
     folder.words = {"pre_action": pre_action}
