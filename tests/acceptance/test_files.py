@@ -16,6 +16,7 @@ import pytest
 
 from retl.model.errors import ConfigError, GuardStopped, SchemaDrift
 from tests.integration.files.folder import Folder
+from tests.routes.ends import DuckDBEnd, SqlEnd
 from tests.routes.fixtures import make_end
 
 TARGETS = ("sqlite", "duckdb", "mysql", "mariadb", "postgres", "postgres15")
@@ -140,6 +141,61 @@ async def test_values_are_read_as_the_types_that_the_target_has(folder: Folder) 
     report = await folder.failed()
     assert folder.rows("id", "code", "_row") == [(1, "007", 1), (2, "008", 2)]
     assert "b.csv" in (report.error or "")
+
+
+INDEXES = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'sales' AND sql IS NOT NULL",
+    "mysql": "SELECT DISTINCT index_name FROM information_schema.statistics WHERE table_schema = DATABASE() "
+    "AND table_name = 'sales' AND index_name <> 'PRIMARY'",
+    "postgres": "SELECT indexname FROM pg_indexes WHERE tablename = 'sales' AND indexdef NOT LIKE '%UNIQUE%'",
+}
+
+
+def indexes(folder: Folder) -> list[str]:
+    """The names of the table's indexes besides that of its key."""
+    question = INDEXES[folder.target.connector().type_name]
+    assert isinstance(folder.target, SqlEnd)
+    return [str(name) for (name,) in folder.target.run(question)]
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_the_column_of_the_file_gets_one_index(folder: Folder, there: bool) -> None:
+    if isinstance(folder.target, DuckDBEnd):
+        pytest.skip("one pass over a column is the best way there")
+    if there:
+        folder.target.create("sales", {"n": "int", "_file": "text", "_row": "int"})
+    folder.words["key"] = "id"
+    folder.write("a.csv", "id,n", "1,1")
+    await folder.scan()
+    (name,) = indexes(folder)
+    assert "_file" in name
+    folder.write("b.csv", "id,n", "2,2")
+    await folder.scan()
+    assert indexes(folder) == [name]
+
+
+async def test_a_key_that_begins_with_the_file_needs_no_other_index(folder: Folder) -> None:
+    if isinstance(folder.target, DuckDBEnd):
+        pytest.skip("one pass over a column is the best way there")
+    folder.write("a.csv", "id", "1")
+    await folder.scan()
+    assert indexes(folder) == []
+
+
+async def test_an_index_is_demanded_by_name_where_none_may_be_created(folder: Folder) -> None:
+    folder.target.create("sales", {"_file": "text", "_row": "int"})
+    folder.write("a.csv", "id", "1")
+    if isinstance(folder.target, DuckDBEnd):
+        await folder.pipeline(blacklist=["CREATE"]).run_once()
+        return
+    with pytest.raises(ConfigError, match=r"no index that begins with '_file'.*the blacklist forbids CREATE") as caught:
+        await folder.pipeline(blacklist=["CREATE"]).run_once()
+    assert isinstance(folder.target, SqlEnd)
+    demanded = re.search(r"(CREATE INDEX .*\))\.", caught.value.remedy)
+    assert demanded is not None
+    folder.target.run(demanded[1].replace("CONCURRENTLY ", ""))
+    await folder.pipeline(blacklist=["CREATE"]).run_once()
+    assert folder.rows() == [(1, "a.csv", 1)]
 
 
 async def test_a_key_that_stands_in_two_files_leaves_the_second_one_out(folder: Folder) -> None:

@@ -249,6 +249,7 @@ async def inspect(connection: MySQLConnection, table: str, database: str | None)
             children=_names(found, "child"),
             parents=_names(found, "parent"),
             own_parents=_own_parents(found, name, spelling),
+            indexed=_indexed(indexes, spelling),
         ).with_columns([_column(row[1:]) for row in columns])
     rows = found.get("rows")
     return Inspection(
@@ -317,6 +318,15 @@ def _unique(rows: Sequence[Sequence[object]], spelling: dict[str, str]) -> list[
         )
         for parts in found.values()
     ]
+
+
+def _indexed(rows: Sequence[Sequence[object]], spelling: dict[str, str]) -> frozenset[str]:
+    """The columns with which a plain index begins that the server uses."""
+    found = set()
+    for place, _, column, _, _, kind, _, _, hidden, *_ in rows:
+        if place == "1" and column is not None and kind == "BTREE" and not int(str(hidden)):
+            found.add(spelling.get(str(column).lower(), str(column)))
+    return frozenset(found)
 
 
 def _counted(columns: Sequence[Sequence[object]]) -> set[str]:

@@ -18,6 +18,10 @@ from retl.model.errors import ConfigError
 from retl.model.schema import field, native_type
 
 _DECIMAL = re.compile(r"(?:decimal|numeric)\((\d+),(\d+)\)")
+_LONG = re.compile(r"(?:var)?(?:char|binary)\((\d+)\)|(?:tiny|medium|long)?(?:text|blob)\b")
+_LONGEST_NAME = 64
+_MOST_INDEXED = 255
+"""Characters, or bytes, of a value that stand in an index: more of them may not fit."""
 _WHOLE = re.compile(r"(tinyint|smallint|mediumint|int|integer|bigint)\b")
 _BITS = {"tinyint": 8, "smallint": 16, "mediumint": 32, "int": 32, "integer": 32, "bigint": 64}
 _SIGNED = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
@@ -66,7 +70,7 @@ class MySQLDialect(Dialect):
     folds_names: ClassVar[bool] = True
     begin: ClassVar[str] = "START TRANSACTION"
     newest_first: ClassVar[str] = "DESC"
-    longest_name: ClassVar[int | None] = 64
+    longest_name: ClassVar[int | None] = _LONGEST_NAME
     table_options: ClassVar[str] = " ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4"
 
     def __init__(self, timezone: str | None = None) -> None:
@@ -77,6 +81,16 @@ class MySQLDialect(Dialect):
 
     def empty(self, table: str) -> str:
         return f"TRUNCATE TABLE {table}"
+
+    def indexed(self, column: str, native: str) -> str:
+        found = _LONG.match(native.lower())
+        if found is None or int(found[1] or _MOST_INDEXED + 1) <= _MOST_INDEXED:
+            return self.identifier(column)
+        return f"{self.identifier(column)}({_MOST_INDEXED})"
+
+    def create_index(self, table: str, column: str) -> str:
+        name = f"{column.partition('(')[0].strip('`')}_idx"[-_LONGEST_NAME:]
+        return f"CREATE INDEX {self.identifier(name)} ON {table} ({column})"
 
     def logical_field(self, name: str, native: str) -> pa.Field:
         return logical_field(name, native)

@@ -31,6 +31,7 @@ from retl.connectors.mysql.writer import MySQLWriter
 from retl.connectors.net.pool import ConnectionPool, Reservation
 from retl.connectors.sql import columns
 from retl.connectors.sql.refresh import RefreshPlan
+from retl.connectors.sql.scope import unindexed
 from retl.connectors.sql.statement import Step
 from retl.connectors.sql.tables import TableChange, TableName, fit
 from retl.model.actions import Action, PreAction, Write
@@ -160,6 +161,7 @@ class MySQLTarget(Target):
         server = connection.server
         types = MySQLTypes(spec.schema, spec.key, mariadb=server.mariadb, version=server.version)
         change = columns.with_index(fit(spec, known, DIALECT, types), spec, known, DIALECT)
+        change = replace(change, indexed=unindexed(change, spec, found.name, known, DIALECT), dialect=DIALECT)
         await trial.check(connection, found.name, spec, change)
         if found.local_infile:
             await self._infile.probe(connection, str(found.name.schema))

@@ -137,6 +137,12 @@ class CatalogTable(msgspec.Struct, frozen=True):
             generated=frozenset(column.name for column in self.columns if column.generated),
             name=self.name,
             collates=not all(column.deterministic and column.base != "citext" for column in self.columns),
+            indexed=frozenset(
+                index.columns[0]
+                for index in self.indexes
+                if index.valid and not index.partial and index.columns and index.columns[0] is not None
+            ),
+            owner=None if self.owned else self.owner,
         )
 
     def key(self) -> tuple[str, ...]:

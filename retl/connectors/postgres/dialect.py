@@ -43,6 +43,7 @@ class PostgreSQLDialect(Dialect):
 
     name: ClassVar[str] = "postgres"
     has_indexes: ClassVar[bool] = True
+    without_locks: ClassVar[str] = " CONCURRENTLY"
     longest_name: ClassVar[int | None] = _LONGEST_NAME
     begin: ClassVar[str] = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 

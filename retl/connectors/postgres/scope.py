@@ -1,11 +1,10 @@
-"""Slices that replace the rows of their scope: what their deletes need, and what they must not do to others."""
+"""Slices that replace the rows of their scope: what their deletes must not do to others."""
 
 from __future__ import annotations
 
 from retl.connectors.postgres.catalog import CatalogTable
-from retl.connectors.postgres.dialect import DIALECT
 from retl.model.actions import Action, Write
-from retl.model.errors import ConfigError, UnsupportedError
+from retl.model.errors import UnsupportedError
 from retl.model.plan import WriteSpec
 
 CHANGED_CHILDREN = {"c": "deletes", "n": "sets to NULL", "d": "sets to the default"}
@@ -23,24 +22,3 @@ def check_children(spec: WriteSpec, known: CatalogTable) -> None:
             f"{CHANGED_CHILDREN[child.on_delete]} what refers to them in {child.table!r}.",
             remedy='make it ON DELETE NO ACTION DEFERRABLE INITIALLY DEFERRED, drop it, or use pre_action = "none" with a key.',
         )
-
-
-def unindexed(spec: WriteSpec, known: CatalogTable | None) -> tuple[str, ...]:
-    """The column of the scope, unless an index finds its rows: else each slice would read the whole table."""
-    column = spec.table.scope
-    if column is None or _begins_an_index(spec, known, column):
-        return ()
-    name = DIALECT.identifier(column)
-    if known is None or (known.owned and Action.CREATE not in spec.blacklist):
-        return (name,)
-    why = f"only its owner, {known.owner!r}, may create one" if not known.owned else "the blacklist forbids CREATE"
-    raise ConfigError(
-        f"{spec.table.to!r} has no index that begins with {column!r}, by which each slice finds its rows, and {why}.",
-        remedy=f"create it yourself: CREATE INDEX CONCURRENTLY ON {known.name.sql} ({name}).",
-    )
-
-
-def _begins_an_index(spec: WriteSpec, known: CatalogTable | None, column: str) -> bool:
-    if known is None:
-        return spec.key[:1] == (column,)
-    return any(index.columns[:1] == [column] and index.valid and not index.partial for index in known.indexes)

@@ -17,12 +17,10 @@ from retl.connectors.postgres.existing import PostgresTable
 from retl.connectors.postgres.keys import check_key, check_numbers
 from retl.connectors.postgres.loader import PostgresLoader
 from retl.connectors.postgres.merge import PostgresMerge
-from retl.connectors.postgres.scope import unindexed
 from retl.connectors.postgres.session import PostgresSession
 from retl.connectors.postgres.store import PostgresStore
 from retl.connectors.postgres.type_map import TYPES
 from retl.connectors.postgres.writer import LoadWorker, PipelinedWriter
-from retl.connectors.sql.columns import new_stamps
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.refresh import TableDefinition
@@ -132,10 +130,6 @@ class PostgresTarget(SqlTarget):
             check_key(spec, table)
             warnings += yield from check_numbers(spec, table)
         return warnings
-
-    def unindexed(self, spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:
-        scope = unindexed(spec, existing.catalog if isinstance(existing, PostgresTable) else None)
-        return (*scope, *new_stamps(spec, existing, DIALECT))
 
     def check_insert(self, name: TableName, columns: Sequence[str]) -> Step[None]:
         return

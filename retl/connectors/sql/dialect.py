@@ -51,6 +51,13 @@ class Dialect(ABC):
     has_indexes: ClassVar[bool] = False
     """Whether an index finds a few rows quickly; otherwise one pass over a column is the best way to ask for anything."""
 
+    without_locks: ClassVar[str] = ""
+    """The word, with a space before it, by which people create an index while others write."""
+
+    def indexed(self, column: str, native: str) -> str:
+        """A column of this native type as it stands in an index, or as much of it as fits there."""
+        return self.identifier(column)
+
     def identifier(self, name: str) -> str:
         """A name, quoted so that it cannot be anything but a name."""
         if not name or "\x00" in name:

@@ -53,6 +53,10 @@ class ExistingTable:
     """Its name as the system spells it."""
     collates: bool = False
     """Whether it may call different keys equal."""
+    indexed: frozenset[str] = frozenset()
+    """Columns with which an index begins that finds all rows of a value."""
+    owner: str | None = None
+    """Who alone may create an index, unless the user may."""
 
     def spelled(self, names: Sequence[str], dialect: Dialect) -> ExistingTable:
         """The same table with its columns spelled as in ``names``, if the system calls the names equal."""
@@ -69,6 +73,7 @@ class ExistingTable:
             keys=keys,
             required=spell(self.required),
             generated=spell(self.generated),
+            indexed=spell(self.indexed),
         )
 
 

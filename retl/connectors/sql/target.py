@@ -19,6 +19,7 @@ from retl.connectors.sql.ending import Ending
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
+from retl.connectors.sql.scope import unindexed
 from retl.connectors.sql.session import Session
 from retl.connectors.sql.statement import Step, execute, query
 from retl.connectors.sql.tables import ExistingTable, TableChange, TableName, TypeMap, fit, real_key
@@ -99,10 +100,6 @@ class SqlTarget(Target):
     @abstractmethod
     def loader(self, load: PreparedLoad) -> BulkLoader:
         """The loader that stages the rows of a load."""
-
-    def unindexed(self, spec: WriteSpec, existing: ExistingTable | None) -> tuple[str, ...]:
-        """The columns, as they stand in SQL, that a load needs an index on and that get one. Refuses where they must not."""
-        return new_stamps(spec, existing, self.dialect) if self.dialect.has_indexes else ()
 
     def row_statements(self, load: PreparedLoad, merge: TableMerge) -> Step[list[str]]:
         """The statements that bring the rows of a slice into the table."""
@@ -186,7 +183,9 @@ class SqlTarget(Target):
         name = (existing and existing.name) or name
         warnings = yield from self.check(spec, name, existing)
         change = fit(spec, existing, self.dialect, self.types(existing))
-        change = replace(change, indexed=self.unindexed(spec, existing), dialect=self.dialect)
+        stamps = new_stamps(spec, existing, self.dialect) if self.dialect.has_indexes else ()
+        indexed = (*unindexed(change, spec, name, existing, self.dialect), *stamps)
+        change = replace(change, indexed=indexed, dialect=self.dialect)
         state = yield from self._refresh_state(spec, name, existing)
         load = self._prepared(spec, name, state.loaded, existing, change)
         plan = state.plan(change, lambda shadow: self._mirror(load, shadow).mirror())

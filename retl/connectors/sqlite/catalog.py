@@ -77,6 +77,16 @@ def _unique_indexes(name: str) -> Step[list[UniqueIndex]]:
     return found
 
 
+def _indexed(name: str) -> Step[frozenset[str]]:
+    """The columns with which an index over all rows begins."""
+    rows = yield query(
+        "SELECT i.name FROM pragma_index_list(?) AS l JOIN pragma_index_info(l.name) AS i ON i.seqno = 0 "
+        "WHERE NOT l.partial AND i.name IS NOT NULL",
+        name,
+    )
+    return frozenset(column for (column,) in rows)
+
+
 def inspect(name: str) -> Step[SQLiteTable | None]:
     """A table's columns and unique keys, or ``None`` if it does not exist."""
     table = yield from find(name)
@@ -106,6 +116,7 @@ def inspect(name: str) -> Step[SQLiteTable | None]:
         kind=table.kind,
         strict=table.strict,
         indexes=tuple(indexes),
+        indexed=(yield from _indexed(name)),
         triggers=any(kind == "trigger" for kind, _, _ in (yield from _belongings(name))),
     )
 
