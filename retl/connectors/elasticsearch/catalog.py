@@ -181,20 +181,24 @@ async def location_of(client: Client, name: str) -> str | None:
 async def is_empty(client: Client, names: Sequence[str]) -> bool:
     """Whether these indices hold no document, the newest included. A refresh is expensive, so it is done only in doubt."""
     name = ",".join(names)
-    if await _counted(client, name, {"terminate_after": 1}):
+    if await counted(client, name, {"terminate_after": 1}):
         return False
     await refresh(client, name)
-    return not await _counted(client, name, {"terminate_after": 1})
+    return not await counted(client, name, {"terminate_after": 1})
 
 
 async def count(client: Client, name: str) -> int:
     """How many documents there are, the newest included."""
     await refresh(client, name)
-    return await _counted(client, name)
+    return await counted(client, name)
 
 
-async def _counted(client: Client, name: str, params: Mapping[str, Any] | None = None) -> int:
-    answer = await client.call("GET", f"/{quoted(name)}/_count", params=params)
+async def counted(
+    client: Client, name: str, params: Mapping[str, Any] | None = None, *, query: Mapping[str, Any] | None = None
+) -> int:
+    """How many documents there are, or how many match, of those that searches see."""
+    body = None if query is None else {"query": dict(query)}
+    answer = await client.call("GET" if body is None else "POST", f"/{quoted(name)}/_count", params=params, body=body)
     if failed := answer["_shards"].get("failed"):
         raise ConnectionFailed(
             f"{failed} shards of {name!r} at {client.place} did not count their documents.",

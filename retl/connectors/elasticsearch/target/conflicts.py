@@ -53,7 +53,7 @@ class Conflicts:
             await self._prove()
             replaced = [number for number in self._newest(lines) if not self._stays(lines, number, found[number])]
             bulk.older += len(lines) - len(replaced)
-            numbers = [_numbered(found[number]) for number in replaced]
+            numbers = [numbered(found[number]) for number in replaced]
             lines = lines.take(replaced)
             again = await bulk.resend(lines.in_place_of(numbers)) if replaced else ()
             if not len(again):
@@ -90,7 +90,8 @@ async def stored(client: Client, index: str, lines: Lines, fields: Sequence[str]
     return found
 
 
-def _numbered(document: Mapping[str, Any]) -> tuple[int, int] | None:
+def numbered(document: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The sequence numbers of a document as it was found; ``None`` where there is none."""
     return (document["_seq_no"], document["_primary_term"]) if document.get("found") else None
 
 

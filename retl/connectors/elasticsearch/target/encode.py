@@ -2,8 +2,9 @@
 
 A row's ``_id`` is the text of its key; of a key of several columns it is the JSON array of
 their texts, such as ``["7","eu"]``. Where rows are appended each gets an ``_id`` of its own
-here, so that a request that is sent twice adds nothing twice. A document that comes whole
-goes into the request untouched.
+here, so that a request that is sent twice adds nothing twice; rows that replace those of their
+file get one that a scan of the same file makes again. A document that comes whole goes into the
+request untouched.
 
 The version of a row is its cursor: whole nanoseconds, or the whole number that it is. With
 ``external_gte`` the server then keeps whatever is newer.
@@ -11,6 +12,7 @@ The version of a row is its cursor: whole nanoseconds, or the whole number that 
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +30,8 @@ from retl.connectors.rows.text import keep_mask
 from retl.model.actions import Action, Write
 from retl.model.plan import WriteSpec
 
+MARK = "_retl_scan"
+"""The field by which documents that replace those of their file tell which scan has written them."""
 LONGEST_ID = 512
 """Maximum bytes of an ``_id``."""
 
@@ -102,7 +106,7 @@ class Lines:
         items = []
         for head, item in zip(heads, self.items.to_pylist(), strict=True):
             action, line_break, document = item.partition(b"\n")
-            about = action.split(_VERSION, 1)[0].removeprefix(b'{"index":{').removesuffix(b"}}")
+            about = action.split(_VERSION, 1)[0].partition(b":{")[2].removesuffix(b"}}")
             items.append(b"%b%b}}%b%b" % (head, about, line_break, document))
         none = pa.nulls(len(self), pa.int64())
         return Lines.of(self.rows, self.ids, pa.array(items, pa.binary()), none)
@@ -123,8 +127,12 @@ class Encoder:
         self._operation = operation
         self._whole = holds_documents(spec.schema)
         self._columns = [name for name in columns if name not in (ID, ROUTING)]
-        appends = spec.table.write is Write.APPEND and not (self._whole and spec.key)
+        self._file = spec.table.scope
+        self._mark = None if self._file is None else _bytes(f",{_json(MARK)}:{_json(spec.scan_id)}")
+        appends = spec.table.write is Write.APPEND and not (self._whole and spec.key) and self._file is None
         self._key = () if appends else spec.key
+        self._counts: dict[str, int] = {}
+        """The rows of each file that have come in this slice."""
         self._cursor = (
             spec.cursor if versions and operation == "index" and Action.INSERT not in spec.blacklist else None
         )
@@ -145,8 +153,8 @@ class Encoder:
 
     @property
     def makes_ids(self) -> bool:
-        """Whether rows get a generated ``_id``."""
-        return not self._key
+        """Whether rows get an ``_id`` that no other load makes again."""
+        return not self._key and self._file is None
 
     def loose_ids(self) -> Iterator[list[str]]:
         """The ids generated since ``keep``, in chunks."""
@@ -156,8 +164,26 @@ class Encoder:
     def keep(self) -> None:
         """The rows of the ids generated so far stay."""
         self._kept = self._made
+        self._counts.clear()
+
+    def _ids_in_files(self, batch: pa.RecordBatch) -> pa.Array:
+        """Ids of rows without a key: the name of the file, and the number of the row there."""
+        assert self._file is not None
+        files = batch.column(self._file).cast(pa.string())
+        runs = pc.run_end_encode(files)
+        numbers, start = [], 0
+        for file, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+            first = self._counts.get(file, 0) + 1
+            self._counts[file] = first + end - start - 1
+            numbers.append(np.arange(first, first + end - start))
+            start = end
+        texts = pa.array(np.concatenate(numbers) if numbers else [], pa.int64()).cast(pa.string())
+        ids = pc.binary_join_element_wise(json_strings(files), json_strings(texts), ",")
+        return _shortened(pc.binary_join_element_wise("[", ids, "]", ""))
 
     def _ids(self, batch: pa.RecordBatch) -> tuple[pa.Array, list[tuple[pa.Array, str, str]]]:
+        if not self._key and self._file is not None:
+            return self._ids_in_files(batch), []
         if not self._key:
             numbers = pa.array(range(self._made, self._made + batch.num_rows), pa.int64()).cast(pa.string())
             self._made += batch.num_rows
@@ -175,6 +201,8 @@ class Encoder:
         else:
             ids = pc.binary_join_element_wise(*map(json_strings, texts), ",")
             ids = pc.binary_join_element_wise("[", ids, "]", "")
+        if self._file is not None:
+            ids = _shortened(ids)
         length = pc.binary_length(ids)
         for mask, reason in (
             (pc.greater(length, LONGEST_ID), f"the _id is longer than {LONGEST_ID} bytes"),
@@ -197,6 +225,8 @@ class Encoder:
             parts += [_bytes(("," if parts else "{") + _json(name) + ":"), values]
         if not parts:
             return pa.array([b"{}"] * batch.num_rows, pa.binary()), invalid
+        if self._mark is not None:
+            parts.append(self._mark)
         return pc.binary_join_element_wise(*parts, _bytes("}"), _NOTHING), invalid
 
     def _versions(self, batch: pa.RecordBatch) -> pa.Array:
@@ -213,6 +243,15 @@ class Encoder:
             parts.append(_optional(_VERSION.decode(), versions.cast(pa.string())))
         parts += [_bytes("}}\n"), bodies, _bytes("\n")]
         return pc.binary_join_element_wise(*parts, _NOTHING, null_handling="replace", null_replacement=b"")
+
+
+def _shortened(ids: pa.Array) -> pa.Array:
+    """The same ids, with a hash in place of one that is too long: names of files may be."""
+    long = pc.greater(pc.binary_length(ids), LONGEST_ID).fill_null(False)
+    if not pc.any(long).as_py():
+        return ids
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in ids.filter(long).to_pylist()]
+    return pc.replace_with_mask(ids, long, pa.array(hashes, ids.type))
 
 
 def gives_versions(logical: pa.DataType) -> bool:

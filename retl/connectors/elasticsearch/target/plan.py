@@ -13,7 +13,7 @@ from retl.connectors.elasticsearch.catalog import Definition, ExistingIndex, Ide
 from retl.connectors.elasticsearch.server import Server
 from retl.connectors.elasticsearch.settings import of_documents
 from retl.connectors.elasticsearch.target import refresh
-from retl.connectors.elasticsearch.target.encode import Operation, gives_versions
+from retl.connectors.elasticsearch.target.encode import MARK, Operation, gives_versions
 from retl.connectors.elasticsearch.target.preflight import check_type
 from retl.connectors.elasticsearch.target.vectors import check_vectors, mappings_of
 from retl.connectors.elasticsearch.types import (
@@ -77,9 +77,17 @@ class PreparedLoad:
     @property
     def operation(self) -> Operation:
         """``create`` leaves what is there as it is."""
+        if self.by_file:
+            # A key of the user's may be that of a row in another file, which stays.
+            return "create" if self.spec.table.key and self.spec.table.write is Write.APPEND else "index"
         adds = self.spec.table.write is Write.APPEND or Action.UPDATE in self.spec.blacklist
         stream = self.existing is not None and self.existing.kind == "data_stream"
         return "create" if stream or (adds and not self.spec.table.replaces) else "index"
+
+    @property
+    def by_file(self) -> bool:
+        """Whether documents replace those of their file."""
+        return self.spec.table.scope is not None
 
     @property
     def from_nothing(self) -> bool:
@@ -148,7 +156,7 @@ def plan_index(
     casts = tuple(
         f"{name}: {native_type(spec.schema.field(name))} -> {field_type(mapped)}"
         for name, mapped in wanted.properties.items()
-        if not holds_documents(spec.schema)
+        if not holds_documents(spec.schema) and name != MARK
     )
     return IndexPlan(columns, definition, added, versions, casts, tuple(warnings))
 
@@ -156,7 +164,7 @@ def plan_index(
 def _wanted(spec: WriteSpec, times: str, flattened: str) -> Definition:
     """The index as the source would have it."""
     if not holds_documents(spec.schema):
-        return Definition(from_arrow(spec.schema, spec.key, times=times))
+        return Definition(_with_marks(spec, from_arrow(spec.schema, spec.key, times=times)))
     source = index_of(spec.schema) or {}
     mappings = copy.deepcopy(source.get("mappings") or {})
     (mappings.get("_meta") or {}).pop("retl", None)
@@ -169,6 +177,14 @@ def _wanted(spec: WriteSpec, times: str, flattened: str) -> Definition:
 def _with_vectors(wanted: Definition, spec: WriteSpec, server: Server) -> Definition:
     more = mappings_of(spec, opensearch=server.opensearch)
     return replace(wanted, mappings=_with(wanted.mappings, {"properties": more})) if more else wanted
+
+
+def _with_marks(spec: WriteSpec, mappings: dict[str, Any]) -> dict[str, Any]:
+    """A mapping by which the documents of a file, and of a scan, are found."""
+    if spec.table.scope is None:
+        return mappings
+    found = {spec.table.scope: {"type": "keyword"}, MARK: {"type": "keyword"}}
+    return {**mappings, "properties": {**mappings.get("properties", {}), **found}}
 
 
 def _without_hints(wanted: Definition, warnings: list[str]) -> Definition:
@@ -300,9 +316,10 @@ def _more_columns(
             check_vectors(spec, spec.schema.field(name), mapped)
         elif name not in noted:
             new.append(name)
+    marks = {} if spec.table.scope is None or MARK in there.properties else {MARK: wanted.properties[MARK]}
     if new and not _takes_new(spec, new, warnings, whole=False):
-        return tuple(name for name in names if name not in new), {}
-    added = {name: wanted.properties[name] for name in new if name in wanted.properties}
+        return tuple(name for name in names if name not in new), {"properties": marks} if marks else {}
+    added = {name: wanted.properties[name] for name in new if name in wanted.properties} | marks
     return tuple(names), {"properties": added} if added else {}
 
 

@@ -16,6 +16,7 @@ from retl.connectors.elasticsearch.connection import Client, SharedClient
 from retl.connectors.elasticsearch.settings import left_out
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.connectors.elasticsearch.target import preflight, refresh, truncate, vectors
+from retl.connectors.elasticsearch.target.by_file import check_by_file
 from retl.connectors.elasticsearch.target.plan import IndexPlan, LoadAddress, PreparedLoad, may_clash, plan_index
 from retl.connectors.elasticsearch.target.writer import ElasticsearchWriter
 from retl.connectors.elasticsearch.types import ID, ROUTING, holds_documents
@@ -111,6 +112,7 @@ class ElasticsearchTarget(Target):
         )
         truncates = spec.table.pre_action is PreAction.TRUNCATE
         preflight.check(spec, existing, by_query=truncates and by_query)
+        check_by_file(spec, existing)
         if existing is not None:
             await preflight.check_pipelines(client, existing.written, existing.pipelines)
         filled = may_clash(spec, existing) and await catalog.count(client, spec.table.to) > 0
@@ -204,14 +206,20 @@ def _statements(spec: WriteSpec, found: _Inspection, *, keep: bool) -> list[str]
             f"POST /_aliases ({name}{more} -> {shadow}){_goes(found, keep=keep)}",
         ]
     if existing is None:
-        return [f"PUT /{name}" + (f" (with the aliases {more[2:]})" if more else ""), bulk]
+        return [f"PUT /{name}" + (f" (with the aliases {more[2:]})" if more else ""), bulk, *_of_files(spec)]
     statements = [f"PUT /{name}/_mapping"] if found.plan.added else []
     if spec.table.pre_action is PreAction.TRUNCATE:
         if not found.by_query:
             own = f"its own mapping, settings and aliases{' and' + more[1:] if more else ''}"
             return [f"DELETE /{existing.written}", f"PUT /{existing.written} ({own})", bulk]
         statements.append(f"POST /{name}/_delete_by_query")
-    return [*statements, bulk]
+    return [*statements, bulk, *_of_files(spec)]
+
+
+def _of_files(spec: WriteSpec) -> list[str]:
+    if spec.table.scope is None:
+        return []
+    return [f"POST /{spec.table.to}/_delete_by_query (what was in a file that is read, and is not any more)"]
 
 
 def _goes(found: _Inspection, *, keep: bool) -> str:

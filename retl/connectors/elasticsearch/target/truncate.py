@@ -6,6 +6,8 @@ the definition: a crash loses nothing.
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import msgspec
 
@@ -94,17 +96,23 @@ def _gone(written: str, name: str) -> str:
     )
 
 
-async def delete_documents(client: Client, name: str) -> None:
-    """Delete every document, also those that somebody changes in between."""
+_ALL: dict[str, Any] = {"match_all": {}}
+
+
+async def count_matching(client: Client, name: str, query: dict[str, Any]) -> int:
+    """How many documents match, the newest included."""
+    # Searches would miss those that no refresh has shown: they would stay, or look like another writer's.
+    await client.request("POST", f"/{quoted(name)}/_refresh")
+    return await catalog.counted(client, name, query=query)
+
+
+async def delete_documents(client: Client, name: str, query: dict[str, Any] = _ALL) -> None:
+    """Delete every document that matches, also those that somebody changes in between."""
     params = {"conflicts": "proceed", "wait_for_completion": "false", "slices": "auto"}
     for _ in range(5):
-        # The refresh shows documents that searches miss: they would stay, or look like another writer's.
-        await client.request("POST", f"/{quoted(name)}/_refresh")
-        if not await catalog.count(client, name):
+        if not await count_matching(client, name, query):
             return
-        task = await client.call(
-            "POST", f"/{quoted(name)}/_delete_by_query", params=params, body={"query": {"match_all": {}}}
-        )
+        task = await client.call("POST", f"/{quoted(name)}/_delete_by_query", params=params, body={"query": query})
         await _finished(client, task["task"])
     raise TargetError(
         f"the documents of {name!r} could not all be deleted: somebody else writes it.",

@@ -21,6 +21,7 @@ from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.errors import server_error, understood
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.connectors.elasticsearch.target import refresh
+from retl.connectors.elasticsearch.target.by_file import FileConflicts, FileDocuments
 from retl.connectors.elasticsearch.target.conflicts import Conflicts, Duplicates, stored
 from retl.connectors.elasticsearch.target.encode import Encoder, Lines
 from retl.connectors.elasticsearch.target.loader import Bulk, Conflict, fail_on_conflict, keep_existing
@@ -28,7 +29,7 @@ from retl.connectors.elasticsearch.target.plan import PreparedLoad
 from retl.connectors.elasticsearch.types import ID, ROUTING, SOURCE, holds_documents
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, plain_rows
 from retl.model.checkpoint import FencedCheckpoint
-from retl.model.errors import RetlError, TargetError, UnsupportedError
+from retl.model.errors import RetlError, TargetError
 from retl.model.window import Slice
 from retl.state.memory import lease_lost
 from retl.threads import shielded
@@ -52,6 +53,7 @@ class ElasticsearchWriter(TableWriter):
         self._encoder = Encoder(load.spec, load.plan.columns, operation=load.operation, versions=load.plan.versions)
         self._duplicates = Duplicates(load.spec)
         self._rejects = RejectCollector(load.spec)
+        self._files = FileDocuments(client, load.spec, load.address.name)
         self._proved = time.monotonic()
         self._sure = 0
         self._bulk = Bulk(
@@ -69,6 +71,8 @@ class ElasticsearchWriter(TableWriter):
 
     def _conflict(self) -> Conflict:
         """How to settle a document that conflicts with an existing one."""
+        if self._load.by_file:
+            return FileConflicts(self._client, self._spec, self._load.address.index, self._reject, self._prove_now)
         if self._load.operation == "create" and not self._load.only_existing:
             return keep_existing
         if self._load.plan.versions and not self._load.only_existing:
@@ -157,15 +161,13 @@ class ElasticsearchWriter(TableWriter):
         self._rejects = RejectCollector(self._spec)
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
-        if slice_.scope is not None:
-            raise UnsupportedError(
-                "this target cannot replace the documents of one file in one step.",
-                remedy='read all files with pre_action = "swap".',
-            )
         await self._bulk.settle()
         self._duplicates.check()
         self._rejects.check(rejects_left)
         await self._check_index()
+        if slice_.scope is not None:
+            await self._prove_now()
+            await self._files.delete_others(slice_.scope, self._bulk.written)
         rejects = self._rejects.rows
         if fenced is not None:
             await self._store.add_rejects(fenced.fence.pipeline, rejects)
