@@ -16,7 +16,7 @@ from retl.model.options import TableOptions
 Vanished = Literal["keep", "delete"]
 KeyConflict = Literal["fail", "newest"]
 NewTypes = Literal["refuse", "widen"]
-Told = Literal["file", "url", "row", "modified", "hash"]
+Told = Literal["file", "url", "row", "line", "modified", "hash"]
 
 _PRESETS: dict[str, dict[Told, str]] = {
     "default": {"file": "_file", "row": "_row"},
@@ -49,8 +49,9 @@ class FileWords(TableOptions, kw_only=True, frozen=True, forbid_unknown_fields=T
     hive: bool | None = None
     """Whether folders such as ``year=2024`` become columns."""
     provenance: str | Mapping[Told, str | Literal[False]] | None = None
-    """Columns that tell where a row comes from: ``{ file = "_file", row = "_row", url = ..., modified = ..., hash = ... }``,
-    or ``"cc"`` for ``__cc_src_file`` and ``__cc_src_url``."""
+    """Columns that tell where a row comes from: ``{ file = "_file", row = "_row", line = ..., url = ..., modified = ..., hash =
+    ... }``, or ``"cc"`` for ``__cc_src_file`` and ``__cc_src_url``. ``row`` counts the rows of the file, ``line`` is the
+    line that a reject names."""
     key_conflict: KeyConflict | None = None
     """A key that stands in two files: the later one ``fail``s (when unset), or the ``newest`` file has it."""
     new_types: NewTypes | None = None

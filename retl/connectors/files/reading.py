@@ -213,7 +213,7 @@ class FileReader:
             self._check_columns(content, file, shape)
         before = 0
         for format_, stream, name in self._parts(content, file):
-            for batch in format_.read(stream, name, shape.in_files):
+            for batch in format_.read(stream, name, shape.read):
                 yield shape.rows(batch, told, before)
                 before += batch.num_rows
 

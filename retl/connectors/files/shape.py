@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from retl.connectors.files.formats import FormatOptions
+from retl.connectors.files.formats import LINE, FormatOptions
 from retl.connectors.files.selection import Selection
 from retl.connectors.files.store import FileInfo
 from retl.connectors.rows.columns import choose_columns
@@ -18,10 +20,12 @@ from retl.model.files import Told
 from retl.model.schema import field, is_json
 from retl.model.table import TableSpec
 
+_OF_ROWS: tuple[Told, ...] = ("row", "line")
 _TYPES: dict[Told, pa.DataType] = {
     "file": pa.string(),
     "url": pa.string(),
     "row": pa.int64(),
+    "line": pa.int64(),
     "modified": pa.timestamp("us", "UTC"),
     "hash": pa.string(),
 }
@@ -55,6 +59,15 @@ class Shape:
     """What each column of provenance tells."""
 
     @property
+    def read(self) -> pa.Schema:
+        """What is read of a file: its columns, and the line of each row where that is told."""
+        return self.in_files.append(pa.field(LINE, pa.int64())) if self._numbers else self.in_files
+
+    @property
+    def _numbers(self) -> bool:
+        return any(self.provenance.get(name) in _OF_ROWS for name in self.names)
+
+    @property
     def hashes(self) -> bool:
         """Whether a column tells the hash of the content, which is known only when the whole file has come."""
         return any(self.provenance.get(name) == "hash" for name in self.names)
@@ -68,7 +81,7 @@ class Shape:
             "hash": digest,
         }
         values = selection.values(file.name)
-        values.update({name: about[told] for name, told in self.provenance.items() if told != "row"})
+        values.update({name: about[told] for name, told in self.provenance.items() if told not in _OF_ROWS})
         return values
 
     def rows(self, batch: pa.RecordBatch, told: Mapping[str, Any], before: int) -> pa.RecordBatch:
@@ -81,14 +94,19 @@ class Shape:
         return pa.RecordBatch.from_arrays(columns, names)
 
     def _column(self, name: str, batch: pa.RecordBatch, told: Mapping[str, Any], before: int) -> pa.Array:
-        if self.provenance.get(name) == "row":
-            return pa.array(
-                range(before + 1, before + 1 + batch.num_rows), self.schema.field(self.names.index(name)).type
-            )
+        if (number := self.provenance.get(name)) in _OF_ROWS:
+            lines = batch.column(LINE)
+            numbers = lines if number == "line" else pa.array(before + 1 + _order(lines), pa.int64())
+            return numbers.cast(self.schema.field(self.names.index(name)).type)
         if name in self.in_files.names and name not in told:
             return batch.column(name)
         column = self.schema.field(self.names.index(name))
         return pa.repeat(pa.scalar(told.get(name), column.type), batch.num_rows)
+
+
+def _order(lines: pa.Array) -> npt.NDArray[np.int64]:
+    """The place of each row in its file: broken ones stand behind the others in a batch."""
+    return np.argsort(np.argsort(lines.to_numpy(), kind="stable"), kind="stable")
 
 
 def shape_of(table: TableSpec, selection: Selection, columns: pa.Schema, hive: pa.Schema) -> Shape:
@@ -125,7 +143,7 @@ def shape_of(table: TableSpec, selection: Selection, columns: pa.Schema, hive: p
 def _type_of(told: Told, column: str, table: TableSpec) -> pa.DataType:
     """The type of a column of provenance; the number of a row is as wide as the target has it."""
     name = table.target_name(column)
-    if told == "row" and table.existing is not None and name in table.existing.names:
+    if told in _OF_ROWS and table.existing is not None and name in table.existing.names:
         there = table.existing.field(name).type
         return there if pa.types.is_integer(there) else _TYPES[told]
     return _TYPES[told]
