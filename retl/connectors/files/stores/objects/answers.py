@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import unquote_plus
@@ -53,6 +54,21 @@ def read_error(body: bytes) -> dict[str, str]:
     if _plain(root) != "Error":
         return {}
     return {_plain(child): (child.text or "").strip() for child in root}
+
+
+# What stands for the answer to a HEAD, which has no body.
+_CODES = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 416: "InvalidRange"}
+
+
+def error_answer(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
+    """The error of an answer that is one."""
+    found = read_error(body) or {"Code": _CODES.get(status, str(status))}
+    # The detailed code of OSS, and the region of a bucket, stand in headers where there is no body.
+    for name, header in (("EC", "x-oss-ec"), ("Region", "x-amz-bucket-region")):
+        if value := headers.get(header):
+            found.setdefault(name, value)
+    after = headers.get("retry-after", "")
+    return Refused(status, found, float(after) if after.isdecimal() else None)
 
 
 def read_page(body: bytes) -> Page | None:

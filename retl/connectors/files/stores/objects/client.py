@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 
 from retl.connectors.files.stores.objects.credentials import Credentials, base_url, new_session, region_of
+from retl.connectors.files.stores.objects.download import Taker
 from retl.connectors.files.stores.objects.errors import DRIVER, EXPIRED, code_of, to_retl
 from retl.connectors.files.stores.objects.options import Limits, Location, Login
 from retl.connectors.files.stores.objects.wire import Method, Wire
@@ -89,12 +90,25 @@ class ObjectClient:
         self, method: Method, key: str, what: str, query: Mapping[str, str] = {}, headers: Mapping[str, str] = {}
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to one question, asked once. What is raised within the block becomes an error of retl as well."""
+        async with (
+            self._asking(what) as wire,
+            wire.ask(method, key, query, {**headers, **self._payer}) as answer,
+        ):
+            self._renewed = False
+            yield answer
+
+    async def fetch(self, key: str, what: str, headers: Mapping[str, str], taker: Taker, *, large: bool) -> None:
+        """The answer to a GET of an object, asked once and given to a taker. ``large``: it is received by a thread."""
+        async with self._asking(what) as wire:
+            await wire.fetch(key, {**headers, **self._payer}, taker, large=large)
+            self._renewed = False
+
+    @asynccontextmanager
+    async def _asking(self, what: str) -> AsyncIterator[Wire]:
         wire = None
         try:
             wire = await self._connected()
-            async with wire.ask(method, key, query, {**headers, **self._payer}) as answer:
-                self._renewed = False
-                yield answer
+            yield wire
         except DRIVER as error:
             if code_of(error) in EXPIRED and await self._renew(wire):
                 raise TransientError(f"the credentials have expired while {what}.", remedy=_RENEWED) from error

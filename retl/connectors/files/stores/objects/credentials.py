@@ -108,6 +108,7 @@ async def _endpoint(session: AioSession, region: str | None) -> str:
     """Where the driver, its environment and its files say that a region is."""
     creator = session.create_client("s3", region_name=region, aws_access_key_id="none", aws_secret_access_key="none")
     client = await _in_thread(creator.__aenter__())
+    await _in_thread(creator.__aexit__(None, None, None))
     return str(client.meta.endpoint_url).rstrip("/")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from http.client import HTTPException
 
 import aiohttp
 from botocore import exceptions as botocore
@@ -12,7 +13,16 @@ from retl.connectors.files.stores.objects.remedies import REMEDIES, TRANSIENT
 from retl.connectors.net import tls
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TransientError
 
-DRIVER = (Refused, botocore.ClientError, botocore.BotoCoreError, aiohttp.ClientError, OSError, ValueError, RuntimeError)
+DRIVER = (
+    Refused,
+    botocore.ClientError,
+    botocore.BotoCoreError,
+    aiohttp.ClientError,
+    HTTPException,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
 """What a question may raise: an endpoint that is none is a ValueError, credentials that stay expired are a RuntimeError."""
 
 CHANGED = frozenset(
@@ -38,7 +48,7 @@ _CREDENTIALS = (
     botocore.UnauthorizedSSOTokenError,
     botocore.NoAuthTokenError,
 )
-_LINE = (botocore.HTTPClientError, botocore.IncompleteReadError, aiohttp.ClientError, OSError)
+_LINE = (botocore.HTTPClientError, botocore.IncompleteReadError, aiohttp.ClientError, HTTPException, OSError)
 
 
 def code_of(error: BaseException | None) -> str:

@@ -15,6 +15,9 @@ from retl.model.errors import ConnectionFailed, RetlError, SourceError, Transien
 from retl.threads import end_task
 
 PART = 8 << 20
+BLOCK = 1 << 20
+_LARGE = 1 << 20
+"""From here on an answer is received by a thread."""
 _PATIENCE = 5.0
 
 
@@ -56,7 +59,7 @@ class ObjectReader:
                 task.result()
                 proved &= part.proved
                 while part.blocks:
-                    yield part.blocks.popleft()
+                    yield part.block()
                 self._end(self._under_way.popleft)
         finally:
             while self._under_way:
@@ -112,6 +115,14 @@ class _Part:
         self._end = end
         self._what = f"reading {client.location.root}{file.name}"
 
+    def block(self) -> bytes:
+        """The next block of those that are there: of several small pieces one."""
+        pieces = [self.blocks.popleft()]
+        size = len(pieces[0])
+        while self.blocks and (size := size + len(self.blocks[0])) <= BLOCK:
+            pieces.append(self.blocks.popleft())
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     async def fetch(self) -> None:
         """Get all of it. What a cut has left is kept, and the rest is asked for."""
         spent = budget()
@@ -132,17 +143,18 @@ class _Part:
             headers["range"] = f"bytes={self._at}-{self._end - 1}"
         key = self._client.location.prefix + self._file.name
         try:
-            async with self._client.ask("GET", key, self._what, {}, headers) as answer:
-                self._check(answer.headers)
-                async for block in answer.content.iter_any():
-                    self._at += len(block)
-                    self.blocks.append(block)
+            await self._client.fetch(key, self._what, headers, self, large=self._end - self._at > _LARGE)
         except RetlError as error:
             raise self._of_file(error) from error.__cause__
         if self._at < self._end:
             raise ConnectionFailed(f"the answer ended early while {self._what}.", remedy="nothing, if it passes.")
         if self._at > self._end:
             raise SourceError(f"{self._what} gave more bytes than were asked for.", remedy="check endpoint.")
+
+    def add(self, block: bytes) -> None:
+        """Keep the next piece of an answer."""
+        self._at += len(block)
+        self.blocks.append(block)
 
     @property
     def _is_whole(self) -> bool:
@@ -160,7 +172,7 @@ class _Part:
             )
         return error
 
-    def _check(self, headers: Mapping[str, str]) -> None:
+    def begin(self, headers: Mapping[str, str]) -> None:
         """See that an answer is of the right content, and of the right place in it."""
         etag = headers.get("ETag", "")
         self.proved &= bool(etag)

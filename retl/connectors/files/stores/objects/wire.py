@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,17 +16,15 @@ import anyio.to_thread
 from yarl import URL
 
 from retl.connectors.files.stores.objects import signing
-from retl.connectors.files.stores.objects.answers import Refused, read_error
+from retl.connectors.files.stores.objects.answers import error_answer
 from retl.connectors.files.stores.objects.credentials import Credentials
+from retl.connectors.files.stores.objects.download import LONGEST_ERROR, Downloads, Taker
 from retl.connectors.files.stores.objects.options import Limits
 from retl.connectors.net import tls
 
 Method = Literal["GET", "HEAD"]
 
 _BUFFER = 256 << 10
-_LONGEST_ERROR = 64 << 10
-# What stands for the answer to a HEAD, which has no body.
-_CODES = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 416: "InvalidRange"}
 _SECURE = "https"
 
 
@@ -33,8 +32,17 @@ class Wire:
     """A bucket at an address, asked by whom ``credentials`` names."""
 
     def __init__(
-        self, url: str, region: str, credentials: Credentials, http: aiohttp.ClientSession, proxy: str | None
+        self,
+        url: str,
+        region: str,
+        credentials: Credentials,
+        http: aiohttp.ClientSession,
+        *,
+        proxy: str | None,
+        downloads: Downloads | None,
+        connections: int,
     ) -> None:
+        """``downloads``: connections for large answers; without them all come by ``http``."""
         self._url = url
         place = urlsplit(url)
         self._host = place.netloc
@@ -43,6 +51,8 @@ class Wire:
         self._credentials = credentials
         self._http = http
         self._proxy = proxy
+        self._downloads = downloads
+        self._room = asyncio.Semaphore(connections)
 
     @classmethod
     async def open(cls, url: str, region: str, credentials: Credentials, limits: Limits) -> Wire:
@@ -50,24 +60,54 @@ class Wire:
         secure = urlsplit(url).scheme == _SECURE
         context = await anyio.to_thread.run_sync(tls.context, limits.tls_ca) if secure else None
         proxy = await anyio.to_thread.run_sync(_proxy, url)
-        return cls(url, region, credentials, _http(context, limits), proxy)
+        return cls(
+            url,
+            region,
+            credentials,
+            _http(context, limits),
+            proxy=proxy,
+            downloads=None if proxy else Downloads(url, context, limits),
+            connections=limits.connections,
+        )
 
     @asynccontextmanager
     async def ask(
         self, method: Method, key: str, query: Mapping[str, str], headers: Mapping[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to a question, whose body is not read yet. Raises ``Refused``, and the driver's errors."""
-        question = signing.query_string(query)
-        path = f"{self._path}/{signing.escaped(key, keep='/')}"
-        # A host is part of what is signed, so it is sent as it is signed.
-        sent = await self._signed(method, path, question, {"host": self._host, **headers})
+        question, path = signing.query_string(query), self._path_of(key)
+        sent = await self._to_send(method, path, question, headers)
         address = f"{self._url}{path[len(self._path) :]}" + (f"?{question}" if question else "")
-        async with self._http.request(
-            method, URL(address, encoded=True), headers=sent, proxy=self._proxy, allow_redirects=False
-        ) as answer:
+        async with (
+            self._room,
+            self._http.request(
+                method, URL(address, encoded=True), headers=sent, proxy=self._proxy, allow_redirects=False
+            ) as answer,
+        ):
             if answer.status >= 300:
-                raise await _error(method, answer)
+                body = b"" if method == "HEAD" else await answer.content.read(LONGEST_ERROR)
+                raise error_answer(answer.status, answer.headers, body)
             yield answer
+
+    async def fetch(self, key: str, headers: Mapping[str, str], taker: Taker, *, large: bool) -> None:
+        """The answer to a GET, given to a taker. Errors are those of ``ask``, and those of a socket."""
+        if large and self._downloads is not None:
+            path = self._path_of(key)
+            async with self._room:
+                await self._downloads.get(path, await self._to_send("GET", path, "", headers), taker)
+            return
+        async with self.ask("GET", key, {}, headers) as answer:
+            taker.begin(answer.headers)
+            async for block in answer.content.iter_any():
+                taker.add(block)
+
+    def _path_of(self, key: str) -> str:
+        return f"{self._path}/{signing.escaped(key, keep='/')}"
+
+    async def _to_send(self, method: Method, path: str, question: str, headers: Mapping[str, str]) -> dict[str, str]:
+        # A host is part of what is signed, so it is sent as it is signed; an object comes as it is stored.
+        signed = await self._signed(method, path, question, {"host": self._host, **headers})
+        return {**signed, "accept-encoding": "identity"}
 
     async def _signed(self, method: Method, path: str, question: str, headers: dict[str, str]) -> dict[str, str]:
         keys = await self._credentials.keys()
@@ -78,6 +118,8 @@ class Wire:
         return {**headers, "authorization": authorization}
 
     async def aclose(self) -> None:
+        if self._downloads is not None:
+            self._downloads.close()
         await self._http.close()
 
 
@@ -85,9 +127,7 @@ def _http(context: ssl.SSLContext | None, limits: Limits) -> aiohttp.ClientSessi
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=limits.connections, ssl=context or True),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_seconds, sock_read=limits.idle_seconds),
-        # An object comes as it is stored.
         auto_decompress=False,
-        headers={"accept-encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=_BUFFER,
     )
@@ -97,14 +137,3 @@ def _proxy(url: str) -> str | None:
     """The proxy that the environment names for an address. Blocks: on some systems it looks into a registry."""
     place = urlsplit(url)
     return None if proxy_bypass(place.hostname or "") else getproxies().get(place.scheme)
-
-
-async def _error(method: Method, answer: aiohttp.ClientResponse) -> Refused:
-    body = b"" if method == "HEAD" else await answer.content.read(_LONGEST_ERROR)
-    found = read_error(body) or {"Code": _CODES.get(answer.status, str(answer.status))}
-    # The detailed code of OSS, and the region of a bucket, stand in headers where there is no body.
-    for name, header in (("EC", "x-oss-ec"), ("Region", "x-amz-bucket-region")):
-        if value := answer.headers.get(header):
-            found.setdefault(name, value)
-    after = answer.headers.get("retry-after", "")
-    return Refused(answer.status, found, float(after) if after.isdecimal() else None)
