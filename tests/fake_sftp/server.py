@@ -35,6 +35,8 @@ class Server:
     """Whether a listing says what is a folder and what a file."""
     drive: bytes = b""
     """What paths begin with, as those of Windows do: ``/D:``."""
+    asks: tuple[str, ...] = ()
+    """What it asks a user who has no key, instead of taking a password (keyboard-interactive)."""
     banner: bytes = b""
     """What it says before a login."""
     at_read: Callable[[int], object] = field(default=lambda offset: None)
@@ -115,7 +117,16 @@ class _Login(asyncssh.SSHServer):
         return True
 
     def password_auth_supported(self) -> bool:
-        return True
+        return not self._server.asks
+
+    def kbdint_auth_supported(self) -> bool:
+        return bool(self._server.asks)
+
+    def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> Any:
+        return "", "", "", [(prompt, False) for prompt in self._server.asks]
+
+    def validate_kbdint_response(self, username: str, responses: Any) -> bool:
+        return username == USER and list(responses) == [PASSWORD] * len(self._server.asks)
 
     def validate_password(self, username: str, password: str) -> bool:
         return (username, password) == (USER, PASSWORD)

@@ -30,6 +30,8 @@ class SSHServer:
         self.key = folder / "user_key"
         """The private key of the user; ``locked_key`` has the passphrase ``open sesame``."""
         self.locked_key = folder / "locked_key"
+        self.certified_key = folder / "certified_key"
+        """A key that the server knows by a certificate alone, which lies beside it."""
         self._process = process
 
     def url(self, path: Path | str, port: int | None = None) -> str:
@@ -79,6 +81,7 @@ def started(*settings: str) -> Iterator[SSHServer]:
         port = free_port()
         for name, passphrase in (("host_key", ""), ("user_key", ""), ("locked_key", "open sesame")):
             _key(root, folder / name, passphrase)
+        _certify(root, folder)
         keys = [(folder / f"{name}.pub").read_text() for name in ("user_key", "locked_key")]
         (folder / "authorized_keys").write_text("".join(keys))
         (folder / "conf").write_text(_configuration(folder, port, settings))
@@ -99,6 +102,15 @@ def _key(root: Path, path: Path, passphrase: str) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
+def _certify(root: Path, folder: Path) -> None:
+    """A key with a certificate for the user, and the authority that has signed it."""
+    for name in ("authority", "certified_key"):
+        _key(root, folder / name, "")
+    user = "nobody" if os.geteuid() == 0 else getpass.getuser()
+    words = ("-q", "-s", str(folder / "authority"), "-I", "retl", "-n", user, str(folder / "certified_key.pub"))
+    subprocess.run([*debian.command(root, "usr/bin/ssh-keygen"), *words], check=True, stdin=subprocess.DEVNULL)
+
+
 def _configuration(folder: Path, port: int, settings: tuple[str, ...]) -> str:
     lines = (
         *settings,
@@ -107,6 +119,7 @@ def _configuration(folder: Path, port: int, settings: tuple[str, ...]) -> str:
         f"HostKey {folder}/host_key",
         f"PidFile {folder}/pid",
         f"AuthorizedKeysFile {folder}/authorized_keys",
+        f"TrustedUserCAKeys {folder}/authority.pub",
         "PasswordAuthentication no",
         "KbdInteractiveAuthentication no",
         # Without it an account that has no password counts as locked.

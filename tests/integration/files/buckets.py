@@ -68,9 +68,10 @@ class Bucket:
 
 
 class RealBucket:
-    """A bucket of OSS that a user names. Everything here blocks."""
+    """A bucket of S3 or OSS that a user names. Everything here blocks."""
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: Location, **keys: Any) -> None:
+        """Without ``keys`` they are looked for where every tool of AWS does."""
         self._bucket = location.bucket
         checks: dict[str, Any] = dict.fromkeys(
             ("request_checksum_calculation", "response_checksum_validation"), "when_required"
@@ -79,11 +80,18 @@ class RealBucket:
             "s3",
             endpoint_url=location.endpoint,
             region_name=location.region,
-            aws_access_key_id=os.environ["OSS_ACCESS_KEY_ID"],
-            aws_secret_access_key=os.environ["OSS_ACCESS_KEY_SECRET"],
-            aws_session_token=os.environ.get("OSS_SESSION_TOKEN"),
-            config=Config(s3={"addressing_style": "virtual"}, **checks),
+            config=Config(s3={"addressing_style": location.addressing}, **checks),
+            **keys,
         )
+
+    @classmethod
+    def of_oss(cls, location: Location) -> RealBucket:
+        names = {
+            "access_key_id": "ACCESS_KEY_ID",
+            "secret_access_key": "ACCESS_KEY_SECRET",
+            "session_token": "SESSION_TOKEN",
+        }
+        return cls(location, **{f"aws_{name}": os.environ.get(f"OSS_{word}") for name, word in names.items()})
 
     def put(self, key: str, content: bytes) -> None:
         self._client.put_object(Bucket=self._bucket, Key=key, Body=content)

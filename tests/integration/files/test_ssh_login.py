@@ -195,6 +195,42 @@ async def test_the_configuration_of_the_user_names_hosts_and_keys(ssh_server: SS
         await ping(SSHFiles(f"ssh://exports{root}", config=str(config), known_hosts=str(known)))
 
 
+async def test_a_key_may_have_a_certificate_beside_it(ssh_server: SSHServer, root: Path) -> None:
+    certified = ssh_server.certified_key
+    assert (await ping(files(ssh_server, root, key=str(certified)))).startswith("OpenSSH")
+    alone = root / "alone"
+    alone.write_text(certified.read_text())
+    with pytest.raises(ConfigError, match="refused the login"):
+        await ping(files(ssh_server, root, key=str(alone)))
+
+
+async def test_a_jump_of_the_configuration_is_taken_and_checked(ssh_server: SSHServer, root: Path) -> None:
+    known, config = root / "known_hosts", root / "config"
+    known.write_text(ssh_server.known_hosts())
+    here = (
+        f"  HostName 127.0.0.1\n  Port {ssh_server.port}\n  User {ssh_server.user}\n  IdentityFile {ssh_server.key}\n"
+    )
+    gate = f"{here}  UserKnownHostsFile {known}\n"
+    config.write_text(f"Host gate\n{gate}Host inner\n{here}  ProxyJump gate\n")
+    options = SSHFiles(f"ssh://inner{root}", config=str(config), fingerprint=ssh_server.fingerprint)
+    assert (await ping(options)).startswith("OpenSSH")
+    known.write_text("")
+    with pytest.raises(ConfigError, match="host key"):
+        await ping(options)
+
+
+@pytest.mark.parametrize("asks", [("Password: ",), ("Verification code: ",)])
+async def test_a_server_that_asks_for_the_password_by_itself_gets_it(tmp_path: Path, asks: tuple[str, ...]) -> None:
+    async with serving(tmp_path, asks=asks) as server:
+        if "code" in asks[0]:
+            with pytest.raises(ConfigError, match="refused the login"):
+                await ping(server.files())
+        else:
+            assert await ping(server.files())
+        with pytest.raises(ConfigError, match="refused the login"):
+            await ping(server.files(password="another"))
+
+
 async def test_a_server_that_is_not_there_is_a_failed_connection(fake: Server) -> None:
     for url in (f"ssh://etl@127.0.0.1:{free_port()}/", "ssh://etl@no-such-host.invalid/"):
         with pytest.raises(ConnectionFailed, match=r"the connection to .* failed"):

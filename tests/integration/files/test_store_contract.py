@@ -6,13 +6,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from retl.connectors import OSSFiles
+from retl.connectors import OSSFiles, S3Files
 from retl.connectors.files.store import FileStore
 from retl.connectors.files.stores.local import LocalStore
+from retl.connectors.files.stores.objects.options import Location
 from retl.model.errors import SourceError
 from tests.fake_s3 import FakeOSS, FakeS3, Object
 from tests.integration.files.buckets import Bucket, RealBucket, oss_files, s3_files
@@ -165,23 +166,26 @@ class TestSSH(RemoteStoreContract):
         return files(self.server, self.root, port).store()
 
 
-@pytest.mark.skipif("RETL_TEST_OSS_URL" not in os.environ, reason="RETL_TEST_OSS_URL names no bucket of OSS")
-class TestRealOSS(StoreContract):
+class RealStoreContract(StoreContract):
     """A bucket of a user's own; what a test writes there it removes."""
 
     many = 1_100
+    variable: ClassVar[str]
 
     @pytest.fixture(autouse=True)
     def below_a_prefix(self) -> Iterator[None]:
-        self.url = f"{os.environ['RETL_TEST_OSS_URL'].rstrip('/')}/{uuid.uuid4()}/"
+        self.url = f"{os.environ[self.variable].rstrip('/')}/{uuid.uuid4()}/"
         location = self.options().location()
         self._prefix = location.prefix
-        self._client = RealBucket(location)
+        self._client = self.real_bucket(location)
         yield
         self._client.empty(location.prefix)
 
-    def options(self) -> OSSFiles:
-        return OSSFiles(self.url, region=os.environ["RETL_TEST_OSS_REGION"])
+    def options(self) -> S3Files | OSSFiles:
+        raise NotImplementedError
+
+    def real_bucket(self, location: Location) -> RealBucket:
+        raise NotImplementedError
 
     def new_store(self) -> FileStore:
         return self.options().store()
@@ -191,3 +195,30 @@ class TestRealOSS(StoreContract):
 
     def delete(self, name: str) -> None:
         self._client.delete(self._prefix + name)
+
+
+@pytest.mark.skipif("RETL_TEST_S3_URL" not in os.environ, reason="RETL_TEST_S3_URL names no bucket of S3")
+class TestRealS3(RealStoreContract):
+    """Amazon's, or another one at ``RETL_TEST_S3_ENDPOINT``; credentials are looked for where every tool of AWS does."""
+
+    variable = "RETL_TEST_S3_URL"
+
+    def options(self) -> S3Files:
+        words: dict[str, Any] = {
+            word: os.environ.get(f"RETL_TEST_S3_{word.upper()}") for word in ("endpoint", "region")
+        }
+        return S3Files(self.url, **words)
+
+    def real_bucket(self, location: Location) -> RealBucket:
+        return RealBucket(location)
+
+
+@pytest.mark.skipif("RETL_TEST_OSS_URL" not in os.environ, reason="RETL_TEST_OSS_URL names no bucket of OSS")
+class TestRealOSS(RealStoreContract):
+    variable = "RETL_TEST_OSS_URL"
+
+    def options(self) -> OSSFiles:
+        return OSSFiles(self.url, region=os.environ["RETL_TEST_OSS_REGION"])
+
+    def real_bucket(self, location: Location) -> RealBucket:
+        return RealBucket.of_oss(location)
