@@ -1,4 +1,4 @@
-"""Run the benchmarks named on the command line, or all of them: ``python -m benchmarks [engine] [idle] [duckdb_to_sqlite] [mysql] [postgres] [elasticsearch] [file_formats] [files] [ssh] [round_trips]``."""
+"""Run the benchmarks named on the command line, or all of them: ``python -m benchmarks [engine] [idle] [duckdb_to_sqlite] [mysql] [postgres] [elasticsearch] [file_formats] [files] [many_files] [ssh] [round_trips]``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ALL = (
     "elasticsearch",
     "file_formats",
     "files",
+    "many_files",
     "ssh",
     "round_trips",
 )

@@ -21,7 +21,8 @@ def _files(endpoint: str, access_key: str, secret_key: str) -> S3Files:
     return S3Files(f"s3://{BUCKET}/{PREFIX}", endpoint=endpoint, access_key=access_key, secret_key=secret_key)
 
 
-def _timed(work: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+def timed(work: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    """What some work finds, its seconds, and the longest time for which it kept the event loop."""
     watch = common.StallWatch()
 
     async def run() -> dict[str, Any]:
@@ -49,7 +50,7 @@ def by_retl(*server: str) -> dict[str, Any]:
         assert size == file.size
         return {}
 
-    return _timed(work)
+    return timed(work)
 
 
 def by_driver(endpoint: str, access_key: str, secret_key: str) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def by_driver(endpoint: str, access_key: str, secret_key: str) -> dict[str, Any]
                     pass
         return {}
 
-    return _timed(work)
+    return timed(work)
 
 
 def load(endpoint: str, access_key: str, secret_key: str, target: str) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def load(endpoint: str, access_key: str, secret_key: str, target: str) -> dict[s
         await pipeline.aclose()
         return {}
 
-    return _timed(work)
+    return timed(work)
 
 
 def listing(*server: str) -> dict[str, Any]:
@@ -94,4 +95,4 @@ def listing(*server: str) -> dict[str, Any]:
         await store.aclose()
         return {"objects": objects}
 
-    return _timed(work)
+    return timed(work)
