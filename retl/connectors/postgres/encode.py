@@ -14,7 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.rows.csv import NULL, csv_bytes, hex_text, to_csv_form, uuid_text
-from retl.connectors.rows.text import not_a_number, not_utf8, to_text, unprintable_times
+from retl.connectors.rows.text import (
+    may_hold_nul,
+    not_a_number,
+    not_utf8,
+    text_buffers,
+    to_text,
+    unprintable_times,
+)
 from retl.model.schema import is_bytes, is_json, is_text, native_type
 
 COPY_OPTIONS = {"format": "csv", "null": NULL, "encoding": "UTF8"}
@@ -100,10 +107,8 @@ def _invalid_text(column: pa.Array, native: str, *, padded: bool) -> list[tuple[
     broken = not_utf8(column)
     if broken is not None:
         return [(broken, "the text is not valid UTF-8")]
-    return [
-        (_some(pc.match_substring(column, "\x00")), "PostgreSQL's text has no NUL character"),
-        *_cut_text(column, native, padded=padded),
-    ]
+    nul = _some(pc.match_substring(column, "\x00")) if may_hold_nul(column) else None
+    return [(nul, "PostgreSQL's text has no NUL character"), *_cut_text(column, native, padded=padded)]
 
 
 def _cut_text(column: pa.Array, native: str, *, padded: bool) -> list[tuple[pa.Array | None, str]]:
@@ -114,9 +119,11 @@ def _cut_text(column: pa.Array, native: str, *, padded: bool) -> list[tuple[pa.A
     found = _LENGTH.fullmatch(native)
     if found is None or found[1] == "bit" or (padded and found[1] == "character"):
         return []
-    spaces = pc.ends_with(column, " ")
+    spaces = _some(pc.ends_with(column, " "))
+    if spaces is None:
+        return []
     if found[1] == "character":
-        return [(_some(spaces), f"the column is {native}, which drops the spaces at the end")]
+        return [(spaces, f"the column is {native}, which drops the spaces at the end")]
     longer = pc.and_(spaces, pc.greater(pc.utf8_length(column), int(found[2])))
     return [(_some(longer), f"value too long for type {native}")]
 
@@ -139,10 +146,21 @@ def _finer(column: pa.Array, native: str) -> tuple[pa.Array | None, str]:
 
 
 def _finer_text(column: pa.Array, digits: int) -> pa.Array | None:
-    longest = pc.max(pc.binary_length(column)).as_py() or 0
-    if longest <= len("12:00:00.") + digits:
+    if not _may_be_finer(column, digits):
         return None
     return _some(pc.match_substring_regex(column, rf"\.\d{{{digits}}}\d*[1-9]"))
+
+
+def _may_be_finer(column: pa.Array, digits: int) -> bool:
+    """Whether a digit stands so far behind a point that the column may not keep it. Much faster than a search by pattern."""
+    found = text_buffers(column)
+    if found is None:
+        return True
+    places, data = found
+    points = np.flatnonzero(data == ord("."))
+    further = points + digits + 1
+    inside = further < places[np.searchsorted(places, points, side="right")]
+    return bool((data[further[inside]] - ord("0") < 10).any())  # unsigned: what is no digit is larger
 
 
 def _some(mask: pa.Array) -> pa.Array | None:
