@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import msgspec
 import pyarrow as pa
 from anyio.abc import TaskGroup
@@ -105,7 +106,7 @@ class SliceCommits:
             self._scan.committed(slice_)
         await self._correct(before, staged, done)
         self._record(done, complete=complete)
-        self._give_memory_back()
+        await self._give_memory_back()
 
     def _lands(self, rows: int) -> int:
         """How many of the rows are in the target afterwards."""
@@ -124,12 +125,15 @@ class SliceCommits:
         if other_digest or not right.written:  # else the next save does it
             await context.store.save(context.fenced(right))
 
-    def _give_memory_back(self) -> None:
-        """Give freed memory, which Arrow's allocator keeps, back to the host; not so often that it costs time."""
+    async def _give_memory_back(self) -> None:
+        """Give freed memory, which Arrow's allocator keeps, back to the host; not so often that it costs time.
+
+        In a thread, since the C library walks through all that it holds.
+        """
         now = time.monotonic()
         if now - self._given_back >= _MEMORY_SECONDS:
             self._given_back = now
-            pa.default_memory_pool().release_unused()
+            await anyio.to_thread.run_sync(pa.default_memory_pool().release_unused)
 
     def _record(self, done: CommitResult, *, complete: bool) -> None:
         context, counters = self._context, self._context.counters

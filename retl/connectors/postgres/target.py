@@ -39,7 +39,7 @@ class PostgresTarget(SqlTarget):
     """Writes PostgreSQL. See ``retl.connectors.PostgreSQL``."""
 
     system: ClassVar[str] = "postgres"
-    batch_size = BatchSize(rows=65_536, bytes=8 * 1024 * 1024)
+    batch_size = BatchSize(rows=16_384, bytes=2 * 1024 * 1024)
     dialect = DIALECT
     merges = PostgresMerge
 
