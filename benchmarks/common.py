@@ -17,14 +17,23 @@ from typing import Any
 import psutil
 
 
+class NoPandas:
+    """Finds no pandas, as where it is not installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is hidden", name=name)
+
+
 def in_own_process(module: str, function: str, *arguments: Any) -> dict[str, Any]:
     """Call ``module.function(*arguments)`` in a fresh interpreter; its dict, plus ``peak_mb`` of that process.
 
     The peak is that of the resident set, as the kernel remembers it (``VmHWM``). Arrow allocates by the C library,
-    whose freed memory goes back to the system sooner than that of Arrow's own allocator.
+    whose freed memory goes back to the system sooner than that of Arrow's own allocator. pandas is hidden, which Arrow
+    imports where it finds it, and retl does not need.
     """
     script = (
-        "import importlib, json, sys; "
+        "import importlib, json, sys; from benchmarks.common import NoPandas; sys.meta_path.insert(0, NoPandas()); "
         f"result = getattr(importlib.import_module({module!r}), {function!r})(*json.loads(sys.argv[1])); "
         "peak = [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')]; "
         "result['peak_mb'] = round(int(peak[0]) / 1024) if peak else None; "

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from benchmarks.mysql_data import ROWS
 from benchmarks.mysql_runs import COLUMNS
@@ -28,22 +27,6 @@ updated_at timestamp NOT NULL, code varchar(40))
 """
 INDEX = "CREATE INDEX ON {table} (updated_at)"
 CHANGE = "UPDATE {table} SET note = 'changed', updated_at = updated_at + INTERVAL '1 year' WHERE id % {every} = 3"
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("customer", pa.int32(), nullable=False),
-        ("city", pa.string()),
-        ("note", pa.string()),
-        ("amount", pa.decimal128(18, 4)),
-        ("ratio", pa.float64()),
-        ("day", pa.date32()),
-        ("created", pa.timestamp("us")),
-        ("active", pa.int16()),
-        ("details", pa.string()),
-        pa.field("updated_at", pa.timestamp("us"), nullable=False),
-        ("code", pa.string()),
-    ]
-)
 
 
 def create(server: PostgresServer, table: str) -> None:

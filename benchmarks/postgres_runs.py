@@ -22,6 +22,22 @@ from retl.state.base import Manifest
 
 ROWS = int(os.environ.get("RETL_BENCH_ROWS", "1000000"))
 SOURCE = "orders"
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("customer", pa.int32(), nullable=False),
+        ("city", pa.string()),
+        ("note", pa.string()),
+        ("amount", pa.decimal128(18, 4)),
+        ("ratio", pa.float64()),
+        ("day", pa.date32()),
+        ("created", pa.timestamp("us")),
+        ("active", pa.int16()),
+        ("details", pa.string()),
+        pa.field("updated_at", pa.timestamp("us"), nullable=False),
+        ("code", pa.string()),
+    ]
+)
 
 
 def by_retl(source: str, target: str, table: str, mode: str) -> dict[str, Any]:
@@ -66,8 +82,6 @@ class CsvSource(FullScanSource):
         return [SOURCE]
 
     async def describe(self, table: str) -> TableSchema | None:
-        from benchmarks.postgres_data import SCHEMA
-
         return TableSchema(table, SCHEMA, ("id",))
 
     async def read_table(self, table: str, columns: Sequence[str]) -> AsyncGenerator[pa.RecordBatch, None]:
@@ -75,7 +89,8 @@ class CsvSource(FullScanSource):
         convert = pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, quoted_strings_can_be_null=False
         )
-        read = pyarrow.csv.ReadOptions(column_names=names, block_size=4 * 1024 * 1024)
+        # The reader takes up to 32 blocks in ahead.
+        read = pyarrow.csv.ReadOptions(column_names=names, block_size=256 * 1024)
         reader = await anyio.to_thread.run_sync(
             lambda: pyarrow.csv.open_csv(self._file, read_options=read, convert_options=convert)
         )
