@@ -18,7 +18,13 @@ from blockbuster import BlockBuster
 
 from retl.model import hidden
 
-pytest_plugins = ["tests.tiers", "tests.servers.fixtures", "tests.routes.fixtures", "tests.fake_s3.fixtures"]
+pytest_plugins = [
+    "tests.tiers",
+    "tests.servers.fixtures",
+    "tests.routes.fixtures",
+    "tests.fake_s3.fixtures",
+    "tests.fake_yuque.fixtures",
+]
 
 # Its assertions show their values as those of the tests do, whoever imports it first.
 pytest.register_assert_rewrite("retl.testing")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from retl.connectors.postgres import PostgreSQL
     from retl.connectors.redshift import Redshift
     from retl.connectors.sqlite import SQLite
+    from retl.connectors.yuque import Yuque
 
 _ROOMS = {
     "Doris": "olap.doris",
@@ -34,6 +35,7 @@ _ROOMS = {
     "SQLite": "sqlite",
     "SSHFiles": "files.stores.ssh",
     "StarRocks": "olap.starrocks",
+    "Yuque": "yuque",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "SQLite",
     "SSHFiles",
     "StarRocks",
+    "Yuque",
 ]
 
 

@@ -127,7 +127,8 @@ class Source(ABC):
     system: ClassVar[str]
     """The name that job files and messages use: ``"duckdb"``."""
     files: ClassVar[bool] = False
-    """Whether it reads files: other sources refuse the words of files."""
+    """Whether it reads files: other sources refuse the words of files, but for their ``file_words``."""
+    file_words: ClassVar[frozenset[str]] = frozenset()
     schemas: ClassVar[bool] = True
     """Whether a dot in a name divides schema and table, unless it is quoted."""
 
@@ -145,9 +146,7 @@ class Source(ABC):
 
     async def location(self, table: str) -> str | None:
         """One text for one physical table, the same for every pipeline: server or file, database, name. See ``Target.location``.
-
-        ``None`` where the system cannot tell, or the table is not a physical one.
-        """
+        ``None`` where the system cannot tell, or the table is not a physical one."""
         return None
 
     def narrowed(self, table: TableSpec) -> TableSpec:
@@ -202,7 +201,7 @@ class SourceScan(ABC):
         return False
 
     def warnings(self) -> Sequence[str]:
-        """What people should know of what was read since the last call."""
+        """What people should know since the last call. Asked at least once a second, also while a slice is read."""
         return ()
 
     async def preview(self) -> Sequence[str]:

@@ -30,6 +30,7 @@ from retl.engine.ownership import Ownership
 from retl.engine.reader import Item, Reader
 from retl.engine.repeat import may_repeat
 from retl.engine.targets import starting_point, take_claim, with_types
+from retl.engine.telling import telling
 from retl.engine.turns import Turn
 from retl.engine.writer import Writer
 from retl.model import events
@@ -166,7 +167,8 @@ class Scan:
             plan = context.plan = scan.plan
             # A source may narrow it, such as what truncating means for files.
             context.table = guard.with_reject_limit(plan.table, plan.rows)
-            await self._carry_out(context, scan)
+            async with telling(context, scan):
+                await self._carry_out(context, scan)
 
     async def _learn(self, context: ScanContext, again: ScanAgain) -> None:
         """Remember what the source needs to know for the rest, and begin a new load."""

@@ -221,9 +221,10 @@ class Tables:
 
 def _check_files(spec: TableSpec, source: Source) -> None:
     """Refuse the words of files where the source reads none: they would mean nothing."""
-    if spec.files.given and not source.files:
+    unknown = [] if source.files else [word for word in spec.files.given if word not in source.file_words]
+    if unknown:
         raise ConfigError(
-            f"{spec.files.given[0]} is a word for files, and a {source.system} source reads none.",
+            f"{unknown[0]} is a word for files, and a {source.system} source reads none.",
             remedy="remove it.",
             table=spec.name,
         )

@@ -46,6 +46,7 @@ class ChunkedSource(Source):
         self._documents = documents
         self.system = documents.system  # type: ignore[misc]  # those of the source
         self.files = documents.files  # type: ignore[misc]
+        self.file_words = documents.file_words  # type: ignore[misc]
         self.schemas = documents.schemas  # type: ignore[misc]
 
     async def ping(self) -> SystemInfo:

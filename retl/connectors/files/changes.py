@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from retl.connectors.files.formats import merged
 from retl.connectors.files.manifest import Counts, Difference, compare
-from retl.connectors.files.names_kept import KeptNames
 from retl.connectors.files.reading import SMALL_BYTES
 from retl.connectors.files.selection import Selection
 from retl.connectors.files.store import FileInfo, FileStore
-from retl.model.errors import GuardStopped
+from retl.connectors.manifest.guard import check_vanished
+from retl.connectors.manifest.names import KeptNames
+from retl.connectors.manifest.pairs import no_entries
 from retl.model.manifest import ManifestEntry
 from retl.model.schema import pack
 from retl.model.table import TableSpec
@@ -126,7 +127,7 @@ class Changes:
         self, counts: Counts, *, everything: bool = False, strict: bool = True
     ) -> AsyncGenerator[list[Difference], None]:
         listing = self._store.list(self._selection.prefix)
-        entries: AsyncIterator[ManifestEntry] = _no_entries() if self._fresh else aiter(self._manifest)
+        entries: AsyncIterator[ManifestEntry] = no_entries() if self._fresh else aiter(self._manifest)
         return compare(listing, entries, self._selection, counts, everything=everything, strict=strict)
 
     async def groups(self) -> AsyncGenerator[Group, None]:
@@ -217,30 +218,18 @@ class Changes:
         if not self._gone.count or (self._table.files.vanished == "keep" and not entries_only):
             return
         if not entries_only:
-            self._check_vanished()
+            counts = self.counts
+            check_vanished(
+                self._table,
+                "files",
+                vanished=counts.vanished,
+                vanished_rows=counts.vanished_rows,
+                known=counts.known,
+                known_rows=counts.known_rows,
+            )
         async with aclosing(self._gone.groups(GROUP_FILES)) as groups:
             async for names in groups:
                 yield Group((), names, entries_only)
 
-    def _check_vanished(self) -> None:
-        """Stop before more rows are deleted than the table allows, as a listing that is empty by mistake would have it."""
-        counts, allowed = self.counts, self._table.max_shrink
-        what, gone, known = "rows", counts.vanished_rows, counts.known_rows
-        if not known:
-            what, gone, known = "files", counts.vanished, counts.known
-        if gone < known if allowed is None else gone <= round(known * allowed):
-            return
-        limit = "not all of them at once" if allowed is None else f'max_shrink = "{allowed:.4g}" allows'
-        raise GuardStopped(
-            f"{counts.vanished:,} files are gone, with {gone:,} of the {known:,} {what} in the table {self._table.to!r}: "
-            f"{limit}, so their rows were left there.",
-            remedy='look at the place of the files; if they are gone for good, allow it with max_shrink = "100%".',
-        )
-
     def close(self) -> None:
         self._gone.close()
-
-
-async def _no_entries() -> AsyncGenerator[ManifestEntry, None]:
-    return
-    yield  # a generator

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from retl.connectors.files.selection import Selection, Verdict
 from retl.connectors.files.store import FileInfo
-from retl.model.errors import SourceError, TransientError
+from retl.connectors.manifest.pairs import pairs
+from retl.model.errors import TransientError
 from retl.model.manifest import ManifestEntry
 
 
@@ -70,39 +71,24 @@ async def compare(
     A file that is listed and not selected has not vanished. ``everything``: unchanged files are given too; with ``strict``
     one that is in the manifest and cannot be read is an error.
     """
-    entry = await anext(manifest, None)
-    last = ""
-    async with aclosing(listing):
-        async for page in listing:
+    async with aclosing(pairs(listing, manifest)) as pages:
+        async for page in pages:
             found: list[Difference] = []
-            for file in page:
-                if file.name <= last:
-                    raise SourceError(f"the listing is not in the order of names: {file.name!r} came behind {last!r}.")
-                last = file.name
-                while entry is not None and entry.name < file.name:
-                    found.append(_vanished(entry, counts))
-                    entry = await anext(manifest, None)
-                known = entry if entry is not None and entry.name == file.name else None
+            for file, known in page:
                 if known is not None:
                     counts.known += 1
                     counts.known_rows += known.rows
-                    entry = await anext(manifest, None)
+                if file is None:
+                    assert known is not None
+                    found.append(_vanished(known, counts))
+                    continue
+                counts.listed += 1
                 verdict = selection.verdict(file)
                 if _differs(file, known, verdict, counts) or (everything and verdict is Verdict.READ):
                     found.append(Difference(file, known))
                 elif everything and strict and known is not None and verdict is not Verdict.OTHER:
                     raise _cannot_be_read(file)
-            counts.listed += len(page)
             yield found
-    while entry is not None:
-        found = []
-        while entry is not None and len(found) < _PAGE:
-            found.append(_vanished(entry, counts))
-            entry = await anext(manifest, None)
-        yield found
-
-
-_PAGE = 1_000
 
 
 def _cannot_be_read(file: FileInfo) -> TransientError:
@@ -115,8 +101,6 @@ def _cannot_be_read(file: FileInfo) -> TransientError:
 
 
 def _vanished(entry: ManifestEntry, counts: Counts) -> Difference:
-    counts.known += 1
-    counts.known_rows += entry.rows
     counts.vanished += 1
     counts.vanished_rows += entry.rows
     return Difference(None, entry)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -19,11 +18,12 @@ from retl.connectors.files.changes import Changes, Group
 from retl.connectors.files.reading import Content, FileReader, NewColumns
 from retl.connectors.files.shape import Shape
 from retl.connectors.files.store import FileArchived, FileChanged, FileInfo, FileStore
+from retl.connectors.manifest.ahead import ahead
+from retl.connectors.manifest.groups import GroupQueue
 from retl.model.errors import ConnectionFailed, RetlError, RowsRejected, SourceError
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.plan import SourcePlan
 from retl.model.window import Scope, Slice
-from retl.threads import end_task
 
 _AT_ONCE = 4
 _MOST_KEPT_BYTES = 64 * 1024 * 1024
@@ -32,7 +32,6 @@ _MOST_TOLD = 20
 _PREVIEWED_FILES = 3
 _PREVIEWED_ROWS = 3
 _LONGEST_SHOWN = 200
-_PATIENCE = 10.0
 
 
 class _TooManyRejects(SourceError):
@@ -57,15 +56,9 @@ class FileScan(SourceScan):
         self._reader = reader
         self._changes = changes
         self._facts = facts
-        self._found = changes.groups()
-        self._waiting: deque[Group] = deque()
-        """Groups that come before what is found next."""
-        self._failure: Exception | None = None
-        """What looking ahead has met: raised when its turn has come."""
+        self._groups = GroupQueue(changes.groups())
         self._ahead = Ahead(reader)
-        self._given: dict[int, Group] = {}
         self._looked = False
-        self._next = 0
         self._rejects = 0
         self._bad: dict[str, str] = {}
         self._warnings: list[str] = []
@@ -80,44 +73,28 @@ class FileScan(SourceScan):
     # Slices -----------------------------------------------------------------
 
     async def slices(self) -> AsyncGenerator[Slice, None]:
-        while (group := await self._next_group()) is not None:
-            self._given[self._next] = group
-            yield self._slice(group)
-            self._next += 1
+        async with aclosing(self._groups.groups()) as groups:
+            async for index, group in groups:
+                yield self._slice(index, group)
         if self._wider:
             raise ScanAgain(self._changes.learned(self._wider))
         self._end()
-
-    async def _next_group(self) -> Group | None:
-        if not self._waiting:
-            if self._failure is not None:
-                raise self._failure
-            found = await anext(self._found, None)
-            if found is not None:
-                return found
-        return self._waiting.popleft() if self._waiting else None
 
     async def _look_ahead(self, content: Content) -> None:
         """Fetch the next file, once one has come as a whole whose rows are still on their way."""
         if self._looked or not content.has_come or self.plan.table.files.quiet is not None:
             return
         self._looked = True
-        if not self._waiting and self._failure is None:
-            try:
-                found = await anext(self._found, None)
-            except Exception as error:
-                self._failure = error
-            else:
-                self._waiting.extend([found] if found is not None else [])
-        if self._waiting and self._waiting[0].is_large:
-            await self._ahead.fetch(self._waiting[0].files[0])
+        group = await self._groups.peek()
+        if group is not None and group.is_large:
+            await self._ahead.fetch(group.files[0])
 
-    def _slice(self, group: Group) -> Slice:
+    def _slice(self, index: int, group: Group) -> Slice:
         names = (*(file.name for file in group.files), *(() if group.entries_only else group.gone))
         column = self._changes.scope_column if group.gone and not group.entries_only else self.plan.table.scope
         entries = tuple(self._entry(group, file) for file in group.files if file.name in group.rows)
         return Slice(
-            index=self._next,
+            index=index,
             scope=Scope(column, names) if column is not None and names else None,
             manifest=ManifestChange(put=entries, remove=group.gone),
             detail=self._facts if group.remembers else {},
@@ -127,7 +104,7 @@ class FileScan(SourceScan):
         return ManifestEntry(name=file.name, identity=file.identity, rows=group.rows[file.name])
 
     def delivered(self, slice_: Slice) -> Slice | None:
-        group = self._given.get(slice_.index)
+        group = self._groups.of(slice_)
         if group is None:
             return slice_
         group.files = tuple(file for file in group.files if file.name in group.rows)
@@ -136,17 +113,18 @@ class FileScan(SourceScan):
             return None
         self._rejects += group.rejects
         group.counted = True
-        return msgspec.structs.replace(self._slice(group), index=slice_.index)
+        return self._slice(slice_.index, group)
 
     def committed(self, slice_: Slice) -> None:
-        self._given.pop(slice_.index, None)
+        self._groups.committed(slice_)
 
     def rejected(self, slice_: Slice, error: RowsRejected) -> bool:
         """Go on without the files whose rows the target rejects; what else was given and not committed comes again."""
-        group = self._given.pop(slice_.index, None)
+        group = self._groups.of(slice_)
         if group is None:
             return False
-        others = [self._given.pop(index) for index in sorted(self._given)]
+        self._groups.committed(slice_)
+        others = self._groups.take_back()
         if group.is_large:
             self._leave_out(group.files[0], error)
             again: Sequence[Group] = ()
@@ -155,7 +133,7 @@ class FileScan(SourceScan):
         for one in (group, *others):
             self._rejects -= one.rejects if one.counted else 0
             one.counted = False
-        self._waiting.extendleft(reversed([*again, *others]))
+        self._groups.put_first([*again, *others])
         return True
 
     def _without_rejected(self, group: Group, error: RowsRejected) -> list[Group]:
@@ -220,7 +198,7 @@ class FileScan(SourceScan):
 
     async def close(self) -> None:
         await self._ahead.close()
-        await self._found.aclose()
+        await self._groups.aclose()
         self._changes.close()
 
     async def preview(self) -> Sequence[str]:
@@ -242,7 +220,7 @@ class FileScan(SourceScan):
     # Rows -------------------------------------------------------------------
 
     async def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
-        group = self._given.get(slice_.index)
+        group = self._groups.of(slice_)
         if group is None or not group.files:
             return
         group.rows.clear()
@@ -279,22 +257,10 @@ class FileScan(SourceScan):
 
     async def _small(self, group: Group) -> AsyncGenerator[pa.RecordBatch, None]:
         """Many files, a few at once, each passed on when it is known to be good."""
-        tasks: deque[tuple[FileInfo, asyncio.Task[list[pa.RecordBatch] | None]]] = deque()
-        files = iter(group.files)
-        try:
-            while True:
-                while len(tasks) < _AT_ONCE and (file := next(files, None)) is not None:
-                    tasks.append((file, asyncio.create_task(self._whole(file))))
-                if not tasks:
-                    return
-                file, task = tasks[0]
-                await asyncio.wait([task])
-                tasks.popleft()
+        async with aclosing(ahead(group.files, self._whole, at_once=_AT_ONCE)) as done:
+            async for file, task in done:
                 for batch in await self._taken(group, file, task):
                     yield batch
-        finally:
-            for _, task in tasks:
-                await end_task(task, patience=_PATIENCE)
 
     def _whole(self, file: FileInfo) -> Coroutine[Any, Any, list[pa.RecordBatch] | None]:
         return self._reader.whole(file, self._shape, check=self._checks, most_bytes=_MOST_KEPT_BYTES)
@@ -305,7 +271,7 @@ class FileScan(SourceScan):
         try:
             batches = task.result()
             if batches is None:
-                self._waiting.append(Group((file,)))
+                self._groups.put(Group((file,)))
                 return []
             rows = sum(batch.num_rows for batch in batches)
             rejects = sum(map(_rejects_in, batches))

@@ -172,7 +172,7 @@ class DirectSlice:
         if scope is None:
             return
         column = DIALECT.identifier(scope.column)
-        for values in pieces_of(scope):
+        for values in pieces_of(scope, self._load.spec.schema):
             marks = ", ".join("?" * len(values))
             yield Statement(f"DELETE FROM {self._load.loaded.sql} WHERE {column} IN ({marks})", values)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from retl.connectors.sql.dialect import Dialect, any_of
 from retl.connectors.sql.loader import Stage
@@ -186,7 +187,7 @@ class TableMerge:
         )
         return f"FROM {self.table} WHERE NOT EXISTS (SELECT 1 FROM {self.source} WHERE {exact})"
 
-    def delete_scope(self, column: str, values: tuple[str, ...]) -> Statement:
+    def delete_scope(self, column: str, values: tuple[Any, ...]) -> Statement:
         """The statement that deletes the rows of a scope, but for those whose key is staged too.
 
         These are merged, so that what has not changed is not written. Where rows may not be updated, all are deleted.

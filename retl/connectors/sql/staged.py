@@ -29,10 +29,12 @@ Find = Callable[[int], Step[list[tuple[int, str]]]]
 """Finds staged rows to reject, with reasons; about as many as asked for."""
 
 
-def pieces_of(scope: Scope) -> Iterator[tuple[str, ...]]:
-    """The values of a scope, as many at once as a statement may have."""
-    for start in range(0, len(scope.values), _SCOPE_VALUES):
-        yield scope.values[start : start + _SCOPE_VALUES]
+def pieces_of(scope: Scope, schema: pa.Schema) -> Iterator[tuple[Any, ...]]:
+    """The values of a scope, as many at once as a statement may have: numbers, where its column holds those."""
+    numbers = scope.column in schema.names and pa.types.is_integer(schema.field(scope.column).type)
+    values: tuple[Any, ...] = tuple(map(int, scope.values)) if numbers else scope.values
+    for start in range(0, len(values), _SCOPE_VALUES):
+        yield values[start : start + _SCOPE_VALUES]
 
 
 class StagedSlice:
@@ -114,7 +116,7 @@ class StagedSlice:
 
     def _delete_scope(self, slice_: Slice) -> Step[None]:
         if slice_.scope is not None:
-            for values in pieces_of(slice_.scope):
+            for values in pieces_of(slice_.scope, self._spec.schema):
                 yield self._merge.delete_scope(slice_.scope.column, values)
 
     def _exchange(self) -> Step[int]:

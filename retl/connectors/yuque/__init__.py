@@ -1,0 +1,5 @@
+"""Yuque: the documents of books, by its open API, as a source."""
+
+from retl.connectors.yuque.options import Yuque
+
+__all__ = ["Yuque"]

@@ -1,0 +1,189 @@
+"""Documents of Yuque into PostgreSQL, by a job file and the command line; and into the other targets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import retl
+from retl.cli import main
+from retl.connectors import Yuque
+from retl.model.actions import PreAction
+from tests.fake_yuque import FakeYuque
+from tests.fake_yuque.library import Document
+from tests.routes.fixtures import make_end
+from tests.routes.route import End
+
+JOB = """
+[pipelines.handbook]
+lease_ttl = 2
+source = {{ type = "yuque", url = "{url}", token = "${{YUQUE_TOKEN}}" }}
+target = {{ type = "postgres", url = "{target}", password = "${{PG_PASSWORD}}" }}
+
+[[pipelines.handbook.tables]]
+name = "team/handbook"
+to = "documents"
+pre_action = "truncate"                   # the row of that document only
+vanished = "{vanished}"
+"""
+COLUMNS = ("id", "book", "path", "title", "slug", "type", "body", "public", "word_count", "updated_at")
+
+Command = Callable[..., str]
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[End]:
+    with ExitStack() as stack:
+        yield make_end("postgres", "app", request, tmp_path, stack)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in a folder of its own; what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        found = main(arguments)
+        out, err = capsys.readouterr()
+        assert found == code, f"{arguments}: {found}\n{out}\n{err}"
+        return f"{out}{err}"
+
+    return run
+
+
+@pytest.fixture
+def job(yuque: FakeYuque, target: End, command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Writes the job file."""
+    server = target.server  # type: ignore[attr-defined]
+    monkeypatch.setenv("PG_PASSWORD", server.password)
+    monkeypatch.setenv("YUQUE_TOKEN", yuque.token)
+    url = f"postgres://{server.user}@{server.host}:{server.port}/{target.database}"  # type: ignore[attr-defined]
+
+    def write(vanished: str = "delete") -> None:
+        Path("jobs.toml").write_text(JOB.format(url=yuque.url, target=url, vanished=vanished))
+
+    write()
+    return write
+
+
+def expected(documents: list[Document], paths: dict[int, str] | None = None) -> list[tuple[Any, ...]]:
+    """The rows of some documents, from what the service holds."""
+    found = [
+        (
+            one.id,
+            one.book.namespace,
+            (paths or {}).get(one.id, one.title),
+            one.title,
+            one.slug,
+            one.type,
+            one.bodies["body"],
+            one.public,
+            len(one.bodies["body"]),
+            one.updated,
+        )
+        for one in documents
+    ]
+    return sorted(found)
+
+
+def test_each_document_replaces_its_own_row(
+    yuque: FakeYuque, job: Callable[[str], None], target: End, command: Command
+) -> None:
+    book = yuque.library.book("team/handbook", "手册")
+    documents = [
+        book.write(f"页 {number}", f"# 正文 {number}\n\n'quoted' \"text\" \\ | 🎉\t{number}") for number in range(50)
+    ]
+    assert "Yuque" in command("check", "jobs.toml")
+    assert "50 new" in command("plan", "jobs.toml")
+    command("run", "--once", "jobs.toml")
+    assert sorted(target.rows("documents", *COLUMNS)) == expected(documents)
+    changed, renamed, moved, gone = documents[:4]
+    changed.change(body="another body")
+    renamed.change(title="another title", slug="another-slug")
+    book.contents = [("Part", [moved]), *[one for one in book.contents if one is not moved]]
+    gone.delete()
+    yuque.forget()
+    command("run", "--once", "jobs.toml")
+    assert sorted(yuque.documents_read()) == sorted([changed.id, renamed.id, moved.id])
+    kept = [one for one in documents if one is not gone]
+    assert sorted(target.rows("documents", *COLUMNS)) == expected(kept, {moved.id: f"Part/{moved.title}"})
+    assert {name for (name,) in target.rows("retl_manifest", "name")} == {str(one.id) for one in kept}
+    for _ in range(2):
+        yuque.forget()
+        command("run", "--once", "jobs.toml")
+        assert yuque.documents_read() == []
+    job("keep")
+    changed.delete()
+    command("run", "--once", "jobs.toml")
+    assert len(target.rows("documents", "id")) == 49
+
+
+def test_a_process_that_is_killed_goes_on_at_the_next_document(
+    yuque: FakeYuque, job: Callable[[str], None], target: End, command: Command, tmp_path: Path
+) -> None:
+    book = yuque.library.book("team/handbook")
+    documents = [book.write(f"page {number:03}", f"text {number}") for number in range(400)]
+    yuque.moods.silent = 0.005
+    before = [0]
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "retl", "run", "--once", "jobs.toml"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while _count(target) <= before[-1] and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        before.append(_count(target))
+    assert before == sorted(set(before)) and before[-1] < 400
+    done = {number for (number,) in target.rows("documents", "id")}
+    yuque.moods.silent = 0
+    yuque.forget()
+    command("run", "--once", "jobs.toml")
+    assert not done & set(yuque.documents_read())
+    assert sorted(target.rows("documents", *COLUMNS)) == expected(documents)
+
+
+def _count(target: End) -> int:
+    """The rows of the table, which may not be there yet."""
+    tables = {name for (name,) in target.rows("information_schema.tables", "table_name")}
+    return len(target.rows("documents", "id")) if "documents" in tables else 0
+
+
+@pytest.mark.parametrize("system", ["sqlite", "duckdb", "mysql", "postgres"])
+async def test_documents_reach_every_target_and_leave_it(
+    yuque: FakeYuque, request: pytest.FixtureRequest, tmp_path: Path, system: str
+) -> None:
+    book = yuque.library.book("team/handbook")
+    documents = [book.write(f"page {number}", f"text {number}") for number in range(30)]
+    sheet = book.write("sheet", type="Sheet", body_sheet=json.dumps({"data": [{"name": "S", "table": [["a"], ["1"]]}]}))
+    with ExitStack() as stack:
+        end = make_end(system, "app", request, tmp_path, stack)
+        table = retl.Table("team/*", to="documents", pre_action=PreAction.TRUNCATE, vanished="delete")
+        source = Yuque(yuque.url, token=yuque.token)
+        job = retl.Pipeline("handbook", source=source, target=end.connector(), tables=[table], interval="manual")
+        try:
+            await job.run_once()
+            documents[0].change(body="other")
+            documents[1].delete()
+            await job.run_once()
+        finally:
+            await job.aclose()
+        rows = {row[0]: row[1:] for row in end.rows("documents", "id", "title", "body")}
+        kept = [documents[0], *documents[2:]]
+        bodies = {one.id: (one.title, one.bodies["body"]) for one in kept}
+        assert rows == bodies | {sheet.id: ("sheet", "## S\n\n| a |\n| --- |\n| 1 |")}
