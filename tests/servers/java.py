@@ -22,7 +22,7 @@ import pytest
 
 from tests.servers.cache import DOWNLOAD_SECONDS, made_once
 from tests.servers.debian import unpacked
-from tests.servers.process import Process
+from tests.servers.process import Process, ended
 
 # As Process guards a server, but for the whole group: what a launcher has started ends with it.
 _GUARD = 'read -r _; kill -s KILL -- "-$1"; rm -rf "$2" || { sleep 1; rm -rf "$2"; }'
@@ -60,9 +60,7 @@ def _alive(group: int) -> bool:
     """Whether a process of the group still holds its files and its port."""
     for process in psutil.process_iter():
         with suppress(ProcessLookupError, psutil.Error):
-            # Of a process that dies the first thread may be gone before the others.
-            ended = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() == 1
-            if os.getpgid(process.pid) == group and not ended:
+            if os.getpgid(process.pid) == group and not ended(process):
                 return True
     return False
 

@@ -16,14 +16,13 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import anyio.to_thread
-import psutil
 import psycopg
 import pytest
 import trustme
 
 from tests.servers import debian
 from tests.servers.cache import cache_folder, made_once
-from tests.servers.process import Process, free_port, give, run_as_nobody, short_folder
+from tests.servers.process import Process, ended, free_port, give, run_as_nobody, short_folder
 
 Version = Literal[15, 18]
 Row = tuple[Any, ...]
@@ -276,7 +275,10 @@ class PostgresServer:
         for backend in backends:
             if backend.is_running():
                 backend.kill()
-        psutil.wait_procs(backends, 10)
+        deadline = time.monotonic() + START_SECONDS
+        while any(not ended(backend) for backend in backends):
+            assert time.monotonic() < deadline, f"backends do not end: {backends}"
+            time.sleep(0.005)
 
     def restart(self) -> None:
         """Start the server again, on its port and with its data, whether it runs or not."""

@@ -77,6 +77,15 @@ def run_as_nobody(command: Sequence[str], text: str = "") -> None:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
 
+def ended(process: psutil.Process) -> bool:
+    """Whether a process holds nothing any more: whoever has inherited it may take his time to bury it."""
+    try:
+        # Of a process that dies the first thread may be gone before the others.
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() == 1
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Process:
     """A server that writes its log into ``folder / "log"``; the folder goes with it if the tests are killed."""
 
