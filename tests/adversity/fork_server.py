@@ -100,6 +100,8 @@ def serve() -> None:
     import retl.connectors.elasticsearch.target.target
     import retl.connectors.mysql.source
     import retl.connectors.mysql.target
+    import retl.connectors.postgres.source
+    import retl.connectors.postgres.target
     import retl.connectors.sqlite.source
     import retl.connectors.sqlite.target  # noqa: F401
 
