@@ -12,7 +12,7 @@ from tests.servers.postgres import PostgresServer, any_server
 pytestmark = pytest.mark.processes
 
 
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", [15, 18], ids=["postgres15", "postgres"])
 def test_a_killed_server_keeps_what_it_has_committed(version: int) -> None:
     with any_server(version) as server, server.fresh_database() as name:  # type: ignore[arg-type]
         server.query("CREATE TABLE t AS SELECT 1 AS a", database=name)

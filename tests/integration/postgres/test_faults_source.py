@@ -281,7 +281,7 @@ async def test_a_statement_that_fails_on_a_row_ends_the_scan_and_no_connection(p
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", [15, 18], ids=["postgres15", "postgres"])
 async def test_a_killed_server_is_transient(version: postgres.Version) -> None:
     with postgres.started(version) as server, server.fresh_database() as database:
         run(server, database, *FILL)
@@ -299,7 +299,7 @@ async def test_a_killed_server_is_transient(version: postgres.Version) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("version", [15, 18])
+@pytest.mark.parametrize("version", [15, 18], ids=["postgres15", "postgres"])
 async def test_a_conflict_with_recovery_is_transient(version: postgres.Version) -> None:
     with (
         postgres.started(version) as primary,
