@@ -17,7 +17,10 @@ room that SQL systems share, it asks of one of them for each case; and a suite o
 between files and one with a SQL server, where the kills and cancellations take one of each kind of server. A test whose
 code is another one for each of them is marked ``every_system``, and keeps all its cases. Of the search servers it takes
 Elasticsearch 8, but for what is marked so. So the other ones are left to the larger tiers, and so is what is marked
-``large``: tests of the servers of the tests, and of a cluster of several nodes.
+``large``: tests of the servers of the tests, of a cluster of several nodes, and of numbers that take long.
+
+A test of several parameters shows there each value of each of them, not each combination: on each kind of route, and on
+one of the systems of a family. Units and properties, which cost next to nothing, keep all of theirs.
 
 On two cores the merge tier takes about ten minutes, and the largest one two to three hours.
 
@@ -66,6 +69,7 @@ OLDER_AND_NEWER = re.compile(r"\b(elasticsearch9|opensearch2)(_server)?\b")
 OTHER_PRODUCT = re.compile(r"\bopensearch(_server)?\b")
 """What the merge tier takes only where nothing else can be had: a second server to start, and to get quick."""
 QUICK = re.compile(r"(unit|property)/|contract/(?!test_olap)|acceptance/test_(scan_rules|refreshes|field_notes)\.py")
+CHEAP = re.compile(r"(^|/)(unit|property)/")
 QUICK_ROUTE = ("duckdb", "sqlite")
 NOT_QUICK = "TestStoreInDuckDB"  # it opens its file for each step
 SLOW = ("integration", "adversity", "processes")
@@ -139,10 +143,51 @@ def _left_to_larger_tiers(items: list[pytest.Item]) -> Iterator[pytest.Item]:
             cases[_case(item)].append(item)
         elif OLDER_AND_NEWER.search(item.nodeid):
             yield item
+    combined: dict[str, list[pytest.Item]] = defaultdict(list)
     for name, alike in cases.items():
         wanted = [item for item in alike if _is_preferred(item.nodeid)] or alike
         chosen = wanted[zlib.crc32(name.encode()) % len(wanted)]
         yield from (item for item in alike if item is not chosen)
+        if not CHEAP.search(chosen.nodeid):
+            combined[_test(name, chosen)].append(chosen)
+    for combinations in combined.values():
+        yield from _more_than_each_value(combinations)
+
+
+def _test(case: str, item: pytest.Item) -> str:
+    """What the cases of one test have in common; on each kind of route it is a test of its own."""
+    route = getattr(item, "callspec", None) and item.callspec.params.get("route")  # type: ignore[attr-defined]
+    return case.partition("[")[0] + (_family(route, item) if route else "")
+
+
+def _more_than_each_value(cases: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """The cases that are not needed for each value of each parameter to be there once."""
+    values = {item: _values(item) for item in cases}
+    left = sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode()))
+    missing = set().union(*values.values())
+    while missing:
+        best = max(left, key=lambda item: len(values[item] & missing))
+        left.remove(best)
+        missing -= values[best]
+    if any(values.values()):
+        yield from left
+
+
+def _values(item: pytest.Item) -> set[tuple[str, object]]:
+    """What its parameters are; systems of a family are one value, and so are all routes."""
+    params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    return {(name, _anyone(value)) for name, value in params.items() if name != "route"}
+
+
+def _anyone(value: object) -> object:
+    """What stands for the family of a system, if it is one of a family. Any other value is told from the others."""
+    if isinstance(value, str):
+        name = value.removesuffix("_server")
+        return next((anyone for anyone, siblings in SIBLINGS.items() if siblings.fullmatch(name)), value)
+    try:
+        return type(value), hash(value)
+    except TypeError:  # it is the same object in all combinations
+        return id(value)
 
 
 def _is_preferred(nodeid: str) -> bool:

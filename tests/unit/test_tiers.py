@@ -25,9 +25,9 @@ FILES = [("duckdb", "sqlite"), ("sqlite", "duckdb")]
 class Item:
     """As much of a collected test as the choice looks at."""
 
-    def __init__(self, nodeid: str, *marks: str, route: tuple[str, str] | None = None) -> None:
+    def __init__(self, nodeid: str, *marks: str, route: tuple[str, str] | None = None, **params: object) -> None:
         self.nodeid = nodeid
-        self.params = {"route": route} if route else {}
+        self.params = {**({"route": route} if route else {}), **params}
         self.callspec = self
         self.get_closest_marker = {mark: mark for mark in marks}.get
 
@@ -77,3 +77,39 @@ def test_another_product_is_taken_where_nothing_else_can_be_had() -> None:
     servers = [Item(f"tests/integration/x/test_x.py::test_a[{name}]") for name in ("elasticsearch", "opensearch")]
     assert kept(list(servers)) == servers[:1]
     assert kept(servers[1:]) == servers[1:]
+
+
+def combined(folder: str, *systems: str) -> list[Item]:
+    """A test of three values and of four of another parameter, on each of some systems."""
+    return [
+        Item(f"tests/{folder}/test_x.py::test_a[{system}-{one}-{other}]", server=system, one=one, other=other)
+        for system in systems
+        for one in range(3)
+        for other in range(4)
+    ]
+
+
+def test_each_value_of_each_parameter_is_there_and_not_each_combination() -> None:
+    found = kept(combined("integration/x", "mysql", "mariadb"))
+    assert {item.params["one"] for item in found} == set(range(3))
+    assert {item.params["other"] for item in found} == set(range(4))
+    assert len(found) == 4
+    assert len(kept(combined("integration/x", "sqlite", "mysql"))) == 4
+    assert len(kept(combined("unit", "sqlite"))) == 12
+
+
+def test_each_value_is_there_on_each_kind_of_route() -> None:
+    cases = [
+        Item(f"tests/acceptance/test_x.py::test_a[{'-'.join(route)}-{one}-{other}]", route=route, one=one, other=other)
+        for route in FILES + SERVERS
+        for one in range(2)
+        for other in range(3)
+    ]
+    found = kept(cases)
+    assert sorted(item.params["other"] for item in found if item.params["route"] in FILES) == [0, 1, 2]
+    assert sorted(item.params["other"] for item in found if item.params["route"] in SERVERS) == [0, 1, 2]
+
+
+def test_a_test_without_parameters_stays() -> None:
+    alike = [Item("tests/integration/test_x.py::test_a"), Item("tests/integration/test_x.py::test_b")]
+    assert kept(list(alike)) == alike
