@@ -54,9 +54,10 @@ class Group:
 
 
 class _Small:
-    """Small files until they make a group."""
+    """Small files until they make a group, of no more than ``most``."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self.files: list[FileInfo] = []
         self._size = 0
 
@@ -66,7 +67,7 @@ class _Small:
             return Group((file,))
         self.files.append(file)
         self._size += file.size
-        return self.take() if self._size >= GROUP_BYTES or len(self.files) >= GROUP_FILES else None
+        return self.take() if self._size >= GROUP_BYTES or len(self.files) >= self._most else None
 
     def take(self) -> Group:
         group = Group(tuple(self.files))
@@ -111,6 +112,12 @@ class Changes:
         name = self._table.files.provenance.get("file")
         return None if name is None else self._table.target_name(name)
 
+    @property
+    def _most_files(self) -> int:
+        """How many files one slice has. What is paid for each row, a crash must not take back for many."""
+        paid = self._table.embeddings is not None
+        return min(GROUP_FILES, self._table.slice_rows) if paid else GROUP_FILES
+
     # What is remembered -----------------------------------------------------
 
     def widens(self, columns: pa.Schema) -> bool:
@@ -144,7 +151,7 @@ class Changes:
         replaces = self._table.replaces
         if replaces and not (self._fresh or self._unfinished or await self._any_change()):
             return
-        small = _Small()
+        small = _Small(self._most_files)
         async with aclosing(self._compare(self.counts, everything=replaces)) as pages:
             async for page in pages:
                 for one in page:

@@ -69,8 +69,11 @@ def make_index(load: PreparedLoad) -> Step[None]:
     if words is None or words.index is None or column is None or Action.CREATE in load.spec.blacklist:
         return
     asked = {"table": load.target.sql, "method": words.index.method, "column": column}
-    if not (yield query(_INDEX.format(**{name: DIALECT.string(text) for name, text in asked.items()}))):
-        table = load.loaded if load.spec.table.pre_action is PreAction.SWAP else load.target
+    quoted = {name: DIALECT.string(text) for name, text in asked.items()}
+    if not (yield query(_INDEX.format(**quoted))):
+        ((there,),) = yield query(f"SELECT to_regclass({quoted['table']}) IS NOT NULL")
+        # A mirror changes the rows of the table, if there is one; any other shadow becomes the table.
+        table = load.target if there and load.spec.table.pre_action is not PreAction.SWAP else load.loaded
         stored = native_type(load.existing.columns.field(column))
         yield Statement(_create(words.index, table.sql, column, stored))
 

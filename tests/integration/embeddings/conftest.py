@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pytest
 
 import retl
@@ -88,13 +89,12 @@ class Articles:
 
 def numbers(found: Any) -> list[float] | None:
     """A vector, however its system gives it."""
-    import numpy as np
-
+    if found is None:
+        return None
     if isinstance(found, str):
         found = json.loads(found)
-    elif isinstance(found, bytes):
-        found = np.frombuffer(found, dtype="<f4")
-    return None if found is None else [round(float(one), 6) for one in found]
+    numbers = np.frombuffer(found, dtype="<f4") if isinstance(found, bytes) else np.array(found, dtype="<f4")
+    return [float(one) for one in numbers]
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ async def test_rows_that_a_target_has_lost_are_made_right_without_asking_for_wha
     """As after a restore of the target: some rows are older, some are missing."""
     articles.write((1, "bread"), (2, "butter"), (3, "trains"))
     await articles.scan()
-    articles.target.delete(articles.to, 2)
+    articles.target.delete("articles", 2)
     articles.write((3, "trains to Prague"))
     articles.service.forget()
 

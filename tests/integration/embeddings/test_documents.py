@@ -1,0 +1,301 @@
+"""Documents in chunks with vectors: what a change costs, what a restore costs, and what a kill leaves."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import retl
+from retl.connectors import LocalFiles
+from retl.model.report import ScanReport
+from tests import tiers
+from tests.fake_embeddings import KEY, EmbeddingService, Fault
+from tests.fake_embeddings.server import vector
+from tests.integration.embeddings.conftest import numbers
+from tests.routes.ends import DuckDBEnd, PostgresEnd, SQLiteEnd
+from tests.routes.fixtures import make_end
+from tests.routes.route import End, Row
+
+ROOT = Path(__file__).parents[3]
+WORDS = [
+    "bread",
+    "butter",
+    "trains",
+    "Prague",
+    "river",
+    "bridge",
+    "winter",
+    "summer",
+    "garden",
+    "stone",
+    "paper",
+    "window",
+    "letter",
+    "music",
+]
+
+
+class Library:
+    """A folder of Markdown, and a target that holds its chunks with their vectors."""
+
+    def __init__(self, folder: Path, target: End, service: EmbeddingService) -> None:
+        self.root = folder / "library"
+        self.root.mkdir()
+        self.target = target
+        self.service = service
+        self.words: dict[str, Any] = {"pre_action": "truncate", "slice_rows": 200}
+        self.options: dict[str, Any] = {}
+
+    def write(self, name: str, *sections: str) -> None:
+        (self.root / name).write_text("\n\n".join(sections), encoding="utf-8")
+
+    def pipeline(self, **options: Any) -> retl.Pipeline:
+        table = retl.Table(
+            "**/*.md",
+            to="chunks",
+            format={"type": "documents"},
+            chunks=retl.Chunks(size=400),
+            embeddings=retl.Embeddings(
+                of="content", url=self.service.url, model="small", dimensions=8, api_key=KEY, batch=16
+            ),
+            **self.words,
+        )
+        return retl.Pipeline(
+            "library",
+            source=LocalFiles(path=str(self.root)),
+            target=self.target.connector(),
+            tables=[table],
+            **{**self.options, **options},
+        )
+
+    async def scan(self, **options: Any) -> ScanReport:
+        (report,) = (await self.pipeline(**options).run_once()).scans
+        return report
+
+    def chunks(self) -> list[Row]:
+        return sorted(self.target.rows("chunks", "document", "position", "content"))
+
+    def check_vectors(self) -> None:
+        """Each chunk has the vector of its own text."""
+        for content, found in self.target.rows("chunks", "content", "embedding"):
+            assert numbers(found) == numbers(vector(content, 8))
+
+
+@pytest.fixture(params=["sqlite", "duckdb", "postgres"])
+def library(
+    request: pytest.FixtureRequest, tmp_path: Path, service: EmbeddingService, at_once: None
+) -> Iterator[Library]:
+    with ExitStack() as stack:
+        end = make_end(request.param, "app", request, tmp_path, stack)
+        if isinstance(end, PostgresEnd):
+            request.getfixturevalue("postgres_server").query("CREATE EXTENSION vector", database=end.database)
+        yield Library(tmp_path, end, service)
+
+
+def section(chance: random.Random, number: int) -> str:
+    """A page: a heading and some paragraphs, which no other page has."""
+    paragraphs = [" ".join(chance.choices(WORDS, k=40)) + f" {number}-{place}." for place in range(6)]
+    return "\n\n".join([f"# Page {number}", *paragraphs])
+
+
+async def test_a_changed_paragraph_of_a_hundred_pages_asks_for_its_chunks_alone(library: Library) -> None:
+    chance = random.Random("pages")
+    pages = [section(chance, number) for number in range(100)]
+    library.write("book.md", *pages)
+    await library.scan()
+    before = {content for _, _, content in library.chunks()}
+    assert len(before) > 300
+    library.service.forget()
+    pages[41] = pages[41].replace("41-3.", "41-3, as was found later.")
+    library.write("book.md", *pages)
+
+    report = await library.scan()
+
+    after = {content for _, _, content in library.chunks()}
+    assert set(library.service.asked) == after - before
+    assert 1 <= library.service.asked.total() <= 2
+    assert report.embeddings is not None and report.embeddings.reused == len(after) - library.service.asked.total()
+    library.check_vectors()
+
+
+async def test_text_that_moves_to_another_document_is_not_asked_for_again(library: Library) -> None:
+    chance = random.Random("move")
+    library.write("a.md", section(chance, 1), section(chance, 2))
+    await library.scan()
+    library.service.forget()
+    (library.root / "a.md").rename(library.root / "b.md")
+
+    await library.scan()
+
+    assert library.service.requests == 0
+    library.check_vectors()
+
+
+async def test_a_target_restored_from_yesterday_asks_only_for_what_it_lacks(
+    library: Library, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    chance = random.Random("restore")
+    for number in range(6):
+        library.write(f"{number}.md", section(chance, number))
+    await library.scan()
+    kept = backup(library.target, request, tmp_path)
+    yesterday = {content for _, _, content in library.chunks()}
+    library.write("2.md", section(chance, 22))
+    library.write("6.md", section(chance, 6))
+    await library.scan()
+    today = library.chunks()
+    restore(library.target, kept, request)
+    assert {content for _, _, content in library.chunks()} == yesterday
+    library.service.forget()
+
+    await library.scan()
+
+    assert library.chunks() == today
+    assert set(library.service.asked) == {content for _, _, content in today} - yesterday
+    assert library.service.twice == []
+    library.check_vectors()
+
+
+def backup(target: End, request: pytest.FixtureRequest, folder: Path) -> Any:
+    """A copy of a whole database, its checkpoints and manifest included."""
+    if isinstance(target, PostgresEnd):
+        name = f"{target.database[:40]}_kept"
+        server = request.getfixturevalue("postgres_server")
+        server.query(f'CREATE DATABASE "{name}" TEMPLATE "{target.database}"')
+        return name
+    assert isinstance(target, SQLiteEnd | DuckDBEnd)
+    return shutil.copy(target.path, folder / "kept")
+
+
+def restore(target: End, kept: Any, request: pytest.FixtureRequest) -> None:
+    if isinstance(target, PostgresEnd):
+        server = request.getfixturevalue("postgres_server")
+        server.query(f'DROP DATABASE "{target.database}" WITH (FORCE)')
+        server.query(f'ALTER DATABASE "{kept}" RENAME TO "{target.database}"')
+        return
+    assert isinstance(target, SQLiteEnd | DuckDBEnd)
+    for left in target.path.parent.glob(f"{target.path.name}*"):
+        left.unlink()
+    shutil.copy(kept, target.path)
+
+
+async def test_an_owner_that_was_taken_over_while_it_waited_asks_for_nothing_more(library: Library) -> None:
+    if isinstance(library.target, DuckDBEnd):
+        pytest.skip("one process has the file, so nobody takes it over meanwhile")
+    chance = random.Random("owners")
+    for number in range(40):
+        library.write(f"{number:02}.md", section(chance, number))
+    asked, go_on = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        asked.set()
+        await anyio.to_thread.run_sync(go_on.wait)
+
+    library.service.faults = [Fault(wait=hold, times=4)]
+    raised: list[Exception] = []
+
+    async def scan() -> None:
+        try:
+            await library.scan()
+        except Exception as error:
+            raised.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scan)
+        await anyio.to_thread.run_sync(asked.wait)
+        await anyio.to_thread.run_sync(library.target.take_over)
+        go_on.set()
+
+    assert [type(error) for error in raised] == [retl.LeaseLost]
+    assert library.chunks() == []
+    assert library.service.asked.total() <= 200  # what was under way: eight documents
+
+
+_SCAN = """
+import anyio, sys, retl
+from retl.connectors import LocalFiles, {connector}
+pipeline = retl.Pipeline(
+    "library", source=LocalFiles(path={root!r}), target={target}, lease_ttl=1,
+    tables=[retl.Table(
+        "**/*.md", to="chunks", format={{"type": "documents"}}, chunks=retl.Chunks(size=400), pre_action="truncate",
+        slice_rows=50, embeddings=retl.Embeddings(
+            of="content", url={url!r}, model="small", dimensions=8, api_key={key!r}, batch=4, concurrency=2,
+        ),
+    )],
+)
+print("ready", flush=True)
+anyio.run(pipeline.run_once)
+"""
+FILES = 30
+UNDER_WAY = 4 * 50
+"""The texts of the slice that is asked for, and of the one that is committed meanwhile, with room for large documents."""
+
+
+@pytest.mark.processes
+def test_a_killed_scan_leaves_whole_documents_and_has_paid_for_little_twice(library: Library) -> None:
+    chance = random.Random("kills")
+    killed = 0
+    for generation in range(tiers.number(5)):
+        write(library, generation)
+        library.service.faults = [Fault(wait=lambda: anyio.sleep(0.01))]  # so that a kill finds it at work
+        killed += run(library, kill_after=chance.uniform(0.2, 2.0))
+        check(library)
+    write(library, 1_000)
+    library.service.faults = []
+    assert not run(library, kill_after=None)
+    check(library)
+    assert {generation_of(content) for _, _, content in library.chunks()} == {"1000"}
+    paid_twice = library.service.asked.total() - len(library.service.asked)
+    assert paid_twice <= killed * UNDER_WAY
+    library.check_vectors()
+
+
+def write(library: Library, generation: int) -> None:
+    for number in range(FILES):
+        chance = random.Random(f"{generation} {number}")
+        paragraphs = [f"{' '.join(chance.choices(WORDS, k=30))} generation={generation}." for _ in range(12)]
+        library.write(f"{number:02}.md", *paragraphs)
+
+
+def generation_of(content: str) -> str:
+    return content.rpartition("generation=")[2].rstrip(".")
+
+
+def run(library: Library, *, kill_after: float | None) -> bool:
+    """Scan in a process of its own; whether it was killed before its end."""
+    connector = library.target.connector()
+    given = {name: getattr(connector, name) for name in connector.__struct_fields__}
+    given = {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
+    kind = type(connector).__name__
+    script = _SCAN.format(
+        connector=kind, root=str(library.root), target=f"{kind}(**{given!r})", url=library.service.url, key=KEY
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        if kill_after is None:
+            assert process.wait(120) == 0
+            return False
+        time.sleep(kill_after)  # at no particular moment
+        process.kill()
+        return process.wait(30) != 0
+
+
+def check(library: Library) -> None:
+    """Each document has the chunks of one generation, all of them."""
+    if "chunks" not in library.target.tables():
+        return
+    found = Counter((document, generation_of(content)) for document, _, content in library.chunks())
+    assert len(found) == len({document for document, _ in found}), "a document has chunks of two generations"
+    assert all(count >= 6 for count in found.values()), "a document lacks chunks"
