@@ -7,6 +7,7 @@ import re
 from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.sql.merge import PreparedLoad
 from retl.connectors.sql.statement import Statement, Step, query
+from retl.connectors.sql.tables import TableName
 from retl.model.actions import Action, PreAction
 from retl.model.embeddings import VectorIndex
 from retl.model.errors import ConfigError, UnsupportedError
@@ -18,6 +19,7 @@ _WHOLE_DIMENSIONS = 2_000
 _HALF_DIMENSIONS = 4_000
 """An index on 16-bit numbers takes no more."""
 _TYPE = re.compile(r"(?:.+\.)?(vector|halfvec)(?:\((\d+)\))?")
+_LONGEST_NAME = 63
 _OPERATORS = {"cosine": "cosine", "l2": "l2", "inner_product": "ip"}
 _INDEX = (
     "SELECT 1 FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam "
@@ -75,13 +77,23 @@ def make_index(load: PreparedLoad) -> Step[None]:
         # A mirror changes the rows of the table, if there is one; any other shadow becomes the table.
         table = load.target if there and load.spec.table.pre_action is not PreAction.SWAP else load.loaded
         stored = native_type(load.existing.columns.field(column))
-        yield Statement(_create(words.index, table.sql, column, stored))
+        name = yield from _free_name(load.target, column)
+        yield Statement(_create(words.index, name, table.sql, column, stored))
 
 
-def _create(index: VectorIndex, table: str, column: str, stored: str) -> str:
+def _free_name(target: TableName, column: str) -> Step[str]:
+    """The name that the server would choose, though the index may be made before its table has its own; else any."""
+    name = f"{target.name}_{column}_idx"
+    if len(name.encode()) > _LONGEST_NAME:
+        return ""
+    ((free,),) = yield query(f"SELECT to_regclass({DIALECT.string(target.beside(name).sql)}) IS NULL")
+    return f"{DIALECT.identifier(name)} " if free else ""
+
+
+def _create(index: VectorIndex, name: str, table: str, column: str, stored: str) -> str:
     found = _TYPE.fullmatch(stored)
     kind = found[1] if found else "vector"
     operators = f"{kind}_{_OPERATORS[index.distance]}_ops"
     options = ", ".join(f"{DIALECT.identifier(name)} = {value:d}" for name, value in index.options.items())
     given = f" WITH ({options})" if options else ""
-    return f"CREATE INDEX ON {table} USING {index.method} ({DIALECT.identifier(column)} {operators}){given}"
+    return f"CREATE INDEX {name}ON {table} USING {index.method} ({DIALECT.identifier(column)} {operators}){given}"

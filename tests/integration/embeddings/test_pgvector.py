@@ -47,15 +47,11 @@ async def test_a_question_finds_its_nearest_text_by_the_index(articles: Articles
 
     nearest = f"SELECT id, body FROM articles ORDER BY embedding <=> '{question}' LIMIT 1"
     assert run(articles, nearest) == [(500, "trains to Prague by night")]
-    assert (
-        definition(articles)
-        == [
-            "CREATE INDEX articles_embedding_idx ON public.articles USING hnsw (embedding vector_cosine_ops) "
-            "WITH (m='8', ef_construction='32')"
-        ]
-        or pre_action == "swap"
+    (index,) = definition(articles)
+    assert index.startswith(
+        "CREATE INDEX articles_embedding_idx ON public.articles USING hnsw (embedding vector_cosine_ops)"
     )
-    assert len(definition(articles)) == 1
+    assert "m='8'" in index and "ef_construction='32'" in index
     plan = run(articles, "SET enable_seqscan = off", f"EXPLAIN {nearest}")
     assert any("using" in str(line) and "embedding" in str(line) for (line,) in plan)
 
