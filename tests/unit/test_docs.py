@@ -251,7 +251,15 @@ def test_every_block_of_the_tutorial_is_a_file_a_command_or_an_output() -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    "page", ["tutorial.md", "job-files.md", "pipelines/your-own.md", "pipelines/files.md", "write-a-connector.md"]
+    "page",
+    [
+        "tutorial.md",
+        "job-files.md",
+        "pipelines/your-own.md",
+        "pipelines/files.md",
+        "pipelines/documents-to-vectors.md",
+        "write-a-connector.md",
+    ],
 )
 def test_the_commands_of_a_page_run_and_print_what_it_shows(page: str, tmp_path: Path) -> None:
     _run_page(DOCS / page, tmp_path)
