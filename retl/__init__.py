@@ -5,6 +5,7 @@ The public names, and nothing else. No driver is imported before it is used.
 
 from retl.connectors.documents.embeddings.models import embed
 from retl.engine.schedule import Cron, Interval, Manual, Schedule
+from retl.host import Running, running
 from retl.model import events
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import Checkpoint, Reject
@@ -29,7 +30,7 @@ from retl.model.errors import (
 )
 from retl.model.report import Progress, RunReport, ScanReport
 from retl.model.secret import Secret, env, secret_file
-from retl.model.status import PipelineStatus, TableStatus
+from retl.model.status import PipelineStatus, Snapshot, TableSnapshot, TableStatus
 from retl.model.table import Table
 from retl.pipeline import Finding, Pipeline, TablePlan
 from retl.state.memory import MemoryStore
@@ -60,15 +61,18 @@ __all__ = [
     "RetlError",
     "RowsRejected",
     "RunReport",
+    "Running",
     "ScanReport",
     "Schedule",
     "SchemaDrift",
     "Secret",
+    "Snapshot",
     "SourceError",
     "SqliteStore",
     "StateError",
     "Table",
     "TablePlan",
+    "TableSnapshot",
     "TableStatus",
     "TargetBusy",
     "TargetError",
@@ -79,6 +83,7 @@ __all__ = [
     "embed",
     "env",
     "events",
+    "running",
     "secret_file",
 ]
 

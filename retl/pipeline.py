@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any
+from typing import Self
+
+import anyio
+from anyio.abc import TaskStatus
 
 from retl.connectors.base import Connector, Source, Target
 from retl.connectors.documents.wrap import with_documents
+from retl.engine.adopt import adopted
+from retl.engine.arguments import check_count, check_loop, check_side, no_store, once, word_of
 from retl.engine.bus import EventBus
 from retl.engine.config import KEEP_REJECTS, PARALLEL_TABLES, PipelineConfig
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
@@ -15,23 +21,25 @@ from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
 from retl.engine.runner import Runner
 from retl.engine.schedule import make_schedule
-from retl.engine.status import pipeline_status
+from retl.engine.status import pipeline_status, snapshot_of
 from retl.engine.tables import Tables
-from retl.engine.targets import claim_of, hand_over
 from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
-from retl.model.checkpoint import Fence, Reject
+from retl.model.checkpoint import Reject
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, RetlError
 from retl.model.options import LostTarget, NewColumns, NullCursor, TableOptions
 from retl.model.report import RunReport, ScanReport
-from retl.model.status import PipelineStatus
+from retl.model.status import PipelineStatus, Snapshot
 from retl.model.table import Table
 from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
-from retl.threads import shielded
+from retl.threads import Patience, patient, shielded
 
 __all__ = ["Finding", "Pipeline", "TablePlan"]
+
+_LET_GO_SECONDS = 0.4
+"""How long a run that left something behind may take to close its connections."""
 
 
 class Pipeline:
@@ -87,8 +95,8 @@ class Pipeline:
             if not name.strip():
                 raise ConfigError("a pipeline needs a name.", remedy='give it one, such as "orders".')
             check_length("the name of a pipeline", name)
-            _check_count("channel_bytes", channel_bytes, "a whole number of bytes, at least 1")
-            _check_count("parallel_tables", parallel_tables, "a whole number, at least 1")
+            check_count("channel_bytes", channel_bytes, "a whole number of bytes, at least 1")
+            check_count("parallel_tables", parallel_tables, "a whole number, at least 1")
             if isinstance(blacklist, str):
                 raise ConfigError(f"blacklist is the text {blacklist!r}.", remedy=f"write blacklist=[{blacklist!r}].")
             ttl = parse_lease_ttl(lease_ttl)
@@ -99,12 +107,12 @@ class Pipeline:
                 lookback=lookback,
                 settle=settle,
                 null_cursor=null_cursor,
-                pre_action=_word(PreAction, pre_action, "pre_action"),
+                pre_action=word_of(PreAction, pre_action, "pre_action"),
                 keep_archives=keep_archives,
                 max_shrink=max_shrink,
                 max_rejects=max_rejects,
                 lost_target=lost_target,
-                write=_word(Write, write, "write"),
+                write=word_of(Write, write, "write"),
                 new_columns=new_columns,
                 slice_rows=slice_rows,
             )
@@ -114,12 +122,12 @@ class Pipeline:
             declared = [Table(table) if isinstance(table, str) else table for table in tables]
             self._source = source.source() if isinstance(source, Connector) else source
             self._target = target.target() if isinstance(target, Connector) else target
-            _check_side(self._source, Source, "source", "IteratorSource")
-            _check_side(self._target, Target, "target", "FunctionTarget")
+            check_side(self._source, Source, "source", "IteratorSource")
+            check_side(self._target, Target, "target", "FunctionTarget")
             self._source, self._target = with_documents(self._source, self._target, declared)
             self._tables = Tables(name, declared, defaults, actions, self._source, self._target)
             inside = self._target.state_store() if state is None else None
-            self._store: StateStore = state or inside or _no_store(self._target)
+            self._store: StateStore = state or inside or no_store(self._target)
         self._config = PipelineConfig(
             name=name,
             source=self._source,
@@ -196,16 +204,17 @@ class Pipeline:
         runs this pipeline. A table that fails does not stop the others; afterwards the
         first error is raised, unless ``check`` is false and the reports alone should tell.
         """
-        with self._running(), self._named():
+        with self._running() as patience, self._named():
             try:
-                report, errors = await self._runner.once()
+                with self._runner.scope():
+                    report, errors = await self._runner.once()
             finally:
-                await self._let_go()
+                await self._let_go(patience)
         if errors and check:
             raise errors[0]
         return report
 
-    async def run_forever(self) -> None:
+    async def run_forever(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run on schedule until ``stop`` is called or the task is cancelled.
 
         Errors never end it: transient ones are tried again within the interval, with
@@ -213,20 +222,24 @@ class Pipeline:
         another process owns the pipeline this one stands by and takes over when the
         other stops or dies. Raises ``ConfigError`` at once, before the first scan, for a
         declaration that can never work; what turns out to be wrong later is reported.
+
+        ``await tasks.start(pipeline.run_forever)`` returns once it is past that. See ``retl.running``.
         """
-        with self._running():
+        with self._running() as patience:
             if self._stop_waits:
                 self._stop_waits = False
                 self._runner.stop()
             started = event_types.PipelineStarted(pipeline=self.name, at=now_text(), schedule=self.schedule.describe())
             self._bus.emit(started)
             try:
-                await self._runner.forever()
+                with self._runner.scope():
+                    await self._runner.forever(once(task_status.started))
             finally:
                 try:
-                    await self._let_go()
+                    await self._let_go(patience)
                 finally:
                     self._bus.emit(event_types.PipelineStopped(pipeline=self.name, at=now_text()))
+            await self._bus.settle()
 
     # While it runs ----------------------------------------------------------
 
@@ -242,34 +255,48 @@ class Pipeline:
         """Go on with the schedule; missed ticks count as one."""
         self._runner.resume()
 
-    def stop(self, *, finish_slice: bool = True) -> None:
+    def stop(self, *, grace: Duration | None = None) -> None:
         """End ``run_forever`` or ``run_once`` soon.
 
-        With ``finish_slice`` the slice under way is committed first; without, it is
-        abandoned and read again by the next run. Nothing is lost either way.
+        The slice under way is committed first. With ``grace`` it has that long; then it is
+        abandoned, and read again by the next run: whatever hangs, the run ends within a second
+        of that. ``grace=0`` abandons it at once, and takes up to five to clean up. Nothing is lost.
 
         While nothing runs it is kept for the next ``run_forever``, which then ends at once:
         a task that has been started, but has not begun yet, ends too.
         """
+        seconds = None if grace is None else parse_duration(grace, what="grace").total_seconds()
         if self._busy:
-            self._runner.stop(finish_slice=finish_slice)
+            self._runner.stop(grace=seconds)
         else:
             self._stop_waits = True
+            self._bus.end()
 
-    def subscribe(self, listener: Callable[[event_types.Event], None]) -> Callable[[], None]:
-        """Call ``listener`` with every event, in the event loop; it must not block. Call the result to unsubscribe."""
-        return self._bus.subscribe(listener)
+    def subscribe(
+        self, listener: Callable[[event_types.Event], Awaitable[None] | None], *, logs: bool = False
+    ) -> Callable[[], None]:
+        """Call ``listener`` with every event, in the event loop; call the result to unsubscribe.
+
+        A plain function must not block. An async one gets the events one after the other, and misses the oldest beyond
+        1,000. What a listener raises is logged. ``logs`` says that it logs the events, so that retl need not.
+        """
+        return self._bus.subscribe(listener, logs=logs)
 
     def events(self) -> AsyncIterator[event_types.Event]:
-        """The events from this call on, until ``run_forever`` ends. A slow reader misses the oldest beyond 1,000.
+        """The events from this call on, until ``run_forever`` ends, or ``stop`` or ``aclose`` is called while nothing runs.
 
-        ``run_once`` does not end it: leave the loop by yourself, or cancel its task.
+        A slow reader misses the oldest beyond 1,000. ``run_once`` does not end it: leave the loop by yourself.
         """
         return self._bus.stream()
 
+    def snapshot(self) -> Snapshot:
+        """The pipeline as this process knows it: from memory, at once, never failing. For probes and metrics."""
+        return snapshot_of(self._config, self._runner)
+
     async def status(self) -> PipelineStatus:
-        """The pipeline as it stands, with what the state store knows of earlier runs and other processes."""
-        return await pipeline_status(self._config, self._runner)
+        """The snapshot, with what the state store knows of earlier runs and other processes, if it answers in time."""
+        async with self._looking():
+            return await pipeline_status(self._config, self._runner)
 
     # What is remembered -----------------------------------------------------
 
@@ -295,13 +322,13 @@ class Pipeline:
 
         Raises ``TargetBusy`` where another process runs the pipeline.
         """
-        with self._running():
+        with self._running() as patience:
             try:
                 await self._runner.take_lease()
                 await self._store.release_claims(self.name, table)
                 return await self._store.forget(self.name, table)
             finally:
-                await self._let_go()
+                await self._let_go(patience)
 
     async def adopt(self, table: str | None = None) -> list[str]:
         """Take over the target tables of a table, or of all, from other pipelines; returns the names of those.
@@ -310,23 +337,16 @@ class Pipeline:
         two pipelines replaces is refused to the second. Raises ``TargetBusy`` where another
         process runs this pipeline.
         """
-        with self._running(), self._named():
+        with self._running() as patience, self._named():
             try:
                 fence = await self._runner.take_lease()
-                return sorted(await self._adopt(fence, table))
+                return sorted(await adopted(self._config, fence, table))
             finally:
-                await self._let_go()
-
-    async def _adopt(self, fence: Fence, table: str | None) -> set[str]:
-        others: set[str] = set()
-        for spec in await self._tables.specs(self._source, self._target):
-            claim = await claim_of(self.name, spec, self._target, state_in_target=self._config.state_in_target)
-            if claim is not None and table in (None, spec.name):
-                others |= await hand_over(self._store, fence, claim)
-        return others
+                await self._let_go(patience)
 
     async def aclose(self) -> None:
-        """Close every connection. ``run_once`` and ``run_forever`` may be called again afterwards."""
+        """Close every connection, and end ``events``. ``run_once`` and ``run_forever`` may be called again afterwards."""
+        self._bus.end()
         await shielded(self._close())
 
     async def _close(self) -> None:
@@ -335,7 +355,8 @@ class Pipeline:
             closing.push_async_callback(self._target.aclose)
             closing.push_async_callback(self._source.aclose)
 
-    async def __aenter__(self) -> Pipeline:
+    async def __aenter__(self) -> Self:
+        """For a block that asks, or runs once; its end closes every connection. ``retl.running`` runs in the background."""
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -344,8 +365,9 @@ class Pipeline:
     # Inside -----------------------------------------------------------------
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self) -> Iterator[Patience]:
         """Holds the pipeline for one run at a time."""
+        check_loop(self.name)
         if self._busy:
             raise ConfigError(
                 "the pipeline is running already.",
@@ -353,46 +375,21 @@ class Pipeline:
                 pipeline=self.name,
             )
         self._busy = True
-        self._runner.clear_stop()
         try:
-            yield
+            with patient() as patience:
+                self._runner.begin(patience)
+                yield patience
         finally:
             self._busy = False
 
-    async def _let_go(self) -> None:
+    async def _let_go(self, patience: Patience) -> None:
         """After a run: nothing stays open, and the next owner need not wait."""
         self._runner.rest()
-        await shielded(self._give_up())
+        with patient() as further:
+            if patience.over:
+                asyncio.get_running_loop().call_later(_LET_GO_SECONDS, further.end)
+            await shielded(self._give_up())
 
     async def _give_up(self) -> None:
         await self._runner.lease.give_up()
         await self._close()
-
-
-def _check_count(word: str, value: object, wanted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise wrong_type(word, value, wanted)
-
-
-def _check_side(given: object, kind: type, what: str, wrapper: str) -> None:
-    if not isinstance(given, kind):
-        raise ConfigError(
-            f"the {what} is of type {type(given).__name__}, which is not a connector.",
-            remedy=f"choose one of retl.connectors; a function of yours goes into retl.connectors.{wrapper}.",
-        )
-
-
-def _no_store(target: Target) -> StateStore:
-    raise ConfigError(
-        f"the target ({target.system}) has no place for checkpoints, and the pipeline has no state store.",
-        remedy='give it state=retl.SqliteStore("retl-state.db"), or retl.MemoryStore() where starting over with each process is right.',
-    )
-
-
-def _word(kind: Any, value: Any, what: str) -> Any:
-    if value is None:
-        return None
-    try:
-        return kind(value)
-    except ValueError:
-        raise ConfigError(f"{what} is {value!r}.", remedy="use one of " + ", ".join(kind) + ".") from None

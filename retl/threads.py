@@ -7,14 +7,51 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
 T = TypeVar("T")
+
+
+_LOOK_SECONDS = 0.25
+"""How often those who wait look whether they still should."""
+
+
+class Patience:
+    """Whether those who wait for a clean end should go on waiting."""
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def end(self) -> None:
+        self.over = True
+
+
+_patience: ContextVar[Patience | None] = ContextVar("retl_patience", default=None)
+
+
+@contextmanager
+def patient() -> Iterator[Patience]:
+    """For this block and its tasks: once ``over`` is set, nobody in it waits for what hangs."""
+    patience = Patience()
+    token = _patience.set(patience)
+    try:
+        yield patience
+    finally:
+        _patience.reset(token)
+
+
+def _is_over() -> bool:
+    patience = _patience.get()
+    return patience is not None and patience.over
 
 
 class CallFailed(RuntimeError):
@@ -51,17 +88,23 @@ class Worker:
 
     Cancellation is prompt and clean: the running call is interrupted (``interrupt`` must
     be safe to call from another thread) and has ended by the time ``run`` raises, so the
-    handle is never used by two threads at once.
+    handle is never used by two threads at once. After ``most`` seconds, where given, and
+    once the ``Patience`` of its run is over, a call is left behind in its thread, and
+    later ones get another thread.
     """
 
-    def __init__(self, name: str, interrupt: Callable[[], None] | None = None) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"retl-{name}")
+    def __init__(self, name: str, interrupt: Callable[[], None] | None = None, *, most: float | None = None) -> None:
+        self._name = f"retl-{name}"
+        self._most = most
+        self._thread = _Thread(self._name)
         self._interrupt = interrupt
+        self.left_behind = False
+        """Whether a call was left to itself: what it uses must not be touched."""
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """The result of ``call(*arguments)``, run in the worker's thread."""
         job = _Job(self._interrupt)
-        running = self._executor.submit(job.run, call, *arguments)
+        running = self._thread.submit(lambda: job.run(call, *arguments))
         waiting = asyncio.wrap_future(running)
         try:
             await asyncio.wait([waiting])
@@ -76,7 +119,11 @@ class Worker:
         """Wait until a cancelled call has ended; further cancellations cannot cut that short."""
         if running.cancel():
             return
+        began = time.monotonic()
         while not waiting.done():
+            if _is_over() or (self._most is not None and time.monotonic() - began > self._most):
+                self._leave_behind()
+                return
             job.interrupt()
             try:
                 # Repeated, since an interrupt between two statements has no effect.
@@ -84,9 +131,52 @@ class Worker:
             except asyncio.CancelledError:
                 continue
 
+    def _leave_behind(self) -> None:
+        self.left_behind = True
+        self._thread.close()
+        self._thread = _Thread(self._name)
+
     def close(self) -> None:
         """Let the thread end after the call that it runs. Does not wait."""
-        self._executor.shutdown(wait=False)
+        self._thread.close()
+
+
+class _Thread:
+    """Runs calls in turn, in a thread that begins with the first one.
+
+    A daemon: the interpreter ends although a call of the user's never does. Threads of an executor are waited for.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._begun = False
+        self._closed = False
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        if self._closed:
+            raise RuntimeError("the worker is closed")
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=_work, args=(self._calls,), name=self._name, daemon=True).start()
+        future: Future[T] = Future()
+        self._calls.put((future, call))
+        return future
+
+    def close(self) -> None:
+        self._closed = True
+        self._calls.put(None)
+
+    def __del__(self) -> None:
+        self._calls.put(None)
+
+
+def _work(calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
+    while (item := calls.get()) is not None:
+        future, call = item
+        if future.set_running_or_notify_cancel():
+            future.set_result(call())
+        del item, future, call  # they hold what the next call may wait for
 
 
 async def shielded(work: Coroutine[Any, Any, T]) -> T:
@@ -99,14 +189,23 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:
     with anyio.CancelScope(shield=True):
         while not task.done():
             try:
-                await asyncio.wait([task])
+                await asyncio.wait([task], timeout=_LOOK_SECONDS)
             except asyncio.CancelledError as error:
                 cancelled = error
+            if _is_over() and not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=_LOOK_SECONDS)
+                task.add_done_callback(_see)
+                raise cancelled or asyncio.CancelledError
     if cancelled is None:
         return task.result()
-    if not task.cancelled():
-        task.exception()  # seen: the cancellation counts for more
+    _see(task)  # the cancellation counts for more
     raise cancelled
+
+
+def _see(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 async def apart(work: Awaitable[T], *, patience: float = 10.0) -> T:
@@ -146,10 +245,13 @@ async def _outcome(work: Awaitable[T]) -> Outcome[T]:
 
 async def end_task(task: asyncio.Task[Any], *, patience: float) -> None:
     """Cancel a task and wait for its end, even if the caller is cancelled; cancels again a task that does not end."""
-    while not task.done():
-        task.cancel()
+    deadline = 0.0
+    while not task.done() and not _is_over():
+        if time.monotonic() >= deadline:
+            task.cancel()
+            deadline = time.monotonic() + patience
         try:
-            await asyncio.wait([task], timeout=patience)
+            await asyncio.wait([task], timeout=min(patience, _LOOK_SECONDS))
         except asyncio.CancelledError:
             continue
 

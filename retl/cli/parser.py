@@ -7,6 +7,7 @@ import argparse
 import retl
 from retl.cli import demo_command, init, inspect_commands, run, state_commands
 from retl.cli.exit_codes import EXPLAINED
+from retl.host import GRACE
 
 JOB_FILE = "jobs.toml"
 
@@ -59,11 +60,17 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command = _command(
         commands,
         "run",
-        "Run the pipelines of a job file on their schedules. Ctrl-C (or SIGTERM) finishes the slice under way and stops; "
-        "a second one abandons the slice.",
+        "Run the pipelines of a job file on their schedules. Ctrl-C (or SIGTERM) finishes the slice under way, if that takes "
+        "no longer than the grace, and stops; a second one abandons the slice.",
     )
     _of_jobs(command)
     command.add_argument("--once", action="store_true", help="scan every table once, now, and stop")
+    command.add_argument(
+        "--grace",
+        metavar="TIME",
+        default=GRACE,
+        help="how long a slice may take after the first signal; then it is abandoned (default: %(default)s)",
+    )
     command.add_argument(
         "--log-format",
         choices=("auto", "plain", "json"),

@@ -16,6 +16,7 @@ from retl.cli.exit_codes import FAILED, INTERRUPTED, USAGE, exit_code, worst
 from retl.cli.fan_out import selected
 from retl.cli.output import Output, make_output
 from retl.model import events
+from retl.model.duration import parse_duration
 from retl.model.errors import RetlError
 from retl.pipeline import Pipeline
 
@@ -23,8 +24,9 @@ from retl.pipeline import Pipeline
 def run(arguments: argparse.Namespace) -> int:
     """Run the selected pipelines; returns the exit code."""
     pipelines = selected(arguments)
+    grace = parse_duration(arguments.grace, what="--grace").total_seconds()
     with _bugs_on_stderr(), make_output(arguments.log_format) as output:
-        return anyio.run(_Runner(pipelines, output, once=arguments.once).run)
+        return anyio.run(_Runner(pipelines, output, once=arguments.once, grace=grace).run)
 
 
 @contextmanager
@@ -48,19 +50,20 @@ def _bugs_on_stderr() -> Iterator[None]:
 class _Runner:
     """Runs pipelines in one task group; a failure of one does not end the others."""
 
-    def __init__(self, pipelines: Sequence[Pipeline], output: Output, *, once: bool) -> None:
+    def __init__(self, pipelines: Sequence[Pipeline], output: Output, *, once: bool, grace: float) -> None:
         self._pipelines = pipelines
         self._output = output
         self._once = once
+        self._grace = grace
         self._signals = 0
         self._codes: set[int] = set()
 
     async def run(self) -> int:
         async with anyio.create_task_group() as outer:
-            await outer.start(self._heed_signals, outer.cancel_scope)
+            await outer.start(self._heed_signals)
             async with anyio.create_task_group() as inner:
                 for pipeline in self._pipelines:
-                    pipeline.subscribe(self._listen)
+                    pipeline.subscribe(self._listen, logs=True)
                     inner.start_soon(self._run_one, pipeline)
             outer.cancel_scope.cancel()
         # A schedule ends well when a signal ends it; a single run that ends early was interrupted.
@@ -89,14 +92,12 @@ class _Runner:
         elif isinstance(event, events.RunFailed):
             self._codes.add(USAGE if event.error_type in ("ConfigError", "UnsupportedError") else FAILED)
 
-    async def _heed_signals(self, scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
+    async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for _ in signals:
                 self._signals += 1
-                if self._signals > 1:
-                    scope.cancel()
-                    return
-                self._output.info("stopping after the slice under way; once more abandons it")
+                if self._signals == 1:
+                    self._output.info("stopping after the slice under way; once more abandons it")
                 for pipeline in self._pipelines:
-                    pipeline.stop()
+                    pipeline.stop(grace=0 if self._signals > 1 else self._grace)

@@ -112,6 +112,8 @@ class Lease:
         self.fence: Fence | None = None
         self.holder: str | None = None
         """Another owner that holds it, if there is one."""
+        self.reachable: bool | None = None
+        """Whether the store has answered the last time; ``None`` before the first."""
 
     async def try_take(self) -> Fence | None:
         """Take the lease if it is free, or if its owner is dead or has been silent for its ``ttl``.
@@ -119,7 +121,9 @@ class Lease:
         Raises ``ConfigError`` if the owner is another pipeline of this process.
         """
         owner = await self._me()
+        self.reachable = False
         row = await self._store.read_lease(self._pipeline)
+        self.reachable = True
         if row.owner is not None and row.owner != owner and not await self._is_free(row.owner, row):
             self.holder = row.owner
             if _process(row.owner) == _process(owner):
@@ -179,7 +183,9 @@ class Lease:
             try:
                 alive = await self._store.beat(fence)
             except Exception:
+                self.reachable = False
                 continue  # any error may pass: the fence, not the heartbeat, keeps data safe
+            self.reachable = True
             if not alive:
                 self.fence = None
                 lost(lease_lost(fence))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -13,6 +14,7 @@ import anyio
 from retl.engine.bus import EventBus
 from retl.engine.config import PipelineConfig
 from retl.engine.context import StopSignal, now_text
+from retl.engine.health import Health
 from retl.engine.lease import Lease
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.ownership import Ownership
@@ -24,10 +26,13 @@ from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineState
+from retl.threads import Patience
 
 _MOST_REJECTS = 5_000
 """Most rejects of a table that are kept."""
 _PRUNE_SECONDS = 3600.0
+_CLEAN_UP_SECONDS, _CLEAN_UP_AT_ONCE_SECONDS = 0.5, 5.0
+"""How long what was abandoned may take to clean up: at the end of a grace, and where there was none."""
 
 
 class Runner:
@@ -41,11 +46,16 @@ class Runner:
         self._store = config.store
         self.lease = Lease(config.store, config.name, ttl=config.lease_ttl)
         self._stop = StopSignal()
+        self._whole: anyio.CancelScope | None = None
         self._run_scope: anyio.CancelScope | None = None
         self._wake = anyio.Event()
         self._triggered = False
         self._paused = False
         self._pruned = -math.inf
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._limits: list[asyncio.TimerHandle] = []
+        self.patience = Patience()
+        self.health = Health(config.name, bus)
         self._timer: Timer | None = None
         self._ownership: Ownership | None = None
         self.state: PipelineState = "stopped"
@@ -54,9 +64,18 @@ class Runner:
         self.last_run: str | None = None
         self.next_run: str | None = None
 
-    def clear_stop(self) -> None:
-        """Forget a request to stop, for a new run."""
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What is left of a run is cancelled at the end of its grace, wherever it waits."""
+        with anyio.CancelScope() as self._whole:
+            yield
+
+    def begin(self, patience: Patience) -> None:
+        """A new run, in the running event loop; nobody has asked it to stop yet."""
         self._stop.requested = False
+        self._loop = asyncio.get_running_loop()
+        self._wake = anyio.Event()
+        self.patience = patience
 
     async def take_lease(self) -> Fence:
         """Own the pipeline; raises ``TargetBusy`` if another living process does."""
@@ -77,15 +96,16 @@ class Runner:
         async with self._heartbeat():
             return await self._run_tables(fence, deadline=None)
 
-    async def forever(self) -> None:
-        """On schedule, until stopped."""
+    async def forever(self, begun: Callable[[], None]) -> None:
+        """On schedule, until stopped. ``begun`` is called once it is clear that this can work: owned, standing by, or retried."""
         timer = self._timer = self.schedule.timer()
         failures = 0
         owned = False
         while not self._stop.requested:
             try:
-                if not await self._hold_lease():
+                if not await self._hold_lease(begun):
                     return
+                begun()
                 failures, owned = 0, True
                 async with self._heartbeat() as lost:
                     await self._run_ticks(timer, lost)
@@ -97,6 +117,7 @@ class Runner:
                 if isinstance(error, ConfigError) and not owned:
                     raise error.with_context(pipeline=self.name) from None
                 failures += 1
+                begun()
                 self._report_failed_run(error)
                 await self._sleep(backoff(failures, most=min(30.0, self.schedule.period or 30.0)))
 
@@ -111,7 +132,7 @@ class Runner:
             )
         )
 
-    async def _hold_lease(self) -> bool:
+    async def _hold_lease(self, begun: Callable[[], None]) -> bool:
         """Own the pipeline, or stand by until it can be owned; ``False`` if it is stopped before."""
         announced = None
         while not self._stop.requested:
@@ -120,6 +141,7 @@ class Runner:
                 self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now_text(), epoch=fence.epoch))
                 return True
             self.state = "standby"
+            begun()
             if self.lease.holder != announced:
                 announced = self.lease.holder
                 self._bus.emit(events.LeaseHeld(pipeline=self.name, at=now_text(), owner=owner_in_words(announced)))
@@ -168,6 +190,16 @@ class Runner:
             self.next_run = self._next_tick()
             await self._sleep(None if tick is None or self._paused else tick.delay)
 
+    def waits_for(self) -> str | None:
+        """What the pipeline waits for, for people."""
+        if self.state == "standby":
+            return f"{owner_in_words(self.lease.holder)}, which runs this pipeline"
+        if self.state == "paused":
+            return "resume() or trigger()"
+        if self.state == "idle":
+            return f"the next run at {self.next_run}" if self.next_run else "trigger()"
+        return None
+
     def _next_tick(self) -> str | None:
         """The time of the next tick; ``None`` if there is none."""
         left = self._timer.left() if self._timer is not None and not self._paused else None
@@ -198,6 +230,8 @@ class Runner:
             with anyio.CancelScope() as self._run_scope:
                 await run.run()
             await run.end()
+            if not run.report.errors:
+                self.health.run_ended()
             await self._forget_old_rejects()
         finally:
             self._run_scope = None
@@ -213,33 +247,68 @@ class Runner:
             await self._store.prune_rejects(self.name, before.isoformat(timespec="milliseconds"), _MOST_REJECTS)
             self._pruned = time.monotonic()
 
-    # Control ----------------------------------------
+    # Control: from any thread ------------------------
+
+    def _attend(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call in the event loop of the run, wherever this is called."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is loop:
+            call(*arguments)
+        else:
+            loop.call_soon_threadsafe(call, *arguments)
+
+    def _wake_up(self) -> None:
+        self._attend(lambda: self._wake.set())
 
     def trigger(self) -> None:
         """Run now, also while paused. During a run: once more after it; several triggers are one."""
         self._triggered = True
-        self._wake.set()
+        self._wake_up()
 
     def pause(self) -> None:
         """Start no further run on schedule. A run that is under way is finished."""
         self._paused = True
-        self._wake.set()
+        self._wake_up()
 
     def resume(self) -> None:
         """Go on with the schedule; missed ticks count as one."""
         self._paused = False
-        self._wake.set()
+        self._wake_up()
 
-    def stop(self, *, finish_slice: bool = True) -> None:
-        """End ``run_forever`` or ``run_once`` soon.
+    def stop(self, *, grace: float | None = None) -> None:
+        """End ``run_forever`` or ``run_once`` soon: the slice under way is committed first, for which it has ``grace`` seconds.
 
-        With ``finish_slice`` the slice under way is committed first; without, it is
-        abandoned and read again by the next run. Nothing is lost either way.
+        Then it is abandoned, and read again by the next run. Nothing is lost either way.
         """
         self._stop.requested = True
-        if not finish_slice and self._run_scope is not None:
+        if grace is not None:
+            self._attend(self._limit, grace)
+        self._wake_up()
+
+    def _limit(self, grace: float) -> None:
+        assert self._loop is not None
+        clean_up = _CLEAN_UP_SECONDS
+        if grace <= 0:
+            self._abandon()
+            clean_up = _CLEAN_UP_AT_ONCE_SECONDS
+        else:
+            self._limits.append(self._loop.call_later(grace, self._abandon))
+        self._limits.append(self._loop.call_later(grace + clean_up, self._give_up))
+
+    def _abandon(self) -> None:
+        if self._run_scope is not None:
             self._run_scope.cancel()
-        self._wake.set()
+
+    def _give_up(self) -> None:
+        self.patience.end()
+        if self._whole is not None:
+            self._whole.cancel()
 
     async def _sleep(self, seconds: float | None) -> None:
         """Sleep for at most ``seconds``, until something wants attention."""
@@ -252,6 +321,8 @@ class Runner:
 
     def rest(self) -> None:
         """The run is over."""
+        while self._limits:
+            self._limits.pop().cancel()
         self.state = "stopped"
         self.next_run = self._timer = None
 

@@ -2,36 +2,100 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import anyio
+
 from retl.engine.config import PipelineConfig
+from retl.engine.health import TableHealth
 from retl.engine.runner import Runner, owner_in_words
 from retl.model.checkpoint import Checkpoint
 from retl.model.cursor import age, family_of_text
+from retl.model.errors import RetlError
 from retl.model.report import ScanReport
-from retl.model.status import PipelineStatus, TableStatus
+from retl.model.status import PipelineStatus, Snapshot, TableSnapshot, TableStatus
+
+_ANSWER_SECONDS = 5.0
+
+
+def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
+    """The pipeline from memory."""
+    health = runner.health
+    failing = [one for one in (health.runs, *health.tables.values()) if one.failures]
+    worst = max(failing, key=lambda one: one.failures, default=None)
+    successes = [one.last_success for one in health.tables.values()]
+    return Snapshot(
+        pipeline=config.name,
+        state=runner.state,
+        healthy=worst is None,
+        waits_for=runner.waits_for(),
+        reachable=runner.lease.reachable,
+        last_success=min((when for when in successes if when), default=None) if None not in successes else None,
+        failures=worst.failures if worst else 0,
+        since=min((one.since for one in failing if one.since), default=None),
+        error=worst.error if worst else None,
+        next_run=runner.next_run,
+        tables=tuple(_table_snapshot(name, one, runner) for name, one in health.tables.items()),
+    )
+
+
+def _table_snapshot(name: str, one: TableHealth, runner: Runner) -> TableSnapshot:
+    scan = runner.scans.get(name)
+    progress = scan.progress() if scan is not None else None
+    return TableSnapshot(
+        table=name,
+        last_success=one.last_success,
+        failures=one.failures,
+        since=one.since,
+        error=one.error,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the state store knows."""
+
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    rejects: dict[str, int] = field(default_factory=dict)
+    owner: str | None = None
+    last: dict[str, ScanReport] = field(default_factory=dict)
 
 
 async def pipeline_status(config: PipelineConfig, runner: Runner) -> PipelineStatus:
-    """The pipeline as it stands."""
-    store = config.store
-    checkpoints = await store.load(config.name)
-    rejects = await store.count_rejects(config.name)
-    lease = await store.read_lease(config.name)
-    last = {**await store.last_reports(config.name), **runner.last}
-    known = dict.fromkeys([*config.tables.names, *last, *checkpoints])
+    """The pipeline as it stands; without what the store knows where it does not answer in time."""
+    stored: _Stored | None = None
+    with suppress(RetlError), anyio.move_on_after(_ANSWER_SECONDS):
+        stored = await _stored(config)
+    known = stored or _Stored()
+    last = {**known.last, **runner.last}
+    names = dict.fromkeys([*config.tables.names, *last, *known.checkpoints])
     latest = max(last.values(), key=lambda report: report.started_at, default=None)
     return PipelineStatus(
         pipeline=config.name,
         state=runner.state,
         schedule=config.schedule.describe(),
-        owner=owner_in_words(lease.owner) if lease.owner else None,
+        owner=owner_in_words(known.owner) if known.owner else None,
         last_run=runner.last_run or (latest.started_at if latest else None),
-        next_run=runner.next_run or (latest.next_run if latest and lease.owner else None),
+        next_run=runner.next_run or (latest.next_run if latest and known.owner else None),
+        reachable=stored is not None,
+        snapshot=snapshot_of(config, runner),
         tables=tuple(
-            _table_status(config, runner, name, checkpoints.get(name), last.get(name), rejects.get(name, 0))
-            for name in known
+            _table_status(config, runner, name, known.checkpoints.get(name), last.get(name), known.rejects.get(name, 0))
+            for name in names
         ),
+    )
+
+
+async def _stored(config: PipelineConfig) -> _Stored:
+    store = config.store
+    return _Stored(
+        await store.load(config.name),
+        await store.count_rejects(config.name),
+        (await store.read_lease(config.name)).owner,
+        await store.last_reports(config.name),
     )
 
 

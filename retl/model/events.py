@@ -129,3 +129,14 @@ class RunFailed(Event, frozen=True, kw_only=True):
 
     error: str
     error_type: str
+
+
+class Recovered(Event, frozen=True, kw_only=True):
+    """What had failed works again: a table's scan, or with an empty ``table`` the runs of the pipeline.
+
+    ``since`` is when it failed first, ``failures`` how often it did since then.
+    """
+
+    table: str
+    since: str
+    failures: int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
 
 import msgspec
 
@@ -36,3 +37,51 @@ class PipelineStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_run: str | None = None
     next_run: str | None = None
     tables: tuple[TableStatus, ...] = ()
+    reachable: bool = True
+    """Whether the state store has answered; if not, all of this is what this process knows by itself."""
+    snapshot: Snapshot | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts, lists, texts and numbers: what a JSON answer takes."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
+
+
+class TableSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One table, as this process knows it."""
+
+    table: str
+    last_success: datetime | None = None
+    failures: int = 0
+    """Failed scans since the last success."""
+    since: datetime | None = None
+    """When the first of them failed."""
+    error: str | None = None
+    progress: Progress | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipeline as its own process knows it, without asking anybody. Times are in UTC."""
+
+    pipeline: str
+    state: PipelineState
+    healthy: bool
+    """Nothing fails: no table, no run. A standby is healthy."""
+    waits_for: str | None = None
+    """What it waits for, for people; ``None`` while it scans."""
+    reachable: bool | None = None
+    """Whether the state store has answered the last time; ``None`` before the first."""
+    last_success: datetime | None = None
+    """When every table that was scanned here had succeeded: the oldest of their last successes."""
+    failures: int = 0
+    """Failures one after the other, of the table that has most of them, or of the runs."""
+    since: datetime | None = None
+    """When the oldest of what fails now failed first."""
+    error: str | None = None
+    next_run: str | None = None
+    tables: tuple[TableSnapshot, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts, lists, texts and numbers: what a JSON answer takes."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found

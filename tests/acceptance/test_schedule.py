@@ -96,19 +96,28 @@ async def test_events_are_those_since_the_call_and_not_since_the_first_was_asked
     ]
 
 
-def test_a_stream_of_events_that_nobody_reads_is_no_listener() -> None:
-    """It would keep failures out of the log."""
+def test_failures_are_logged_whoever_listens_unless_a_listener_logs_them() -> None:
     bus = EventBus()
     failed = events.RunFailed(pipeline="p", error="the store is gone", error_type="StateError")
-    stream = bus.stream()
+    heard: list[events.Event] = []
+    bus.subscribe(heard.append)
+    end = bus.subscribe(heard.append, logs=True)
     with structlog.testing.capture_logs() as logged:
         bus.emit(failed)
-    assert logged == []
+    assert (logged, heard) == ([], [failed, failed])
+    end()
+    with structlog.testing.capture_logs() as logged:
+        bus.emit(failed)
+    assert [(line["log_level"], line["error"]) for line in logged] == [("error", "the store is gone")]
+
+
+def test_a_stream_of_events_that_nobody_reads_is_no_listener() -> None:
+    bus = EventBus()
+    stream = bus.stream()
+    assert len(bus._listeners) == 1
     del stream
     gc.collect()
-    with structlog.testing.capture_logs() as logged:
-        bus.emit(failed)
-    assert [line["error"] for line in logged] == ["the store is gone"]
+    assert bus._listeners == []
 
 
 async def test_errors_do_not_end_the_schedule_and_neighbours_go_on(
@@ -510,7 +519,7 @@ async def test_a_table_that_waits_to_be_tried_again_has_failed_when_the_run_is_s
     patch_backoff(monkeypatch, 9.0)
     job = flaky_pipeline(warehouse, app, {"plan_t": 1})
     heard = Recorder(job)
-    heard.when(events.ScanFinished, lambda _: job.stop(finish_slice=finish_slice))
+    heard.when(events.ScanFinished, lambda _: job.stop(grace=None if finish_slice else 0))
     with anyio.fail_after(8):
         report = await job.run_once(check=False)
     assert [(scan.table, scan.status) for scan in report.scans] == [("t", "failed"), ("a_x", "done")]

@@ -253,7 +253,7 @@ async def stopped_at(number: int, pipeline: retl.Pipeline, *, finish_slice: bool
     def listen(event: events.Event) -> None:
         seen.append(event)
         if len(seen) == number:
-            pipeline.stop(finish_slice=finish_slice)
+            pipeline.stop(grace=None if finish_slice else 0)
 
     pipeline.subscribe(listen)
     report = await pipeline.run_once()

@@ -237,7 +237,7 @@ class Life:
             nonlocal left
             left -= 1
             if left == 0:
-                pipeline.stop(finish_slice=finish)
+                pipeline.stop(grace=None if finish else 0)
                 self._happened["stop"] += 1
 
         pipeline.subscribe(listen)

@@ -22,6 +22,7 @@ _PULL_SECONDS = 0.2
 _TURN_SECONDS = 0.01
 """Seconds after which an async iterator that never waits yields to the event loop."""
 _CLOSE_SECONDS = 10.0
+"""How long the user's code may go on after it was cancelled."""
 _END = object()
 _REMEDY = "correct it; raise retl.TransientError where trying again may help."
 
@@ -114,6 +115,11 @@ def guarded(call: Callable[..., Any], failed: Failed) -> Iterator[None]:
         raise failed(call, cause) from cause
 
 
+def user_worker() -> Worker:
+    """The thread of the user's code."""
+    return Worker("function", most=_CLOSE_SECONDS)
+
+
 async def call_user(worker: Worker, failed: Failed, call: Callable[..., Any], *arguments: Any) -> Any:
     """The result of the user's function, awaited if necessary. Errors are ``RetlError``."""
     with guarded(call, failed):
@@ -196,7 +202,7 @@ class _AsyncItems:
         if task.done():
             return
         await end_task(task, patience=_CLOSE_SECONDS)
-        error = task.result().error
+        error = task.result().error if task.done() else None
         if isinstance(error, Exception):
             raise error  # out of the user's clean-up
 
@@ -239,7 +245,7 @@ async def _sync_items(
                 return
     finally:
         close = getattr(iterator, "close", None)
-        if close is not None:
+        if close is not None and not worker.left_behind:
             with anyio.CancelScope(shield=True):
                 await worker.run(close)
 

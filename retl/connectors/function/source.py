@@ -21,6 +21,7 @@ from retl.connectors.function.calls import (
     open_items,
     positional,
     read_failed,
+    user_worker,
 )
 from retl.connectors.function.rows import Pile, Shape
 from retl.connectors.function.selection import (
@@ -127,7 +128,7 @@ class IteratorSource(Source):
             return None
         schema = self._declared(table)
         if schema is None:
-            with closing(Worker("function")) as worker:
+            with closing(user_worker()) as worker:
                 rows = await _Calls(function, worker, self._one_shots).sample(ReadWindow(table, sample=True))
             schema = rows if isinstance(rows, pa.Schema) else learn(rows)
         return TableSchema(table, schema, self._key_of(table))
@@ -150,7 +151,7 @@ class IteratorSource(Source):
         self, table: TableSpec, checkpoint: Checkpoint, manifest: Manifest
     ) -> AsyncGenerator[SourceScan, None]:
         function = self._refuse(table)
-        with closing(Worker("function")) as worker:
+        with closing(user_worker()) as worker:
             yield await self._plan(table, checkpoint, _Calls(function, worker, self._one_shots))
 
     async def _plan(self, table: TableSpec, checkpoint: Checkpoint, calls: _Calls) -> SourceScan:

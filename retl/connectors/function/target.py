@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult, SystemInfo, TableWriter, Target
-from retl.connectors.function.calls import call_user, check_callable, guarded, positional, write_failed
+from retl.connectors.function.calls import call_user, check_callable, guarded, positional, user_worker, write_failed
 from retl.connectors.function.values import drop_invalid, python_rows
 from retl.connectors.net.retry import RetryBudget
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, plain_rows
@@ -122,7 +122,7 @@ class FunctionTarget(Target):
         await self.preview(spec)
         if begun is not None:
             raise UnsupportedError("a function cannot hold checkpoints.", remedy="give the pipeline a state store.")
-        with closing(Worker("function")) as worker:
+        with closing(user_worker()) as worker:
             yield _FunctionWriter(self, spec, worker)
 
     async def deliver(self, worker: Worker, batch: pa.RecordBatch, context: BatchContext) -> list[tuple[int, str]]:

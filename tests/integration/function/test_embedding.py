@@ -137,7 +137,7 @@ async def test_a_service_stops_in_the_middle_of_a_delivery(tmp_path: Path, finis
         await anyio.sleep(0.005)
         got.extend(row["id"] for row in rows)
         if len(got) >= 700:
-            pipeline.stop(finish_slice=finish_slice)
+            pipeline.stop(grace=None if finish_slice else 0)
 
     def job() -> retl.Pipeline:
         return retl.Pipeline(

@@ -1,0 +1,64 @@
+"""Checks of what a pipeline is given."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from retl.connectors.base import Target
+from retl.model.errors import ConfigError
+from retl.model.typed import wrong_type
+from retl.state.base import StateStore
+
+
+def once(call: Callable[[], None]) -> Callable[[], None]:
+    """The call, the first time only."""
+    waiting = [call]
+
+    def first() -> None:
+        if waiting:
+            waiting.pop()()
+
+    return first
+
+
+def check_loop(pipeline: str) -> None:
+    """Raise ``ConfigError`` where no event loop of asyncio runs."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigError(
+            "retl runs in an event loop of asyncio, and there is none here.",
+            remedy='start with asyncio.run or anyio.run(..., backend="asyncio"), not with trio.',
+            pipeline=pipeline,
+        ) from None
+
+
+def check_count(word: str, value: object, wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise wrong_type(word, value, wanted)
+
+
+def check_side(given: object, kind: type, what: str, wrapper: str) -> None:
+    if not isinstance(given, kind):
+        raise ConfigError(
+            f"the {what} is of type {type(given).__name__}, which is not a connector.",
+            remedy=f"choose one of retl.connectors; a function of yours goes into retl.connectors.{wrapper}.",
+        )
+
+
+def no_store(target: Target) -> StateStore:
+    raise ConfigError(
+        f"the target ({target.system}) has no place for checkpoints, and the pipeline has no state store.",
+        remedy='give it state=retl.SqliteStore("retl-state.db"), or retl.MemoryStore() where starting over with each process is right.',
+    )
+
+
+def word_of(kind: Any, value: Any, what: str) -> Any:
+    if value is None:
+        return None
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(f"{what} is {value!r}.", remedy="use one of " + ", ".join(kind) + ".") from None

@@ -1,0 +1,117 @@
+"""``running``: pipelines in the background of a service, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
+
+import anyio
+
+from retl.model.duration import Duration, parse_duration
+from retl.model.errors import ConfigError
+from retl.pipeline import Pipeline
+
+GRACE = "10s"
+"""How long a slice under way may take when the service stops; Kubernetes kills after 30 seconds."""
+
+
+class Running(Mapping[str, Pipeline]):
+    """The pipelines that run, by name; and which of them have ended, and why.
+
+    ``run_forever`` ends because ``stop`` was called, or because of a fault of retl: errors of a source or a
+    target do not end it. One that ends does not end the others.
+    """
+
+    def __init__(self, pipelines: Mapping[str, Pipeline]) -> None:
+        self._pipelines = pipelines
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+
+    def __getitem__(self, name: str) -> Pipeline:
+        return self._pipelines[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pipelines)
+
+    def __len__(self) -> int:
+        return len(self._pipelines)
+
+    @property
+    def ended(self) -> dict[str, BaseException | None]:
+        """Those that run no more, with what they raised: ``None`` where ``stop`` was called."""
+        return {name: _error(task) for name, task in self._tasks.items() if task.done()}
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all of them run, and none of them fails. For a readiness probe."""
+        return not self.ended and all(pipeline.snapshot().healthy for pipeline in self.values())
+
+    async def wait_ended(self) -> dict[str, BaseException | None]:
+        """Wait until a further one has ended, for a host that wants to act on it; returns ``ended``."""
+        before = len(self.ended)
+        while len(self.ended) == before:
+            self._changed.clear()
+            await self._changed.wait()
+        return self.ended
+
+    async def _start(self, pipeline: Pipeline) -> None:
+        """Start one; raises what it raises before it is past its beginning."""
+        begun = _Begun()
+        task = asyncio.create_task(pipeline.run_forever(task_status=begun), name=f"retl {pipeline.name}")
+        self._tasks[pipeline.name] = task
+        task.add_done_callback(lambda _: self._changed.set())
+        waiting = asyncio.ensure_future(begun.event.wait())
+        try:
+            await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if task.done():
+            task.result()
+
+    async def _stop(self, grace: float) -> None:
+        for name, pipeline in self.items():
+            if name in self._tasks and not self._tasks[name].done():
+                pipeline.stop(grace=grace)
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+
+class _Begun:
+    """What ``anyio`` calls a task status."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    def started(self, value: None = None) -> None:
+        self.event.set()
+
+
+def _error(task: asyncio.Task[None]) -> BaseException | None:
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+@asynccontextmanager
+async def running(*pipelines: Pipeline, grace: Duration = GRACE) -> AsyncGenerator[Running, None]:
+    """Run pipelines in the background of the block: the lifespan of a service, or a part of a program.
+
+    On entering, what can never work raises its ``ConfigError``, and nothing keeps running. On leaving, every pipeline
+    has ``grace`` to commit the slice under way; then it is abandoned, whatever hangs, and read again by the next owner.
+    """
+    seconds = parse_duration(grace, what="grace").total_seconds()
+    named = {pipeline.name: pipeline for pipeline in pipelines}
+    if len(named) < len(pipelines):
+        double = next((one.name for one in pipelines if named[one.name] is not one), pipelines[0].name)
+        raise ConfigError(
+            f"two of the pipelines are named {double!r}.",
+            remedy="give every pipeline a name of its own.",
+            pipeline=double,
+        )
+    jobs = Running(named)
+    try:
+        for pipeline in pipelines:
+            await jobs._start(pipeline)
+        yield jobs
+    finally:
+        with anyio.CancelScope(shield=True):
+            await jobs._stop(seconds)
