@@ -149,7 +149,7 @@ def test_a_listeners_own_variables_are_in_no_log(no_structlog: None, caplog: pyt
 
 def test_an_outage_is_one_error_then_a_line_now_and_then_and_at_last_recovered() -> None:
     logger, now = CapturingLogger(), [0.0]
-    log = EventLog(lambda: logger, clock=lambda: now[0])  # type: ignore[arg-type, return-value]
+    log = EventLog(lambda: logger, clock=lambda: now[0])
     retry = events.RetryScheduled(pipeline="p", table="t", error="gone", attempt=1, delay=1.0)
     failed = events.ScanFailed(pipeline="p", at="first", report=report("failed", error="gone"))
     for second in range(0, 400, 10):
