@@ -13,7 +13,7 @@ from anyio.abc import TaskStatus
 from retl.connectors.base import Connector, Source, Target
 from retl.connectors.documents.wrap import with_documents
 from retl.engine.adopt import adopted
-from retl.engine.arguments import check_count, check_loop, check_side, no_store, once, word_of
+from retl.engine.arguments import ABANDONED, check_count, check_loop, check_side, no_store, once, word_of
 from retl.engine.bus import EventBus
 from retl.engine.config import KEEP_REJECTS, PARALLEL_TABLES, PipelineConfig
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
@@ -34,7 +34,7 @@ from retl.model.status import PipelineStatus, Snapshot
 from retl.model.table import Table
 from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
-from retl.threads import Patience, patient, shielded
+from retl.threads import Grace, graced, shielded
 
 __all__ = ["Finding", "Pipeline", "TablePlan"]
 
@@ -204,12 +204,13 @@ class Pipeline:
         runs this pipeline. A table that fails does not stop the others; afterwards the
         first error is raised, unless ``check`` is false and the reports alone should tell.
         """
-        with self._running() as patience, self._named():
+        with self._running() as grace, self._named():
             try:
+                report, errors = RunReport(self.name, (), (ABANDONED,)), []
                 with self._runner.scope():
                     report, errors = await self._runner.once()
             finally:
-                await self._let_go(patience)
+                await self._let_go(grace)
         if errors and check:
             raise errors[0]
         return report
@@ -225,7 +226,7 @@ class Pipeline:
 
         ``await tasks.start(pipeline.run_forever)`` returns once it is past that. See ``retl.running``.
         """
-        with self._running() as patience:
+        with self._running() as grace:
             if self._stop_waits:
                 self._stop_waits = False
                 self._runner.stop()
@@ -236,7 +237,7 @@ class Pipeline:
                     await self._runner.forever(once(task_status.started))
             finally:
                 try:
-                    await self._let_go(patience)
+                    await self._let_go(grace)
                 finally:
                     self._bus.emit(event_types.PipelineStopped(pipeline=self.name, at=now_text()))
             await self._bus.settle()
@@ -322,13 +323,13 @@ class Pipeline:
 
         Raises ``TargetBusy`` where another process runs the pipeline.
         """
-        with self._running() as patience:
+        with self._running() as grace:
             try:
                 await self._runner.take_lease()
                 await self._store.release_claims(self.name, table)
                 return await self._store.forget(self.name, table)
             finally:
-                await self._let_go(patience)
+                await self._let_go(grace)
 
     async def adopt(self, table: str | None = None) -> list[str]:
         """Take over the target tables of a table, or of all, from other pipelines; returns the names of those.
@@ -337,12 +338,12 @@ class Pipeline:
         two pipelines replaces is refused to the second. Raises ``TargetBusy`` where another
         process runs this pipeline.
         """
-        with self._running() as patience, self._named():
+        with self._running() as grace, self._named():
             try:
                 fence = await self._runner.take_lease()
                 return sorted(await adopted(self._config, fence, table))
             finally:
-                await self._let_go(patience)
+                await self._let_go(grace)
 
     async def aclose(self) -> None:
         """Close every connection, and end ``events``. ``run_once`` and ``run_forever`` may be called again afterwards."""
@@ -365,7 +366,7 @@ class Pipeline:
     # Inside -----------------------------------------------------------------
 
     @contextmanager
-    def _running(self) -> Iterator[Patience]:
+    def _running(self) -> Iterator[Grace]:
         """Holds the pipeline for one run at a time."""
         check_loop(self.name)
         if self._busy:
@@ -376,17 +377,17 @@ class Pipeline:
             )
         self._busy = True
         try:
-            with patient() as patience:
-                self._runner.begin(patience)
-                yield patience
+            with graced() as grace:
+                self._runner.begin(grace)
+                yield grace
         finally:
             self._busy = False
 
-    async def _let_go(self, patience: Patience) -> None:
+    async def _let_go(self, grace: Grace) -> None:
         """After a run: nothing stays open, and the next owner need not wait."""
         self._runner.rest()
-        with patient() as further:
-            if patience.over:
+        with graced() as further:
+            if grace.over:
                 asyncio.get_running_loop().call_later(_LET_GO_SECONDS, further.end)
             await shielded(self._give_up())
 

@@ -25,7 +25,7 @@ _LOOK_SECONDS = 0.25
 """How often those who wait look whether they still should."""
 
 
-class Patience:
+class Grace:
     """Whether those who wait for a clean end should go on waiting."""
 
     def __init__(self) -> None:
@@ -35,23 +35,23 @@ class Patience:
         self.over = True
 
 
-_patience: ContextVar[Patience | None] = ContextVar("retl_patience", default=None)
+_grace: ContextVar[Grace | None] = ContextVar("retl_grace", default=None)
 
 
 @contextmanager
-def patient() -> Iterator[Patience]:
+def graced() -> Iterator[Grace]:
     """For this block and its tasks: once ``over`` is set, nobody in it waits for what hangs."""
-    patience = Patience()
-    token = _patience.set(patience)
+    grace = Grace()
+    token = _grace.set(grace)
     try:
-        yield patience
+        yield grace
     finally:
-        _patience.reset(token)
+        _grace.reset(token)
 
 
 def _is_over() -> bool:
-    patience = _patience.get()
-    return patience is not None and patience.over
+    grace = _grace.get()
+    return grace is not None and grace.over
 
 
 class CallFailed(RuntimeError):
@@ -89,7 +89,7 @@ class Worker:
     Cancellation is prompt and clean: the running call is interrupted (``interrupt`` must
     be safe to call from another thread) and has ended by the time ``run`` raises, so the
     handle is never used by two threads at once. After ``most`` seconds, where given, and
-    once the ``Patience`` of its run is over, a call is left behind in its thread, and
+    once the ``Grace`` of its run is over, a call is left behind in its thread, and
     later ones get another thread.
     """
 

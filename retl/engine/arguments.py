@@ -11,6 +11,8 @@ from retl.model.errors import ConfigError
 from retl.model.typed import wrong_type
 from retl.state.base import StateStore
 
+ABANDONED = "the run was stopped, and something in it did not end within its grace"
+
 
 def once(call: Callable[[], None]) -> Callable[[], None]:
     """The call, the first time only."""

@@ -85,7 +85,7 @@ def log_unexpected(message: str, error: BaseException, **facts: Any) -> None:
     """Log an error that should not happen, with its traceback but without the values of variables.
 
     The traceback is text: a renderer that shows variables (structlog's default one, if rich is installed) would show a
-    password that a driver holds, or the token of whoever listens.
+    password that a driver holds, or that of a listener.
     """
     log("error", message, **facts, exception="".join(traceback.format_exception(error)).rstrip())
 

@@ -26,7 +26,7 @@ from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineState
-from retl.threads import Patience
+from retl.threads import Grace
 
 _MOST_REJECTS = 5_000
 """Most rejects of a table that are kept."""
@@ -54,7 +54,7 @@ class Runner:
         self._pruned = -math.inf
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limits: list[asyncio.TimerHandle] = []
-        self.patience = Patience()
+        self.grace = Grace()
         self.health = Health(config.name, bus)
         self._timer: Timer | None = None
         self._ownership: Ownership | None = None
@@ -70,12 +70,12 @@ class Runner:
         with anyio.CancelScope() as self._whole:
             yield
 
-    def begin(self, patience: Patience) -> None:
+    def begin(self, grace: Grace) -> None:
         """A new run, in the running event loop; nobody has asked it to stop yet."""
         self._stop.requested = False
         self._loop = asyncio.get_running_loop()
         self._wake = anyio.Event()
-        self.patience = patience
+        self.grace = grace
 
     async def take_lease(self) -> Fence:
         """Own the pipeline; raises ``TargetBusy`` if another living process does."""
@@ -306,7 +306,7 @@ class Runner:
             self._run_scope.cancel()
 
     def _give_up(self) -> None:
-        self.patience.end()
+        self.grace.end()
         if self._whole is not None:
             self._whole.cancel()
 

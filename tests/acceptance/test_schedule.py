@@ -464,7 +464,7 @@ async def test_tables_that_the_source_cannot_tell_at_all_are_reported_once(
     warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch_backoff(monkeypatch, 0.02)
-    job = flaky_pipeline(warehouse, app, {"list_tables": 1_000}, interval="800ms")
+    job = flaky_pipeline(warehouse, app, {"list_tables": 1_000}, interval="3s")
     heard = Recorder(job)
     heard.when(events.RunFailed, lambda _: job.stop())
     with anyio.fail_after(20):

@@ -158,6 +158,14 @@ async def test_a_stop_ends_within_its_grace_and_gives_the_lease_back(
     await store.aclose()
 
 
+async def test_a_single_run_ends_within_its_grace_too(tmp_path: Path, release: threading.Event) -> None:
+    pipeline = hung("blocking function", tmp_path, release)
+    pipeline.subscribe(lambda event: pipeline.stop(grace=0.1) if isinstance(event, events.ScanStarted) else None)
+    with anyio.fail_after(30):
+        report = await pipeline.run_once(check=False)
+    assert not report.ok
+
+
 _PROGRAM = """
 import asyncio, signal, sys, threading, retl
 from retl.connectors import IteratorSource, SQLite
