@@ -74,7 +74,7 @@ class Run:
         self._waiting: list[_QueuedScan] = []
         self._order: list[str] = []
         self._reports: dict[str, ScanReport] = {}
-        self._unresolved: list[str] = []
+        self.unresolved: list[str] = []
         self._failure: Exception | None = None
         self.errors: list[Exception] = []
 
@@ -82,7 +82,9 @@ class Run:
     def report(self) -> RunReport:
         """The reports so far."""
         scans = tuple(self._reports[name] for name in self._order if name in self._reports)
-        return RunReport(self._config.name, scans, tuple(self._unresolved))
+        left = [name for name in self._order if name not in self._reports] if self._stop.requested else []
+        stopped = [f"{name}: not scanned, for the run was stopped" for name in left]
+        return RunReport(self._config.name, scans, (*self.unresolved, *stopped))
 
     async def run(self) -> None:
         """Scan every table. Errors are reported and kept; ``LeaseLost`` is raised, for it ends all scans."""
@@ -143,8 +145,8 @@ class Run:
 
     def _report_unresolved(self, error: Exception) -> None:
         text = error_text(error)
-        if text not in self._unresolved:  # it may be found at each attempt
-            self._unresolved.append(text)
+        if text not in self.unresolved:  # it may be found at each attempt
+            self.unresolved.append(text)
             self.errors.append(error)
             kind = type(error).__name__
             self._emit(events.RunFailed(pipeline=self._config.name, at=now_text(), error=text, error_type=kind))

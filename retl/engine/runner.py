@@ -230,7 +230,7 @@ class Runner:
             with anyio.CancelScope() as self._run_scope:
                 await run.run()
             await run.end()
-            if not run.report.errors:
+            if not run.unresolved:
                 self.health.run_ended()
             await self._forget_old_rejects()
         finally:

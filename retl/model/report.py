@@ -85,7 +85,7 @@ class RunReport(msgspec.Struct, frozen=True):
     pipeline: str
     scans: tuple[ScanReport, ...]
     errors: tuple[str, ...] = ()
-    """Why tables were not scanned: the source does not have them, or could not list them."""
+    """Why tables were not scanned: the source does not have them, or could not list them, or the run was stopped."""
 
     @property
     def ok(self) -> bool:
