@@ -206,7 +206,8 @@ class Pipeline:
         """
         with self._running() as grace, self._named():
             try:
-                report, errors = RunReport(self.name, (), (ABANDONED,)), []
+                report = RunReport(self.name, (), (ABANDONED,))
+                errors: list[Exception] = []
                 with self._runner.scope():
                     report, errors = await self._runner.once()
             finally:
