@@ -1,7 +1,7 @@
 """Large answers, received by threads: the event loop sees them when they are there.
 
-A thread waits for the kernel without the interpreter, and takes what has come without a copy. An event loop would be
-woken for each piece of it, some thousand times a second.
+A thread waits for the kernel without the interpreter, and has each block filled without a copy. An event loop would be
+woken for each piece of it, some thousand times a second. What has come of a block is lost where its line is cut.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class _Download:
         if answer.status >= 300:
             raise error_answer(answer.status, headers, answer.read(LONGEST_ERROR))
         self._taker.begin(headers)
-        while block := answer.read1(_BLOCK):
+        while block := answer.read(_BLOCK):
             self._taker.add(block)
         answer.close()  # the connection serves the next one
 

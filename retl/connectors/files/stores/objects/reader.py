@@ -113,6 +113,7 @@ class _Part:
         self._file = file
         self._at = at
         self._end = end
+        self._was_cut = False
         self._what = f"reading {client.location.root}{file.name}"
 
     def block(self) -> bytes:
@@ -133,6 +134,7 @@ class _Part:
             except FileChanged:
                 raise
             except TransientError as error:
+                self._was_cut = True
                 if self._at > before:
                     spent.reset()
                 await spent.wait(error, exactly=error.retry_after)
@@ -143,7 +145,9 @@ class _Part:
             headers["range"] = f"bytes={self._at}-{self._end - 1}"
         key = self._client.location.prefix + self._file.name
         try:
-            await self._client.fetch(key, self._what, headers, self, large=self._end - self._at > _LARGE)
+            # After a cut each byte counts that has come.
+            large = self._end - self._at > _LARGE and not self._was_cut
+            await self._client.fetch(key, self._what, headers, self, large=large)
         except RetlError as error:
             raise self._of_file(error) from error.__cause__
         if self._at < self._end:
