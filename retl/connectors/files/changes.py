@@ -133,7 +133,7 @@ class Changes:
     def _compare(
         self, counts: Counts, *, everything: bool = False, strict: bool = True
     ) -> AsyncGenerator[list[Difference], None]:
-        listing = self._store.list(self._selection.prefix)
+        listing = self._store.list(self._selection.prefix, counts.leave_out)
         entries: AsyncIterator[ManifestEntry] = no_entries() if self._fresh else aiter(self._manifest)
         return compare(listing, entries, self._selection, counts, everything=everything, strict=strict)
 

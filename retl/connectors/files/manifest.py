@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -49,12 +49,42 @@ class Counts:
     archived: int = 0
     archived_names: list[str] = field(default_factory=list)
     """The first of them: those that the target does not hold as they are."""
+    links: int = 0
+    """Links that are not followed."""
+    link_names: list[str] = field(default_factory=list)
+
+    def leave_out(self, link: str) -> None:
+        """Count a link that is not followed."""
+        self.links += 1
+        if len(self.link_names) < _MOST_NAMED:
+            self.link_names.append(link)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What people should know of files that are not read."""
+        told = []
+        if self.archived_names:
+            named = _named(self.archived_names, self.archived)
+            told.append(
+                f"{self.archived:,} files are archived and cannot be read before they are restored in the store: {named}"
+            )
+        if self.links:
+            named = _named(self.link_names, self.links)
+            told.append(
+                f"{self.links:,} links lead out of the root, in a circle or nowhere, and are not followed: {named}"
+            )
+        return told
 
     @property
     def text(self) -> str:
         """The same for people."""
         names = ("new", "changed", "unchanged", "vanished", "waiting", "archived")
-        return ", ".join(f"{getattr(self, name):,} {name}" for name in names)
+        links = [f"{self.links:,} links not followed"] if self.links else []
+        return ", ".join([*(f"{getattr(self, name):,} {name}" for name in names), *links])
+
+
+def _named(names: Sequence[str], count: int) -> str:
+    return f"{', '.join(names)}{', ...' if count > len(names) else ''}"
 
 
 async def compare(

@@ -161,12 +161,8 @@ class FileScan(SourceScan):
 
     def _end(self) -> None:
         """Say what was left out; what is committed stays."""
-        counts = self._changes.counts
-        if counts.archived_names:
-            self._warn(
-                f"{counts.archived:,} files are archived and cannot be read before they are restored in the store: "
-                f"{', '.join(counts.archived_names)}{', ...' if counts.archived > len(counts.archived_names) else ''}"
-            )
+        for warning in self._changes.counts.warnings:
+            self._warn(warning)
         if not self._left_out:
             return
         shown = "; ".join(list(self._bad.values())[:3])

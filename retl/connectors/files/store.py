@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,6 +57,10 @@ class FileInfo:
     """Whether it is there, but cannot be read before somebody restores it."""
 
 
+LeftOut = Callable[[str], None]
+"""Called with the name of each link that is not followed, maybe in another thread."""
+
+
 class FileStore(ABC):
     """A bucket, a server's folder or a local one. May be used by any number of scans at once; holds nothing of any.
 
@@ -76,10 +80,11 @@ class FileStore(ABC):
         """Reach the store and see that its root may be listed."""
 
     @abstractmethod
-    def list(self, prefix: str = "") -> AsyncGenerator[list[FileInfo], None]:
+    def list(self, prefix: str = "", left_out: LeftOut | None = None) -> AsyncGenerator[list[FileInfo], None]:
         """All files whose names begin with ``prefix``, page by page, ordered by the code points of their names.
 
-        Never a part of them without an error: a listing that is cut short raises. Markers of folders are left out.
+        Never a part of them without an error: a listing that is cut short raises. Markers of folders are left out, and
+        links that lead out of the root, in a circle or nowhere: these are told to ``left_out``.
         """
 
     @abstractmethod

@@ -36,8 +36,14 @@ def link(root: Path, outside: Path) -> None:
     (root / "inside_file").symlink_to("data/a")
 
 
-async def listed(store: FileStore, prefix: str = "") -> list[FileInfo]:
-    return [file async for page in store.list(prefix) for file in page]
+LEFT_OUT = ["dangling", "data/here", "data/up", "inside/here", "inside/up", "out", "out_file", "self"]
+"""Those of ``link`` that nobody follows."""
+
+
+async def listed(store: FileStore, prefix: str = "", left_out: list[str] | None = None) -> list[FileInfo]:
+    """The files, and in ``left_out`` the links that are not followed."""
+    told = None if left_out is None else left_out.append
+    return [file async for page in store.list(prefix, told) for file in page]
 
 
 async def content(store: FileStore, file: FileInfo) -> bytes:

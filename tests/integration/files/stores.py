@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import anyio.to_thread
 
 from retl.connectors.base import ConnectionFailed, SystemInfo
-from retl.connectors.files.store import FileInfo, FileStore
+from retl.connectors.files.store import FileInfo, FileStore, LeftOut
 from retl.connectors.files.stores.local import LocalStore
 
 
@@ -67,7 +67,7 @@ class Endless(FileStore):
     def file(self, number: int) -> FileInfo:
         return FileInfo(f"tree/{number:09}.csv", 5, None, f"etag-{number:040}")
 
-    async def list(self, prefix: str = "") -> AsyncGenerator[list[FileInfo], None]:
+    async def list(self, prefix: str = "", left_out: LeftOut | None = None) -> AsyncGenerator[list[FileInfo], None]:
         self.listings += 1
         for start in range(0, self.files, 1_000):
             yield [self.file(number) for number in range(start, min(start + 1_000, self.files))]

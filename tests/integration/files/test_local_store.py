@@ -18,7 +18,7 @@ from retl.connectors.files.store import FileChanged, FileInfo
 from retl.connectors.files.stores import local
 from retl.connectors.files.stores.local import LocalFiles, LocalStore
 from retl.model.errors import ConfigError
-from tests.integration.files.servers import content, link, listed, put
+from tests.integration.files.servers import LEFT_OUT, content, link, listed, put
 
 NAMES = [
     "a b.csv", "a\"'b.csv", "a%20b+c.csv", "a\nb.csv", "a&b;c.csv", "日本/売上.csv", "caf\u00e9", "cafe\u0301", "\\x41",
@@ -89,6 +89,9 @@ async def test_links_out_of_the_root_and_circles_are_not_followed(root: Path, tm
     link(root, tmp_path / "outside")
     store = LocalStore(root)
     assert await names(store) == ["data/a", "inside/a", "inside_file"]
+    left_out: list[str] = []
+    await listed(store, left_out=left_out)
+    assert sorted(left_out) == sorted(["sibling", *LEFT_OUT])
     assert await names(store, "out/") == []
     for name in ("out/secret", "out_file", "../outside/secret", "dangling", "self", "data", "", "data/"):
         assert await store.stat(name) is None

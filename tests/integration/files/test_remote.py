@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import anyio
@@ -120,6 +121,19 @@ async def test_a_file_is_hashed_whole_before_its_rows_are_told(folder: Folder, r
     await folder.scan()
     found = folder.rows("id", "sha")
     assert (len(found), {sha for _, sha in found}) == (rows, {digest})
+
+
+async def test_links_that_are_not_followed_are_counted_and_named(folder: Folder, tmp_path: Path) -> None:
+    folder.write("a.csv", "id", "1")
+    (tmp_path / "secret.csv").write_text("id\n2\n")
+    for number in range(5):
+        (folder.root / f"l{number}.csv").symlink_to(tmp_path / "secret.csv")
+    report = await folder.scan()
+    assert folder.rows("id") == [(1,)]
+    (warning,) = report.warnings
+    assert re.fullmatch(
+        r"5 links lead out of the root, in a circle or nowhere, and are not followed: (l\d.csv, ){3}\.\.\.", warning
+    )
 
 
 def test_a_source_is_a_door(folder: Folder) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from retl.connectors.base import ConfigError, RetlError, SystemInfo, TransientError
 from retl.connectors.files.names import Entries, is_name, may_hold, to_bytes, to_name
 from retl.connectors.files.options import FileOptions
-from retl.connectors.files.store import FileInfo, FileStore, changed, moment
+from retl.connectors.files.store import FileInfo, FileStore, LeftOut, changed, moment
 from retl.threads import Worker
 
 BLOCK = 1 << 20
@@ -65,10 +65,10 @@ class LocalStore(FileStore):
     def _look(self) -> None:
         _Tree(self._root).check()
 
-    async def list(self, prefix: str = "") -> AsyncGenerator[list[FileInfo], None]:
+    async def list(self, prefix: str = "", left_out: LeftOut | None = None) -> AsyncGenerator[list[FileInfo], None]:
         worker = Worker("files")
         try:
-            files = _walk(_Tree(self._root), prefix)
+            files = _walk(_Tree(self._root, left_out), prefix)
             while page := await worker.run(_page, files):
                 yield page
         finally:
@@ -111,8 +111,9 @@ class _Folder(NamedTuple):
 class _Tree:
     """What lies below a root. Blocks."""
 
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, left_out: LeftOut | None = None) -> None:
         self._root = root
+        self._left_out = left_out or _nobody
 
     @cached_property
     def _real(self) -> bytes:
@@ -161,16 +162,17 @@ class _Tree:
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if kind := self._kind(entry):
-                        name = folder.name + to_name(entry.name)
+                    name = folder.name + to_name(entry.name)
+                    if kind := self._kind(entry, name):
                         found.add((f"{name}/" if kind == _FOLDER else name, kind))
         except OSError as error:
             if not folder.name or error.errno not in _NOWHERE:
                 raise _failed(path, error) from None
         return iter(found)
 
-    def _kind(self, entry: os.DirEntry[bytes]) -> str | None:
+    def _kind(self, entry: os.DirEntry[bytes], name: str) -> str | None:
         if entry.is_symlink() and self.inside(entry.path) is None:
+            self._left_out(name)
             return None
         if entry.is_dir():
             return _FOLDER
@@ -179,7 +181,13 @@ class _Tree:
     def enter(self, name: str, above: frozenset[bytes]) -> _Folder | None:
         """A folder below others; ``None`` where it leads out of the root, nowhere, or back to one of them."""
         real = self.inside(self.where(name))
+        if real is not None and real in above:
+            self._left_out(name.rstrip("/"))
         return None if real is None or real in above else _Folder(name, above | {real})
+
+
+def _nobody(name: str) -> None:
+    """Nobody is told."""
 
 
 def _walk(tree: _Tree, prefix: str) -> Iterator[FileInfo]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from retl.connectors.base import SystemInfo
-from retl.connectors.files.store import FileInfo, FileStore
+from retl.connectors.files.store import FileInfo, FileStore, LeftOut
 from retl.connectors.files.stores.objects import listing
 from retl.connectors.files.stores.objects.client import ObjectClient
 from retl.connectors.files.stores.objects.errors import CHANGED, code_of
@@ -49,7 +49,7 @@ class ObjectStore(FileStore):
             return ()
         return (f"{self.root} is read over http: others on the way may read its files. Write https:// in endpoint.",)
 
-    async def list(self, prefix: str = "") -> AsyncGenerator[list[FileInfo], None]:
+    async def list(self, prefix: str = "", left_out: LeftOut | None = None) -> AsyncGenerator[list[FileInfo], None]:
         async with aclosing(listing.pages(self._client, prefix)) as pages:
             async for page in pages:
                 yield page

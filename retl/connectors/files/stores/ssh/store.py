@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from retl.connectors.base import ConnectionFailed, SystemInfo
 from retl.connectors.files.names import is_name
-from retl.connectors.files.store import FileInfo, FileStore, changed
+from retl.connectors.files.store import FileInfo, FileStore, LeftOut, changed
 from retl.connectors.files.stores.ssh.connection import OpenFile, SSHConnection
 from retl.connectors.files.stores.ssh.errors import TooManyAtOnce
 from retl.connectors.files.stores.ssh.login import Login, check_options, read_login
@@ -79,8 +79,8 @@ class SSHStore(FileStore):
         warnings = (_UNCHECKED.format(self._address.place),) if insecure else ()
         return SystemInfo("SFTP", product, self.root, warnings)
 
-    async def list(self, prefix: str = "") -> AsyncGenerator[list[FileInfo], None]:
-        async with aclosing(Walk(self._shared, self._address.folder, prefix).pages()) as pages:
+    async def list(self, prefix: str = "", left_out: LeftOut | None = None) -> AsyncGenerator[list[FileInfo], None]:
+        async with aclosing(Walk(self._shared, self._address.folder, prefix, left_out).pages()) as pages:
             async for page in pages:
                 yield page
 

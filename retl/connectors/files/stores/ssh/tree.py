@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import stat as modes
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import asyncssh
 
 from retl.connectors.base import ConfigError, SourceError
 from retl.connectors.files.names import Entries, is_name, to_bytes, to_name
-from retl.connectors.files.store import FileInfo, changed, moment
+from retl.connectors.files.store import FileInfo, LeftOut, changed, moment
 from retl.connectors.files.stores.ssh.connection import SSHConnection
 from retl.connectors.files.stores.ssh.errors import NotThere
 
@@ -46,9 +46,10 @@ class Folder(NamedTuple):
 class Tree:
     """The folder as one connection sees it."""
 
-    def __init__(self, connection: SSHConnection, root: bytes) -> None:
+    def __init__(self, connection: SSHConnection, root: bytes, left_out: LeftOut | None = None) -> None:
         self._connection = connection
         self._root = root
+        self._left_out = left_out or _nobody
 
     def where(self, name: str) -> bytes:
         """The path of a name."""
@@ -123,10 +124,15 @@ class Tree:
         reals, links = await self._leads(names)
         there = await asyncio.gather(*(self._connection.stat(self.where(name)) for name in names))
         for name, real, link, attributes in zip(names, reals, links, there, strict=True):
-            if real is None or attributes is None or not _inside(real, root):
-                continue
-            if real not in found.folder.above and not _unresolved(name, link, real, found.folder.real):
-                found.take(name, attributes, real)
+            known = real is not None and attributes is not None and _inside(real, root)
+            if not known or real in found.folder.above or _unresolved(name, link, cast(bytes, real), found.folder.real):
+                self._left_out(name)
+            else:
+                found.take(name, cast(asyncssh.SFTPAttrs, attributes), cast(bytes, real))
+
+
+def _nobody(name: str) -> None:
+    """Nobody is told."""
 
 
 class _Found:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from retl.connectors.base import ConnectionFailed
 from retl.connectors.files.names import may_hold
-from retl.connectors.files.store import FileInfo
+from retl.connectors.files.store import FileInfo, LeftOut
 from retl.connectors.files.stores.ssh.shared import SharedConnections
 from retl.connectors.files.stores.ssh.tree import Entry, Folder, Tree
 from retl.threads import shielded
@@ -26,10 +26,13 @@ _Listing = asyncio.Task[Iterator[Entry]]
 class Walk:
     """One walk. No connection is held while a page is handed out."""
 
-    def __init__(self, connections: SharedConnections, root: bytes, prefix: str) -> None:
+    def __init__(
+        self, connections: SharedConnections, root: bytes, prefix: str, left_out: LeftOut | None = None
+    ) -> None:
         self._connections = connections
         self._root = root
         self._prefix = prefix
+        self._left_out = left_out
         self._levels: list[_Level] = []
 
     async def pages(self) -> AsyncGenerator[list[FileInfo], None]:
@@ -86,10 +89,10 @@ class Walk:
         """Ask, and ask again on another connection if the first one was lost."""
         try:
             async with self._connections.borrow() as connection:
-                return await question(Tree(connection, self._root))
+                return await question(Tree(connection, self._root, self._left_out))
         except ConnectionFailed:
             async with self._connections.borrow() as connection:
-                return await question(Tree(connection, self._root))
+                return await question(Tree(connection, self._root, self._left_out))
 
     async def _stop(self) -> None:
         tasks = [listing for level in self._levels for _, _, listing in level.next if listing is not None]
