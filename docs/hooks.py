@@ -26,6 +26,7 @@ from retl.config.registry import connector_types, find_connector
 from retl.config.words import PipelineOptions, PipelineWords, StateWords
 from retl.connectors.files.formats import FormatOptions
 from retl.model import errors, events
+from retl.model.documents import Chunks
 from retl.model.secret import Secret
 from retl.model.table import Table, TableOptions
 
@@ -96,7 +97,7 @@ def connectors() -> str:
 
 def words(kind: str) -> str:
     """The words of one section of a job file."""
-    chosen = {"state": StateWords, "pipeline": PipelineWords, "options": TableOptions, "table": Table}[kind]
+    chosen = {"state": StateWords, "pipeline": PipelineWords, "options": TableOptions, "table": Table, "chunks": Chunks}[kind]
     above = {"pipeline": TableOptions, "table": TableOptions}.get(kind)
     inherited = {item.name for item in msgspec.structs.fields(above)} if above else set()
     said = _attribute_docs(chosen)

@@ -257,6 +257,7 @@ def test_every_block_of_the_tutorial_is_a_file_a_command_or_an_output() -> None:
         "job-files.md",
         "pipelines/your-own.md",
         "pipelines/files.md",
+        "pipelines/documents.md",
         "pipelines/documents-to-vectors.md",
         "write-a-connector.md",
     ],
