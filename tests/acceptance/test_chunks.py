@@ -14,6 +14,7 @@ import retl
 from retl.connectors import LocalFiles, SQLite
 from retl.model.errors import ConfigError
 from retl.model.report import ScanReport
+from tests.routes.ends import PostgresEnd, ServerEnd, SqlEnd, SQLiteEnd
 from tests.routes.fixtures import make_end
 from tests.routes.route import End, Row
 
@@ -106,6 +107,24 @@ async def test_names_that_differ_in_case_alone_are_two_documents(shelf: Shelf) -
     shelf.run("UPDATE named SET body = 'new', changed = 2 WHERE name = 'a'")
     await pipeline.run_once()
     assert shelf.rows("document", "content") == [("A", "text"), ("a", "new")]
+
+
+@pytest.mark.parametrize("shelf", ["sqlite", "mysql", "mariadb", "postgres"], indirect=True)
+async def test_a_new_table_finds_the_chunks_of_a_document_by_an_index(shelf: Shelf) -> None:
+    shelf.put(1, "text")
+    await shelf.scan()
+    assert isinstance(shelf.target, SqlEnd)
+    asked = {
+        SQLiteEnd: "SELECT i.name FROM pragma_index_list('chunks') AS l, pragma_index_info(l.name) AS i WHERE l.origin = 'c'",
+        ServerEnd: "SELECT column_name FROM information_schema.statistics WHERE table_name = 'chunks' "
+        "AND table_schema = DATABASE() AND index_name <> 'PRIMARY'",
+        PostgresEnd: "SELECT substring(indexdef FROM '[(](.*)[)]') FROM pg_indexes WHERE tablename = 'chunks' "
+        "AND indexname NOT LIKE '%pkey'",
+    }[type(shelf.target)]
+    assert shelf.target.run(asked) == [("document",)]
+    shelf.put(1, "other")
+    await shelf.scan()
+    assert shelf.rows("content") == [("other",)]
 
 
 async def test_a_full_scan_keeps_what_has_not_changed(shelf: Shelf) -> None:

@@ -28,6 +28,7 @@ class MySQLMerge(TableMerge):
 
     dialect: MySQLDialect
     load: MySQLLoad
+    hashes = False
     delete = f"DELETE {_TABLE}"
 
     def __init__(self, *arguments: Any, row: str = "", **words: Any) -> None:
@@ -85,16 +86,6 @@ class MySQLMerge(TableMerge):
             # Its collation may call another name the same; the index is of use all the same.
             within, given = f"{within} AND CAST({self.at(column)} AS BINARY) IN ({marks})", (*values, *values)
         return Statement(f"{self.delete} FROM {self.rows} WHERE {within}{self._unstaged}", given)
-
-    @property
-    def _unstaged(self) -> str:
-        """By a subquery that is kept as a whole: MariaDB would read the stage, which has no index, for each row."""
-        if not self.keeps_scope:
-            return ""
-        own, staged = (
-            ", ".join(names) for names in zip(*((self.at(n), self.staged[n]) for n in self.key), strict=True)
-        )
-        return f" AND ({own}) NOT IN (SELECT {staged} FROM {self.source})"
 
     def differ(self, names: Sequence[str]) -> str:
         return f"NOT ({self._held(names)})"

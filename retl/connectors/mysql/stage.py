@@ -25,6 +25,8 @@ class MySQLStage(Stage):
         self._columns: list[Column] = [load.existing.column(own) for own in load.columns.values()]
         self.names = {name: DIALECT.identifier(own) for name, own in load.columns.items()}
         self.typed = load.loose_key
+        self._indexed = load.key if load.keyed and load.spec.table.scope is not None else ()
+        """What the rows of a scope are compared by: neither server would do so by a hash."""
         self.row = self._row()
         end = "" if number is None else f"_{number}"
         self._table = load.target.beside(f"retl_stage{end}").sql
@@ -48,7 +50,8 @@ class MySQLStage(Stage):
 
     def create(self) -> Step[None]:
         definitions = ", ".join(column.definition() for column in self._columns)
-        columns = f"{self.row} {_NUMBER} AUTO_INCREMENT PRIMARY KEY, {definitions}"
+        index = f", INDEX ({DIALECT.identifiers(self._indexed)})" if self._indexed else ""
+        columns = f"{self.row} {_NUMBER} AUTO_INCREMENT PRIMARY KEY, {definitions}{index}"
         yield Statement(f"CREATE TEMPORARY TABLE {self.table} ({columns}) ENGINE=InnoDB ROW_FORMAT=DYNAMIC")
 
     def clear(self) -> Step[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from retl.connectors.sql.dialect import Dialect, any_of
 from retl.connectors.sql.loader import Stage
@@ -47,6 +47,8 @@ class TableMerge:
     ``staged`` maps each written column of ``table`` to its column of ``stage``.
     """
 
+    hashes: ClassVar[bool] = True
+    """Whether NOT EXISTS builds a hash of the stage. Else it would read all of it for each row, and NOT IN does not."""
     delete = "DELETE"
     """How a statement begins that deletes the rows of ``gone``."""
 
@@ -205,7 +207,10 @@ class TableMerge:
         """A further condition: the table's row has no staged one of its key."""
         if not self.keeps_scope:
             return ""
-        return f" AND NOT EXISTS (SELECT 1 FROM {self.source} WHERE {self.same()})"
+        if self.hashes:
+            return f" AND NOT EXISTS (SELECT 1 FROM {self.source} WHERE {self.same()})"
+        own, staged = ", ".join(map(self.at, self.key)), ", ".join(self.staged[name] for name in self.key)
+        return f" AND ({own}) NOT IN (SELECT {staged} FROM {self.source})"
 
     def at(self, name: str) -> str:
         """A column of the table, qualified."""

@@ -32,6 +32,8 @@ _PARKED = {
 class SQLiteMerge(TableMerge):
     """Merges one stage into one table."""
 
+    hashes = False
+
     def __init__(self, *arguments: Any, **words: Any) -> None:
         super().__init__(*arguments, **words)
         existing = self.load.existing
