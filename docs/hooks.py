@@ -97,7 +97,13 @@ def connectors() -> str:
 
 def words(kind: str) -> str:
     """The words of one section of a job file."""
-    chosen = {"state": StateWords, "pipeline": PipelineWords, "options": TableOptions, "table": Table, "chunks": Chunks}[kind]
+    chosen = {
+        "state": StateWords,
+        "pipeline": PipelineWords,
+        "options": TableOptions,
+        "table": Table,
+        "chunks": Chunks,
+    }[kind]
     above = {"pipeline": TableOptions, "table": TableOptions}.get(kind)
     inherited = {item.name for item in msgspec.structs.fields(above)} if above else set()
     said = _attribute_docs(chosen)
