@@ -143,8 +143,9 @@ async def test_a_read_only_target_is_named_by_the_preflight(warehouse: Warehouse
 
 FULL_DISK = """
 import resource, signal, sys
-import anyio, retl
+import anyio, retl, retl.engine.run
 from retl.connectors import DuckDB, SQLite
+retl.engine.run._RETRY_SECONDS = 0.0
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 warehouse, target, limit = sys.argv[1:]
 job = retl.Pipeline("shop", source=DuckDB(warehouse), target=SQLite(target), tables=[retl.Table("wide", cursor="id")], slice_rows=2000)
