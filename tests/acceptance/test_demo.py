@@ -48,6 +48,7 @@ def rows(statement: str) -> list[tuple[object, ...]]:
         return app.execute(statement).fetchall()
 
 
+@pytest.mark.large
 def test_the_real_demo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     begun = time.monotonic()
     code = main(["demo"])

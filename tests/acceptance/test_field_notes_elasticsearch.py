@@ -199,6 +199,7 @@ print(json.dumps([run(source + "-few", target + "-few"), run(source, target)]))
 """
 
 
+@pytest.mark.large
 async def test_big_documents_do_not_exhaust_memory(notes: Notes) -> None:
     """They pack so well that what they take on the server's disk says little of what they are."""
     mapping = {"dynamic": False, "properties": {}}
