@@ -17,7 +17,8 @@ room that SQL systems share, it asks of one of them for each case; and a suite o
 between files and one with a SQL server, where the kills and cancellations take one of each kind of server. A test whose
 code is another one for each of them is marked ``every_system``, and keeps all its cases. Of the search servers it takes
 Elasticsearch 8, but for what is marked so. So the other ones are left to the larger tiers, and so is what is marked
-``large``: tests of the servers of the tests, of a cluster of several nodes, and of numbers that take long.
+``large``: tests of the servers of the tests, of a cluster of several nodes, and of numbers that take long. The own
+tests of stand-ins and of servers are left to them too: whatever is wrong with one of those, its users show.
 
 A test of several parameters shows there each value of each of them, not each combination: on each kind of route, and on
 one of the systems of a family. Units and properties, which cost next to nothing, keep all of theirs.
@@ -70,6 +71,7 @@ OTHER_PRODUCT = re.compile(r"\bopensearch(_server)?\b")
 """What the merge tier takes only where nothing else can be had: a second server to start, and to get quick."""
 QUICK = re.compile(r"(unit|property)/|contract/(?!test_olap)|acceptance/test_(scan_rules|refreshes|field_notes)\.py")
 CHEAP = re.compile(r"(^|/)(unit|property)/")
+STAND_INS = re.compile(r"(^|/)(fake_\w+|servers)/|/test_servers\.py")
 QUICK_ROUTE = ("duckdb", "sqlite")
 NOT_QUICK = "TestStoreInDuckDB"  # it opens its file for each step
 SLOW = ("integration", "adversity", "processes")
@@ -96,6 +98,11 @@ def every_step() -> bool:
 def some(*cases: T, of_small: int = 1) -> tuple[T, ...]:
     """The cases that a quick tier runs: the first ones, where an ordinary run has them all."""
     return cases[:of_small] if is_small() else cases
+
+
+def by_tier(small: T, ordinary: T, largest: T) -> T:
+    """What a quick tier takes, what an ordinary run does, and what the adversity tier does."""
+    return small if is_small() else largest if every_step() else ordinary
 
 
 def is_small() -> bool:
@@ -137,7 +144,7 @@ def _left_to_larger_tiers(items: list[pytest.Item]) -> Iterator[pytest.Item]:
     """What is marked so, and the cases that the merge tier runs on a sibling."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("large"):
+        if item.get_closest_marker("large") or STAND_INS.search(item.nodeid):
             yield item
         elif not item.get_closest_marker("every_system"):
             cases[_case(item)].append(item)

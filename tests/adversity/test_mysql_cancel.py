@@ -15,7 +15,7 @@ from tests.servers.database import Server
 
 pytestmark = pytest.mark.adversity
 
-POINTS = 60 if tiers.every_step() else 5
+POINTS = tiers.by_tier(3, 5, 60)
 """At how many of its steps, some hundreds, a scan is cancelled; which ones differs from run to run."""
 
 

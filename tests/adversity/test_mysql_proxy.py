@@ -25,7 +25,7 @@ pytestmark = pytest.mark.adversity
 
 Side = Literal["source", "target"]
 EVERY_STEP = tiers.every_step()
-CUTS = 40 if EVERY_STEP else 4
+CUTS = tiers.by_tier(2, 4, 40)
 """How many cuts in each direction."""
 
 

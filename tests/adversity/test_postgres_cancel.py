@@ -14,7 +14,7 @@ from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.adversity
 
-POINTS = 60 if tiers.every_step() else 5
+POINTS = tiers.by_tier(3, 5, 60)
 """At how many of its steps, some hundreds, a scan is cancelled; which ones differs from run to run."""
 
 
@@ -45,7 +45,7 @@ async def test_a_scan_that_is_cancelled_as_it_ends_leaves_no_stage(
         feed.more()
         steps = Steps()
         assert (await steps.run(feed.pipeline().run_once())).ok
-        for step in range(steps.count - LAST, steps.count, 1 if tiers.every_step() else 3):
+        for step in range(steps.count - LAST, steps.count, tiers.by_tier(8, 3, 1)):
             feed.more()
             await cancelled_at(step, kind, feed.pipeline().run_once)
             target.settle()

@@ -22,7 +22,7 @@ from tests.servers.proxy import Direction, Proxy
 
 pytestmark = pytest.mark.adversity
 
-CUTS = 40 if tiers.every_step() else 4
+CUTS = tiers.by_tier(2, 4, 40)
 """How many cuts in each direction."""
 MODES = ("append", "truncate", "rename_and_create", "swap", "mirror")
 

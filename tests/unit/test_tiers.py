@@ -113,3 +113,7 @@ def test_each_value_is_there_on_each_kind_of_route() -> None:
 def test_a_test_without_parameters_stays() -> None:
     alike = [Item("tests/integration/test_x.py::test_a"), Item("tests/integration/test_x.py::test_b")]
     assert kept(list(alike)) == alike
+
+
+def test_the_own_tests_of_stand_ins_are_left_to_larger_tiers() -> None:
+    assert kept([Item(f"tests/{name}.py::test_a") for name in ("fake_x/test_x", "servers/test_x")]) == []
