@@ -106,7 +106,8 @@ def adversity(session: nox.Session) -> None:
     session.run(
         "pytest",
         "--tier=adversity",
-        "--numprocesses=2",
+        # Kills and cuts wait now and then: more of them than processors.
+        "--numprocesses=3",
         "--dist=loadfile",
         "--no-loadscope-reorder",
         "--timeout=7200",
