@@ -59,6 +59,9 @@ SUITES = {
     "<file source>": re.compile(r"contract/test_(duckdb|sqlite)_source\.py::Test\w+"),
     "<mysql source>": re.compile(r"contract/test_(mysql_source|olap_sources)\.py::Test\w+"),
     "<postgres source>": re.compile(r"contract/test_(postgres|redshift)_source\.py::Test\w+"),
+    "<iterator source>": re.compile(r"contract/test_iterator_source\.py::Test\w+"),
+    "<function target>": re.compile(r"contract/test_function_target\.py::Test\w+"),
+    "<object store>": re.compile(r"files/test_store_contract\.py::Test(S3|S3InMemory|OSS|RealOSS)\b"),
 }
 """The suites of systems that share most of their code, and what stands for any of them."""
 SYSTEM_OF_SUITE = re.compile(r"\b(mysql|mariadb|postgres15|postgres|starrocks|doris)\b-?")

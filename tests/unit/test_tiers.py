@@ -18,6 +18,9 @@ ON_STORES = [
     "tests/contract/test_state_stores.py::TestStoreInDuckDB::test_a",
     "tests/contract/test_state_stores.py::TestStoreInMySQL::test_a[mariadb]",
 ]
+ON_BUCKETS = [
+    f"tests/integration/files/test_store_contract.py::Test{name}::test_a[grown]" for name in ("S3", "S3InMemory", "OSS")
+]
 SERVERS = [("mysql", "mysql"), ("redshift", "mysql"), ("duckdb", "postgres"), ("postgres", "sqlite")]
 FILES = [("duckdb", "sqlite"), ("sqlite", "duckdb")]
 
@@ -41,7 +44,7 @@ def kept(items: list[Any]) -> list[Any]:
     return [item for item in items if item not in left]
 
 
-@pytest.mark.parametrize("nodeids", [ON_TARGETS, ON_STORES], ids=["targets", "stores"])
+@pytest.mark.parametrize("nodeids", [ON_TARGETS, ON_STORES, ON_BUCKETS], ids=["targets", "stores", "buckets"])
 def test_a_case_of_a_contract_runs_on_one_of_the_systems_that_share_its_code(nodeids: list[str]) -> None:
     alike = [Item(nodeid) for nodeid in nodeids]
     others = [Item(nodeid.replace("test_a", "test_b")) for nodeid in nodeids]
