@@ -153,6 +153,8 @@ def _secure(config: Path) -> dict[str, object]:
     (config / "users").write_text(f"{USER}:{hashed}\n")
     (config / "users_roles").write_text(f"superuser:{USER}\n")
     return {
+        # A user of a test lives for a second.
+        "xpack.security.authc.password_hashing.algorithm": "bcrypt4",
         "xpack.security.http.ssl.enabled": "true",
         "xpack.security.http.ssl.key": "key.pem",
         "xpack.security.http.ssl.certificate": "certificate.pem",

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         asked = {*getattr(item, "fixturenames", ()), *(f"{system}_server" for system in params.get("route", ()))}
-        search = not asked.isdisjoint(f"{name}_server" for name in (*SEARCH_SERVERS, "search"))
+        search = not asked.isdisjoint(f"{name}_server" for name in (*SEARCH_SERVERS, "search", "secured"))
         sql = not asked.isdisjoint(
             ["pg", *(f"{name}_server" for name in (*SERVERS, *POSTGRES, "redshift", "s3", "ssh"))]
         )
@@ -109,6 +109,13 @@ def elasticsearch_server() -> Iterator[SearchServer]:
 def elasticsearch9_server() -> Iterator[SearchServer]:
     """An Elasticsearch 9, where there is a JDK of 21 or newer."""
     with elasticsearch.any_server(9) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def secured_server() -> Iterator[SearchServer]:
+    """An Elasticsearch 8 that insists on https and on logins: another cluster than that of the other tests."""
+    with elasticsearch.started(secured=True) as server:
         yield server
 
 

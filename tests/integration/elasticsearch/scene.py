@@ -31,7 +31,8 @@ class Scene(scene.Scene):
         self.ask = server.ask
 
     def options(self, **words: Any) -> Elasticsearch:
-        return Elasticsearch(**{"url": self.server.url, "state_index": f".{self.prefix}-state", **words})
+        where = {"url": self.server.url, "tls_ca": self.server.ca}
+        return Elasticsearch(**{**where, "state_index": f".{self.prefix}-state", **words})
 
     def indices(self) -> list[str]:
         """The indices there are, those of the state store not."""

@@ -22,12 +22,8 @@ from retl.model.checkpoint import Reject
 from retl.model.errors import ConfigError, ConnectionFailed
 from retl.testing import table_spec
 from retl.testing.target_base import Session
-from tests.servers import elasticsearch
-from tests.servers.cache import DOWNLOAD_SECONDS
 from tests.servers.elasticsearch import PASSWORD, USER
 from tests.servers.search import SearchServer
-
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(DOWNLOAD_SECONDS + 300)]
 
 SECRET = "s3cret/ü@"
 DOCUMENTS: dict[str, Any] = {
@@ -38,10 +34,9 @@ LATER: dict[str, Any] = {"b": {"at": "2024-02-01T00:00:00Z", "n": 3}, "c": {"at"
 MAPPING = {"properties": {"at": {"type": "date"}, "n": {"type": "long"}}}
 
 
-@pytest.fixture(scope="module")
-def secured() -> Iterator[SearchServer]:
-    with elasticsearch.started(secured=True) as server:
-        yield server
+@pytest.fixture
+def secured(secured_server: SearchServer) -> SearchServer:
+    return secured_server
 
 
 @pytest.fixture

@@ -28,17 +28,19 @@ DOCUMENTS = {str(n): f'{{"n": {n}}}'.encode() for n in range(20)}
 
 
 @pytest.fixture(scope="module")
-def other() -> Iterator[SearchServer]:
+def other(request: pytest.FixtureRequest) -> Iterator[SearchServer]:
     """Another cluster; one with two nodes where there is time for them."""
+    if tiers.is_small():
+        yield request.getfixturevalue("secured_server")
+        return
     port = free_port()
     many = {"discovery.type": "multi-node", "discovery.seed_hosts": f"127.0.0.1:{port}"}
     first = {**many, "transport.port": port, "cluster.initial_master_nodes": "one"}
     with ExitStack() as nodes:
         one = nodes.enter_context(elasticsearch.started(8, settings=first, heap="300m"))
-        if not tiers.is_small():
-            second = {**many, "node.name": "two"}
-            nodes.enter_context(elasticsearch.started(8, settings=second, heap="300m"))
-            one.ask("GET", "/_cluster/health?wait_for_nodes=2&timeout=60s")
+        second = {**many, "node.name": "two"}
+        nodes.enter_context(elasticsearch.started(8, settings=second, heap="300m"))
+        one.ask("GET", "/_cluster/health?wait_for_nodes=2&timeout=60s")
         yield one
 
 
@@ -160,7 +162,7 @@ def of_source(here: Scene, name: str) -> dict[str, object]:
 def pipeline(here: Scene, there: Scene, pre_action: str, *names: str, **words: object) -> retl.Pipeline:
     return retl.Pipeline(
         "p",
-        source=Elasticsearch(here.server.url),
+        source=Elasticsearch(here.server.url, tls_ca=here.server.ca),
         target=there.options(**{"aliases": True, **words}),
         tables=[
             retl.Table(name, to=to, pre_action=PreAction(pre_action))
