@@ -18,11 +18,15 @@ import pytest
 import retl
 from retl.cli import main
 from retl.connectors import Yuque
+from retl.connectors.yuque.catalog import Catalog
+from retl.connectors.yuque.connection import YuqueConnection
 from retl.model.actions import PreAction
+from tests import tiers
 from tests.fake_yuque import FakeYuque
 from tests.fake_yuque.library import Document
 from tests.routes.fixtures import make_end
 from tests.routes.route import End
+from tests.support import Database
 
 JOB = """
 [pipelines.handbook]
@@ -187,3 +191,93 @@ async def test_documents_reach_every_target_and_leave_it(
         kept = [documents[0], *documents[2:]]
         bodies = {one.id: (one.title, one.bodies["body"]) for one in kept}
         assert rows == bodies | {sheet.id: ("sheet", "## S\n\n| a |\n| --- |\n| 1 |")}
+
+
+def test_documents_become_chunks_and_only_changed_ones_are_written(
+    yuque: FakeYuque, job: Callable[[str], None], target: End, command: Command
+) -> None:
+    book = yuque.library.book("team/handbook")
+    sections = [f"# Part {number}\n\n{'word ' * 30}{number}" for number in range(20)]
+    long, gone, _ = book.write("long", "\n\n".join(sections)), book.write("gone", "short"), book.write("kept", "short")
+    text = Path("jobs.toml").read_text()
+    Path("jobs.toml").write_text(
+        f'{text}chunks = {{ by = "markdown", size = 200 }}\ncolumns = ["id", "title", "url", "body"]\n'
+    )
+
+    def chunks() -> list[tuple[Any, ...]]:
+        return sorted(target.rows("documents", "document_id", "position", "content", "id", "xmin::text"))
+
+    command("run", "--once", "jobs.toml")
+    before = chunks()
+    assert [row[2] for row in before if row[0] == long.id] == sections
+    sections[7] = sections[7].upper().replace("PART", "Part")  # as long as before, so that no other one is moved
+    long.change(body="\n\n".join(sections))
+    gone.delete()
+    command("run", "--once", "jobs.toml")
+    after = chunks()
+    assert [row[2] for row in after if row[0] == long.id] == sections
+    assert gone.id not in {row[0] for row in after}
+    # Chunks that have not changed are the very rows that were there.
+    assert set(before) - set(after) == {row for row in before if row[0] == gone.id or "Part 7" in row[2]}
+
+
+async def test_ten_thousand_documents_cost_as_many_requests_and_a_quiet_scan_five(
+    yuque: FakeYuque, tmp_path: Path
+) -> None:
+    number = 10_000 if tiers.every_step() else 1_000
+    book = yuque.library.book("team/handbook")
+    documents = [book.write(f"page {n:05}", f"# Title {n}\n\n" + "text " * 1_000) for n in range(number)]
+    yuque.library.tick(3600)
+    table = retl.Table("team/handbook", to="documents", pre_action=PreAction.TRUNCATE, vanished="delete")
+    database = Database(tmp_path / "app.db")
+    source = Yuque(yuque.url, token=yuque.token)
+    job = retl.Pipeline("handbook", source=source, target=database.target(), tables=[table], interval="manual")
+    try:
+        (report,) = (await job.run_once()).scans
+        assert report.rows == number
+        assert (
+            len(yuque.asked) == number + number // 100 + 3
+        )  # each, the lists with an empty page, the book and its contents
+        for document in documents[::100]:
+            document.change(body="changed")
+        await job.run_once()
+        yuque.library.tick(3600)
+        documents[0].change(body="the last one")
+        yuque.library.tick(3600)
+        await job.run_once()
+        yuque.forget()
+        (report,) = (await job.run_once()).scans
+        assert (report.rows, len(yuque.asked)) == (0, 5)
+    finally:
+        await job.aclose()
+    assert database.rows("documents", "id, body") == sorted((one.id, one.bodies["body"]) for one in documents)
+
+
+REAL = "RETL_TEST_YUQUE_TOKEN", "RETL_TEST_YUQUE_BOOK"
+
+
+@pytest.mark.skipif(not all(map(os.environ.get, REAL)), reason=f"{' and '.join(REAL)} name no book of the real service")
+async def test_a_book_of_the_real_service_is_read_as_it_is_listed(tmp_path: Path) -> None:
+    """Reads only. ``RETL_TEST_YUQUE_URL`` names another host."""
+    token, name = (os.environ[word] for word in REAL)
+    url = os.environ.get("RETL_TEST_YUQUE_URL", "https://www.yuque.com")
+    database = Database(tmp_path / "app.db")
+    table = retl.Table(name, to="documents", pre_action=PreAction.TRUNCATE, vanished="delete")
+    job = retl.Pipeline(
+        "real", source=Yuque(url, token=token), target=database.target(), tables=[table], interval="manual"
+    )
+    try:
+        first = (await job.run_once()).scans[0]
+        second = (await job.run_once()).scans[0]
+    finally:
+        await job.aclose()
+    connection = YuqueConnection(Yuque(url, token=token).login())
+    try:
+        catalog = Catalog(connection, lambda message: None)
+        listed, complete = await catalog.documents(await catalog.book(name))
+    finally:
+        await connection.aclose()
+    published = sorted(one.id for one in listed.values() if not one.draft)
+    assert complete
+    assert [number for (number,) in database.rows("documents", "id")] == published
+    assert (first.rows, second.rows) == (len(published), 0)

@@ -14,6 +14,10 @@ _SPECIAL = re.compile(r"[*?\[]")
 _ALL = "*"
 
 
+class NoSuchBook(ConfigError):
+    """A book, a group or a user is named that is not there, or that the token does not see."""
+
+
 class Selection:
     """The books of one table. Its name is a list, with commas, of:
 
@@ -58,7 +62,7 @@ class Selection:
             if not _SPECIAL.search(owner):
                 return _matching(await catalog.books(owner), f"{owner}/{slug}")
         except NotThere as error:
-            raise ConfigError(error.message, remedy=error.remedy) from None
+            raise NoSuchBook(error.message, remedy=error.remedy) from None
         owners = [one for one in await catalog.owners() if fnmatch.fnmatchcase(one, owner)]
         return [book for one in owners for book in _matching(await catalog.books(one), f"{one}/{slug}")]
 

@@ -21,7 +21,7 @@ from retl.connectors.yuque.facts import Facts, unpacked
 from retl.connectors.yuque.listing import Capabilities, listing_of
 from retl.connectors.yuque.reading import DocumentReader
 from retl.connectors.yuque.scan import DocumentScan, Prepared
-from retl.connectors.yuque.selection import Selection
+from retl.connectors.yuque.selection import NoSuchBook, Selection
 from retl.connectors.yuque.settings import Login, Reading
 from retl.connectors.yuque.types import KEY, columns
 from retl.model.actions import PreAction, Write
@@ -84,7 +84,11 @@ class YuqueSource(Source):
         return sorted(book.namespace for book in books)
 
     async def describe(self, table: str) -> TableSchema | None:
-        if not await Selection(TableSpec(table, table)).books(await self._catalog(_silent)):
+        try:
+            books = await Selection(TableSpec(table, table)).books(await self._catalog(_silent))
+        except NoSuchBook:
+            return None
+        if not books:
             return None
         known, hidden = columns(attachments=self._reading.attachments)
         return TableSchema(table, known, (KEY,), hidden)
@@ -151,6 +155,8 @@ class YuqueSource(Source):
         else:
             table_columns = known
         names = choose_columns(table, table_columns, (KEY,))
+        if KEY not in names:
+            raise ConfigError(f"the columns leave out {KEY!r}, by which a document is known.", remedy="read it, too.")
         schema = pa.schema([known.field(name).with_name(table.target_name(name)) for name in names])
         plan = SourcePlan(
             table=table,

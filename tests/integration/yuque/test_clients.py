@@ -71,7 +71,13 @@ def test_yuque_sdk_pages_through_a_book_and_reads_documents(yuque: FakeYuque, bo
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(401, "AuthenticationError"), (404, "NotFoundError"), (422, "ValidationError"), (429, "RateLimitError"), (502, "ServerError")],
+    [
+        (401, "AuthenticationError"),
+        (404, "NotFoundError"),
+        (422, "ValidationError"),
+        (429, "RateLimitError"),
+        (502, "ServerError"),
+    ],
 )
 def test_errors_have_the_form_that_yuque_sdk_knows(yuque: FakeYuque, sdk: Any, status: int, error: str) -> None:
     """It raises its transport's errors before it looks at an answer, so the answer is given to it by itself."""
@@ -82,9 +88,7 @@ def test_errors_have_the_form_that_yuque_sdk_knows(yuque: FakeYuque, sdk: Any, s
     assert type(caught.value).__name__ == error
 
 
-async def test_yuque_sdk_reads_without_blocking(
-    yuque: FakeYuque, book: Book, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_yuque_sdk_reads_without_blocking(yuque: FakeYuque, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sdk_client, "BASE_URL", yuque.url)
     client = await anyio.to_thread.run_sync(lambda: sdk_client.YuqueClient(token=yuque.token))
     async with client:
