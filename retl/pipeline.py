@@ -13,7 +13,7 @@ from anyio.abc import TaskStatus
 from retl.connectors.base import Connector, Source, Target
 from retl.connectors.documents.wrap import with_documents
 from retl.engine.adopt import adopted
-from retl.engine.arguments import ABANDONED, check_count, check_loop, check_side, no_store, once, word_of
+from retl.engine.arguments import ABANDONED, check_count, check_loop, check_side, no_store, once, opened, word_of
 from retl.engine.bus import EventBus
 from retl.engine.config import KEEP_REJECTS, PARALLEL_TABLES, PipelineConfig
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
@@ -120,8 +120,8 @@ class Pipeline:
             if isinstance(tables, str):
                 raise ConfigError(f"tables is the text {tables!r}.", remedy=f"write tables=[{tables!r}].")
             declared = [Table(table) if isinstance(table, str) else table for table in tables]
-            self._source = source.source() if isinstance(source, Connector) else source
-            self._target = target.target() if isinstance(target, Connector) else target
+            self._source = opened(source, source.source) if isinstance(source, Connector) else source
+            self._target = opened(target, target.target) if isinstance(target, Connector) else target
             check_side(self._source, Source, "source", "IteratorSource")
             check_side(self._target, Target, "target", "FunctionTarget")
             self._source, self._target = with_documents(self._source, self._target, declared)

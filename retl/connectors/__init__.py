@@ -38,6 +38,21 @@ _ROOMS = {
     "Yuque": "yuque",
 }
 
+_EXTRAS = {
+    "Doris": "doris",
+    "DuckDB": "duckdb",
+    "Elasticsearch": "elasticsearch",
+    "MySQL": "mysql",
+    "OSSFiles": "oss",
+    "PostgreSQL": "postgres",
+    "Redshift": "redshift",
+    "S3Files": "s3",
+    "SSHFiles": "ssh",
+    "StarRocks": "starrocks",
+    "Yuque": "yuque",
+}
+"""What installs the driver of a connector; the others need none."""
+
 __all__ = [
     "Doris",
     "DuckDB",
@@ -62,4 +77,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    except ModuleNotFoundError as error:
+        if name not in _EXTRAS or (error.name or "").startswith("retl"):
+            raise
+        missing = (
+            f"{name} needs the package {error.name!r}, which is not installed: pip install 'retl[{_EXTRAS[name]}]'"
+        )
+        raise ModuleNotFoundError(missing, name=error.name) from None

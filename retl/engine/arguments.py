@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from retl.connectors.base import Target
+from retl.connectors.base import Connector, Source, Target
 from retl.model.errors import ConfigError
 from retl.model.typed import wrong_type
 from retl.state.base import StateStore
 
 ABANDONED = "the run was stopped, and something in it did not end within its grace"
+
+SideT = TypeVar("SideT", Source, Target)
 
 
 def once(call: Callable[[], None]) -> Callable[[], None]:
@@ -40,6 +42,18 @@ def check_loop(pipeline: str) -> None:
 def check_count(word: str, value: object, wanted: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise wrong_type(word, value, wanted)
+
+
+def opened(connector: Connector, open_it: Callable[[], SideT]) -> SideT:
+    """Open a connector as a source or a target. Raises ``ConfigError`` where its driver is not installed."""
+    try:
+        return open_it()
+    except ModuleNotFoundError as error:
+        ours = type(connector).__module__.startswith("retl.")
+        raise ConfigError(
+            f"{type(connector).__name__} needs the Python package {error.name!r}, which is not installed.",
+            remedy=f"pip install 'retl[{connector.type_name}]'" if ours else "install it.",
+        ) from error
 
 
 def check_side(given: object, kind: type, what: str, wrapper: str) -> None:
