@@ -7,6 +7,7 @@ import time
 import msgspec
 import pytest
 
+from tests import tiers
 from tests.adversity.jobs import Job
 from tests.adversity.owner import owner
 from tests.adversity.search_world import Documents, SearchLook, moment
@@ -39,7 +40,7 @@ def look(elasticsearch_server: SearchServer, prefix: str) -> SearchLook:
     return SearchLook(elasticsearch_server, prefix)
 
 
-@pytest.mark.parametrize("mode", ["incremental", "swap"])
+@pytest.mark.parametrize("mode", tiers.some("swap", "incremental"))
 def test_only_one_of_two_writes_and_the_other_takes_over_when_it_dies(mode: str, look: SearchLook) -> None:
     """Although the lease would be valid for a minute more: a dead process need not be waited for."""
     look.write(documents("old"))
@@ -60,7 +61,7 @@ def test_only_one_of_two_writes_and_the_other_takes_over_when_it_dies(mode: str,
     assert look.documents() == {**documents("old"), **documents("new", 20)}
 
 
-@pytest.mark.parametrize("mode", ["incremental", "none", "truncate", "swap"])
+@pytest.mark.parametrize("mode", tiers.some("incremental", "swap", "none", "truncate", of_small=2))
 def test_a_frozen_owner_that_wakes_up_late_puts_nothing_old_over_what_is_new(mode: str, look: SearchLook) -> None:
     """It has old documents in hand, and stands between two commits."""
     look.write(documents("old"))
