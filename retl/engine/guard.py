@@ -10,16 +10,13 @@ import pyarrow.compute as pc
 
 from retl.connectors.base import REJECT
 from retl.model.actions import PreAction
-from retl.model.errors import ConfigError, GuardStopped, RowsRejected, SourceError, TransientError
+from retl.model.errors import ConfigError, GuardStopped, RowsRejected
 from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec
-from retl.model.window import Slice
 
 _MUCH_LESS_FULL = 0.1
 _MUCH_LESS_INCREMENTAL = 0.5
 """The share of the counted rows that may be missing: rows of a window change while it is read."""
-_LATE_SHARE = 0.01
-"""The same for a slice whose source still has more rows than it sent: a few may be new."""
 _MANY_REJECTS = 100
 _ANY_NUMBER = 2**31
 
@@ -101,38 +98,6 @@ def check_countable(plan: SourcePlan) -> None:
             f'this source cannot count its rows beforehand, so max_shrink cannot protect pre_action = "{plan.table.pre_action}".',
             remedy='use pre_action = "swap", which checks before the switch.',
         )
-
-
-def check_slice(plan: SourcePlan, slice_: Slice, rows: int) -> None:
-    """Refuse a slice that brought more or fewer rows than were counted in the snapshot that was read."""
-    if plan.exact_rows and slice_.rows is not None and rows != slice_.rows:
-        raise _other_count(slice_.rows, rows, "slice")
-
-
-def check_all_slices(plan: SourcePlan, rows: int) -> None:
-    """The same for all slices together."""
-    if plan.exact_rows and plan.rows is not None and rows != plan.rows:
-        raise _other_count(plan.rows, rows, "scan")
-
-
-def _other_count(counted: int, came: int, what: str) -> SourceError:
-    return SourceError(
-        f"the source counted {counted:,} rows for this {what} and sent {came:,}; nothing of it was committed.",
-        remedy="look for what limits or filters its answers: a setting such as a row limit, a proxy, a rule on the table.",
-    )
-
-
-def falls_short(came: int, counted: int) -> bool:
-    """Whether so many of the counted rows are missing that the source must be asked again."""
-    return counted - came > counted * _LATE_SHARE
-
-
-def cut_answer(there: int, came: int) -> TransientError:
-    """The error of a source that has more rows than it sends."""
-    return TransientError(
-        f"the source has {there:,} rows for this slice and sent {came:,}; the slice was not committed.",
-        remedy="look for what limits or filters its answers: a setting such as a row limit, a proxy, a rule on the table.",
-    )
 
 
 def check_arrived(plan: SourcePlan, rows: int) -> str | None:

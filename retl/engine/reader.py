@@ -16,7 +16,7 @@ from retl.engine.channel import Channel
 from retl.engine.context import ScanContext
 from retl.engine.resize import Resizer
 from retl.engine.schedule import backoff
-from retl.model import events
+from retl.model import counted, events
 from retl.model.errors import SourceError, TransientError
 from retl.model.plan import SourcePlan
 from retl.model.window import Slice
@@ -105,14 +105,14 @@ class Reader:
 
     async def _check_count(self, slice_: Slice, rows: int) -> None:
         """Check the rows before the end of a slice is sent: an incomplete slice must not be committed."""
-        guard.check_slice(self._plan, slice_, rows)
-        if slice_.rows is not None and guard.falls_short(rows, slice_.rows):
+        counted.check_slice(self._plan, slice_, rows)
+        if slice_.rows is not None and counted.falls_short(rows, slice_.rows):
             there = await self._scan.recount(slice_)
-            if there is not None and guard.falls_short(rows, min(there, slice_.rows)):
-                raise guard.cut_answer(there, rows)
+            if there is not None and counted.falls_short(rows, min(there, slice_.rows)):
+                raise counted.cut_answer(there, rows)
         self._rows += rows
         if slice_.index == self._last:
-            guard.check_all_slices(self._plan, self._rows)
+            counted.check_all_slices(self._plan, self._rows)
 
     async def _pass_on(self, slice_: Slice, resizer: Resizer) -> tuple[int, int]:
         """The slice's batches, resized; returns its rows, and how many had no cursor value, if only the stream tells."""

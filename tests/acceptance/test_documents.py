@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +16,9 @@ import pytest
 
 import retl
 from retl.connectors.documents.text.workers import WORKERS
+from retl.connectors.files.reading import SMALL_BYTES
+from retl.connectors.files.store import FileInfo
+from retl.connectors.files.stores.local import LocalStore
 from tests import documents
 from tests.integration.files.folder import Folder
 from tests.routes.ends import PostgresEnd
@@ -161,3 +167,27 @@ async def test_chunks_that_only_move_keep_all_but_their_place(library: Library) 
     assert {name: value for name, value in after.items() if value is not None} == before
     ((first, last),) = library.target.run("SELECT MIN(position), MAX(position) FROM sales WHERE computed IS NOT NULL")
     assert (first, last) == (1, len(before))
+
+
+class _Elsewhere(LocalStore):
+    """A store whose files do not lie on this disk: their bytes have to come."""
+
+    def path(self, file: FileInfo) -> Path | None:
+        return None
+
+
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
+async def test_documents_of_a_store_elsewhere_are_fetched_and_parsed(library: Library) -> None:
+    fill(library)
+    large = documents.word(
+        *((f"Part {number}", 1, random.Random(number).randbytes(3_000).hex()) for number in range(400))
+    )
+    assert len(large) > SMALL_BYTES
+    library.put("large.docx", large)
+    library.put("packed.md.gz", gzip.compress(b"# Packed\n\ntext"))
+    library.store = _Elsewhere(library.root)
+    library.words["chunks"] = retl.Chunks(size=10_000)
+    report = await library.scan()
+    assert (report.status, report.rejects) == ("done", 0)
+    counts = Counter(file for (file,) in library.rows("_file"))
+    assert counts == {"a.md": 2, "b/c.docx": 1, "d.pdf": 1, "e.py": 1, "large.docx": 400, "packed.md.gz": 1}

@@ -34,6 +34,7 @@ from retl.connectors.documents.columns import (
 )
 from retl.connectors.documents.rows import ChunkRows, SliceDocuments
 from retl.connectors.documents.splitter import Splitter
+from retl.model import counted
 
 _ROWS_PER_DOCUMENT = 25
 """How many chunks a document is taken to have, when ``slice_rows`` is divided by them."""
@@ -150,6 +151,15 @@ class ChunkedScan(SourceScan):
                 pieces = self._rows.of(batch, read)
                 while (piece := await anyio.to_thread.run_sync(_step, pieces)) is not None:
                     yield piece
+        await self._check_count(given, read.rows)
+
+    async def _check_count(self, given: Slice, rows: int) -> None:
+        """Check the documents that came: of chunks, nobody can know the number beforehand."""
+        counted.check_slice(self._documents.plan, given, rows)
+        if given.rows is not None and counted.falls_short(rows, given.rows):
+            there = await self._documents.recount(given)
+            if there is not None and counted.falls_short(rows, min(there, given.rows)):
+                raise counted.cut_answer(there, rows)
 
 
 def _step(pieces: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
