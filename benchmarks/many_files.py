@@ -18,7 +18,7 @@ from tests.servers.postgres_statements import log_statements, sent
 FILES = int(os.environ.get("RETL_BENCH_FILES", "100000"))
 ENTRIES = int(os.environ.get("RETL_BENCH_ENTRIES", "1000000"))
 _ROWS = 200
-_LINE = "{0},some words of no meaning to fill a line, {0}\n"
+_LINE = "{0},some words of no meaning to fill a line with {0}\n"
 _RUNS = "benchmarks.many_files_runs"
 
 

@@ -10,7 +10,7 @@ LONGEST_NAME = 1024
 """The most bytes of UTF-8 that the name of an entry may have: as many as a key of S3."""
 
 
-class ManifestEntry(msgspec.Struct, frozen=True, kw_only=True):
+class ManifestEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry whose rows are in the target, with the identity under which it was read.
 
     Entries are ordered by the code points of their names, which is the order of their

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
+
+import msgspec
 
 from retl.connectors.base import SystemInfo
 from retl.model.errors import SourceError, TransientError
@@ -40,9 +41,8 @@ def moment(nanoseconds: int) -> datetime | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class FileInfo:
-    """One file as a listing shows it."""
+class FileInfo(msgspec.Struct, frozen=True, gc=False):
+    """One file as a listing shows it. The collector of cyclic garbage does not count it: there may be a million."""
 
     name: str
     """Its path below the root of the store, with ``/`` between folders; never empty. The key of an object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -17,13 +18,14 @@ from botocore import exceptions as botocore
 
 from retl.connectors import OSSFiles, S3Files
 from retl.connectors.files.store import FileArchived, FileChanged, FileInfo
-from retl.connectors.files.stores.objects.answers import Refused
+from retl.connectors.files.stores.objects.answers import Refused, read_page
 from retl.connectors.files.stores.objects.errors import to_retl
 from retl.connectors.files.stores.objects.options import Role
 from retl.connectors.files.stores.objects.reader import PART
 from retl.connectors.files.stores.objects.remedies import REMEDIES
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TransientError
 from tests.fake_s3 import FakeOSS, FakeS3, Fault, Object
+from tests.fake_s3.objects import page
 from tests.fake_s3.server import ACCESS_KEY, SECRET_KEY
 from tests.integration.files.buckets import Bucket, oss_files, s3_files
 from tests.integration.files.store_contract import content, listed, some_bytes
@@ -129,6 +131,27 @@ async def test_many_objects_are_listed_by_a_request_a_thousand(fake_s3: FakeS3, 
     assert number == 5_000
     assert len([asked for asked in fake_s3.asked if not asked.key]) == 1 + 5
     await store.aclose()
+
+
+def test_a_long_listing_does_not_have_the_whole_process_searched_for_garbage() -> None:
+    """A full collection holds the interpreter, and with it the event loop, for a tenth of a second and more."""
+    lake = {f"{number:06}.csv": Object(b"1") for number in range(1_000)}
+    body = page("lake", lake, {"list-type": "2", "max-keys": "1000"}, 1_000).encode()
+    full: list[int] = []
+
+    def hear(phase: str, about: dict[str, int]) -> None:
+        if phase == "start" and about["generation"] == 2:
+            full.append(1)
+
+    gc.collect()
+    gc.callbacks.append(hear)
+    try:
+        for _ in range(40):
+            found = read_page(body)
+            assert found is not None and [one.key for one in found.objects[::999]] == ["000000.csv", "000999.csv"]
+    finally:
+        gc.callbacks.remove(hear)
+    assert not full
 
 
 # Reading ----------------------------------------------------------------------
