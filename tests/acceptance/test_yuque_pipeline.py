@@ -132,6 +132,7 @@ def test_each_document_replaces_its_own_row(
     assert len(target.rows("documents", "id")) == 49
 
 
+@pytest.mark.processes
 def test_a_process_that_is_killed_goes_on_at_the_next_document(
     yuque: FakeYuque, job: Callable[[str], None], target: End, command: Command, tmp_path: Path
 ) -> None:
@@ -168,7 +169,7 @@ def _count(target: End) -> int:
     return len(target.rows("documents", "id")) if "documents" in tables else 0
 
 
-@pytest.mark.parametrize("system", ["sqlite", "duckdb", "mysql", "postgres"])
+@pytest.mark.parametrize("system", ["sqlite", "duckdb", "mysql", "postgres", "elasticsearch"])
 async def test_documents_reach_every_target_and_leave_it(
     yuque: FakeYuque, request: pytest.FixtureRequest, tmp_path: Path, system: str
 ) -> None:
@@ -177,7 +178,7 @@ async def test_documents_reach_every_target_and_leave_it(
     sheet = book.write("sheet", type="Sheet", body_sheet=json.dumps({"data": [{"name": "S", "table": [["a"], ["1"]]}]}))
     with ExitStack() as stack:
         end = make_end(system, "app", request, tmp_path, stack)
-        table = retl.Table("team/*", to="documents", pre_action=PreAction.TRUNCATE, vanished="delete")
+        table = retl.Table("team/*", to=end.called("documents"), pre_action=PreAction.TRUNCATE, vanished="delete")
         source = Yuque(yuque.url, token=yuque.token)
         job = retl.Pipeline("handbook", source=source, target=end.connector(), tables=[table], interval="manual")
         try:
