@@ -36,6 +36,7 @@ from retl.connectors.documents.rows import ChunkRows, SliceDocuments
 from retl.connectors.documents.splitter import Splitter
 from retl.model import counted
 
+_GATHERED_BYTES = 1024 * 1024
 _ROWS_PER_DOCUMENT = 25
 """How many chunks a document is taken to have, when ``slice_rows`` is divided by them."""
 
@@ -145,13 +146,32 @@ class ChunkedScan(SourceScan):
     async def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:
         given = self._given.get(slice_.index, slice_)
         read = self._read[slice_.index] = SliceDocuments()
+        async with aclosing(self._gathered(given)) as groups:
+            async for batches in groups:
+                pieces = self._pieces(batches, read)
+                while (found := await anyio.to_thread.run_sync(_step, pieces)) is not None:
+                    for piece in found:
+                        yield piece
+        await self._check_count(given, read.rows)
+
+    async def _gathered(self, given: Slice) -> AsyncGenerator[list[pa.RecordBatch], None]:
+        """The batches of documents, small ones together: a thread for each would cost more than its chunks."""
+        gathered: list[pa.RecordBatch] = []
+        size = 0
         async with aclosing(self._documents.read(given)) as batches:
             async for batch in batches:
-                assert self._rows is not None
-                pieces = self._rows.of(batch, read)
-                while (piece := await anyio.to_thread.run_sync(_step, pieces)) is not None:
-                    yield piece
-        await self._check_count(given, read.rows)
+                gathered.append(batch)
+                size += batch.nbytes
+                if size >= _GATHERED_BYTES:
+                    yield gathered
+                    gathered, size = [], 0
+        if gathered:
+            yield gathered
+
+    def _pieces(self, batches: Sequence[pa.RecordBatch], read: SliceDocuments) -> Iterator[pa.RecordBatch]:
+        assert self._rows is not None
+        for batch in batches:
+            yield from self._rows.of(batch, read)
 
     async def _check_count(self, given: Slice, rows: int) -> None:
         """Check the documents that came: of chunks, nobody can know the number beforehand."""
@@ -162,8 +182,16 @@ class ChunkedScan(SourceScan):
                 raise counted.cut_answer(there, rows)
 
 
-def _step(pieces: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
-    return next(pieces, None)
+def _step(pieces: Iterator[pa.RecordBatch]) -> list[pa.RecordBatch] | None:
+    """The next pieces, until they are large; ``None`` where there are no more."""
+    found: list[pa.RecordBatch] = []
+    size = 0
+    for piece in pieces:
+        found.append(piece)
+        size += piece.nbytes
+        if size >= _GATHERED_BYTES:
+            break
+    return found or None
 
 
 def _facts(table: TableSpec, documents: SourceScan) -> dict[str, Any]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import BinaryIO, cast
 
-import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.documents.text import plain
@@ -57,12 +56,11 @@ class DocumentReader(FileReader):
             await content.begin()
             digest = await content.hash() if shape.hashes else ""
             told = self._told(file, shape, digest)
-            found = await worker.run(parsed, content, file, parse)
+            batch = await worker.run(_batch_of, parsed, content, file, parse)
             await content.prove()
         finally:
             worker.close()
             await shielded(content.close())
-        batch = await anyio.to_thread.run_sync(_batch, found)
         return shape.rows(batch.select(shape.in_files.names), told, 0)
 
     def _is_plain(self, file: FileInfo) -> bool:
@@ -92,7 +90,10 @@ class DocumentReader(FileReader):
             raise FileUnreadable(f"{file.name}: it is not wanted any more.", file=file.name) from None
 
 
-def _batch(parsed: Parsed) -> pa.RecordBatch:
+def _batch_of(
+    parse: Callable[[Content, FileInfo, Parse], Parsed], content: Content, file: FileInfo, through: Parse
+) -> pa.RecordBatch:
+    parsed = parse(content, file, through)
     return pa.RecordBatch.from_pylist([{"title": parsed.title or None, "text": parsed.text}], schema=COLUMNS)
 
 
