@@ -16,6 +16,7 @@ import pytest
 import retl
 from retl import events
 from retl.connectors.base import CommitResult, SourceScan, TableWriter
+from retl.connectors.sql.writer import StagedWriter
 from retl.connectors.sqlite.target import SQLiteTarget
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint, Reject
 from retl.model.plan import BatchSize, SourcePlan, WriteSpec
@@ -307,6 +308,40 @@ async def test_a_slice_that_is_read_again_is_counted_and_written_once(warehouse:
     assert source.crashes == 1
     assert (report.rows, report.attempts) == (10, 1)
     assert app.rows("orders") == expected(0, 9)
+
+
+async def test_a_writer_learns_of_each_slice_before_its_rows_and_of_one_that_is_read_again_once_more(
+    warehouse: Warehouse, app: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+    write, discard = StagedWriter.write, StagedWriter.discard
+
+    async def begin(writer: StagedWriter, slice_: Slice) -> None:
+        heard.append(slice_.index)
+
+    async def written(writer: StagedWriter, batch: pa.RecordBatch) -> None:
+        heard.append("rows")
+        await write(writer, batch)
+
+    async def discarded(writer: StagedWriter) -> None:
+        heard.append("emptied")  # after a commit, or to forget
+        await discard(writer)
+
+    for name, function in (("begin", begin), ("write", written), ("discard", discarded)):
+        monkeypatch.setattr(StagedWriter, name, function)
+    target = Telling(app, [{}, {}])
+    target.batch_size = BatchSize(rows=2)
+    source = CrashingSource(Limited(warehouse, None), at_batch=4)
+    await pipeline(source, app, retl.Table("orders", cursor="updated_at"), slice_rows=5, target=target).run_once()
+    assert source.crashes == 1
+    assert app.rows("orders") == expected(0, 9)
+    before, after = heard[: heard.index(1)], heard[heard.index(1) :]
+    assert before == [0, "rows", "rows", "rows", "emptied"]
+    assert after[0] == 1
+    assert after.count(1) == 2
+    again = after.index(1, 1)
+    assert after[again - 1] in ("emptied", 1)
+    assert "rows" in after[again:]
 
 
 async def test_rows_that_may_not_be_inserted_do_not_count_as_written(warehouse: Warehouse, app: Database) -> None:

@@ -36,6 +36,10 @@ class Kept(TableWriter):
     def __init__(self) -> None:
         self.names: list[str | None] = []
         self.allowed: list[int] = []
+        self.begun: list[Slice] = []
+
+    async def begin(self, slice_: Slice) -> None:
+        self.begun.append(slice_)
 
     async def write(self, batch: pa.RecordBatch) -> None:
         assert batch.schema.equals(SCHEMA)
@@ -64,9 +68,11 @@ class Kept(TableWriter):
 async def test_they_are_put_aside_and_counted() -> None:
     kept = Kept()
     writer = SourceRejects(kept, LOAD, MemoryStore())
+    await writer.begin(PART)
     await writer.write(batch("a", "b", "refused", rejects=[1]))
     await writer.write(batch("c"))
     done = await writer.commit(None, PART, 2)
+    assert kept.begun == [PART]
     assert kept.names == ["a", "refused", "c"]
     assert kept.allowed == [1]
     assert done.rows == 4
