@@ -84,6 +84,7 @@ def benchmarks(session: nox.Session) -> None:
         "duckdb-extensions",
     )
     session.install("duckdb==1.5.5", *(f"{name}==1.5.5" for name in extensions))
+    session.install("langchain-classic", "langchain-text-splitters", "llama-index-core", "openai")
     session.install("--no-deps", "ingestr==1.1.22", "sling-linux-amd64==1.4.11")
     session.run("python", "-m", "benchmarks", *session.posargs)
 

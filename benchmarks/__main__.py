@@ -1,4 +1,4 @@
-"""Run the benchmarks named on the command line, or all of them: ``python -m benchmarks [engine] [idle] [duckdb_to_sqlite] [mysql] [postgres] [elasticsearch] [file_formats] [files] [many_files] [ssh] [round_trips]``."""
+"""Run the benchmarks named on the command line, or all of them: ``python -m benchmarks [engine] [idle] [duckdb_to_sqlite] [mysql] [postgres] [elasticsearch] [file_formats] [files] [many_files] [documents] [ssh] [round_trips]``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ ALL = (
     "file_formats",
     "files",
     "many_files",
+    "documents",
     "ssh",
     "round_trips",
 )
