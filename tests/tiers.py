@@ -53,6 +53,12 @@ SIBLINGS = {
     "<olap>": re.compile(r"\b(starrocks|doris)\b"),
 }
 """How the systems are called in the name of a case, and what stands there for any of them."""
+TARGETS = {
+    "<file>": re.compile(r"\b(duckdb|sqlite)\b"),
+    "<server>": re.compile(r"\b(mysql|mariadb|postgres15|postgres)\b"),
+}
+"""The same for a source that knows nothing of its target: files end up in one of each kind."""
+BY_KIND = re.compile(r"acceptance/test_files\.py$")
 SUITES = {
     "<sql target>": re.compile(r"contract/test_(duckdb|mysql|postgres)_target\.py::Test\w+"),
     "<sql state store>": re.compile(r"contract/test_state_stores\.py::TestStoreIn(DuckDB|MySQL|PostgreSQL)\b"),
@@ -213,7 +219,7 @@ def _case(item: pytest.Item) -> str:
             return f"{anyone}{test.rpartition('::')[2]}[{SYSTEM_OF_SUITE.sub('', case).rstrip(']')}]"
     if "acceptance/" in path and (route := getattr(item, "callspec", None) and item.callspec.params.get("route")):  # type: ignore[attr-defined]
         return f"{path}::{test}[{case.replace('-'.join(route), _family(route, item))}"
-    for anyone, siblings in SIBLINGS.items():
+    for anyone, siblings in (TARGETS if BY_KIND.search(path) else SIBLINGS).items():
         case = siblings.sub(anyone, case)
     return f"{path}::{test}{bracket}{case}"
 

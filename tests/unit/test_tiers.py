@@ -113,6 +113,13 @@ def test_each_value_is_there_on_each_kind_of_route() -> None:
     assert sorted(item.params["other"] for item in found if item.params["route"] in SERVERS) == [0, 1, 2]
 
 
+def test_files_end_up_in_one_target_of_each_kind() -> None:
+    systems = ("sqlite", "duckdb", "mysql", "mariadb", "postgres", "postgres15")
+    found = kept([Item(f"tests/acceptance/test_files.py::test_a[{system}]", app=system) for system in systems])
+    assert len(found) == 2
+    assert len({item.params["app"] for item in found} & {"sqlite", "duckdb"}) == 1
+
+
 def test_a_test_without_parameters_stays() -> None:
     alike = [Item("tests/integration/test_x.py::test_a"), Item("tests/integration/test_x.py::test_b")]
     assert kept(list(alike)) == alike
