@@ -22,7 +22,7 @@ from tests.adversity.world import Survivor, World, survive
 
 pytestmark = pytest.mark.adversity
 
-KILLS = min(200, tiers.number(100))
+KILLS = tiers.by_tier(10, 100, 200)
 """For each route. More of them would take a night, and each run takes other instants."""
 MODES = ("incremental", "none", "truncate", "rename_and_create", "swap")
 
