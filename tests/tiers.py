@@ -25,7 +25,7 @@ one of the systems of a family. Units and properties, which cost next to nothing
 
 On two cores the merge tier takes about ten minutes, and the largest one two to three hours.
 
-Two processes share the merge tier file by file, but for the tests with a search server: it takes a dozen seconds of
+Three processes share the merge tier file by file, but for the tests with a search server: it takes a dozen seconds of
 work to start and as much to get quick, so one process has all of them.
 """
 
