@@ -25,7 +25,6 @@ _RUNS = "benchmarks.documents_runs"
 _CONTENDERS = (
     ("LangChain index()", "by_langchain", "langchain_classic"),
     ("LlamaIndex ingestion pipeline", "by_llama_index", "llama_index.core"),
-    ("CocoIndex", "by_cocoindex", "cocoindex"),
 )
 
 
