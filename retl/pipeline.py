@@ -28,7 +28,7 @@ from retl.model.actions import PreAction, Write, parse_actions
 from retl.model.checkpoint import Reject
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, RetlError
-from retl.model.options import LostTarget, NewColumns, NullCursor, TableOptions
+from retl.model.options import LostTarget, NewColumns, NullCursor, PreActionWord, TableOptions, WriteWord
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineStatus, Snapshot
 from retl.model.table import Table
@@ -75,12 +75,12 @@ class Pipeline:
         lookback: Duration | None = None,
         settle: Duration | None = None,
         null_cursor: NullCursor | None = None,
-        pre_action: PreAction | str | None = None,
+        pre_action: PreActionWord | None = None,
         keep_archives: int | None = None,
         max_shrink: str | float | None = None,
         max_rejects: int | str | None = None,
         lost_target: LostTarget | None = None,
-        write: Write | str | None = None,
+        write: WriteWord | None = None,
         new_columns: NewColumns | None = None,
         slice_rows: int | None = None,
         parallel_tables: int = PARALLEL_TABLES,

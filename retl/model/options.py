@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
 from retl.model.actions import PreAction, Write
 from retl.model.duration import Duration
+
+if TYPE_CHECKING:
+    PreActionWord: TypeAlias = PreAction | Literal["none", "truncate", "rename_and_create", "swap", "mirror"]
+    WriteWord: TypeAlias = Write | Literal["upsert", "append"]
+else:  # msgspec reads these, and a text is of one type for it
+    PreActionWord, WriteWord = PreAction, Write
 
 NullCursor = Literal["warn", "include", "fail"]
 LostTarget = Literal["fail", "reload"]
@@ -30,7 +36,7 @@ class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """How old, by the source's clock, a row must be before it is read."""
     null_cursor: NullCursor | None = None
     """Rows without a cursor value: ``warn`` counts and reports them, ``include`` reads them with every scan, ``fail`` stops."""
-    pre_action: PreAction | None = None
+    pre_action: PreActionWord | None = None
     """What happens to the target for a full scan: ``none``, ``truncate``, ``rename_and_create``, ``swap``, ``mirror``."""
     keep_archives: int | None = None
     """How many ``A_arc_<timestamp>`` tables ``rename_and_create`` keeps; all of them when unset."""
@@ -40,7 +46,7 @@ class TableOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """How many rejects one scan may have before it fails: a number, or a share of its rows such as ``"1%"``; 0 when unset."""
     lost_target: LostTarget | None = None
     """The target's table is gone or empty, though rows were written to it: ``fail`` (when unset), or ``reload`` everything."""
-    write: Write | None = None
+    write: WriteWord | None = None
     """``upsert`` by key, or ``append``, which needs no key and never changes a row."""
     new_columns: NewColumns | None = None
     """A source column that the target lacks: ``add`` it, ``ignore`` it or ``fail``."""
