@@ -223,7 +223,7 @@ def _stable(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().splitlines())
 
 
-def _write(block: Block, folder: Path) -> None:
+def write_block(block: Block, folder: Path) -> None:
     """A titled block is a file; one that says ``(the rest)`` goes on with it."""
     name, _, rest = block.title.partition(" (")
     with (folder / name).open("a" if rest else "w", encoding="utf-8") as file:
@@ -237,7 +237,7 @@ def _run_page(page: Path, folder: Path) -> None:
         if block.once:
             assert block.text.startswith(INSTALL)
         elif block.title:
-            _write(block, folder)
+            write_block(block, folder)
         elif block.language == "sh":
             output = _sh(block.text, folder)
         elif block.language == "text":
