@@ -21,6 +21,7 @@ from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
 from retl.engine.runner import Runner
 from retl.engine.schedule import make_schedule
+from retl.engine.stall import STALL_TIMEOUT, parse_stall_timeout
 from retl.engine.status import pipeline_status, snapshot_of
 from retl.engine.tables import Tables
 from retl.model import events as event_types
@@ -86,6 +87,7 @@ class Pipeline:
         parallel_tables: int = PARALLEL_TABLES,
         keep_rejects: Duration = KEEP_REJECTS,
         lease_ttl: Duration = DEFAULT_TTL,
+        stall_timeout: Duration = STALL_TIMEOUT,
         channel_bytes: int = Limits.channel_bytes,
     ) -> None:
         if not isinstance(name, str):
@@ -99,7 +101,7 @@ class Pipeline:
             check_count("parallel_tables", parallel_tables, "a whole number, at least 1")
             if isinstance(blacklist, str):
                 raise ConfigError(f"blacklist is the text {blacklist!r}.", remedy=f"write blacklist=[{blacklist!r}].")
-            ttl = parse_lease_ttl(lease_ttl)
+            ttl, stall = parse_lease_ttl(lease_ttl), parse_stall_timeout(stall_timeout)
             keep = parse_duration(keep_rejects, what="keep_rejects")
             self.schedule = make_schedule(interval, cron, timezone)
             defaults = TableOptions(
@@ -139,6 +141,7 @@ class Pipeline:
             blacklist=actions,
             limits=Limits(channel_bytes=channel_bytes),
             lease_ttl=ttl,
+            stall_timeout=stall,
             parallel_tables=parallel_tables,
             keep_rejects=keep,
         )

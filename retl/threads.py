@@ -28,11 +28,17 @@ _LOOK_SECONDS = 0.25
 class Grace:
     """Whether those who wait for a clean end should go on waiting."""
 
-    def __init__(self) -> None:
-        self.over = False
+    def __init__(self, outer: Grace | None = None) -> None:
+        self._outer = outer
+        self._ended = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or that of what this is a part of."""
+        return self._ended or (self._outer is not None and self._outer.over)
 
     def end(self) -> None:
-        self.over = True
+        self._ended = True
 
 
 _grace: ContextVar[Grace | None] = ContextVar("retl_grace", default=None)
@@ -41,7 +47,7 @@ _grace: ContextVar[Grace | None] = ContextVar("retl_grace", default=None)
 @contextmanager
 def graced() -> Iterator[Grace]:
     """For this block and its tasks: once ``over`` is set, nobody in it waits for what hangs."""
-    grace = Grace()
+    grace = Grace(_grace.get())
     token = _grace.set(grace)
     try:
         yield grace

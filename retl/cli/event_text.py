@@ -30,6 +30,8 @@ def _text(event: events.Event) -> str | None:
             return f"warning: {message}"
         case events.RetryScheduled(error=error, delay=delay, table=table):
             return f"again in {format_duration(delay)}: {without_place(error, event.pipeline, table)}"
+        case events.ScanStalled(seconds=seconds, limit=limit):
+            return f"nothing has come for {format_duration(seconds)}; after {format_duration(limit)} it is tried again"
         case events.RowsRejected(rejects=rejects, first_reason=reason):
             return f"{plural(rejects, 'row')} rejected; the first: {one_line(reason)}"
         case events.PipelineStarted(schedule=schedule):

@@ -30,6 +30,7 @@ class PipelineOptions(TableOptions, kw_only=True, frozen=True):
     parallel_tables: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep_rejects: Duration | None = None
     lease_ttl: Duration | None = None
+    stall_timeout: Duration | None = None
     channel_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 import anyio
 
+from retl.pulse import beat
+
 T = TypeVar("T")
 
 
@@ -43,6 +45,7 @@ class Channel(Generic[T]):
 
     async def send(self, item: T, size: int = 0) -> None:
         """Put an item of ``size`` bytes in; waits for room."""
+        beat()
         if self._full(size):
             began = time.monotonic()
             try:
@@ -72,6 +75,7 @@ class Channel(Generic[T]):
                 self.receive_wait += time.monotonic() - began
         if not self._items:
             raise self._error or ChannelClosed
+        beat()
         item, size = self._items.popleft()
         self._bytes -= size
         self._notify()

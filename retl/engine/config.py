@@ -32,6 +32,7 @@ class PipelineConfig:
     blacklist: frozenset[Action]
     limits: Limits
     lease_ttl: float
+    stall_timeout: float = 0.0
     parallel_tables: int = PARALLEL_TABLES
     keep_rejects: timedelta = KEEP_REJECTS
 

@@ -20,6 +20,7 @@ from retl.model.manifest import ManifestChange
 from retl.model.plan import SourcePlan
 from retl.model.report import Progress
 from retl.model.table import TableSpec
+from retl.pulse import beat
 from retl.state.base import StateStore
 
 DEFAULT_TTL = 30.0
@@ -131,6 +132,7 @@ class ScanContext:
 
     def emit(self, kind: Callable[..., events.Event], **facts: Any) -> None:
         """Emit an event about the table."""
+        beat()
         self.publish(kind(pipeline=self.pipeline, at=now_text(), table=self.table.name, **facts))
 
     def emit_scan(self, kind: Callable[..., events.Event], **facts: Any) -> None:

@@ -23,6 +23,7 @@ _LEVELS: dict[type[events.Event], str] = {
     events.RowsRejected: "warning",
     events.Warned: "warning",
     events.RetryScheduled: "warning",
+    events.ScanStalled: "warning",
     events.ScanFailed: "error",
     events.RunFailed: "error",
 }

@@ -20,6 +20,7 @@ from retl.model import counted, events
 from retl.model.errors import SourceError, TransientError
 from retl.model.plan import SourcePlan
 from retl.model.window import Slice
+from retl.pulse import beat
 
 _ATTEMPTS = 3
 _LONGEST_PAUSE = 5.0
@@ -119,6 +120,7 @@ class Reader:
         rows = without_cursor = 0
         async with aclosing(self._scan.read(slice_)) as batches:
             async for batch in batches:
+                beat()
                 _check_batch(batch, self._plan)
                 rows += batch.num_rows
                 if slice_.ordered_by is not None:

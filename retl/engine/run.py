@@ -16,6 +16,7 @@ from retl.engine.log import error_text, log_unexpected
 from retl.engine.ownership import Ownership
 from retl.engine.scan import Scan
 from retl.engine.schedule import backoff
+from retl.engine.stall import unless_stalled
 from retl.engine.turns import Turn, Turns
 from retl.model import events
 from retl.model.errors import LeaseLost, RetlError, TransientError
@@ -171,7 +172,7 @@ class Run:
         )
         queued.failures = []
         try:
-            await scan.run()
+            await unless_stalled(scan.run, config.stall_timeout, lambda still: self._tell_stalled(spec.name, still))
         except Exception as error:
             self._ownership.forget()
             queued.failures = [error]
@@ -184,6 +185,12 @@ class Run:
             await self._close(spec.name, scan, None, queued.attempts)
         finally:
             self._scans.pop(spec.name, None)
+
+    def _tell_stalled(self, table: str, still: float) -> None:
+        told = events.ScanStalled(
+            pipeline=self._config.name, at=now_text(), table=table, seconds=still, limit=self._config.stall_timeout
+        )
+        self._emit(told)
 
     def _requeue(self, queued: _QueuedScan, error: TransientError) -> bool:
         """Queue a scan again, unless the next run comes sooner."""

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from retl.pulse import unhurried
+
 LONG_SECONDS = 3.0
 """After so long a scan gives its turn away between two slices, if others wait."""
 
@@ -39,7 +41,8 @@ class Turn:
 
     async def acquire(self) -> None:
         """Wait for the turn."""
-        await self._free.acquire()
+        with unhurried():
+            await self._free.acquire()
         self._held, self._since = True, time.monotonic()
 
     def release(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import anyio
@@ -28,6 +28,7 @@ from retl.model.checkpoint import FencedCheckpoint, Refresh
 from retl.model.errors import RowsRejected, TargetError
 from retl.model.plan import WriteSpec
 from retl.model.window import Slice
+from retl.pulse import unhurried
 
 _PROGRESS_SECONDS = 0.1
 _WINDOW_BYTES = 8 * 1024 * 1024
@@ -73,7 +74,9 @@ class Writer:
         before = await self._check_shrink(empty=empty)
         spec, begun = await self._begin()
         commits = SliceCommits(context, self._scan, self._commits, digest)
-        async with context.target.open_load(spec, begun) as load:
+        async with AsyncExitStack() as stack:
+            with unhurried():  # a large table may have to be changed
+                load = await stack.enter_async_context(context.target.open_load(spec, begun))
             if load.embeddings is not None:
                 context.counters.embeddings.append(load.embeddings)
             writer = SourceRejects(load, spec, context.store)
@@ -82,7 +85,8 @@ class Writer:
                 if context.stopped:
                     return
                 await self._check_arrived(writer, before)
-                await commits.finish(writer)
+                with unhurried():  # an index of a large table is built
+                    await commits.finish(writer)
             except (TargetError, RowsRejected):
                 self.rejected = commits.rejected
                 self.lost = commits.lost + self._staged

@@ -99,6 +99,14 @@ class Warned(Event, frozen=True, kw_only=True):
     message: str
 
 
+class ScanStalled(Event, frozen=True, kw_only=True):
+    """No row came and nothing answered for ``seconds``; after ``limit`` of them the scan is given up and tried again."""
+
+    table: str
+    seconds: float
+    limit: float
+
+
 class RetryScheduled(Event, frozen=True, kw_only=True):
     """A transient error; the same work is retried after ``delay`` seconds.
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from retl.connectors.function.rows import is_row
 from retl.connectors.function.snapshot import Snapshots, check_distinct, is_lazy, is_page
 from retl.model.errors import ConfigError, RetlError, SourceError, TargetError, TransientError
+from retl.pulse import beat
 from retl.threads import CallFailed, Outcome, Worker, apart, end_task, start
 
 _PULL_SECONDS = 0.2
@@ -189,6 +190,7 @@ class _AsyncItems:
                 self._news.clear()
                 self._asked.clear()
                 some, self._ready = self._ready, []
+                beat()
                 if some:
                     yield some
                 if task.done():
@@ -239,6 +241,8 @@ async def _sync_items(
     try:
         while True:
             some, ended = await worker.run(_pull, iterator, limit(), snapshots)
+            if some:
+                beat()
             if some:
                 yield some
             if ended:

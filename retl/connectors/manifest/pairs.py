@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from retl.model.errors import SourceError
 from retl.model.manifest import ManifestEntry
+from retl.pulse import beat
 
 
 class Named(Protocol):
@@ -35,6 +36,7 @@ async def pairs(
     last = ""
     async with aclosing(listing):
         async for page in listing:
+            beat()
             found: list[Pair[T]] = []
             for item in page:
                 if item.name <= last:

@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 import anyio
 
 from retl.model.errors import ConnectionFailed, RetlError
+from retl.pulse import beat, unhurried
 from retl.threads import shielded
 
 MAX_CONNECTIONS = 8
@@ -144,6 +145,7 @@ class ConnectionPool(Generic[C]):
             connection = await self.take(begin)
             try:
                 yield connection
+                beat()
             except BaseException as error:
                 if not isinstance(error, RetlError):
                     connection.abort()
@@ -163,12 +165,13 @@ class ConnectionPool(Generic[C]):
     async def reserve(self) -> AsyncIterator[Reservation[C]]:
         """A reservation, once there is room for one. After an error its connection is cut."""
         room = self._room()
-        await room.reserved.acquire()
-        try:
-            await room.open.acquire()
-        except BaseException:
-            room.reserved.release()
-            raise
+        with unhurried():
+            await room.reserved.acquire()
+            try:
+                await room.open.acquire()
+            except BaseException:
+                room.reserved.release()
+                raise
         reservation = Reservation(self, room)
         try:
             yield reservation

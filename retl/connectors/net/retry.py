@@ -7,6 +7,8 @@ import time
 
 import anyio
 
+from retl.pulse import beat
+
 
 class RetryBudget:
     """Attempts and seconds that one task may spend on failures, with growing pauses between them.
@@ -39,4 +41,5 @@ class RetryBudget:
         if self._until is not None and time.monotonic() + pause > self._until:
             raise error
         self._pause = min(2 * self._pause, self._longest)
+        beat(pause)
         await anyio.sleep(pause)

@@ -23,6 +23,7 @@ from retl.connectors.sql.selection import Selection
 from retl.connectors.sql.zones import dst_shift, local_clock
 from retl.model.errors import UnsupportedError
 from retl.model.schema import TableSchema, native_type
+from retl.pulse import unhurried
 
 Way = Literal["whole", "cursor", "unload"]
 Connect = Callable[[], Awaitable[RedshiftConnection]]
@@ -145,7 +146,8 @@ class RedshiftReader(SqlReader):
         await folder.begin()
         prefix = folder.next_prefix()
         try:
-            await (await self._connect()).execute(statement(sql, folder.options, prefix))
+            with unhurried():  # the cluster answers once everything is written
+                await (await self._connect()).execute(statement(sql, folder.options, prefix))
             async with aclosing(folder.rows(prefix, expected, schema)) as batches:
                 async for batch in batches:
                     yield batch

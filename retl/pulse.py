@@ -1,0 +1,71 @@
+"""Whether a scan still moves. What waits on purpose says so.
+
+Lowest room of the house, beside ``retl.threads``: it knows nothing of retl.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+
+class Pulse:
+    """When a scan moved last; a wait on purpose counts until its end."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._moved = clock()
+        self._unhurried = 0
+
+    @property
+    def still(self) -> float:
+        """Seconds for which nothing has moved."""
+        return 0.0 if self._unhurried else max(0.0, self._clock() - self._moved)
+
+    def beat(self, after: float = 0.0) -> None:
+        """Something moves: now, or at the end of a wait of so many seconds."""
+        self._moved = max(self._moved, self._clock() + after)
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """A block that may take as long as it takes."""
+        self._unhurried += 1
+        try:
+            yield
+        finally:
+            self._unhurried -= 1
+            self.beat()
+
+
+_current: ContextVar[Pulse | None] = ContextVar("retl_pulse", default=None)
+
+
+@contextmanager
+def pulse() -> Iterator[Pulse]:
+    """A pulse for this block and its tasks."""
+    made = Pulse()
+    token = _current.set(made)
+    try:
+        yield made
+    finally:
+        _current.reset(token)
+
+
+def beat(after: float = 0.0) -> None:
+    """Say that the scan under way moves, or will after a wait on purpose of so many seconds."""
+    current = _current.get()
+    if current is not None:
+        current.beat(after)
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """A block in which the scan under way may wait for as long as it takes: for its turn, for an index that is built."""
+    current = _current.get()
+    if current is None:
+        yield
+        return
+    with current.unhurried():
+        yield
