@@ -44,6 +44,7 @@ _SAID_HERE = {
     "`CREATE`, `ALTER`, `DROP`.",
     "parallel_tables": "How many tables are scanned at once; 4 when unset. A file (SQLite, DuckDB) and a function of yours take one at a time.",
     "keep_rejects": "How long rejects are kept; 90 days when unset, and never more than 5,000 of a table.",
+    "stall_timeout": "After how long without a row or an answer a scan is given up and tried again; 10 minutes when unset, 0: never.",
     "lease_ttl": "How long an owner may be silent before another process takes the pipeline over; 30 seconds when unset.",
     "channel_bytes": "How many bytes may wait between reader and writer; 8 MiB when unset.",
 }

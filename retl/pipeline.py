@@ -298,10 +298,10 @@ class Pipeline:
         """The pipeline as this process knows it: from memory, at once, never failing. For probes and metrics."""
         return snapshot_of(self._config, self._runner)
 
-    async def status(self) -> PipelineStatus:
-        """The snapshot, with what the state store knows of earlier runs and other processes, if it answers in time."""
+    async def status(self, *, check: bool = False) -> PipelineStatus:
+        """The snapshot, with what the state store knows if it answers in time; ``check`` raises its error instead."""
         async with self._looking():
-            return await pipeline_status(self._config, self._runner)
+            return await pipeline_status(self._config, self._runner, check=check)
 
     # What is remembered -----------------------------------------------------
 

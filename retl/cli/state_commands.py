@@ -33,7 +33,7 @@ _NUMBERS = frozenset({3, 4, 5})
 
 def status(arguments: argparse.Namespace) -> int:
     """Every pipeline as it stands."""
-    answers, code = fan_out(selected(arguments), Pipeline.status)
+    answers, code = fan_out(selected(arguments), lambda pipeline: pipeline.status(check=True))
     if arguments.json:
         print_json([answer.value for answer in answers])
     elif answers:
@@ -189,7 +189,7 @@ async def _rejects(pipeline: Pipeline, table: str | None, limit: int) -> tuple[l
 async def _tables(pipeline: Pipeline) -> list[str] | None:
     """The tables of a pipeline; ``None`` if its state is damaged, for ``reset`` must still mend it."""
     try:
-        return [found.table for found in (await pipeline.status()).tables]
+        return [found.table for found in (await pipeline.status(check=True)).tables]
     except StateError:
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -13,7 +12,8 @@ from retl.engine.health import TableHealth
 from retl.engine.runner import Runner, owner_in_words
 from retl.model.checkpoint import Checkpoint
 from retl.model.cursor import age, family_of_text
-from retl.model.errors import RetlError
+from retl.model.duration import format_duration
+from retl.model.errors import RetlError, StateError
 from retl.model.report import ScanReport
 from retl.model.status import PipelineStatus, Snapshot, TableSnapshot, TableStatus
 
@@ -64,11 +64,18 @@ class _Stored:
     last: dict[str, ScanReport] = field(default_factory=dict)
 
 
-async def pipeline_status(config: PipelineConfig, runner: Runner) -> PipelineStatus:
-    """The pipeline as it stands; without what the store knows where it does not answer in time."""
+async def pipeline_status(config: PipelineConfig, runner: Runner, *, check: bool) -> PipelineStatus:
+    """The pipeline as it stands; where the store does not answer in time, without what it knows, or its error."""
     stored: _Stored | None = None
-    with suppress(RetlError), anyio.move_on_after(_ANSWER_SECONDS):
-        stored = await _stored(config)
+    silent = f"the state store has not answered for {format_duration(_ANSWER_SECONDS)}"
+    error: RetlError = StateError(silent, pipeline=config.name)
+    try:
+        with anyio.move_on_after(None if check else _ANSWER_SECONDS):
+            stored = await _stored(config)
+    except RetlError as failed:
+        error = failed
+        if check:
+            raise
     known = stored or _Stored()
     last = {**known.last, **runner.last}
     names = dict.fromkeys([*config.tables.names, *last, *known.checkpoints])
@@ -81,6 +88,7 @@ async def pipeline_status(config: PipelineConfig, runner: Runner) -> PipelineSta
         last_run=runner.last_run or (latest.started_at if latest else None),
         next_run=runner.next_run or (latest.next_run if latest and known.owner else None),
         reachable=stored is not None,
+        error=None if stored is not None else str(error),
         snapshot=snapshot_of(config, runner),
         tables=tuple(
             _table_status(config, runner, name, known.checkpoints.get(name), last.get(name), known.rejects.get(name, 0))

@@ -39,6 +39,8 @@ class PipelineStatus(msgspec.Struct, frozen=True, kw_only=True):
     tables: tuple[TableStatus, ...] = ()
     reachable: bool = True
     """Whether the state store has answered; if not, all of this is what this process knows by itself."""
+    error: str | None = None
+    """Why the state store has not answered."""
     snapshot: Snapshot | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def test_every_word_reaches_the_pipeline(tmp_path: Path) -> None:
             max_shrink="50%",
             lookback=3,
         ),
-        Table(match="ods_*", to="copy_{name}", cursor=False, write="upsert", pre_action="truncate"),  # type: ignore[arg-type]
+        Table(match="ods_*", to="copy_{name}", cursor=False, write="upsert", pre_action="truncate"),
         Table("q", query="SELECT 1", key="id", max_shrink=0.5, format={"any": [1, {"x": True}]}),
     ]
 

@@ -10,6 +10,7 @@ from retl.connectors.base import Target, TargetTable
 from retl.engine.targets import check_claims, starting_point, take_claim
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.errors import ConfigError, GuardStopped
+from retl.model.table import TableSpec
 from retl.model.window import Position
 from retl.state.base import Claim
 from retl.state.memory import MemoryStore
@@ -30,6 +31,9 @@ class Fixed:
 
     async def inspect(self, table: str) -> TargetTable | None:
         return self._found
+
+    async def outdated(self, table: TableSpec) -> str | None:
+        return None
 
 
 @pytest.mark.parametrize(

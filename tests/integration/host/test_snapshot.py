@@ -112,3 +112,9 @@ async def test_status_tells_what_it_knows_where_the_store_does_not_answer(
     monkeypatch.setattr("retl.engine.status._ANSWER_SECONDS", 0.05)
     status = await pipeline(Api(), tmp_path, state=store).status()
     assert (status.reachable, status.state, [table.table for table in status.tables]) == (False, "stopped", ["t"])
+    assert ("has not answered" if isinstance(store, Hung) else "the store is gone") in str(status.error)
+
+
+async def test_status_raises_the_error_of_the_store_where_that_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(retl.StateError, match="the store is gone"):
+        await pipeline(Api(), tmp_path, state=Down()).status(check=True)

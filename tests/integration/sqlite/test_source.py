@@ -329,7 +329,7 @@ async def test_rows_without_a_key_are_cut_by_a_hash_of_everything_they_have(shop
     shop.run(
         "INSERT INTO t (at, v0, v249) SELECT '2024-05-01 00:00:00', CAST(x'ff' AS TEXT), value FROM json_each('[1, 2, 3, 4, 5, 6, 7, 8, 9]')"
     )
-    table = retl.Table("t", cursor="at", columns=["at", "v249"], write="append", settle="1s", slice_rows=2)  # type: ignore[arg-type]
+    table = retl.Table("t", cursor="at", columns=["at", "v249"], write="append", settle="1s", slice_rows=2)
     (scan,) = (await job(shop, app, table).run_once()).scans
     assert scan.slices > 1
     assert app.rows("t", "v249") == [(str(number),) for number in range(1, 10)]
