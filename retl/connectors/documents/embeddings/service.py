@@ -24,6 +24,7 @@ from retl.model.duration import parse_duration
 from retl.model.embeddings import EmbeddingCounts, Embeddings
 from retl.model.errors import ConfigError, ConnectionFailed, TargetError, TransientError
 from retl.model.secret import reveal, without_password
+from retl.pulse import beat
 
 _ATTEMPTS = 5
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
@@ -197,7 +198,9 @@ class Service(Model):
             body = msgspec.json.encode(asked)
             async with self._session.post(self._url, data=body) as answer:
                 most = len(texts) * self._words.dimensions * _BYTES_PER_NUMBER + _MOST_OTHER_BYTES
-                return answer.status, answer.headers, await _bounded(answer, most)
+                content = await _bounded(answer, most)
+        beat()
+        return answer.status, answer.headers, content
 
     async def _open(self) -> aiohttp.ClientSession:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "retl"}
