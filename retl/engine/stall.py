@@ -10,7 +10,7 @@ import anyio
 from retl.model.duration import Duration, format_duration, parse_duration
 from retl.model.errors import TransientError
 from retl.pulse import Pulse, pulse
-from retl.threads import Grace, graced
+from retl.threads import Grace, end_task, graced
 
 STALL_TIMEOUT = "10m"
 _TOLD_SECONDS = 60.0
@@ -31,31 +31,31 @@ async def unless_stalled(work: Callable[[], Awaitable[None]], limit: float, tell
     if not limit:
         await work()
         return
-    failure: Exception | None = None
     stalled = False
-    with pulse() as beats, graced() as grace:
-        async with anyio.create_task_group() as tasks:
+    with pulse() as beats, graced() as grace, anyio.CancelScope() as scope:
 
-            async def watch() -> None:
-                nonlocal stalled
-                await _until_still(beats, limit, tell)
-                stalled = True
-                _lose_patience(grace)
-                tasks.cancel_scope.cancel()
+        async def watch() -> None:
+            nonlocal stalled
+            await _until_still(beats, limit, tell)
+            stalled = True
+            _lose_patience(grace)
+            scope.cancel()
 
-            tasks.start_soon(watch)
-            try:
-                await work()
-            except Exception as error:  # raised again outside the group, so that it stays plain
-                failure = error
-            tasks.cancel_scope.cancel()
+        # A task of its own, and no task group: a scope that is cancelled at every end would have to be told from a
+        # cancellation that the work, or a driver below it, has answered by an error.
+        watching = asyncio.get_running_loop().create_task(watch())
+        try:
+            await work()
+        except Exception:
+            if not stalled:
+                raise
+        finally:
+            await end_task(watching, patience=_CLEAN_UP_SECONDS)
     if stalled:
         raise TransientError(
             f"no row came and nothing answered for {format_duration(limit)}, so the scan was given up.",
             remedy="look for what hangs; if it is a query that takes so long, raise stall_timeout.",
-        ) from failure
-    if failure is not None:
-        raise failure
+        )
 
 
 async def _until_still(beats: Pulse, limit: float, tell: Callable[[float], None]) -> None:

@@ -73,6 +73,12 @@ class SSHServer:
             child.kill()
 
 
+def client_tool(name: str) -> list[str]:
+    """The command of a tool that comes with the server: ``ssh-keygen``, ``ssh-agent``."""
+    root = debian.unpacked("bookworm", "openssh-server", instead="no variable")
+    return debian.command(root, f"usr/bin/{name}")
+
+
 @contextmanager
 def started(*settings: str) -> Iterator[SSHServer]:
     """A server with ``settings`` more in its configuration."""

@@ -15,7 +15,6 @@ from retl.connectors.elasticsearch.target.loader import Bulk
 from retl.model.actions import Action
 from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, SchemaDrift, TargetError, UnsupportedError
 from retl.model.schema import field
-from retl.model.window import Scope, Slice
 from retl.testing import table_spec
 from tests.integration.elasticsearch.scene import NANOS, Scene, batch_of, load_of, scan, whole
 from tests.servers.proxy import Proxy
@@ -560,10 +559,6 @@ async def test_what_cannot_be_is_refused_beforehand(scene: Scene) -> None:
                     table_spec(name, key="id"), schema=pa.schema([("id", pa.int64()), ("_source", pa.string())])
                 )
             )
-        writer = await session.prepare(load_of(session, whole(name)))
-        with pytest.raises(UnsupportedError):
-            await session.commit(writer, slice_=Slice(index=0, scope=Scope("file", ("a",))))
-        await writer.abort()
 
 
 # Aliases and data streams --------------------------------------------------------

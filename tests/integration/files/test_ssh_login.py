@@ -19,7 +19,7 @@ from tests.fake_sftp import Server, serving
 from tests.fake_sftp.server import PASSWORD
 from tests.integration.files.servers import files
 from tests.servers.process import free_port, short_folder
-from tests.servers.sshd import SSHServer
+from tests.servers.sshd import SSHServer, client_tool
 
 OTHER = "SHA256:" + "x" * 43
 
@@ -130,7 +130,7 @@ async def test_a_login_by_password_tells_it_to_nobody(fake: Server) -> None:
 def _other_key(folder: Path) -> Path:
     path = folder / "other"
     if not path.exists():
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+        subprocess.run([*client_tool("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
     return path
 
 
@@ -139,13 +139,15 @@ def agent(ssh_server: SSHServer, tmp_path: Path) -> Iterator[str]:
     """The socket of an agent that knows the user's key."""
     with short_folder("agent") as folder:
         socket = str(folder / "s")
-        told = subprocess.run(["ssh-agent", "-s", "-a", socket], check=True, capture_output=True, text=True).stdout
+        agent = [*client_tool("ssh-agent"), "-s", "-a", socket]
+        told = subprocess.run(agent, check=True, capture_output=True, text=True).stdout
         number = int(told.split("SSH_AGENT_PID=")[1].split(";")[0])
         try:
             key = tmp_path / "key"
             key.write_bytes(ssh_server.key.read_bytes())
             key.chmod(0o600)
-            subprocess.run(["ssh-add", "-q", str(key)], check=True, env={**os.environ, "SSH_AUTH_SOCK": socket})
+            add = [*client_tool("ssh-add"), "-q", str(key)]
+            subprocess.run(add, check=True, env={**os.environ, "SSH_AUTH_SOCK": socket})
             yield socket
         finally:
             os.kill(number, signal.SIGTERM)
