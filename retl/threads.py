@@ -252,7 +252,7 @@ async def _outcome(work: Awaitable[T]) -> Outcome[T]:
 async def end_task(task: asyncio.Task[Any], *, patience: float) -> None:
     """Cancel a task and wait for its end, even if the caller is cancelled; cancels again a task that does not end."""
     deadline = 0.0
-    while not task.done() and not _is_over():
+    while not task.done():
         if time.monotonic() >= deadline:
             task.cancel()
             deadline = time.monotonic() + patience
@@ -260,6 +260,8 @@ async def end_task(task: asyncio.Task[Any], *, patience: float) -> None:
             await asyncio.wait([task], timeout=min(patience, _LOOK_SECONDS))
         except asyncio.CancelledError:
             continue
+        if _is_over():
+            return
 
 
 class _Job:

@@ -133,7 +133,9 @@ def _tasks() -> set[asyncio.Task[object]]:
 
 
 def _worker_threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name.startswith("retl-") and not thread.daemon}
+    return {
+        thread for thread in threading.enumerate() if thread.name.startswith("retl-") and thread.name != "retl-output"
+    }
 
 
 def _database_files() -> set[tuple[str, int]]:
