@@ -23,7 +23,7 @@ tests of stand-ins and of servers are left to them too: whatever is wrong with o
 A test of several parameters shows there each value of each of them, not each combination: on each kind of route, and on
 one of the systems of a family. Units and properties, which cost next to nothing, keep all of theirs.
 
-On two cores the merge tier takes about ten minutes, and the largest one two to three hours.
+On two cores the merge tier takes about half an hour, and the largest one two hours or so.
 
 Three processes share the merge tier file by file, but for the tests with a search server: it takes a dozen seconds of
 work to start and as much to get quick, so one process has all of them.
