@@ -12,6 +12,15 @@ from retl.model.report import Progress, ScanReport
 PipelineState = Literal["stopped", "idle", "scanning", "paused", "standby"]
 
 
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What an endpoint returns."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts, lists, texts and numbers: what a JSON answer takes."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
+
+
 class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One table: its last scan, and the running one if there is one."""
 
@@ -27,7 +36,7 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress | None = None
 
 
-class PipelineStatus(msgspec.Struct, frozen=True, kw_only=True):
+class PipelineStatus(_Answer, frozen=True, kw_only=True):
     """A pipeline and its tables. Times of day are ISO 8601 in UTC."""
 
     pipeline: str
@@ -43,11 +52,6 @@ class PipelineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why the state store has not answered."""
     snapshot: Snapshot | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain dicts, lists, texts and numbers: what a JSON answer takes."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
-
 
 class TableSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One table, as this process knows it."""
@@ -62,7 +66,7 @@ class TableSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress | None = None
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+class Snapshot(_Answer, frozen=True, kw_only=True):
     """A pipeline as its own process knows it, without asking anybody. Times are in UTC."""
 
     pipeline: str
@@ -82,8 +86,3 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     next_run: str | None = None
     tables: tuple[TableSnapshot, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain dicts, lists, texts and numbers: what a JSON answer takes."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
