@@ -69,6 +69,10 @@ class Database:
     source = target
 
 
+Command = Callable[..., str]
+"""Runs the command line in the test's own process: ``command("run", "--once", code=1)`` gives what it printed."""
+
+
 class Recorder:
     """Keeps a pipeline's events, and acts on some of them the moment they happen."""
 

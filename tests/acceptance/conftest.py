@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Database, Warehouse
+from retl.cli import main
+from tests.support import Command, Database, Warehouse
 
 
 @pytest.fixture
@@ -22,3 +23,17 @@ def warehouse(tmp_path: Path) -> Warehouse:
 @pytest.fixture
 def app(tmp_path: Path) -> Database:
     return Database(tmp_path / "app.db")
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in a folder of its own; what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        found = main(arguments)
+        out, err = capsys.readouterr()
+        assert found == code, f"{arguments}: {found}\n{out}\n{err}"
+        return f"{out}{err}"
+
+    return run

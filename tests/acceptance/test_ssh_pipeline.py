@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from retl.cli import main
 from tests.routes.fixtures import make_end
 from tests.routes.route import End
 from tests.servers.process import short_folder
 from tests.servers.sshd import SSHServer
+from tests.support import Command
 
 JOB = """
 [pipelines.files]
@@ -29,8 +29,6 @@ format = {{ type = "csv", delimiter = ";", encoding = "gb18030" }}
 pre_action = "truncate"                   # the rows of that file only
 vanished = "{vanished}"
 """
-
-Command = Callable[..., str]
 
 
 class Exports:
@@ -60,20 +58,6 @@ def exports() -> Iterator[Exports]:
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[End]:
     with ExitStack() as stack:
         yield make_end("postgres", "app", request, tmp_path, stack)
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in a folder of its own; what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, code: int = 0) -> str:
-        found = main(arguments)
-        out, err = capsys.readouterr()
-        assert found == code, f"{arguments}: {found}\n{out}\n{err}"
-        return f"{out}{err}"
-
-    return run
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 import retl
-from retl.cli import main
 from retl.connectors import Yuque
 from retl.connectors.yuque.catalog import Catalog
 from retl.connectors.yuque.connection import YuqueConnection
@@ -26,7 +25,7 @@ from tests.fake_yuque import FakeYuque
 from tests.fake_yuque.library import Document
 from tests.routes.fixtures import make_end
 from tests.routes.route import End
-from tests.support import Database
+from tests.support import Command, Database
 
 JOB = """
 [pipelines.handbook]
@@ -42,27 +41,11 @@ vanished = "{vanished}"
 """
 COLUMNS = ("id", "book", "path", "title", "slug", "type", "body", "public", "word_count", "updated_at")
 
-Command = Callable[..., str]
-
 
 @pytest.fixture
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[End]:
     with ExitStack() as stack:
         yield make_end("postgres", "app", request, tmp_path, stack)
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in a folder of its own; what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, code: int = 0) -> str:
-        found = main(arguments)
-        out, err = capsys.readouterr()
-        assert found == code, f"{arguments}: {found}\n{out}\n{err}"
-        return f"{out}{err}"
-
-    return run
 
 
 @pytest.fixture
