@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Self
 
@@ -12,6 +12,7 @@ from anyio.abc import TaskStatus
 
 from retl.connectors.base import Connector, Source, Target
 from retl.connectors.documents.wrap import with_documents
+from retl.control import Control
 from retl.engine.adopt import adopted
 from retl.engine.arguments import ABANDONED, check_count, check_loop, check_side, no_store, once, opened, word_of
 from retl.engine.bus import EventBus
@@ -22,16 +23,15 @@ from retl.engine.preflight import Finding, Preflight, TablePlan
 from retl.engine.runner import Runner
 from retl.engine.schedule import make_schedule
 from retl.engine.stall import STALL_TIMEOUT, parse_stall_timeout
-from retl.engine.status import pipeline_status, snapshot_of
+from retl.engine.status import pipeline_status
 from retl.engine.tables import Tables
 from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
-from retl.model.checkpoint import Reject
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, RetlError
 from retl.model.options import LostTarget, NewColumns, NullCursor, PreActionWord, TableOptions, WriteWord
-from retl.model.report import RunReport, ScanReport
-from retl.model.status import PipelineStatus, Snapshot
+from retl.model.report import RunReport
+from retl.model.status import PipelineStatus
 from retl.model.table import Table
 from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
@@ -43,7 +43,7 @@ _LET_GO_SECONDS = 0.4
 """How long a run that left something behind may take to close its connections."""
 
 
-class Pipeline:
+class Pipeline(Control):
     """One source, one target, some tables and a schedule.
 
     ``name`` identifies the pipeline in its state store: checkpoints belong to it.
@@ -246,81 +246,12 @@ class Pipeline:
                     self._bus.emit(event_types.PipelineStopped(pipeline=self.name, at=now_text()))
             await self._bus.settle()
 
-    # While it runs ----------------------------------------------------------
-
-    def trigger(self) -> None:
-        """Run now, also while paused. During a run: once more after it; several triggers are one."""
-        self._runner.trigger()
-
-    def pause(self) -> None:
-        """Start no further run on schedule. A run that is under way is finished."""
-        self._runner.pause()
-
-    def resume(self) -> None:
-        """Go on with the schedule; missed ticks count as one."""
-        self._runner.resume()
-
-    def stop(self, *, grace: Duration | None = None) -> None:
-        """End ``run_forever`` or ``run_once`` soon.
-
-        The slice under way is committed first. With ``grace`` it has that long; then it is
-        abandoned, and read again by the next run: whatever hangs, the run ends within a second
-        of that. ``grace=0`` abandons it at once, and takes up to five to clean up. Nothing is lost.
-
-        While nothing runs it is kept for the next ``run_forever``, which then ends at once:
-        a task that has been started, but has not begun yet, ends too.
-        """
-        seconds = None if grace is None else parse_duration(grace, what="grace").total_seconds()
-        if self._busy:
-            self._runner.stop(grace=seconds)
-        else:
-            self._stop_waits = True
-            self._bus.end()
-
-    def subscribe(
-        self, listener: Callable[[event_types.Event], Awaitable[None] | None], *, logs: bool = False
-    ) -> Callable[[], None]:
-        """Call ``listener`` with every event, in the event loop; call the result to unsubscribe.
-
-        A plain function must not block. An async one gets the events one after the other, and misses the oldest beyond
-        1,000. What a listener raises is logged. ``logs`` says that it logs the events, so that retl need not.
-        """
-        return self._bus.subscribe(listener, logs=logs)
-
-    def events(self) -> AsyncIterator[event_types.Event]:
-        """The events from this call on, until ``run_forever`` ends, or ``stop`` or ``aclose`` is called while nothing runs.
-
-        A slow reader misses the oldest beyond 1,000. ``run_once`` does not end it: leave the loop by yourself.
-        """
-        return self._bus.stream()
-
-    def snapshot(self) -> Snapshot:
-        """The pipeline as this process knows it: from memory, at once, never failing. For probes and metrics."""
-        return snapshot_of(self._config, self._runner)
+    # What is remembered -----------------------------------------------------
 
     async def status(self, *, check: bool = False) -> PipelineStatus:
         """The snapshot, with what the state store knows if it answers in time; ``check`` raises its error instead."""
         async with self._looking():
             return await pipeline_status(self._config, self._runner, check=check)
-
-    # What is remembered -----------------------------------------------------
-
-    async def history(self, table: str | None = None, limit: int = 20) -> list[ScanReport]:
-        """The reports of past scans, newest first."""
-        return await self._store.reports(self.name, table, limit)
-
-    async def rejects(self, table: str | None = None, limit: int = 1000) -> list[Reject]:
-        """The rows that the target rejected, newest first."""
-        return await self._store.rejects(self.name, table, limit)
-
-    async def count_rejects(self, table: str | None = None) -> int:
-        """How many rejects are kept."""
-        counts = await self._store.count_rejects(self.name)
-        return sum(counts.values()) if table is None else counts.get(table, 0)
-
-    async def clear_rejects(self, table: str | None = None) -> int:
-        """Forget rejects; returns how many there were."""
-        return await self._store.clear_rejects(self.name, table)
 
     async def reset(self, table: str | None = None) -> int:
         """Forget the checkpoint of a table, or of all: the next scan reads everything. Returns how many there were.

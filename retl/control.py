@@ -1,0 +1,99 @@
+"""What a service asks of a pipeline besides running it: steer it, listen to it, and look up what is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from retl.engine.bus import EventBus
+from retl.engine.config import PipelineConfig
+from retl.engine.runner import Runner
+from retl.engine.status import snapshot_of
+from retl.model import events as event_types
+from retl.model.checkpoint import Reject
+from retl.model.duration import Duration, parse_duration
+from retl.model.report import ScanReport
+from retl.model.status import Snapshot
+from retl.state.base import StateStore
+
+
+class Control:
+    """The part of a ``Pipeline`` that may be used while it runs."""
+
+    name: str
+    _config: PipelineConfig
+    _store: StateStore
+    _runner: Runner
+    _bus: EventBus
+    _busy: bool
+    _stop_waits: bool
+
+    # While it runs ----------------------------------------------------------
+
+    def trigger(self) -> None:
+        """Run now, also while paused. During a run: once more after it; several triggers are one."""
+        self._runner.trigger()
+
+    def pause(self) -> None:
+        """Start no further run on schedule. A run that is under way is finished."""
+        self._runner.pause()
+
+    def resume(self) -> None:
+        """Go on with the schedule; missed ticks count as one."""
+        self._runner.resume()
+
+    def stop(self, *, grace: Duration | None = None) -> None:
+        """End ``run_forever`` or ``run_once`` soon.
+
+        The slice under way is committed first. With ``grace`` it has that long; then it is
+        abandoned, and read again by the next run: whatever hangs, the run ends within a second
+        of that. ``grace=0`` abandons it at once, and takes up to five to clean up. Nothing is lost.
+
+        While nothing runs it is kept for the next ``run_forever``, which then ends at once:
+        a task that has been started, but has not begun yet, ends too.
+        """
+        seconds = None if grace is None else parse_duration(grace, what="grace").total_seconds()
+        if self._busy:
+            self._runner.stop(grace=seconds)
+        else:
+            self._stop_waits = True
+            self._bus.end()
+
+    def subscribe(
+        self, listener: Callable[[event_types.Event], Awaitable[None] | None], *, logs: bool = False
+    ) -> Callable[[], None]:
+        """Call ``listener`` with every event, in the event loop; call the result to unsubscribe.
+
+        A plain function must not block. An async one gets the events one after the other, and misses the oldest beyond
+        1,000. What a listener raises is logged. ``logs`` says that it logs the events, so that retl need not.
+        """
+        return self._bus.subscribe(listener, logs=logs)
+
+    def events(self) -> AsyncIterator[event_types.Event]:
+        """The events from this call on, until ``run_forever`` ends, or ``stop`` or ``aclose`` is called while nothing runs.
+
+        A slow reader misses the oldest beyond 1,000. ``run_once`` does not end it: leave the loop by yourself.
+        """
+        return self._bus.stream()
+
+    def snapshot(self) -> Snapshot:
+        """The pipeline as this process knows it: from memory, at once, never failing. For probes and metrics."""
+        return snapshot_of(self._config, self._runner)
+
+    # What is remembered -----------------------------------------------------
+
+    async def history(self, table: str | None = None, limit: int = 20) -> list[ScanReport]:
+        """The reports of past scans, newest first."""
+        return await self._store.reports(self.name, table, limit)
+
+    async def rejects(self, table: str | None = None, limit: int = 1000) -> list[Reject]:
+        """The rows that the target rejected, newest first."""
+        return await self._store.rejects(self.name, table, limit)
+
+    async def count_rejects(self, table: str | None = None) -> int:
+        """How many rejects are kept."""
+        counts = await self._store.count_rejects(self.name)
+        return sum(counts.values()) if table is None else counts.get(table, 0)
+
+    async def clear_rejects(self, table: str | None = None) -> int:
+        """Forget rejects; returns how many there were."""
+        return await self._store.clear_rejects(self.name, table)
