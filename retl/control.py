@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from retl.engine.arguments import in_context
 from retl.engine.bus import EventBus
 from retl.engine.config import PipelineConfig
 from retl.engine.runner import Runner
 from retl.engine.status import snapshot_of
+from retl.engine.wanted import wanted_tables
 from retl.model import events as event_types
 from retl.model.checkpoint import Reject
 from retl.model.duration import Duration, parse_duration
@@ -29,9 +31,23 @@ class Control:
 
     # While it runs ----------------------------------------------------------
 
-    def trigger(self) -> None:
-        """Run now, also while paused. During a run: once more after it; several triggers are one."""
-        self._runner.trigger()
+    @property
+    def declared(self) -> list[str]:
+        """The tables and patterns that the pipeline was declared with."""
+        return [table.name or table.match or "" for table in self._config.tables.declared]
+
+    def declares(self, table: str) -> bool:
+        """Whether the pipeline has a table of this name in the source, declared by its name or by a pattern."""
+        return self._config.tables.declares(table)
+
+    def trigger(self, *tables: str) -> None:
+        """Scan every table now, or those of these names (in the source); also while paused.
+
+        During a run: once more after it; several triggers are one. Raises ``ConfigError`` for a name that
+        the pipeline does not have.
+        """
+        with in_context(self.name):
+            self._runner.trigger(wanted_tables(self._config.tables, tables or None))
 
     def pause(self) -> None:
         """Start no further run on schedule. A run that is under way is finished."""

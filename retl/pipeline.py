@@ -14,7 +14,17 @@ from retl.connectors.base import Connector, Source, Target
 from retl.connectors.documents.wrap import with_documents
 from retl.control import Control
 from retl.engine.adopt import adopted
-from retl.engine.arguments import ABANDONED, check_count, check_loop, check_side, no_store, once, opened, word_of
+from retl.engine.arguments import (
+    ABANDONED,
+    check_count,
+    check_loop,
+    check_side,
+    in_context,
+    no_store,
+    once,
+    opened,
+    word_of,
+)
 from retl.engine.bus import EventBus
 from retl.engine.config import KEEP_REJECTS, PARALLEL_TABLES, PipelineConfig
 from retl.engine.context import DEFAULT_TTL, Limits, now_text
@@ -25,10 +35,11 @@ from retl.engine.schedule import make_schedule
 from retl.engine.stall import STALL_TIMEOUT, parse_stall_timeout
 from retl.engine.status import pipeline_status
 from retl.engine.tables import Tables
+from retl.engine.wanted import wanted_tables
 from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
 from retl.model.duration import Duration, parse_duration
-from retl.model.errors import ConfigError, RetlError
+from retl.model.errors import ConfigError
 from retl.model.options import LostTarget, NewColumns, NullCursor, PreActionWord, TableOptions, WriteWord
 from retl.model.report import RunReport
 from retl.model.status import PipelineStatus
@@ -93,7 +104,7 @@ class Pipeline(Control):
         if not isinstance(name, str):
             raise wrong_type("the name of a pipeline", name, 'text, such as "orders"')
         self.name = name
-        with self._named():
+        with in_context(self.name):
             if not name.strip():
                 raise ConfigError("a pipeline needs a name.", remedy='give it one, such as "orders".')
             check_length("the name of a pipeline", name)
@@ -154,21 +165,12 @@ class Pipeline(Control):
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r} {self._source.system} -> {self._target.system}, {self.schedule.describe()}>"
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Errors on their way out name the pipeline."""
-        try:
-            yield
-        except RetlError as error:
-            error.with_context(pipeline=self.name)
-            raise
-
     @asynccontextmanager
     async def _looking(self) -> AsyncGenerator[None, None]:
         """A look outside of a run: when the last one is over, nothing stays open."""
         self._looks += 1
         try:
-            with self._named():
+            with in_context(self.name):
                 yield
         finally:
             self._looks -= 1
@@ -200,19 +202,22 @@ class Pipeline(Control):
 
     # Runs -------------------------------------------------------------------
 
-    async def run_once(self, *, check: bool = True) -> RunReport:
-        """Scan every table once, now, and return what came of it.
+    async def run_once(self, *, tables: Iterable[str] | None = None, check: bool = True) -> RunReport:
+        """Scan every table once, now, or those that ``tables`` names; return what came of it.
 
         Waits for a lease whose owner has died; raises ``TargetBusy`` where another process
-        runs this pipeline. A table that fails does not stop the others; afterwards the
-        first error is raised, unless ``check`` is false and the reports alone should tell.
+        runs this pipeline, and ``ConfigError`` for a name that the pipeline does not have.
+        A table that fails does not stop the others; afterwards the first error is raised,
+        unless ``check`` is false and the reports alone should tell.
         """
-        with self._running() as grace, self._named():
+        with in_context(self.name):
+            wanted = wanted_tables(self._config.tables, tables)
+        with self._running() as grace, in_context(self.name):
             try:
                 report = RunReport(self.name, (), (ABANDONED,))
                 errors: list[Exception] = []
                 with self._runner.scope():
-                    report, errors = await self._runner.once()
+                    report, errors = await self._runner.once(wanted)
             finally:
                 await self._let_go(grace)
         if errors and check:
@@ -273,7 +278,7 @@ class Pipeline(Control):
         two pipelines replaces is refused to the second. Raises ``TargetBusy`` where another
         process runs this pipeline.
         """
-        with self._running() as grace, self._named():
+        with self._running() as grace, in_context(self.name):
             try:
                 fence = await self._runner.take_lease()
                 return sorted(await adopted(self._config, fence, table))

@@ -12,7 +12,7 @@ import anyio
 from retl.cli.exit_codes import exit_code, worst
 from retl.cli.render import print_error
 from retl.config import load_jobs
-from retl.model.errors import RetlError
+from retl.model.errors import ConfigError, RetlError
 from retl.pipeline import Pipeline
 
 T = TypeVar("T")
@@ -29,6 +29,15 @@ class Answer(Generic[T]):
 def selected(arguments: argparse.Namespace) -> list[Pipeline]:
     """The pipelines of the job file, restricted by ``--only``."""
     return load_jobs(arguments.jobs).select(arguments.only)
+
+
+def having(pipelines: Sequence[Pipeline], tables: Sequence[str]) -> list[Pipeline]:
+    """The pipelines that have one of these tables; all of them where none is named. Raises ``ConfigError`` if one is nowhere."""
+    for table in tables:
+        if not any(pipeline.declares(table) for pipeline in pipelines):
+            every = "; ".join(f"{pipeline.name} has {', '.join(pipeline.declared)}" for pipeline in pipelines)
+            raise ConfigError(f"no pipeline has a table {table!r}.", remedy=f"{every}.")
+    return [pipeline for pipeline in pipelines if not tables or any(map(pipeline.declares, tables))]
 
 
 def fan_out(pipelines: Sequence[Pipeline], question: Callable[[Pipeline], Awaitable[T]]) -> tuple[list[Answer[T]], int]:

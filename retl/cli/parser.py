@@ -66,6 +66,13 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     _of_jobs(command)
     command.add_argument("--once", action="store_true", help="scan every table once, now, and stop")
     command.add_argument(
+        "--table",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="with --once: only this table, by its name in the source; may be repeated",
+    )
+    command.add_argument(
         "--grace",
         metavar="TIME",
         default=GRACE,

@@ -13,20 +13,22 @@ import structlog
 from anyio.abc import TaskStatus
 
 from retl.cli.exit_codes import FAILED, INTERRUPTED, USAGE, exit_code, worst
-from retl.cli.fan_out import selected
+from retl.cli.fan_out import having, selected
 from retl.cli.output import Output, make_output
 from retl.model import events
 from retl.model.duration import parse_duration
-from retl.model.errors import RetlError
+from retl.model.errors import ConfigError, RetlError
 from retl.pipeline import Pipeline
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the selected pipelines; returns the exit code."""
-    pipelines = selected(arguments)
+    if arguments.table and not arguments.once:
+        raise ConfigError("--table is for a single run.", remedy="add --once, or give the table a pipeline of its own.")
+    pipelines = having(selected(arguments), arguments.table)
     grace = parse_duration(arguments.grace, what="--grace").total_seconds()
     with _bugs_on_stderr(), make_output(arguments.log_format) as output:
-        return anyio.run(_Runner(pipelines, output, once=arguments.once, grace=grace).run)
+        return anyio.run(_Runner(pipelines, output, once=arguments.once, tables=arguments.table, grace=grace).run)
 
 
 @contextmanager
@@ -50,10 +52,13 @@ def _bugs_on_stderr() -> Iterator[None]:
 class _Runner:
     """Runs pipelines in one task group; a failure of one does not end the others."""
 
-    def __init__(self, pipelines: Sequence[Pipeline], output: Output, *, once: bool, grace: float) -> None:
+    def __init__(
+        self, pipelines: Sequence[Pipeline], output: Output, *, once: bool, tables: Sequence[str], grace: float
+    ) -> None:
         self._pipelines = pipelines
         self._output = output
         self._once = once
+        self._tables = tables
         self._grace = grace
         self._signals = 0
         self._codes: set[int] = set()
@@ -76,7 +81,8 @@ class _Runner:
             return
         try:
             if self._once:
-                await pipeline.run_once(check=False)
+                own = [name for name in self._tables if pipeline.declares(name)]
+                await pipeline.run_once(tables=own or None, check=False)
             else:
                 await pipeline.run_forever()
         except RetlError as error:

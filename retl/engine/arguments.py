@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from retl.connectors.base import Connector, Source, Target
-from retl.model.errors import ConfigError
+from retl.model.errors import ConfigError, RetlError
 from retl.model.typed import wrong_type
 from retl.state.base import StateStore
 
@@ -25,6 +26,16 @@ def once(call: Callable[[], None]) -> Callable[[], None]:
             waiting.pop()()
 
     return first
+
+
+@contextmanager
+def in_context(pipeline: str) -> Iterator[None]:
+    """Errors on their way out name the pipeline."""
+    try:
+        yield
+    except RetlError as error:
+        error.with_context(pipeline=pipeline)
+        raise
 
 
 def check_loop(pipeline: str) -> None:

@@ -18,6 +18,7 @@ from retl.engine.scan import Scan
 from retl.engine.schedule import backoff
 from retl.engine.stall import unless_stalled
 from retl.engine.turns import Turn, Turns
+from retl.engine.wanted import Wanted, not_offered
 from retl.model import events
 from retl.model.errors import LeaseLost, RetlError, TransientError
 from retl.model.report import RunReport, ScanReport
@@ -42,7 +43,7 @@ class _QueuedScan:
 
 
 class Run:
-    """Scans the tables in the order of their declaration, a limited number at once.
+    """Scans the wanted tables in the order of their declaration, a limited number at once.
 
     After a transient error a table is retried when the others have had their turn, so it
     does not delay them; with growing pauses, until the ``deadline`` (by the monotonic
@@ -53,6 +54,7 @@ class Run:
         self,
         config: PipelineConfig,
         ownership: Ownership,
+        wanted: Wanted,
         *,
         deadline: float | None,
         emit: Emit,
@@ -64,6 +66,7 @@ class Run:
     ) -> None:
         self._config = config
         self._ownership = ownership
+        self._wanted = wanted
         self._deadline = deadline
         self._emit = emit
         self._stop = stop
@@ -133,9 +136,13 @@ class Run:
     async def _find_tables(self, tasks: TaskGroup, queued: _QueuedScan) -> None:
         found: list[Exception] = []
         for spec in await self._config.tables.specs(self._config.source, self._config.target, found):
-            if spec.name not in self._order:
+            if spec.name not in self._order and self._wanted.has(spec.name):
                 self._order.append(spec.name)
                 self._queue(tasks, _QueuedScan(spec))
+        absent = self._wanted.absent(self._order)
+        found = [error for error in found if self._wanted.concerns(error, absent)]
+        if not found:
+            found = [not_offered(self._config.name, name) for name in absent]
         passing = [error for error in found if isinstance(error, TransientError)]
         for error in found:
             if error not in passing:

@@ -21,6 +21,7 @@ from retl.engine.ownership import Ownership
 from retl.engine.run import Run
 from retl.engine.scan import Scan
 from retl.engine.schedule import Timer, backoff
+from retl.engine.wanted import Wanted
 from retl.model import events
 from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy
@@ -50,6 +51,7 @@ class Runner:
         self._run_scope: anyio.CancelScope | None = None
         self._wake = anyio.Event()
         self._triggered = False
+        self._triggered_tables: frozenset[str] = frozenset()
         self._paused = False
         self._pruned = -math.inf
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -88,13 +90,13 @@ class Runner:
             )
         return fence
 
-    async def once(self) -> tuple[RunReport, list[Exception]]:
-        """Every table once, now."""
+    async def once(self, wanted: Wanted) -> tuple[RunReport, list[Exception]]:
+        """Every wanted table once, now."""
         self.state = "scanning"
         fence = await self.take_lease()
         self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now_text(), epoch=fence.epoch))
         async with self._heartbeat():
-            return await self._run_tables(fence, deadline=None)
+            return await self._run_tables(fence, wanted, deadline=None)
 
     async def forever(self, begun: Callable[[], None]) -> None:
         """On schedule, until stopped. ``begun`` is called once it is clear that this can work: owned, standing by, or retried."""
@@ -175,20 +177,28 @@ class Runner:
                 raise lost[0]
             tick = timer.next()
             due = tick is not None and tick.final and tick.delay <= 0
-            if (due and not self._paused) or self._triggered:
-                if due:
+            wanted = self._take_wanted(due=due and not self._paused)
+            if wanted is not None:
+                if due and wanted.names is None:
                     assert tick is not None
                     self._coalesce(timer, tick.missed)
-                self._triggered = False
                 assert self.lease.fence is not None
                 self.next_run = None
                 left = self.schedule.period if self._paused else timer.left()
                 deadline = time.monotonic() + left if left is not None else None
-                await self._run_tables(self.lease.fence, deadline=deadline)
+                await self._run_tables(self.lease.fence, wanted, deadline=deadline)
                 continue
             self.state = "paused" if self._paused else "idle"
             self.next_run = self._next_tick()
             await self._sleep(None if tick is None or self._paused else tick.delay)
+
+    def _take_wanted(self, *, due: bool) -> Wanted | None:
+        """What is to be scanned now, by the schedule or by ``trigger``; ``None`` if nothing is."""
+        everything, tables = due or self._triggered, self._triggered_tables
+        if not everything and not tables:
+            return None
+        self._triggered, self._triggered_tables = False, frozenset()
+        return Wanted(None if everything else tables)
 
     def waits_for(self) -> str | None:
         """What the pipeline waits for, for people."""
@@ -210,14 +220,17 @@ class Runner:
         if missed:
             self._bus.emit(events.TicksMissed(pipeline=self.name, at=now_text(), missed=missed))
 
-    async def _run_tables(self, fence: Fence, *, deadline: float | None) -> tuple[RunReport, list[Exception]]:
-        """Every table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends all scans."""
+    async def _run_tables(
+        self, fence: Fence, wanted: Wanted, *, deadline: float | None
+    ) -> tuple[RunReport, list[Exception]]:
+        """Every wanted table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends all scans."""
         self.state, self.last_run = "scanning", now_text()
         if self._ownership is None or self._ownership.fence != fence:
             self._ownership = Ownership(self._store, fence, state_in_target=self._config.state_in_target)
         run = Run(
             self._config,
             self._ownership,
+            wanted,
             deadline=deadline,
             emit=self._bus.emit,
             stop=self._stop,
@@ -266,9 +279,12 @@ class Runner:
     def _wake_up(self) -> None:
         self._attend(lambda: self._wake.set())
 
-    def trigger(self) -> None:
-        """Run now, also while paused. During a run: once more after it; several triggers are one."""
-        self._triggered = True
+    def trigger(self, wanted: Wanted) -> None:
+        """Scan these tables now, also while paused. During a run: once more after it; several triggers are one."""
+        if wanted.names is None:
+            self._triggered = True
+        else:
+            self._triggered_tables |= wanted.names
         self._wake_up()
 
     def pause(self) -> None:

@@ -79,6 +79,10 @@ class Tables:
         patterns = (table.match for table in self.declared if table.match is not None)
         return name in self.names or any(matching(pattern, [name]) for pattern in patterns)
 
+    def in_words(self) -> str:
+        """The declared names and patterns, for people."""
+        return ", ".join(table.name or f"what matches {table.match!r}" for table in self.declared)
+
     def target_of(self, name: str) -> str | None:
         """The target's name of a table, if it is known yet."""
         return next((spec.to for spec in self._resolved.values() if spec.name == name), None)

@@ -210,6 +210,18 @@ def test_only_runs_the_named_pipelines(shop: Path, retl: Retl) -> None:
     assert "has no pipeline 'shp'; did you mean 'shop'? It has: depot, shop." in done.err
 
 
+def test_run_once_of_some_tables(shop: Path, retl: Retl) -> None:
+    Path("jobs.toml").write_text(DEPOT + JOBS)
+    done = retl("run", "--once", "--table", "report")
+    assert (done.code, len(done.out.splitlines())) == (0, 1), done  # and nothing of the pipeline that has no such table
+    assert "shop.report: 3 rows in" in done.out
+    assert retl("run", "--once", "--table", "report", "--table", "orders").out.count("rows in") == 2
+    done = retl("run", "--once", "--table", "ordes")
+    assert done.code == 2
+    assert "no pipeline has a table 'ordes'" in done.err and "shop has orders, report" in done.err
+    assert "add --once" in retl("run", "--table", "report").err
+
+
 def test_json_lines(shop: Path, retl: Retl) -> None:
     Path("jobs.toml").write_text(DEPOT + JOBS)
     done = retl("run", "--once", "--log-format", "json")

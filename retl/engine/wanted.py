@@ -1,0 +1,58 @@
+"""Which tables a run scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from retl.engine.tables import Tables
+from retl.model.errors import ConfigError
+from retl.model.naming import matching
+from retl.model.typed import wrong_type
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """All tables of a pipeline, or those of some names."""
+
+    names: frozenset[str] | None = None
+
+    def has(self, table: str) -> bool:
+        """Whether a table is one of them."""
+        return self.names is None or table in self.names
+
+    def absent(self, found: Iterable[str]) -> list[str]:
+        """The names that were not found, sorted."""
+        return sorted((self.names or frozenset()).difference(found))
+
+    def concerns(self, error: Exception, absent: Sequence[str]) -> bool:
+        """Whether an error of a table, or of a pattern, is one of these tables, of which some are ``absent``."""
+        place = getattr(error, "table", None)
+        return self.names is None or not place or place in self.names or bool(matching(place, absent))
+
+
+def wanted_tables(tables: Tables, names: Iterable[str] | None) -> Wanted:
+    """The tables of these names; all of them for ``None``. Raises ``ConfigError`` for a name that is not declared."""
+    if names is None:
+        return Wanted()
+    if isinstance(names, str):
+        raise ConfigError(f"tables is the text {names!r}.", remedy=f"write tables=[{names!r}].")
+    listed = list(names)
+    if not listed:
+        raise ConfigError("tables is empty.", remedy="name at least one, or leave it out for all of them.")
+    for name in listed:
+        if not isinstance(name, str):
+            raise wrong_type("the name of a table", name, 'text, such as "orders"')
+        if not tables.declares(name):
+            raise ConfigError(f"the pipeline has no table {name!r}.", remedy=f"it has {tables.in_words()}.")
+    return Wanted(frozenset(listed))
+
+
+def not_offered(pipeline: str, table: str) -> ConfigError:
+    """The error of a table that a pattern allows, and the source does not have."""
+    return ConfigError(
+        f"the source has no table {table!r}, or this pipeline does not read it.",
+        remedy="see `retl tables` for what there is.",
+        pipeline=pipeline,
+        table=table,
+    )
