@@ -27,7 +27,7 @@ from retl.engine.arguments import (
 )
 from retl.engine.bus import EventBus
 from retl.engine.config import KEEP_REJECTS, PARALLEL_TABLES, PipelineConfig
-from retl.engine.context import DEFAULT_TTL, Limits, now_text
+from retl.engine.context import DEFAULT_TTL, Limits, now
 from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
 from retl.engine.runner import Runner
@@ -239,7 +239,7 @@ class Pipeline(Control):
             if self._stop_waits:
                 self._stop_waits = False
                 self._runner.stop()
-            started = event_types.PipelineStarted(pipeline=self.name, at=now_text(), schedule=self.schedule.describe())
+            started = event_types.PipelineStarted(pipeline=self.name, at=now(), schedule=self.schedule.describe())
             self._bus.emit(started)
             try:
                 with self._runner.scope():
@@ -248,7 +248,7 @@ class Pipeline(Control):
                 try:
                     await self._let_go(grace)
                 finally:
-                    self._bus.emit(event_types.PipelineStopped(pipeline=self.name, at=now_text()))
+                    self._bus.emit(event_types.PipelineStopped(pipeline=self.name, at=now()))
             await self._bus.settle()
 
     # What is remembered -----------------------------------------------------

@@ -75,24 +75,24 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset
     return lines
 
 
-def ago(moment: str | None) -> str:
+def ago(moment: datetime | None) -> str:
     """How long ago, or how soon, a time of day is: ``3s ago``, ``in 5m``."""
     if moment is None:
         return "never"
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    seconds = (datetime.now(UTC) - moment).total_seconds()
     if abs(seconds) < 1:
         return "now"
     return f"in {format_duration(round(-seconds))}" if seconds < 0 else f"{format_duration(round(seconds))} ago"
 
 
-def local_time(moment: str) -> str:
+def local_time(moment: datetime) -> str:
     """An event's time of day on the clock of this machine."""
-    return f"{datetime.fromisoformat(moment).astimezone():%H:%M:%S}" if moment else ""
+    return f"{moment.astimezone():%H:%M:%S}"
 
 
-def local_date(moment: str) -> str:
+def local_date(moment: datetime) -> str:
     """The same with its date."""
-    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def plural(count: int, word: str) -> str:

@@ -83,9 +83,9 @@ def new_scan_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}"
 
 
-def now_text() -> str:
-    """The time of day for people: ISO 8601, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def now() -> datetime:
+    """The time of day, in UTC."""
+    return datetime.now(UTC)
 
 
 @dataclass
@@ -133,7 +133,7 @@ class ScanContext:
     def emit(self, kind: Callable[..., events.Event], **facts: Any) -> None:
         """Emit an event about the table."""
         beat()
-        self.publish(kind(pipeline=self.pipeline, at=now_text(), table=self.table.name, **facts))
+        self.publish(kind(pipeline=self.pipeline, at=now(), table=self.table.name, **facts))
 
     def emit_scan(self, kind: Callable[..., events.Event], **facts: Any) -> None:
         """Emit an event about this scan."""

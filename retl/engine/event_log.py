@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -61,13 +62,13 @@ class EventLog:
             return
         outage.gap = min(outage.gap * 2, _LONGEST_GAP)
         outage.next_line = now + outage.gap
-        more = {"since": outage.since, "failures": outage.failures}
+        more = {"since": msgspec.to_builtins(outage.since), "failures": outage.failures}
         log("error", "still failing", self._logger(), **event_fields(event) | more)
 
 
 @dataclass
 class _Outage:
-    since: str
+    since: datetime
     next_line: float
     gap: float = _FIRST_GAP
     failures: int = 1

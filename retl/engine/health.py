@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from retl.engine.bus import EventBus
-from retl.engine.context import now_text
+from retl.engine.context import now
 from retl.model import events
 from retl.model.report import ScanReport
 
@@ -54,14 +54,14 @@ class Health:
 
     def _succeed(self, one: TableHealth, table: str) -> None:
         failures, since = one.failures, one.since
-        one.last_success, one.failures, one.since, one.error = datetime.now(UTC), 0, None, None
+        one.last_success, one.failures, one.since, one.error = now(), 0, None, None
         if failures and since is not None:
-            told = since.isoformat(timespec="milliseconds")
-            again = events.Recovered(pipeline=self._pipeline, at=now_text(), table=table, since=told, failures=failures)
-            self._bus.emit(again)
+            self._bus.emit(
+                events.Recovered(pipeline=self._pipeline, at=now(), table=table, since=since, failures=failures)
+            )
 
 
 def _fail(one: TableHealth, error: str | None) -> None:
     one.failures += 1
-    one.since = one.since or datetime.now(UTC)
+    one.since = one.since or now()
     one.error = error

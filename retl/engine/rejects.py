@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
 
 import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import REJECT, CommitResult, TableWriter
+from retl.engine.context import now
 from retl.model.checkpoint import FencedCheckpoint, Reject, check_rejects
 from retl.model.errors import RowsRejected
 from retl.model.plan import WriteSpec
@@ -40,7 +40,7 @@ class SourceRejects(TableWriter):
     def _told(self, batch: pa.RecordBatch) -> list[Reject]:
         keys = batch.select([name for name in self._spec.key if name in batch.schema.names])
         texts = [column.cast(pa.string()).to_pylist() for column in keys.columns]
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        at = now()
         return [
             Reject(
                 table=self._spec.table.name,

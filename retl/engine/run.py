@@ -6,12 +6,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import anyio
 from anyio.abc import TaskGroup
 
 from retl.engine.config import PipelineConfig
-from retl.engine.context import Emit, StopSignal, now_text
+from retl.engine.context import Emit, StopSignal, now
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.ownership import Ownership
 from retl.engine.scan import Scan
@@ -60,7 +61,7 @@ class Run:
         emit: Emit,
         stop: StopSignal,
         sleep: Callable[[float], Awaitable[None]],
-        next_tick: Callable[[], str | None],
+        next_tick: Callable[[], datetime | None],
         scans: dict[str, Scan],
         last: dict[str, ScanReport],
     ) -> None:
@@ -157,7 +158,7 @@ class Run:
             self.unresolved.append(text)
             self.errors.append(error)
             kind = type(error).__name__
-            self._emit(events.RunFailed(pipeline=self._config.name, at=now_text(), error=text, error_type=kind))
+            self._emit(events.RunFailed(pipeline=self._config.name, at=now(), error=text, error_type=kind))
 
     async def _scan(self, queued: _QueuedScan, spec: TableSpec, turn: Turn) -> None:
         config = self._config
@@ -195,7 +196,7 @@ class Run:
 
     def _tell_stalled(self, table: str, still: float) -> None:
         told = events.ScanStalled(
-            pipeline=self._config.name, at=now_text(), table=table, seconds=still, limit=self._config.stall_timeout
+            pipeline=self._config.name, at=now(), table=table, seconds=still, limit=self._config.stall_timeout
         )
         self._emit(told)
 
@@ -210,7 +211,7 @@ class Run:
         self._waiting.append(queued)
         retry = events.RetryScheduled(
             pipeline=self._config.name,
-            at=now_text(),
+            at=now(),
             table=queued.spec.name if queued.spec is not None else error.table,
             error=str(error),
             attempt=queued.attempts,
@@ -233,6 +234,6 @@ class Run:
         with suppress(RetlError):  # the history is for people; the checkpoint is safe already
             await self._config.store.add_report(report)
         kind = events.ScanFailed if error else events.ScanFinished
-        self._emit(kind(pipeline=self._config.name, at=now_text(), report=report))
+        self._emit(kind(pipeline=self._config.name, at=now(), report=report))
         if error is not None and not isinstance(error, RetlError):
             log_unexpected("unexpected error in a scan", error, pipeline=self._config.name, table=report.table)

@@ -7,13 +7,13 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import anyio
 
 from retl.engine.bus import EventBus
 from retl.engine.config import PipelineConfig
-from retl.engine.context import StopSignal, now_text
+from retl.engine.context import StopSignal, now
 from retl.engine.health import Health
 from retl.engine.lease import Lease
 from retl.engine.log import error_text, log_unexpected
@@ -63,8 +63,8 @@ class Runner:
         self.state: PipelineState = "stopped"
         self.last: dict[str, ScanReport] = {}
         self.scans: dict[str, Scan] = {}
-        self.last_run: str | None = None
-        self.next_run: str | None = None
+        self.last_run: datetime | None = None
+        self.next_run: datetime | None = None
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -94,7 +94,7 @@ class Runner:
         """Every wanted table once, now."""
         self.state = "scanning"
         fence = await self.take_lease()
-        self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now_text(), epoch=fence.epoch))
+        self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now(), epoch=fence.epoch))
         async with self._heartbeat():
             return await self._run_tables(fence, wanted, deadline=None)
 
@@ -113,7 +113,7 @@ class Runner:
                     await self._run_ticks(timer, lost)
             except LeaseLost as error:
                 self.lease.fence = None
-                self._bus.emit(events.LeaseGone(pipeline=self.name, at=now_text(), reason=error.message))
+                self._bus.emit(events.LeaseGone(pipeline=self.name, at=now(), reason=error.message))
             except Exception as error:
                 # An error that shows only after the start must not end a running service.
                 if isinstance(error, ConfigError) and not owned:
@@ -129,9 +129,7 @@ class Runner:
         else:
             log_unexpected("unexpected error in a run", error, pipeline=self.name)
         self._bus.emit(
-            events.RunFailed(
-                pipeline=self.name, at=now_text(), error=error_text(error), error_type=type(error).__name__
-            )
+            events.RunFailed(pipeline=self.name, at=now(), error=error_text(error), error_type=type(error).__name__)
         )
 
     async def _hold_lease(self, begun: Callable[[], None]) -> bool:
@@ -140,13 +138,13 @@ class Runner:
         while not self._stop.requested:
             fence = self.lease.fence or await self.lease.try_take()
             if fence is not None:
-                self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now_text(), epoch=fence.epoch))
+                self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now(), epoch=fence.epoch))
                 return True
             self.state = "standby"
             begun()
             if self.lease.holder != announced:
                 announced = self.lease.holder
-                self._bus.emit(events.LeaseHeld(pipeline=self.name, at=now_text(), owner=owner_in_words(announced)))
+                self._bus.emit(events.LeaseHeld(pipeline=self.name, at=now(), owner=owner_in_words(announced)))
             await self._sleep(min(1.0, self._config.lease_ttl / 5))
         return False
 
@@ -207,24 +205,24 @@ class Runner:
         if self.state == "paused":
             return "resume() or trigger()"
         if self.state == "idle":
-            return f"the next run at {self.next_run}" if self.next_run else "trigger()"
+            return f"the next run at {self.next_run.isoformat(timespec='seconds')}" if self.next_run else "trigger()"
         return None
 
-    def _next_tick(self) -> str | None:
+    def _next_tick(self) -> datetime | None:
         """The time of the next tick; ``None`` if there is none."""
         left = self._timer.left() if self._timer is not None and not self._paused else None
-        return _from_now(left) if left is not None else None
+        return now() + timedelta(seconds=left) if left is not None else None
 
     def _coalesce(self, timer: Timer, missed: int) -> None:
         timer.consume()
         if missed:
-            self._bus.emit(events.TicksMissed(pipeline=self.name, at=now_text(), missed=missed))
+            self._bus.emit(events.TicksMissed(pipeline=self.name, at=now(), missed=missed))
 
     async def _run_tables(
         self, fence: Fence, wanted: Wanted, *, deadline: float | None
     ) -> tuple[RunReport, list[Exception]]:
         """Every wanted table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends all scans."""
-        self.state, self.last_run = "scanning", now_text()
+        self.state, self.last_run = "scanning", now()
         if self._ownership is None or self._ownership.fence != fence:
             self._ownership = Ownership(self._store, fence, state_in_target=self._config.state_in_target)
         run = Run(
@@ -255,9 +253,9 @@ class Runner:
         """Forget old rejects: they hold people's data and are not kept for ever."""
         if time.monotonic() - self._pruned < _PRUNE_SECONDS:
             return
-        before = datetime.now(UTC) - self._config.keep_rejects
+        before = now() - self._config.keep_rejects
         with suppress(RetlError):  # nothing depends on it, and the next run tries again
-            await self._store.prune_rejects(self.name, before.isoformat(timespec="milliseconds"), _MOST_REJECTS)
+            await self._store.prune_rejects(self.name, before, _MOST_REJECTS)
             self._pruned = time.monotonic()
 
     # Control: from any thread ------------------------
@@ -349,7 +347,3 @@ def owner_in_words(owner: str | None) -> str:
         return "another process"
     host, pid = [*owner.split("/"), ""][:2]
     return f"process {pid} on {host}" if pid else owner
-
-
-def _from_now(seconds: float) -> str:
-    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import datetime
 
 import anyio
 import msgspec
@@ -23,7 +24,7 @@ import msgspec
 from retl.connectors.base import ScanAgain, Source, SourceScan, Target
 from retl.engine import guard
 from retl.engine.channel import Channel
-from retl.engine.context import DEFAULT_TTL, Counters, Emit, Limits, ScanContext, StopSignal, now_text
+from retl.engine.context import DEFAULT_TTL, Counters, Emit, Limits, ScanContext, StopSignal, now
 from retl.engine.drift import check_plan, usable
 from retl.engine.log import error_text
 from retl.engine.ownership import Ownership
@@ -86,7 +87,7 @@ class Scan:
             turn=turn,
         )
         self._channel: Channel[Item] = Channel(max_bytes=limits.channel_bytes, max_items=limits.channel_batches)
-        self._started_at = now_text()
+        self._started_at = now()
         self._seconds: float | None = None
 
     async def run(self) -> None:
@@ -104,7 +105,7 @@ class Scan:
             self._seconds = time.monotonic() - context.began
 
     def report(
-        self, error: BaseException | None = None, *, attempts: int = 1, next_run: str | None = None
+        self, error: BaseException | None = None, *, attempts: int = 1, next_run: datetime | None = None
     ) -> ScanReport:
         """What the scan has done."""
         context = self._context

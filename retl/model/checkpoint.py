@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from retl.model.errors import RowsRejected, SchemaDrift
 from retl.model.hidden import shown
 from retl.model.manifest import ManifestChange
+from retl.model.plain import EPOCH, Plain
 from retl.model.window import Position
 
 CHECKPOINT_VERSION = 1
@@ -88,7 +90,7 @@ class FencedCheckpoint(msgspec.Struct, frozen=True):
     """What is saved of the manifest in the same step."""
 
 
-class Reject(msgspec.Struct, frozen=True, kw_only=True):
+class Reject(Plain, frozen=True, kw_only=True):
     """A row that the target rejected: its key, the reason and its content (JSON text)."""
 
     table: str
@@ -97,7 +99,8 @@ class Reject(msgspec.Struct, frozen=True, kw_only=True):
     content: str
     column: str = ""
     scan_id: str = ""
-    at: str = ""
+    at: datetime = EPOCH
+    """When it was kept, in UTC."""
 
     def __post_init__(self) -> None:
         """Bound what is kept: a value may be larger than a request to the store."""

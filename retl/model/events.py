@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import msgspec
+from datetime import datetime
 
+from retl.model.plain import EPOCH, Plain
 from retl.model.report import Progress, ScanReport
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The root of all events; ``at`` is the time of day, ISO 8601 in UTC."""
+class Event(Plain, frozen=True, kw_only=True, tag=True):
+    """The root of all events; ``at`` is the time of day in UTC."""
 
     pipeline: str
-    at: str = ""
+    at: datetime = EPOCH
 
 
 class PipelineStarted(Event, frozen=True, kw_only=True):
@@ -100,7 +101,7 @@ class Warned(Event, frozen=True, kw_only=True):
 
 
 class ScanStalled(Event, frozen=True, kw_only=True):
-    """No row came and nothing answered for ``seconds``; after ``limit`` of them the scan is given up and tried again."""
+    """No row came and nothing answered for ``seconds``; after ``limit`` seconds the scan is given up and tried again."""
 
     table: str
     seconds: float
@@ -146,5 +147,5 @@ class Recovered(Event, frozen=True, kw_only=True):
     """
 
     table: str
-    since: str
+    since: datetime
     failures: int

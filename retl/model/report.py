@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
-import msgspec
-
 from retl.model.embeddings import EmbeddingCounts
+from retl.model.plain import Plain
 
 ScanStatus = Literal["done", "failed", "stopped"]
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """The progress of a scan. Times are seconds; ``rows_planned`` is ``None`` where the source cannot tell."""
+class Progress(Plain, frozen=True, kw_only=True):
+    """The progress of a scan; ``seconds`` since it began. ``rows_planned`` is ``None`` where the source cannot tell."""
 
     rows: int
     rows_planned: int | None
@@ -34,8 +34,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         return max(0.0, (self.rows_planned - self.rows) / self.rate)
 
 
-class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one scan of one table did. Times of day are ISO 8601 in UTC."""
+class ScanReport(Plain, frozen=True, kw_only=True):
+    """What one scan of one table did: ``started_at`` is a time of day in UTC, and ``seconds`` is how long it took."""
 
     pipeline: str
     table: str
@@ -44,7 +44,7 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     status: ScanStatus
     mode: Literal["incremental", "full"]
     pre_action: str = "none"
-    started_at: str
+    started_at: datetime
     seconds: float
     rows: int = 0
     """Rows read and delivered, re-read ones included."""
@@ -75,11 +75,11 @@ class ScanReport(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     error: str | None = None
     error_type: str | None = None
-    next_run: str | None = None
+    next_run: datetime | None = None
     """The time of the next run; ``None`` for a single run."""
 
 
-class RunReport(msgspec.Struct, frozen=True):
+class RunReport(Plain, frozen=True):
     """One run of a pipeline: a report for each table, in their order."""
 
     pipeline: str

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-import msgspec
-
+from retl.model.plain import Plain
 from retl.model.report import Progress, ScanReport
 
 PipelineState = Literal["stopped", "idle", "scanning", "paused", "standby"]
 
 
-class _Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What an endpoint returns."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain dicts, lists, texts and numbers: what a JSON answer takes."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
-
-
-class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
+class TableStatus(Plain, frozen=True, kw_only=True):
     """One table: its last scan, and the running one if there is one."""
 
     table: str
@@ -36,15 +26,15 @@ class TableStatus(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress | None = None
 
 
-class PipelineStatus(_Answer, frozen=True, kw_only=True):
-    """A pipeline and its tables. Times of day are ISO 8601 in UTC."""
+class PipelineStatus(Plain, frozen=True, kw_only=True):
+    """A pipeline and its tables. Times of day are in UTC."""
 
     pipeline: str
     state: PipelineState
     schedule: str
     owner: str | None = None
-    last_run: str | None = None
-    next_run: str | None = None
+    last_run: datetime | None = None
+    next_run: datetime | None = None
     tables: tuple[TableStatus, ...] = ()
     reachable: bool = True
     """Whether the state store has answered; if not, all of this is what this process knows by itself."""
@@ -53,7 +43,7 @@ class PipelineStatus(_Answer, frozen=True, kw_only=True):
     snapshot: Snapshot | None = None
 
 
-class TableSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+class TableSnapshot(Plain, frozen=True, kw_only=True):
     """One table, as this process knows it."""
 
     table: str
@@ -66,7 +56,7 @@ class TableSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress | None = None
 
 
-class Snapshot(_Answer, frozen=True, kw_only=True):
+class Snapshot(Plain, frozen=True, kw_only=True):
     """A pipeline as its own process knows it, without asking anybody. Times are in UTC."""
 
     pipeline: str
@@ -84,5 +74,5 @@ class Snapshot(_Answer, frozen=True, kw_only=True):
     since: datetime | None = None
     """When the oldest of what fails now failed first."""
     error: str | None = None
-    next_run: str | None = None
+    next_run: datetime | None = None
     tables: tuple[TableSnapshot, ...] = ()

@@ -6,6 +6,7 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar
 
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
@@ -63,7 +64,7 @@ def start_over(table: str) -> str:
 
 
 def unreadable_report(
-    pipeline: str, table: str, scan_id: str, started_at: str, status: ScanStatus, reason: str
+    pipeline: str, table: str, scan_id: str, started_at: datetime, status: ScanStatus, reason: str
 ) -> ScanReport:
     """What is known of a scan whose report is damaged, so that it does not hide the others."""
     return ScanReport(
@@ -162,7 +163,7 @@ class StateStore(ABC):
         """Remove rejects; returns how many there were."""
 
     @abstractmethod
-    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
+    async def prune_rejects(self, pipeline: str, before: datetime, most: int) -> None:
         """Remove rejects that were kept before a time of day, and the oldest of each table beyond ``most``."""
 
     @abstractmethod

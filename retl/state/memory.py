@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import chain, count
 from operator import itemgetter
 
@@ -119,7 +120,7 @@ class MemoryStore(StateStore):
             del self._rejects[key]
         return len(gone)
 
-    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
+    async def prune_rejects(self, pipeline: str, before: datetime, most: int) -> None:
         kept: dict[str, int] = {}
         for key, reject in sorted(self._rejects.items(), key=lambda item: item[1].at, reverse=True):
             if key[0] != pipeline:

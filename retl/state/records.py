@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, get_args
 
 from retl.model.checkpoint import Reject
 from retl.model.errors import StateError
+from retl.model.plain import time_of, time_text
 from retl.model.report import ScanReport, ScanStatus
 from retl.state.base import KEPT_REPORTS, unreadable_report
 from retl.state.statement import Statement, Step, decode, encode, narrowed, short_key
@@ -18,7 +20,7 @@ def add_rejects(pipeline: str, rejects: Sequence[Reject]) -> Step[None]:
         yield Statement("DELETE FROM retl_rejects WHERE pipeline = ? AND table_name = ? AND row_key = ?", identity)
         yield Statement(
             "INSERT INTO retl_rejects (pipeline, table_name, row_key, rejected_at, reason, body) VALUES (?, ?, ?, ?, ?, ?)",
-            (*identity, reject.at, reject.reason, encode(reject)),
+            (*identity, time_text(reject.at), reject.reason, encode(reject)),
         )
 
 
@@ -46,8 +48,8 @@ def clear_rejects(pipeline: str, table: str | None) -> Step[int]:
     return int(count)
 
 
-def prune_rejects(pipeline: str, before: str, most: int) -> Step[None]:
-    yield Statement("DELETE FROM retl_rejects WHERE pipeline = ? AND rejected_at < ?", (pipeline, before))
+def prune_rejects(pipeline: str, before: datetime, most: int) -> Step[None]:
+    yield Statement("DELETE FROM retl_rejects WHERE pipeline = ? AND rejected_at < ?", (pipeline, time_text(before)))
     counts = yield from count_rejects(pipeline)
     for table in (table for table, count in counts.items() if count > most):
         rows = yield narrowed(
@@ -75,7 +77,7 @@ def add_report(report: ScanReport) -> Step[None]:
 def insert_report(report: ScanReport) -> Step[None]:
     yield Statement(
         "INSERT INTO retl_scans (pipeline, table_name, scan_id, started_at, status, body) VALUES (?, ?, ?, ?, ?, ?)",
-        (report.pipeline, report.table, report.scan_id, report.started_at, report.status, encode(report)),
+        (report.pipeline, report.table, report.scan_id, time_text(report.started_at), report.status, encode(report)),
     )
 
 
@@ -119,4 +121,4 @@ def _report(pipeline: str, table: str, scan_id: str, started_at: str, status: st
         return decode(body, ScanReport, "a scan report", "")
     except StateError as error:
         known: ScanStatus = next((one for one in get_args(ScanStatus) if one == status), "failed")
-        return unreadable_report(pipeline, table, scan_id, started_at, known, error.message)
+        return unreadable_report(pipeline, table, scan_id, time_of(started_at), known, error.message)

@@ -18,6 +18,7 @@ import anyio.lowlevel
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import StateError
 from retl.model.manifest import ManifestChange, ManifestEntry
+from retl.model.plain import time_text
 from retl.model.report import ScanReport
 from retl.state import records
 from retl.state.base import MANIFEST_PAGE, Claim, LeaseRow, StateStore, lease_lost, start_over
@@ -282,7 +283,7 @@ class SqlStore(StateStore):
     async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
         return await self._step(lambda: records.clear_rejects(pipeline, table))
 
-    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
+    async def prune_rejects(self, pipeline: str, before: datetime, most: int) -> None:
         await self._step(lambda: records.prune_rejects(pipeline, before, most))
 
     async def add_report(self, report: ScanReport) -> None:
@@ -296,4 +297,4 @@ class SqlStore(StateStore):
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return time_text(datetime.now(UTC))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -70,7 +71,7 @@ def report(number: int, pipeline: str = "p", table: str = "t", **more: Any) -> S
         scan_id=f"scan-{number:06d}",
         status="done",
         mode="full",
-        started_at=f"2024-01-01T00:00:00.{number:06d}",
+        started_at=datetime(2024, 1, 1, 0, 0, 0, number, tzinfo=UTC),
         seconds=0.5,
         **more,
     )
@@ -79,8 +80,19 @@ def report(number: int, pipeline: str = "p", table: str = "t", **more: Any) -> S
 def reject(key: str, at: int, table: str = "t", reason: str = "too long") -> Reject:
     """A rejected row; ``at`` gives its time."""
     return Reject(
-        table=table, key=key, reason=reason, content=f'{{"id":"{key}"}}', column="name", scan_id="s", at=f"{at:04d}"
+        table=table,
+        key=key,
+        reason=reason,
+        content=f'{{"id":"{key}"}}',
+        column="name",
+        scan_id="s",
+        at=moment(at),
     )
+
+
+def moment(number: int) -> datetime:
+    """The time of day of a number of seconds."""
+    return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=number)
 
 
 def entry(name: str, identity: str = "1", **more: Any) -> ManifestEntry:

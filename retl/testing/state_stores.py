@@ -13,7 +13,7 @@ from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import LeaseLost
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.state.base import Claim, LeaseRow, Manifest, StateStore
-from retl.testing.state_base import NAMES, RICH, entry, owned, race, reject, report
+from retl.testing.state_base import NAMES, RICH, entry, moment, owned, race, reject, report
 
 
 class StateStoreContract:
@@ -65,7 +65,7 @@ class StateStoreContract:
         await store.give_up_lease(Fence("p", "me", 1))
         with pytest.raises(LeaseLost):
             await store.save(FencedCheckpoint(Fence("p", "me", 1), "t", Checkpoint()))
-        await store.prune_rejects("p", "9999", 0)
+        await store.prune_rejects("p", moment(9999), 0)
 
     # Checkpoints --------------------------------------------------------------
 
@@ -278,12 +278,12 @@ class StateStoreContract:
         await store.add_rejects("p", [reject(str(number), number) for number in range(6)])
         await store.add_rejects("p", [reject("9", 1, table="u"), reject("8", 3, table="u")])
         await store.add_rejects("q", [reject("1", 0)])
-        await store.prune_rejects("p", "0002", 3)
+        await store.prune_rejects("p", moment(2), 3)
         assert [one.key for one in await store.rejects("p", "t")] == ["5", "4", "3"]
         assert [one.key for one in await store.rejects("p", "u")] == ["8"]
         assert await store.clear_rejects("p", "t") == 3
         assert await store.rejects("p") == [reject("8", 3, table="u")]
-        await store.prune_rejects("p", "9999", 3)
+        await store.prune_rejects("p", moment(9999), 3)
         assert await store.clear_rejects("p") == 0
         assert await store.count_rejects("p") == {}
         assert await store.count_rejects("q") == {"t": 1}

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from retl.model.report import Progress, ScanReport
 from retl.observe.logs import event_words, log_event, log_events
 from retl.pipeline import Pipeline
 
+NOW = datetime(2024, 2, 29, 12, tzinfo=UTC)
+
 
 def logged(event: events.Event) -> tuple[str, str, dict[str, Any]]:
     logger = CapturingLogger()
@@ -31,16 +34,18 @@ def logged(event: events.Event) -> tuple[str, str, dict[str, Any]]:
 
 
 def test_every_event_has_words() -> None:
-    words = [event_words(kind(**dict.fromkeys(kind.__struct_fields__, ""))) for kind in events.Event.__subclasses__()]
+    unset: dict[str, Any] = {}
+    kinds = events.Event.__subclasses__()
+    words = [event_words(kind(**unset | dict.fromkeys(kind.__struct_fields__, ""))) for kind in kinds]
     assert "scan finished" in words and "rows rejected" in words
     assert len(words) == len(set(words))
 
 
 def test_levels_and_fields() -> None:
-    assert logged(events.Warned(pipeline="p", at="now", table="t", message="m")) == (
+    assert logged(events.Warned(pipeline="p", at=NOW, table="t", message="m")) == (
         "warning",
         "warned",
-        {"pipeline": "p", "at": "now", "table": "t", "message": "m"},
+        {"pipeline": "p", "at": "2024-02-29T12:00:00Z", "table": "t", "message": "m"},
     )
     progress = Progress(rows=1, rows_planned=None, bytes=2, slices=3, slices_planned=4, seconds=5.0)
     level, words, fields = logged(events.RowsMoved(pipeline="p", table="t", scan_id="s", progress=progress))
@@ -77,7 +82,7 @@ def no_structlog() -> Iterator[None]:
         structlog.configure(**before)
 
 
-FAILED = events.RunFailed(pipeline="p", at="now", error="no route to host", error_type="ConnectionFailed")
+FAILED = events.RunFailed(pipeline="p", at=NOW, error="no route to host", error_type="ConnectionFailed")
 
 
 def test_the_standard_librarys_logger_gets_words_and_fields(
@@ -87,7 +92,7 @@ def test_the_standard_librarys_logger_gets_words_and_fields(
         EventBus().emit(FAILED)
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("retl", "ERROR")
-    words = "run failed pipeline=p at=now error='no route to host' error_type=ConnectionFailed"
+    words = "run failed pipeline=p at=2024-02-29T12:00:00Z error='no route to host' error_type=ConnectionFailed"
     assert record.getMessage() == words
     assert record.retl["error_type"] == "ConnectionFailed"  # type: ignore[attr-defined]
     assert capsys.readouterr() == ("", "")
@@ -151,12 +156,12 @@ def test_an_outage_is_one_error_then_a_line_now_and_then_and_at_last_recovered()
     logger, now = CapturingLogger(), [0.0]
     log = EventLog(lambda: logger, clock=lambda: now[0])
     retry = events.RetryScheduled(pipeline="p", table="t", error="gone", attempt=1, delay=1.0)
-    failed = events.ScanFailed(pipeline="p", at="first", report=report("failed", error="gone"))
+    failed = events.ScanFailed(pipeline="p", at=NOW, report=report("failed", error="gone"))
     for second in range(0, 400, 10):
         now[0] = second
         log(retry)
         log(failed)
-    log(events.Recovered(pipeline="p", table="t", since="first", failures=40))
+    log(events.Recovered(pipeline="p", table="t", since=NOW, failures=40))
     log(retry)
     loud = [(call.method_name, call.args[0]) for call in logger.calls if call.method_name != "debug"]
     assert loud == [
@@ -168,7 +173,10 @@ def test_an_outage_is_one_error_then_a_line_now_and_then_and_at_last_recovered()
         ("warning", "retry scheduled"),
     ]
     still = [call.kwargs for call in logger.calls if call.args[0] == "still failing"]
-    assert [(line["since"], line["failures"]) for line in still] == [("first", 7), ("first", 19)]
+    assert [(line["since"], line["failures"]) for line in still] == [
+        ("2024-02-29T12:00:00Z", 7),
+        ("2024-02-29T12:00:00Z", 19),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -181,5 +189,5 @@ def test_a_scan_that_finds_nothing_new_is_a_line_for_debugging(words: dict[str, 
 
 def report(status: Any, **words: Any) -> ScanReport:
     return ScanReport(
-        pipeline="p", table="t", to="t", scan_id="1", status=status, mode="full", started_at="", seconds=0.0, **words
+        pipeline="p", table="t", to="t", scan_id="1", status=status, mode="full", started_at=NOW, seconds=0.0, **words
     )

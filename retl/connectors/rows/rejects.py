@@ -46,7 +46,7 @@ class RejectCollector:
                 content=content,
                 column=column,
                 scan_id=self._spec.scan_id,
-                at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                at=datetime.now(UTC),
             )
         )
 

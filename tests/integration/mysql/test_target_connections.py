@@ -13,6 +13,7 @@ from retl.connectors.mysql.direct import FirstLoadWriter
 from retl.connectors.mysql.settings import SIGN_OF_LIFE
 from retl.connectors.mysql.staged import PipelinedWriter
 from retl.connectors.mysql.wire import Done
+from retl.model.plain import EPOCH
 from retl.model.report import ScanReport
 from retl.model.window import Slice
 from tests.integration.mysql.targets import Scene
@@ -28,7 +29,7 @@ def scene(server: Server, database: str) -> Scene:
 
 def report(number: int) -> ScanReport:
     return ScanReport(
-        pipeline="p", table="t", to="t", scan_id=f"s{number}", status="done", mode="full", started_at="", seconds=0
+        pipeline="p", table="t", to="t", scan_id=f"s{number}", status="done", mode="full", started_at=EPOCH, seconds=0
     )
 
 

@@ -172,7 +172,7 @@ async def test_a_remedy_belongs_to_its_cause(
 
 
 async def test_half_a_step_is_never_committed_with_the_next_one(mysql_server: Server) -> None:
-    two = [Reject(table="t", key=key, reason="r", content="{}", at=f"2024-0{key}") for key in ("1", "2")]
+    two = [Reject(table="t", key=key, reason="r", content="{}") for key in ("1", "2")]
     with mysql_server.fresh_database() as database:
         async with pooled(mysql_server.host, mysql_server.port) as pooler:
             target = MySQL(mysql_server.at(pooler.host, pooler.port).url(database)).target()

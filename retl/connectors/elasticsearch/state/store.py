@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ from retl.connectors.elasticsearch.state.index import MOST_HITS, StateIndex, ide
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import StateError, TargetBusy
 from retl.model.manifest import ManifestChange, ManifestEntry
+from retl.model.plain import EPOCH, time_text
 from retl.model.report import ScanReport
 from retl.state.base import KEPT_REPORTS, MANIFEST_PAGE, STATE_VERSION, Claim, LeaseRow, StateStore, unreadable_report
 from retl.state.memory import lease_lost
@@ -247,7 +248,7 @@ class ElasticsearchStore(StateStore):
                 identity("reject", pipeline, reject.table, reject.key): {
                     **about,
                     "table": reject.table,
-                    "at": reject.at,
+                    "at": time_text(reject.at),
                     "body": _text(reject),
                 }
                 for reject in rejects
@@ -271,8 +272,8 @@ class ElasticsearchStore(StateStore):
     async def clear_rejects(self, pipeline: str, table: str | None = None) -> int:
         return await self._index.delete(query_of("reject", pipeline=pipeline, table=table))
 
-    async def prune_rejects(self, pipeline: str, before: str, most: int) -> None:
-        await self._index.delete(query_of("reject", {"range": {"at": {"lt": before}}}, pipeline=pipeline))
+    async def prune_rejects(self, pipeline: str, before: datetime, most: int) -> None:
+        await self._index.delete(query_of("reject", {"range": {"at": {"lt": time_text(before)}}}, pipeline=pipeline))
         for table, count in (await self.count_rejects(pipeline)).items():
             if count > most:
                 await self._keep_newest("reject", "at", most, pipeline=pipeline, table=table)
@@ -335,13 +336,12 @@ def _checkpoint(saved: _Saved, pipeline: str) -> Checkpoint:
     return checkpoint
 
 
-def _began(scan_id: str) -> str:
+def _began(scan_id: str) -> datetime:
     """When a scan began, as its identifier says."""
     try:
-        began = datetime.strptime(f"{scan_id.split('-')[0]}+0000", "%Y%m%dT%H%M%S.%f%z")
+        return datetime.strptime(f"{scan_id.split('-')[0]}+0000", "%Y%m%dT%H%M%S.%f%z")
     except ValueError:
-        began = datetime.fromtimestamp(0, UTC)
-    return began.isoformat(timespec="milliseconds")
+        return EPOCH
 
 
 def _text(value: Any) -> str:
