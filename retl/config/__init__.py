@@ -1,36 +1,31 @@
 """Make pipelines of a TOML job file: ``load_jobs``.
 
 The words of a job file are those of the library, one to one. Every mistake is a
-``ConfigError`` that names file, line and path; all mistakes of a file are reported at once.
+``ConfigError`` that names file, line and path; all mistakes are reported at once.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from retl.config.build import BAD, Builder, Problems
-from retl.config.lines import Path, find_lines, line_of, show_path
-from retl.config.pipelines import connect, make_pipelines
-from retl.config.references import References
+from retl.config.build import BAD, Builder
+from retl.config.files import JobFiles, OneFile, read_files
+from retl.config.pipelines import MakeStore, connect, inherited, make_pipelines, store_maker
 from retl.config.registry import did_you_mean
-from retl.config.words import JobFile, PipelineOptions, PipelineWords, StateWords
+from retl.config.words import Include, JobFile, PipelineOptions, PipelineWords, StateWords
 from retl.model.errors import ConfigError
 from retl.pipeline import Pipeline
 
 __all__ = ["Jobs", "load_jobs"]
 
-_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-
 
 @dataclass(frozen=True)
 class Jobs:
-    """The pipelines of a job file, by name."""
+    """The pipelines of a job file, by name, in the order of the files in which they stand."""
 
     path: FilePath
     pipelines: Mapping[str, Pipeline]
@@ -55,35 +50,71 @@ class Jobs:
 
 
 def load_jobs(path: str | os.PathLike[str]) -> Jobs:
-    """Read a job file. Opens no connection; resolves ``${...}`` at once.
+    """Read a job file, and the files that it includes. Opens no connection; resolves ``${...}`` at once.
 
-    Raises ``ConfigError`` with one line for each mistake in the file.
+    Raises ``ConfigError`` with one line for each mistake in the files.
     """
-    file = FilePath(path)
-    text = _read(file)
-    data = _parse(text, str(file))
-    lines = find_lines(text)
-    folder = file.resolve().parent
-    problems, references = Problems(), References(folder)
-    if not data.get("pipelines") or not isinstance(data["pipelines"], dict):
-        problems.add(
-            ("pipelines",), "the file has no pipeline; begin one with [pipelines.NAME], or see what `retl init` writes"
-        )
-        data = {**data, "pipelines": {}}
-    words = _build_words(Builder(problems, references, folder, connect), data)
-    pipelines = make_pipelines(words, data, folder, problems)
-    if problems.found:
-        raise ConfigError(_report(str(file), lines, problems))
-    return Jobs(file, pipelines)
+    files = read_files(path)
+    pipelines = _Maker(files).make()
+    found = files.report()
+    if found:
+        raise ConfigError("\n".join(found))
+    return Jobs(FilePath(path), pipelines)
 
 
-def _build_words(builder: Builder, data: dict[str, Any]) -> JobFile:
-    """The file's words. Wrong ones are left out, so that the rest is checked too."""
+class _Maker:
+    """Makes the pipelines of all files; what is wrong becomes a problem of its file."""
+
+    def __init__(self, files: JobFiles) -> None:
+        self._files = list(files.files.values())
+        self._places: dict[str, str] = {}
+        self._defaults: dict[str, PipelineOptions] = {}
+
+    def make(self) -> dict[str, Pipeline]:
+        words = [self._words(file) for file in self._files]
+        main = self._files[0]
+        make_store = store_maker(words[0].state.store, main.folder, main.problems)
+        made: dict[str, Pipeline] = {}
+        for file, said in zip(self._files, words, strict=True):
+            made.update(self._pipelines(file, said, make_store))
+        return made
+
+    def _words(self, file: OneFile) -> JobFile:
+        """A file's words. Wrong ones are left out, so that the rest is checked too."""
+        problems, data = file.problems, dict(file.data)
+        if not isinstance(data.get("pipelines", {}), dict) or not (data.get("pipelines") or data.get("include")):
+            problems.add(
+                ("pipelines",),
+                "the file has no pipeline; begin one with [pipelines.NAME], or see what `retl init` writes",
+            )
+            data["pipelines"] = {}
+        if file.above is not None and "state" in data:
+            problems.add(
+                ("state",), f"[state] belongs into the job file that is run; {file.above.name} includes this one"
+            )
+        return _build_words(Builder(problems, file.references, file.folder, connect), data)
+
+    def _pipelines(self, file: OneFile, words: JobFile, make_store: MakeStore) -> dict[str, Pipeline]:
+        above = self._defaults[file.above.name] if file.above is not None else PipelineOptions()
+        self._defaults[file.name] = defaults = inherited(words.defaults, above)
+        for name in words.pipelines:
+            self._check_place(file, name)
+        return make_pipelines(words.pipelines, defaults, file.data, file.problems, make_store)
+
+    def _check_place(self, file: OneFile, name: str) -> None:
+        place = file.place(("pipelines", name))
+        other = self._places.setdefault(name, place)
+        if other != place:
+            file.problems.add(("pipelines", name), f"a pipeline of this name stands at {other} too; rename one of them")
+
+
+def _build_words(builder: Builder, data: Mapping[str, Any]) -> JobFile:
     builder.names(JobFile, data, ())
+    builder.value(Include, data.get("include", []), ("include",))
     state = builder.value(StateWords, data.get("state", {}), ("state",))
     defaults = builder.value(PipelineOptions, data.get("defaults", {}), ("defaults",))
     pipelines = {
-        name: builder.value(PipelineWords, raw, ("pipelines", name)) for name, raw in data["pipelines"].items()
+        name: builder.value(PipelineWords, raw, ("pipelines", name)) for name, raw in data.get("pipelines", {}).items()
     }
     good = {name: words for name, words in pipelines.items() if words is not BAD}
     return JobFile(
@@ -91,49 +122,3 @@ def _build_words(builder: Builder, data: dict[str, Any]) -> JobFile:
         defaults=PipelineOptions() if defaults is BAD else defaults,
         pipelines=good,
     )
-
-
-def _read(file: FilePath) -> str:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{file}:{line}: the file is not UTF-8 text.", remedy="save it as UTF-8.") from None
-    except FileNotFoundError:
-        raise ConfigError(
-            f"there is no job file {str(file)!r}.", remedy="name another one, or write one with `retl init`."
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"the job file {str(file)!r} cannot be read: {reason}.") from None
-
-
-def _parse(text: str, file: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_syntax_error(str(error), text, file)) from None
-    except RecursionError:
-        raise ConfigError(f"{file}: lists or tables are nested too deeply.") from None
-    except ValueError as error:  # a number of more digits than Python reads
-        raise ConfigError(f"{file}: {error}") from None
-
-
-def _syntax_error(message: str, text: str, file: str) -> str:
-    place = _PLACE.search(message)
-    line = int(place[1]) if place and place[1] else text.count("\n") + 1
-    column = f"column {place[2]}: " if place and place[2] else ""
-    reason = _PLACE.sub("", message)
-    twice = re.fullmatch(r"Cannot declare \((.*)\) twice", reason)
-    if twice is None:
-        return f"{file}:{line}: {column}this is not TOML: {reason[:1].lower()}{reason[1:]}"
-    keys = tuple(part.strip()[1:-1] for part in twice[1].split(",") if part.strip())
-    if len(keys) == 2 and keys[0] == "pipelines":
-        return f"{file}:{line}: {show_path(keys)}: two pipelines have this name; rename one of them"
-    return f"{file}:{line}: {show_path(keys)}: this table is declared twice; join the two"
-
-
-def _report(file: str, lines: Mapping[Path, int], problems: Problems) -> str:
-    found = sorted((line_of(lines, path), number, path, text) for number, (path, text) in enumerate(problems.found))
-    place = ((f"{file}:{line}", show_path(path), text) for line, _, path, text in found)
-    return "\n".join(": ".join(part for part in parts if part) for parts in place)

@@ -12,7 +12,7 @@ import msgspec
 from retl.config.build import BAD, Builder, Problems, anchored
 from retl.config.lines import Path
 from retl.config.registry import Role, connector_types, find_connector
-from retl.config.words import JobFile, PipelineOptions, PipelineWords
+from retl.config.words import PipelineOptions, PipelineWords
 from retl.connectors.base import Source, Target
 from retl.engine.context import DEFAULT_TTL
 from retl.engine.lease import parse_lease_ttl
@@ -50,20 +50,28 @@ def connect(builder: Builder, role: Role, raw: Mapping[str, Any], path: Path) ->
     return builder.struct(options, raw, path, ignore="type")
 
 
-def make_pipelines(words: JobFile, raw: Mapping[str, Any], folder: FilePath, problems: Problems) -> dict[str, Pipeline]:
-    """All pipelines that can be made; adds the problems of the others to ``problems``."""
-    try:
-        make_store = _store_maker(words.state.store, folder)
-    except ConfigError as error:
-        problems.add_error(("state", "store"), error)
-        make_store = _default_store(folder)
+def make_pipelines(
+    words: Mapping[str, PipelineWords],
+    defaults: PipelineOptions,
+    raw: Mapping[str, Any],
+    problems: Problems,
+    make_store: MakeStore,
+) -> dict[str, Pipeline]:
+    """All pipelines of a file that can be made; adds the problems of the others to ``problems``."""
     made = {}
-    for name, pipeline in words.pipelines.items():
-        maker = _Maker(name, pipeline, words.defaults, raw, problems)
-        built = maker.make(make_store)
+    for name, pipeline in words.items():
+        built = _Maker(name, pipeline, defaults, raw, problems).make(make_store)
         if built is not None:
             made[name] = built
     return made
+
+
+def inherited(own: PipelineOptions, above: PipelineOptions) -> PipelineOptions:
+    """The defaults of a file: its own, and those of the file that includes it where it says nothing."""
+    values = {name: value for name in own.__struct_fields__ if (value := getattr(own, name)) is not None}
+    if "interval" in values or "cron" in values:
+        above = msgspec.structs.replace(above, interval=None, cron=None)
+    return msgspec.structs.replace(above, **values)
 
 
 MakeStore = Callable[[Target], StateStore | None]
@@ -72,6 +80,15 @@ MakeStore = Callable[[Target], StateStore | None]
 
 def _default_store(folder: FilePath) -> MakeStore:
     return lambda target: None if target.state_store() is not None else SqliteStore(folder / DEFAULT_STORE)
+
+
+def store_maker(store: str | None, folder: FilePath, problems: Problems) -> MakeStore:
+    """What makes the store of each pipeline; a wrong word is a problem, and the default stands in for it."""
+    try:
+        return _store_maker(store, folder)
+    except ConfigError as error:
+        problems.add_error(("state", "store"), error)
+        return _default_store(folder)
 
 
 def _store_maker(store: str | None, folder: FilePath) -> MakeStore:

@@ -42,9 +42,14 @@ class PipelineWords(PipelineOptions, kw_only=True, frozen=True):
     tables: Annotated[Sequence[Table | str], msgspec.Meta(min_length=1)]
 
 
+Include = str | Sequence[str]
+"""Files, folders and globs of job files."""
+
+
 class JobFile(msgspec.Struct, kw_only=True, frozen=True):
     """A whole job file."""
 
+    include: Include = ()
     state: StateWords = StateWords()
     defaults: PipelineOptions = PipelineOptions()
-    pipelines: Mapping[str, PipelineWords]
+    pipelines: Mapping[str, PipelineWords] = {}
