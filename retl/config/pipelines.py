@@ -16,6 +16,7 @@ from retl.config.words import PipelineOptions, PipelineWords
 from retl.connectors.base import Source, Target
 from retl.engine.context import DEFAULT_TTL
 from retl.engine.lease import parse_lease_ttl
+from retl.engine.queries import with_query
 from retl.engine.schedule import make_schedule
 from retl.model.actions import Action, parse_actions
 from retl.model.errors import ConfigError
@@ -128,6 +129,7 @@ class _Maker:
         self._problems = problems
         self._path: Path = ("pipelines", name)
         self._good = True
+        self._tables: list[Table] = []
 
     def make(self, make_store: MakeStore) -> Pipeline | None:
         source = self._try(self._words.source.source, "source")
@@ -151,7 +153,7 @@ class _Maker:
             self._name,
             source=source,
             target=target,
-            tables=self._words.tables,
+            tables=self._tables,
             blacklist=self._setting("blacklist") or (),
             state=store,
             lease_ttl=lease_ttl,
@@ -179,7 +181,8 @@ class _Maker:
     def _check_tables(self, blacklist: frozenset[Action]) -> None:
         defaults = TableOptions(**{name: self._setting(name) for name in _OPTIONS})
         for number, table in enumerate(self._words.tables):
-            self._try(lambda table=table: _check_table(table, defaults, blacklist), "tables", number)
+            checked = self._try(lambda table=table: _checked(table, defaults, blacklist), "tables", number)
+            self._tables += [] if checked is None else [checked]
 
     def _try(self, call: Callable[..., Any], *place: str | int) -> Any:
         """The result of ``call``; its ``ConfigError`` becomes a problem, at the option that its message names."""
@@ -201,11 +204,14 @@ class _Maker:
         return path
 
 
-def _check_table(table: Table | str, defaults: TableOptions, blacklist: frozenset[Action]) -> None:
+def _checked(table: Table | str, defaults: TableOptions, blacklist: frozenset[Action]) -> Table:
+    """The table with the text of its query. Raises ``ConfigError`` for words that do not fit together."""
     table = Table(name=table) if isinstance(table, str) else table
     check_declaration(table)
+    table = with_query(table)
     if not is_pattern(table):
         resolve(table, table.name or "", defaults, blacklist, inherited_cursor=None)
+    return table
 
 
 def _at(raw: Any, path: Path) -> Mapping[str, Any]:

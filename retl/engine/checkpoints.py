@@ -65,7 +65,8 @@ def columns_of(plan: SourcePlan) -> dict[str, str]:
 def selection(table: TableSpec) -> str:
     """A fingerprint of the selection at the source."""
     computed, renamed = sorted(table.expressions.items()), sorted(table.rename.items())
-    chosen = (table.query, table.columns, table.exclude, table.where, computed, renamed)
+    query = table.query if not table.params else (table.query, sorted(table.params.items()))
+    chosen = (query, table.columns, table.exclude, table.where, computed, renamed)
     return hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
 
 

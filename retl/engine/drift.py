@@ -30,7 +30,7 @@ def usable(table: TableSpec, checkpoint: Checkpoint, warn: Warn) -> Checkpoint:
         )
     if checkpoint.selection is not None and checkpoint.selection != selection(table):
         warn(
-            "columns, filter or expressions have changed since the last scan; rows below the watermark are not read again. "
+            "the query, columns, filter or expressions have changed since the last scan; rows below the watermark are not read again. "
             f"`retl reset` for table {table.name!r} reads everything once."
         )
     return checkpoint

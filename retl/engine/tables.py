@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from retl.connectors.base import Source, Target
 from retl.engine.log import as_retl_error
+from retl.engine.queries import with_query
 from retl.model.actions import Action, PreAction
 from retl.model.errors import ConfigError, UnsupportedError
 from retl.model.naming import Naming, matching, plain_name
@@ -30,7 +31,7 @@ class Tables:
         if not declared:
             raise ConfigError("the pipeline has no tables.", remedy="name at least one.")
         self._pipeline = pipeline
-        self.declared = list(declared)
+        self.declared: list[Table] = []
         self.defaults = defaults
         self._blacklist = blacklist
         self._documents = target.documents
@@ -41,9 +42,11 @@ class Tables:
         """The table that is written to each name of the target."""
         seen: set[str] = set()
         check_options(defaults)
-        for table in declared:
-            self._check(table)
-            check_declaration(table)
+        for given in declared:
+            self._check(given)
+            check_declaration(given)
+            table = with_query(given)
+            self.declared.append(table)
             if table.name is not None:
                 if table.name in seen:
                     # The checkpoint has this name: each of the two would use the other's watermark.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
+import msgspec
 import pyarrow as pa
 
 from retl.model.actions import Action, PreAction, Write, check_blacklist
@@ -17,7 +18,11 @@ from retl.model.errors import ConfigError
 from retl.model.files import NO_FILES, FileRules, FileWords, file_rules
 from retl.model.naming import Naming, named_after
 from retl.model.options import DEFAULT_SLICE_ROWS, LostTarget, NewColumns, NullCursor, TableOptions
+from retl.model.params import check_params
 from retl.model.typed import check_types
+
+PATH = msgspec.Meta(extra={"path": True})
+"""Marks the path of a file: a relative one in a job file is taken from its folder."""
 
 
 class _Mapping(FileWords, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -25,6 +30,10 @@ class _Mapping(FileWords, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """A pattern such as ``ods_*`` that stands for every source table it matches."""
     query: str | None = None
     """A SELECT of the source's own SQL to read in place of a table; ``name`` then names the result."""
+    query_file: Annotated[str, PATH] | None = None
+    """A file with such a SELECT, of at most 1 MiB; read when the table is declared. ``:name`` in it is a parameter."""
+    params: Mapping[str, Any] | None = None
+    """The values of the query's parameters: text, numbers, true or false, dates, and lists of them for ``IN (:names)``."""
     to: str | None = None
     """The target's name; with ``match`` it may hold ``{name}``. The source's name when unset."""
     key: str | Sequence[str] | None = None
@@ -61,6 +70,8 @@ class TableSpec:
     name: str
     to: str
     query: str | None = None
+    params: Mapping[str, Any] | None = None
+    """The values of the query's parameters; ``None`` if a colon begins none."""
     key: tuple[str, ...] = ()
     cursor: str | None = None
     lookback: timedelta | int = timedelta()
@@ -152,8 +163,9 @@ def check_declaration(table: Table) -> None:
             else f"table {table.name!r} has a name and a match pattern.",
             remedy='give name = "orders" or match = "ods_*", not both.',
         )
-    if table.match is not None and table.query is not None:
+    if table.match is not None and (table.query is not None or table.query_file is not None):
         raise ConfigError("a query cannot be read for a match pattern.", remedy="give the query's table a name.")
+    check_params(table.params, query=table.query is not None or table.query_file is not None)
     if table.match is not None and table.to is not None and "{name}" not in table.to:
         raise ConfigError(
             f"every table that {table.match!r} matches would be written to {table.to!r}.",
@@ -235,6 +247,7 @@ def _resolve(
         name=name,
         to=target_name(table, name, naming),
         query=table.query,
+        params=None if table.params is None else dict(table.params),
         key=(table.key,) if isinstance(table.key, str) else tuple(table.key or ()),
         cursor=cursor,
         lookback=lookback,

@@ -64,6 +64,8 @@ _EXACT = frozenset({*_BITS, "decimal", "bit", "year", "date", "datetime", "times
 class MySQLDialect(Dialect):
     """MySQL and MariaDB, in a session whose sql_mode and zone are ours."""
 
+    backslash_escapes: ClassVar[bool] = True
+    hash_comments: ClassVar[bool] = True
     name: ClassVar[str] = "mysql"
     has_indexes: ClassVar[bool] = True
     quote: ClassVar[str] = "`"
@@ -107,9 +109,6 @@ class MySQLDialect(Dialect):
         # As one value: to compare texts by their bytes, whatever their collations.
         texts = ", ".join(f"COALESCE(HEX(CAST({column} AS BINARY)), 'N')" for column in columns)
         return [f"SHA2(CONCAT_WS(',', {texts}), 256)"]
-
-    def string(self, text: str) -> str:
-        return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
     def literal(self, text: str, column: pa.Field) -> str:
         if pa.types.is_integer(column.type):

@@ -21,10 +21,7 @@ class RedshiftDialect(Dialect):
 
     name: ClassVar[str] = "redshift"
     folds_names: ClassVar[bool] = True
-
-    def string(self, text: str) -> str:
-        """A text literal, in which backslashes escape."""
-        return super().string(text.replace("\\", "\\\\"))
+    backslash_escapes: ClassVar[bool] = True
 
     def literal(self, text: str, column: pa.Field) -> str:
         if pa.types.is_integer(column.type):

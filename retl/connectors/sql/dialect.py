@@ -36,6 +36,12 @@ class Dialect(ABC):
     begin: ClassVar[str] = "BEGIN"
     """Begins a transaction that writes."""
 
+    backslash_escapes: ClassVar[bool] = False
+    """Whether a backslash in a text stands for more than itself."""
+
+    hash_comments: ClassVar[bool] = False
+    """Whether ``#`` begins a comment."""
+
     savepoints: ClassVar[bool] = True
     """Whether a part of a transaction can be undone."""
 
@@ -115,7 +121,8 @@ class Dialect(ABC):
 
     def string(self, text: str) -> str:
         """A text literal."""
-        return "'" + text.replace("'", "''") + "'"
+        escaped = text.replace("\\", "\\\\") if self.backslash_escapes else text
+        return "'" + escaped.replace("'", "''") + "'"
 
     @abstractmethod
     def literal(self, text: str, column: pa.Field) -> str:

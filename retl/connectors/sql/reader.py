@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from retl.connectors.sql.dialect import Dialect
+from retl.connectors.sql.query import query_text
 from retl.connectors.sql.selection import Relation, Selection
 from retl.model.cursor import CursorFamily
 from retl.model.errors import ConfigError
@@ -84,7 +85,8 @@ class SqlReader(ABC):
         """The relation of a table's name or query. Raises ``ConfigError`` if it does not exist."""
         if table.query is not None:
             # On a line of its own: the query may end in a comment.
-            sql = f"({table.query.strip().rstrip(';')}\n) AS {self.dialect.identifier('q')}"
+            query = query_text(table.query, table.params, self.dialect)
+            sql = f"({query}\n) AS {self.dialect.identifier('q')}"
             return Relation(sql, TableSchema(table.name, await self.columns(f"SELECT * FROM {sql}")))
         schema = await self.describe(table.name)
         if schema is None:

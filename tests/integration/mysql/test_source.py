@@ -110,6 +110,13 @@ def _swapped(server: Server, written: str) -> str:
     return written.replace("POINT(1 2)', 4326", "POINT(2 1)', 4326") if server.product == "MySQL" else written
 
 
+async def test_a_parameter_is_a_value_whatever_stands_in_it(server: Server, database: str) -> None:
+    text = "O'Neil \\'; DROP TABLE t; -- :id # %s"
+    query = "SELECT :id AS id, :text AS t FROM DUAL WHERE 7 IN (:ids) AND ':text' <> :text;"
+    table = retl.Table("q", query=query, params={"id": -1, "text": text, "ids": [6, 7]}, key="id")
+    assert (await read(server, database, table))[1] == [("-1", text)]
+
+
 @pytest.mark.parametrize("through", ["table", "query", "expression"])
 async def test_every_type_arrives_to_its_last_digit(server: Server, database: str, through: str) -> None:
     """By the catalog, and by what a result says of itself; NULL in every column too."""

@@ -118,6 +118,13 @@ async def test_columns_keep_their_own_types_and_say_what_is_json(pg: PostgresSer
     assert [column.nullable for column in schema] == [False, True, True, True, True]
 
 
+async def test_a_parameter_is_a_value_whatever_stands_in_it(pg: PostgresServer, pg_database: str) -> None:
+    text = "O'Neil \\'; DROP TABLE t; -- :id $$ %s"
+    query = "SELECT :id AS id, CAST(:text AS text) AS t WHERE 7 IN (:ids) AND ':text' <> :text;"
+    table = retl.Table("q", query=query, params={"id": -1, "text": text, "ids": [6, 7]}, key="id")
+    assert (await read(pg, pg_database, table))[1] == [("-1", text)]
+
+
 async def test_queries_and_expressions_keep_their_digits(pg: PostgresServer, pg_database: str) -> None:
     run(pg, pg_database, "CREATE TABLE t AS SELECT 1 AS id, 1.50::numeric(10,2) AS n, 'x'::varchar(9) AS v")
     by_query = retl.Table("q", query="SELECT id, n, v, now() AS at, '{}'::jsonb AS j FROM t -- a comment", key="id")
