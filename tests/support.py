@@ -104,8 +104,8 @@ class Recorder:
 
 
 @asynccontextmanager
-async def running(job: retl.Pipeline) -> AsyncIterator[Callable[..., Any]]:
-    """The pipeline beside the test, with a way to wait for its next event of a kind."""
+async def running(job: retl.Pipeline, *, patience: float = 20) -> AsyncIterator[Callable[..., Any]]:
+    """The pipeline beside the test, with a way to wait for its next event of a kind: for so many seconds each."""
     heard = Recorder(job)
 
     async def after(kind: type[events.Event], act: Callable[[], object] = lambda: None) -> events.Event:
@@ -118,11 +118,11 @@ async def running(job: retl.Pipeline) -> AsyncIterator[Callable[..., Any]]:
 
         heard.when(kind, note)
         act()
-        with anyio.fail_after(20):
+        with anyio.fail_after(patience):
             await arrived.wait()
         return found[0]
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(3 * patience):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(job.run_forever)
             yield after

@@ -38,6 +38,7 @@ retl.Pipeline("p", source={connector}({address!r}), target=SQLite("app.db"), tab
         ("PostgreSQL", ("asyncpg",), "postgresql://app@db/shop", "postgres"),
         ("Elasticsearch", ("elasticsearch",), "http://localhost:9200", "elasticsearch"),
         ("Yuque", ("aiohttp",), "", "yuque"),
+        ("S3Files", ("aiobotocore",), "s3://exports/daily/", "s3"),
     ],
 )
 def test_a_missing_driver_names_its_extra(connector: str, drivers: tuple[str, ...], address: str, extra: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -72,6 +74,37 @@ async def error_of(options: S3Files | OSSFiles, file: FileInfo | None = None) ->
         return caught.value
     finally:
         await store.aclose()
+
+
+_OPENED_IN_A_LOOP = """
+import asyncio, sys, threading
+from retl.connectors import S3Files
+
+importers = set()
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("aiobotocore", "botocore", "aiohttp"):
+            importers.add(threading.current_thread())
+
+sys.meta_path.insert(0, Watch())
+
+async def main():
+    store = S3Files("s3://lake/", endpoint={endpoint!r}, access_key={access!r}, secret_key={secret!r}).store()
+    importers.clear()  # to look whether it is installed imports nothing
+    print([file.name async for page in store.list() for file in page], end=" ")
+    await store.aclose()
+    print(bool(importers), threading.main_thread() in importers)
+
+asyncio.run(main())
+"""
+
+
+def test_the_driver_is_imported_outside_of_the_event_loop(fake_s3: FakeS3, lake: dict[str, Object]) -> None:
+    lake["a"] = Object(b"1")
+    program = _OPENED_IN_A_LOOP.format(endpoint=fake_s3.endpoint, access=ACCESS_KEY, secret=SECRET_KEY)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "['a'] True False\n"
 
 
 # Archives, markers and listings ----------------------------------------------
