@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
@@ -94,7 +94,7 @@ class StateStore(ABC):
     """
 
     manifest_page: ClassVar[int] = MANIFEST_PAGE
-    """How many entries of a manifest it gives at once: few statements for many files, and little memory."""
+    """How many entries ``manifest`` asks for at once: few statements for many files, and little memory."""
 
     @abstractmethod
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
@@ -113,6 +113,17 @@ class StateStore(ABC):
         self, pipeline: str, table: str, after: str = "", limit: int = MANIFEST_PAGE
     ) -> list[ManifestEntry]:
         """The next entries of a table's manifest whose names come after one, in the order of their code points."""
+
+    async def manifest(self, pipeline: str, table: str) -> AsyncGenerator[ManifestEntry, None]:
+        """A table's whole manifest in that order, of which no more than a page is in memory."""
+        after = ""
+        while True:
+            page = await self.read_manifest(pipeline, table, after, self.manifest_page)
+            for entry in page:
+                yield entry
+            if len(page) < self.manifest_page:
+                return
+            after = page[-1].name
 
     @abstractmethod
     async def forget(self, pipeline: str, table: str | None = None) -> int:
@@ -191,13 +202,5 @@ class Manifest:
         self._pipeline = pipeline
         self._table = table
 
-    async def __aiter__(self) -> AsyncIterator[ManifestEntry]:
-        after = ""
-        while True:
-            most = self._store.manifest_page
-            page = await self._store.read_manifest(self._pipeline, self._table, after, most)
-            for entry in page:
-                yield entry
-            if len(page) < most:
-                return
-            after = page[-1].name
+    def __aiter__(self) -> AsyncIterator[ManifestEntry]:
+        return self._store.manifest(self._pipeline, self._table)

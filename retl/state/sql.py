@@ -9,7 +9,7 @@ carries data.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -221,7 +221,7 @@ def release_claims(pipeline: str, table: str | None) -> Step[int]:
 class SqlStore(StateStore):
     """A store on a SQL system, which only has to say how to run a step."""
 
-    manifest_page = 25_000
+    manifest_page = 125_000
 
     @abstractmethod
     async def _step(self, make: Callable[[], Step[T]], *, write: bool = True, single: bool = False) -> T:
@@ -239,13 +239,24 @@ class SqlStore(StateStore):
     async def read_manifest(
         self, pipeline: str, table: str, after: str = "", limit: int = MANIFEST_PAGE
     ) -> list[ManifestEntry]:
-        bodies = await self._step(lambda: read_manifest(pipeline, table, after, limit), write=False)
-        what, remedy = f"the manifest of table {table!r}", start_over(table)
-        entries: list[ManifestEntry] = []
-        for start in range(0, len(bodies), _DECODED_AT_ONCE):
-            entries += [decode(body, ManifestEntry, what, remedy) for body in bodies[start : start + _DECODED_AT_ONCE]]
-            await anyio.lowlevel.checkpoint()  # a page takes longer than the event loop should wait
-        return entries
+        return _entries(table, await self._bodies(pipeline, table, after, limit))
+
+    async def manifest(self, pipeline: str, table: str) -> AsyncGenerator[ManifestEntry, None]:
+        after = ""
+        while True:
+            bodies = await self._bodies(pipeline, table, after, self.manifest_page)
+            # A page is decoded as it is asked for: as a whole it takes more memory, and longer than a loop may wait.
+            for start in range(0, len(bodies), _DECODED_AT_ONCE):
+                for entry in _entries(table, bodies[start : start + _DECODED_AT_ONCE]):
+                    yield entry
+                    after = entry.name
+                await anyio.lowlevel.checkpoint()
+            if len(bodies) < self.manifest_page:
+                return
+            bodies = []  # two pages are never in memory at once
+
+    async def _bodies(self, pipeline: str, table: str, after: str, limit: int) -> list[Any]:
+        return await self._step(lambda: read_manifest(pipeline, table, after, limit), write=False)
 
     async def forget(self, pipeline: str, table: str | None = None) -> int:
         return await self._step(lambda: forget(pipeline, table))
@@ -294,6 +305,11 @@ class SqlStore(StateStore):
 
     async def last_reports(self, pipeline: str) -> dict[str, ScanReport]:
         return await self._step(lambda: records.last_reports(pipeline), write=False)
+
+
+def _entries(table: str, bodies: Sequence[Any]) -> list[ManifestEntry]:
+    what, remedy = f"the manifest of table {table!r}", start_over(table)
+    return [decode(body, ManifestEntry, what, remedy) for body in bodies]
 
 
 def _now() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import retl
+from benchmarks.common import in_own_process
 from retl.connectors.base import Source
 from retl.connectors.files.source import FileSource
 from retl.model.events import ScanFinished
@@ -23,6 +24,7 @@ from tests.servers.postgres_statements import log_statements, sent
 from tests.support import running
 
 MOST_STATEMENTS = 10
+MOST_MEMORY_MB = 250
 
 
 @pytest.fixture
@@ -38,13 +40,14 @@ def pipeline(source: Source, target: PostgresEnd) -> retl.Pipeline:
     return retl.Pipeline("many", source=source, target=target.connector(), tables=[table])
 
 
+@pytest.mark.timeout(1800)
 async def test_a_second_scan_of_an_unchanged_tree_is_a_listing_and_a_few_statements(
     target: PostgresEnd, postgres_server: PostgresServer
 ) -> None:
     endless = Endless(100_000 if tiers.every_step() else 2_000)
     log_statements(postgres_server, target.server.user)
     service = pipeline(FileSource(endless), target)
-    async with running(service) as after:
+    async with running(service, patience=20 if endless.files < 10_000 else 600) as after:
         first = await after(ScanFinished, service.trigger)
         assert isinstance(first, ScanFinished)
         assert (first.report.rows, first.report.slices) == (endless.files, endless.files // 1_000)
@@ -71,3 +74,18 @@ async def test_an_unchanged_bucket_costs_a_request_for_a_thousand_objects(target
         assert len(fake_s3.asked) - len(listings) in (gets, gets + 5)  # a few are sampled first
         assert len(listings) <= 3 + 1
     assert target.run("SELECT count(*), sum(id) FROM sales") == [(2_500, sum(range(2_500)))]
+
+
+@pytest.mark.large
+@pytest.mark.timeout(1800)
+def test_a_larger_manifest_takes_no_more_memory(tmp_path: Path) -> None:
+    """Each in a process of its own; a page of the manifest is full in both."""
+    peaks = []
+    for number in (150_000, 1_000_000 if tiers.every_step() else 300_000):
+        path = str(tmp_path / f"{number}.db")
+        filled = in_own_process("benchmarks.many_files_runs", "fill", path, number)
+        found = in_own_process("benchmarks.many_files_runs", "compare", path, number, filled["checkpoint"])
+        assert found["changed"] == 0
+        peaks.append(found["peak_mb"])
+    print(f"{peaks} MB, longest stall {found['stall_ms']} ms")
+    assert peaks[1] < min(MOST_MEMORY_MB, peaks[0] + 30)
