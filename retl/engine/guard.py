@@ -93,7 +93,7 @@ def check_deletes(before: int, deletes: int, max_shrink: float, *, table: str) -
 
 def check_countable(plan: SourcePlan) -> None:
     """Refuse ``max_shrink`` if it could only be checked after the target was emptied."""
-    if plan.rows is None and plan.table.max_shrink is not None:
+    if plan.rows is None and plan.table.max_shrink is not None and plan.table.max_shrink < 1:
         raise ConfigError(
             f'this source cannot count its rows beforehand, so max_shrink cannot protect pre_action = "{plan.table.pre_action}".',
             remedy='use pre_action = "swap", which checks before the switch.',

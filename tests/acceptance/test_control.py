@@ -10,7 +10,7 @@ import pytest
 
 import retl
 from retl import events
-from tests.routes.route import Route, at, moment, old
+from tests.routes.route import Route, at, old
 from tests.support import Recorder, running, state_is
 
 
@@ -106,7 +106,7 @@ async def test_two_pipelines_of_one_process_write_side_by_side(route: Route) -> 
                 route.source.delete("events", 0)
                 add(route, 4)
     watermarks = [(await job.status()).tables[0].watermark for job in jobs]
-    assert (moment(watermarks[0]), watermarks[1]) == (at(4), None)
+    assert route.is_at(watermarks[0], at(4)) and watermarks[1] is None
     for job in jobs:
         await job.aclose()
 
@@ -122,10 +122,10 @@ async def test_a_graceful_stop_commits_the_slice_under_way(route: Route) -> None
         await job.run_forever()
     arrived = route.rows("events")
     assert arrived == old(*range(len(arrived))) and 0 < len(arrived) < 60
-    assert moment((await job.status()).tables[0].watermark) == arrived[-1][2]
+    assert route.is_at((await job.status()).tables[0].watermark, arrived[-1][2])
     await job.aclose()
     (report,) = (await route.pipeline().run_once()).scans
-    assert moment(report.lower) == arrived[-1][2]
+    assert route.is_at(report.lower, arrived[-1][2])
     assert route.equal()
 
 
@@ -137,7 +137,7 @@ async def test_a_look_writes_nothing(route: Route) -> None:
     assert {finding.level for finding in await job.check()} == {"ok"}
     (plan,) = await job.plan()
     assert plan.target.statements
-    assert route.source.called("events") in await job.tables()
+    assert route.source.listed("events") in await job.tables()
     assert (await job.status()).tables[0].last is None
     assert (await job.history(), await job.rejects()) == ([], [])
     await job.aclose()
@@ -154,7 +154,7 @@ async def test_everything_may_be_asked_while_a_pipeline_runs(route: Route) -> No
         for _ in range(3):
             assert [plan.source.key for plan in await job.plan()] != []
             assert {finding.level for finding in await job.check()} == {"ok"}
-            assert route.source.called("events") in await job.tables()
+            assert route.source.listed("events") in await job.tables()
             assert [table.table for table in (await job.status()).tables] == [route.source.called("events")]
             assert {report.status for report in await job.history(limit=5)} == {"done"}
             assert await job.rejects() == []

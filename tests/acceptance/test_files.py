@@ -356,6 +356,20 @@ async def test_a_table_that_is_replaced_holds_all_files_again(folder: Folder, pr
     assert (await folder.scan()).rows == 0
 
 
+async def test_a_table_that_is_replaced_by_nothing_stops_each_time_unless_that_is_allowed(folder: Folder) -> None:
+    folder.words = {"pre_action": "swap"}
+    path = folder.write("a.csv", "id", "1")
+    await folder.scan()
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(GuardStopped, match=r'the source has no rows.*max_shrink = "100%"'):
+            await folder.scan()
+        assert folder.rows() == [(1, "a.csv", 1)]
+    folder.words["max_shrink"] = "100%"
+    await folder.scan()
+    assert (folder.rows(), folder.entries()) == ([], [])
+
+
 async def test_a_bad_file_leaves_a_table_that_is_replaced_as_it_was(folder: Folder) -> None:
     folder.words = {"pre_action": "swap"}
     folder.write("a.csv", "id", "1")

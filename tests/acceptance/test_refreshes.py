@@ -69,6 +69,7 @@ async def test_archives_beyond_those_to_keep_are_dropped(route: Route, pre_actio
     assert route.rows("events", "id", "v")[0] == (0, "3")
 
 
+@pytest.mark.needs("source cursors")
 async def test_a_cursor_with_a_destructive_pre_action_is_refused(route: Route) -> None:
     with pytest.raises(retl.ConfigError, match="exclude each other"):
         route.pipeline(route.table(cursor="ts", pre_action="truncate"))
@@ -110,7 +111,7 @@ async def test_a_reader_with_an_old_snapshot_sees_the_old_rows_or_is_told(route:
             with pytest.raises(Exception, match="please retry transaction"):
                 read()
         else:
-            assert read() == ([] if pre_action in route.target.empties_readers else OLD)
+            assert read() == ([] if route.empties_readers(pre_action) else OLD)
     assert route.rows("events") == (BOTH if pre_action == "none" else NEW)
 
 
@@ -123,13 +124,17 @@ async def test_a_source_that_is_empty_or_gone_by_mistake_does_not_empty_the_targ
 ) -> None:
     job = await loaded(route, pre_action)
     route.source.delete("events")
-    with pytest.raises(retl.GuardStopped, match=r"the source has no rows.*max_shrink = \"100%\""):
-        await job.run_once()
-    assert left_alone(route)
-    route.source.drop("events")
-    with pytest.raises(retl.ConfigError, match="events'"):
-        await job.run_once()
-    assert left_alone(route)
+    for _ in range(2):
+        with pytest.raises(
+            retl.GuardStopped, match=r"(the source has no rows|4 files are gone).*max_shrink = \"100%\""
+        ):
+            await job.run_once()
+        assert left_alone(route)
+    if route.source.cursors:  # where there is no file, none is what was asked for
+        route.source.drop("events")
+        with pytest.raises(retl.ConfigError, match="events'"):
+            await job.run_once()
+        assert left_alone(route)
     route.fill(0)
     await route.pipeline(route.table(pre_action=pre_action, max_shrink="100%")).run_once()
     assert route.rows("events") == []
@@ -147,9 +152,14 @@ async def test_a_source_that_fails_on_its_first_row_does_not_empty_the_target(ro
 
 @pytest.mark.parametrize("pre_action", REPLACING)
 async def test_a_source_that_shrinks_too_much_stops_before_the_switch(route: Route, pre_action: str) -> None:
+    if pre_action == "rename_and_create" and not route.source.counts:
+        with pytest.raises(retl.ConfigError, match="cannot count its rows"):
+            await loaded(route, pre_action, max_shrink="50%")
+        return
     job = await loaded(route, pre_action, max_shrink="50%")
     route.source.delete("events", 1, 2, 3)
-    said = "3 of the 4 rows" if pre_action == "mirror" else "has 1 rows.*has 4; .*allows no fewer than 2"
+    by_row = pre_action == "mirror" or (pre_action == "truncate" and not route.source.counts)
+    said = "3 of the 4 rows" if by_row else "has 1 rows.*has 4; .*allows no fewer than 2"
     with pytest.raises(retl.GuardStopped, match=said):
         await job.run_once()
     assert left_alone(route)
@@ -228,6 +238,7 @@ async def test_a_scan_that_is_cancelled_halfway_is_carried_on(route: Route, pre_
 # Actions that are forbidden ---------------------------------------------------
 
 
+@pytest.mark.needs("source cursors")
 @pytest.mark.parametrize(
     ("forbidden", "expected"),
     [
@@ -244,6 +255,7 @@ async def test_an_upsert_without_some_actions(route: Route, forbidden: str, expe
     assert route.rows("events") == expected
 
 
+@pytest.mark.needs("source cursors")
 async def test_a_missing_table_is_not_made_without_create(route: Route) -> None:
     route.fill(4)
     job = route.pipeline(blacklist=["CREATE"])

@@ -13,7 +13,7 @@ import pytest
 
 from tests import tiers
 from tests.adversity.steps import Kind, cancelled_at
-from tests.integration.files.folder import Folder
+from tests.integration.files.folder import Folder, folder_in
 from tests.integration.files.stores import Remote
 from tests.routes.fixtures import make_end
 
@@ -23,15 +23,17 @@ MOST_STEPS = 2_000
 FILES, ROWS = 5, 7
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["folder-sqlite", "folder-postgres", "s3-postgres"])
 def folder(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: None
 ) -> Iterator[Folder]:
     """Files over a line, two of them a slice."""
     monkeypatch.setattr("retl.connectors.files.changes.GROUP_FILES", 2)
     with ExitStack() as stack:
-        found = Folder(tmp_path, make_end(request.param, "app", request, tmp_path, stack))
-        found.store = Remote(found.root)
+        place, _, system = request.param.partition("-")
+        found = folder_in(place, request, tmp_path, make_end(system, "app", request, tmp_path, stack))
+        if place == "folder":
+            found.store = Remote(found.root)
         found.words["vanished"] = "delete"
         yield found
 
@@ -64,7 +66,7 @@ def write(folder: Folder, generation: int) -> None:
     """Each file with rows of one generation, and as many as that says; one comes and another goes."""
     for number in range(FILES):
         folder.write(f"{number:02}.csv", "id", *[str(generation)] * (ROWS + generation % 3))
-    (folder.root / f"x{generation % 2}.csv").unlink(missing_ok=True)
+    folder.remove(f"x{generation % 2}.csv")
     folder.write(f"x{(generation + 1) % 2}.csv", "id", str(generation))
 
 

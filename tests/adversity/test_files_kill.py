@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from retl.connectors.base import Connector
 from tests import tiers
-from tests.integration.files.folder import Folder
+from tests.integration.files.folder import Folder, folder_in
 from tests.routes.fixtures import make_end
 
 ROOT = Path(__file__).parents[2]
@@ -25,13 +26,14 @@ import os, signal, sys, time
 import anyio, pyarrow.csv, retl
 import retl.connectors.files.changes as changes
 import retl.connectors.files.source
-from retl.connectors import LocalFiles, {connector}
+import retl.connectors.files.stores.objects.store
+from retl.connectors import LocalFiles, S3Files, {connector}
 
 changes.GROUP_FILES = 4
 
 def pipeline():
     return retl.Pipeline(
-        "files", source=LocalFiles(path={root!r}), target={target}, lease_ttl=1,
+        "files", source={source}, target={target}, lease_ttl=1,
         tables=[retl.Table("*.csv", to="sales", pre_action=retl.PreAction.TRUNCATE)],
     )
 
@@ -76,12 +78,8 @@ class Scans:
 
 
 @contextmanager
-def scans(folder: Folder) -> Iterator[Scans]:
-    connector = folder.target.connector()
-    words = {name: getattr(connector, name) for name in connector.__struct_fields__}
-    given = {name: value for name, value in words.items() if isinstance(value, str | int | float | bool)}
-    name = type(connector).__name__
-    script = _SERVER.format(connector=name, root=str(folder.root), target=f"{name}(**{given!r})")
+def scans(source: Connector, target: Connector) -> Iterator[Scans]:
+    script = _SERVER.format(connector=type(target).__name__, source=_written(source), target=_written(target))
     with subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -92,16 +90,23 @@ def scans(folder: Folder) -> Iterator[Scans]:
             process.kill()
 
 
+def _written(connector: Connector) -> str:
+    """A connector as a program writes it."""
+    words = {name: getattr(connector, name) for name in connector.__struct_fields__}
+    given = {name: value for name, value in words.items() if isinstance(value, str | int | float | bool)}
+    return f"{type(connector).__name__}(**{given!r})"
+
+
 @pytest.mark.processes
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("system", ["sqlite", "postgres"])
+@pytest.mark.parametrize(("place", "system"), [("folder", "sqlite"), ("folder", "postgres"), ("s3", "postgres")])
 def test_a_killed_scan_leaves_whole_files_and_a_true_manifest(
-    system: str, request: pytest.FixtureRequest, tmp_path: Path
+    place: str, system: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
-        folder = Folder(tmp_path, make_end(system, "app", request, tmp_path, stack))
-        running = stack.enter_context(scans(folder))
-        wanted, chance = 200 if tiers.every_step() else tiers.number(4), random.Random(f"files-{system}")
+        folder = folder_in(place, request, tmp_path, make_end(system, "app", request, tmp_path, stack))
+        running = stack.enter_context(scans(folder.source(), folder.target.connector()))
+        wanted, chance = 200 if tiers.every_step() else tiers.number(4), random.Random(f"{place}-{system}")
         killed = halfway = generation = 0
         while killed < wanted:
             write(folder, generation)
@@ -109,7 +114,7 @@ def test_a_killed_scan_leaves_whole_files_and_a_true_manifest(
             killed += running.run(kill_after=chance.uniform(0.0, running.length) if generation % 6 else None)
             halfway += check(folder)
             generation += 1
-        print(f"files to {system}: {killed} kills in {generation} scans, {halfway} of them between two commits")
+        print(f"{place} to {system}: {killed} kills in {generation} scans, {halfway} of them between two commits")
         write(folder, 1_000_000)
         assert not running.run()
         check(folder)

@@ -12,6 +12,7 @@ from tests import tiers
 from tests.adversity.patches import patch_backoff
 from tests.routes.ends import DuckDBEnd, PostgresEnd, RedshiftEnd, SearchEnd, ServerEnd, SQLiteEnd
 from tests.routes.route import End, Route
+from tests.routes.trees import BucketEnd, FolderEnd
 
 SQL = ("duckdb", "sqlite", "mysql", "postgres")
 ENDS: dict[str, type[End]] = {
@@ -21,6 +22,8 @@ ENDS: dict[str, type[End]] = {
     **dict.fromkeys(("postgres", "postgres15"), PostgresEnd),
     "redshift": RedshiftEnd,
     **dict.fromkeys(("elasticsearch", "opensearch"), SearchEnd),
+    "folder": FolderEnd,
+    "s3": BucketEnd,
 }
 EVERY_DAY = (
     ("duckdb", "sqlite"),
@@ -34,12 +37,14 @@ EVERY_DAY = (
     ("redshift", "mysql"),
     ("elasticsearch", "elasticsearch"),
     ("opensearch", "opensearch"),
+    ("folder", "postgres"),
+    ("s3", "postgres"),
 )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "route" in metafunc.fixturenames:
-        more = [(one, other) for one in SQL for other in SQL] if tiers.every_step() else []
+        more = [(one, other) for one in (*SQL, "folder") for other in SQL] if tiers.every_step() else []
         pairs = dict.fromkeys([*EVERY_DAY, *more])
         metafunc.parametrize("route", pairs, ids=["-".join(pair) for pair in pairs], indirect=True)
 
@@ -61,8 +66,9 @@ def _is_possible(item: pytest.Item) -> bool:
 
 
 @pytest.fixture
-def route(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Route]:
+def route(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Route]:
     source, target = request.param
+    monkeypatch.setattr("retl.connectors.files.changes.GROUP_FILES", 2)  # a few files are several slices
     with ExitStack() as stack:
         yield Route(
             make_end(source, "shop", request, tmp_path, stack), make_end(target, "app", request, tmp_path, stack)
@@ -82,6 +88,10 @@ def make_end(system: str, role: str, request: pytest.FixtureRequest, folder: Pat
         return DuckDBEnd(folder / f"{role}.duckdb")
     if system == "sqlite":
         return SQLiteEnd(folder / f"{role}.db")
+    if system == "folder":
+        return FolderEnd(folder / role)
+    if system == "s3":
+        return BucketEnd(request.getfixturevalue("fake_s3"))
     server = request.getfixturevalue(f"{system}_server")
     if system in ("mysql", "mariadb"):
         return ServerEnd(server, stack.enter_context(server.fresh_database()))

@@ -38,6 +38,10 @@ class End(ABC):
     # What a test may need of its source or its target, as its mark ``needs`` says.
     live: ClassVar[bool] = True
     """Whether it can be changed while a scan reads it."""
+    cursors: ClassVar[bool] = True
+    """Whether a table has a cursor: what files have changed is known by the files."""
+    counts: ClassVar[bool] = True
+    """Whether its rows are counted before they are read."""
     columns: ClassVar[bool] = True
     """Whether a row has columns that its table declares: a document has not."""
     failing_rows: ClassVar[bool] = True
@@ -116,6 +120,14 @@ class End(ABC):
         """The name of a table for a pipeline."""
         return table
 
+    def listed(self, table: str) -> str:
+        """What is shown of a table where all that can be read is listed."""
+        return self.called(table)
+
+    def words(self, words: dict[str, Any]) -> dict[str, Any]:
+        """The words of a ``retl.Table`` that mean the same for what is read here."""
+        return words
+
 
 class Route:
     """From one system to another."""
@@ -131,6 +143,7 @@ class Route:
         self.source.insert("events", *((n, "old", at(n // every)) for n in range(rows)))
 
     def table(self, name: str = "events", *, to: str = "", **words: Any) -> retl.Table:
+        words = self.source.words(words)
         if action := words.get("pre_action"):
             words["pre_action"] = retl.PreAction(action)
         return retl.Table(self.source.called(name), to=self.target.called(to or name), **words)
@@ -144,6 +157,15 @@ class Route:
             tables=list(tables or [self.table(cursor="ts")]),
             **words,
         )
+
+    def empties_readers(self, pre_action: str) -> bool:
+        """Whether a reader with an old snapshot sees an empty table: not where the rows of each file are replaced."""
+        by_file = pre_action == "truncate" and not self.source.cursors
+        return pre_action in self.target.empties_readers and not by_file
+
+    def is_at(self, watermark: str | None, moment_: dt.datetime) -> bool:
+        """Whether a watermark is that of a moment, where there are any."""
+        return watermark is None if not self.source.cursors else moment(watermark) == moment_
 
     def equal(self, table: str = "events") -> bool:
         """Whether the target holds the rows of the source, and no others."""

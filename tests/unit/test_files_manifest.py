@@ -125,7 +125,7 @@ async def test_an_unchanged_tree_of_100_000_costs_the_listing_and_a_few_statemen
             asked += 1
             return await read(*arguments)
 
-        store._bodies = counted  # type: ignore[method-assign]
+        store._bodies = counted  # type: ignore[method-assign, assignment]
         endless.listings = 0
         async with files.open_scan(table, checkpoint, Manifest(store, "p", "t")) as scan:
             assert [slice_ async for slice_ in scan.slices()] == []

@@ -151,6 +151,8 @@ class Changes:
         replaces = self._table.replaces
         if replaces and not (self._fresh or self._unfinished or await self._any_change()):
             return
+        if replaces and self._unfinished and self._columns.names:
+            yield Group(())  # where there is no file, that is what the table has to be replaced by
         small = _Small(self._most_files)
         async with aclosing(self._compare(self.counts, everything=replaces)) as pages:
             async for page in pages:

@@ -14,9 +14,9 @@ def check_vanished(
     what, gone, there = ("rows", vanished_rows, known_rows) if known_rows else (things, vanished, known)
     if gone < there if allowed is None else gone <= round(there * allowed):
         return
-    limit = "not all of them at once" if allowed is None else f'max_shrink = "{allowed:.4g}" allows'
+    limit = "" if allowed is None else f', more than max_shrink = "{allowed:.0%}" allows'
     raise GuardStopped(
-        f"{vanished:,} {things} are gone, with {gone:,} of the {there:,} {what} in the table {table.to!r}: "
-        f"{limit}, so their rows were left there.",
+        f"{vanished:,} {things} are gone, with {gone:,} of the {there:,} {what} in the table {table.to!r}{limit}; "
+        "their rows were left there.",
         remedy=f'look at the place of the {things}; if they are gone for good, allow it with max_shrink = "100%".',
     )

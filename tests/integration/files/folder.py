@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 import retl
 from retl.connectors import LocalFiles
 from retl.connectors.files.source import FileSource
 from retl.model.report import ScanReport
+from tests.fake_s3 import FakeS3, Object
+from tests.integration.files.buckets import s3_files
 from tests.routes.route import End, Row
 
 
@@ -37,10 +40,18 @@ class Folder:
         os.utime(path, (self._clock, self._clock))
         return path
 
+    def remove(self, name: str) -> None:
+        """Delete a file, if it is there."""
+        (self.root / name).unlink(missing_ok=True)
+
+    def source(self) -> Any:
+        """What a pipeline reads from."""
+        return LocalFiles(path=str(self.root)) if self.store is None else FileSource(self.store)
+
     def pipeline(self, **options: Any) -> retl.Pipeline:
         return retl.Pipeline(
             "files",
-            source=LocalFiles(path=str(self.root)) if self.store is None else FileSource(self.store),
+            source=self.source(),
             target=self.target.connector(),
             tables=[retl.Table(self.pattern, to=self.target.called("sales"), **self.words)],
             **options,
@@ -66,3 +77,29 @@ class Folder:
         found = self.target.rows("retl_manifest", "name", "body")
         found = [(name.decode() if isinstance(name, bytes) else name, body) for name, body in found]
         return sorted((name, msgspec.json.decode(body).get("rows", 0)) for name, body in found)
+
+
+class InBucket(Folder):
+    """The same with objects of a bucket in place of the files."""
+
+    def __init__(self, folder: Path, target: End, server: FakeS3) -> None:
+        super().__init__(folder, target)
+        self._server = server
+        self._objects = server.buckets.setdefault("lake", {})
+
+    def write(self, name: str, *lines: str, encoding: str = "utf-8") -> Path:
+        self._objects[name] = Object("".join(f"{line}\n" for line in lines).encode(encoding))
+        return self.root / name
+
+    def remove(self, name: str) -> None:
+        self._objects.pop(name, None)
+
+    def source(self) -> Any:
+        return s3_files(self._server, "s3://lake/")
+
+
+def folder_in(place: str, request: pytest.FixtureRequest, folder: Path, target: End) -> Folder:
+    """A folder of this machine, or a bucket: ``folder`` or ``s3``."""
+    if place == "folder":
+        return Folder(folder, target)
+    return InBucket(folder, target, request.getfixturevalue("fake_s3"))
