@@ -84,18 +84,18 @@ class InBucket(Folder):
 
     def __init__(self, folder: Path, target: End, server: FakeS3) -> None:
         super().__init__(folder, target)
-        self._server = server
-        self._objects = server.buckets.setdefault("lake", {})
+        self.server = server
+        self.objects = server.buckets.setdefault("lake", {})
 
     def write(self, name: str, *lines: str, encoding: str = "utf-8") -> Path:
-        self._objects[name] = Object("".join(f"{line}\n" for line in lines).encode(encoding))
+        self.objects[name] = Object("".join(f"{line}\n" for line in lines).encode(encoding))
         return self.root / name
 
     def remove(self, name: str) -> None:
-        self._objects.pop(name, None)
+        self.objects.pop(name, None)
 
     def source(self) -> Any:
-        return s3_files(self._server, "s3://lake/")
+        return s3_files(self.server, "s3://lake/")
 
 
 def folder_in(place: str, request: pytest.FixtureRequest, folder: Path, target: End) -> Folder:

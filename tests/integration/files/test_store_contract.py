@@ -95,8 +95,8 @@ class TestS3InMemory(RemoteStoreContract):
         "./c",
         "\x01\x1f \t",
         "\r\n",
-        "x" * 1_000,
-        "é" * 500,
+        "x" * 1_021,
+        "é" * 510 + "x",
     ]
     fake: FakeS3
 

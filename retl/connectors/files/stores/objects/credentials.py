@@ -7,7 +7,7 @@ loop of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -59,7 +59,7 @@ class Credentials:
     async def _fetched(self) -> Keys:
         if self._found is None:
             self._found = await self._find()
-        frozen = await _in_thread(self._found.get_frozen_credentials())
+        frozen = await _in_thread(self._found.get_frozen_credentials)
         for secret in filter(None, (frozen.secret_key, frozen.token)):
             hide(secret)
         return Keys(frozen.access_key, frozen.secret_key, frozen.token)
@@ -68,7 +68,7 @@ class Credentials:
         role = self._login.role
         if role is not None and role.web_identity_token_file is not None:
             return _of_role(self._session, role, self._region)
-        found = await _in_thread(self._session.get_credentials())
+        found = await _in_thread(self._session.get_credentials)
         if found is None:
             raise NoCredentialsError
         return found if role is None else _of_role(self._session, role, self._region, found)
@@ -107,8 +107,8 @@ async def base_url(session: AioSession, location: Location, region: str | None) 
 async def _endpoint(session: AioSession, region: str | None) -> str:
     """Where the driver, its environment and its files say that a region is."""
     creator = session.create_client("s3", region_name=region, aws_access_key_id="none", aws_secret_access_key="none")
-    client = await _in_thread(creator.__aenter__())
-    await _in_thread(creator.__aexit__(None, None, None))
+    client = await _in_thread(creator.__aenter__)
+    await _in_thread(partial(creator.__aexit__, None, None, None))
     return str(client.meta.endpoint_url).rstrip("/")
 
 
@@ -132,5 +132,6 @@ def _of_role(session: AioSession, role: Role, region: str, source: Any = None) -
     return AioDeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
 
 
-async def _in_thread(work: Coroutine[Any, Any, T]) -> T:
-    return await anyio.to_thread.run_sync(asyncio.run, work)
+async def _in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    # The coroutine is made in the thread, too: who is cancelled before it begins leaves none that nobody awaits.
+    return await anyio.to_thread.run_sync(lambda: asyncio.run(work()))
