@@ -13,18 +13,51 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from retl.connectors.rows.text import to_text
+from retl.model.schema import is_text
 
 NULL = "NULL"
-_OPTIONS = csv.WriteOptions(include_header=False, null_string=NULL, quoting_style="needed", batch_size=4096)
+_LARGE = pa.large_string()
 _HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
 
 
 def csv_bytes(columns: Sequence[pa.Array]) -> pa.Buffer:
     """The rows of some columns, each of which is in the form of ``to_csv_form``."""
+    if _OPTIONS is None:
+        return joined_bytes(columns)
     batch = pa.RecordBatch.from_arrays(list(columns), [str(number) for number in range(len(columns))])
     sink = pa.BufferOutputStream()
     csv.write_csv(batch, sink, _OPTIONS)
     return sink.getvalue()
+
+
+def joined_bytes(columns: Sequence[pa.Array]) -> pa.Buffer:
+    """The same, slower, by a pyarrow whose writer of CSV cannot tell a NULL from a text."""
+    values = [_value(column) for column in columns]
+    lines = pc.binary_join_element_wise(*values, pa.scalar(",", _LARGE), null_handling="replace", null_replacement=NULL)
+    ended = pc.binary_join_element_wise(lines, pa.scalar("\n", _LARGE), pa.scalar("", _LARGE))
+    _, offsets, data = ended.buffers()
+    places = np.frombuffer(offsets, np.int64)[ended.offset : ended.offset + len(ended) + 1]
+    return data.slice(places[0], places[-1] - places[0]) if len(ended) else pa.py_buffer(b"")
+
+
+def _value(column: pa.Array) -> pa.Array:
+    """What stands between the commas for each value; a NULL stays one."""
+    text = column.cast(_LARGE)
+    if not is_text(column.type):
+        return text
+    quote = pa.scalar('"', _LARGE)
+    return pc.binary_join_element_wise(quote, pc.replace_substring(text, '"', '""'), quote, pa.scalar("", _LARGE))
+
+
+def _options() -> csv.WriteOptions | None:
+    """How pyarrow writes what the loaders read, from version 26 on."""
+    try:
+        return csv.WriteOptions(include_header=False, null_string=NULL, quoting_style="needed", batch_size=4096)
+    except TypeError:
+        return None
+
+
+_OPTIONS = _options()
 
 
 def to_csv_form(column: pa.Array) -> pa.Array:
