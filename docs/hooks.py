@@ -29,6 +29,7 @@ from retl.model import errors, events
 from retl.model.documents import Chunks
 from retl.model.secret import Secret
 from retl.model.table import Table, TableOptions
+from retl.observe.metrics import METRICS
 
 _PLACE = re.compile(r"^<!-- (\w[\w-]*)(?:: (\S+))? -->$", re.MULTILINE)
 
@@ -254,6 +255,21 @@ def event_list() -> str:
     return _table(("event", "fields", "meaning"), rows)
 
 
+def metrics() -> str:
+    """Every metric, as each system names it."""
+    rows = [
+        (
+            f"`{metric.name}`",
+            f"`{metric.otel}`",
+            metric.kind,
+            ", ".join(f"`{one}`" for one in metric.labels),
+            metric.meaning,
+        )
+        for metric in METRICS
+    ]
+    return _table(("Prometheus", "OpenTelemetry", "kind", "labels", "meaning"), rows)
+
+
 # Markdown -------------------------------------------------------------------
 
 
@@ -278,6 +294,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "events": event_list,
     "exit-codes": exit_codes,
     "format-options": format_options,
+    "metrics": metrics,
     "options": options,
     "words": words,
 }

@@ -23,13 +23,15 @@ _ANSWER_SECONDS = 5.0
 def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
     """The pipeline from memory."""
     health = runner.health
-    failing = [one for one in (health.runs, *health.tables.values()) if one.failures]
+    known = dict(health.tables)  # another thread may ask
+    failing = [one for one in (health.runs, *known.values()) if one.failures]
     worst = max(failing, key=lambda one: one.failures, default=None)
-    successes = [one.last_success for one in health.tables.values()]
+    successes = [one.last_success for one in known.values()]
     return Snapshot(
         pipeline=config.name,
         state=runner.state,
         healthy=worst is None,
+        owner=runner.lease.fence is not None,
         waits_for=runner.waits_for(),
         reachable=runner.lease.reachable,
         last_success=min((when for when in successes if when), default=None) if None not in successes else None,
@@ -37,7 +39,7 @@ def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
         since=min((one.since for one in failing if one.since), default=None),
         error=worst.error if worst else None,
         next_run=runner.next_run,
-        tables=tuple(_table_snapshot(name, one, runner) for name, one in health.tables.items()),
+        tables=tuple(_table_snapshot(name, one, runner) for name, one in known.items()),
     )
 
 

@@ -63,6 +63,8 @@ class Snapshot(Plain, frozen=True, kw_only=True):
     state: PipelineState
     healthy: bool
     """Nothing fails: no table, no run. A standby is healthy."""
+    owner: bool = False
+    """Whether this process owns the pipeline, and may write."""
     waits_for: str | None = None
     """What it waits for, for people; ``None`` while it scans."""
     reachable: bool | None = None

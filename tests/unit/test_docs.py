@@ -30,6 +30,7 @@ from retl.config.words import JobFile, PipelineWords, StateWords
 from retl.model import events
 from retl.model.table import Table
 from retl.model.window import Position, Scope, Slice
+from retl.observe.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -128,6 +129,13 @@ def test_every_public_name_is_documented() -> None:
 def test_every_event_is_documented() -> None:
     for kind in events.Event.__subclasses__():
         assert f"`{kind.__name__}`" in everything()
+
+
+def test_every_metric_is_documented_and_every_name_of_one_is_one() -> None:
+    page = hooks().expand((DOCS / "observe.md").read_text(encoding="utf-8"))
+    names = {metric.name for metric in METRICS}
+    assert set(re.findall(r"\bretl_\w*[a-z]\b", page)) == names
+    assert {metric.otel for metric in METRICS} <= set(re.findall(r"\bretl\.[\w.]+", page))
 
 
 def test_every_error_has_its_advice() -> None:
@@ -255,6 +263,7 @@ def test_every_block_of_the_tutorial_is_a_file_a_command_or_an_output() -> None:
     [
         "tutorial.md",
         "job-files.md",
+        "observe.md",
         "pipelines/your-own.md",
         "pipelines/files.md",
         "pipelines/documents.md",
