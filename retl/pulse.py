@@ -53,19 +53,22 @@ def pulse() -> Iterator[Pulse]:
         _current.reset(token)
 
 
+def current() -> Pulse | None:
+    """The pulse of the scan under way, if one is taken."""
+    return _current.get()
+
+
 def beat(after: float = 0.0) -> None:
     """Say that the scan under way moves, or will after a wait on purpose of so many seconds."""
-    current = _current.get()
-    if current is not None:
-        current.beat(after)
+    if (pulse := current()) is not None:
+        pulse.beat(after)
 
 
 @contextmanager
 def unhurried() -> Iterator[None]:
     """A block in which the scan under way may wait for as long as it takes: for its turn, for an index that is built."""
-    current = _current.get()
-    if current is None:
+    if (pulse := current()) is None:
         yield
         return
-    with current.unhurried():
+    with pulse.unhurried():
         yield

@@ -84,6 +84,11 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         default="auto",
         help="auto: progress bars on a terminal, else one plain line for each scan; json: a JSON line for each event",
     )
+    command.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        help="answer probes (/live, /ready) and show metrics (/metrics) over HTTP there, such as 127.0.0.1:8080",
+    )
     command.set_defaults(run=run.run)
 
 

@@ -14,6 +14,7 @@ from anyio.abc import TaskStatus
 
 from retl.cli.exit_codes import FAILED, INTERRUPTED, USAGE, exit_code, worst
 from retl.cli.fan_out import having, selected
+from retl.cli.listen import Address, listening, parse_address
 from retl.cli.output import Output, make_output
 from retl.model import events
 from retl.model.duration import parse_duration
@@ -27,8 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--table is for a single run.", remedy="add --once, or give the table a pipeline of its own.")
     pipelines = having(selected(arguments), arguments.table)
     grace = parse_duration(arguments.grace, what="--grace").total_seconds()
+    address = parse_address(arguments.listen) if arguments.listen else None
     with _bugs_on_stderr(), make_output(arguments.log_format) as output:
-        return anyio.run(_Runner(pipelines, output, once=arguments.once, tables=arguments.table, grace=grace).run)
+        runner = _Runner(pipelines, output, once=arguments.once, tables=arguments.table, grace=grace)
+        return anyio.run(runner.run, address)
 
 
 @contextmanager
@@ -63,7 +66,11 @@ class _Runner:
         self._signals = 0
         self._codes: set[int] = set()
 
-    async def run(self) -> int:
+    async def run(self, address: Address | None) -> int:
+        async with listening(address, self._pipelines, self._output.info):
+            return await self._run()
+
+    async def _run(self) -> int:
         async with anyio.create_task_group() as outer:
             await outer.start(self._heed_signals)
             async with anyio.create_task_group() as inner:

@@ -6,8 +6,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -23,6 +23,8 @@ from retl.state.base import LeaseRow, StateStore, lease_lost
 from retl.threads import shielded
 
 _GIVE_UP_SECONDS = 2.0
+_ANSWER_SECONDS = 5.0
+"""A store that has not answered for so long counts as unreachable."""
 
 
 def parse_lease_ttl(value: Duration) -> float:
@@ -112,8 +114,33 @@ class Lease:
         self.fence: Fence | None = None
         self.holder: str | None = None
         """Another owner that holds it, if there is one."""
-        self.reachable: bool | None = None
-        """Whether the store has answered the last time; ``None`` before the first."""
+        self._answered: bool | None = None
+        self._asked: float | None = None
+        self._beat_began: float | None = None
+
+    @property
+    def reachable(self) -> bool | None:
+        """Whether the store has answered the last time, within seconds; ``None`` before the first."""
+        late = self._asked is not None and self._clock() - self._asked >= _ANSWER_SECONDS
+        return False if late else self._answered
+
+    @property
+    def silence(self) -> float:
+        """For how long the heart has begun no beat; 0 where it need not."""
+        return 0.0 if self._beat_began is None else self._clock() - self._beat_began
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """A question to the store."""
+        self._asked = self._clock()
+        try:
+            yield
+            self._answered = True
+        except Exception:
+            self._answered = False
+            raise
+        finally:
+            self._asked = None
 
     async def try_take(self) -> Fence | None:
         """Take the lease if it is free, or if its owner is dead or has been silent for its ``ttl``.
@@ -121,9 +148,8 @@ class Lease:
         Raises ``ConfigError`` if the owner is another pipeline of this process.
         """
         owner = await self._me()
-        self.reachable = False
-        row = await self._store.read_lease(self._pipeline)
-        self.reachable = True
+        with self._asking():
+            row = await self._store.read_lease(self._pipeline)
         if row.owner is not None and row.owner != owner and not await self._is_free(row.owner, row):
             self.holder = row.owner
             if _process(row.owner) == _process(owner):
@@ -178,18 +204,21 @@ class Lease:
 
     async def keep(self, lost: Callable[[LeaseLost], None]) -> None:
         """Show signs of life until cancelled; calls ``lost`` and returns when another owner has the lease."""
-        while (fence := self.fence) is not None:
-            await anyio.sleep(self._ttl / 3)
-            try:
-                alive = await self._store.beat(fence)
-            except Exception:
-                self.reachable = False
-                continue  # any error may pass: the fence, not the heartbeat, keeps data safe
-            self.reachable = True
-            if not alive:
-                self.fence = None
-                lost(lease_lost(fence))
-                return
+        try:
+            while (fence := self.fence) is not None:
+                self._beat_began = self._clock()
+                await anyio.sleep(self._ttl / 3)
+                try:
+                    with self._asking():
+                        alive = await self._store.beat(fence)
+                except Exception:
+                    continue  # any error may pass: the fence, not the heartbeat, keeps data safe
+                if not alive:
+                    self.fence = None
+                    lost(lease_lost(fence))
+                    return
+        finally:
+            self._beat_began = None
 
     async def give_up(self) -> None:
         """End the ownership, if any. Never fails or waits for long: the lease runs out by itself."""

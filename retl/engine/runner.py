@@ -17,6 +17,7 @@ from retl.engine.context import StopSignal, now
 from retl.engine.health import Health
 from retl.engine.lease import Lease
 from retl.engine.log import error_text, log_unexpected
+from retl.engine.motion import Motion
 from retl.engine.ownership import Ownership
 from retl.engine.run import Run
 from retl.engine.scan import Scan
@@ -58,6 +59,7 @@ class Runner:
         self._limits: list[asyncio.TimerHandle] = []
         self.grace = Grace()
         self.health = Health(config.name, bus)
+        self.motion = Motion(self.lease, bus, ttl=config.lease_ttl, stall_timeout=config.stall_timeout)
         self._timer: Timer | None = None
         self._ownership: Ownership | None = None
         self.state: PipelineState = "stopped"

@@ -43,6 +43,7 @@ from retl.model.plan import SourcePlan, WriteSpec
 from retl.model.report import Progress, ScanReport
 from retl.model.table import TableSpec
 from retl.model.window import Slice
+from retl.pulse import Pulse, current
 from retl.state.base import Manifest, StateStore
 
 _MOST_ROUNDS = 5
@@ -89,10 +90,13 @@ class Scan:
         self._channel: Channel[Item] = Channel(max_bytes=limits.channel_bytes, max_items=limits.channel_batches)
         self._started_at = now()
         self._seconds: float | None = None
+        self.pulse: Pulse | None = None
+        """Whether it moves, while it runs and somebody watches that."""
 
     async def run(self) -> None:
         """Scan the table. Raises a ``RetlError`` that names pipeline, table and remedy."""
         context = self._context
+        self.pulse = current()
         context.emit_scan(events.ScanStarted)
         try:
             await self._run(context)

@@ -32,6 +32,7 @@ def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
         state=runner.state,
         healthy=worst is None,
         owner=runner.lease.fence is not None,
+        stuck=runner.motion.stuck(runner.state, [*runner.scans.values()]),
         waits_for=runner.waits_for(),
         reachable=runner.lease.reachable,
         last_success=min((when for when in successes if when), default=None) if None not in successes else None,

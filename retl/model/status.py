@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from retl.model.plain import Plain
 from retl.model.report import Progress, ScanReport
 
@@ -65,6 +67,8 @@ class Snapshot(Plain, frozen=True, kw_only=True):
     """Nothing fails: no table, no run. A standby is healthy."""
     owner: bool = False
     """Whether this process owns the pipeline, and may write."""
+    stuck: str | None = None
+    """What has stopped so that only a new process helps, for people; ``None`` where all moves. For a liveness probe."""
     waits_for: str | None = None
     """What it waits for, for people; ``None`` while it scans."""
     reachable: bool | None = None
@@ -78,3 +82,14 @@ class Snapshot(Plain, frozen=True, kw_only=True):
     error: str | None = None
     next_run: datetime | None = None
     tables: tuple[TableSnapshot, ...] = ()
+
+
+class Probe(Plain, frozen=True, kw_only=True):
+    """The answer to a probe. True where all is well."""
+
+    ok: bool
+    reasons: dict[str, str] = msgspec.field(default_factory=dict)
+    """Why not, in words, by the names of the pipelines. No messages of other systems, so they may be shown."""
+
+    def __bool__(self) -> bool:
+        return self.ok
