@@ -121,9 +121,9 @@ class FakeOlap(Server):
     def log(self) -> str:
         return "\n".join(self._statements)
 
-    def url(self, database: str = "") -> str:
+    def url(self, database: str = "", **parameters: str) -> str:
         """The user's, with the password: ``starrocks://`` or ``doris://``."""
-        return super().url(database).replace("mysql", self.product.lower(), 1)
+        return super().url(database, **parameters).replace("mysql", self.product.lower(), 1)
 
     def connect(self, database: str | None = None, **options: Any) -> pymysql.Connection:
         """A connection of the administrator."""

@@ -82,8 +82,8 @@ class VolumeServer(Server):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def url(self, database: str = "") -> str:
-        return super().url(database).replace("mysql", self.product.lower(), 1)
+    def url(self, database: str = "", **parameters: str) -> str:
+        return super().url(database, **parameters).replace("mysql", self.product.lower(), 1)
 
     def start(self) -> None:
         self._listener.start()

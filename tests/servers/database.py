@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import os
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
 
-import anyio.to_thread
 import pymysql
-import pytest
 
 from tests.servers.cache import made_once
 from tests.servers.process import Process, free_port, give, short_folder
+from tests.servers.sql import USER, Row, SqlServer, named
 
-START_SECONDS = 60.0
-LOCK_WAIT_SECONDS = 30.0
-USER = "retl"
 RIGHTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, TRIGGER, CREATE TEMPORARY TABLES"
 """What the docs ask for on the database of a target."""
 
@@ -42,53 +34,28 @@ COMMON_FLAGS = (
 # What a data folder is made with can't be changed afterwards.
 LASTING_FLAGS = ("--lower-case-table-names",)
 
-Row = tuple[Any, ...]
-
 _SECURE_TRANSPORT_REQUIRED = 3159
 
 
-class Server:
-    """A server and a user on it who may do everything. Its SQL goes through PyMySQL, never through retl.
+class Server(SqlServer):
+    """A MySQL or MariaDB. Its SQL goes through PyMySQL."""
 
-    All methods block but ``run``; a test whose scan has to go on meanwhile calls them in a thread.
-    """
-
-    def __init__(
-        self, product: str, host: str, port: int, user: str, password: str, process: Process | None = None
-    ) -> None:
-        self.product = product
-        self.host = host
-        self.port = port
-        self.user = user
-        self.password = password
-        self.version = ""
-        self._process = process
+    scheme = "mysql"
+    driver_error = pymysql.Error
+    lock_waits = "SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+    version = ""
 
     def __repr__(self) -> str:
         return f"<{self.product} {self.version} on {self.host}:{self.port}>"
-
-    def at(self, host: str, port: int) -> Server:
-        """The same server, reached by another way: through a proxy."""
-        other = copy.copy(self)
-        other.host, other.port = host, port
-        return other
-
-    def url(self, database: str = "") -> str:
-        """With the password."""
-        user, password = quote(self.user, safe=""), quote(self.password, safe="")
-        return f"mysql://{user}:{password}@{self.host}:{self.port}/{database}"
 
     def as_documented(self, database: str, rights: str = RIGHTS) -> Server:
         """The same server as a user who may do in one database what the docs ask for, and nothing elsewhere."""
         user, password = f"least_{database[-24:]}", "least"
         self.query(f"CREATE USER IF NOT EXISTS `{user}`@'%' IDENTIFIED BY '{password}'")
         self.query(f"GRANT {rights} ON `{database}`.* TO `{user}`@'%'")
-        other = copy.copy(self)
-        other.user, other.password = user, password
-        return other
+        return self.as_user(user, password)
 
     def connect(self, database: str | None = None, **options: Any) -> pymysql.Connection:
-        """A connection of the test's own, in autocommit unless told otherwise; the test closes it."""
         limits = {"connect_timeout": 10, "read_timeout": 120, "write_timeout": 120}
         words = {"autocommit": True, "charset": "utf8mb4", **limits, **options}
         where = {"host": self.host, "port": self.port, "user": self.user, "password": self.password}
@@ -101,22 +68,9 @@ class Server:
         return pymysql.connect(database=database, **where, **words)
 
     def query(self, sql: str, *args: Any, database: str | None = None) -> list[Row]:
-        """One statement in a connection of its own; its rows."""
         with closing(self.connect(database)) as connection, connection.cursor() as cursor:
             cursor.execute(sql, args or None)
             return list(cursor.fetchall())
-
-    async def run(self, sql: str, *args: Any, database: str | None = None) -> list[Row]:
-        """``query`` in a thread: scans go on meanwhile."""
-        return await anyio.to_thread.run_sync(lambda: self.query(sql, *args, database=database))
-
-    def wait_for_a_lock_wait(self) -> None:
-        """Return when a transaction waits for the lock of another one."""
-        deadline = time.monotonic() + LOCK_WAIT_SECONDS
-        while not self.query("SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"):
-            assert time.monotonic() < deadline, "nobody waits for a lock"
-            # A server that is asked every tenth of a second tells again and again what it has told.
-            time.sleep(0.15)
 
     @contextmanager
     def fresh_database(self) -> Iterator[str]:
@@ -133,59 +87,18 @@ class Server:
             self.query(f"DROP DATABASE IF EXISTS `{name}`")
             self.query(f"DROP USER IF EXISTS `least_{name[-24:]}`@'%'")
 
-    def start(self) -> None:
-        """Start the server and wait until it lets its user in."""
-        process = self._own()
-        process.start()
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.look()
-            except pymysql.Error as error:
-                if not process.running or time.monotonic() > deadline:
-                    process.kill()
-                    raise RuntimeError(f"{self.product} does not start: {error}\n{process.log()}") from error
-                time.sleep(0.02)
-            else:
-                return
-
     def look(self) -> None:
-        """Ask for the version: the server is up."""
         with closing(self.connect(read_timeout=10)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT VERSION()")
             ((self.version,),) = cursor.fetchall()
 
-    def stop(self) -> None:
-        """End the server in order."""
-        self._own().stop()
-
-    def kill(self) -> None:
-        """End the server without a warning. What it has committed is kept."""
-        self._own().kill()
-
-    def restart(self) -> None:
-        """Start the server again, on its port and with its data, whether it runs or not."""
-        self.stop()
-        self.start()
-
-    def log(self) -> str:
-        return self._own().log()
-
-    def _own(self) -> Process:
-        if self._process is None:
-            pytest.skip(f"the tests may not stop the {self.product} that a variable names")
-        return self._process
-
 
 def given(product: str, variable: str) -> Server | None:
     """The server that an environment variable names instead of one of our own."""
-    url = os.environ.get(variable)
-    if not url:
+    where = named(variable, Server.scheme, 3306)
+    if where is None:
         return None
-    parts = urlsplit(url)
-    if parts.scheme != "mysql" or not parts.hostname or not parts.username:
-        raise ValueError(f"{variable} is not of the form mysql://user:password@host:port")
-    server = Server(product, parts.hostname, parts.port or 3306, unquote(parts.username), unquote(parts.password or ""))
+    server = Server(product, *where)
     server.look()
     return server
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import psycopg
 
 from tests.servers import debian
-from tests.servers.postgres import START_SECONDS, PostgresServer
+from tests.servers.postgres import PostgresServer
 from tests.servers.process import Process, free_port, give, short_folder
+from tests.servers.sql import START_SECONDS
 
 
 def unpack() -> Path:

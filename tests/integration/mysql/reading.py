@@ -15,7 +15,8 @@ from retl.model.options import TableOptions
 from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec, resolve
 from retl.testing import Scans
-from tests.servers.database import Row, Server
+from tests.servers.database import Server
+from tests.servers.sql import Row
 
 
 def spec(table: retl.Table | str) -> TableSpec:

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from retl.connectors import MySQL
 from tests.integration import scene
-from tests.servers.database import Row, Server
+from tests.servers.database import Server
+from tests.servers.sql import Row
 
 
 class Scene(scene.Scene):

@@ -21,8 +21,9 @@ from retl.testing import collect
 from tests.adversity.patches import patch_backoff
 from tests.integration.mysql.reading import opened, query, read, rows_of, spec
 from tests.integration.mysql.test_source import run
-from tests.servers.database import Row, Server
+from tests.servers.database import Server
 from tests.servers.proxy import Proxy
+from tests.servers.sql import Row
 from tests.support import Database
 
 ROWS = 20_000

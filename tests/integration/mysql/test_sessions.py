@@ -16,7 +16,8 @@ import retl
 from retl.connectors import FunctionTarget, IteratorSource, MySQL
 from tests.integration.mysql.reading import query
 from tests.integration.mysql.targets import Scene
-from tests.servers.database import Row, Server
+from tests.servers.database import Server
+from tests.servers.sql import Row
 
 MODES = ("none", "truncate", "rename_and_create", "swap")
 COLUMNS = "id INT PRIMARY KEY, name VARCHAR(40), price DECIMAL(9,2), at TIMESTAMP(6) NOT NULL, doc TEXT, KEY (name)"

@@ -27,7 +27,8 @@ from retl.model.schema import is_json, native_type
 from retl.testing import Scans, collect
 from tests import tiers
 from tests.integration.mysql.reading import opened, read, rows_of, spec
-from tests.servers.database import Row, Server
+from tests.servers.database import Server
+from tests.servers.sql import Row
 from tests.servers.statements import counted
 
 # A type, the Arrow type it is, and values: as they are written in SQL, and as they must arrive.

@@ -15,7 +15,8 @@ from retl.model.options import TableOptions
 from retl.model.plan import SourcePlan
 from retl.model.table import TableSpec, resolve
 from retl.testing import Scans
-from tests.servers.postgres import PostgresServer, Row, rows
+from tests.servers.postgres import PostgresServer, rows
+from tests.servers.sql import Row
 
 
 def spec(table: retl.Table | str) -> TableSpec:

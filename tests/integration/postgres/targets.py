@@ -11,7 +11,8 @@ import pytest
 
 from retl.connectors import PostgreSQL
 from tests.integration import scene
-from tests.servers.postgres import PostgresServer, Row, rows
+from tests.servers.postgres import PostgresServer, rows
+from tests.servers.sql import Row
 
 
 class Scene(scene.Scene):
