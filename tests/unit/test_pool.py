@@ -13,7 +13,7 @@ from retl.model.errors import ConnectionFailed
 
 class Fake:
     def __init__(self) -> None:
-        self.closed = self.in_transaction = self.lost = False
+        self.closed = self.in_transaction = self.lost = self.has_news = False
         self.proved = 0
         self.gone = anyio.Event()
 
@@ -89,6 +89,20 @@ async def test_one_that_was_lost_or_left_in_a_transaction_is_not_used_again(monk
             await reservation.connection()
             _ = 1 / 0
     assert third.closed
+    await pool.aclose()
+
+
+async def test_one_that_has_heard_something_is_checked_before_its_next_use() -> None:
+    opened = Opened()
+    pool = ConnectionPool(opened)
+    async with pool.control() as first:
+        pass
+    first.has_news = True  # which need not be its end
+    async with pool.control() as again:
+        assert again is first and first.proved == 1
+    first.lost = True
+    async with pool.control() as other:
+        assert other is not first and first.closed
     await pool.aclose()
 
 

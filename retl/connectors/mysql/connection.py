@@ -23,6 +23,7 @@ from retl.connectors.mysql import line
 from retl.connectors.mysql.login import Login
 from retl.connectors.mysql.rows import Kind, RowDecoder
 from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField, sqlstate
+from retl.connectors.net.idle import has_news
 from retl.connectors.sql.statement import RowError
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
 from retl.threads import shielded
@@ -119,6 +120,11 @@ class MySQLConnection:
         if self._wire.hung_up:
             self.abort()
         return bool(self._wire.closed)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something has come that nobody has asked for, such as its end."""
+        return has_news(self._wire.transport)
 
     @property
     def in_transaction(self) -> bool:

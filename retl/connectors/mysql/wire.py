@@ -107,6 +107,12 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
         """Whether the server is known to have ended the connection."""
         return self._reader is not None and bool(self._reader._eof)
 
+    @property
+    def transport(self) -> asyncio.BaseTransport:
+        """That of an open connection."""
+        transport: asyncio.BaseTransport = self._writer.transport
+        return transport
+
     async def open(self) -> None:
         with self._understood():
             await self._connect()

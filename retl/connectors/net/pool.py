@@ -37,6 +37,10 @@ class Pooled(Protocol):
     def in_transaction(self) -> bool:
         """Whether a transaction is open, so that nobody else can use the connection."""
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something has come from the server since the last use: an idle connection hears of its end."""
+
     async def prove(self) -> None:
         """Raise ``ConnectionFailed`` if the server no longer knows the connection."""
 
@@ -215,7 +219,7 @@ class ConnectionPool(Generic[C]):
             try:
                 if not kept.closed and begin is not None:
                     await begin(kept)
-                elif not kept.closed and time.monotonic() - since >= _TRUSTED_SECONDS:
+                elif not kept.closed and (kept.has_news or time.monotonic() - since >= _TRUSTED_SECONDS):
                     await kept.prove()
             except ConnectionFailed:
                 kept.abort()

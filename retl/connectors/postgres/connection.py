@@ -16,6 +16,7 @@ import anyio
 import asyncpg
 import msgspec
 
+from retl.connectors.net.idle import has_news
 from retl.connectors.postgres import line
 from retl.connectors.postgres.login import Login
 from retl.model.errors import ConfigError, RetlError, TargetError
@@ -95,6 +96,11 @@ class PostgresConnection:
     def closed(self) -> bool:
         """Whether it is unusable: closed here, or ended by the server."""
         return bool(self._driver.is_closed())
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something has come that nobody has asked for, such as its end."""
+        return has_news(self._driver._transport)
 
     @property
     def in_transaction(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -51,6 +52,25 @@ async def test_a_scan_that_brings_some_rows_sends_eight_statements_and_logs_in_n
     sent.statements = [sql for sql in sent.statements if sql != "SELECT @retl_session"]  # once, before a tick
     assert (len(sent), sent.logins) == (8, 0), sent.statements
     assert scene.rows("people") == [(1, "a"), (2, "B"), (4, "d")]
+
+
+async def test_a_connection_that_ends_while_nobody_looks_is_replaced(scene: Scene) -> None:
+    """The event loop has no turn between the end of the connections and the next question."""
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20))")
+    source, target = scene.options().source(), scene.options().target()
+    store = target.state_store()
+    assert store is not None
+    questions = (source.list_tables, partial(target.count, "people"), partial(store.load, "p"))
+    for ask in (*questions, *questions):
+        await ask()
+        found = scene.server.query("SELECT id FROM information_schema.processlist WHERE db = %s", scene.database)
+        for (number,) in found:
+            scene.server.query(f"KILL {number}")
+        while scene.server.query("SELECT 1 FROM information_schema.processlist WHERE db = %s", scene.database):
+            pass
+        await ask()
+    await source.aclose()
+    await target.aclose()
 
 
 @pytest.mark.parametrize("kind", [FirstLoadWriter, PipelinedWriter])

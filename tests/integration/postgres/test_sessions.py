@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 import retl
@@ -69,6 +71,18 @@ async def test_a_connection_that_ends_while_nobody_looks_is_replaced(pg: Postgre
             while pg.query(OPEN, filled) != [(0,)]:
                 pass
             assert await ask()
+
+
+async def test_so_is_one_of_a_target(pg: PostgresServer, filled: str) -> None:
+    target = PostgreSQL(pg.as_documented(filled).url(filled)).target()
+    store = target.state_store()
+    for ask in (partial(target.count, "t"), partial(store.load, "p")):
+        await ask()
+        pg.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", filled)
+        while pg.query(OPEN, filled) != [(0,)]:
+            pass
+        await ask()
+    await target.aclose()
 
 
 async def test_a_connection_that_the_server_has_ended_is_replaced(pg: PostgresServer, filled: str) -> None:

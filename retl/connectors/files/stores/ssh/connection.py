@@ -14,6 +14,7 @@ from retl.connectors.files.stores.ssh import errors, host_keys
 from retl.connectors.files.stores.ssh.errors import NotThere
 from retl.connectors.files.stores.ssh.login import Login
 from retl.connectors.files.stores.ssh.quiet import unheard
+from retl.connectors.net.idle import has_news
 
 T = TypeVar("T")
 
@@ -64,6 +65,11 @@ class SSHConnection:
     @property
     def closed(self) -> bool:
         return any(connection.is_closed() for connection in self._connections)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something has come that nobody has asked for, such as its end."""
+        return has_news(self._connections[0])
 
     @property
     def product(self) -> str:
