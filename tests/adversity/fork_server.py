@@ -102,6 +102,7 @@ def serve() -> None:
     import retl.connectors.mysql.target
     import retl.connectors.postgres.source
     import retl.connectors.postgres.target
+    import retl.connectors.redshift.source
     import retl.connectors.sqlite.source
     import retl.connectors.sqlite.target  # noqa: F401
 

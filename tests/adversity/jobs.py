@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 import retl
-from retl.connectors import Elasticsearch, MySQL, PostgreSQL
+from retl.connectors import Elasticsearch, MySQL, PostgreSQL, Redshift
 from retl.connectors.base import Connector
 from retl.connectors.duckdb import DuckDB
 from retl.connectors.sqlite import SQLite
@@ -21,6 +21,7 @@ class Job(msgspec.Struct, kw_only=True):
     table: dict[str, Any]
     state: str | None = None
     """A state file beside the target; inside the target where unset."""
+    source_options: dict[str, Any] = msgspec.field(default_factory=dict)
     target_options: dict[str, Any] = msgspec.field(default_factory=dict)
     lease_ttl: float = 30.0
     interval: str = "manual"
@@ -29,7 +30,7 @@ class Job(msgspec.Struct, kw_only=True):
         """A new object, as after a restart."""
         return retl.Pipeline(
             "p",
-            source=connector(self.source),
+            source=connector(self.source, **self.source_options),
             target=connector(self.target, **self.target_options),
             tables=[retl.Table(**self.table)],
             state=retl.SqliteStore(self.state) if self.state else None,
@@ -44,6 +45,8 @@ def connector(address: str, **options: Any) -> Connector:
         return MySQL(address, **options)
     if address.startswith("postgresql://"):
         return PostgreSQL(address, **options)
+    if address.startswith("redshift://"):
+        return Redshift(address, **options)
     if address.startswith("http://"):
         return Elasticsearch(address, **options)
     return DuckDB(address, threads=1) if address.endswith(".duckdb") else SQLite(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from abc import ABC, abstractmethod
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import duckdb
 import msgspec
@@ -17,9 +18,10 @@ import psycopg
 import pymysql
 
 from retl.model.checkpoint import Checkpoint
-from tests.servers import postgres
-from tests.servers.database import Server
+from tests.fake_redshift import Cluster, written
+from tests.servers import postgres, redshift
 from tests.servers.postgres import PostgresServer
+from tests.servers.sql import SqlServer
 
 PATIENCE = 60.0
 
@@ -46,6 +48,11 @@ class Look(ABC):
     @abstractmethod
     def address(self) -> str:
         """As a ``Job`` takes it."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a connector has to be told besides the address."""
+        return {}
 
     @abstractmethod
     def exists(self) -> bool:
@@ -161,15 +168,16 @@ class DuckDBLook(File):
 
 
 class ServerLook(Look):
-    """A database of a MySQL or MariaDB server, through a connection that is kept until ``close``."""
+    """A database of a server, through a connection that is kept until ``close``."""
 
-    time_type = "DATETIME(6)"
-    ddl_commits = True
+    others: ClassVar[str]
+    """Asks for whoever else has this database open: number, and what he does."""
+    cascade: ClassVar[str] = ""
 
-    def __init__(self, server: Server, database: str) -> None:
+    def __init__(self, server: SqlServer, database: str) -> None:
         self.server = server
         self.database = database
-        self._connection: pymysql.Connection | None = None
+        self._connection: Any = None
 
     @property
     def address(self) -> str:
@@ -180,26 +188,33 @@ class ServerLook(Look):
 
     def remove(self) -> None:
         for name in self.tables():
-            self.query(f'DROP TABLE "{name}"')
+            self.query(f'DROP TABLE "{name}"{self.cascade}')
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(pymysql.Error):
+            with suppress(self.server.driver_error):
                 connection.close()
 
     def sessions(self) -> list[tuple[Any, ...]]:
-        """Whoever else has this database open: number, command and statement."""
-        return self.query(
-            "SELECT id, command, info FROM information_schema.processlist "
-            f"WHERE db = '{self.database}' AND id <> CONNECTION_ID()"
-        )
+        """Whoever else has this database open."""
+        return self.query(self.others)
 
     def settle(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while left := self.sessions():
             assert time.monotonic() < deadline, f"sessions without a client: {left}"
             time.sleep(0.001)
+
+
+class MySQLLook(ServerLook):
+    """A database of a MySQL or MariaDB server."""
+
+    time_type = "DATETIME(6)"
+    ddl_commits = True
+    others = (
+        "SELECT id, command, info FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+    )
 
     def tables(self) -> list[str]:
         return [name for (name,) in self.query("SHOW TABLES")]
@@ -226,44 +241,20 @@ class ServerLook(Look):
                 self.close()
         if self._connection is None:
             self._connection = self.server.connect(self.database, init_command="SET sql_mode = 'ANSI_QUOTES'")
-        return self._connection
+        connection: pymysql.Connection = self._connection
+        return connection
 
 
-class PostgresLook(Look):
-    """A database of a PostgreSQL server, through a connection that is kept until ``close``."""
+class PostgresLook(ServerLook):
+    """A database of a PostgreSQL server."""
 
     time_type = "timestamp"
     text_type = "text"
-
-    def __init__(self, server: PostgresServer, database: str) -> None:
-        self.server = server
-        self.database = database
-        self._connection: psycopg.Connection | None = None
-
-    @property
-    def address(self) -> str:
-        return self.server.url(self.database)
-
-    def exists(self) -> bool:
-        return True
-
-    def remove(self) -> None:
-        for name in self.tables():
-            self.query(f'DROP TABLE "{name}" CASCADE')
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def settle(self) -> None:
-        others = (
-            "SELECT pid, query FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        deadline = time.monotonic() + PATIENCE
-        while left := self.query(others):
-            assert time.monotonic() < deadline, f"sessions without a client: {left}"
-            time.sleep(0.001)
+    cascade = " CASCADE"
+    others = (
+        "SELECT pid, state, query FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
 
     def tables(self) -> list[str]:
         found = self.query("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -279,9 +270,69 @@ class PostgresLook(Look):
                 cursor.executemany(sql.replace("?", "%s").encode(), values)
 
     def _open(self) -> psycopg.Connection:
-        if self._connection is None or self._connection.closed:
+        """A server that was started anew has forgotten the connection."""
+        if self._connection is not None:
+            try:
+                self._connection.execute("SELECT 1")
+            except psycopg.Error:
+                self.close()
+        if self._connection is None:
             self._connection = self.server.connect(self.database)
-        return self._connection
+        connection: psycopg.Connection = self._connection
+        return connection
+
+
+class RedshiftLook(Look):
+    """A schema of a Redshift, as its administrator; it is only a source."""
+
+    time_type = "TIMESTAMP"
+    text_type = "VARCHAR(65535)"
+
+    def __init__(self, cluster: Cluster, schema: str) -> None:
+        self._cluster = cluster
+        self._schema = schema
+        self._connection = cluster.connect()
+        self.query(f"SET search_path TO {schema}")
+
+    @property
+    def address(self) -> str:
+        return self._cluster.url()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"schema": self._schema, **redshift.trust(self._cluster)}
+
+    def exists(self) -> bool:
+        return True
+
+    def remove(self) -> None:
+        raise AssertionError("nobody writes a source but the test")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def tables(self) -> list[str]:
+        raise AssertionError("nobody writes a source but the test")
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(sql)
+            return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+
+    def write(self, *statements: tuple[str, list[tuple[Any, ...]]]) -> None:
+        self.query("BEGIN")
+        for sql, values in statements:
+            start, inserts, row = sql.partition("VALUES ")
+            filled = [_filled(row if inserts else sql, each) for each in values]
+            for each in [start + inserts + ", ".join(filled)] if inserts else filled:
+                self.query(each)
+        self.query("COMMIT")
+
+
+def _filled(sql: str, values: tuple[Any, ...]) -> str:
+    """A statement with its values in place of the question marks."""
+    left = [written(value) for value in reversed(values)]
+    return re.sub(r"\?", lambda _: left.pop(), sql)
 
 
 def look_at(path: Path) -> File:
@@ -290,16 +341,17 @@ def look_at(path: Path) -> File:
 
 
 @contextmanager
-def look_at_new(server: Server) -> Iterator[ServerLook]:
+def look_at_new(server: SqlServer) -> Iterator[ServerLook]:
     """An empty database of a server, which is dropped afterwards."""
-    with server.fresh_database() as database, closing(ServerLook(server, database)) as look:
-        yield look
+    look = PostgresLook if isinstance(server, PostgresServer) else MySQLLook
+    with server.fresh_database() as database, closing(look(server, database)) as opened:
+        yield opened
 
 
 @contextmanager
-def look_at_new_postgres(server: PostgresServer) -> Iterator[PostgresLook]:
-    """The same of a PostgreSQL."""
-    with server.fresh_database() as database, closing(PostgresLook(server, database)) as look:
+def look_at_schema(cluster: Cluster) -> Iterator[RedshiftLook]:
+    """The same of a Redshift: a schema."""
+    with cluster.fresh_schema() as schema, closing(RedshiftLook(cluster, schema)) as look:
         yield look
 
 

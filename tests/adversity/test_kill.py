@@ -16,7 +16,7 @@ import pytest
 
 from tests import tiers
 from tests.adversity.fork_server import ForkServer, fork_server
-from tests.adversity.looks import SQLiteLook, look_at, look_at_new, look_at_new_postgres
+from tests.adversity.looks import SQLiteLook, look_at, look_at_new, look_at_schema
 from tests.adversity.search_world import SearchLook, SearchWorld
 from tests.adversity.world import Survivor, World, survive
 
@@ -57,9 +57,19 @@ CASES = [
     *(Case("index-to-index", mode, 0.4 if mode == "incremental" else 0.2) for mode in ("incremental", "none")),
     *(Case("index-to-index", mode, 0.25) for mode in ("truncate", "swap")),
 ]
-SPREADS = {"mariadb-to-mysql": 0.004, "postgres15-to-postgres": 0.004, "index-to-index": 0.01}
+FROM_REDSHIFT = [
+    *(Case("redshift-to-mysql", mode, 0.35 if mode in ("incremental", "truncate") else 0.1) for mode in MODES),
+    *(Case("redshift-to-postgres", mode, 0.1) for mode in ("incremental", "truncate", "mirror")),
+]
+"""It only changes how rows are read, so a merge can do without."""
+SPREADS = {
+    "mariadb-to-mysql": 0.004,
+    "postgres15-to-postgres": 0.004,
+    "redshift-to-mysql": 0.008,
+    "redshift-to-postgres": 0.008,
+    "index-to-index": 0.01,
+}
 """How long after an event a kill comes, on average, where all takes longer than in a file."""
-LOOKS: dict[str, Callable[..., Any]] = {"mariadb-to-mysql": look_at_new, "postgres15-to-postgres": look_at_new_postgres}
 
 Open = Callable[[Case, random.Random], AbstractContextManager[Survivor]]
 
@@ -82,8 +92,8 @@ def opened(request: pytest.FixtureRequest, folder: Path) -> Open:
             yield SearchWorld(case.mode, look, chance)
         elif case.route in SPREADS:
             servers = [request.getfixturevalue(f"{end}_server") for end in case.route.split("-to-")]
-            new = LOOKS[case.route]
-            with new(servers[0]) as source, new(servers[1]) as target:
+            new: Callable[..., Any] = look_at_schema if case.route.startswith("redshift") else look_at_new
+            with new(servers[0]) as source, look_at_new(servers[1]) as target:
                 yield World(case.mode, source, target, chance, store=store, target_options=case.options)
         else:
             suffixes = {"duckdb": ".duckdb", "sqlite": ".db"}
@@ -94,7 +104,11 @@ def opened(request: pytest.FixtureRequest, folder: Path) -> Open:
     return opened
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, *(pytest.param(case, marks=pytest.mark.large) for case in FROM_REDSHIFT)],
+    ids=lambda case: case.name,
+)
 def test_nothing_is_lost_or_doubled_by_a_kill(case: Case, scans: ForkServer, opened: Open) -> None:
     seed = random.randrange(2**32)
     print(f"{case.name}: seed {seed}")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 
 from tests import tiers
 from tests.adversity.feed import Feed
-from tests.adversity.looks import ServerLook, look_at_new
+from tests.adversity.looks import look_at_new
 from tests.adversity.steps import Kind, cancel_at_steps
 from tests.servers.database import Server
 
@@ -32,18 +29,6 @@ async def test_a_scan_can_be_cancelled_at_any_step(mode: str, kind: Kind, mysql_
 
         def settle() -> None:
             for look in (source, target):
-                no_session_left(look)
+                look.settle()
 
         await cancel_at_steps(feed, kind, POINTS, settle)
-
-
-def no_session_left(look: ServerLook) -> None:
-    """A server notices a moment later that a line is cut."""
-    wait_until(lambda: not look.sessions(), lambda: look.sessions())
-
-
-def wait_until(holds: Callable[[], bool], left: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < deadline, left()
-        time.sleep(0.002)

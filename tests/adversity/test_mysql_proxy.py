@@ -15,7 +15,7 @@ from retl.model import events
 from retl.model.errors import ConnectionFailed
 from tests import tiers
 from tests.adversity.feed import Feed, Heard
-from tests.adversity.looks import ServerLook, look_at_new
+from tests.adversity.looks import MySQLLook, ServerLook, look_at_new
 from tests.adversity.patches import patch_backoff
 from tests.adversity.statements import Moment, acting
 from tests.servers.database import Server
@@ -68,7 +68,7 @@ class Line:
         self.feed.check()
 
 
-class Reached(ServerLook):
+class Reached(MySQLLook):
     """A database that jobs reach through a proxy, and looks do not."""
 
     def __init__(self, look: ServerLook, proxy: Proxy) -> None:

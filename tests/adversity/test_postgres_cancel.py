@@ -8,7 +8,7 @@ import pytest
 
 from tests import tiers
 from tests.adversity.feed import Feed
-from tests.adversity.looks import SQLiteLook, look_at_new_postgres
+from tests.adversity.looks import SQLiteLook, look_at_new
 from tests.adversity.steps import Kind, Steps, cancel_at_steps, cancelled_at
 from tests.servers.postgres import PostgresServer
 
@@ -26,7 +26,7 @@ def no_blocking_call() -> None:
 @pytest.mark.parametrize("kind", ["task", "scope"])
 @pytest.mark.parametrize("mode", ["append", "truncate", "rename_and_create", "swap", "mirror"])
 async def test_a_scan_can_be_cancelled_at_any_step(mode: str, kind: Kind, pg: PostgresServer, folder: Path) -> None:
-    with look_at_new_postgres(pg) as target:
+    with look_at_new(pg) as target:
         feed = Feed(mode, SQLiteLook(folder / "source.db"), target)
         await cancel_at_steps(feed, kind, POINTS, target.settle)
 
@@ -39,7 +39,7 @@ LAST = 40
 async def test_a_scan_that_is_cancelled_as_it_ends_leaves_no_stage(
     kind: Kind, pg: PostgresServer, folder: Path
 ) -> None:
-    with look_at_new_postgres(pg) as target:
+    with look_at_new(pg) as target:
         feed = Feed("append", SQLiteLook(folder / "source.db"), target)
         assert (await feed.pipeline().run_once()).ok
         feed.more()

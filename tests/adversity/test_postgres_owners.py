@@ -11,7 +11,7 @@ import pytest
 from tests import tiers
 from tests.adversity.feed import Feed
 from tests.adversity.jobs import Job
-from tests.adversity.looks import SQLiteLook, look_at_new_postgres
+from tests.adversity.looks import SQLiteLook, look_at_new
 from tests.adversity.owner import owner
 from tests.servers.postgres import PostgresServer
 
@@ -27,7 +27,7 @@ FAILED = "ScanFailed:LeaseLost"
 )
 def test_a_frozen_owner_that_wakes_up_late_is_refused(mode: str, pg: PostgresServer, folder: Path) -> None:
     """It has old rows in hand, and stands right before a commit. Its stage is dropped, and no rows get into the new one."""
-    with look_at_new_postgres(pg) as target:
+    with look_at_new(pg) as target:
         feed = Feed(mode, SQLiteLook(folder / "source.db"), target)
         anyio.run(feed.pipeline().run_once)
         feed.check()

@@ -144,6 +144,7 @@ class World:
             target=self._target.address,
             table=table,
             state=self._store.address if self._store is not self._target else None,
+            source_options=self._source.options,
             target_options=self._target_options,
         )
 

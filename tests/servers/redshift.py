@@ -19,9 +19,12 @@ VARIABLE = "RETL_TEST_REDSHIFT_URL"
 
 def connector(cluster: Cluster, **words: Any) -> Redshift:
     """What a pipeline takes: the reader's login, with the certificate verified."""
-    if isinstance(cluster, FakeRedshift):
-        words = {"tls_ca": cluster.authority, **words}
-    return Redshift(cluster.url(), **words)
+    return Redshift(cluster.url(), **{**trust(cluster), **words})
+
+
+def trust(cluster: Cluster) -> dict[str, Any]:
+    """The options by which a connector verifies the certificate."""
+    return {"tls_ca": cluster.authority} if isinstance(cluster, FakeRedshift) else {}
 
 
 @contextmanager
