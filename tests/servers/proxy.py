@@ -80,6 +80,11 @@ class Proxy:
         """
         self._breaks[direction] = _Break(after, how, every)
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Break all connections, and lead new ones to another server."""
+        self._server = (host, port)
+        self.break_now()
+
     def break_now(self, how: How = "reset") -> None:
         """Break all connections that there are."""
         for line in list(self._lines):

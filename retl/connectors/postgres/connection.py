@@ -18,6 +18,7 @@ import msgspec
 
 from retl.connectors.net.idle import has_news
 from retl.connectors.postgres import line
+from retl.connectors.postgres.errors import SourceRefused, TargetRefused
 from retl.connectors.postgres.login import Login
 from retl.model.errors import ConfigError, RetlError, TargetError
 from retl.threads import shielded
@@ -30,6 +31,7 @@ _BLOCKS = 8
 """How many blocks may wait, of about 256 KiB: rows are sent while others are decoded."""
 _READ_ONLY = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _WRITE = "ISOLATION LEVEL READ COMMITTED READ WRITE"
+_NOT_SUPPORTED, _READ_ONLY_NOW = "0A000", "25006"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,13 @@ class PostgresConnection:
 
     async def begin(self, mode: str = _WRITE) -> None:
         """Begin a transaction, in whatever session, with the settings that its guarantees need."""
-        await self.execute(f"BEGIN {mode}{self._settings}")
+        try:
+            await self.execute(f"BEGIN {mode}{self._settings}")
+        except (SourceRefused, TargetRefused) as error:
+            if error.state != _NOT_SUPPORTED:
+                raise
+            # So says a replica of READ WRITE: a failover is under way, or the address leads to the wrong server.
+            raise self._login.explain(_READ_ONLY_NOW, error.reason, self._login.role, self.place) from error
         self._failed = False
 
     async def commit(self) -> None:
