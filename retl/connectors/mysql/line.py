@@ -15,6 +15,7 @@ from retl.connectors.mysql.errors import SourceRefused, TargetRefused, rolled_ba
 from retl.connectors.mysql.login import Login
 from retl.connectors.mysql.rows import ProtocolError, TooLarge
 from retl.connectors.mysql.wire import TextWire
+from retl.connectors.net.tls import not_verified, trusting_all
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetError
 
 
@@ -32,14 +33,7 @@ def key_in(path: str) -> bytes:
     return key
 
 
-def _unverified() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-UNVERIFIED = _unverified()
+UNVERIFIED = trusting_all()
 
 
 def warnings(place: str, password: str, tls: ssl.SSLContext | None, wire: TextWire) -> tuple[str, ...]:
@@ -58,13 +52,6 @@ def reason(error: OSError) -> str:
     return os.strerror(error.errno)
 
 
-def not_verified(error: ssl.SSLCertVerificationError, place: str) -> ConfigError:
-    return ConfigError(
-        f"the certificate of {place} cannot be verified: {error.verify_message}.",
-        remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
-    )
-
-
 @contextmanager
 def mapped(login: Login) -> Iterator[None]:
     """Map the errors of the driver and the system."""
@@ -74,13 +61,13 @@ def mapped(login: Login) -> Iterator[None]:
         # The driver hides why a connection failed.
         cause = error.__cause__
         if isinstance(cause, ssl.SSLCertVerificationError):
-            raise not_verified(cause, login.place) from error
+            raise not_verified(cause.verify_message, login.place) from error
         code, text = code_and_text(error)
         if isinstance(cause, OSError) and str(cause):
             text = f"{text}: {reason(cause)}"
         raise explained(login, code, text, getattr(error, "state", "")) from error
     except ssl.SSLCertVerificationError as error:
-        raise not_verified(error, login.place) from error
+        raise not_verified(error.verify_message, login.place) from error
     except (OSError, TimeoutError, EOFError) as error:
         raise ConnectionFailed(
             f"the connection to {login.place} failed: {str(error) or 'no answer in time'}.",

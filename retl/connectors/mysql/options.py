@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Annotated, ClassVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -58,7 +57,7 @@ class ServerOptions(DatabaseOptions, kw_only=True, forbid_unknown_fields=True):
             user=self.user or unquote(url.username or "") or "root",
             password=given,
             database=self.database or unquote(url.path.lstrip("/")) or None,
-            tls=self._tls_context(),
+            tls=self.tls_context(),
             tls_where_offered=self.tls != "off",
             public_key=self.server_public_key,
             connect_timeout=timeout,
@@ -89,20 +88,3 @@ class ServerOptions(DatabaseOptions, kw_only=True, forbid_unknown_fields=True):
                     f"the url of {self.type_name} asks for {name!r}, which is not understood there.",
                     remedy="leave out what stands behind the ?; TLS, time limits and the like are options of their own.",
                 )
-
-    def _tls_context(self) -> ssl.SSLContext | None:
-        self.check_tls()
-        if self.tls == "off" or (self.tls is None and self.tls_ca is None):
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.tls_ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"the authorities in {self.tls_ca!r} cannot be read ({error.strerror or error}).",
-                remedy="name a PEM file in tls_ca.",
-            ) from None
-        if self.tls == "insecure" or not self.tls_check_hostname:
-            context.check_hostname = False
-        if self.tls == "insecure":
-            context.verify_mode = ssl.CERT_NONE
-        return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -9,6 +10,7 @@ import msgspec
 
 from retl.connectors.base import Connector
 from retl.connectors.net.pool import KEEP_IDLE, MAX_CONNECTIONS, ConnectionPool, Pooled
+from retl.connectors.net.tls import context
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.secret import Secret, without_password
@@ -96,10 +98,19 @@ class DatabaseOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         shown = without_password(address)
         return ConfigError(f"the url {shown!r} is not one of {self.type_name}.", remedy=self._how())
 
-    def check_tls(self) -> None:
-        """Raises ``ConfigError`` for options of TLS that contradict each other."""
+    def tls_context(self) -> ssl.SSLContext | None:
+        """What verifies the server; ``None`` where TLS is off, or used where the server offers it. Blocks.
+
+        Raises ``ConfigError`` for options that contradict each other.
+        """
         if self.tls == "off" and self.tls_ca is not None:
             raise ConfigError('tls_ca and tls = "off" contradict each other.', remedy="leave one of them out.")
+        if self.tls == "off" or (self.tls is None and self.tls_ca is None):
+            return None
+        made = context(self.tls_ca, verify=self.tls != "insecure")
+        if not self.tls_check_hostname:
+            made.check_hostname = False
+        return made
 
     def _how(self) -> str:
         return f"write {self.schemes[0]}://user@host:{self.default_port}/database; signs such as @ and / in a name as %40 and %2F."

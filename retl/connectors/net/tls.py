@@ -29,6 +29,11 @@ def context(ca: str | None, *, verify: bool = True) -> ssl.SSLContext:
     return made if verify else _unverified(made)
 
 
+def trusting_all() -> ssl.SSLContext:
+    """A context that encrypts, and trusts everybody."""
+    return _unverified(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
 def _unverified(made: ssl.SSLContext) -> ssl.SSLContext:
     made.check_hostname = False
     made.verify_mode = ssl.CERT_NONE
@@ -61,8 +66,7 @@ async def pinned(addresses: Sequence[tuple[str, int]], fingerprint: str, timeout
 
 async def _shown(host: str, port: int) -> list[bytes]:
     """The certificates that a server shows, its own first. Sends nothing to it."""
-    open_to_all = _unverified(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    _, writer = await asyncio.open_connection(host, port, ssl=open_to_all)
+    _, writer = await asyncio.open_connection(host, port, ssl=trusting_all())
     try:
         connection = writer.get_extra_info("ssl_object")
         if sys.version_info >= (3, 13):
@@ -100,6 +104,14 @@ def unreachable(reason: str, place: str) -> ConnectionFailed:
     return ConnectionFailed(
         f"the connection to {place} failed: {reason}.",
         remedy="nothing, if it passes: the scan is tried again. Otherwise check address, http or https, network and server.",
+    )
+
+
+def not_verified(said: str, place: str) -> ConfigError:
+    """Nobody that is trusted has signed the certificate of a database server."""
+    return ConfigError(
+        f"the certificate of {place} cannot be verified: {said}.",
+        remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
     )
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from retl.connectors.mysql.dialect import MySQLDialect
 from retl.connectors.mysql.errors import SourceRefused
 from retl.connectors.mysql.login import Login
+from retl.connectors.net.tls import not_verified
 from retl.connectors.olap.errors import olap_error, while_reading
 from retl.connectors.rows.rejects import without_broken_text
 from retl.connectors.rows.text import to_text
@@ -109,10 +110,7 @@ class FlightStream:
                     remedy="check user and password.",
                 ) from error
             if "failed to verify certificate" in said:
-                raise ConfigError(
-                    f"the certificate of {self._place} cannot be verified: {said}.",
-                    remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
-                ) from error
+                raise not_verified(said, self._place) from error
             if said.startswith(("IO", "CANCELLED", "TIMEOUT", "INTERNAL")):
                 raise ConnectionFailed(
                     f"reading over Flight SQL from {self._place} failed: {said}.",

@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from retl.connectors.net.tls import not_verified
 from retl.connectors.postgres.login import Login
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
 
@@ -39,10 +40,7 @@ def mapped(login: Login) -> Iterator[None]:
 
 def _unreachable(error: Exception, login: Login) -> RetlError:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return ConfigError(
-            f"the certificate of {login.place} cannot be verified: {error.verify_message}.",
-            remedy="name the authority that signed it in tls_ca, or see whether the address is right.",
-        )
+        return not_verified(error.verify_message, login.place)
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
         return ConfigError(
             f"the server at {login.place} does not offer TLS.",

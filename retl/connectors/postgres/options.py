@@ -13,7 +13,7 @@ import anyio.to_thread
 import msgspec
 
 from retl.connectors.net.options import DatabaseOptions, Tls
-from retl.connectors.net.tls import context, is_here
+from retl.connectors.net.tls import is_here
 from retl.connectors.postgres.errors import Role
 from retl.connectors.postgres.login import Login, Settings
 from retl.model.duration import parse_duration
@@ -81,7 +81,8 @@ class ServerOptions(DatabaseOptions, kw_only=True, forbid_unknown_fields=True):
             self.host or url.netloc.rpartition("@")[2] or parameters.get("host") or f"service {parameters['service']}"
         )
         place = f"{hosts}:{self.port}" if self.port else hosts
-        tls = self._tls_context()
+        verified = self.tls_context()
+        tls = False if self.tls == "off" else verified
         return Login(
             parameters={
                 "dsn": url._replace(scheme="postgresql", query=urlencode(parameters)).geturl(),
@@ -122,18 +123,6 @@ class ServerOptions(DatabaseOptions, kw_only=True, forbid_unknown_fields=True):
                     f"the url of {self.type_name} asks for {name!r}, which is not understood there.",
                     remedy="leave it out; settings of the server belong to the role: ALTER ROLE ... SET ....",
                 )
-
-    def _tls_context(self) -> ssl.SSLContext | bool | None:
-        """What the driver takes; ``None``: as the URL says."""
-        self.check_tls()
-        if self.tls == "off":
-            return False
-        if self.tls is None and self.tls_ca is None:
-            return None
-        made = context(self.tls_ca, verify=self.tls != "insecure")
-        if not self.tls_check_hostname:
-            made.check_hostname = False
-        return made
 
 
 def search_path(schema: str) -> str:
