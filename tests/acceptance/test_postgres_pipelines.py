@@ -12,16 +12,17 @@ import pytest
 
 from retl.cli import main
 from tests.integration.olap.scenes import opened
-from tests.routes.ends import DuckDBEnd, PostgresEnd, SearchEnd, ServerEnd, SQLiteEnd
+from tests.routes.ends import DuckDBEnd, PostgresEnd, RedshiftEnd, SearchEnd, ServerEnd, SQLiteEnd
 from tests.routes.fixtures import make_end
 from tests.routes.route import End, Row, at
-from tests.servers import olap
+from tests.servers import olap, redshift
 
 NEIGHBOURS = ("mysql", "mariadb", "duckdb", "sqlite", "elasticsearch")
 PAIRS = [
     *((name, "postgres") for name in NEIGHBOURS),
     *(("postgres15", name) for name in NEIGHBOURS),
     ("postgres15", "postgres"),
+    ("redshift", "postgres"),
 ]
 COLUMNS = {"v": "text", "ts": "time"}
 BEFORE = [(1, "a", at(1)), (2, "é🙂", at(2)), (3, None, at(3))]
@@ -63,6 +64,12 @@ def words(end: End, role: str, monkeypatch: pytest.MonkeyPatch) -> str:
         return _inline(type="duckdb" if isinstance(end, DuckDBEnd) else "sqlite", path=str(end.path))
     if isinstance(end, SearchEnd):
         return _inline(type="elasticsearch", url=end.server.url, state_index=f".{end.prefix}-state")
+    if isinstance(end, RedshiftEnd):
+        cluster = end.cluster
+        monkeypatch.setenv(f"{role}_PASSWORD", cluster.reader[1])
+        url = f"redshift://{cluster.reader[0]}@{cluster.host}:{cluster.port}/{cluster.database}"
+        more = {"schema": end.schema, **redshift.trust(cluster)}
+        return _inline(type="redshift", url=url, password=f"${{{role}_PASSWORD}}", **more)
     assert isinstance(end, ServerEnd | PostgresEnd)
     server = end.server.as_documented(end.database) if isinstance(end, ServerEnd) else end.server
     monkeypatch.setenv(f"{role}_PASSWORD", server.password)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,7 @@ async def test_columns_are_chosen_renamed_and_computed(scene: Scene, app: App) -
     assert json.loads(found[0][3])["n"] == 1
 
 
-async def test_types_and_their_extremes_arrive(scene: Scene, app: App) -> None:
+def extremes(scene: Scene) -> None:
     scene.create(
         "extremes",
         "id BIGINT PRIMARY KEY, small SMALLINT, exact NUMERIC(38, 10), twice DOUBLE PRECISION, fixed CHAR(5), long VARCHAR(65535), "
@@ -232,6 +232,10 @@ async def test_types_and_their_extremes_arrive(scene: Scene, app: App) -> None:
         "REPEAT('你', 20000), '1000-01-01', '9999-12-31 23:59:59.999999', '2024-01-01 02:00:00.5+02', '23:59:59.5', "
         "'01:02:03+00', FROM_HEX('00ff'), ST_GeomFromText('POINT(1 2)'), NULL, NULL, NULL, NULL, NULL"
     )
+
+
+async def test_types_and_their_extremes_arrive(scene: Scene, app: App) -> None:
+    extremes(scene)
     async with pipeline(scene, app, retl.Table("extremes")) as running:
         await running.run_once()
     (row,) = app.query("SELECT * FROM extremes")
@@ -262,6 +266,48 @@ async def test_types_and_their_extremes_arrive(scene: Scene, app: App) -> None:
         "twice": "double",
     }
     assert {name: types[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("way", ["whole", "unload"])
+async def test_they_arrive_in_postgresql(scene: Scene, postgres_server: PostgresServer, lake: Bucket, way: str) -> None:
+    """Moments before Christ too, unless by UNLOAD."""
+    extremes(scene)
+    early = "9999-12-31 23:59:59.999999" if way == "unload" else "0044-03-15 12:00:00 BC"
+    scene.run(f"INSERT INTO {{}}.extremes (id, moment, twice, doc) SELECT 1, '{early}', 'NaN', JSON_PARSE('[1.50]')")
+    scene.fake.bucket = scene.bucket = lake
+    options = scene.unload() if way == "unload" else {"read": way}
+    with postgres_server.fresh_database() as database:
+        async with retl.Pipeline(
+            "shop",
+            source=scene.connector(**options),
+            target=PostgreSQL(postgres_server.url(database)),
+            tables=[retl.Table("extremes")],
+        ) as running:
+            await running.run_once()
+        low, other = postgres_server.query(
+            "SELECT id, small, exact, twice, fixed, long, day, moment::text, instant AT TIME ZONE 'UTC', clock, zoned, "
+            "raw, shape, whole, doc::text FROM extremes ORDER BY id",
+            database=database,
+        )
+        types: dict[str, str] = dict(
+            postgres_server.query(
+                "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute "
+                "WHERE attrelid = 'extremes'::regclass AND attnum > 0",
+                database=database,
+            )
+        )
+    assert low == (
+        -(2**63), -32768, Decimal("-1234567890123456789012345678.0123456789"), 1e308, "ab", "你" * 20_000,
+        date(1000, 1, 1), "9999-12-31 23:59:59.999999", datetime.fromisoformat("2024-01-01 00:00:00.5"),
+        time(23, 59, 59, 500_000), time(1, 2, 3, tzinfo=UTC), b"\x00\xff", "POINT(1 2)", None, None,
+    )  # fmt: skip
+    assert (other[0], str(other[3]), other[7], json.loads(other[-1])) == (1, "nan", early, [1.5])
+    assert types == {
+        "id": "bigint", "small": "smallint", "exact": "numeric(38,10)", "twice": "double precision", "fixed": "text",
+        "long": "text", "day": "date", "moment": "timestamp without time zone", "instant": "timestamp with time zone",
+        "clock": "time without time zone", "zoned": "time with time zone", "raw": "bytea", "shape": "text", "whole": "integer",
+        "single": "real", "flag": "boolean", "doc": "jsonb", "short": "text",
+    }  # fmt: skip
 
 
 async def test_two_rows_of_one_key_are_settled_by_the_latest_cursor(scene: Scene, app: App) -> None:

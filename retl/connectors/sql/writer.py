@@ -103,7 +103,9 @@ class StagedWriter(TableWriter):
         try:
             await self._session.transaction(partial(self._finish, fenced, exchange=True))
         except RowError as error:
-            raise self._left(error, "look for what rejects the row: a foreign key, a trigger, a check.") from error
+            raise self._left(
+                error, "look for what rejects the row: a foreign key, a trigger, a check, a partition that is missing."
+            ) from error
 
     def _left(self, error: RowError, remedy: str) -> TargetError:
         message = f"{error.reason}; {self._load.target.name!r} was left as it was."

@@ -138,7 +138,20 @@ async def test_a_partitioned_table(scene: Scene) -> None:
     )
     await mirror(scene, (2, "B"), (12, "l"))
     assert (scene.rows("low"), scene.rows("high")) == ([(2, "B")], [(12, "l")])
-    with pytest.raises(TargetError, match="no partition of relation"):
+
+
+async def test_a_row_for_which_there_is_no_partition_leaves_everything_as_it_was(scene: Scene) -> None:
+    """The shadow has no partitions, so only the end of a mirror can tell."""
+    scene.run(
+        "CREATE TABLE people (id bigint, name text, PRIMARY KEY (id)) PARTITION BY RANGE (id)",
+        "CREATE TABLE low PARTITION OF people FOR VALUES FROM (0) TO (10)",
+        "INSERT INTO people VALUES (1, 'a'), (2, 'b')",
+    )
+    with pytest.raises(TargetError, match=r"no partition of relation .*; 'people' was left as it was") as raised:
         await mirror(scene, (2, "B"), (99, "z"))
-    assert scene.rows("people") == [(12, "l"), (2, "B")]
-    assert scene.tables() == ["high", "low", "people"]
+    assert "a partition that is missing" in raised.value.remedy
+    assert scene.rows("people") == [(1, "a"), (2, "b")]
+    assert scene.tables() == ["low", "people"]
+    scene.run("CREATE TABLE others PARTITION OF people DEFAULT")
+    await mirror(scene, (2, "B"), (99, "z"))
+    assert (scene.rows("low"), scene.rows("others")) == ([(2, "B")], [(99, "z")])

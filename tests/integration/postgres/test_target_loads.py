@@ -16,6 +16,7 @@ from tests.integration.postgres.targets import Scene, column, with_id
 from tests.integration.scene import people, scan, spec
 from tests.servers.pgbouncer import pooled
 from tests.servers.postgres import PostgresServer
+from tests.servers.postgres_statements import log_statements, sent
 
 TABLE = "CREATE TABLE people (id bigint PRIMARY KEY, name text)"
 
@@ -83,6 +84,18 @@ async def test_a_table_has_statistics_after_a_large_first_load(
     async with scene.session() as session:
         await scan(session, [people(*((n, "x") for n in range(200)))], spec(pre_action=pre_action))
     assert scene.run("SELECT reltuples FROM pg_class WHERE relname = 'people'") == [(200.0,)]
+
+
+async def test_a_large_stage_has_statistics_before_it_is_joined(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "ANALYZED_ROWS", 100)
+    log_statements(scene.server, scene.user.user)
+    async with scene.session() as session:
+        await scan(session, [people((1, "old"))])
+        with sent(scene.server) as seen:
+            await scan(session, [people(*((n, "x") for n in range(200)))])
+    (merged,) = (number for number, sql in enumerate(seen.statements) if " ON CONFLICT " in sql)
+    (analyzed,) = (number for number, sql in enumerate(seen.statements) if sql.startswith("ANALYZE "))
+    assert "_retl_stage_" in seen.statements[analyzed] and analyzed < merged
 
 
 @pytest.mark.parametrize("pre_action", ["none", "truncate", "rename_and_create", "swap", "mirror"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
@@ -261,6 +262,15 @@ async def test_constraints_reject_single_rows_with_the_servers_reason(scene: Sce
     assert "people_mail_key" in reasons['{"id":4}']
     assert "people_team_fkey" in reasons['{"id":5}']
     assert scene.rows("people", "id") == [(1,), (6,)]
+
+
+async def test_a_value_too_long_for_an_index_is_a_reject(scene: Scene) -> None:
+    scene.run("CREATE TABLE people (id bigint PRIMARY KEY, name text)", "CREATE INDEX by_name ON people (name)")
+    noise = "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(200))  # it cannot be compressed
+    async with scene.session() as session:
+        done = await scan(session, [people((1, "a"), (2, noise), (3, "c"))], rejects_left=1)
+    assert "index row requires" in done.rejects[0].reason
+    assert scene.rows("people") == [(1, "a"), (3, "c")]
 
 
 async def test_with_one_reject_too_many_nothing_is_written(scene: Scene) -> None:

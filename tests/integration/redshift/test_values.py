@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from retl.connectors.redshift.types import logical_field
-from retl.model.errors import UnsupportedError
+from retl.model.errors import SourceError, UnsupportedError
 from retl.model.table import TableSpec
 from tests.integration.redshift.scene import Scene
 
@@ -83,6 +83,16 @@ async def test_a_long_text_is_not_cut_by_a_cast(lake_scene: Scene, way: str) -> 
     lake_scene.create("longs", "id INTEGER, c CHAR(300)")
     lake_scene.insert("longs", (1, "x" * 300))
     assert (await lake_scene.collect("longs", **words(lake_scene, way))).to_pylist() == [{"id": 1, "c": "x" * 300}]
+
+
+async def test_a_super_that_is_too_long_for_an_answer_names_unload_which_reads_it(lake_scene: Scene) -> None:
+    lake_scene.create("docs", "id INTEGER, doc SUPER")
+    lake_scene.run("INSERT INTO {}.docs SELECT 1, JSON_PARSE('[\"' || REPEAT('x', 70000) || '\"]')")
+    with pytest.raises(SourceError, match="too long for one answer") as raised:
+        await lake_scene.collect("docs", read="whole")
+    assert "unload" in raised.value.remedy
+    ((_, doc),) = [tuple(row.values()) for row in (await lake_scene.collect("docs", **lake_scene.unload())).to_pylist()]
+    assert json.loads(doc) == ["x" * 70_000]
 
 
 async def test_a_sketch_is_refused_with_its_remedy(scene: Scene) -> None:
