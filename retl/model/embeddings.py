@@ -51,9 +51,10 @@ class Embeddings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     into: str = "embedding"
     """The column of the vectors. Beside it stands ``<into>_of``: which model made it, of which text."""
     url: str
-    """The base address of an OpenAI-compatible service, such as ``https://api.openai.com/v1``; or ``local:hashing``."""
-    model: str = "hashing"
-    """The model, by the name that the service knows it by."""
+    """The base address of an OpenAI-compatible service, such as ``https://api.openai.com/v1``; or ``local:hashing``, or
+    ``local:wordllama``, which the extra ``wordllama`` brings."""
+    model: str = ""
+    """The model, by the name that the service knows it by; a local one is named by ``url``."""
     dimensions: int
     """How many numbers a vector of the model has."""
     shorten: bool = False
@@ -80,8 +81,10 @@ class Embeddings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """The table has vectors of another model: ``fail``, or ``replace`` all of them by reading everything once."""
 
     def __post_init__(self) -> None:
+        if self.url.startswith(LOCAL) and not self.model:
+            msgspec.structs.force_setattr(self, "model", self.url.removeprefix(LOCAL))
+        _check_address(self)
         _check_names(self)
-        _check_address(self.url)
         for word, most in _WHOLE.items():
             value = getattr(self, word)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
@@ -110,7 +113,7 @@ class Embeddings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
 
 
 def _check_names(words: Embeddings) -> None:
-    for name in ("of", "into", "model", "url"):
+    for name in ("of", "into", "model"):
         if not getattr(words, name).strip():
             raise ConfigError(f"embeddings.{name} is empty.")
     if words.into == words.of:
@@ -121,8 +124,13 @@ def _check_names(words: Embeddings) -> None:
         raise ConfigError(f"the model's name has more than {_LONGEST_MODEL} bytes.")
 
 
-def _check_address(url: str) -> None:
+def _check_address(words: Embeddings) -> None:
+    url = words.url
     if url.startswith(LOCAL):
+        if words.model != url.removeprefix(LOCAL):
+            raise ConfigError(
+                f"embeddings names the model {words.model!r}, and {url} is another one.", remedy="leave model out."
+            )
         return
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +66,81 @@ def test_hashing_gives_the_same_vector_everywhere() -> None:
 EXPECTED = "[0,0.6974858,0,0.6974858,0.11624764,0,0.11624764,0]"
 
 
+async def test_wordllama_puts_texts_of_the_same_meaning_near_to_each_other() -> None:
+    texts = ["Is my fare reimbursed if we arrive late?", "The railway gives back the price of a ticket.", "Bake bread."]
+    (question, money, bread), short = await vectors_of(texts, 256), await vectors_of(texts, 64)
+
+    assert not {"fare", "reimbursed", "arrive", "late"} & set(texts[1].lower().split())
+    assert question @ money > question @ bread + 0.1
+    assert short[0] @ short[1] > short[0] @ short[2] + 0.1
+    assert np.allclose(np.linalg.norm(short, axis=1), 1.0)
+
+
+async def test_wordllama_gives_the_same_vector_everywhere_and_any_text_has_one() -> None:
+    (vector, *others) = await vectors_of(["night train", "夜行列车", "!", "x" * 100_000], 64)
+
+    assert np.allclose(vector[:4], [-0.059530128, 0.08582008, 0.017343674, 0.14040196])
+    assert np.isfinite(others).all()
+
+
+async def vectors_of(texts: list[str], dimensions: int) -> Any:
+    found = await retl.embed(words(url="local:wordllama", dimensions=dimensions), texts)
+    return to_numbers(pa.array(found), dimensions)
+
+
+_OFFLINE = """
+import asyncio, logging, socket, sys
+sys.addaudithook(lambda event, args: event.startswith("socket.connect") and sys.exit(f"it asks the network: {args}"))
+import retl
+words = retl.Embeddings(of="body", url="local:wordllama", dimensions=64)
+(vector,) = asyncio.run(retl.embed(words, ["text"]))
+assert vector.count(",") == 63
+assert logging.getLogger().handlers == [] and "wordllama" not in sys.modules
+"""
+
+
+@pytest.mark.processes
+def test_wordllama_asks_no_network_and_leaves_the_logging_of_the_host_alone(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", _OFFLINE], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_wordllama_refuses_dimensions_that_it_does_not_have() -> None:
+    with pytest.raises(retl.ConfigError, match=r"no vectors of 512 dimensions.*\n?.*64, 128 or 256"):
+        await vectors_of(["text"], 512)
+
+
+@pytest.mark.parametrize("package", ["wordllama", "tokenizers", "safetensors"])
+async def test_wordllama_that_is_not_installed_names_its_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    with pytest.raises(retl.ConfigError, match=rf"package '{package}' is not installed") as raised:
+        await vectors_of(["text"], 64)
+    assert raised.value.remedy == "pip install 'retl[wordllama]'"
+
+
+async def test_a_service_without_its_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "retl.connectors.documents.embeddings.service", raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(retl.ConfigError, match="needs the Python package 'aiohttp'") as raised:
+        await retl.embed(served(), ["text"])
+    assert raised.value.remedy == "pip install 'retl[embeddings]'"
+
+
 def words(**more: Any) -> retl.Embeddings:
     return retl.Embeddings(**{"of": "body", "url": "local:hashing", "dimensions": 8, **more})
 
 
+def served(**more: Any) -> retl.Embeddings:
+    return words(**{"url": "http://localhost:11434/v1", "model": "m", **more})
+
+
 def test_a_stamp_tells_the_model_the_dimensions_and_the_text() -> None:
-    assert stamp(words(model="m"), "bread") == "m 8 985604c2b60243122c24d4e18363e643"
-    assert stamp(words(model="m"), None) == stamp(words(model="m"), " \n") == "m 8 "
+    assert stamp(served(), "bread") == "m 8 985604c2b60243122c24d4e18363e643"
+    assert stamp(served(), None) == stamp(served(), " \n") == "m 8 "
+    assert stamp(words(), None) == "hashing 8 "
+    assert stamp(words(url="local:wordllama"), None) == "wordllama 8 "
 
 
 @pytest.mark.parametrize(
@@ -82,7 +154,9 @@ def test_a_stamp_tells_the_model_the_dimensions_and_the_text() -> None:
         ({"url": "ftp://host/v1"}, "is not an address"),
         ({"timeout": "soon"}, "embeddings.timeout"),
         ({"budget": retl.Budget(cost=1.0)}, "no price to count it by"),
-        ({"model": "m" * 200}, "more than 150 bytes"),
+        ({"url": "http://host/v1", "model": "m" * 200}, "more than 150 bytes"),
+        ({"url": "http://host/v1"}, "embeddings.model is empty"),
+        ({"model": "wordllama"}, "names the model 'wordllama', and local:hashing is another one"),
     ],
 )
 def test_words_that_cannot_work_are_refused_at_once(wrong: dict[str, Any], problem: str) -> None:
@@ -103,7 +177,7 @@ async def test_a_question_that_is_no_list_or_blank_is_refused() -> None:
 
 
 def test_neither_key_nor_password_is_shown() -> None:
-    shown = repr(words(api_key="sk-very-secret", url="https://user:hidden@host/v1"))
+    shown = repr(served(api_key="sk-very-secret", url="https://user:hidden@host/v1"))
 
     assert "sk-very-secret" not in shown and "hidden@" not in shown
 
@@ -132,9 +206,7 @@ def test_a_job_file_has_the_same_words(tmp_path: Path) -> None:
 
     (table,) = load_jobs(file).pipelines["p"]._tables.declared
 
-    assert table.embeddings == words(
-        url="http://localhost:11434/v1",
-        model="m",
+    assert table.embeddings == served(
         price=1.0,
         budget=retl.Budget(cost=2.5, tokens=1000),
         index=retl.VectorIndex(method="ivfflat", distance="l2", options={"lists": 10}),

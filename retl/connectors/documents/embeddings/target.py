@@ -90,6 +90,7 @@ class EmbeddingTarget(Target):
         words = spec.table.embeddings
         if words is None:
             return await self._inner.preview(spec)
+        await (await open_model(words, EmbeddingCounts())).aclose()  # raises where there is no such model
         made = await self._inner.extremes(spec.table.to, words.made_of)
         if made is None or _is_of(words, made):
             found = await self._inner.preview(_with_vectors(spec, words))
@@ -109,7 +110,7 @@ class EmbeddingTarget(Target):
             return
         await self._make_room(spec, words)
         counts = EmbeddingCounts()
-        model = open_model(words, counts)
+        model = await open_model(words, counts)
         try:
             async with self._inner.open_load(_with_vectors(spec, words), begun) as writer:
                 yield EmbeddingWriter(writer, spec, words, model, counts, target=self._inner)
