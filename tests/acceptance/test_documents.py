@@ -89,6 +89,38 @@ async def test_documents_become_chunks_below_their_headings(library: Library) ->
     assert (report.rows, report.slices) == (0, 0)
 
 
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
+async def test_files_of_kinds_without_a_text_are_counted_and_named_by_the_report(library: Library) -> None:
+    for name in ("a.md", "b.png", "c/D.PNG", "e.mp4", "f.tar.gz", "g.zip", "h.iso", ".git/i.png"):
+        library.put(name, b"bytes")
+    report = await library.scan()
+    assert [warning for warning in report.warnings if "without a text" in warning] == [
+        (
+            "files of kinds without a text are not read: 2 .png, 1 .mp4, 1 .tar, ... (6 in all). Name them in ignore, and they "
+            "are passed over in silence."
+        )
+    ]
+    (plan,) = await library.pipeline().plan()
+    assert plan.preview[0].endswith("1 unchanged, 0 vanished, 0 waiting, 0 archived, 6 without a text")
+    library.words["ignore"] = ["*.png", "**/*.PNG", "*.mp4", "*.tar.gz", "*.zip", "*.iso"]
+    assert not [warning for warning in (await library.scan()).warnings if "without a text" in warning]
+
+
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
+async def test_a_plan_shows_the_columns_and_the_first_rows_of_chunks(library: Library) -> None:
+    library.put("a.md", b"# Fruit\n\nApples.\n\n## Citrus\n\nLemons.\n")
+    (plan,) = await library.pipeline().plan()
+    assert plan.preview[0] == "1 new, 0 changed, 0 unchanged, 0 vanished, 0 waiting, 0 archived"
+    columns = [line.split()[1] for line in plan.preview if line.startswith("column ")]
+    own = ["id:", "document:", "position:", "heading_path:", "starts:", "ends:", "content:", "content_hash:"]
+    assert columns == [*own, "title:", "_file:"]
+    rows = [line.partition(", position")[2] for line in plan.preview if line.startswith("row ")]
+    assert [row.partition(", content_hash")[0] for row in rows] == [
+        " = 0, heading_path = Fruit, starts = 0, ends = 16, content = # Fruit Apples.",
+        " = 1, heading_path = Fruit > Citrus, starts = 18, ends = 36, content = ## Citrus Lemons.",
+    ]
+
+
 async def test_a_broken_document_keeps_its_rows_and_costs_one_line(library: Library) -> None:
     fill(library)
     await library.scan()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from retl.connectors.files.formats.options import unpacked_name
 from retl.connectors.files.selection import Selection, Verdict
 from retl.connectors.files.store import FileInfo
 from retl.connectors.manifest.pairs import pairs
@@ -30,6 +32,7 @@ class Difference(NamedTuple):
 
 
 _MOST_NAMED = 3
+_MOST_ENDINGS = 100
 
 
 @dataclass
@@ -52,12 +55,21 @@ class Counts:
     links: int = 0
     """Links that are not followed."""
     link_names: list[str] = field(default_factory=list)
+    textless: Counter[str] = field(default_factory=Counter)
+    """Files of kinds without a text, by the ending of their names."""
 
     def leave_out(self, link: str) -> None:
         """Count a link that is not followed."""
         self.links += 1
         if len(self.link_names) < _MOST_NAMED:
             self.link_names.append(link)
+
+    def leave_out_kind(self, name: str) -> None:
+        """Count a file whose kind has no text."""
+        last = unpacked_name(name).rpartition("/")[2].lower()
+        ending = f".{last.rpartition('.')[2]}"
+        known = ending in self.textless or len(self.textless) < _MOST_ENDINGS
+        self.textless[ending if known else "others"] += 1
 
     @property
     def warnings(self) -> list[str]:
@@ -73,6 +85,12 @@ class Counts:
             told.append(
                 f"{self.links:,} links lead out of the root, in a circle or nowhere, and are not followed: {named}"
             )
+        if self.textless:
+            kinds = [f"{count:,} {ending}" for ending, count in self.textless.most_common(_MOST_NAMED)]
+            told.append(
+                f"files of kinds without a text are not read: {_named(kinds, len(self.textless))} "
+                f"({self.textless.total():,} in all). Name them in ignore, and they are passed over in silence."
+            )
         return told
 
     @property
@@ -80,7 +98,8 @@ class Counts:
         """The same for people."""
         names = ("new", "changed", "unchanged", "vanished", "waiting", "archived")
         links = [f"{self.links:,} links not followed"] if self.links else []
-        return ", ".join([*(f"{getattr(self, name):,} {name}" for name in names), *links])
+        textless = [f"{self.textless.total():,} without a text"] if self.textless else []
+        return ", ".join([*(f"{getattr(self, name):,} {name}" for name in names), *links, *textless])
 
 
 def _named(names: Sequence[str], count: int) -> str:
@@ -116,7 +135,7 @@ async def compare(
                 verdict = selection.verdict(file)
                 if _differs(file, known, verdict, counts) or (everything and verdict is Verdict.READ):
                     found.append(Difference(file, known))
-                elif everything and strict and known is not None and verdict is not Verdict.OTHER:
+                elif everything and strict and known is not None and verdict in (Verdict.WAITING, Verdict.ARCHIVED):
                     raise _cannot_be_read(file)
             yield found
 
@@ -140,6 +159,8 @@ def _differs(file: FileInfo, known: ManifestEntry | None, verdict: Verdict, coun
     """Whether a file is to be read."""
     if verdict is Verdict.WAITING:
         counts.waiting += 1
+    elif verdict is Verdict.TEXTLESS:
+        counts.leave_out_kind(file.name)
     elif verdict is Verdict.ARCHIVED:
         counts.archived += 1
         if (known is None or known.identity != file.identity) and len(counts.archived_names) < _MOST_NAMED:

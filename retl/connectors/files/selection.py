@@ -35,6 +35,8 @@ class Verdict(Enum):
     WAITING = "waiting"
     """It may still be written to."""
     ARCHIVED = "archived"
+    TEXTLESS = "textless"
+    """It is of a kind that has no text, where documents are read."""
 
 
 class Selection:
@@ -64,7 +66,7 @@ class Selection:
         if is_unfinished(file.name) or any(pattern.match(file.name) is not None for pattern in self._ignore):
             return Verdict.OTHER
         if self._documents and kind_of(unpacked_name(file.name)) is None:
-            return Verdict.OTHER
+            return Verdict.TEXTLESS
         if file.size < rules.min_size or (rules.max_size is not None and file.size > rules.max_size):
             return Verdict.OTHER
         if file.modified is not None:
