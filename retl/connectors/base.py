@@ -54,7 +54,7 @@ from retl.model.errors import (
     UnsupportedError,
 )
 from retl.model.manifest import ManifestChange, ManifestEntry
-from retl.model.plan import BatchSize, SourcePlan, TargetPreview, WriteSpec
+from retl.model.plan import BatchSize, SourcePlan, SourcePreview, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Bounds, Position, Scope, Slice, Window, cut, lower_bound, make_window
@@ -93,6 +93,7 @@ __all__ = [
     "Source",
     "SourceError",
     "SourcePlan",
+    "SourcePreview",
     "SourceScan",
     "StateStore",
     "SystemInfo",
@@ -204,9 +205,9 @@ class SourceScan(ABC):
         """What people should know since the last call. Asked at least once a second, also while a slice is read."""
         return ()
 
-    async def preview(self) -> Sequence[str]:
-        """Lines for people on what this scan would do, beyond its plan. Reads only."""
-        return ()
+    async def preview(self) -> SourcePreview:
+        """What this scan would do, for people. Reads only."""
+        return SourcePreview()
 
     @abstractmethod
     def read(self, slice_: Slice) -> AsyncGenerator[pa.RecordBatch, None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from retl.connectors.base import Source, SystemInfo, Target
 from retl.engine.config import PipelineConfig
@@ -12,9 +13,11 @@ from retl.engine.log import as_retl_error
 from retl.engine.targets import check_claims, claim_of, starting_point, with_types
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
-from retl.model.plan import SourcePlan, TargetPreview, WriteSpec
+from retl.model.plan import SourcePlan, SourcePreview, TargetPreview, WriteSpec
 from retl.model.table import TableSpec
 from retl.state.base import Claim, Manifest
+
+_LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class TablePlan:
     claim: Claim | None = None
     """The target's table and how it is written, if the target can tell its tables from others."""
     preview: tuple[str, ...] = ()
-    """What the source tells people of the scan: ``SourceScan.preview``."""
+    """What the source tells people of the scan; where it compares with the manifest, the columns; and the first rows."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,13 @@ class Preflight:
             manifest = Manifest(config.store, config.name, spec.name)
             table = await with_types(config.source, config.target, spec)
             async with config.source.open_scan(table, checkpoint, manifest) as scan:
-                source, told_by_source = scan.plan, tuple(await scan.preview())
+                source, preview = scan.plan, await scan.preview()
                 target = await self._preview(spec, checkpoint, source, warnings)
             told = claim if await config.target.location(spec.to) is not None else None
         except RetlError as error:
             error.with_context(pipeline=config.name, table=spec.name)
             raise
-        return TablePlan(spec, source, target, (*warnings, *target.warnings), told, told_by_source)
+        return TablePlan(spec, source, target, (*warnings, *target.warnings), told, tuple(_lines(source, preview)))
 
     async def _preview(
         self, spec: TableSpec, checkpoint: Checkpoint, source: SourcePlan, warnings: list[str]
@@ -145,3 +148,21 @@ class Preflight:
             unique_key=source.unique_key,
         )
         return await self._config.target.preview(load)
+
+
+def _lines(source: SourcePlan, preview: SourcePreview) -> Iterator[str]:
+    yield from preview.lines
+    if source.by_manifest:
+        yield from (f"column {column.name}: {column.type}" for column in source.schema)
+    if preview.rows is not None:
+        yield from map(_row_text, preview.rows.select(source.schema.names).to_pylist())
+
+
+def _row_text(row: dict[str, Any]) -> str:
+    return "row " + ", ".join(f"{name} = {'NULL' if value is None else _shown(value)}" for name, value in row.items())
+
+
+def _shown(value: Any) -> str:
+    """A value on one line of a terminal: a document may be a book."""
+    text = " ".join(str(value)[: 2 * _LONGEST_SHOWN].split())
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

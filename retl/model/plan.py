@@ -91,6 +91,15 @@ class WriteSpec:
         return self.fence.epoch if self.fence else 0
 
 
+@dataclass(frozen=True, slots=True)
+class SourcePreview:
+    """What people may want to know of a scan before it runs, beyond its plan."""
+
+    lines: tuple[str, ...] = ()
+    rows: pa.RecordBatch | None = None
+    """A few of the rows that would come, where they cost little."""
+
+
 @dataclass(frozen=True)
 class TargetPreview:
     """How the target would prepare itself, and which values it would cast."""

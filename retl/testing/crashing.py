@@ -10,7 +10,7 @@ import pyarrow as pa
 from retl.connectors.base import Connector, Source, SourceScan, SystemInfo
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConnectionFailed, RowsRejected
-from retl.model.plan import SourcePlan
+from retl.model.plan import SourcePlan, SourcePreview
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
@@ -90,7 +90,7 @@ class _WrappedScan(SourceScan):
     def warnings(self) -> Sequence[str]:
         return self._scan.warnings()
 
-    async def preview(self) -> Sequence[str]:
+    async def preview(self) -> SourcePreview:
         return await self._scan.preview()
 
     async def recount(self, slice_: Slice) -> int | None:

@@ -19,6 +19,7 @@ from retl.connectors.base import (
     Scope,
     Slice,
     Source,
+    SourcePreview,
     SourceScan,
     SystemInfo,
     TableSchema,
@@ -37,6 +38,7 @@ from retl.connectors.documents.splitter import Splitter
 from retl.model import counted
 
 _GATHERED_BYTES = 1024 * 1024
+_PREVIEWED_ROWS = 3
 _ROWS_PER_DOCUMENT = 25
 """How many chunks a document is taken to have, when ``slice_rows`` is divided by them."""
 
@@ -138,8 +140,14 @@ class ChunkedScan(SourceScan):
     def warnings(self) -> Sequence[str]:
         return self._documents.warnings()
 
-    async def preview(self) -> Sequence[str]:
-        return await self._documents.preview()
+    async def preview(self) -> SourcePreview:
+        """As that of the documents, with the first chunks of those that it shows."""
+        found = await self._documents.preview()
+        if found.rows is None or self._rows is None:
+            return found
+        pieces = self._rows.of(found.rows, SliceDocuments())
+        first = await anyio.to_thread.run_sync(_step, pieces)
+        return dataclasses.replace(found, rows=first[0].slice(0, _PREVIEWED_ROWS) if first else None)
 
     # Rows -------------------------------------------------------------------
 

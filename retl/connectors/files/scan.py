@@ -22,7 +22,7 @@ from retl.connectors.manifest.ahead import ahead
 from retl.connectors.manifest.groups import GroupQueue
 from retl.model.errors import ConnectionFailed, RetlError, RowsRejected, SourceError
 from retl.model.manifest import ManifestChange, ManifestEntry
-from retl.model.plan import SourcePlan
+from retl.model.plan import SourcePlan, SourcePreview
 from retl.model.window import Scope, Slice
 
 _AT_ONCE = 4
@@ -31,7 +31,6 @@ _MOST_KEPT_BYTES = 64 * 1024 * 1024
 _MOST_TOLD = 20
 _PREVIEWED_FILES = 3
 _PREVIEWED_ROWS = 3
-_LONGEST_SHOWN = 200
 
 
 class _TooManyRejects(SourceError):
@@ -197,11 +196,10 @@ class FileScan(SourceScan):
         await self._groups.aclose()
         self._changes.close()
 
-    async def preview(self) -> Sequence[str]:
-        """What there is to do, the columns, and a few rows of the first file that can be read."""
+    async def preview(self) -> SourcePreview:
+        """What there is to do, and a few rows of the first file that can be read."""
         counts, files = await self._changes.survey(_PREVIEWED_FILES)
         told = [counts.text]
-        told += [f"column {column.name}: {column.type}" for column in self.plan.schema]
         for file in files:
             try:
                 async with aclosing(self._reader.rows(file, self._shape, check=False)) as batches:
@@ -210,8 +208,8 @@ class FileScan(SourceScan):
                 told.append(error.message)
                 continue
             if batch is not None:
-                return (*told, *map(_row_text, batch.slice(0, _PREVIEWED_ROWS).to_pylist()))
-        return told
+                return SourcePreview(tuple(told), batch.slice(0, _PREVIEWED_ROWS))
+        return SourcePreview(tuple(told))
 
     # Rows -------------------------------------------------------------------
 
@@ -332,13 +330,3 @@ def _first_reason(batch: pa.RecordBatch | None) -> str:
     if batch is None or not _rejects_in(batch):
         return ""
     return f" (the first: {batch.column(REJECT).drop_null()[0]['reason'].as_py()})"
-
-
-def _row_text(row: dict[str, Any]) -> str:
-    return "row " + ", ".join(f"{name} = {'NULL' if value is None else _shown(value)}" for name, value in row.items())
-
-
-def _shown(value: Any) -> str:
-    """A value on one line of a terminal: a document may be a book."""
-    text = " ".join(str(value)[: 2 * _LONGEST_SHOWN].split())
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -23,7 +23,7 @@ from retl.connectors.yuque.settings import MOST_AT_ONCE
 from retl.connectors.yuque.types import KEY
 from retl.model.errors import RetlError, RowsRejected, SourceError
 from retl.model.manifest import ManifestChange, ManifestEntry
-from retl.model.plan import SourcePlan
+from retl.model.plan import SourcePlan, SourcePreview
 from retl.model.window import Scope, Slice
 
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -194,13 +194,11 @@ class DocumentScan(SourceScan):
         if self._prepared is not None:
             self._prepared.changes.close()
 
-    async def preview(self) -> Sequence[str]:
-        """What there is to do, the columns, and the titles of a few documents."""
+    async def preview(self) -> SourcePreview:
+        """The books, and what there is to do in them."""
         known = await self._known()
         told = [f"book {book.namespace}: {book.name}" for book in known.listing.books.values()]
-        told.append((await known.changes.survey()).text)
-        told += [f"column {column.name}: {column.type}" for column in self.plan.schema]
-        return told
+        return SourcePreview((*told, (await known.changes.survey()).text))
 
     # Rows -------------------------------------------------------------------
 

@@ -203,7 +203,7 @@ async def test_a_preview_says_what_there_is_to_do_and_reads_no_document(yuque: F
     _filled(yuque, 3)
     async with source.open_scan(table_spec("team/handbook"), Checkpoint(), manifest_of()) as scan:
         told = await scan.preview()
-        assert told[:2] == ["book team/handbook: Handbook", "3 new, 0 changed, 0 moved, 0 unchanged, 0 vanished"]
+        assert told.lines == ("book team/handbook: Handbook", "3 new, 0 changed, 0 moved, 0 unchanged, 0 vanished")
         assert yuque.documents_read() == []
 
 
