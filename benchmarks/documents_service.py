@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import msgspec
 import numpy as np
 from aiohttp import web
-from anyio.from_thread import start_blocking_portal
 
 from tests.servers.process import free_port
+from tests.servers.web import serving
 
 DIMENSIONS = 256
 _VECTORS = 997
@@ -32,21 +32,14 @@ class CountingService:
 
     @contextmanager
     def running(self) -> Iterator[CountingService]:
-        with start_blocking_portal("asyncio") as portal:
-            runner = portal.call(self._start)
-            try:
-                yield self
-            finally:
-                portal.call(runner.cleanup)
+        with serving(self._application, self.port):
+            yield self
 
-    async def _start(self) -> web.AppRunner:
+    def _application(self) -> web.Application:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_post("/v1/embeddings", self._embed)
         app.router.add_get("/v1/asked", self._tell)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        return runner
+        return app
 
     async def _embed(self, request: web.Request) -> web.Response:
         asked = msgspec.json.decode(await request.read())

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 import numpy as np
 from aiohttp import web
-from anyio.from_thread import start_blocking_portal
 
 from tests.servers.process import free_port
+from tests.servers.web import serving
 
 KEY = "sk-fake-key-of-the-tests"
 MODELS = {"small": 8, "large": 12, "huge": 2_200}
@@ -100,20 +100,13 @@ class EmbeddingService:
 
     @contextmanager
     def running(self) -> Iterator[EmbeddingService]:
-        with start_blocking_portal("asyncio") as portal:
-            runner = portal.call(self._start)
-            try:
-                yield self
-            finally:
-                portal.call(runner.cleanup)
+        with serving(self._application, self.port):
+            yield self
 
-    async def _start(self) -> web.AppRunner:
+    def _application(self) -> web.Application:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/embeddings", self._embeddings)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        return runner
+        return app
 
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
         self.at_once += 1
