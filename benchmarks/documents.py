@@ -1,8 +1,9 @@
 """Documents to vectors: 10,000 of 5 KB, the first load and a scan with 1 % changed, beside what a user could take instead.
 
 All ask one local service for vectors, which counts the texts and answers at once, so that the figures are those of the
-pipelines. LangChain's ``index()`` and LlamaIndex's ingestion pipeline write into their stores in memory, which costs
-them less than a database would; retl writes PostgreSQL and DuckDB. ``RETL_BENCH_DOCUMENTS`` is the number of documents.
+pipelines. retl writes PostgreSQL and DuckDB, CocoIndex PostgreSQL and a store of its own beside it. LangChain's
+``index()`` and LlamaIndex's ingestion pipeline write into their stores in memory, which costs them less than a database
+would. A contender takes part where it is installed. ``RETL_BENCH_DOCUMENTS`` is the number of documents.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ _CONTENDERS = (
     ("LangChain index()", "by_langchain", "langchain_classic"),
     ("LlamaIndex ingestion pipeline", "by_llama_index", "llama_index.core"),
 )
+_COCOINDEX = ("CocoIndex to PostgreSQL", "by_cocoindex", "benchmarks.documents_cocoindex")
 
 
 def main() -> None:
+    os.environ["COCOINDEX_DISABLE_USAGE_TRACKING"] = "1"  # a benchmark asks nobody else
     with CountingService().running() as service, postgres.any_server() as server:
         server.query("CREATE EXTENSION IF NOT EXISTS vector")
         found = {
@@ -38,6 +41,11 @@ def main() -> None:
         for title, function, module in _CONTENDERS:
             if _is_there(module):
                 found[title] = _run(service, function)
+        if _is_there("cocoindex"):
+            with server.fresh_database() as database:
+                server.query("CREATE EXTENSION vector", database=database)
+                title, function, module = _COCOINDEX
+                found[title] = _run(service, function, server.url(database), module=module)
     _tell(found)
 
 
@@ -48,12 +56,12 @@ def _is_there(module: str) -> bool:
         return False
 
 
-def _run(service: CountingService, function: str, *more: Any) -> dict[str, Any]:
+def _run(service: CountingService, function: str, *more: Any, module: str = _RUNS) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "documents"
         root.mkdir()
         write(root, DOCUMENTS)
-        return common.in_own_process(_RUNS, function, str(root), service.url, *more)
+        return common.in_own_process(module, function, str(root), service.url, *more)
 
 
 def write(root: Path, number: int) -> None:

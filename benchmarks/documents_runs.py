@@ -16,7 +16,8 @@ from retl.connectors import DuckDB, LocalFiles, PostgreSQL
 
 CHUNK = 1_000
 """Characters of a chunk, for all."""
-_BATCH = 64
+BATCH = 64
+"""Texts of one request, for all."""
 
 
 def by_retl(root: str, service: str, system: str, address: str) -> dict[str, Any]:
@@ -27,14 +28,14 @@ def by_retl(root: str, service: str, system: str, address: str) -> dict[str, Any
         format="documents",
         pre_action=retl.PreAction.TRUNCATE,
         chunks=retl.Chunks(size=CHUNK),
-        embeddings=retl.Embeddings(of="content", url=service, model="any", dimensions=DIMENSIONS, batch=_BATCH),
+        embeddings=retl.Embeddings(of="content", url=service, model="any", dimensions=DIMENSIONS, batch=BATCH),
     )
 
     def scan() -> None:
         pipeline = retl.Pipeline("documents", source=LocalFiles(path=root), target=target, tables=[table])
         anyio.run(pipeline.run_once)
 
-    return _measured(root, service, scan)
+    return measured(root, service, scan)
 
 
 def by_langchain(root: str, service: str) -> dict[str, Any]:
@@ -45,14 +46,14 @@ def by_langchain(root: str, service: str) -> dict[str, Any]:
     from langchain_core.vectorstores import InMemoryVectorStore
     from langchain_text_splitters import MarkdownTextSplitter
 
-    client = _client(service)
+    client = client_of(service)
 
     class Asking(Embeddings):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
-            return _embed(client, texts)
+            return embedded(client, texts)
 
         def embed_query(self, text: str) -> list[float]:
-            return _embed(client, [text])[0]
+            return embedded(client, [text])[0]
 
     store = InMemoryVectorStore(Asking())
     records = SQLRecordManager("documents", db_url=f"sqlite:///{Path(root).parent / 'records.db'}")
@@ -74,7 +75,7 @@ def by_langchain(root: str, service: str) -> dict[str, Any]:
             key_encoder="sha256",
         )
 
-    return _measured(root, service, scan)
+    return measured(root, service, scan)
 
 
 def by_llama_index(root: str, service: str) -> dict[str, Any]:
@@ -85,24 +86,24 @@ def by_llama_index(root: str, service: str) -> dict[str, Any]:
     from llama_index.core.storage.docstore import SimpleDocumentStore
     from llama_index.core.vector_stores import SimpleVectorStore
 
-    client = _client(service)
+    client = client_of(service)
 
     class Asking(BaseEmbedding):
         def _get_text_embedding(self, text: str) -> list[float]:
-            return _embed(client, [text])[0]
+            return embedded(client, [text])[0]
 
         def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-            return _embed(client, texts)
+            return embedded(client, texts)
 
         def _get_query_embedding(self, query: str) -> list[float]:
-            return _embed(client, [query])[0]
+            return embedded(client, [query])[0]
 
         async def _aget_query_embedding(self, query: str) -> list[float]:
-            return _embed(client, [query])[0]
+            return embedded(client, [query])[0]
 
     pipeline = IngestionPipeline(
         # About as many tokens as the others have characters, by four.
-        transformations=[SentenceSplitter(chunk_size=CHUNK // 4, chunk_overlap=0), Asking(embed_batch_size=_BATCH)],
+        transformations=[SentenceSplitter(chunk_size=CHUNK // 4, chunk_overlap=0), Asking(embed_batch_size=BATCH)],
         docstore=SimpleDocumentStore(),
         docstore_strategy=DocstoreStrategy.UPSERTS,
         vector_store=SimpleVectorStore(),
@@ -111,24 +112,24 @@ def by_llama_index(root: str, service: str) -> dict[str, Any]:
     def scan() -> None:
         pipeline.run(documents=SimpleDirectoryReader(root, filename_as_id=True).load_data())
 
-    return _measured(root, service, scan)
+    return measured(root, service, scan)
 
 
-def _client(service: str) -> Any:
+def client_of(service: str) -> Any:
     import openai
 
     return openai.OpenAI(api_key="none", base_url=service)
 
 
-def _embed(client: Any, texts: list[str]) -> list[list[float]]:
+def embedded(client: Any, texts: list[str]) -> list[list[float]]:
     found: list[list[float]] = []
-    for start in range(0, len(texts), _BATCH):
-        answer = client.embeddings.create(model="any", input=texts[start : start + _BATCH])
+    for start in range(0, len(texts), BATCH):
+        answer = client.embeddings.create(model="any", input=texts[start : start + BATCH])
         found += [item.embedding for item in answer.data]
     return found
 
 
-def _measured(root: str, service: str, scan: Callable[[], None]) -> dict[str, Any]:
+def measured(root: str, service: str, scan: Callable[[], None]) -> dict[str, Any]:
     _asked(service)
     first = _timed(scan)
     first_asked = _asked(service)
