@@ -10,23 +10,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-import pyarrow as pa
 
 from retl.connectors.elasticsearch import catalog
 from retl.connectors.elasticsearch.catalog import Definition, ExistingIndex
 from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.target import truncate
-from retl.connectors.elasticsearch.target.conflicts import numbered
+from retl.connectors.elasticsearch.target.conflicts import Conflicts
 from retl.connectors.elasticsearch.target.encode import MARK, Lines
-from retl.connectors.elasticsearch.target.loader import Bulk, Reject, Rows, fail_on_conflict
+from retl.connectors.elasticsearch.target.loader import Bulk, Reject
 from retl.connectors.elasticsearch.types import field_type
 from retl.model.actions import Action
 from retl.model.errors import ConfigError, TargetError, UnsupportedError
 from retl.model.plan import WriteSpec
 from retl.model.window import Scope
 
-_AT_ONCE = 500
-_TRIES = 5
 _EXACT = ("keyword", "constant_keyword", "wildcard")
 
 
@@ -113,42 +110,18 @@ class FileDocuments:
         return {"terms": {path: list(scope.values)}}
 
 
-class FileConflicts:
+class RowsOfFiles(Conflicts):
     """Settles rows whose key has a document: of the same file they replace it, of another one they are rejects."""
 
     def __init__(
         self, client: Client, spec: WriteSpec, index: str, reject: Reject, prove: Callable[[], Awaitable[None]]
     ) -> None:
-        self._client = client
+        super().__init__(client, index, prove)
         self._spec = spec
-        self._index = index
         self._reject = reject
-        self._prove = prove
 
-    async def __call__(self, bulk: Bulk, lines: Lines, rows: Rows) -> None:
-        for first in range(0, rows.size, _AT_ONCE):
-            await self._settle(bulk, lines.take(rows[first : first + _AT_ONCE]))
-
-    async def _settle(self, bulk: Bulk, lines: Lines) -> None:
-        for _ in range(_TRIES):
-            found = await self._stored(lines)
-            await self._prove()
-            replaced = [number for number, there in enumerate(found) if self._replaces(bulk, lines, number, there)]
-            if not replaced:
-                return
-            numbers = [numbered(found[number]) for number in replaced]
-            lines = lines.take(replaced)
-            again = await bulk.resend(lines.in_place_of(numbers))
-            if not len(again):
-                return
-            lines = lines.take(again)
-        await fail_on_conflict(bulk, lines, pa.array(range(len(lines))).to_numpy())
-
-    async def _stored(self, lines: Lines) -> Sequence[dict[str, Any]]:
-        asked = {"ids": lines.ids.to_pylist()}
-        answer = await self._client.call("POST", f"/{quoted(self._index)}/_mget", body=asked)
-        found: list[dict[str, Any]] = answer["docs"]
-        return found
+    def replacing(self, bulk: Bulk, lines: Lines, found: Sequence[Mapping[str, Any]]) -> list[int]:
+        return [number for number, there in enumerate(found) if self._replaces(bulk, lines, number, there)]
 
     def _replaces(self, bulk: Bulk, lines: Lines, number: int, there: Mapping[str, Any]) -> bool:
         """Whether a row takes the place of a document; else it is counted, or rejected."""

@@ -10,9 +10,10 @@ looked at: a document stays only where it holds a newer cursor itself, or this v
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -31,16 +32,22 @@ _TRIES = 5
 _AT_ONCE = 1_000
 
 
-class Conflicts:
-    """Settles the items that a bulk request found older than their documents. ``prove`` raises for a lost fence."""
+class Conflicts(ABC):
+    """Settles the items of a bulk request that conflict with their documents. ``prove`` raises for a lost fence."""
 
     def __init__(
-        self, client: Client, load: PreparedLoad, duplicates: Duplicates, prove: Callable[[], Awaitable[None]]
+        self,
+        client: Client,
+        index: str,
+        prove: Callable[[], Awaitable[None]],
+        *,
+        fields: Sequence[str] | Literal[True] = True,
     ) -> None:
+        """``fields``: what is looked at of a document, if not the whole of it."""
         self._client = client
-        self._load = load
-        self._duplicates = duplicates
+        self._index = index
         self._prove = prove
+        self._fields = fields
 
     async def __call__(self, bulk: Bulk, lines: Lines, rows: Rows) -> None:
         for first in range(0, rows.size, _AT_ONCE):
@@ -48,11 +55,10 @@ class Conflicts:
 
     async def _settle(self, bulk: Bulk, lines: Lines) -> None:
         for _ in range(_TRIES):
-            found = await stored(self._client, self._load.address.index, lines, [self._load.spec.cursor or ""])
+            found = await stored(self._client, self._index, lines, self._fields)
             # Only now: what another owner wrote before it was seen, and what he writes after it clashes.
             await self._prove()
-            replaced = [number for number in self._newest(lines) if not self._stays(lines, number, found[number])]
-            bulk.older += len(lines) - len(replaced)
+            replaced = self.replacing(bulk, lines, found)
             numbers = [numbered(found[number]) for number in replaced]
             lines = lines.take(replaced)
             again = await bulk.resend(lines.in_place_of(numbers)) if replaced else ()
@@ -60,6 +66,26 @@ class Conflicts:
                 return
             lines = lines.take(again)
         await fail_on_conflict(bulk, lines, np.arange(len(lines)))
+
+    @abstractmethod
+    def replacing(self, bulk: Bulk, lines: Lines, found: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The rows that take the place of their documents; the others are counted, or rejected."""
+
+
+class OlderRows(Conflicts):
+    """Settles the items that are older than their documents."""
+
+    def __init__(
+        self, client: Client, load: PreparedLoad, duplicates: Duplicates, prove: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(client, load.address.index, prove, fields=[load.spec.cursor or ""])
+        self._load = load
+        self._duplicates = duplicates
+
+    def replacing(self, bulk: Bulk, lines: Lines, found: Sequence[Mapping[str, Any]]) -> list[int]:
+        replaced = [number for number in self._newest(lines) if not self._stays(lines, number, found[number])]
+        bulk.older += len(lines) - len(replaced)
+        return replaced
 
     def _newest(self, lines: Lines) -> list[int]:
         """The rows without a newer one in this slice."""
@@ -78,11 +104,13 @@ class Conflicts:
         return there is not None and there > lines.versions[number].as_py()
 
 
-async def stored(client: Client, index: str, lines: Lines, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Each document as of now: ``found``, its sequence numbers, and these fields of it."""
+async def stored(
+    client: Client, index: str, lines: Lines, fields: Sequence[str] | bool = False
+) -> list[dict[str, Any]]:
+    """Each document as of now: ``found``, its sequence numbers, and these fields of it, or the whole of it."""
     routing = lines.rows.column(ROUTING).to_pylist() if ROUTING in lines.rows.schema.names else [None] * len(lines)
     asked = [
-        {"_id": name, "_source": list(fields) or False, **({} if way is None else {"routing": way})}
+        {"_id": name, "_source": fields, **({} if way is None else {"routing": way})}
         for name, way in zip(lines.ids.to_pylist(), routing, strict=True)
     ]
     answer = await client.call("POST", f"/{quoted(index)}/_mget", body={"docs": asked})

@@ -21,8 +21,8 @@ from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.connectors.elasticsearch.errors import server_error, understood
 from retl.connectors.elasticsearch.state.store import ElasticsearchStore
 from retl.connectors.elasticsearch.target import refresh
-from retl.connectors.elasticsearch.target.by_file import FileConflicts, FileDocuments
-from retl.connectors.elasticsearch.target.conflicts import Conflicts, Duplicates, stored
+from retl.connectors.elasticsearch.target.by_file import FileDocuments, RowsOfFiles
+from retl.connectors.elasticsearch.target.conflicts import Duplicates, OlderRows, stored
 from retl.connectors.elasticsearch.target.encode import Encoder, Lines
 from retl.connectors.elasticsearch.target.loader import Bulk, Conflict, fail_on_conflict, keep_existing
 from retl.connectors.elasticsearch.target.plan import PreparedLoad
@@ -72,11 +72,11 @@ class ElasticsearchWriter(TableWriter):
     def _conflict(self) -> Conflict:
         """How to settle a document that conflicts with an existing one."""
         if self._load.by_file:
-            return FileConflicts(self._client, self._spec, self._load.address.index, self._reject, self._prove_now)
+            return RowsOfFiles(self._client, self._spec, self._load.address.index, self._reject, self._prove_now)
         if self._load.operation == "create" and not self._load.only_existing:
             return keep_existing
         if self._load.plan.versions and not self._load.only_existing:
-            return Conflicts(self._client, self._load, self._duplicates, self._prove_now)
+            return OlderRows(self._client, self._load, self._duplicates, self._prove_now)
         return fail_on_conflict
 
     async def write(self, batch: pa.RecordBatch) -> None:
