@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import msgspec
 import pyarrow as pa
 
 from retl.connectors.base import REJECT, CommitResult, TableWriter
 from retl.engine.context import now
 from retl.model.checkpoint import FencedCheckpoint, Reject, check_rejects
-from retl.model.errors import RowsRejected
 from retl.model.plan import WriteSpec
 from retl.model.window import Slice
-from retl.state.base import StateStore
+from retl.state.base import StateStore, commit_with_rejects
 
 
 class SourceRejects(TableWriter):
@@ -64,15 +61,8 @@ class SourceRejects(TableWriter):
             "correct them at the source, filter them with where, or leave the column out",
         )
         mine, self._rejects = tuple(self._rejects), []
-        try:
-            done = await self._writer.commit(fenced, slice_, rejects_left - len(mine))
-        except RowsRejected as error:
-            error.rejects = [*mine, *error.rejects]
-            raise
-        if mine and fenced is not None:
-            # The target keeps its own rejects with the rows.
-            await self._store.add_rejects(fenced.fence.pipeline, mine)
-        return dataclasses.replace(done, rows=done.rows + len(mine), rejects=(*mine, *done.rejects))
+        commit = self._writer.commit(fenced, slice_, rejects_left - len(mine))
+        return await commit_with_rejects(commit, mine, fenced, self._store)
 
     async def count(self) -> int:
         return await self._writer.count()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import ClassVar
 
+from retl.model.answers import CommitResult
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
-from retl.model.errors import LeaseLost
+from retl.model.errors import LeaseLost, RowsRejected
 from retl.model.manifest import ManifestEntry
 from retl.model.report import ScanReport, ScanStatus
 
@@ -204,3 +205,23 @@ class Manifest:
 
     def __aiter__(self) -> AsyncIterator[ManifestEntry]:
         return self._store.manifest(self._pipeline, self._table)
+
+
+async def commit_with_rejects(
+    commit: Awaitable[CommitResult],
+    rejects: Sequence[Reject],
+    fenced: FencedCheckpoint | None,
+    store: StateStore | None,
+) -> CommitResult:
+    """A commit of rows, and the rejects that never reached its target: the store keeps them, where ``fenced`` is given.
+
+    Those that the target rejects it keeps itself, with the rows.
+    """
+    try:
+        done = await commit
+    except RowsRejected as error:
+        error.rejects = [*rejects, *error.rejects]
+        raise
+    if rejects and fenced is not None and store is not None:
+        await store.add_rejects(fenced.fence.pipeline, rejects)
+    return replace(done, rows=done.rows + len(rejects), rejects=(*rejects, *done.rejects))

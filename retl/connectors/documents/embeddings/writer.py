@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import pyarrow as pa
 
-from retl.connectors.base import CommitResult, StateStore, TableWriter, Target
+from retl.connectors.base import CommitResult, TableWriter, Target
 from retl.connectors.documents.embeddings.model import Model
 from retl.connectors.rows.rejects import RejectCollector
 from retl.connectors.rows.text import not_utf8, to_text
 from retl.connectors.rows.vectors import to_canonical
 from retl.model.checkpoint import FencedCheckpoint, check_rejects
 from retl.model.embeddings import EmbeddingCounts, Embeddings
-from retl.model.errors import RowsRejected
 from retl.model.plan import WriteSpec
 from retl.model.window import Slice
+from retl.state.base import commit_with_rejects
 
 _DIGITS = 32
 """Hexadecimal digits of a text's SHA-256 that tell it from all others."""
@@ -137,15 +136,8 @@ class EmbeddingWriter(TableWriter):
             "leave them out with where, cut long texts into chunks, or raise max_rejects",
         )
         mine, self._rejects = tuple(rejects.rows), RejectCollector(self._spec)
-        try:
-            done = await self._writer.commit(fenced, slice_, rejects_left - len(mine))
-        except RowsRejected as error:
-            error.rejects = [*mine, *error.rejects]
-            raise
-        store: StateStore | None = self._target.state_store() if mine and fenced is not None else None
-        if store is not None and fenced is not None:
-            await store.add_rejects(fenced.fence.pipeline, mine)
-        return dataclasses.replace(done, rows=done.rows + len(mine), rejects=(*mine, *done.rejects))
+        commit = self._writer.commit(fenced, slice_, rejects_left - len(mine))
+        return await commit_with_rejects(commit, mine, fenced, self._target.state_store() if mine else None)
 
     async def count(self) -> int:
         return await self._writer.count()
