@@ -33,6 +33,7 @@ from retl.connectors.documents.columns import (
     rules_of,
     shape_of,
 )
+from retl.connectors.documents.facts import take_facts
 from retl.connectors.documents.rows import ChunkRows, SliceDocuments
 from retl.connectors.documents.splitter import Splitter
 from retl.model import counted
@@ -46,12 +47,11 @@ _ROWS_PER_DOCUMENT = 25
 class ChunkedSource(Source):
     """Reads the tables of another source; those with ``chunks`` as chunks of their documents, the others as they are."""
 
+    system: str  # type: ignore[misc]  # as the wrapped one's
+
     def __init__(self, documents: Source) -> None:
         self._documents = documents
-        self.system = documents.system  # type: ignore[misc]  # those of the source
-        self.files = documents.files  # type: ignore[misc]
-        self.file_words = documents.file_words  # type: ignore[misc]
-        self.schemas = documents.schemas  # type: ignore[misc]
+        take_facts(Source, documents, self)
 
     async def ping(self) -> SystemInfo:
         return await self._documents.ping()

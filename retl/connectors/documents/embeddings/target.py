@@ -11,6 +11,7 @@ import pyarrow as pa
 from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.documents.embeddings.models import open_model
 from retl.connectors.documents.embeddings.writer import EmbeddingWriter
+from retl.connectors.documents.facts import take_facts
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.embeddings import LOCAL, EmbeddingCounts, Embeddings
@@ -36,8 +37,7 @@ class EmbeddingTarget(Target):
 
     def __init__(self, inner: Target) -> None:
         self._inner = inner
-        for name in ("system", "batch_size", "schemas", "one_writer", "mirrors", "documents"):
-            setattr(self, name, getattr(inner, name))
+        take_facts(Target, inner, self)
 
     # What passes through ----------------------------------------------------
 
