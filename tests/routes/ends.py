@@ -327,7 +327,8 @@ class SearchEnd(End):
         self.server.ask("POST", f"/{self.called(table)}/_delete_by_query?refresh=true", {"query": query})
 
     def rows(self, table: str, *columns: str) -> list[Row]:
-        found = {int(key): value for key, value in self.server.documents(self.called(table)).items()}
+        documents = self.server.documents(self.called(table))
+        found = {int(key) if key.isdecimal() else key: value for key, value in documents.items()}
         rows = ({"id": key, **document} for key, document in sorted(found.items()))
         return [
             tuple(

@@ -1,14 +1,10 @@
-"""Documents in chunks with vectors: what a change costs, what a restore costs, and what a kill leaves."""
+"""Documents in chunks with vectors: what a change costs, and what a restore costs."""
 
 from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-import sys
 import threading
-import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +16,6 @@ import pytest
 import retl
 from retl.connectors import LocalFiles
 from retl.model.report import ScanReport
-from tests import tiers
 from tests.fake_embeddings import KEY, EmbeddingService, Fault
 from tests.fake_embeddings.server import vector
 from tests.integration.embeddings.conftest import numbers
@@ -28,7 +23,6 @@ from tests.routes.ends import DuckDBEnd, PostgresEnd, SQLiteEnd
 from tests.routes.fixtures import make_end
 from tests.routes.route import End, Row
 
-ROOT = Path(__file__).parents[3]
 WORDS = [
     "bread",
     "butter",
@@ -64,7 +58,7 @@ class Library:
     def pipeline(self, **options: Any) -> retl.Pipeline:
         table = retl.Table(
             "**/*.md",
-            to="chunks",
+            to=self.target.called("chunks"),
             format={"type": "documents"},
             chunks=retl.Chunks(size=400),
             embeddings=retl.Embeddings(
@@ -93,7 +87,11 @@ class Library:
             assert numbers(found) == numbers(vector(content, 8))
 
 
-@pytest.fixture(params=["sqlite", "duckdb", "postgres"])
+TRANSACTIONAL = ("sqlite", "duckdb", "postgres")
+EVERYWHERE = (*TRANSACTIONAL, "elasticsearch")
+
+
+@pytest.fixture(params=TRANSACTIONAL)
 def library(
     request: pytest.FixtureRequest, tmp_path: Path, service: EmbeddingService, at_once: None
 ) -> Iterator[Library]:
@@ -110,6 +108,7 @@ def section(chance: random.Random, number: int) -> str:
     return "\n\n".join([f"# Page {number}", *paragraphs])
 
 
+@pytest.mark.parametrize("library", EVERYWHERE, indirect=True)
 async def test_a_changed_paragraph_of_a_hundred_pages_asks_for_its_chunks_alone(library: Library) -> None:
     chance = random.Random("pages")
     pages = [section(chance, number) for number in range(100)]
@@ -130,6 +129,7 @@ async def test_a_changed_paragraph_of_a_hundred_pages_asks_for_its_chunks_alone(
     library.check_vectors()
 
 
+@pytest.mark.parametrize("library", EVERYWHERE, indirect=True)
 async def test_text_that_moves_to_another_document_is_not_asked_for_again(library: Library) -> None:
     chance = random.Random("move")
     library.write("a.md", section(chance, 1), section(chance, 2))
@@ -221,81 +221,3 @@ async def test_an_owner_that_was_taken_over_while_it_waited_asks_for_nothing_mor
     assert [type(error) for error in raised] == [retl.LeaseLost]
     assert library.chunks() == []
     assert library.service.asked.total() <= 200  # what was under way: eight documents
-
-
-_SCAN = """
-import anyio, sys, retl
-from retl.connectors import LocalFiles, {connector}
-pipeline = retl.Pipeline(
-    "library", source=LocalFiles(path={root!r}), target={target}, lease_ttl=1,
-    tables=[retl.Table(
-        "**/*.md", to="chunks", format={{"type": "documents"}}, chunks=retl.Chunks(size=400), pre_action="truncate",
-        slice_rows=50, embeddings=retl.Embeddings(
-            of="content", url={url!r}, model="small", dimensions=8, api_key={key!r}, batch=4, concurrency=2,
-        ),
-    )],
-)
-print("ready", flush=True)
-anyio.run(pipeline.run_once)
-"""
-FILES = 30
-UNDER_WAY = 4 * 50
-"""The texts of the slice that is asked for, and of the one that is committed meanwhile, with room for large documents."""
-
-
-@pytest.mark.processes
-def test_a_killed_scan_leaves_whole_documents_and_has_paid_for_little_twice(library: Library) -> None:
-    chance = random.Random("kills")
-    killed = 0
-    for generation in range(tiers.number(5)):
-        write(library, generation)
-        library.service.faults = [Fault(wait=lambda: anyio.sleep(0.01))]  # so that a kill finds it at work
-        killed += run(library, kill_after=chance.uniform(0.2, 2.0))
-        check(library)
-    write(library, 1_000)
-    library.service.faults = []
-    assert not run(library, kill_after=None)
-    check(library)
-    assert {generation_of(content) for _, _, content in library.chunks()} == {"1000"}
-    paid_twice = library.service.asked.total() - len(library.service.asked)
-    assert paid_twice <= killed * UNDER_WAY
-    library.check_vectors()
-
-
-def write(library: Library, generation: int) -> None:
-    for number in range(FILES):
-        chance = random.Random(f"{generation} {number}")
-        paragraphs = [f"{' '.join(chance.choices(WORDS, k=30))} generation={generation}." for _ in range(12)]
-        library.write(f"{number:02}.md", *paragraphs)
-
-
-def generation_of(content: str) -> str:
-    return content.rpartition("generation=")[2].rstrip(".")
-
-
-def run(library: Library, *, kill_after: float | None) -> bool:
-    """Scan in a process of its own; whether it was killed before its end."""
-    connector = library.target.connector()
-    given = {name: getattr(connector, name) for name in connector.__struct_fields__}
-    given = {name: value for name, value in given.items() if isinstance(value, str | int | float | bool)}
-    kind = type(connector).__name__
-    script = _SCAN.format(
-        connector=kind, root=str(library.root), target=f"{kind}(**{given!r})", url=library.service.url, key=KEY
-    )
-    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        if kill_after is None:
-            assert process.wait(120) == 0
-            return False
-        time.sleep(kill_after)  # at no particular moment
-        process.kill()
-        return process.wait(30) != 0
-
-
-def check(library: Library) -> None:
-    """Each document has the chunks of one generation, all of them."""
-    if "chunks" not in library.target.tables():
-        return
-    found = Counter((document, generation_of(content)) for document, _, content in library.chunks())
-    assert len(found) == len({document for document, _ in found}), "a document has chunks of two generations"
-    assert all(count >= 6 for count in found.values()), "a document lacks chunks"

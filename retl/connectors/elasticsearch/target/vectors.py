@@ -37,8 +37,9 @@ def mappings_of(spec: WriteSpec, *, opensearch: bool) -> dict[str, Any]:
         return {}
     if opensearch:
         raise UnsupportedError(
-            "OpenSearch has no dense_vector, and its own type of vectors is not supported.",
-            remedy="use Elasticsearch, or another target.",
+            "OpenSearch has no dense_vector, and its own knn_vector is not supported.",
+            remedy="leave embeddings out, and let an ingest pipeline of OpenSearch (its processor text_embedding) give the "
+            "texts vectors; or write them into Elasticsearch, PostgreSQL or another target.",
         )
     distance = words.index.distance if words.index is not None else "cosine"
     return {
