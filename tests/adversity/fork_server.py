@@ -95,16 +95,20 @@ def fork_server() -> Iterator[ForkServer]:
 def serve() -> None:
     import duckdb  # noqa: F401  # imported here, so that no child has to
 
+    import retl.connectors.documents.embeddings.service
+    import retl.connectors.documents.splitter
     import retl.connectors.duckdb.source
     import retl.connectors.elasticsearch.source.source
     import retl.connectors.elasticsearch.target.target
+    import retl.connectors.files.stores.local
     import retl.connectors.mysql.source
     import retl.connectors.mysql.target
     import retl.connectors.postgres.source
     import retl.connectors.postgres.target
     import retl.connectors.redshift.source
     import retl.connectors.sqlite.source
-    import retl.connectors.sqlite.target  # noqa: F401
+    import retl.connectors.sqlite.target
+    import retl.connectors.yuque.source  # noqa: F401
 
     for line in sys.stdin.buffer:
         outcome = play(msgspec.json.decode(line, type=Round))

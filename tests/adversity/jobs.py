@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 
 import retl
-from retl.connectors import Elasticsearch, MySQL, PostgreSQL, Redshift
+from retl.connectors import Elasticsearch, LocalFiles, MySQL, PostgreSQL, Redshift, Yuque
 from retl.connectors.base import Connector
 from retl.connectors.duckdb import DuckDB
 from retl.connectors.sqlite import SQLite
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """One pipeline of one table, from database to database."""
+    """One pipeline of one table, from database to database; or from a folder, or from Yuque."""
 
     source: str
     target: str
@@ -32,15 +32,25 @@ class Job(msgspec.Struct, kw_only=True):
             "p",
             source=connector(self.source, **self.source_options),
             target=connector(self.target, **self.target_options),
-            tables=[retl.Table(**self.table)],
+            tables=[table(self.table)],
             state=retl.SqliteStore(self.state) if self.state else None,
             lease_ttl=self.lease_ttl,
             interval=self.interval,
         )
 
 
+def table(words: dict[str, Any]) -> retl.Table:
+    """A table by its words, those within words too."""
+    kinds = {"chunks": retl.Chunks, "embeddings": retl.Embeddings}
+    return retl.Table(**{word: kinds[word](**value) if word in kinds else value for word, value in words.items()})
+
+
 def connector(address: str, **options: Any) -> Connector:
-    """What reads or writes a server's database, by its URL, or a file, by its ending."""
+    """What reads or writes a server's database, by its URL, or a file, by its ending; a folder ends with a slash."""
+    if address.startswith("yuque:"):
+        return Yuque(address.removeprefix("yuque:"), **options)
+    if address.endswith("/"):
+        return LocalFiles(path=address, **options)
     if address.startswith("mysql://"):
         return MySQL(address, **options)
     if address.startswith("postgresql://"):
