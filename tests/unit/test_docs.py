@@ -267,7 +267,7 @@ def test_every_block_of_the_tutorial_is_a_file_a_command_or_an_output() -> None:
         "pipelines/your-own.md",
         "pipelines/files.md",
         "pipelines/documents.md",
-        "pipelines/documents-to-vectors.md",
+        pytest.param("pipelines/documents-to-vectors.md", marks=pytest.mark.timeout(120)),  # as its readers are told
         "write-a-connector.md",
     ],
 )

@@ -133,6 +133,9 @@ async def test_a_service_that_refuses_every_document_is_not_asked_for_all_of_the
         (403, "let the token's account read it"),
         (404, "check the name"),
         (410, "check the name"),
+        (400, "older than its API says"),
+        (422, "older than its API says"),
+        (500, "open it in the browser"),
     ],
 )
 async def test_what_is_refused_for_good_says_what_to_do(
