@@ -18,6 +18,7 @@ OnChange = Literal["fail", "replace"]
 Distance = Literal["cosine", "l2", "inner_product"]
 EMBEDDED_SLICE_ROWS = 1_000
 """Rows of one commit where texts are embedded: a crash has paid in vain for no more."""
+_PRESETS = {"default": "embedding", "cc": "__vector"}
 _MOST_DIMENSIONS = 16_000
 _LONGEST_MODEL = 150
 _WHOLE = {"dimensions": _MOST_DIMENSIONS, "batch": 2_048, "batch_chars": 10_000_000, "concurrency": 64}
@@ -48,8 +49,11 @@ class Embeddings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
 
     of: str
     """The target's column whose text is embedded. A row without text has no vector."""
-    into: str = "embedding"
-    """The column of the vectors. Beside it stands ``<into>_of``: which model made it, of which text."""
+    into: str = ""
+    """The column of the vectors; unset: ``embedding``, or as ``preset`` names it. Beside it stands ``<into>_of``: which
+    model made it, of which text."""
+    preset: Literal["default", "cc"] = "default"
+    """Names of columns, as ``chunks`` has them: ``cc`` for ``__vector``."""
     url: str
     """The base address of an OpenAI-compatible service, such as ``https://api.openai.com/v1``; or ``local:hashing``, or
     ``local:wordllama``, which the extra ``wordllama`` brings."""
@@ -83,6 +87,12 @@ class Embeddings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if self.url.startswith(LOCAL) and not self.model:
             msgspec.structs.force_setattr(self, "model", self.url.removeprefix(LOCAL))
+        if self.preset not in _PRESETS:
+            raise ConfigError(
+                f"unknown preset of embeddings {self.preset!r}.", remedy=f"use one of {', '.join(_PRESETS)}."
+            )
+        if not self.into:
+            msgspec.structs.force_setattr(self, "into", _PRESETS[self.preset])
         _check_address(self)
         _check_names(self)
         for word, most in _WHOLE.items():

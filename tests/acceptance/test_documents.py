@@ -57,6 +57,7 @@ def fill(library: Library) -> None:
     library.put("f.png", b"\x89PNG\0")
 
 
+@pytest.mark.parametrize("library", [*TARGETS, "elasticsearch"], indirect=True)
 async def test_documents_become_rows_with_their_text(library: Library) -> None:
     library.words = {"format": "documents"}
     fill(library)
@@ -74,6 +75,7 @@ async def test_documents_become_rows_with_their_text(library: Library) -> None:
     assert library.rows("_file", "text")[2] == ("d.pdf", "Another page")
 
 
+@pytest.mark.parametrize("library", [*TARGETS, "elasticsearch"], indirect=True)
 async def test_documents_become_chunks_below_their_headings(library: Library) -> None:
     fill(library)
     await library.scan()
@@ -145,12 +147,18 @@ async def test_a_document_that_is_gone_loses_its_chunks_where_that_is_asked_for(
 
 
 async def test_names_of_columns_may_be_those_of_a_preset(library: Library) -> None:
-    library.words |= {"chunks": retl.Chunks(preset="cc"), "provenance": "cc"}
+    embeddings = retl.Embeddings(of="__content", url="local:hashing", dimensions=2, preset="cc")
+    library.words |= {"chunks": retl.Chunks(preset="cc"), "provenance": "cc", "embeddings": embeddings}
+    if isinstance(library.target, PostgresEnd):
+        library.words["embeddings"] = None  # not each of them has pgvector
     library.put("a.md", b"text")
     await library.scan()
     (row,) = library.rows("__content", "__cc_src_file", "__cc_src_url", "__document")
     assert row[:2] == ("text", "a.md")
     assert row[2].endswith("/a.md")
+    if library.words["embeddings"] is not None:
+        ((stamp,),) = library.rows("__vector_of")
+        assert stamp.startswith("hashing 2 ")
 
 
 def pages(number: int) -> list[str]:

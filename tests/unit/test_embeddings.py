@@ -151,6 +151,8 @@ def test_a_stamp_tells_the_model_the_dimensions_and_the_text() -> None:
         ({"batch": 5_000}, "embeddings.batch is 5000"),
         ({"of": " "}, "embeddings.of is empty"),
         ({"into": "body"}, "would replace the text 'body' by its vector"),
+        ({"into": " "}, "embeddings.into is empty"),
+        ({"preset": "vendor"}, "unknown preset of embeddings 'vendor'"),
         ({"url": "ftp://host/v1"}, "is not an address"),
         ({"timeout": "soon"}, "embeddings.timeout"),
         ({"budget": retl.Budget(cost=1.0)}, "no price to count it by"),
