@@ -156,6 +156,32 @@ async def test_that_all_were_listed_is_remembered_though_nothing_has_changed(yuq
         assert (await table.scan()).slices == 0
 
 
+async def test_a_target_restored_from_yesterday_is_made_right_by_the_next_scan(
+    yuque: FakeYuque, tmp_path: Path
+) -> None:
+    book = yuque.library.book("team/handbook")
+    kept, changed, gone = (book.write(title, "text") for title in ("kept", "changed", "gone"))
+    async with handbook(yuque, tmp_path) as table:
+        await table.scan()
+    backup = (tmp_path / "app.db").read_bytes()
+    yuque.library.tick(3600)
+    changed.change(body="new text")
+    gone.delete()
+    book.write("new", "text")
+    async with handbook(yuque, tmp_path) as table:
+        await table.scan()
+        today = table.rows()
+    for left in tmp_path.glob("app.db*"):
+        left.unlink()
+    (tmp_path / "app.db").write_bytes(backup)
+
+    async with handbook(yuque, tmp_path) as table:
+        assert table.titles() == ["changed", "gone", "kept"]
+        await table.scan()
+        assert table.rows() == today == [("changed", "new text"), ("kept", "text"), ("new", "text")]
+        assert kept.id not in yuque.documents_read()
+
+
 async def test_a_slug_that_is_used_again_is_another_document(yuque: FakeYuque, tmp_path: Path) -> None:
     book = yuque.library.book("team/handbook")
     first, other = book.write("first", "text", slug="guide"), book.write("other", "text", slug="other")
