@@ -14,6 +14,7 @@ from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import LeaseLost, RowsRejected
 from retl.model.manifest import ManifestEntry
 from retl.model.report import ScanReport, ScanStatus
+from retl.model.steering import Steering
 
 STATE_VERSION = 1
 """The layout of a store's tables. A store with a newer one is refused."""
@@ -96,6 +97,8 @@ class StateStore(ABC):
 
     manifest_page: ClassVar[int] = MANIFEST_PAGE
     """How many entries ``manifest`` asks for at once: few statements for many files, and little memory."""
+    outlives_process: ClassVar[bool] = True
+    """Whether another process, or the next one, finds what is stored."""
 
     @abstractmethod
     async def load(self, pipeline: str) -> dict[str, Checkpoint]:
@@ -141,6 +144,21 @@ class StateStore(ABC):
     @abstractmethod
     async def beat(self, fence: Fence) -> bool:
         """Show that the owner lives; ``False`` if another owner has the pipeline now."""
+
+    async def hear(self, fence: Fence, known: Steering) -> Steering | None:
+        """``beat``, and what is asked of the owner: ``known`` where that is nothing new; ``None`` if another one owns the pipeline.
+
+        A store that can answers both in one statement.
+        """
+        return await self.read_steering(fence.pipeline) if await self.beat(fence) else None
+
+    @abstractmethod
+    async def read_steering(self, pipeline: str) -> Steering:
+        """What is asked of a pipeline; revision 0 where nothing ever was."""
+
+    @abstractmethod
+    async def save_steering(self, pipeline: str, steering: Steering) -> bool:
+        """Store it under the next revision, if the stored one is of its revision; else ``False``. ``forget`` leaves it alone."""
 
     @abstractmethod
     async def give_up_lease(self, fence: Fence) -> None:

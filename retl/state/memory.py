@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain, count
 from operator import itemgetter
+from typing import ClassVar
+
+import msgspec
 
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.report import ScanReport
+from retl.model.steering import Steering
 from retl.state.base import KEPT_REPORTS, MANIFEST_PAGE, Claim, LeaseRow, StateStore
 from retl.state.base import lease_lost as lease_lost
 
@@ -19,10 +23,13 @@ from retl.state.base import lease_lost as lease_lost
 class MemoryStore(StateStore):
     """Checkpoints in a dict. Pipelines that share one object are fenced against each other."""
 
+    outlives_process: ClassVar[bool] = False
+
     def __init__(self) -> None:
         self._checkpoints: dict[str, dict[str, Checkpoint]] = {}
         self._manifests: dict[tuple[str, str], dict[str, ManifestEntry]] = {}
         self._leases: dict[str, LeaseRow] = {}
+        self._steering: dict[str, Steering] = {}
         self._claims: dict[tuple[str, str], Claim] = {}
         self._rejects: dict[tuple[str, str, str], Reject] = {}
         self._reports: dict[tuple[str, str], deque[tuple[int, ScanReport]]] = {}
@@ -74,6 +81,15 @@ class MemoryStore(StateStore):
             return False
         held = self._leases[fence.pipeline]
         self._leases[fence.pipeline] = LeaseRow(held.pipeline, held.owner, held.epoch, held.beat + 1, held.ttl)
+        return True
+
+    async def read_steering(self, pipeline: str) -> Steering:
+        return self._steering.get(pipeline, Steering())
+
+    async def save_steering(self, pipeline: str, steering: Steering) -> bool:
+        if (await self.read_steering(pipeline)).revision != steering.revision:
+            return False
+        self._steering[pipeline] = msgspec.structs.replace(steering, revision=steering.revision + 1)
         return True
 
     async def give_up_lease(self, fence: Fence) -> None:

@@ -14,12 +14,14 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import anyio.lowlevel
+import msgspec
 
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import StateError
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.plain import time_text
 from retl.model.report import ScanReport
+from retl.model.steering import Steering
 from retl.state import records
 from retl.state.base import MANIFEST_PAGE, Claim, LeaseRow, StateStore, lease_lost, start_over
 from retl.state.records import add_rejects
@@ -38,14 +40,17 @@ __all__ = [
     "claims",
     "forget",
     "give_up_lease",
+    "hear",
     "load",
     "of_nothing",
     "prove",
     "read_lease",
     "read_manifest",
+    "read_steering",
     "release_claims",
     "save",
     "save_claim",
+    "save_steering",
     "start_over",
     "take_lease",
 ]
@@ -190,6 +195,46 @@ def beat(fence: Fence) -> Step[bool]:
     return bool(changed == 1)
 
 
+def hear(fence: Fence, known: Steering) -> Step[Steering | None]:
+    """A beat that says whether there is news: one statement where there is none."""
+    changed = yield Statement(
+        "UPDATE retl_leases SET beat = beat + 1 WHERE pipeline = ? AND owner = ? AND epoch = ? "
+        "AND NOT EXISTS (SELECT 1 FROM retl_steering AS s WHERE s.pipeline = ? AND s.revision <> ?)",
+        (fence.pipeline, fence.owner, fence.epoch, fence.pipeline, known.revision),
+    )
+    if changed == 1:
+        return known
+    if not (yield from beat(fence)):
+        return None
+    return (yield from read_steering(fence.pipeline))
+
+
+def read_steering(pipeline: str) -> Step[Steering]:
+    rows = yield Statement("SELECT revision, body FROM retl_steering WHERE pipeline = ?", (pipeline,), rows=True)
+    if not rows:
+        return Steering()
+    name = pipeline.replace("'", "''")
+    remedy = (
+        f"run in its database: DELETE FROM retl_steering WHERE pipeline = '{name}'. The pipeline is not paused then."
+    )
+    known = decode(rows[0][1], Steering, f"what is asked of {pipeline!r}", remedy)
+    return msgspec.structs.replace(known, revision=int(rows[0][0]))
+
+
+def save_steering(pipeline: str, steering: Steering) -> Step[bool]:
+    body = encode(steering)
+    if steering.revision:
+        changed = yield Statement(
+            "UPDATE retl_steering SET revision = revision + 1, body = ? WHERE pipeline = ? AND revision = ?",
+            (body, pipeline, steering.revision),
+        )
+        return int(changed) == 1
+    if (yield Statement("SELECT 1 FROM retl_steering WHERE pipeline = ?", (pipeline,), rows=True)):
+        return False
+    yield Statement("INSERT INTO retl_steering (pipeline, revision, body) VALUES (?, 1, ?)", (pipeline, body))
+    return True
+
+
 def give_up_lease(fence: Fence) -> Step[None]:
     yield Statement(
         "UPDATE retl_leases SET owner = NULL, beat = beat + 1 WHERE pipeline = ? AND owner = ? AND epoch = ?",
@@ -269,6 +314,15 @@ class SqlStore(StateStore):
 
     async def beat(self, fence: Fence) -> bool:
         return await self._step(lambda: beat(fence), single=True)
+
+    async def hear(self, fence: Fence, known: Steering) -> Steering | None:
+        return await self._step(lambda: hear(fence, known), single=True)
+
+    async def read_steering(self, pipeline: str) -> Steering:
+        return await self._step(lambda: read_steering(pipeline), write=False)
+
+    async def save_steering(self, pipeline: str, steering: Steering) -> bool:
+        return await self._step(lambda: save_steering(pipeline, steering))
 
     async def give_up_lease(self, fence: Fence) -> None:
         await self._step(lambda: give_up_lease(fence), single=True)

@@ -65,7 +65,7 @@ def has_tables(connection: sqlite3.Connection) -> bool:
                 f"{name!r} is a {kind} where only retl's own table {table!r} may be.",
                 remedy=f"find out who made it, and drop it: DROP {kind.upper()} {name}.",
             )
-    return any(name == "retl_scans" for _, name, _ in found)
+    return any(name == sql.STATE_TABLES[-1] for _, name, _ in found)
 
 
 def ensure_tables(connection: sqlite3.Connection) -> None:

@@ -49,6 +49,7 @@ class StateDialect:
                 f"pipeline {key} NOT NULL, table_name {key} NOT NULL, scan_id {key} NOT NULL, started_at {key} NOT NULL, "
                 f"status {text} NOT NULL, body {text} NOT NULL, PRIMARY KEY (pipeline, table_name, scan_id)"
             ),
+            "retl_steering": f"pipeline {key} NOT NULL PRIMARY KEY, revision {integer} NOT NULL, body {text} NOT NULL",
         }
         return [f"CREATE TABLE IF NOT EXISTS {name} ({columns}){self.table_suffix}" for name, columns in tables.items()]
 
@@ -61,8 +62,9 @@ STATE_TABLES = (
     "retl_claims",
     "retl_rejects",
     "retl_scans",
+    "retl_steering",
 )
-"""The tables that a store inside a target adds to it; never listed as tables to sync."""
+"""The tables that a store inside a target adds to it; never listed as tables to sync. The last one is made last."""
 
 
 def check_version() -> Step[None]:

@@ -11,6 +11,7 @@ import anyio
 from retl.model.checkpoint import Checkpoint, Fence, Refresh, Reject
 from retl.model.manifest import LONGEST_NAME, ManifestEntry
 from retl.model.report import ScanReport
+from retl.model.steering import Command, Steering
 from retl.model.window import Position
 from retl.state.base import LeaseRow, StateStore
 
@@ -23,6 +24,14 @@ RICH = Checkpoint(
     scan_id="s1",
     columns={"id": "bigint", "naïve": "text", "a'b\\": "😀?"},
     detail={"files": {"a/😀.csv": ["etag", 12]}},
+)
+PAUSED = Steering(
+    paused_since=datetime(2024, 2, 29, 23, 59, 59, 123456, UTC),
+    by="it's \\me 😀",
+    commands=(
+        Command(id="a1", word="trigger", epoch=3, table="naïve 'table\\", at=datetime(2024, 3, 1, tzinfo=UTC), by="me"),
+        Command(id="a2", word="stop", epoch=3, at=datetime(2024, 3, 1, 0, 0, 1, tzinfo=UTC), by="you", grace=0.5),
+    ),
 )
 NAMES = [
     "A",

@@ -7,13 +7,15 @@ from functools import partial
 from typing import Any, ClassVar
 
 import anyio
+import msgspec
 import pytest
 
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import LeaseLost
 from retl.model.manifest import ManifestChange, ManifestEntry
+from retl.model.steering import Steering
 from retl.state.base import Claim, LeaseRow, Manifest, StateStore
-from retl.testing.state_base import NAMES, RICH, entry, moment, owned, race, reject, report
+from retl.testing.state_base import NAMES, PAUSED, RICH, entry, moment, owned, race, reject, report
 
 
 class StateStoreContract:
@@ -66,6 +68,8 @@ class StateStoreContract:
         with pytest.raises(LeaseLost):
             await store.save(FencedCheckpoint(Fence("p", "me", 1), "t", Checkpoint()))
         await store.prune_rejects("p", moment(9999), 0)
+        assert await store.read_steering("p") == Steering()
+        assert await store.hear(Fence("p", "me", 1), Steering()) is None
 
     # Checkpoints --------------------------------------------------------------
 
@@ -187,6 +191,53 @@ class StateStoreContract:
         assert await other.load("p") == {f"t{n}": Checkpoint(watermark=str(n)) for n in range(12)}
         assert [await store.read_manifest("p", f"t{n}") for n in range(12)] == [[entry(str(n))] for n in range(12)]
         assert (await store.read_lease("p")).beat >= 12  # a save may show too that the owner lives
+
+    # Steering -----------------------------------------------------------------
+
+    async def test_what_is_asked_of_a_pipeline_is_kept_whoever_owns_it(
+        self, store: StateStore, other: StateStore
+    ) -> None:
+        assert await store.save_steering("p", PAUSED)  # before there ever was an owner
+        assert await store.save_steering("q", Steering(by="q"))
+        kept = msgspec.structs.replace(PAUSED, revision=1)
+        fence = await owned(store)
+        await store.save(FencedCheckpoint(fence, "t", Checkpoint(watermark="1")))
+        await store.give_up_lease(fence)
+        await store.forget("p")
+        assert await store.read_steering("p") == await other.read_steering("p") == kept
+        assert await other.save_steering("p", msgspec.structs.replace(kept, paused_since=None, commands=()))
+        assert await store.read_steering("p") == Steering(revision=2, by=PAUSED.by)
+        assert await store.read_steering("q") == Steering(revision=1, by="q")
+        assert (await owned(store)).epoch == 2
+
+    async def test_of_two_that_ask_at_once_the_second_must_look_again(
+        self, store: StateStore, other: StateStore
+    ) -> None:
+        for revision in range(3):
+            seen = await store.read_steering("p")
+            assert seen.revision == revision
+            assert await other.save_steering("p", msgspec.structs.replace(seen, by="first"))
+            assert not await store.save_steering("p", msgspec.structs.replace(seen, by="second"))
+            assert await store.read_steering("p") == Steering(revision=revision + 1, by="first")
+        assert not await store.save_steering("p", Steering(revision=9))
+        assert not await store.save_steering("nothing", Steering(revision=1))
+
+    async def test_an_owner_hears_with_its_beat_what_is_asked_of_it(self, store: StateStore, other: StateStore) -> None:
+        fence = await owned(store)
+        await owned(other, "q")
+        beat = (await store.read_lease("p")).beat
+        known = await store.hear(fence, Steering())
+        assert known == Steering()
+        assert await other.save_steering("q", PAUSED)
+        assert await store.hear(fence, known) == known
+        assert await other.save_steering("p", PAUSED)
+        heard = await store.hear(fence, known)
+        assert heard == msgspec.structs.replace(PAUSED, revision=1)
+        assert await store.hear(fence, heard) == heard
+        assert (await store.read_lease("p")).beat == beat + 4  # each of them was a sign of life
+        await owned(other, owner="new")
+        assert await store.hear(fence, Steering()) is None
+        assert await store.hear(fence, heard) is None
 
     # Manifests ----------------------------------------------------------------
 

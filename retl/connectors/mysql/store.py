@@ -19,6 +19,7 @@ from retl.connectors.sql.store import SqlStateStore
 from retl.model.checkpoint import Fence, FencedCheckpoint
 from retl.model.errors import ConnectionFailed, StateError
 from retl.model.report import ScanReport
+from retl.model.steering import Steering
 from retl.state import records, sql
 from retl.state.base import LeaseRow
 
@@ -114,11 +115,22 @@ class MySQLStore(SqlStateStore):
             raise
 
     async def beat(self, fence: Fence) -> bool:
-        return await _twice(partial(self._beat, fence))
+        return await _twice(partial(self._urgent, partial(sql.beat, fence)))
 
-    async def _beat(self, fence: Fence) -> bool:
+    async def hear(self, fence: Fence, known: Steering) -> Steering | None:
+        return await _twice(partial(self._urgent, partial(sql.hear, fence, known)))
+
+    async def _urgent(self, make: Callable[[], Step[T]]) -> T:
         async with self.session(urgent=True) as session:  # it does not wait for a question
-            return await session.run(partial(sql.beat, fence))
+            return await session.run(make)
+
+    async def save_steering(self, pipeline: str, steering: Steering) -> bool:
+        try:
+            return await super().save_steering(pipeline, steering)
+        except TargetRefused as error:
+            if error.code == _DUPLICATE:
+                return False  # another process was first
+            raise
 
     async def add_report(self, report: ScanReport) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from retl.connectors.postgres.errors import TargetRefused
 from retl.connectors.sql.session import Session
@@ -13,8 +13,11 @@ from retl.connectors.sql.statement import Step, query
 from retl.connectors.sql.store import SqlStateStore
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.errors import RetlError, StateError, TargetBusy
+from retl.model.steering import Steering
 from retl.state import sql
 from retl.state.base import LeaseRow
+
+T = TypeVar("T")
 
 _EXACT = 'text COLLATE "C"'
 _REPEATED = frozenset({"23505", "42P07", "42710"})
@@ -71,8 +74,20 @@ class PostgresStore(SqlStateStore):
             return None
 
     async def beat(self, fence: Fence) -> bool:
+        return await self._urgent(partial(sql.beat, fence))
+
+    async def hear(self, fence: Fence, known: Steering) -> Steering | None:
+        return await self._urgent(partial(sql.hear, fence, known))
+
+    async def _urgent(self, make: Callable[[], Step[T]]) -> T:
         async with self.session(urgent=True) as session:  # a heartbeat must not wait for a question
-            return await session.transaction(partial(sql.beat, fence))
+            return await session.transaction(make)
+
+    async def save_steering(self, pipeline: str, steering: Steering) -> bool:
+        try:
+            return await super().save_steering(pipeline, steering)
+        except StateRepeated:
+            return False
 
     async def aclose(self) -> None:
         await self._release()

@@ -22,6 +22,7 @@ from retl.model.errors import StateError, TargetBusy
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.plain import EPOCH, time_text
 from retl.model.report import ScanReport
+from retl.model.steering import Steering
 from retl.state.base import KEPT_REPORTS, MANIFEST_PAGE, STATE_VERSION, Claim, LeaseRow, StateStore, unreadable_report
 from retl.state.memory import lease_lost
 from retl.state.sql import start_over
@@ -57,6 +58,7 @@ class _State(msgspec.Struct, kw_only=True):
     beat: int = 0
     ttl: float = 0.0
     checkpoints: list[_Saved] = []
+    steering: Steering = Steering()
 
     def holds(self, fence: Fence) -> bool:
         return (self.owner, self.epoch) == (fence.owner, fence.epoch)
@@ -167,11 +169,29 @@ class ElasticsearchStore(StateStore):
             raise lease_lost(fence)
 
     async def beat(self, fence: Fence) -> bool:
+        return await self.hear(fence, Steering()) is not None
+
+    async def hear(self, fence: Fence, known: Steering) -> Steering | None:
         def change(state: _State) -> bool:
             state.beat += 1
             return state.holds(fence)
 
-        return await self._change(fence.pipeline, change, lambda state: state.holds(fence))
+        return await self._change(fence.pipeline, change, lambda state: state.steering if state.holds(fence) else None)
+
+    async def read_steering(self, pipeline: str) -> Steering:
+        state, _ = await self._read(pipeline)
+        return state.steering
+
+    async def save_steering(self, pipeline: str, steering: Steering) -> bool:
+        saved = False
+
+        def change(state: _State) -> bool:
+            nonlocal saved
+            saved = state.steering.revision == steering.revision
+            state.steering = msgspec.structs.replace(steering, revision=steering.revision + 1)
+            return saved
+
+        return await self._change(pipeline, change, lambda state: saved)
 
     async def give_up_lease(self, fence: Fence) -> None:
         def change(state: _State) -> bool:
