@@ -31,6 +31,7 @@ from retl.model.errors import (
 from retl.model.report import Progress, RunReport, ScanReport
 from retl.model.secret import Secret, env, secret_file
 from retl.model.status import PipelineStatus, Snapshot, TableSnapshot, TableStatus
+from retl.model.steering import Sent
 from retl.model.table import Table
 from retl.pipeline import Finding, Pipeline, TablePlan
 from retl.state.memory import MemoryStore
@@ -66,6 +67,7 @@ __all__ = [
     "Schedule",
     "SchemaDrift",
     "Secret",
+    "Sent",
     "Snapshot",
     "SourceError",
     "SqliteStore",

@@ -34,6 +34,7 @@ from retl.engine.runner import Runner
 from retl.engine.schedule import make_schedule
 from retl.engine.stall import STALL_TIMEOUT, parse_stall_timeout
 from retl.engine.status import pipeline_status
+from retl.engine.steering import parse_command, send
 from retl.engine.tables import Tables
 from retl.engine.wanted import wanted_tables
 from retl.model import events as event_types
@@ -43,6 +44,7 @@ from retl.model.errors import ConfigError
 from retl.model.options import LostTarget, NewColumns, NullCursor, PreActionWord, TableOptions, WriteWord
 from retl.model.report import RunReport
 from retl.model.status import PipelineStatus
+from retl.model.steering import CommandWord, Sent
 from retl.model.table import Table
 from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
@@ -251,6 +253,22 @@ class Pipeline(Control):
                     self._bus.emit(event_types.PipelineStopped(pipeline=self.name, at=now()))
             await self._bus.settle()
 
+    async def send(self, command: CommandWord, table: str | None = None, *, grace: Duration | None = None) -> Sent:
+        """Have the owner of the pipeline, whichever process that is, ``trigger``, ``pause``, ``resume`` or ``stop``.
+
+        The command lies beside the lease in the state store until the owner's next sign of life, a third of its
+        ``lease_ttl``; this waits for that, and for ``lease_ttl`` at most. A pause holds for every owner until it is
+        resumed, and may be sent where none lives. A trigger and a stop are for the owner of this moment alone: one
+        that it has not heard is withdrawn, and no successor obeys it. Where this object is the owner it acts at once.
+        """
+        seconds = parse_command(command, table, grace)
+        with in_context(self.name):
+            wanted_tables(self._config.tables, None if table is None else [table])
+            if self._busy and self._runner.lease.fence is not None:
+                return self._runner.obey(command, table, seconds)
+            async with self._looking():
+                return await send(self._store, self.name, command, table, grace=seconds)
+
     # What is remembered -----------------------------------------------------
 
     async def status(self, *, check: bool = False) -> PipelineStatus:
@@ -332,5 +350,5 @@ class Pipeline(Control):
             await shielded(self._give_up())
 
     async def _give_up(self) -> None:
-        await self._runner.lease.give_up()
+        await self._runner.give_up()
         await self._close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retl.cli.render import local_time, mode, not_written, one_line, plural, without_place
+from retl.cli.render import local_date, local_time, mode, not_written, one_line, plural, without_place
 from retl.model import events
 from retl.model.duration import format_duration
 from retl.model.report import ScanReport
@@ -40,6 +40,14 @@ def _text(event: events.Event) -> str | None:
             return f"standing by: {owner} runs this pipeline"
         case events.LeaseGone(reason=reason):
             return f"standing by: {reason}"
+        case events.PipelinePaused(since=since, by=by):
+            return f"paused since {local_date(since)} by {by}; `retl resume` lets it go on"
+        case events.PipelineResumed(by=by):
+            return f"resumed by {by}"
+        case events.Triggered(by=by):
+            return f"triggered by {by}"
+        case events.CommandDropped(command=command, by=by, sent_at=sent_at, reason=reason):
+            return f"the {command} of {by} at {local_time(sent_at)} was dropped: {reason}"
         case events.TicksMissed(missed=missed):
             return f"{plural(missed, 'tick')} missed: the runs take longer than the interval"
         case _:

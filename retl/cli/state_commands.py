@@ -43,8 +43,11 @@ def status(arguments: argparse.Namespace) -> int:
 
 def show_status(found: PipelineStatus) -> str:
     """A pipeline and its tables as text."""
-    parts = [found.schedule, f"run by {found.owner}" if found.owner else found.state, f"last run {ago(found.last_run)}"]
-    if found.next_run is not None:
+    parts = [found.schedule, f"run by {found.owner}" if found.owner else found.state]
+    if found.paused_since is not None:
+        parts.append(f"paused since {local_date(found.paused_since)}")
+    parts.append(f"last run {ago(found.last_run)}")
+    if found.next_run is not None and found.paused_since is None:
         parts.append(f"next run {ago(found.next_run)}")
     sign = clock()
     rows = [(sign if table.scheduled_scan else "", *_table_row(table)) for table in found.tables]

@@ -21,6 +21,8 @@ _LEVELS: dict[type[events.Event], str] = {
     events.ScanStarted: "debug",
     events.ScanPlanned: "debug",
     events.LeaseGone: "warning",
+    events.PipelinePaused: "warning",
+    events.CommandDropped: "warning",
     events.RowsRejected: "warning",
     events.Warned: "warning",
     events.RetryScheduled: "warning",

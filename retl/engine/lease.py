@@ -19,6 +19,7 @@ from retl.engine.context import DEFAULT_TTL
 from retl.model.checkpoint import Fence
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, LeaseLost
+from retl.model.steering import Steering
 from retl.state.base import LeaseRow, StateStore, lease_lost
 from retl.threads import shielded
 
@@ -86,6 +87,29 @@ def is_dead(owner: str) -> bool:
     except OSError:
         return True
     return True
+
+
+def owner_in_words(owner: str | None) -> str:
+    """A lease's owner for people."""
+    if not owner:
+        return "another process"
+    host, pid = [*owner.split("/"), ""][:2]
+    return f"process {pid} on {host}" if pid else owner
+
+
+class Listener:
+    """Hears, with the beat of a lease, what is asked of its owner. This one ignores it."""
+
+    def __init__(self) -> None:
+        self.known = Steering()
+        """What it has heard last."""
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until the next beat is due, or sooner."""
+        await anyio.sleep(seconds)
+
+    async def hear(self, steering: Steering) -> None:
+        """After each beat: what the store says."""
 
 
 _of_this_process: WeakValueDictionary[str, Lease] = WeakValueDictionary()
@@ -190,6 +214,10 @@ class Lease:
             return False
         return self._clock() - self._seen_since >= row.ttl
 
+    async def owner_lives(self, row: LeaseRow) -> bool:
+        """Whether the lease, as it was just read, has an owner that is not known to be dead or silent."""
+        return row.owner is not None and not await self._is_free(row.owner, row)
+
     async def take_unless_alive(self) -> Fence | None:
         """Stand by until the lease can be taken; ``None`` as soon as its owner is seen to be alive."""
         first: LeaseRow | None = None
@@ -202,18 +230,24 @@ class Lease:
                 return None
             await anyio.sleep(min(1.0, self._ttl / 5))
 
-    async def keep(self, lost: Callable[[LeaseLost], None]) -> None:
-        """Show signs of life until cancelled; calls ``lost`` and returns when another owner has the lease."""
+    async def keep(self, lost: Callable[[LeaseLost], None], listener: Listener | None = None) -> None:
+        """Show signs of life until cancelled; calls ``lost`` and returns when another owner has the lease.
+
+        The listener hears what the store asks of the owner.
+        """
+        listener = listener or Listener()
         try:
             while (fence := self.fence) is not None:
                 self._beat_began = self._clock()
-                await anyio.sleep(self._ttl / 3)
+                await listener.wait(self._ttl / 3)
                 try:
                     with self._asking():
-                        alive = await self._store.beat(fence)
+                        steering = await self._store.hear(fence, listener.known)
+                        if steering is not None:
+                            await listener.hear(steering)
                 except Exception:
                     continue  # any error may pass: the fence, not the heartbeat, keeps data safe
-                if not alive:
+                if steering is None:
                     self.fence = None
                     lost(lease_lost(fence))
                     return

@@ -15,19 +15,21 @@ from retl.engine.bus import EventBus
 from retl.engine.config import PipelineConfig
 from retl.engine.context import StopSignal, now
 from retl.engine.health import Health
-from retl.engine.lease import Lease
+from retl.engine.lease import Lease, owner_in_words
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.motion import Motion
 from retl.engine.ownership import Ownership
 from retl.engine.run import Run
 from retl.engine.scan import Scan
 from retl.engine.schedule import Timer, backoff
-from retl.engine.wanted import Wanted
+from retl.engine.steering import Commands
+from retl.engine.wanted import Wanted, wanted_tables
 from retl.model import events
 from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy
 from retl.model.report import RunReport, ScanReport
 from retl.model.status import PipelineState
+from retl.model.steering import CommandWord, Sent
 from retl.threads import Grace
 
 _MOST_REJECTS = 5_000
@@ -53,7 +55,14 @@ class Runner:
         self._wake = anyio.Event()
         self._triggered = False
         self._triggered_tables: frozenset[str] = frozenset()
-        self._paused = False
+        self.commands = Commands(
+            config.store,
+            config.name,
+            emit=bus.emit,
+            wake=self._wake_up,
+            trigger=self._trigger_table,
+            stop=lambda grace: self.stop(grace=grace),
+        )
         self._pruned = -math.inf
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limits: list[asyncio.TimerHandle] = []
@@ -97,6 +106,7 @@ class Runner:
         self.state = "scanning"
         fence = await self.take_lease()
         self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now(), epoch=fence.epoch))
+        self.commands.begin_single(fence)
         async with self._heartbeat():
             return await self._run_tables(fence, wanted, deadline=None)
 
@@ -107,8 +117,10 @@ class Runner:
         owned = False
         while not self._stop.requested:
             try:
-                if not await self._hold_lease(begun):
+                fence = await self._hold_lease(begun)
+                if fence is None:
                     return
+                await self.commands.begin(fence)
                 begun()
                 failures, owned = 0, True
                 async with self._heartbeat() as lost:
@@ -134,21 +146,33 @@ class Runner:
             events.RunFailed(pipeline=self.name, at=now(), error=error_text(error), error_type=type(error).__name__)
         )
 
-    async def _hold_lease(self, begun: Callable[[], None]) -> bool:
-        """Own the pipeline, or stand by until it can be owned; ``False`` if it is stopped before."""
+    async def _hold_lease(self, begun: Callable[[], None]) -> Fence | None:
+        """Own the pipeline, or stand by until it can be owned; ``None`` if it is stopped before."""
         announced = None
         while not self._stop.requested:
             fence = self.lease.fence or await self.lease.try_take()
             if fence is not None:
                 self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now(), epoch=fence.epoch))
-                return True
+                return fence
             self.state = "standby"
             begun()
             if self.lease.holder != announced:
                 announced = self.lease.holder
                 self._bus.emit(events.LeaseHeld(pipeline=self.name, at=now(), owner=owner_in_words(announced)))
+            await self._forward()
             await self._sleep(min(1.0, self._config.lease_ttl / 5))
-        return False
+        return None
+
+    async def _forward(self) -> None:
+        """Standing by: what is asked here is for the owner, and would be old when this one takes over."""
+        wanted = self._take_wanted(due=False)
+        await self.commands.forward([] if wanted is None else sorted(wanted.names or ()) or [None])
+
+    async def give_up(self) -> None:
+        """End the ownership, if any, so that the next owner need not wait."""
+        if self.lease.fence is not None:
+            await self.commands.end()
+        await self.lease.give_up()
 
     @asynccontextmanager
     async def _heartbeat(self) -> AsyncIterator[list[LeaseLost]]:
@@ -161,7 +185,7 @@ class Runner:
 
         failure: BaseException | None = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.lease.keep, on_lost)
+            tasks.start_soon(self.lease.keep, on_lost, self.commands)
             try:
                 yield lost
             except Exception as error:  # raised again outside the group, so that it stays plain
@@ -177,20 +201,21 @@ class Runner:
                 raise lost[0]
             tick = timer.next()
             due = tick is not None and tick.final and tick.delay <= 0
-            wanted = self._take_wanted(due=due and not self._paused)
+            paused = self.commands.paused
+            wanted = self._take_wanted(due=due and not paused)
             if wanted is not None:
                 if due and wanted.names is None:
                     assert tick is not None
                     self._coalesce(timer, tick.missed)
                 assert self.lease.fence is not None
                 self.next_run = None
-                left = self.schedule.period if self._paused else timer.left()
+                left = self.schedule.period if paused else timer.left()
                 deadline = time.monotonic() + left if left is not None else None
                 await self._run_tables(self.lease.fence, wanted, deadline=deadline)
                 continue
-            self.state = "paused" if self._paused else "idle"
+            self.state = "paused" if paused else "idle"
             self.next_run = self._next_tick()
-            await self._sleep(None if tick is None or self._paused else tick.delay)
+            await self._sleep(None if tick is None or paused else tick.delay)
 
     def _take_wanted(self, *, due: bool) -> Wanted | None:
         """What is to be scanned now, by the schedule or by ``trigger``; ``None`` if nothing is."""
@@ -212,7 +237,7 @@ class Runner:
 
     def _next_tick(self) -> datetime | None:
         """The time of the next tick; ``None`` if there is none."""
-        left = self._timer.left() if self._timer is not None and not self._paused else None
+        left = self._timer.left() if self._timer is not None and not self.commands.paused else None
         return now() + timedelta(seconds=left) if left is not None else None
 
     def _coalesce(self, timer: Timer, missed: int) -> None:
@@ -287,15 +312,33 @@ class Runner:
             self._triggered_tables |= wanted.names
         self._wake_up()
 
+    def _trigger_table(self, table: str | None) -> None:
+        """Scan one table now, or all. Raises ``ConfigError`` for one that the pipeline does not have."""
+        self.trigger(wanted_tables(self._config.tables, None if table is None else [table]))
+
     def pause(self) -> None:
         """Start no further run on schedule. A run that is under way is finished."""
-        self._paused = True
+        self.commands.pause()
+        self._attend(self.commands.attend)
         self._wake_up()
 
     def resume(self) -> None:
         """Go on with the schedule; missed ticks count as one."""
-        self._paused = False
+        self.commands.resume()
+        self._attend(self.commands.attend)
         self._wake_up()
+
+    def obey(self, word: CommandWord, table: str | None, grace: float | None) -> Sent:
+        """Do at once, as the owner, what was sent to the owner."""
+        acts: dict[CommandWord, Callable[[], None]] = {
+            "trigger": lambda: self._trigger_table(table),
+            "pause": self.pause,
+            "resume": self.resume,
+            "stop": lambda: self.stop(grace=grace),
+        }
+        acts[word]()
+        owner = owner_in_words(self.lease.fence.owner if self.lease.fence else None)
+        return Sent(pipeline=self.name, command=word, table=table, owner=owner, heard=True)
 
     def stop(self, *, grace: float | None = None) -> None:
         """End ``run_forever`` or ``run_once`` soon: the slice under way is committed first, for which it has ``grace`` seconds.
@@ -341,11 +384,3 @@ class Runner:
             self._limits.pop().cancel()
         self.state = "stopped"
         self.next_run = self._timer = None
-
-
-def owner_in_words(owner: str | None) -> str:
-    """A lease's owner for people."""
-    if not owner:
-        return "another process"
-    host, pid = [*owner.split("/"), ""][:2]
-    return f"process {pid} on {host}" if pid else owner

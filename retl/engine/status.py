@@ -9,7 +9,8 @@ import anyio
 
 from retl.engine.config import PipelineConfig
 from retl.engine.health import TableHealth
-from retl.engine.runner import Runner, owner_in_words
+from retl.engine.lease import owner_in_words
+from retl.engine.runner import Runner
 from retl.model.checkpoint import Checkpoint
 from retl.model.cursor import age, family_of_text
 from retl.model.duration import format_duration
@@ -65,6 +66,7 @@ class _Stored:
     rejects: dict[str, int] = field(default_factory=dict)
     owner: str | None = None
     last: dict[str, ScanReport] = field(default_factory=dict)
+    paused_since: datetime | None = None
 
 
 async def pipeline_status(config: PipelineConfig, runner: Runner, *, check: bool) -> PipelineStatus:
@@ -90,6 +92,7 @@ async def pipeline_status(config: PipelineConfig, runner: Runner, *, check: bool
         owner=owner_in_words(known.owner) if known.owner else None,
         last_run=runner.last_run or (latest.started_at if latest else None),
         next_run=runner.next_run or (latest.next_run if latest and known.owner else None),
+        paused_since=known.paused_since if stored and not runner.commands.pending else runner.commands.paused_since,
         reachable=stored is not None,
         error=None if stored is not None else str(error),
         snapshot=snapshot_of(config, runner),
@@ -107,6 +110,7 @@ async def _stored(config: PipelineConfig) -> _Stored:
         await store.count_rejects(config.name),
         (await store.read_lease(config.name)).owner,
         await store.last_reports(config.name),
+        (await store.read_steering(config.name)).paused_since,
     )
 
 

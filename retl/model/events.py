@@ -49,6 +49,38 @@ class TicksMissed(Event, frozen=True, kw_only=True):
     missed: int
 
 
+class PipelinePaused(Event, frozen=True, kw_only=True):
+    """No further run starts on schedule, whichever process owns the pipeline: it was asked for, or an owner finds it so."""
+
+    since: datetime
+    by: str
+    """The process that asked for it."""
+
+
+class PipelineResumed(Event, frozen=True, kw_only=True):
+    """The schedule goes on."""
+
+    by: str
+
+
+class Triggered(Event, frozen=True, kw_only=True):
+    """Another process asked this one, the owner, to run now: one table, or with ``None`` all of them."""
+
+    table: str | None
+    sent_at: datetime
+    by: str
+
+
+class CommandDropped(Event, frozen=True, kw_only=True):
+    """A command of another process was not obeyed, such as a trigger that a former owner has not heard."""
+
+    command: str
+    table: str | None
+    sent_at: datetime
+    by: str
+    reason: str
+
+
 class ScanStarted(Event, frozen=True, kw_only=True):
     """A scan of one table begins."""
 

@@ -37,6 +37,8 @@ class PipelineStatus(Plain, frozen=True, kw_only=True):
     owner: str | None = None
     last_run: datetime | None = None
     next_run: datetime | None = None
+    paused_since: datetime | None = None
+    """Since when no run starts on schedule, whichever process owns the pipeline."""
     tables: tuple[TableStatus, ...] = ()
     reachable: bool = True
     """Whether the state store has answered; if not, all of this is what this process knows by itself."""
