@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import retl
-from retl.cli import demo_command, init, inspect_commands, run, state_commands
+from retl.cli import demo_command, init, inspect_commands, run, state_commands, steer_commands
 from retl.cli.exit_codes import EXPLAINED
 from retl.host import GRACE
 
@@ -24,6 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_inspect_commands(commands)
+    _add_steer_commands(commands)
     _add_state_commands(commands)
     _add_start_commands(commands)
     return parser
@@ -101,6 +102,20 @@ def _add_inspect_commands(commands: argparse._SubParsersAction[argparse.Argument
         command = _command(commands, name, text)
         _of_jobs(command, json=True)
         command.set_defaults(run=function)
+
+
+def _add_steer_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, text in (
+        ("trigger", "Have the process that runs a pipeline scan it now, also while it is paused."),
+        ("pause", "Start no further run on schedule, whichever process runs the pipeline, until it is resumed."),
+        ("resume", "Let a paused pipeline go on with its schedule."),
+        ("stop", "End the schedule in the process that runs a pipeline. A standby, or a restart, takes over."),
+    ):
+        command = _command(commands, name, text)
+        _of_jobs(command, json=True)
+        if name == "trigger":
+            _of_table(command)
+        command.set_defaults(run=steer_commands.steer, word=name)
 
 
 def _add_state_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

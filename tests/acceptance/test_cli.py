@@ -288,6 +288,36 @@ def test_one_owner(shop: Path, retl: Retl) -> None:
             wait_for(lambda: f"run by process {other.pid}" in retl("status").out)
 
 
+def test_a_pipeline_is_steered_from_another_process_and_stays_paused_after_a_restart(shop: Path, retl: Retl) -> None:
+    Path("jobs.toml").write_text(JOBS.replace('interval = "1s"', 'interval = "manual"\nlease_ttl = "900ms"'))
+    done = retl("trigger")
+    assert (done.code, done.out) == (1, "shop: not triggered: no process runs it; `retl run --once` scans it now\n")
+    assert retl("stop").code == 0
+    with process("run") as running:
+        owner = f"process {running.pid} on "
+        wait_for(lambda: f"run by {owner}" in retl("status").out)
+        assert retl("trigger", "--table", "nope").code == 2
+        done = retl("trigger", "--table", "report")
+        assert done.code == 0 and done.out.startswith(f"shop: triggered report; {owner}"), done
+        wait_for(lambda: rows_in("app.db", "report") == 3)
+        assert rows_in("app.db", "orders") == 0
+        done = retl("pause")
+        assert done.code == 0 and done.out.startswith(f"shop: paused; {owner}"), done
+        assert re.search(rf"run by {owner}\S+, paused since \d\d\d\d-", retl("status").out)
+        (sent,) = retl("stop", "--json").json()
+        assert (sent["pipeline"], sent["command"], sent["heard"]) == ("shop", "stop", True)
+        out, err = running.communicate(timeout=20)
+    assert (running.returncode, err) == (0, "")
+    assert f"shop.report: triggered by process {os.getpid()} on " in out and "shop: paused since " in out
+    with process("run") as running:
+        assert running.stdout is not None
+        wait_for(lambda: f"by process {os.getpid()} on " in running.stdout.readline())  # type: ignore[union-attr]
+        assert "paused" in retl("status").out
+        assert "shop: resumed; " in retl("resume").out
+    done = retl("pause")
+    assert (done.code, done.out) == (0, "shop: paused; no process runs it now, and the next one will find it so\n")
+
+
 def test_the_next_run_is_told_without_the_time_that_a_scan_took(shop: Path, retl: Retl) -> None:
     Path("jobs.toml").write_text(LONG.replace("30000000", "300000").replace('"1s"', '"1h"'))
     with process("run") as running:
