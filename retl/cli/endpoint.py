@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import anyio.to_thread
@@ -17,13 +17,13 @@ _CLOSE_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def serving(pipelines: Sequence[Pipeline]) -> AsyncIterator[web.AppRunner]:
-    """A server for the length of the block; ``bind`` it to an address."""
-    metrics = PrometheusMetrics(*pipelines)
+async def serving(pipelines: Mapping[str, Pipeline]) -> AsyncIterator[tuple[web.AppRunner, PrometheusMetrics]]:
+    """A server for the length of the block, with what it counts; ``bind`` it to an address."""
+    metrics = PrometheusMetrics(*pipelines.values())
     runner = web.AppRunner(_app(pipelines, metrics), access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:
-        yield runner
+        yield runner, metrics
     finally:
         await runner.cleanup()
         metrics.close()
@@ -34,7 +34,7 @@ async def bind(runner: web.AppRunner, host: str, port: int) -> None:
     await web.TCPSite(runner, host, port).start()
 
 
-def _app(pipelines: Sequence[Pipeline], metrics: PrometheusMetrics) -> web.Application:
+def _app(pipelines: Mapping[str, Pipeline], metrics: PrometheusMetrics) -> web.Application:
     async def show(_: web.Request) -> web.Response:
         text = await anyio.to_thread.run_sync(metrics.text)
         return web.Response(body=text, headers={"Content-Type": metrics.content_type})

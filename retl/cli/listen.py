@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -35,11 +35,14 @@ def parse_address(text: str) -> Address:
 
 @asynccontextmanager
 async def listening(
-    address: Address | None, pipelines: Sequence[Pipeline], tell: Callable[[str], None]
-) -> AsyncIterator[None]:
-    """Answer ``/live``, ``/ready`` and ``/metrics`` for the length of the block. Raises ``ConfigError`` where it cannot."""
+    address: Address | None, pipelines: Mapping[str, Pipeline], tell: Callable[[str], None]
+) -> AsyncIterator[Callable[[Sequence[Pipeline]], None]]:
+    """Answer ``/live``, ``/ready`` and ``/metrics`` for the length of the block. Raises ``ConfigError`` where it cannot.
+
+    The probes look at what is in ``pipelines`` when they are asked. What is given counts others from then on.
+    """
     if address is None:
-        yield
+        yield lambda _: None
         return
     try:
         from retl.cli import endpoint  # its packages come with an extra
@@ -47,7 +50,7 @@ async def listening(
         raise ConfigError(
             f"--listen needs the package {error.name!r}, which is not installed.", remedy="pip install 'retl[listen]'"
         ) from None
-    async with endpoint.serving(pipelines) as runner:
+    async with endpoint.serving(pipelines) as (runner, metrics):
         try:
             await endpoint.bind(runner, address.host, address.port)
         except OSError as error:
@@ -56,4 +59,4 @@ async def listening(
                 remedy="see which program has the port (`ss -tlnp`), or name another one.",
             ) from None
         tell(f"listening on {', '.join(f'http://{Address(*found[:2])}' for found in runner.addresses)}")
-        yield
+        yield metrics.follow

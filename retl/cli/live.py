@@ -73,6 +73,9 @@ class LiveView:
     def info(self, text: str) -> None:
         self._console.print(clean(text))
 
+    def warn(self, text: str) -> None:
+        self._console.print(clean(f"warning: {text}"), style="yellow")
+
     def error(self, error: RetlError) -> None:
         self._console.print(clean(f"{error.pipeline or 'retl'}: FAILED {error.message}"), style="red")
         if error.remedy:

@@ -26,6 +26,7 @@ class View(Protocol):
 
     def show(self, event: events.Event) -> None: ...
     def info(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
     def error(self, error: RetlError) -> None: ...
     def close(self) -> None: ...
 
@@ -52,6 +53,9 @@ class Output(AbstractContextManager["Output"]):
 
     def info(self, text: str) -> None:
         self._queue.put(lambda: self._view.info(text))
+
+    def warn(self, text: str) -> None:
+        self._queue.put(lambda: self._view.warn(text))
 
     def error(self, error: RetlError) -> None:
         self._queue.put(lambda: self._view.error(error))
@@ -90,6 +94,9 @@ class PlainView:
     def info(self, text: str) -> None:
         say(text, flush=True)
 
+    def warn(self, text: str) -> None:
+        say(f"warning: {text}", flush=True)
+
     def error(self, error: RetlError) -> None:
         say(f"{error.pipeline or 'retl'}: FAILED {error.message}", flush=True)
         if error.remedy:
@@ -116,6 +123,9 @@ class JsonView:
 
     def info(self, text: str) -> None:
         self._log.info(text)
+
+    def warn(self, text: str) -> None:
+        self._log.warning(text)
 
     def error(self, error: RetlError) -> None:
         self._log.error("pipeline ended", pipeline=error.pipeline, error=str(error), error_type=type(error).__name__)

@@ -74,6 +74,11 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="with --once: only this table, by its name in the source; may be repeated",
     )
     command.add_argument(
+        "--watch",
+        action="store_true",
+        help="take up changes of the job file, and of the files that it names, as they are saved; SIGHUP does that at once",
+    )
+    command.add_argument(
         "--grace",
         metavar="TIME",
         default=GRACE,

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
 from retl.config.build import BAD, Builder
 from retl.config.files import JobFiles, OneFile, read_files
-from retl.config.pipelines import MakeStore, connect, inherited, make_pipelines, store_maker
+from retl.config.pipelines import Made, connect, inherited, make_pipelines
 from retl.config.registry import did_you_mean
+from retl.config.stores import Stores
 from retl.config.words import Include, JobFile, PipelineOptions, PipelineWords, StateWords
 from retl.model.errors import ConfigError
 from retl.pipeline import Pipeline
+from retl.state.memory import MemoryStore
 
 __all__ = ["Jobs", "load_jobs"]
 
@@ -29,6 +31,8 @@ class Jobs:
 
     path: FilePath
     pipelines: Mapping[str, Pipeline]
+    _definitions: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _memory: MemoryStore = field(default_factory=MemoryStore, repr=False)
 
     def __iter__(self) -> Iterator[Pipeline]:
         return iter(self.pipelines.values())
@@ -43,6 +47,16 @@ class Jobs:
                 raise ConfigError(f"{self.path} has no pipeline {name!r}{hint or '.'} It has: {known}.")
         return [self.pipelines[name] for name in wanted] or list(self)
 
+    def reload(self) -> Jobs:
+        """The job file as it is now. A pipeline that is declared as before is the same object; a changed one is another.
+
+        What it says of files of queries, of variables and of secrets counts as declared. Opens and stops nothing. Raises
+        ``ConfigError`` where ``load_jobs`` would; the pipelines of before are as good as they were.
+        """
+        new = _load(self.path, self._memory)
+        same = [name for name, known in new._definitions.items() if self._definitions.get(name) == known]
+        return replace(new, pipelines={**new.pipelines, **{name: self.pipelines[name] for name in same}})
+
     async def aclose(self) -> None:
         """Close every connection of every pipeline."""
         for pipeline in self:
@@ -54,29 +68,35 @@ def load_jobs(path: str | os.PathLike[str]) -> Jobs:
 
     Raises ``ConfigError`` with one line for each mistake in the files.
     """
+    return _load(FilePath(path), MemoryStore())
+
+
+def _load(path: FilePath, memory: MemoryStore) -> Jobs:
     files = read_files(path)
-    pipelines = _Maker(files).make()
+    made = _Maker(files, memory).make()
     found = files.report()
     if found:
         raise ConfigError("\n".join(found))
-    return Jobs(FilePath(path), pipelines)
+    pipelines = {name: one.pipeline for name, one in made.items()}
+    return Jobs(path, pipelines, {name: one.definition for name, one in made.items()}, memory)
 
 
 class _Maker:
     """Makes the pipelines of all files; what is wrong becomes a problem of its file."""
 
-    def __init__(self, files: JobFiles) -> None:
+    def __init__(self, files: JobFiles, memory: MemoryStore) -> None:
         self._files = list(files.files.values())
+        self._memory = memory
         self._places: dict[str, str] = {}
         self._defaults: dict[str, PipelineOptions] = {}
 
-    def make(self) -> dict[str, Pipeline]:
+    def make(self) -> dict[str, Made]:
         words = [self._words(file) for file in self._files]
         main = self._files[0]
-        make_store = store_maker(words[0].state.store, main.folder, main.problems)
-        made: dict[str, Pipeline] = {}
+        stores = Stores(words[0].state.store, main.folder, main.problems, self._memory)
+        made: dict[str, Made] = {}
         for file, said in zip(self._files, words, strict=True):
-            made.update(self._pipelines(file, said, make_store))
+            made.update(self._pipelines(file, said, stores))
         return made
 
     def _words(self, file: OneFile) -> JobFile:
@@ -94,12 +114,12 @@ class _Maker:
             )
         return _build_words(Builder(problems, file.references, file.folder, connect), data)
 
-    def _pipelines(self, file: OneFile, words: JobFile, make_store: MakeStore) -> dict[str, Pipeline]:
+    def _pipelines(self, file: OneFile, words: JobFile, stores: Stores) -> dict[str, Made]:
         above = self._defaults[file.above.name] if file.above is not None else PipelineOptions()
         self._defaults[file.name] = defaults = inherited(words.defaults, above)
         for name in words.pipelines:
             self._check_place(file, name)
-        return make_pipelines(words.pipelines, defaults, file.data, file.problems, make_store)
+        return make_pipelines(words.pipelines, defaults, file.data, file.problems, stores)
 
     def _check_place(self, file: OneFile, name: str) -> None:
         place = file.place(("pipelines", name))

@@ -55,6 +55,8 @@ class JobFiles:
     """A job file and all that it includes, the job file first. ``patterns``: the folders and globs, and what was in them."""
 
     files: dict[FilePath, OneFile] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+    """All that are named, also those that cannot be read."""
     patterns: dict[str, list[str]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     """What is said of included files that cannot be read at all."""
@@ -72,6 +74,7 @@ def read_files(path: str | os.PathLike[str]) -> JobFiles:
 
 
 def _add(found: JobFiles, path: FilePath, above: OneFile | None) -> None:
+    found.paths.append(str(path))
     text = _read(path)
     place = path.resolve()
     name = _shown(path) if above is not None else str(path)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path as FilePath
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from retl.config.build import BAD, Builder, Problems, anchored
+from retl.config.build import BAD, Builder, Problems
+from retl.config.definition import definition
 from retl.config.lines import Path
 from retl.config.registry import Role, connector_types, find_connector
+from retl.config.stores import Stores
 from retl.config.words import PipelineOptions, PipelineWords
 from retl.connectors.base import Source, Target
 from retl.engine.context import DEFAULT_TTL
@@ -24,13 +25,7 @@ from retl.model.options import TableOptions
 from retl.model.table import Table, check_declaration, is_pattern, resolve
 from retl.pipeline import Pipeline
 from retl.state.base import StateStore
-from retl.state.memory import MemoryStore
-from retl.state.sqlite import SqliteStore
 
-DEFAULT_STORE = "retl-state.db"
-"""The file beside the job file, for a target that cannot hold its own checkpoints."""
-
-_SQLITE = "sqlite:///"
 _OPTIONS = [item.name for item in msgspec.structs.fields(TableOptions)]
 
 
@@ -56,15 +51,23 @@ def make_pipelines(
     defaults: PipelineOptions,
     raw: Mapping[str, Any],
     problems: Problems,
-    make_store: MakeStore,
-) -> dict[str, Pipeline]:
+    stores: Stores,
+) -> dict[str, Made]:
     """All pipelines of a file that can be made; adds the problems of the others to ``problems``."""
     made = {}
     for name, pipeline in words.items():
-        built = _Maker(name, pipeline, defaults, raw, problems).make(make_store)
+        maker = _Maker(name, pipeline, defaults, raw, problems)
+        built = maker.make(stores)
         if built is not None:
-            made[name] = built
+            made[name] = Made(built, definition(pipeline, maker.tables, defaults, stores.word))
     return made
+
+
+class Made(NamedTuple):
+    """A pipeline, and the fingerprint of what it is declared as."""
+
+    pipeline: Pipeline
+    definition: str
 
 
 def inherited(own: PipelineOptions, above: PipelineOptions) -> PipelineOptions:
@@ -73,47 +76,6 @@ def inherited(own: PipelineOptions, above: PipelineOptions) -> PipelineOptions:
     if "interval" in values or "cron" in values:
         above = msgspec.structs.replace(above, interval=None, cron=None)
     return msgspec.structs.replace(above, **values)
-
-
-MakeStore = Callable[[Target], StateStore | None]
-"""The store for a pipeline of this target; ``None`` for the one that the target holds."""
-
-
-def _default_store(folder: FilePath) -> MakeStore:
-    return lambda target: None if target.state_store() is not None else SqliteStore(folder / DEFAULT_STORE)
-
-
-def store_maker(store: str | None, folder: FilePath, problems: Problems) -> MakeStore:
-    """What makes the store of each pipeline; a wrong word is a problem, and the default stands in for it."""
-    try:
-        return _store_maker(store, folder)
-    except ConfigError as error:
-        problems.add_error(("state", "store"), error)
-        return _default_store(folder)
-
-
-def _store_maker(store: str | None, folder: FilePath) -> MakeStore:
-    if store is None:
-        return _default_store(folder)
-    if store == "target":
-        return _inside
-    if store == "memory":
-        shared = MemoryStore()
-        return lambda target: shared
-    if store.startswith(_SQLITE) and store != _SQLITE:
-        path = anchored(store.removeprefix(_SQLITE), folder)
-        return lambda target: SqliteStore(path)
-    raise ConfigError(
-        f"unknown state store {store!r}.", remedy='use "target", "memory", or a file: "sqlite:///retl-state.db".'
-    )
-
-
-def _inside(target: Target) -> None:
-    if target.state_store() is None:
-        raise ConfigError(
-            f'the target {target.system} has no transactions, so it cannot hold the checkpoints of [state] store = "target".',
-            remedy=f'remove the line, or name a file: store = "sqlite:///{DEFAULT_STORE}".',
-        )
 
 
 class _Maker:
@@ -129,12 +91,12 @@ class _Maker:
         self._problems = problems
         self._path: Path = ("pipelines", name)
         self._good = True
-        self._tables: list[Table] = []
+        self.tables: list[Table] = []
 
-    def make(self, make_store: MakeStore) -> Pipeline | None:
+    def make(self, stores: Stores) -> Pipeline | None:
         source = self._try(self._words.source.source, "source")
         target = self._try(self._words.target.target, "target")
-        store = self._try(lambda: make_store(target), "target") if target is not None else None
+        store = self._try(lambda: stores.store(target), "target") if target is not None else None
         self._try(lambda: make_schedule(**self._schedule()))
         blacklist = self._try(lambda: parse_actions(self._setting("blacklist") or ()), "blacklist")
         self._check_tables(blacklist or frozenset())
@@ -153,7 +115,7 @@ class _Maker:
             self._name,
             source=source,
             target=target,
-            tables=self._tables,
+            tables=self.tables,
             blacklist=self._setting("blacklist") or (),
             state=store,
             lease_ttl=lease_ttl,
@@ -182,7 +144,7 @@ class _Maker:
         defaults = TableOptions(**{name: self._setting(name) for name in _OPTIONS})
         for number, table in enumerate(self._words.tables):
             checked = self._try(lambda table=table: _checked(table, defaults, blacklist), "tables", number)
-            self._tables += [] if checked is None else [checked]
+            self.tables += [] if checked is None else [checked]
 
     def _try(self, call: Callable[..., Any], *place: str | int) -> Any:
         """The result of ``call``; its ``ConfigError`` becomes a problem, at the option that its message names."""

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from retl.cli.init import TEMPLATE
-from retl.config import Jobs, load_jobs, pipelines, registry
+from retl.config import Jobs, load_jobs, registry, stores
 from retl.config.lines import find_lines, show_path
 from retl.config.words import PipelineWords
 from retl.connectors.base import Connector, Source, Target
@@ -234,7 +234,7 @@ def test_an_absolute_state_store(tmp_path: Path) -> None:
 def test_a_target_without_transactions_has_its_state_beside_the_job_file(tmp_path: Path) -> None:
     text = VALID.replace('type = "sqlite", path = "app.db"', 'type = "vault", url = "no transactions"')
     store = one(load(tmp_path, text))._store
-    assert isinstance(store, SqliteStore) and store.path == str(tmp_path / pipelines.DEFAULT_STORE)
+    assert isinstance(store, SqliteStore) and store.path == str(tmp_path / stores.DEFAULT_STORE)
     (line,) = errors(tmp_path, f'[state]\nstore = "target"\n{text}')
     assert line.startswith("jobs.toml:5: pipelines.shop.target: the target sqlite has no transactions")
 

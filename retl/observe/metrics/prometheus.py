@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
@@ -47,6 +47,10 @@ class PrometheusMetrics(Collector):
     def text(self) -> bytes:
         """What Prometheus reads: everything in the registry, in its text format."""
         return generate_latest(self._registry)
+
+    def follow(self, pipelines: Iterable[Pipeline]) -> None:
+        """Count these pipelines from now on. What was counted before stays; gauges of the others are gone."""
+        self._tally.follow(pipelines)
 
     def close(self) -> None:
         """Leave the registry, and count no more."""

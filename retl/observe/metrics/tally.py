@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, get_args
 
@@ -45,7 +45,8 @@ class Tally:
     """
 
     def __init__(self, pipelines: Sequence[Pipeline], took: Callable[[Labels, float], None]) -> None:
-        self._pipelines = tuple(pipelines)
+        self._pipelines: tuple[Pipeline, ...] = ()
+        self._subscribed: dict[Pipeline, Callable[[], None]] = {}
         self._took = took
         self._counts: dict[tuple[Metric, Labels], float] = {}
         self._counted: dict[Labels, _Counted] = {}
@@ -65,18 +66,25 @@ class Tally:
             events.LeaseAcquired: lambda event: self._add(names.LEASES, (event.pipeline,)),
             events.LeaseGone: lambda event: self._add(names.LOST, (event.pipeline,)),
         }
+        self.follow(pipelines)
+
+    def follow(self, pipelines: Iterable[Pipeline]) -> None:
+        """Count these from now on. What was counted before stays; what others are right now is told no more."""
+        self._pipelines = tuple(pipelines)
+        for pipeline in [known for known in self._subscribed if known not in self._pipelines]:
+            self._subscribed.pop(pipeline)()
         for pipeline in self._pipelines:
             for metric in _OF_PIPELINES:
                 self._add(metric, (pipeline.name,), 0)
-        self._unsubscribe = [pipeline.subscribe(self._hear) for pipeline in self._pipelines]
+            if pipeline not in self._subscribed:
+                self._subscribed[pipeline] = pipeline.subscribe(self._hear)
+        here = {pipeline.name for pipeline in self._pipelines}
+        self._lags = {labels: lag for labels, lag in self._lags.items() if labels[0] in here}
 
     def close(self) -> None:
         """Count no more, and tell nothing any more."""
-        for unsubscribe in self._unsubscribe:
-            unsubscribe()
-        self._pipelines = ()
+        self.follow(())
         self._counts.clear()
-        self._lags.clear()
 
     def counters(self) -> Iterator[Value]:
         """All counters as they stand."""
@@ -87,7 +95,8 @@ class Tally:
         """All gauges as they stand."""
         for labels, lag in list(self._lags.items()):
             yield Value(names.LAG, labels, lag)
-        for pipeline in self._pipelines:
+        by_name = {pipeline.name: pipeline for pipeline in self._pipelines}  # of two, the one that follows the other
+        for pipeline in by_name.values():
             yield from _of_snapshot(pipeline.snapshot())
 
     # Events -----------------------------------------------------------------
