@@ -26,6 +26,7 @@ from retl.config.registry import connector_types, find_connector
 from retl.config.words import PipelineOptions, PipelineWords, StateWords
 from retl.connectors.files.formats import FormatOptions
 from retl.model import errors, events
+from retl.model.alerts import Alert
 from retl.model.documents import Chunks
 from retl.model.secret import Secret
 from retl.model.table import Table, TableOptions
@@ -47,8 +48,13 @@ _SAID_HERE = {
     "keep_rejects": "How long rejects are kept; 90 days when unset, and never more than 5,000 of a table.",
     "stall_timeout": "After how long without a row or an answer a scan is given up and tried again; 10 minutes when unset, 0: never.",
     "lease_ttl": "How long an owner may be silent before another process takes the pipeline over; 30 seconds when unset.",
+    "alerts": "Who is told when something fails, lags behind or is rejected: `[[pipelines.NAME.alerts]]`.",
     "channel_bytes": "How many bytes may wait between reader and writer; 8 MiB when unset.",
 }
+
+
+_IN_PYTHON = frozenset({"call"})
+"""What a job file cannot give."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -105,13 +111,14 @@ def words(kind: str) -> str:
         "options": TableOptions,
         "table": Table,
         "chunks": Chunks,
+        "alert": Alert,
     }[kind]
     above = {"pipeline": TableOptions, "table": TableOptions}.get(kind)
     inherited = {item.name for item in msgspec.structs.fields(above)} if above else set()
     said = _attribute_docs(chosen)
     rows = []
     for item in msgspec.structs.fields(chosen):
-        if item.name in inherited:
+        if item.name in inherited or item.name in _IN_PYTHON:
             continue
         meaning = said.get(item.name) or _SAID_HERE[item.name]
         rows.append((f"`{item.name}`", _type(item.type), meaning))

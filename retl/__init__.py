@@ -8,6 +8,7 @@ from retl.engine.schedule import Cron, Interval, Manual, Schedule
 from retl.host import Running, running
 from retl.model import events
 from retl.model.actions import Action, PreAction, Write
+from retl.model.alerts import Alert, Notice
 from retl.model.checkpoint import Checkpoint, Reject
 from retl.model.documents import Chunks
 from retl.model.embeddings import Budget, Embeddings, VectorIndex
@@ -39,6 +40,7 @@ from retl.state.sqlite import SqliteStore
 
 __all__ = [
     "Action",
+    "Alert",
     "Budget",
     "Checkpoint",
     "Chunks",
@@ -52,6 +54,7 @@ __all__ = [
     "LeaseLost",
     "Manual",
     "MemoryStore",
+    "Notice",
     "PermanentError",
     "Pipeline",
     "PipelineStatus",

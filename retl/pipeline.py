@@ -10,6 +10,7 @@ from typing import Self
 import anyio
 from anyio.abc import TaskStatus
 
+from retl.alerts import sender_of
 from retl.connectors.base import Connector, Source, Target
 from retl.connectors.documents.wrap import with_documents
 from retl.control import Control
@@ -39,6 +40,7 @@ from retl.engine.tables import Tables
 from retl.engine.wanted import wanted_tables
 from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
+from retl.model.alerts import Alert
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError
 from retl.model.options import LostTarget, NewColumns, NullCursor, PreActionWord, TableOptions, WriteWord
@@ -102,6 +104,7 @@ class Pipeline(Control):
         lease_ttl: Duration = DEFAULT_TTL,
         stall_timeout: Duration = STALL_TIMEOUT,
         channel_bytes: int = Limits.channel_bytes,
+        alerts: Sequence[Alert] = (),
     ) -> None:
         if not isinstance(name, str):
             raise wrong_type("the name of a pipeline", name, 'text, such as "orders"')
@@ -131,6 +134,7 @@ class Pipeline(Control):
                 new_columns=new_columns,
                 slice_rows=slice_rows,
             )
+            senders = tuple((alert, sender_of(alert)) for alert in alerts)
             actions = parse_actions(blacklist)
             if isinstance(tables, str):
                 raise ConfigError(f"tables is the text {tables!r}.", remedy=f"write tables=[{tables!r}].")
@@ -157,6 +161,7 @@ class Pipeline(Control):
             stall_timeout=stall,
             parallel_tables=parallel_tables,
             keep_rejects=keep,
+            alerts=senders,
         )
         self._bus = EventBus()
         self._runner = Runner(self._config, self._bus)
@@ -245,7 +250,8 @@ class Pipeline(Control):
             self._bus.emit(started)
             try:
                 with self._runner.scope():
-                    await self._runner.forever(once(task_status.started))
+                    async with self._runner.alerts.keeping():
+                        await self._runner.forever(once(task_status.started))
             finally:
                 try:
                     await self._let_go(grace)

@@ -108,7 +108,7 @@ class _Maker:
     def _pipeline(self, source: Source, target: Target, store: StateStore | None, lease_ttl: float) -> Pipeline:
         options: dict[str, Any] = {name: self._setting(name) for name in _OPTIONS}
         options["cursor"] = options["cursor"] or None
-        for name in ("channel_bytes", "keep_rejects", "parallel_tables", "stall_timeout"):
+        for name in ("alerts", "channel_bytes", "keep_rejects", "parallel_tables", "stall_timeout"):
             if (value := self._setting(name)) is not None:
                 options[name] = value
         return Pipeline(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from retl.connectors.base import Connector
+from retl.model.alerts import Alert
 from retl.model.duration import Duration
 from retl.model.options import TableOptions
 from retl.model.table import Table
@@ -32,6 +33,7 @@ class PipelineOptions(TableOptions, kw_only=True, frozen=True):
     lease_ttl: Duration | None = None
     stall_timeout: Duration | None = None
     channel_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    alerts: Sequence[Alert] | None = None
 
 
 class PipelineWords(PipelineOptions, kw_only=True, frozen=True):

@@ -10,6 +10,7 @@ from retl.engine.context import Limits
 from retl.engine.schedule import Schedule
 from retl.engine.tables import Tables
 from retl.model.actions import Action
+from retl.model.alerts import Alert, Send
 from retl.state.base import StateStore
 
 PARALLEL_TABLES = 4
@@ -35,6 +36,8 @@ class PipelineConfig:
     stall_timeout: float = 0.0
     parallel_tables: int = PARALLEL_TABLES
     keep_rejects: timedelta = KEEP_REJECTS
+    alerts: tuple[tuple[Alert, Send], ...] = ()
+    """Each with what delivers its notices."""
 
     @property
     def scans_at_once(self) -> int:

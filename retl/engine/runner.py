@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import anyio
 
+from retl.engine.alerts import Alerts
 from retl.engine.bus import EventBus
 from retl.engine.config import PipelineConfig
 from retl.engine.context import StopSignal, now
@@ -68,6 +69,7 @@ class Runner:
         self._limits: list[asyncio.TimerHandle] = []
         self.grace = Grace()
         self.health = Health(config.name, bus)
+        self.alerts = Alerts(config, self.lease, self.health, bus, self._stop)
         self.motion = Motion(self.lease, bus, ttl=config.lease_ttl, stall_timeout=config.stall_timeout)
         self._timer: Timer | None = None
         self._ownership: Ownership | None = None
@@ -107,7 +109,7 @@ class Runner:
         fence = await self.take_lease()
         self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now(), epoch=fence.epoch))
         self.commands.begin_single(fence)
-        async with self._heartbeat():
+        async with self.alerts.keeping(), self._heartbeat():
             return await self._run_tables(fence, wanted, deadline=None)
 
     async def forever(self, begun: Callable[[], None]) -> None:

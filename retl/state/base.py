@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import ClassVar
 
+from retl.model.alerts import AlertState
 from retl.model.answers import CommitResult
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import LeaseLost, RowsRejected
@@ -163,6 +164,14 @@ class StateStore(ABC):
     @abstractmethod
     async def give_up_lease(self, fence: Fence) -> None:
         """End the ownership, so that the next owner need not wait. No effect where the fence is old."""
+
+    @abstractmethod
+    async def read_alerts(self, pipeline: str) -> AlertState:
+        """What is remembered of the alerts of a pipeline."""
+
+    @abstractmethod
+    async def save_alerts(self, fence: Fence, state: AlertState) -> None:
+        """Remember it, in place of what was; raises ``LeaseLost`` if the fence is old. ``forget`` leaves it alone."""
 
     @abstractmethod
     async def claims(self, target: str) -> list[Claim]:

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
+from retl.model.alerts import AlertState
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.report import ScanReport
@@ -30,6 +31,7 @@ class MemoryStore(StateStore):
         self._manifests: dict[tuple[str, str], dict[str, ManifestEntry]] = {}
         self._leases: dict[str, LeaseRow] = {}
         self._steering: dict[str, Steering] = {}
+        self._alerts: dict[str, AlertState] = {}
         self._claims: dict[tuple[str, str], Claim] = {}
         self._rejects: dict[tuple[str, str, str], Reject] = {}
         self._reports: dict[tuple[str, str], deque[tuple[int, ScanReport]]] = {}
@@ -96,6 +98,14 @@ class MemoryStore(StateStore):
         if self._holds(fence):
             held = self._leases[fence.pipeline]
             self._leases[fence.pipeline] = LeaseRow(held.pipeline, None, held.epoch, held.beat, held.ttl)
+
+    async def read_alerts(self, pipeline: str) -> AlertState:
+        return self._alerts.get(pipeline, AlertState())
+
+    async def save_alerts(self, fence: Fence, state: AlertState) -> None:
+        if not self._holds(fence):
+            raise lease_lost(fence)
+        self._alerts[fence.pipeline] = state
 
     async def claims(self, target: str) -> list[Claim]:
         return [claim for claim in self._claims.values() if claim.target == target]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, get_args
 
+from retl.model.alerts import AlertState
 from retl.model.checkpoint import Reject
 from retl.model.errors import StateError
 from retl.model.plain import time_of, time_text
@@ -64,6 +65,18 @@ def prune_rejects(pipeline: str, before: datetime, most: int) -> Step[None]:
                 "DELETE FROM retl_rejects WHERE pipeline = ? AND table_name = ? AND rejected_at <= ?",
                 (pipeline, table, rows[0][0]),
             )
+
+
+def read_alerts(pipeline: str) -> Step[AlertState]:
+    rows = yield Statement("SELECT body FROM retl_alerts WHERE pipeline = ?", (pipeline,), rows=True)
+    name = pipeline.replace("'", "''")
+    remedy = f"run in its database: DELETE FROM retl_alerts WHERE pipeline = '{name}'. An alert may be told again then."
+    return decode(rows[0][0], AlertState, f"what is told of {pipeline!r}", remedy) if rows else AlertState()
+
+
+def save_alerts(pipeline: str, state: AlertState) -> Step[None]:
+    yield Statement("DELETE FROM retl_alerts WHERE pipeline = ?", (pipeline,))
+    yield Statement("INSERT INTO retl_alerts (pipeline, body) VALUES (?, ?)", (pipeline, encode(state)))
 
 
 _REPORT = "s.pipeline, s.table_name, s.scan_id, s.started_at, s.status, s.body"

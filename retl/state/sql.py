@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import anyio.lowlevel
 import msgspec
 
+from retl.model.alerts import AlertState
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import StateError
 from retl.model.manifest import ManifestChange, ManifestEntry
@@ -242,6 +243,11 @@ def give_up_lease(fence: Fence) -> Step[None]:
     )
 
 
+def save_alerts(fence: Fence, state: AlertState) -> Step[None]:
+    yield from prove(fence)
+    yield from records.save_alerts(fence.pipeline, state)
+
+
 def claims(target: str) -> Step[list[Claim]]:
     rows = yield Statement(
         "SELECT pipeline, table_name, replaces FROM retl_claims WHERE target = ?", (short_key(target),), rows=True
@@ -326,6 +332,12 @@ class SqlStore(StateStore):
 
     async def give_up_lease(self, fence: Fence) -> None:
         await self._step(lambda: give_up_lease(fence), single=True)
+
+    async def read_alerts(self, pipeline: str) -> AlertState:
+        return await self._step(lambda: records.read_alerts(pipeline), write=False)
+
+    async def save_alerts(self, fence: Fence, state: AlertState) -> None:
+        await self._step(lambda: save_alerts(fence, state))
 
     async def claims(self, target: str) -> list[Claim]:
         return await self._step(lambda: claims(target), write=False)

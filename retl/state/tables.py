@@ -41,6 +41,7 @@ class StateDialect:
                 f"pipeline {key} NOT NULL, table_name {key} NOT NULL, target {key} NOT NULL, replaces {integer} NOT NULL, "
                 "PRIMARY KEY (pipeline, table_name)"
             ),
+            "retl_alerts": f"pipeline {key} NOT NULL PRIMARY KEY, body {text} NOT NULL",
             "retl_rejects": (
                 f"pipeline {key} NOT NULL, table_name {key} NOT NULL, row_key {key} NOT NULL, rejected_at {key} NOT NULL, "
                 f"reason {text} NOT NULL, body {text} NOT NULL, PRIMARY KEY (pipeline, table_name, row_key)"
@@ -60,6 +61,7 @@ STATE_TABLES = (
     "retl_manifest",
     "retl_leases",
     "retl_claims",
+    "retl_alerts",
     "retl_rejects",
     "retl_scans",
     "retl_steering",

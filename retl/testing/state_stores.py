@@ -10,6 +10,7 @@ import anyio
 import msgspec
 import pytest
 
+from retl.model.alerts import AlertState, Notice, TableFares, Told
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
 from retl.model.errors import LeaseLost
 from retl.model.manifest import ManifestChange, ManifestEntry
@@ -150,6 +151,22 @@ class StateStoreContract:
         await other.save(FencedCheckpoint(new, "t", Checkpoint(watermark="3"), late))
         assert await store.load("p") == {"t": Checkpoint(watermark="3")}
         assert await store.read_manifest("p", "t") == [entry("b")]
+
+    async def test_what_alerts_have_told_is_kept_under_the_fence(self, store: StateStore, other: StateStore) -> None:
+        assert await store.read_alerts("p") == AlertState()
+        old = await owned(store)
+        notice = Notice(
+            pipeline="p", table="t", condition="failures", message="naïve 'it' 😀", failures=3, at=moment(1)
+        )
+        state = AlertState({"t": TableFares(3, moment(1), None, "gone")}, {"key": Told(notice, delivered=True)})
+        await store.save_alerts(old, AlertState())
+        await store.save_alerts(old, state)
+        await owned(other, owner="new")
+        with pytest.raises(LeaseLost):
+            await store.save_alerts(old, AlertState())
+        await other.forget("p")
+        assert await other.read_alerts("p") == state
+        assert await other.read_alerts("q") == AlertState()
 
     async def test_a_fence_holds_only_with_owner_epoch_and_pipeline(self, store: StateStore) -> None:
         await owned(store)

@@ -17,6 +17,7 @@ import msgspec
 
 from retl.connectors.elasticsearch.connection import SharedClient
 from retl.connectors.elasticsearch.state.index import MOST_HITS, StateIndex, identity, query_of
+from retl.model.alerts import AlertState
 from retl.model.checkpoint import CHECKPOINT_VERSION, Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import StateError, TargetBusy
 from retl.model.manifest import ManifestChange, ManifestEntry
@@ -59,6 +60,8 @@ class _State(msgspec.Struct, kw_only=True):
     ttl: float = 0.0
     checkpoints: list[_Saved] = []
     steering: Steering = Steering()
+    alerts: str = ""
+    """What is told, as JSON."""
 
     def holds(self, fence: Fence) -> bool:
         return (self.owner, self.epoch) == (fence.owner, fence.epoch)
@@ -242,6 +245,22 @@ class ElasticsearchStore(StateStore):
                 pipeline=pipeline,
             )
         return state, there
+
+    # Alerts -------------------------------------------------------------------
+
+    async def read_alerts(self, pipeline: str) -> AlertState:
+        state, _ = await self._read(pipeline)
+        remedy = "restore it from a snapshot; nothing but alerts depends on it."
+        return self._index.decode(state.alerts or "{}", AlertState, f"what is told of {pipeline!r}", remedy)
+
+    async def save_alerts(self, fence: Fence, state: AlertState) -> None:
+        def change(known: _State) -> bool:
+            if not known.holds(fence):
+                raise lease_lost(fence)
+            known.alerts = _text(state)
+            return True
+
+        await self._change(fence.pipeline, change, lambda known: None)
 
     # Claims -------------------------------------------------------------------
 
