@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Self
@@ -37,13 +38,14 @@ from retl.engine.stall import STALL_TIMEOUT, parse_stall_timeout
 from retl.engine.status import pipeline_status
 from retl.engine.steering import parse_command, send
 from retl.engine.tables import Tables
-from retl.engine.wanted import wanted_tables
+from retl.engine.wanted import Wanted, wanted_tables
 from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
 from retl.model.alerts import Alert
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError
 from retl.model.options import LostTarget, NewColumns, NullCursor, PreActionWord, TableOptions, WriteWord
+from retl.model.range import Bound, CursorRange
 from retl.model.report import RunReport
 from retl.model.status import PipelineStatus
 from retl.model.steering import CommandWord, Sent
@@ -219,6 +221,35 @@ class Pipeline(Control):
         """
         with in_context(self.name):
             wanted = wanted_tables(self._config.tables, tables)
+        return await self._once(wanted, check=check)
+
+    async def backfill(
+        self, table: str, *, since: Bound | None = None, until: Bound | None = None, check: bool = True
+    ) -> RunReport:
+        """Read a range of a table's cursor again, now: the rows with ``since <= cursor < until``, as they are at the source.
+
+        Both ends are values of the cursor (a datetime, a date, a whole number, or text as the source writes it); an
+        end that is left out is open. A time without a zone is in that of the cursor's values. The rows are
+        upserted slice by slice, each with how far the backfill is; the watermark stays where it is. A backfill that
+        was interrupted goes on, when the same one is asked for again, where it stopped. Deletes do not follow.
+
+        Raises ``ConfigError`` for a table without a cursor, or whose rows it would double; ``TargetBusy`` where
+        another process runs this pipeline; and the error that it ended in, unless ``check`` is false.
+        """
+        return await self._once(self._backfilled(table, since, until), check=check)
+
+    async def plan_backfill(self, table: str, *, since: Bound | None = None, until: Bound | None = None) -> TablePlan:
+        """What ``backfill`` would do: the window, the slices, the SQL. Writes nothing. Raises the error that it would end in."""
+        wanted = self._backfilled(table, since, until)
+        async with self._looking():
+            return await Preflight(self._config).backfill(wanted)
+
+    def _backfilled(self, table: str, since: Bound | None, until: Bound | None) -> Wanted:
+        with in_context(self.name):
+            found = wanted_tables(self._config.tables, [table])
+            return dataclasses.replace(found, range=CursorRange.of(since, until))
+
+    async def _once(self, wanted: Wanted, *, check: bool) -> RunReport:
         with self._running() as grace, in_context(self.name):
             try:
                 report = RunReport(self.name, (), (ABANDONED,))
@@ -227,8 +258,8 @@ class Pipeline(Control):
                     report, errors = await self._runner.once(wanted)
             finally:
                 await self._let_go(grace)
-        if errors and check:
-            raise errors[0]
+            if errors and check:
+                raise errors[0]
         return report
 
     async def run_forever(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:

@@ -59,7 +59,7 @@ def _scan_text(report: ScanReport) -> str:
     status = "" if report.status == "done" else f"{report.status} after "
     changed = "" if report.changed in (None, report.rows) else f", {report.changed:,} changed"
     missing = not_written(report)
-    upper = f", up to {report.watermark}" if report.watermark is not None else ""
+    upper = f", up to {report.watermark}" if report.watermark is not None and report.mode != "backfill" else ""
     vectors = f"; vectors: {report.embeddings}" if report.embeddings is not None else ""
     took = format_duration(report.seconds)
     return f"{status}{plural(report.rows, 'row')}{changed}{', ' if missing else ''}{missing} in {took} ({mode(report)}){upper}{vectors}"

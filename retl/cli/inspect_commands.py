@@ -76,7 +76,7 @@ def plan(arguments: argparse.Namespace) -> int:
         for answer in answers:
             say(f"{answer.pipeline.name}: {answer.pipeline.schedule.describe()}")
             for item in answer.value[0]:
-                say("\n".join(_plan_lines(item)))
+                say("\n".join(plan_lines(item)))
     sys.stdout.flush()  # the errors, which go to stderr, come last
     for error in errors:
         print_error(error)
@@ -110,9 +110,12 @@ def _plan_values(pipeline: Pipeline, item: TablePlan) -> dict[str, Any]:
     }
 
 
-def _plan_lines(item: TablePlan) -> list[str]:
+def plan_lines(item: TablePlan) -> list[str]:
+    """What a scan would do, as text."""
     table, source = item.table, item.source
     how = "full scan" if table.full else f"incremental by {table.cursor}"
+    if table.range is not None:
+        how = f"backfill by {table.cursor} {table.range}, the watermark stays"
     if table.replaces:
         how += f", pre_action {table.pre_action}"
     rows = "an unknown number of rows" if source.rows is None else plural(source.rows, "row")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import retl
-from retl.cli import demo_command, init, inspect_commands, run, state_commands, steer_commands
+from retl.cli import backfill, demo_command, init, inspect_commands, run, state_commands, steer_commands
 from retl.cli.exit_codes import EXPLAINED
 from retl.host import GRACE
 
@@ -78,6 +78,31 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="store_true",
         help="take up changes of the job file, and of the files that it names, as they are saved; SIGHUP does that at once",
     )
+    _add_output(command)
+    command.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        help="answer probes (/live, /ready) and show metrics (/metrics) over HTTP there, such as 127.0.0.1:8080",
+    )
+    command.set_defaults(run=run.run)
+
+    command = _command(
+        commands,
+        "backfill",
+        "Read a range of one table's cursor again: the rows with SINCE <= cursor < UNTIL. The watermark stays where it is. "
+        "One that was interrupted goes on where it stopped, when the same is asked for again.",
+    )
+    command.add_argument("pipeline", metavar="PIPELINE", help="the pipeline, by its name in the job file")
+    command.add_argument("table", metavar="TABLE", help="the table, by its name in the source")
+    command.add_argument("--since", metavar="VALUE", help="the first value to read, such as 2024-05-01")
+    command.add_argument("--until", metavar="VALUE", help="the first value not to read")
+    command.add_argument("--plan", action="store_true", help="show what it would do, and write nothing")
+    command.add_argument("--jobs", metavar="JOBFILE", default=JOB_FILE, help="the job file (default: %(default)s)")
+    _add_output(command)
+    command.set_defaults(run=backfill.backfill)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--grace",
         metavar="TIME",
@@ -90,12 +115,6 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         default="auto",
         help="auto: progress bars on a terminal, else one plain line for each scan; json: a JSON line for each event",
     )
-    command.add_argument(
-        "--listen",
-        metavar="ADDRESS",
-        help="answer probes (/live, /ready) and show metrics (/metrics) over HTTP there, such as 127.0.0.1:8080",
-    )
-    command.set_defaults(run=run.run)
 
 
 def _add_inspect_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

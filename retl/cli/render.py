@@ -14,6 +14,7 @@ import msgspec
 from retl.model.duration import format_duration
 from retl.model.errors import RetlError
 from retl.model.hidden import conceal, visible
+from retl.model.range import CursorRange
 from retl.model.report import ScanReport
 
 
@@ -100,7 +101,9 @@ def plural(count: int, word: str) -> str:
 
 
 def mode(report: ScanReport) -> str:
-    """``incremental``, ``full`` or ``full, swap``."""
+    """``incremental``, ``full``, ``full, swap`` or ``backfill since 2024-05-01``."""
+    if report.mode == "backfill":
+        return f"backfill {CursorRange(report.since, report.until)}"
     return report.mode if report.pre_action == "none" else f"{report.mode}, {report.pre_action}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import anyio
@@ -31,11 +31,27 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--watch is for pipelines that go on.", remedy="leave out --once.")
     changes = None if arguments.once else Changes(arguments.jobs, arguments.only, watch=arguments.watch)
     pipelines = having(selected(arguments), arguments.table) if changes is None else changes.selected()
-    grace = parse_duration(arguments.grace, what="--grace").total_seconds()
     address = parse_address(arguments.listen) if arguments.listen else None
+    tables: list[str] = arguments.table
+
+    async def once(pipeline: Pipeline) -> None:
+        own = [name for name in tables if pipeline.declares(name)]
+        await pipeline.run_once(tables=own or None, check=False)
+
+    return run_pipelines(pipelines, arguments, once if arguments.once else None, changes, address)
+
+
+def run_pipelines(
+    pipelines: Sequence[Pipeline],
+    arguments: argparse.Namespace,
+    once: Callable[[Pipeline], Awaitable[None]] | None,
+    changes: Changes | None = None,
+    address: Address | None = None,
+) -> int:
+    """Do something with each of them once, or run them on schedule; signals stop it. Returns the exit code."""
+    grace = parse_duration(arguments.grace, what="--grace").total_seconds()
     with _bugs_on_stderr(), make_output(arguments.log_format) as output:
-        runner = _Runner(pipelines, output, once=arguments.once, tables=arguments.table, grace=grace)
-        return anyio.run(runner.run, changes, address)
+        return anyio.run(_Runner(pipelines, output, once, grace=grace).run, changes, address)
 
 
 @contextmanager
@@ -60,11 +76,15 @@ class _Runner:
     """Runs pipelines in one task group; a failure of one does not end the others."""
 
     def __init__(
-        self, pipelines: Sequence[Pipeline], output: Output, *, once: bool, tables: Sequence[str], grace: float
+        self,
+        pipelines: Sequence[Pipeline],
+        output: Output,
+        once: Callable[[Pipeline], Awaitable[None]] | None,
+        *,
+        grace: float,
     ) -> None:
         self._output = output
         self._once = once
-        self._tables = tables
         self._grace = grace
         self._signals = 0
         self._codes: dict[str, int] = {}
@@ -100,9 +120,8 @@ class _Runner:
         try:
             if self._signals:
                 return
-            if self._once:
-                own = [name for name in self._tables if pipeline.declares(name)]
-                await pipeline.run_once(tables=own or None, check=False)
+            if self._once is not None:
+                await self._once(pipeline)
             else:
                 await pipeline.run_forever()
         except RetlError as error:

@@ -24,13 +24,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import ClassVar, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import ClassVar
 
-import anyio
 import msgspec
 import pyarrow as pa
 
+from retl.connectors.rows.loading import loading
 from retl.connectors.rows.own_columns import OwnColumns
 from retl.connectors.rows.reject_column import REJECT, RowReject, with_rejects
 from retl.model.actions import Action, PreAction, Write
@@ -55,11 +55,11 @@ from retl.model.errors import (
 )
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.plan import BatchSize, SourcePlan, SourcePreview, TargetPreview, WriteSpec
+from retl.model.range import CursorRange
 from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
-from retl.model.window import Bounds, Position, Scope, Slice, Window, cut, lower_bound, make_window
+from retl.model.window import Bounds, Position, Scope, Slice, Window, cut, lower_bound, make_window, range_window
 from retl.state.base import Manifest, StateStore
-from retl.threads import shielded
 
 __all__ = [
     "REJECT",
@@ -71,6 +71,7 @@ __all__ = [
     "ConfigError",
     "ConnectionFailed",
     "Connector",
+    "CursorRange",
     "Fence",
     "FencedCheckpoint",
     "LeaseLost",
@@ -115,11 +116,9 @@ __all__ = [
     "loading",
     "lower_bound",
     "make_window",
+    "range_window",
     "with_rejects",
 ]
-
-
-WriterT = TypeVar("WriterT", bound="TableWriter")
 
 
 class Source(ABC):
@@ -132,6 +131,8 @@ class Source(ABC):
     file_words: ClassVar[frozenset[str]] = frozenset()
     schemas: ClassVar[bool] = True
     """Whether a dot in a name divides schema and table, unless it is quoted."""
+    ranges: ClassVar[bool] = False
+    """Whether it reads a range of the cursor where a table asks for one (``TableSpec.range``), so that it can be backfilled."""
 
     @abstractmethod
     async def ping(self) -> SystemInfo:
@@ -163,7 +164,8 @@ class Source(ABC):
         With a cursor, the upper bound of its plan is the highest value that the source itself
         names, and no row at or below it may be left out of the slices (rows below
         ``watermark - lookback`` aside). Slices are in ascending cursor order, without gap or
-        overlap, and of about ``table.slice_rows`` rows. A source without a cursor compares what
+        overlap, and of about ``table.slice_rows`` rows. Where ``table.range`` is set, they hold its rows
+        alone, above the checkpoint's watermark if there is one: ``range_window`` makes such a window. A source without a cursor compares what
         it has with the ``manifest``.
         """
 
@@ -292,25 +294,6 @@ class TableWriter(ABC):
 
     async def abort(self) -> None:  # noqa: B027  # not abstract: some have nothing to undo
         """Undo what is staged and not finished; what is committed stays. Safe after any failure. See ``loading``."""
-
-
-_ABORT_SECONDS = 5.0
-"""How long a load that is given up may take to remove what it has staged; what is left, the next scan removes."""
-
-
-@asynccontextmanager
-async def loading(writer: WriterT) -> AsyncGenerator[WriterT, None]:
-    """A writer for the length of a block, which is aborted where the block does not finish it: for ``Target.open_load``."""
-    try:
-        yield writer
-    finally:
-        if not writer.finished:
-            await shielded(_abort(writer))
-
-
-async def _abort(writer: TableWriter) -> None:
-    with anyio.move_on_after(_ABORT_SECONDS):
-        await writer.abort()
 
 
 class Target(OwnColumns, ABC):

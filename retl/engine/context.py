@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from retl.connectors.base import CommitResult, Source, Target, TargetTable
+from retl.engine.backfill import Keeper
 from retl.engine.turns import Turn
 from retl.model import events
 from retl.model.actions import Action
@@ -107,6 +108,8 @@ class ScanContext:
     """The scan's turn in its run, which it may give away between slices."""
     scan_id: str = field(default_factory=new_scan_id)
     checkpoint: Checkpoint = Checkpoint()  # noqa: RUF009  # frozen
+    keeper: Keeper = field(default_factory=Keeper)
+    """What becomes of the checkpoint in the store."""
     found: TargetTable | None = None
     """The target's table as it was before the scan, if the target can tell."""
     plan: SourcePlan | None = None
@@ -116,7 +119,7 @@ class ScanContext:
 
     def fenced(self, checkpoint: Checkpoint, manifest: ManifestChange | None = None) -> FencedCheckpoint:
         """A checkpoint on its way into the store, with the proof of ownership."""
-        return FencedCheckpoint(self.fence, self.table.name, checkpoint, manifest)
+        return FencedCheckpoint(self.fence, self.table.name, self.keeper.stored(checkpoint), manifest)
 
     def progress(self) -> Progress:
         """The progress of the scan."""

@@ -34,6 +34,8 @@ class Health:
         bus.watch(self._note)
 
     def _note(self, event: events.Event) -> None:
+        if isinstance(event, events.ScanFailed | events.ScanFinished) and event.report.mode == "backfill":
+            return  # whether it succeeds says nothing of the scans on schedule
         if isinstance(event, events.ScanFailed):
             _fail(self._table(event.report.table), event.report.error)
         elif isinstance(event, events.RunFailed):

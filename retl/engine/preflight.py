@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from retl.connectors.base import Source, SystemInfo, Target
+from retl.engine.backfill import keeper_of
 from retl.engine.config import PipelineConfig
-from retl.engine.drift import check_plan, usable
+from retl.engine.drift import check_plan
 from retl.engine.log import as_retl_error
-from retl.engine.targets import check_claims, claim_of, starting_point, with_types
+from retl.engine.targets import begin_from, check_claims, claim_of, with_types
+from retl.engine.wanted import Wanted, not_offered
 from retl.model.checkpoint import Checkpoint
 from retl.model.errors import RetlError, StateError, TransientError
 from retl.model.plan import SourcePlan, SourcePreview, TargetPreview, WriteSpec
@@ -107,19 +109,28 @@ class Preflight:
                 errors.append(as_retl_error(error, pipeline=self._config.name, table=spec.name))
         return found
 
+    async def backfill(self, wanted: Wanted) -> TablePlan:
+        """What a backfill of one table would do. Raises the ``RetlError`` that it would end in."""
+        config, errors = self._config, list[Exception]()
+        specs = await config.tables.specs(config.source, config.target, errors)
+        found = next((spec for spec in specs if wanted.has(spec.name)), None)
+        if found is not None:
+            return await self.plan(wanted.narrowed(found, config.source))
+        (name,) = wanted.absent(())
+        raise next((error for error in errors if wanted.concerns(error, [name])), not_offered(config.name, name))
+
     async def plan(self, spec: TableSpec) -> TablePlan:
         """What a scan of one table would do. Raises the ``RetlError`` that it would end in."""
         config = self._config
         try:
-            checkpoint = (await config.store.load(config.name)).get(spec.name, Checkpoint())
+            stored = (await config.store.load(config.name)).get(spec.name, Checkpoint())
             claim = await claim_of(
                 config.name, spec, config.target, state_in_target=config.state_in_target, source=config.source
             )
             if claim is not None:
                 check_claims(claim, await config.store.claims(claim.target))
             warnings: list[str] = []
-            checkpoint = usable(spec, checkpoint, warnings.append)
-            checkpoint, _ = await starting_point(config.target, spec, checkpoint, warnings.append)
+            checkpoint, _ = await begin_from(keeper_of(spec), config.target, spec, stored, warnings.append)
             manifest = Manifest(config.store, config.name, spec.name)
             table = await with_types(config.source, config.target, spec)
             async with config.source.open_scan(table, checkpoint, manifest) as scan:

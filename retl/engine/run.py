@@ -21,7 +21,7 @@ from retl.engine.stall import unless_stalled
 from retl.engine.turns import Turn, Turns
 from retl.engine.wanted import Wanted, not_offered
 from retl.model import events
-from retl.model.errors import LeaseLost, RetlError, TransientError
+from retl.model.errors import ConfigError, LeaseLost, RetlError, TransientError
 from retl.model.report import RunReport, ScanReport
 from retl.model.table import TableSpec
 
@@ -139,7 +139,10 @@ class Run:
         for spec in await self._config.tables.specs(self._config.source, self._config.target, found):
             if spec.name not in self._order and self._wanted.has(spec.name):
                 self._order.append(spec.name)
-                self._queue(tasks, _QueuedScan(spec))
+                try:
+                    self._queue(tasks, _QueuedScan(self._wanted.narrowed(spec, self._config.source)))
+                except ConfigError as reason:
+                    found.append(reason)
         absent = self._wanted.absent(self._order)
         found = [error for error in found if self._wanted.concerns(error, absent)]
         if not found:
@@ -157,6 +160,8 @@ class Run:
         if text not in self.unresolved:  # it may be found at each attempt
             self.unresolved.append(text)
             self.errors.append(error)
+            if self._wanted.range is not None:
+                return  # it is told to who has asked for it
             kind = type(error).__name__
             self._emit(events.RunFailed(pipeline=self._config.name, at=now(), error=text, error_type=kind))
 

@@ -23,20 +23,21 @@ import msgspec
 
 from retl.connectors.base import ScanAgain, Source, SourceScan, Target
 from retl.engine import guard
+from retl.engine.backfill import keeper_of
 from retl.engine.channel import Channel
 from retl.engine.context import DEFAULT_TTL, Counters, Emit, Limits, ScanContext, StopSignal, now
-from retl.engine.drift import check_plan, usable
+from retl.engine.drift import check_plan
 from retl.engine.log import error_text
 from retl.engine.ownership import Ownership
 from retl.engine.reader import Item, Reader
 from retl.engine.repeat import may_repeat
-from retl.engine.targets import starting_point, take_claim, with_types
+from retl.engine.targets import begin_from, take_claim, with_types
 from retl.engine.telling import telling
 from retl.engine.turns import Turn
 from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
-from retl.model.checkpoint import Fence
+from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.embeddings import in_all
 from retl.model.errors import RetlError, RowsRejected, SourceError
 from retl.model.plan import SourcePlan, WriteSpec
@@ -86,6 +87,7 @@ class Scan:
             stop=stop or StopSignal(),
             lease_ttl=lease_ttl,
             turn=turn,
+            keeper=keeper_of(table),
         )
         self._channel: Channel[Item] = Channel(max_bytes=limits.channel_bytes, max_items=limits.channel_batches)
         self._started_at = now()
@@ -104,7 +106,7 @@ class Scan:
             error.with_context(pipeline=context.pipeline, table=context.table.name)
             raise
         else:
-            self._ownership.remember(context.table.name, context.checkpoint)
+            self._ownership.remember(context.table.name, context.keeper.stored(context.checkpoint))
         finally:
             self._seconds = time.monotonic() - context.began
 
@@ -121,7 +123,7 @@ class Scan:
             to=table.to,
             scan_id=context.scan_id,
             status="failed" if error else "stopped" if context.stopped else "done",
-            mode="full" if table.full else "incremental",
+            mode="backfill" if table.range else "full" if table.full else "incremental",
             pre_action=str(table.pre_action),
             started_at=self._started_at,
             seconds=self._seconds if self._seconds is not None else time.monotonic() - context.began,
@@ -136,9 +138,11 @@ class Scan:
             null_cursor_rows=(plan.null_cursor_rows if plan else 0) + counters.null_cursor_rows,
             slices=counters.slices,
             slices_planned=len(plan.slices) if plan else 0,
+            since=table.range.since if table.range else None,
+            until=table.range.until if table.range else None,
             lower=window.lower if window else None,
             upper=window.upper if window else None,
-            watermark=context.checkpoint.watermark,
+            watermark=context.keeper.stored(context.checkpoint).watermark,
             cursor_family=window.family if window else None,
             attempts=attempts,
             read_wait=round(self._channel.send_wait, 3),
@@ -154,10 +158,9 @@ class Scan:
         return self._context.progress()
 
     async def _run(self, context: ScanContext) -> None:
-        checkpoint = await self._ownership.checkpoint(context.table.name)
+        stored = await self._ownership.checkpoint(context.table.name)
         self._claim = await self._ownership.claim(context.source, context.target, context.table)
-        context.checkpoint = usable(context.table, checkpoint, context.warn)
-        await self._look_at_target(context)
+        await self._look_at_target(context, stored)
         for _ in range(_MOST_ROUNDS):
             try:
                 return await self._read_all(context)
@@ -189,10 +192,10 @@ class Scan:
         if self._claim is not None:
             await take_claim(context.store, context.fence, self._claim)
 
-    async def _look_at_target(self, context: ScanContext) -> None:
+    async def _look_at_target(self, context: ScanContext, stored: Checkpoint) -> None:
         """Before the source is asked: it may find that there is nothing new, for a table that has nothing old either."""
-        context.checkpoint, context.found = await starting_point(
-            context.target, context.table, context.checkpoint, context.warn
+        context.checkpoint, context.found = await begin_from(
+            context.keeper, context.target, context.table, stored, context.warn
         )
         if context.found is not None and context.found.identity is not None and not context.table.replaces:
             context.checkpoint = msgspec.structs.replace(context.checkpoint, target=context.found.identity)
@@ -215,6 +218,7 @@ class Scan:
                 for warning in scan.warnings():
                     context.warn(warning)
             if first is None and self._is_settled(context, plan):
+                await self._end_empty(context, plan)
                 return  # nothing new: nothing is written
             rejected = await self._move(context, scan, slices, first)
         while rejected:
@@ -222,10 +226,18 @@ class Scan:
                 first = await anext(slices, None)
                 rejected = first is not None and await self._move(context, scan, slices, first)
 
+    async def _end_empty(self, context: ScanContext, plan: SourcePlan) -> None:
+        """A backfill that finds no more rows is over, too."""
+        if context.table.range is not None and context.keeper.stored(context.checkpoint).backfill is not None:
+            context.checkpoint = context.keeper.after_scan(context.checkpoint, plan, context.scan_id, None)
+            await context.store.save(context.fenced(context.checkpoint))
+
     def _is_settled(self, context: ScanContext, plan: SourcePlan) -> bool:
         """Whether a scan without slices has nothing to do: the target is what an earlier scan has left."""
         if plan.by_manifest and not plan.schema.names:
             return True  # nothing has ever been there
+        if context.table.range is not None:
+            return True
         there = context.found is None or context.found.exists
         keeps = not context.table.replaces or (plan.by_manifest and context.checkpoint.refresh is None)
         return keeps and there and context.checkpoint.scan_id is not None

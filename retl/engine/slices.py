@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from retl.connectors.base import CommitResult, SourceScan, TableWriter
 from retl.engine import guard
-from retl.engine.checkpoints import after_scan, after_slice, with_rows
+from retl.engine.checkpoints import after_slice, with_rows
 from retl.engine.commit import Committer
 from retl.engine.context import ScanContext
 from retl.model import events
@@ -89,7 +89,7 @@ class SliceCommits:
             checkpoint = after_slice(checkpoint, self._plan, slice_, context.scan_id, highest)
         if complete and self.is_last(slice_) and not context.table.replaces:
             # Only the end of the scan is left to be remembered: do it at once.
-            checkpoint = after_scan(checkpoint, self._plan, context.scan_id, self._digest)
+            checkpoint = context.keeper.after_scan(checkpoint, self._plan, context.scan_id, self._digest)
             self._over = True
         fenced = context.fenced(checkpoint, slice_.manifest if complete else None)
         left = guard.max_rejects(context.table, self._plan.rows, context.counters.rows) - context.counters.rejects
@@ -158,9 +158,9 @@ class SliceCommits:
         """After the last slice: finish the target, and save the final checkpoint if it is not saved yet."""
         await self.settle()
         context = self._context
-        final = None
-        if not self._over:
-            final = context.fenced(after_scan(context.checkpoint, self._plan, context.scan_id, self._digest))
-        await self._commits.finish(writer, final)
-        if final is not None:
-            context.checkpoint = final.checkpoint
+        if self._over:
+            await self._commits.finish(writer, None)
+            return
+        final = context.keeper.after_scan(context.checkpoint, self._plan, context.scan_id, self._digest)
+        await self._commits.finish(writer, context.fenced(final))
+        context.checkpoint = final

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 
 from retl.connectors.base import Source, Target, TargetTable
+from retl.engine.backfill import Keeper
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.errors import ConfigError, GuardStopped
 from retl.model.table import TableSpec
@@ -80,6 +81,17 @@ def check_claims(mine: Claim, found: list[Claim]) -> None:
         )
 
 
+async def begin_from(
+    keeper: Keeper, target: Target, table: TableSpec, stored: Checkpoint, warn: Callable[[str], None]
+) -> tuple[Checkpoint, TargetTable | None]:
+    """The checkpoint that a scan continues from, and the target's table as it is. See ``starting_point``."""
+    if table.range is None:
+        return await starting_point(target, table, keeper.begin(table, stored, warn), warn)
+    # What was lost is told by the watermark, and not by how far a backfill is.
+    _, found = await starting_point(target, table, stored, warn)
+    return keeper.begin(table, stored, warn), found
+
+
 async def starting_point(
     target: Target, table: TableSpec, checkpoint: Checkpoint, warn: Callable[[str], None]
 ) -> tuple[Checkpoint, TargetTable | None]:
@@ -91,6 +103,10 @@ async def starting_point(
     """
     found = await target.inspect(table.to)
     reason = await target.outdated(table)
+    if reason is not None and table.range is not None:
+        raise GuardStopped(
+            f"{reason}, so a part of the rows is not enough.", remedy="let a scan read everything first."
+        )
     if reason is not None:
         warn(f"{reason}, so the scan reads everything.")
         return Checkpoint(), found

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from retl.connectors.base import Source
+from retl.engine.backfill import backfill_spec
 from retl.engine.tables import Tables
 from retl.model.errors import ConfigError
 from retl.model.naming import matching
+from retl.model.range import CursorRange
+from retl.model.table import TableSpec
 from retl.model.typed import wrong_type
 
 
@@ -16,10 +20,16 @@ class Wanted:
     """All tables of a pipeline, or those of some names."""
 
     names: frozenset[str] | None = None
+    range: CursorRange | None = None
+    """The range of the cursor that is read again, of a backfill."""
 
     def has(self, table: str) -> bool:
         """Whether a table is one of them."""
         return self.names is None or table in self.names
+
+    def narrowed(self, spec: TableSpec, source: Source) -> TableSpec:
+        """A table as it is to be scanned. Raises ``ConfigError`` for a backfill that cannot be."""
+        return spec if self.range is None else backfill_spec(spec, self.range, source)
 
     def absent(self, found: Iterable[str]) -> list[str]:
         """The names that were not found, sorted."""

@@ -33,6 +33,20 @@ class Refresh(msgspec.Struct, frozen=True):
     """Whether a table was archived. If not, a table that a crash leaves half-loaded is not an archive either."""
 
 
+class Backfill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far a backfill is that has not ended. What it asks for is compared, so that only the same one goes on."""
+
+    since: str | None = None
+    until: str | None = None
+    cursor: str
+    cursor_type: str | None = None
+    selection: str
+    done: str | None = None
+    """All rows of the range up to this cursor value are in the target."""
+    position: Position | None = None
+    """How far the group of rows behind it is."""
+
+
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The durable watermark and scan facts of one table.
 
@@ -57,6 +71,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the last window held, where it brought nothing new: the same again need not be written."""
     target: str | None = None
     """The identity of the target's table that the rows were written to (``TargetTable.identity``)."""
+    backfill: Backfill | None = None
+    """A backfill that has not ended. The watermark knows nothing of it."""
     written: int = 0
     """Rows that scans since the last ``reset`` have delivered to it: with any, the table cannot be empty or gone."""
 

@@ -206,3 +206,31 @@ def compare(left: str, right: str, family: CursorFamily) -> int:
     else:
         a, b = left, right
     return int(a > b) - int(a < b)
+
+
+def in_form_of(text: str, reference: str | None, family: CursorFamily, *, utc: bool = False) -> str:
+    """A value that people gave, as the source writes ``reference``: a day becomes its first moment, a time gets zone and separator.
+
+    A time without a zone is in that of the reference. ``utc``: a reference without a zone is in UTC; otherwise raises
+    ``ConfigError`` for a time with a zone. Raises ``SourceError`` for what is no such value.
+    """
+    known = reference is not None and _TIME.fullmatch(reference) is not None
+    if family == "date":
+        return _day(text).isoformat()
+    if family not in ("time", "text") or (family == "text" and not known):
+        return text
+    if _DAY.fullmatch(text):
+        if family == "text":
+            return text  # every moment of that day sorts behind it
+        text += " 00:00:00"
+    if family == "text" and _TIME.fullmatch(text) is None:
+        return text
+    given = _Instant.parse(text)
+    form = _Instant.parse(reference) if known and reference is not None else given
+    if given.zone and not form.zone and not utc:
+        raise ConfigError(
+            f"{text!r} has a time zone, and the cursor's values have none, such as {reference!r}.",
+            remedy="write it without a zone, as the source writes its values.",
+        )
+    nanos = given.nanos - (0 if given.zone else _offset(form.zone) * _NANOS)
+    return _Instant(nanos, form.separator, given.digits, form.zone).format()

@@ -42,7 +42,7 @@ class ScanReport(Plain, frozen=True, kw_only=True):
     to: str
     scan_id: str
     status: ScanStatus
-    mode: Literal["incremental", "full"]
+    mode: Literal["incremental", "full", "backfill"]
     pre_action: str = "none"
     started_at: datetime
     seconds: float
@@ -63,6 +63,9 @@ class ScanReport(Plain, frozen=True, kw_only=True):
     null_cursor_rows: int = 0
     slices: int = 0
     slices_planned: int = 0
+    since: str | None = None
+    """The start of a backfill's range, as it was asked for."""
+    until: str | None = None
     lower: str | None = None
     upper: str | None = None
     watermark: str | None = None

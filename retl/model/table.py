@@ -19,6 +19,7 @@ from retl.model.files import NO_FILES, FileRules, FileWords, file_rules
 from retl.model.naming import Naming, named_after
 from retl.model.options import DEFAULT_SLICE_ROWS, LostTarget, NewColumns, NullCursor, TableOptions
 from retl.model.params import check_params
+from retl.model.range import CursorRange
 from retl.model.typed import check_types
 
 PATH = msgspec.Meta(extra={"path": True})
@@ -96,6 +97,8 @@ class TableSpec:
     format: Mapping[str, Any] = field(default_factory=dict)
     files: FileRules = NO_FILES
     """What the words of files ask for."""
+    range: CursorRange | None = None
+    """The part of the cursor's values that this scan reads, and no other: a backfill. ``None`` for a window from the watermark on."""
     existing: pa.Schema | None = None
     """The columns of the target's table, for a source whose own have no types: files of text."""
     scope: str | None = None

@@ -11,6 +11,7 @@ import msgspec
 from retl.model.cursor import CursorFamily, compare, settled, step_back
 from retl.model.errors import ConfigError
 from retl.model.manifest import ManifestChange
+from retl.model.range import CursorRange
 from retl.model.table import TableSpec
 
 
@@ -29,6 +30,8 @@ class Window(msgspec.Struct, frozen=True):
     """The watermark before the scan; no slice moves it back."""
     reread_from: str | None = None
     """From here on the next scan reads again; ``None`` where it reads nothing twice."""
+    given: bool = False
+    """Whether the lower end was given, as for a backfill: rows that tie with it are no others than the rest."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -151,6 +154,32 @@ def make_window(spec: TableSpec, family: CursorFamily, watermark: str | None, bo
     )
 
 
+def range_window(
+    cursor: str,
+    family: CursorFamily,
+    wanted: CursorRange,
+    done: str | None,
+    highest: str | None,
+    *,
+    ties_done: bool = True,
+) -> Window | None:
+    """The window of a backfill, or ``None`` where nothing is left to read.
+
+    ``wanted`` as the source writes it; ``done``: up to here it has been read already,
+    with all rows of this very value unless ``ties_done`` is false. ``highest`` is the highest
+    value below its end that the source has named: all rows that tie with it are read, and none of the end itself.
+    """
+    if highest is None:
+        return None
+    compare(highest, highest, family)
+    if done is not None and (
+        (ties_done and done == highest) or (family != "text" and compare(highest, done, family) < 0)
+    ):
+        return None
+    lower, behind = (wanted.since, False) if done is None else (done, ties_done)
+    return Window(cursor, family, lower, highest, lower_exclusive=behind, given=True)
+
+
 def cut(
     window: Window,
     counts: Sequence[tuple[str, int]],
@@ -202,9 +231,10 @@ def cut(
 
     rest = list(counts)
     if position is not None and position.hashed == hashed and _continues(position, window):
-        before, rest = _split(rest, position.lower, window.family)
-        if position.lower is not None and _reaches(window, position.lower):
-            add_up_to(position.lower, before)
+        between = position.lower if _reaches(window, position.lower) else None
+        before, rest = _split(rest, between, window.family)
+        if between is not None:
+            add_up_to(between, before)
         group, rest = _split(rest, position.upper, window.family)
         add(position.upper, sum(rows for _, rows in group), position.modulus, position.done)
         if compare(position.upper, window.upper, window.family) >= 0:
@@ -222,12 +252,12 @@ def _falls_short(value: str, upper: str, family: CursorFamily) -> bool:
     return value != upper and (family == "text" or compare(value, upper, family) < 0)
 
 
-def _reaches(window: Window, value: str) -> bool:
-    """Whether the window holds values up to this one that lie before it."""
-    if window.lower is None:
-        return True
+def _reaches(window: Window, value: str | None) -> bool:
+    """Whether the window holds values up to this one that no group holds."""
+    if window.lower is None or value is None:
+        return value is not None
     order = compare(window.lower, value, window.family)
-    return order < 0 or (order == 0 and not window.lower_exclusive)
+    return order < 0 or (order == 0 and not window.lower_exclusive and not _holds_ties(window))
 
 
 def _continues(position: Position, window: Window) -> bool:
@@ -239,14 +269,24 @@ def _continues(position: Position, window: Window) -> bool:
     family = window.family
     if compare(position.upper, window.upper, family) > 0:
         return False
-    if window.lower is not None and compare(position.upper, window.lower, family) <= 0:
-        return False
+    if window.lower is not None:
+        order = compare(position.upper, window.lower, family)
+        if order < 0 or (order == 0 and not _holds_ties(window)):
+            return False
     if position.reread_from is None or window.reread_from is None:
         return True
     return (
         compare(position.upper, position.reread_from, family) < 0
         or compare(window.reread_from, position.reread_from, family) <= 0
     )
+
+
+def _holds_ties(window: Window) -> bool:
+    """Whether the rows that tie with the lower end are a part of the first group, as in a backfill.
+
+    In a window from the watermark on they are read once more, before it.
+    """
+    return window.given and not window.lower_exclusive
 
 
 def _split(

@@ -222,6 +222,34 @@ def test_run_once_of_some_tables(shop: Path, retl: Retl) -> None:
     assert "add --once" in retl("run", "--table", "report").err
 
 
+def test_backfill(shop: Path, retl: Retl) -> None:
+    retl("run", "--once")
+    write_warehouse("UPDATE orders SET total = total + 1000")
+    again = ("backfill", "shop", "orders", "--since", "2024-01-01 00:00:03", "--until", "2024-01-01 00:00:06")
+    planned = retl(*again, "--plan").out
+    assert "backfill by updated_at since 2024-01-01 00:00:03 until 2024-01-01 00:00:06, the watermark stays" in planned
+    assert "3 rows in 1 slice" in planned and "2024-01-01 00:00:03 <= updated_at <= 2024-01-01 00:00:05" in planned
+    assert read_app("SELECT count(*) FROM orders WHERE CAST(total AS REAL) > 1000") == [(0,)]
+    done = retl(*again)
+    assert done.code == 0, done
+    told = "shop.orders: 3 rows in"
+    assert told in done.out and "(backfill since 2024-01-01 00:00:03 until 2024-01-01 00:00:06)\n" in done.out
+    assert read_app("SELECT count(*) FROM orders WHERE CAST(total AS REAL) > 1000") == [(3,)]
+    newest = retl("history").out.splitlines()[1]
+    assert "backfill since 2024-01-01 00:00:03" in newest and newest.endswith("2024-01-01 00:00:10")
+
+
+def test_a_backfill_that_cannot_be_is_told_once(shop: Path, retl: Retl) -> None:
+    for arguments, said in (
+        (("report", "--since", "2024-01-01"), 'every scan replaces the whole table (pre_action = "swap")'),
+        (("orders",), "neither since nor until is given"),
+        (("orders", "--since", "soon"), "since is 'soon', not a value of the cursor"),
+        (("ordes", "--since", "2024-01-01"), "the pipeline has no table 'ordes'"),
+    ):
+        done = retl("backfill", "shop", *arguments)
+        assert done.code in (1, 2) and (done.out + done.err).count(said) == 1, done
+
+
 def test_json_lines(shop: Path, retl: Retl) -> None:
     Path("jobs.toml").write_text(DEPOT + JOBS)
     done = retl("run", "--once", "--log-format", "json")

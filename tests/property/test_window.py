@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 from retl.model.actions import Write
 from retl.model.cursor import CursorFamily, compare
 from retl.model.errors import ConfigError, SourceError
+from retl.model.range import CursorRange
 from retl.model.table import TableSpec
-from retl.model.window import Bounds, Position, Slice, Window, cut, lower_bound, make_window
+from retl.model.window import Bounds, Position, Slice, Window, cut, lower_bound, make_window, range_window
 from tests import tiers
 
 NOW = "2024-01-01 12:00:00"
@@ -460,3 +462,35 @@ def test_planning_again_after_any_slice_reads_the_rest_and_nothing_of_a_group_tw
                 assert (before, after) == (1, 1)  # ties with the watermark are read again
             else:
                 assert before + after == 1
+
+
+# A range -----------------------------------------------------------------------
+
+
+@given(values, st.integers(1, 50), st.none() | st.integers(-31, 31), st.none() | st.integers(-31, 31), st.data())
+def test_a_backfill_reads_each_row_of_its_range_once_however_often_it_is_broken_off(
+    rows: dict[int, int], slice_rows: int, since: int | None, until: int | None, data: st.DataObject
+) -> None:
+    inside = {
+        value: min(count, 60)
+        for value, count in rows.items()
+        if (since is None or value >= since) and (until is None or value < until)
+    }
+    wanted = CursorRange(*(None if end is None else str(end) for end in (since, until)))
+    read: Counter[tuple[int, int]] = Counter()
+    done: str | None = None
+    position: Position | None = None
+    ended = False
+    while not ended:
+        left = {value: count for value, count in inside.items() if done is None or value >= int(done)}
+        window = range_window("c", "integer", wanted, done, str(max(left)) if left else None)
+        if window is None:
+            break
+        slices = cut(window, data.draw(ranges(left)), slice_rows, position)
+        committed = data.draw(st.integers(1, len(slices)))
+        for slice_ in slices[:committed]:
+            for value in filter(lambda value: holds(slice_, value), inside):  # used at once
+                read.update((value, key) for key in range(slice_.remainder, inside[value], slice_.modulus))
+            done, position = slice_.watermark or done, slice_.position
+        ended = committed == len(slices)
+    assert read == Counter((value, key) for value, count in inside.items() for key in range(count))

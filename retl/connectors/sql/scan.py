@@ -19,9 +19,10 @@ from retl.connectors.sql.selection import Selection, choose, cursor_column
 from retl.model.checkpoint import Checkpoint, check_cursor_type
 from retl.model.cursor import is_ahead
 from retl.model.plan import SourcePlan
+from retl.model.range import CursorRange
 from retl.model.schema import native_type
 from retl.model.table import TableSpec
-from retl.model.window import Bounds, Slice, Window, cut, lower_bound, make_window
+from retl.model.window import Bounds, Slice, Window, cut, lower_bound, make_window, range_window
 
 Reader = TypeVar("Reader", bound=SqlReader)
 
@@ -44,8 +45,13 @@ class SqlScan(SourceScan, Generic[Reader]):
         """Look at the table and plan. Raises ``ConfigError`` for words that do not fit it."""
         chosen = choose(reader.dialect, await reader.relation(table), table)
         scan = cls(reader, chosen, await reader.chosen_schema(chosen), checkpoint)
-        scan.plan = await (scan._plan_full() if table.cursor is None else scan._plan_window())
+        scan.plan = await scan._planned()
         return scan
+
+    async def _planned(self) -> SourcePlan:
+        if self._table.cursor is None:
+            return await self._plan_full()
+        return await (self._plan_window() if self._table.range is None else self._plan_range(self._table.range))
 
     def selection(self, slice_: Slice) -> Selection:
         """What all slices read, besides their bounds."""
@@ -90,6 +96,25 @@ class SqlScan(SourceScan, Generic[Reader]):
             null_cursor_rows=bounds.null,
             cursor_type=native_type(cursor),
             warnings=(*_future_warning(self._table, window, bounds), *await self._clock_warning(cursor)),
+        )
+
+    async def _plan_range(self, wanted: CursorRange) -> SourcePlan:
+        """The rows of a given range as they are now, but for what an earlier scan of it has read."""
+        cursor, family = cursor_column(self._chosen)
+        done = self._checkpoint.watermark
+        check_cursor_type(self._table.name, cursor.name, self._checkpoint, native_type(cursor))
+        (low, high, *_), *_ = await self._reader.query(self._chosen.bounds(cursor))
+        wanted = wanted.typed(high, family, utc=pa.types.is_timestamp(cursor.type) and bool(cursor.type.tz))
+        await self._reader.check_order(self._chosen, cursor, family, wanted.since, Bounds(low, high, 0, ""))
+        asked = self._chosen.bounds(cursor, wanted.since if done is None else done, wanted.until)
+        (_, high, *_), *_ = await self._reader.query(asked)
+        window = range_window(cursor.name, family, wanted, done, high)
+        slices = await self._slices(window, cursor, None) if window else []
+        return dataclasses.replace(
+            self._plan(tuple(slices), (asked, *map(self.statement, slices[:1]))),
+            window=window,
+            rows=sum(slice_.rows or 0 for slice_ in slices),
+            cursor_type=native_type(cursor),
         )
 
     def _plan(self, slices: tuple[Slice, ...], statements: tuple[str, ...]) -> SourcePlan:

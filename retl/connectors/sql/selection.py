@@ -83,21 +83,22 @@ class Selection:
         stored = [name for name in self.table.key if self.relation.schema.has(name)]
         return stored or list(self.relation.schema.key or self.relation.schema.names)
 
-    def bounds(self, cursor: pa.Field, lower: str | None = None) -> str:
-        """Of the rows from ``lower`` on, in one statement: lowest and highest cursor value, how many rows of the table have
+    def bounds(self, cursor: pa.Field, lower: str | None = None, below: str | None = None) -> str:
+        """Of the rows from ``lower`` on and below ``below``, in one statement: lowest and highest cursor value, how many rows of the table have
         none, the source's clock, the number of rows, and the lowest and highest bucket number."""
         name, relation = self.dialect.identifier(cursor.name), self.relation.sql
-        above = None if lower is None else f"{name} >= {self.dialect.lowest(lower, cursor)}"
+        ends = (("<", below), (">=", lower))
+        within = [f"{name} {sign} {self.dialect.lowest(end, cursor)}" for sign, end in ends if end is not None]
         if self.dialect.has_indexes and self.table.query is None:
             # Each part by itself is a look into an index, where there is one.
             null = f"(SELECT COUNT(*) FROM {relation}{self._where(f'{name} IS NULL')})" if cursor.nullable else "0"
-            value, where = name, self._where(*([above] if above else []))
+            value, where = name, self._where(*within)
         else:
             null, where = f"COUNT(*) - COUNT({name})", self._where()
-            value = name if above is None else f"CASE WHEN {above} THEN {name} END"
-        ends = [self.dialect.as_text(f"{end}({value})") for end in ("MIN", "MAX")]
+            value = f"CASE WHEN {' AND '.join(within)} THEN {name} END" if within else name
+        extremes = [self.dialect.as_text(f"{end}({value})") for end in ("MIN", "MAX")]
         buckets = self._buckets(cursor, f"MIN({value})", f"MAX({value})")
-        every = [*ends, null, self.dialect.now(cursor), f"COUNT({value})", *buckets]
+        every = [*extremes, null, self.dialect.now(cursor), f"COUNT({value})", *buckets]
         return f"SELECT {', '.join(every)} FROM {relation}{where}"
 
     def _buckets(self, cursor: pa.Field, *values: str) -> list[str]:

@@ -19,6 +19,7 @@ from retl.state.base import Manifest
 class SqlSource(Source):
     """A source that is asked in SQL."""
 
+    ranges: ClassVar[bool] = True
     scan: ClassVar[type[SqlScan[Any]]] = SqlScan
 
     @abstractmethod

@@ -15,6 +15,7 @@ from retl.connectors.elasticsearch.source.hits import TIME_FORMAT
 from retl.connectors.elasticsearch.types import CONFLICT, arrow_column, field_type
 from retl.model.cursor import nanoseconds
 from retl.model.errors import ConfigError
+from retl.model.range import CursorRange
 from retl.model.schema import field
 
 SETTLE = timedelta(seconds=5)
@@ -104,6 +105,12 @@ class CursorField:
             bounds = {word: bound for word, bound in bounds.items() if not before_1970(bound)}
             bounds = bounds if "lte" in bounds else {"lt": "1970-01-01"}
         return {"range": {self.path: {**bounds, **({"format": TIME_FORMAT} if self.is_time else {})}}}
+
+    def within(self, wanted: CursorRange) -> list[dict[str, Any]]:
+        """The filter of a range as the server writes its ends."""
+        ends = {"gte": wanted.since, "lt": wanted.until}
+        bounds = {word: self._bound(end) for word, end in ends.items() if end is not None}
+        return [{"range": {self.path: {**bounds, **({"format": TIME_FORMAT} if self.is_time else {})}}}]
 
     def since_year_1(self) -> dict[str, Any]:
         return {"range": {self.path: {"gte": "0001-01-01", "format": TIME_FORMAT}}}

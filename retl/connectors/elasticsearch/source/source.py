@@ -40,13 +40,15 @@ from retl.model.actions import Write
 from retl.model.checkpoint import check_cursor_type
 from retl.model.cursor import cursor_family
 from retl.model.plan import SourcePlan
-from retl.model.window import Bounds, Slice, Window, make_window
+from retl.model.range import CursorRange
+from retl.model.window import Bounds, Slice, Window, make_window, range_window
 
 
 class ElasticsearchSource(Source):
     """Reads indices, aliases and data streams. See ``retl.connectors.Elasticsearch``."""
 
     system: ClassVar[str] = "elasticsearch"
+    ranges: ClassVar[bool] = True
     schemas: ClassVar[bool] = False
 
     def __init__(self, options: Elasticsearch) -> None:
@@ -126,9 +128,12 @@ class ElasticsearchScan(SourceScan):
             # Ids are unique within a shard: with custom routing two documents may share one.
             routed = await self._count({"exists": {"field": "_routing"}})
             selection = self._selection = dataclasses.replace(selection, routed=bool(routed))
-        plan = await (
-            self._plan_full() if selection.cursor is None else self._plan_window(checkpoint, selection.cursor)
-        )
+        if selection.cursor is None:
+            plan = await self._plan_full()
+        elif self._table.range is None:
+            plan = await self._plan_window(checkpoint, selection.cursor)
+        else:
+            plan = await self._plan_range(checkpoint, selection.cursor, self._table.range)
         if plan.rows and plan.rows > FIRST_ROWS_UNKNOWN:
             self._document_bytes = await catalog.document_bytes(self._client, index.path)
         self.plan = plan
@@ -166,6 +171,21 @@ class ElasticsearchScan(SourceScan):
             warnings=(*plan.warnings, *_future_warning(cursor, ahead)),
         )
 
+    async def _plan_range(self, checkpoint: Checkpoint, cursor: CursorField, wanted: CursorRange) -> SourcePlan:
+        """The documents of a given range as they are now, but for what an earlier scan of it has read."""
+        check_cursor_type(self._table.name, cursor.path, checkpoint, cursor.order)
+        family = cursor_family(cursor.column.type)
+        assert family is not None
+        wanted = wanted.typed(await self._highest(cursor), family)
+        high = await self._highest(cursor, *cursor.within(wanted))
+        # What was committed may end amid documents that share a value.
+        window = range_window(cursor.path, family, wanted, checkpoint.watermark, high, ties_done=False)
+        slices: list[Slice] = []
+        if window is not None:
+            bounds = cursor.range(window.lower, window.upper, lower_exclusive=window.lower_exclusive)
+            slices.append(_slice(self._table, self._selection, cursor, window, await self._count(bounds)))
+        return dataclasses.replace(self._make_plan(slices), window=window, cursor_type=cursor.order)
+
     def _make_plan(self, slices: Sequence[Slice]) -> SourcePlan:
         index, selection = self._index, self._selection
         query = msgspec.json.encode(matching(selection.filters)).decode()
@@ -180,10 +200,10 @@ class ElasticsearchScan(SourceScan):
             warnings=selection.warnings,
         )
 
-    async def _highest(self, cursor: CursorField) -> str | None:
+    async def _highest(self, cursor: CursorField, *within: dict[str, Any]) -> str | None:
         """The upper bound: the last document by the cursor, since an aggregation would round."""
         settle = self._table.settle
-        filters = [cursor.present()]
+        filters = [cursor.present(), *within]
         if cursor.can_be_ancient:
             filters.append(cursor.since_year_1())
         if cursor.is_time:
