@@ -8,6 +8,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio.to_thread
+
 from retl.model.errors import ConfigError
 from retl.model.hidden import hide
 
@@ -88,6 +90,11 @@ def reveal(value: str | Secret) -> str:
         return value.reveal()
     hide(value)
     return value
+
+
+async def revealed(value: str | Secret) -> str:
+    """The same in an event loop: a file or a vault is asked in a worker thread."""
+    return await anyio.to_thread.run_sync(value.reveal) if isinstance(value, Secret) else reveal(value)
 
 
 def without_password(url: str) -> str:

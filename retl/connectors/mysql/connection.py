@@ -26,6 +26,7 @@ from retl.connectors.mysql.wire import VECTOR, Done, TextWire, WireField, sqlsta
 from retl.connectors.net.idle import has_news
 from retl.connectors.sql.statement import RowError
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
+from retl.model.secret import revealed
 from retl.threads import shielded
 
 T = TypeVar("T")
@@ -87,12 +88,13 @@ class MySQLConnection:
     async def open(cls, login: Login) -> MySQLConnection:
         """Connect and prepare the session. Raises ``ConnectionFailed`` or ``ConfigError``."""
         key = await anyio.to_thread.run_sync(line.key_in, login.public_key) if login.public_key else None
+        password = await revealed(login.password)
         # The driver turns a password into bytes as Latin-1; a server expects UTF-8.
         wire = TextWire(
             host=login.host,
             port=login.port,
             user=login.user,
-            password=login.password.encode().decode("latin-1"),
+            password=password.encode().decode("latin-1"),
             db=login.database,
             charset="utf8mb4",
             ssl=login.tls or (line.UNVERIFIED if login.tls_where_offered else None),

@@ -17,6 +17,7 @@ from retl.connectors.mysql.rows import ProtocolError, TooLarge
 from retl.connectors.mysql.wire import TextWire
 from retl.connectors.net.tls import not_verified, trusting_all
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceError, TargetError
+from retl.model.secret import Secret
 
 
 def key_in(path: str) -> bytes:
@@ -36,7 +37,7 @@ def key_in(path: str) -> bytes:
 UNVERIFIED = trusting_all()
 
 
-def warnings(place: str, password: str, tls: ssl.SSLContext | None, wire: TextWire) -> tuple[str, ...]:
+def warnings(place: str, password: str | Secret, tls: ssl.SSLContext | None, wire: TextWire) -> tuple[str, ...]:
     """A warning if a password goes to another machine that is not verified."""
     verified = tls is not None and tls.verify_mode is not ssl.CERT_NONE
     if not password or wire.local or verified:

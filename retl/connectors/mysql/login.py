@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from retl.connectors.mysql.errors import Role, server_error
 from retl.model.errors import RetlError
+from retl.model.secret import Secret
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Login:
     host: str
     port: int
     user: str
-    password: str = field(repr=False)
+    password: str | Secret = field(repr=False)
+    """Asked for at each login: it may change while a service runs."""
     database: str | None = None
     tls: ssl.SSLContext | None = None
     """How to verify the server, if TLS is required."""

@@ -12,7 +12,6 @@ from retl.connectors.mysql.login import Login
 from retl.connectors.net.options import DatabaseOptions
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
-from retl.model.secret import reveal
 
 _HARMLESS = {
     "charset": ("utf8mb4", "utf8", "utf-8"),
@@ -49,13 +48,12 @@ class ServerOptions(DatabaseOptions, kw_only=True, forbid_unknown_fields=True):
         host = self.host or url.hostname
         if not host:
             raise self.needs_address()
-        given = reveal(self.password) if self.password is not None else unquote(url.password or "")
         timeout = parse_duration(self.connect_timeout, what="connect_timeout").total_seconds()
         return Login(
             host=host,
             port=self.port or url.port or self.default_port,
             user=self.user or unquote(url.username or "") or "root",
-            password=given,
+            password=unquote(url.password or "") if self.password is None else self.password,
             database=self.database or unquote(url.path.lstrip("/")) or None,
             tls=self.tls_context(),
             tls_where_offered=self.tls != "off",

@@ -24,6 +24,7 @@ from retl.connectors.rows.rejects import without_broken_text
 from retl.connectors.rows.text import to_text
 from retl.model.errors import ConfigError, ConnectionFailed, SourceError
 from retl.model.schema import is_text
+from retl.model.secret import reveal
 from retl.threads import Worker, shielded
 
 
@@ -54,7 +55,7 @@ class FlightStream:
         dbapi = _driver()
         login = self._login
         with self._mapped():
-            words = {"username": login.user, "password": login.password, **self._trust()}
+            words = {"username": login.user, "password": reveal(login.password), **self._trust()}
             self._connection = dbapi.connect(self._uri, db_kwargs=words, autocommit=True)
             self._cursor = self._connection.cursor()
             # A login names no database here.

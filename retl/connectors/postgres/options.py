@@ -19,7 +19,7 @@ from retl.connectors.postgres.login import Login, Settings
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.hidden import hide
-from retl.model.secret import Secret, reveal
+from retl.model.secret import Secret, revealed
 
 Attributes = Literal["any", "primary", "standby", "prefer-standby", "read-write", "read-only"]
 PasswordCall = Callable[[], str | Awaitable[str]]
@@ -148,7 +148,7 @@ def _fetch(given: Secret | str | PasswordCall) -> Callable[[], Awaitable[str]]:
 
     async def fetch() -> str:
         if isinstance(given, Secret | str):
-            return await anyio.to_thread.run_sync(reveal, given) if isinstance(given, Secret) else reveal(given)
+            return await revealed(given)
         if inspect.iscoroutinefunction(given):
             found = cast(str, await given())
         else:

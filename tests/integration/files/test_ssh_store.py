@@ -14,6 +14,8 @@ import anyio
 import pytest
 
 from retl.connectors.files.store import FileChanged
+from retl.connectors.files.stores.ssh import store as ssh_store
+from retl.connectors.files.stores.ssh.login import read_login
 from retl.connectors.files.stores.ssh.store import SSHStore
 from retl.model.errors import ConfigError, ConnectionFailed
 from tests.integration.files.servers import LEFT_OUT, content, files, link, listed, put
@@ -130,20 +132,21 @@ async def test_a_login_that_is_cut_anywhere_is_a_failed_connection_or_tried_agai
             await store.aclose()
 
 
-async def test_a_server_that_does_not_answer_is_given_up(ssh_server: SSHServer, root: Path) -> None:
+async def test_a_server_that_does_not_answer_is_given_up(
+    ssh_server: SSHServer, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(root, "a", bytes(1 << 20))
     async with Proxy(ssh_server.host, ssh_server.port) as proxy:
         store = files(ssh_server, root, proxy.port, answer_timeout="2s").store()
         (file,) = await listed(store)
-        assert store._login is not None
-        patient, store._login = store._login, replace(store._login, connect_seconds=0.1)
         proxy.stall()
+        monkeypatch.setattr(ssh_store, "read_login", lambda *given: replace(read_login(*given), connect_seconds=0.1))
         with pytest.raises(ConnectionFailed, match=r"did not answer in time|no answer about"):
             await content(store, file)
         with pytest.raises(ConnectionFailed, match="did not answer in time"):
             await store.ping()
         proxy.resume()
-        store._login = patient
+        monkeypatch.undo()
         assert await content(store, file) == bytes(1 << 20)
         await store.aclose()
 

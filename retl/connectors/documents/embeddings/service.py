@@ -23,7 +23,7 @@ from retl.connectors.rows.vectors import Numbers
 from retl.model.duration import parse_duration
 from retl.model.embeddings import EmbeddingCounts, Embeddings
 from retl.model.errors import ConfigError, ConnectionFailed, TargetError, TransientError
-from retl.model.secret import reveal, without_password
+from retl.model.secret import revealed, without_password
 from retl.pulse import beat
 
 _ATTEMPTS = 5
@@ -205,7 +205,7 @@ class Service(Model):
     async def _open(self) -> aiohttp.ClientSession:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "retl"}
         if self._words.api_key is not None:
-            headers["Authorization"] = f"Bearer {reveal(self._words.api_key)}"
+            headers["Authorization"] = f"Bearer {await revealed(self._words.api_key)}"
         seconds = parse_duration(self._words.timeout, what="embeddings.timeout").total_seconds()
         secure = self._url.startswith("https://")
         tls = await anyio.to_thread.run_sync(ssl.create_default_context) if secure else True

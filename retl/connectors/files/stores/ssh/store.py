@@ -14,7 +14,7 @@ from retl.connectors.files.names import is_name
 from retl.connectors.files.store import FileInfo, FileStore, LeftOut, changed
 from retl.connectors.files.stores.ssh.connection import OpenFile, SSHConnection
 from retl.connectors.files.stores.ssh.errors import TooManyAtOnce
-from retl.connectors.files.stores.ssh.login import Login, check_options, read_login
+from retl.connectors.files.stores.ssh.login import check_options, read_login
 from retl.connectors.files.stores.ssh.reading import BlockReader
 from retl.connectors.files.stores.ssh.shared import SharedConnections
 from retl.connectors.files.stores.ssh.tree import Tree
@@ -50,7 +50,6 @@ class SSHStore(FileStore):
     def __init__(self, options: SSHFiles) -> None:
         self._options = options
         self._address = check_options(options)
-        self._login: Login | None = None
         self._warned = False
         self._patience = parse_duration(options.answer_timeout, what="answer_timeout").total_seconds()
         keep_idle = parse_duration(options.keep_idle, what="keep_idle").total_seconds()
@@ -62,12 +61,12 @@ class SSHStore(FileStore):
         return self._address.text
 
     async def _connect(self) -> SSHConnection:
-        if self._login is None:
-            self._login = await anyio.to_thread.run_sync(read_login, self._options, self._address)
+        # Keys and passwords may change while a service runs.
+        login = await anyio.to_thread.run_sync(read_login, self._options, self._address)
         if self._options.host_key == "insecure" and not self._warned:
             self._warned = True
             _log.warning(_UNCHECKED.format(self._address.place))
-        return await SSHConnection.open(self._login)
+        return await SSHConnection.open(login)
 
     async def ping(self) -> SystemInfo:
         async def look(connection: SSHConnection) -> str:
