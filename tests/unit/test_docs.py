@@ -234,6 +234,7 @@ def _stable(text: str) -> str:
 def write_block(block: Block, folder: Path) -> None:
     """A titled block is a file; one that says ``(the rest)`` goes on with it."""
     name, _, rest = block.title.partition(" (")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("a" if rest else "w", encoding="utf-8") as file:
         file.write(("\n\n" if rest else "") + block.text)
 
