@@ -37,6 +37,7 @@ from retl.model.table import Table
 from retl.pipeline import Finding, Pipeline, TablePlan
 from retl.state.memory import MemoryStore
 from retl.state.sqlite import SqliteStore
+from retl.sync import InThread, in_thread
 
 __all__ = [
     "Action",
@@ -50,6 +51,7 @@ __all__ = [
     "Embeddings",
     "Finding",
     "GuardStopped",
+    "InThread",
     "Interval",
     "LeaseLost",
     "Manual",
@@ -88,6 +90,7 @@ __all__ = [
     "embed",
     "env",
     "events",
+    "in_thread",
     "running",
     "secret_file",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import anyio
@@ -99,19 +99,31 @@ async def running(*pipelines: Pipeline, grace: Duration = GRACE) -> AsyncGenerat
     has ``grace`` to commit the slice under way; then it is abandoned, whatever hangs, and read again by the next owner.
     """
     seconds = parse_duration(grace, what="grace").total_seconds()
-    named = {pipeline.name: pipeline for pipeline in pipelines}
-    if len(named) < len(pipelines):
-        double = next((one.name for one in pipelines if named[one.name] is not one), pipelines[0].name)
-        raise ConfigError(
-            f"two of the pipelines are named {double!r}.",
-            remedy="give every pipeline a name of its own.",
-            pipeline=double,
-        )
-    jobs = Running(named)
+    async with run(Running(by_name(pipelines)), seconds) as jobs:
+        yield jobs
+
+
+def by_name(pipelines: Iterable[Pipeline]) -> dict[str, Pipeline]:
+    """The pipelines by their names. Raises ``ConfigError`` where two have the same."""
+    found: dict[str, Pipeline] = {}
+    for pipeline in pipelines:
+        if pipeline.name in found:
+            raise ConfigError(
+                f"two of the pipelines are named {pipeline.name!r}.",
+                remedy="give every pipeline a name of its own.",
+                pipeline=pipeline.name,
+            )
+        found[pipeline.name] = pipeline
+    return found
+
+
+@asynccontextmanager
+async def run(jobs: Running, grace: float) -> AsyncGenerator[Running, None]:
+    """Run the pipelines of ``jobs`` in the background of the block; on leaving it each has ``grace`` seconds."""
     try:
-        for pipeline in pipelines:
+        for pipeline in jobs.values():
             await jobs._start(pipeline)
         yield jobs
     finally:
         with anyio.CancelScope(shield=True):
-            await jobs._stop(seconds)
+            await jobs._stop(grace)

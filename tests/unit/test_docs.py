@@ -265,6 +265,7 @@ def test_every_block_of_the_tutorial_is_a_file_a_command_or_an_output() -> None:
         "tutorial.md",
         "job-files.md",
         "observe.md",
+        "synchronous.md",
         "pipelines/your-own.md",
         "pipelines/files.md",
         "pipelines/documents.md",
