@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import BinaryIO, cast
 
 import pyarrow as pa
@@ -19,7 +19,9 @@ from retl.connectors.files.formats.options import unpacked_name
 from retl.connectors.files.reading import SMALL_BYTES, Content, FileReader
 from retl.connectors.files.selection import Selection
 from retl.connectors.files.shape import Shape
+from retl.connectors.files.small import Outcome, SmallReader
 from retl.connectors.files.store import FileInfo, FileStore
+from retl.model.errors import ConnectionFailed, RetlError
 from retl.threads import Worker, shielded
 
 COLUMNS = pa.schema([pa.field("title", pa.string()), pa.field("text", pa.string())])
@@ -40,9 +42,6 @@ class DocumentReader(FileReader):
     ) -> AsyncGenerator[pa.RecordBatch, None]:
         yield await self._row(file, shape, content or self.content(file))
 
-    async def whole(self, file: FileInfo, shape: Shape, *, check: bool, most_bytes: int) -> list[pa.RecordBatch] | None:
-        return [await self._row(file, shape, self.content(file))]
-
     async def _row(self, file: FileInfo, shape: Shape, content: Content) -> pa.RecordBatch:
         parse = Parse(self._limits)
         parsed = self._plain if self._is_plain(file) else self._parsed
@@ -55,7 +54,7 @@ class DocumentReader(FileReader):
         try:
             await content.begin()
             digest = await content.hash() if shape.hashes else ""
-            told = self._told(file, shape, digest)
+            told = self.told(file, shape, digest)
             batch = await worker.run(_batch_of, parsed, content, file, parse)
             await content.prove()
         finally:
@@ -88,6 +87,29 @@ class DocumentReader(FileReader):
             raise unreadable(file.name, str(error), remedy="pip install 'retl[documents]'") from None
         except Interrupted:
             raise FileUnreadable(f"{file.name}: it is not wanted any more.", file=file.name) from None
+
+
+class SmallDocuments(SmallReader):
+    """Reads documents one by one: each takes a while."""
+
+    def __init__(self, reader: DocumentReader, shape: Shape) -> None:
+        self._reader = reader
+        self._shape = shape
+
+    def chunks(self, files: Sequence[FileInfo]) -> Iterator[Sequence[FileInfo]]:
+        return ([file] for file in files)
+
+    async def chunk(self, files: Sequence[FileInfo]) -> list[Outcome]:
+        found = []
+        for file in files:
+            try:
+                batches = [batch async for batch in self._reader.rows(file, self._shape, check=False)]
+                found.append(Outcome((file,), (len(batches),), batches))
+            except ConnectionFailed:
+                raise
+            except RetlError as error:
+                found.append(Outcome((file,), error=error))
+        return found
 
 
 def _batch_of(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 import anyio.to_thread
 import pyarrow as pa
@@ -24,6 +24,7 @@ from retl.connectors.files.formats import (
     members,
     merged,
 )
+from retl.connectors.files.formats.options import FormatName, format_name, packing
 from retl.connectors.files.selection import Selection, is_unfinished
 from retl.connectors.files.shape import Shape
 from retl.connectors.files.spool import Filling, fetched
@@ -45,6 +46,21 @@ class NewColumns(SourceError):
         super().__init__(message)
         self.file = file
         self.columns = columns
+
+
+class Streamed(Protocol):
+    """A file whose content can be read from its start, again and again."""
+
+    def stream(self) -> BinaryIO: ...
+
+
+def digest_of(content: Streamed) -> str:
+    """The hash of a content. Blocks, as reading it does."""
+    found = hashlib.sha256()
+    with content.stream() as file:
+        while block := file.read(_BUFFER):
+            found.update(block)
+    return found.hexdigest()
 
 
 class Content:
@@ -83,14 +99,7 @@ class Content:
         """The hash of the whole content; waits for it."""
         if self._filling is not None:
             await self._filling.arrived()
-        return await anyio.to_thread.run_sync(self._hash)
-
-    def _hash(self) -> str:
-        found = hashlib.sha256()
-        with self.stream() as file:
-            while block := file.read(_BUFFER):
-                found.update(block)
-        return found.hexdigest()
+        return await anyio.to_thread.run_sync(digest_of, self)
 
     def stream(self) -> BinaryIO:
         """The content from its start. Blocks, as reading it does; raises ``SourceError``."""
@@ -157,6 +166,7 @@ class FileReader:
         self._store = store
         self._options = options
         self._selection = selection
+        self._formats: dict[FormatName, Format] = {}
 
     def content(self, file: FileInfo) -> Content:
         """The bytes of one file, which are not fetched yet."""
@@ -169,13 +179,26 @@ class FileReader:
         async with aclosing(self._with_content(file, self._columns)) as found:
             return await anext(found)
 
-    def _columns(self, content: Content, file: FileInfo, told: str) -> Iterator[pa.Schema]:
+    def _columns(self, content: Streamed, file: FileInfo, told: str) -> Iterator[pa.Schema]:
         found = []
         for number, (format_, stream, name) in enumerate(self._parts(content, file)):
             found.append(format_.schema(stream, name))
             if number + 1 >= _SAMPLED_MEMBERS:
                 break
         yield merged(found) if len(found) != 1 else found[0]
+
+    def format_of(self, name: str) -> Format:
+        """What reads a file of this name."""
+        which = format_name(self._options, name)
+        if which not in self._formats:
+            self._formats[which] = format_for(self._options, name)
+        return self._formats[which]
+
+    def shared_format(self, names: Sequence[str]) -> Format | None:
+        """The format of all these files, where they have one and are neither packed nor folders of others."""
+        plain = all(not is_archive(name) and packing(self._options, name) == "none" for name in names)
+        formats = {self.format_of(name) for name in names} if plain else set()
+        return formats.pop() if len(formats) == 1 else None
 
     # Rows -------------------------------------------------------------------
 
@@ -187,28 +210,16 @@ class FileReader:
         Raises ``FileChanged`` or another ``RetlError``, also behind the last batch: what was given must then be dropped.
         With ``check`` a file with columns that the shape does not know raises ``NewColumns`` before anything is given.
         """
-        make = partial(self._rows, shape=shape, check=check)
+        make = partial(self.parsed, shape=shape, check=check)
         async with aclosing(self._with_content(file, make, hashes=shape.hashes, content=content)) as batches:
             async for batch in batches:
                 yield batch
 
-    async def whole(self, file: FileInfo, shape: Shape, *, check: bool, most_bytes: int) -> list[pa.RecordBatch] | None:
-        """All rows of a small file at once; ``None`` where they take more memory than ``most_bytes``."""
-        content = self.content(file)
-        try:
-            await content.begin()
-            digest = await content.hash() if shape.hashes else ""
-            items = self._rows(content, file, digest, shape=shape, check=check)
-            found = await anyio.to_thread.run_sync(_all, items, file, most_bytes)
-            await content.prove()
-            return found
-        finally:
-            await shielded(content.close())
-
-    def _rows(
-        self, content: Content, file: FileInfo, digest: str, *, shape: Shape, check: bool
+    def parsed(
+        self, content: Streamed, file: FileInfo, digest: str, *, shape: Shape, check: bool
     ) -> Iterator[pa.RecordBatch]:
-        told = self._told(file, shape, digest)
+        """The rows of a content, whose ``digest`` is known where a column tells it. Blocks."""
+        told = self.told(file, shape, digest)
         if check:
             self._check_columns(content, file, shape)
         before = 0
@@ -217,24 +228,24 @@ class FileReader:
                 yield shape.rows(batch, told, before)
                 before += batch.num_rows
 
-    def _told(self, file: FileInfo, shape: Shape, digest: str) -> dict[str, Any]:
+    def told(self, file: FileInfo, shape: Shape, digest: str) -> dict[str, Any]:
         """The values that are the same in all rows of a file."""
         try:
             return shape.told(self._selection, file, self._store.root, digest)
         except ValueError as error:
             raise FileUnreadable(f"{file.name}: its name holds no date: {error}.", file=file.name) from error
 
-    def _check_columns(self, content: Content, file: FileInfo, shape: Shape) -> None:
+    def _check_columns(self, content: Streamed, file: FileInfo, shape: Shape) -> None:
         for format_, stream, name in self._parts(content, file):
             new = [column for column in format_.names(stream, name) if column not in shape.known.names]
             if new:
                 (columns,) = self._columns(content, file, "")
                 raise NewColumns(file, columns, f"{file.name} has the new columns {', '.join(new)}.")
 
-    def _parts(self, content: Content, file: FileInfo) -> Iterator[tuple[Format, BinaryIO, str]]:
+    def _parts(self, content: Streamed, file: FileInfo) -> Iterator[tuple[Format, BinaryIO, str]]:
         """The tables in a file, each with what reads it: one, or those of an archive."""
         if not is_archive(file.name):
-            format_ = format_for(self._options, file.name)
+            format_ = self.format_of(file.name)
             with content.stream() as stream:
                 yield (
                     format_,
@@ -246,7 +257,7 @@ class FileReader:
             for name, member in members(stream, file.name, self._options):
                 if is_unfinished(name):
                     continue
-                format_ = format_for(self._options, name)
+                format_ = self.format_of(name)
                 inner = decompressed(member, name, self._options)
                 yield format_, self._readable(format_, inner, stream), f"{file.name}/{name}"
 
@@ -294,7 +305,8 @@ def _step(items: Iterator[T], file: FileInfo) -> T | None:
         raise FileUnreadable(f"{file.name}: it cannot be read: {reason}.", file=file.name) from error
 
 
-def _all(items: Iterator[pa.RecordBatch], file: FileInfo, most_bytes: int) -> list[pa.RecordBatch] | None:
+def all_rows(items: Iterator[pa.RecordBatch], file: FileInfo, most_bytes: int) -> list[pa.RecordBatch] | None:
+    """All rows of a small file at once; ``None`` where they take more memory than that. Blocks."""
     found: list[pa.RecordBatch] = []
     size = 0
     while (item := _step(items, file)) is not None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -16,18 +15,15 @@ from retl.connectors.base import REJECT, ScanAgain, SourceScan
 from retl.connectors.files.ahead import Ahead
 from retl.connectors.files.changes import Changes, Group
 from retl.connectors.files.reading import Content, FileReader, NewColumns
-from retl.connectors.files.shape import Shape
+from retl.connectors.files.shape import Shape, notices_columns
+from retl.connectors.files.small import Outcome, SmallReader
 from retl.connectors.files.store import FileArchived, FileChanged, FileInfo, FileStore
-from retl.connectors.manifest.ahead import ahead
 from retl.connectors.manifest.groups import GroupQueue
 from retl.model.errors import ConnectionFailed, RetlError, RowsRejected, SourceError
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.plan import SourcePlan, SourcePreview
 from retl.model.window import Scope, Slice
 
-_AT_ONCE = 4
-_MOST_KEPT_BYTES = 64 * 1024 * 1024
-"""A small file that unpacks to more than this is read as a large one."""
 _MOST_TOLD = 20
 _PREVIEWED_FILES = 3
 _PREVIEWED_ROWS = 3
@@ -46,6 +42,7 @@ class FileScan(SourceScan):
         shape: Shape,
         store: FileStore,
         reader: FileReader,
+        small_reader: SmallReader,
         changes: Changes,
         facts: dict[str, Any],
     ) -> None:
@@ -53,6 +50,7 @@ class FileScan(SourceScan):
         self._shape = shape
         self._store = store
         self._reader = reader
+        self._small_reader = small_reader
         self._changes = changes
         self._facts = facts
         self._groups = GroupQueue(changes.groups())
@@ -63,11 +61,6 @@ class FileScan(SourceScan):
         self._warnings: list[str] = []
         self._left_out = 0
         self._wider: list[pa.Schema] = []
-
-    @property
-    def _checks(self) -> bool:
-        """Whether a column that the table does not know is noticed."""
-        return self.plan.table.new_columns != "ignore" and self.plan.table.columns is None
 
     # Slices -----------------------------------------------------------------
 
@@ -234,7 +227,7 @@ class FileScan(SourceScan):
         content = self._ahead.take(file)
         self._looked = False
         try:
-            reading = self._reader.rows(file, self._shape, check=self._checks, content=content)
+            reading = self._reader.rows(file, self._shape, check=notices_columns(self.plan.table), content=content)
             async with aclosing(reading) as batches:
                 async for batch in batches:
                     rows += batch.num_rows
@@ -251,29 +244,31 @@ class FileScan(SourceScan):
 
     async def _small(self, group: Group) -> AsyncGenerator[pa.RecordBatch, None]:
         """Many files, a few at once, each passed on when it is known to be good."""
-        async with aclosing(ahead(group.files, self._whole, at_once=_AT_ONCE)) as done:
-            async for file, task in done:
-                for batch in await self._taken(group, file, task):
+        async with aclosing(self._small_reader.read(group.files)) as outcomes:
+            async for outcome in outcomes:
+                for batch in await self._taken(group, outcome):
                     yield batch
 
-    def _whole(self, file: FileInfo) -> Coroutine[Any, Any, list[pa.RecordBatch] | None]:
-        return self._reader.whole(file, self._shape, check=self._checks, most_bytes=_MOST_KEPT_BYTES)
-
-    async def _taken(
-        self, group: Group, file: FileInfo, task: asyncio.Task[list[pa.RecordBatch] | None]
-    ) -> Iterable[pa.RecordBatch]:
-        try:
-            batches = task.result()
-            if batches is None:
-                self._groups.put(Group((file,)))
-                return []
-            rows = sum(batch.num_rows for batch in batches)
-            rejects = sum(map(_rejects_in, batches))
-            self._check_rejects(file, rows, group.rejects + rejects, batches[-1] if batches else None, ended=True)
-        except RetlError as error:
-            await self._settle(file, error)
+    async def _taken(self, group: Group, outcome: Outcome) -> Sequence[pa.RecordBatch]:
+        if outcome.is_large:
+            self._groups.put(Group(outcome.files))
             return []
-        group.rows[file.name] = rows
+        batches = outcome.batches
+        rejects = sum(map(_rejects_in, batches))
+        try:
+            if outcome.error is not None:
+                raise outcome.error
+            self._check_rejects(
+                outcome.files[-1],
+                sum(outcome.rows),
+                group.rejects + rejects,
+                batches[-1] if batches else None,
+                ended=True,
+            )
+        except RetlError as error:
+            await self._settle(outcome.files[-1], error)
+            return []
+        group.rows.update((file.name, rows) for file, rows in zip(outcome.files, outcome.rows, strict=True))
         group.rejects += rejects
         return batches
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,22 +86,55 @@ class Shape:
 
     def rows(self, batch: pa.RecordBatch, told: Mapping[str, Any], before: int) -> pa.RecordBatch:
         """The rows of a batch that ``before`` others of its file precede."""
-        columns = [self._column(name, batch, told, before) for name in self.names]
+
+        def number(what: Told) -> pa.Array:
+            lines = batch.column(LINE)
+            return lines if what == "line" else pa.array(before + 1 + _order(lines), pa.int64())
+
+        def value(name: str, type_: pa.DataType) -> pa.Array:
+            return pa.repeat(pa.scalar(told.get(name), type_), batch.num_rows)
+
+        return self._made(batch, told, number, value)
+
+    def rows_of_several(
+        self,
+        batch: pa.RecordBatch,
+        told: Sequence[Mapping[str, Any]],
+        files: npt.NDArray[np.int64],
+        *,
+        rows: npt.NDArray[np.int64],
+        lines: npt.NDArray[np.int64],
+    ) -> pa.RecordBatch:
+        """The same of rows of several files, of which ``told`` tells the same names: the number of the file of each."""
+
+        def number(what: Told) -> pa.Array:
+            return pa.array(lines if what == "line" else rows, pa.int64())
+
+        def value(name: str, type_: pa.DataType) -> pa.Array:
+            return pa.array([of_file.get(name) for of_file in told], type_).take(pa.array(files))
+
+        return self._made(batch, told[0], number, value)
+
+    def _made(
+        self,
+        batch: pa.RecordBatch,
+        told: Mapping[str, Any],
+        number: Callable[[Told], pa.Array],
+        value: Callable[[str, pa.DataType], pa.Array],
+    ) -> pa.RecordBatch:
+        columns = []
         names = list(self.schema.names)
+        for name, column in zip(self.names, self.schema, strict=True):
+            if (what := self.provenance.get(name)) in _OF_ROWS:
+                columns.append(number(what).cast(column.type))
+            elif name in self.in_files.names and name not in told:
+                columns.append(batch.column(name))
+            else:
+                columns.append(value(name, column.type))
         if batch.schema.names[-1:] == [REJECT]:
             columns.append(batch.column(REJECT))
             names.append(REJECT)
         return pa.RecordBatch.from_arrays(columns, names)
-
-    def _column(self, name: str, batch: pa.RecordBatch, told: Mapping[str, Any], before: int) -> pa.Array:
-        if (number := self.provenance.get(name)) in _OF_ROWS:
-            lines = batch.column(LINE)
-            numbers = lines if number == "line" else pa.array(before + 1 + _order(lines), pa.int64())
-            return numbers.cast(self.schema.field(self.names.index(name)).type)
-        if name in self.in_files.names and name not in told:
-            return batch.column(name)
-        column = self.schema.field(self.names.index(name))
-        return pa.repeat(pa.scalar(told.get(name), column.type), batch.num_rows)
 
 
 def _order(lines: pa.Array) -> npt.NDArray[np.int64]:
@@ -138,6 +171,11 @@ def shape_of(table: TableSpec, selection: Selection, columns: pa.Schema, hive: p
         known=columns,
         provenance=provenance,
     )
+
+
+def notices_columns(table: TableSpec) -> bool:
+    """Whether a column of a file that its table does not know is noticed."""
+    return table.new_columns != "ignore" and table.columns is None
 
 
 def _type_of(told: Told, column: str, table: TableSpec) -> pa.DataType:

@@ -14,12 +14,13 @@ import pyarrow as pa
 from retl.connectors.base import Source, SourceScan, SystemInfo
 from retl.connectors.documents.text.workers import WORKERS
 from retl.connectors.files.changes import FACTS, Changes
-from retl.connectors.files.documents import DocumentReader
+from retl.connectors.files.documents import DocumentReader, SmallDocuments
 from retl.connectors.files.formats import FormatOptions, merged, parse_options
 from retl.connectors.files.reading import FileReader
 from retl.connectors.files.scan import FileScan
 from retl.connectors.files.selection import Selection, Verdict
-from retl.connectors.files.shape import Shape, as_the_target, shape_of
+from retl.connectors.files.shape import Shape, as_the_target, notices_columns, shape_of
+from retl.connectors.files.small import SmallFiles, SmallReader
 from retl.connectors.files.store import FileInfo, FileStore
 from retl.model.actions import PreAction, Write
 from retl.model.checkpoint import Checkpoint
@@ -113,7 +114,8 @@ class FileSource(Source):
             fresh=known.fresh,
             unfinished=known.unfinished or checkpoint.refresh is not None,
         )
-        scan = FileScan(plan, shape, self._store, reader, changes, known.facts(columns, table))
+        small = self._small_reader(reader, shape, table)
+        scan = FileScan(plan, shape, self._store, reader, small, changes, known.facts(columns, table))
         try:
             yield scan
         finally:
@@ -124,6 +126,11 @@ class FileSource(Source):
             return FileReader(self._store, options, selection)
         WORKERS.hold(self)
         return DocumentReader(self._store, options, selection)
+
+    def _small_reader(self, reader: FileReader, shape: Shape, table: TableSpec) -> SmallReader:
+        if isinstance(reader, DocumentReader):
+            return SmallDocuments(reader, shape)
+        return SmallFiles(self._store, reader, shape, check=notices_columns(table))
 
     def _plan(self, table: TableSpec, shape: Shape, known: _Known) -> SourcePlan:
         patterns = ", ".join(table.files.patterns or (table.name,))

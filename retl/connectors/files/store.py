@@ -99,6 +99,10 @@ class FileStore(ABC):
         far it has been read: whatever was given before the error must then be dropped. May be closed at any time.
         """
 
+    def whole_reader(self) -> Callable[[FileInfo], bytes] | None:
+        """What gives the whole content of a small file by blocking, as ``read`` does, where that takes no waiting."""
+        return None
+
     def path(self, file: FileInfo) -> Path | None:
         """Where the file lies on the local disk, if it does: then it need not be copied."""
         return None

@@ -32,6 +32,9 @@ class Remote(LocalStore):
     def path(self, file: FileInfo) -> Path | None:
         return None
 
+    def whole_reader(self) -> Callable[[FileInfo], bytes] | None:
+        return None
+
     async def read(self, file: FileInfo) -> AsyncGenerator[bytes, None]:
         self.read_at_once += 1
         self.most_at_once = max(self.most_at_once, self.read_at_once)

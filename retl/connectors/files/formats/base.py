@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 
 from retl.connectors.files.formats.options import FormatOptions
 from retl.connectors.files.formats.types import given_type
 from retl.model.errors import SourceError
+
+if TYPE_CHECKING:
+    from retl.connectors.files.formats.joined import Joined
 
 LINE = "retl.line"
 """The name of a column that no file has: the number of the line, or of the row, from which each row was read."""
@@ -62,6 +65,10 @@ class Format(ABC):
         row's line. A row that does not fit ``schema`` is a reject (``with_rejects``) with its line and its reason. Raises
         ``FileUnreadable`` for a file that cannot be read to its end, which may be after any number of batches.
         """
+
+    def joined(self, contents: Sequence[bytes]) -> Joined | None:
+        """Several whole files as one, whose rows ``LINE`` tells apart; ``None`` where they have to be read one by one."""
+        return None
 
     def declared(self, column: pa.Field) -> pa.Field:
         """The column as the options want it, whatever was found."""

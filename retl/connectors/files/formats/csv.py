@@ -14,7 +14,8 @@ import pyarrow as pa
 from pyarrow import csv
 
 from retl.connectors.files.formats.base import Format, unreadable
-from retl.connectors.files.formats.encoding import is_utf8, utf8_blocks
+from retl.connectors.files.formats.encoding import is_family_of_utf8, is_utf8, utf8_blocks
+from retl.connectors.files.formats.joined import Joined, joined
 from retl.connectors.files.formats.lines import Dialect, RowBlock, row_blocks
 from retl.connectors.files.formats.options import FormatOptions
 from retl.connectors.files.formats.rejects import BrokenRow, FoundRows, cast_rows
@@ -67,6 +68,11 @@ class CSV(Format):
         for block in table.blocks:
             if len(block) or block.broken:
                 yield cast_rows(self._values(block, table.names, wanted), schema, self.options)
+
+    def joined(self, contents: Sequence[bytes]) -> Joined | None:
+        options = self.options
+        plain = options.header and options.columns is None and not options.skip_lines and not options.comment
+        return joined(contents, self._dialect) if plain and is_family_of_utf8(options.encoding) else None
 
     def _open(self, file: BinaryIO, name: str) -> _Table:
         options = self.options

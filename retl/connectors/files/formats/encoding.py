@@ -44,6 +44,11 @@ def utf8_blocks(file: BinaryIO, encoding: str | None) -> Iterator[bytes]:
     return blocks if _family(chosen) == "utf8" else _transcoded(blocks, chosen)
 
 
+def is_family_of_utf8(encoding: str | None) -> bool:
+    """Whether a text of this encoding, or of none that is named, is UTF-8 unless a byte order mark says otherwise."""
+    return encoding is None or _family(encoding) == "utf8"
+
+
 def _family(encoding: str) -> str:
     """The encoding without the order of its bytes, for a mark tells that better."""
     name = codecs.lookup(encoding).name.replace("-", "").replace("_", "")

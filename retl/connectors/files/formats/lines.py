@@ -151,6 +151,11 @@ def _line_breaks(text: bytes, *, final: bool) -> Positions:
     return np.flatnonzero(found)
 
 
+def quotes_tell(text: bytes, dialect: Dialect) -> bool:
+    """Whether a line break is the end of a row just where the number of quotes before it is even."""
+    return _row_ends(text, _line_breaks(text, final=True), dialect, final=True) is not None
+
+
 def _row_ends(text: bytes, breaks: Positions, dialect: Dialect, *, final: bool) -> Positions | None:
     """Where the rows end, after their line breaks; ``None`` where quotes do not tell."""
     if (dialect.escape and dialect.escape.encode() in text) or (dialect.comment and dialect.comment.encode() in text):

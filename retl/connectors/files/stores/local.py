@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat as modes
-from collections.abc import AsyncGenerator, Iterator
-from functools import cached_property
+from collections.abc import AsyncGenerator, Callable, Iterator
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
@@ -88,6 +88,9 @@ class LocalStore(FileStore):
         finally:
             worker.close()
             reader.close()
+
+    def whole_reader(self) -> Callable[[FileInfo], bytes] | None:
+        return partial(_whole, _Tree(self._root))
 
     def path(self, file: FileInfo) -> Path | None:
         """Where the file lies. Who reads it there has to see by ``stat``, before and after, that it is this file."""
@@ -236,7 +239,7 @@ class _Reader:
             raise changed(self._file, "it is gone") from None
         except OSError as error:
             raise _failed(self._path, error) from None
-        self._same(_info(self._file.name, os.fstat(self._handle)))
+        self.prove_open()
 
     def block(self) -> bytes:
         """The next block; empty at the end of the file."""
@@ -251,10 +254,14 @@ class _Reader:
         return block
 
     def prove(self) -> None:
-        """Raises ``FileChanged`` where what was read may be a mixture."""
+        """Raises ``FileChanged`` where what was read may be a mixture, or where the name is that of another file by now."""
+        self.prove_open()
+        self._same(self._tree.stat(self._file.name))
+
+    def prove_open(self) -> None:
+        """The first of both."""
         assert self._handle is not None
         self._same(_info(self._file.name, os.fstat(self._handle)))
-        self._same(self._tree.stat(self._file.name))
 
     def _same(self, found: FileInfo | None) -> None:
         if found is None or found.identity != self._file.identity:
@@ -264,6 +271,18 @@ class _Reader:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _whole(tree: _Tree, file: FileInfo) -> bytes:
+    """A small file, of one content: what is opened is what was listed, before it is read and after."""
+    reader = _Reader(tree, file)
+    try:
+        reader.open()
+        content = b"".join(iter(reader.block, b""))
+        reader.prove_open()
+        return content
+    finally:
+        reader.close()
 
 
 def _info(name: str, found: os.stat_result) -> FileInfo:
