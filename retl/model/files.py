@@ -16,6 +16,7 @@ from retl.model.options import TableOptions
 Vanished = Literal["keep", "delete"]
 KeyConflict = Literal["fail", "newest"]
 NewTypes = Literal["refuse", "widen"]
+Identity = Literal["listed", "content"]
 Told = Literal["file", "url", "row", "line", "modified", "hash"]
 
 _PRESETS: dict[str, dict[Told, str]] = {
@@ -54,6 +55,9 @@ class FileWords(TableOptions, kw_only=True, frozen=True, forbid_unknown_fields=T
     line that a reject names."""
     key_conflict: KeyConflict | None = None
     """A key that stands in two files: the later one ``fail``s (when unset), or the ``newest`` file has it."""
+    identity: Identity | None = None
+    """What makes a file another one: that it is ``listed`` with another size, time or ETag (when unset); or, beside that,
+    another ``content``: the rows of a file whose bytes are the same stay as they are."""
     new_types: NewTypes | None = None
     """A later file whose values do not fit the types of the first: ``refuse`` it (when unset), or ``widen`` the columns."""
 
@@ -74,6 +78,7 @@ class FileRules:
     hive: bool = False
     provenance: Mapping[Told, str] = field(default_factory=lambda: dict(_PRESETS["default"]))
     key_conflict: KeyConflict = "fail"
+    identity: Identity = "listed"
     new_types: NewTypes = "refuse"
     given: tuple[str, ...] = ()
     """The words that were written, for sources that have no files."""
@@ -106,6 +111,7 @@ def file_rules(words: FileWords, *, documents: bool = False) -> FileRules:
         hive=bool(words.hive),
         provenance=_provenance(words.provenance, preset),
         key_conflict=_word("key_conflict", words.key_conflict or "fail", KeyConflict),
+        identity=_word("identity", words.identity or "listed", Identity),
         new_types=_word("new_types", words.new_types or "refuse", NewTypes),
         given=given,
     )

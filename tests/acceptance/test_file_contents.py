@@ -105,6 +105,18 @@ async def test_a_value_as_long_as_is_allowed_arrives_whole(lake: Lake) -> None:
     assert lake.rows("id") == [(1,), (2,), (3,)]
 
 
+async def test_the_same_bytes_under_another_etag_are_replaced_unless_contents_are_compared(lake: Lake) -> None:
+    content = b"id\n1\n2\n"
+    for identity, rows in (("listed", [2, 2]), ("content", [2, 0])):
+        lake.words["identity"] = identity
+        lake.objects["a.csv"] = Object(content, etag=f'"{identity}-1"')
+        first = (await lake.scan()).rows
+        lake.objects["a.csv"] = Object(content, etag=f'"{identity}-2"')  # uploaded in parts of another size
+        assert [first, (await lake.scan()).rows] == rows
+        assert lake.rows() == [(1, "a.csv", 1), (2, "a.csv", 2)]
+    assert (await lake.scan()).slices == 0
+
+
 # Meanwhile --------------------------------------------------------------------
 
 

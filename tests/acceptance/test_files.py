@@ -59,6 +59,29 @@ async def test_a_changed_file_replaces_its_own_rows_and_no_others(folder: Folder
     assert folder.entries() == [("a.csv", 2), ("b.csv", 1)]
 
 
+async def test_a_file_that_only_looks_changed_keeps_its_rows_where_contents_are_compared(folder: Folder) -> None:
+    folder.words["identity"] = "content"
+    large = [str(number) for number in range(1_000, 200_000)]  # one of more than a megabyte is read in another way
+    for name, lines in (("a.csv", ["1"]), ("b.csv", ["2"]), ("c.csv", ["3"]), ("large.csv", large)):
+        folder.write(name, "id", *lines)
+    assert (await folder.scan()).rows == len(large) + 3
+    for name, lines in (("a.csv", ["1"]), ("b.csv", ["4"]), ("c.csv", ["3"]), ("large.csv", large)):
+        folder.write(name, "id", *lines)
+    assert (await folder.scan()).rows == 1
+    assert folder.rows()[:3] == [(1, "a.csv", 1), (3, "c.csv", 1), (4, "b.csv", 1)]
+    assert len(folder.rows()) == len(large) + 3
+    assert folder.entries() == [("a.csv", 1), ("b.csv", 1), ("c.csv", 1), ("large.csv", len(large))]
+    folder.write("a.csv", "id", "1")  # alone
+    assert (await folder.scan()).rows == 0
+    folder.write("large.csv", "id", "5")
+    folder.write("c.csv", "id", "x")
+    assert (await folder.failed()).rows == 1
+    assert folder.rows() == [(1, "a.csv", 1), (3, "c.csv", 1), (4, "b.csv", 1), (5, "large.csv", 1)]
+    folder.write("c.csv", "id", "3")
+    assert (await folder.scan()).rows == 0
+    assert (await folder.scan()).slices == 0
+
+
 async def test_a_file_that_is_gone_keeps_its_rows(folder: Folder) -> None:
     path = folder.write("a.csv", "id", "1")
     folder.write("b.csv", "id", "2")

@@ -67,8 +67,8 @@ def outcomes(contents: Sequence[bytes], *, at_once: bool, **options: Any) -> lis
 
     async def read() -> list[Outcome]:
         if at_once:
-            return await small.chunk(store.files)
-        return [outcome for file in store.files for outcome in await small.chunk([file])]
+            return await small.chunk(store.files, {})
+        return [outcome for file in store.files for outcome in await small.chunk([file], {})]
 
     return anyio.run(read)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,10 +47,21 @@ class Group:
     rejects: int = 0
     counted: bool = False
     """Whether ``rejects`` count among those of the scan."""
+    known: Mapping[str, ManifestEntry] = field(default_factory=dict)
+    """What the manifest says of files that keep their rows where their content is the same."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """The hashes of contents that the manifest remembers."""
+    same: set[str] = field(default_factory=set)
+    """The files that keep their rows."""
 
     @property
     def is_large(self) -> bool:
         return len(self.files) == 1
+
+
+def compares_contents(table: TableSpec) -> bool:
+    """Whether a file keeps its rows where its content is the same: not where all of them are written anew."""
+    return table.files.identity == "content" and not table.replaces
 
 
 class _Small:
@@ -59,19 +70,22 @@ class _Small:
     def __init__(self, most: int) -> None:
         self._most = most
         self.files: list[FileInfo] = []
+        self._known: dict[str, ManifestEntry] = {}
         self._size = 0
 
-    def add(self, file: FileInfo) -> Group | None:
+    def add(self, file: FileInfo, known: ManifestEntry | None) -> Group | None:
         """The group that is complete with this file: of many small ones, or of a large one alone."""
+        entries = {} if known is None else {file.name: known}
         if file.size > SMALL_BYTES:
-            return Group((file,))
+            return Group((file,), known=entries)
         self.files.append(file)
+        self._known |= entries
         self._size += file.size
         return self.take() if self._size >= GROUP_BYTES or len(self.files) >= self._most else None
 
     def take(self) -> Group:
-        group = Group(tuple(self.files))
-        self.files, self._size = [], 0
+        group = Group(tuple(self.files), known=self._known)
+        self.files, self._known, self._size = [], {}, 0
         return group
 
 
@@ -159,13 +173,17 @@ class Changes:
                 for one in page:
                     if one.file is None:
                         await self._gone.add(one.name)
-                    elif (ready := small.add(one.file)) is not None:
+                    elif (ready := small.add(one.file, self._kept(one.entry))) is not None:
                         yield ready
         if small.files:
             yield small.take()
         async with aclosing(self._removals()) as removals:
             async for group in removals:
                 yield group
+
+    def _kept(self, entry: ManifestEntry | None) -> ManifestEntry | None:
+        """The entry of a file that keeps its rows where its content is the same."""
+        return entry if compares_contents(self._table) else None
 
     async def _by_age(self) -> AsyncGenerator[Group, None]:
         """The files from the oldest to the newest, so that a key in two of them ends with the rows of the newer one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
 import pyarrow as pa
@@ -19,9 +19,10 @@ from retl.connectors.files.formats.options import unpacked_name
 from retl.connectors.files.reading import SMALL_BYTES, Content, FileReader
 from retl.connectors.files.selection import Selection
 from retl.connectors.files.shape import Shape
-from retl.connectors.files.small import Outcome, SmallReader
+from retl.connectors.files.small import Outcome, SmallReader, is_same
 from retl.connectors.files.store import FileInfo, FileStore
 from retl.model.errors import ConnectionFailed, RetlError
+from retl.model.manifest import ManifestEntry
 from retl.threads import Worker, shielded
 
 COLUMNS = pa.schema([pa.field("title", pa.string()), pa.field("text", pa.string())])
@@ -92,24 +93,38 @@ class DocumentReader(FileReader):
 class SmallDocuments(SmallReader):
     """Reads documents one by one: each takes a while."""
 
-    def __init__(self, reader: DocumentReader, shape: Shape) -> None:
+    def __init__(self, reader: DocumentReader, shape: Shape, *, compares: bool = False) -> None:
         self._reader = reader
         self._shape = shape
+        self._compares = compares
 
     def chunks(self, files: Sequence[FileInfo]) -> Iterator[Sequence[FileInfo]]:
         return ([file] for file in files)
 
-    async def chunk(self, files: Sequence[FileInfo]) -> list[Outcome]:
-        found = []
-        for file in files:
-            try:
-                batches = [batch async for batch in self._reader.rows(file, self._shape, check=False)]
-                found.append(Outcome((file,), (len(batches),), batches))
-            except ConnectionFailed:
-                raise
-            except RetlError as error:
-                found.append(Outcome((file,), error=error))
-        return found
+    async def chunk(self, files: Sequence[FileInfo], known: Mapping[str, ManifestEntry]) -> list[Outcome]:
+        return [await self._outcome(file, known.get(file.name)) for file in files]
+
+    async def _outcome(self, file: FileInfo, known: ManifestEntry | None) -> Outcome:
+        content = self._reader.content(file)
+        try:
+            return await self._read(content, file, known)
+        except ConnectionFailed:
+            raise
+        except RetlError as error:
+            return Outcome((file,), error=error)
+        finally:
+            await shielded(content.close())
+
+    async def _read(self, content: Content, file: FileInfo, known: ManifestEntry | None) -> Outcome:
+        digests: tuple[str, ...] = ()
+        if self._compares:
+            await content.begin()
+            digests = (await content.hash(),)
+            if known is not None and is_same(known, *digests):
+                await content.prove()
+                return Outcome((file,), (known.rows,), digests=digests, is_same=True)
+        batches = [batch async for batch in self._reader.rows(file, self._shape, check=False, content=content)]
+        return Outcome((file,), (len(batches),), batches, digests=digests)
 
 
 def _batch_of(

@@ -72,6 +72,7 @@ class Content:
         self._path: Path | None = store.path(file)
         self._filling: Filling | None = None
         self._bytes: bytes | None = None
+        self._digest: str | None = None
         self._open: list[BinaryIO] = []
 
     @property
@@ -86,7 +87,7 @@ class Content:
 
     async def begin(self) -> None:
         """Begin to fetch the file, unless that has begun; what lies on the local disk is read there."""
-        if self._filling is not None:
+        if self._filling is not None or self._bytes is not None:
             return
         if self._path is not None:
             await self._same()
@@ -97,9 +98,11 @@ class Content:
 
     async def hash(self) -> str:
         """The hash of the whole content; waits for it."""
-        if self._filling is not None:
-            await self._filling.arrived()
-        return await anyio.to_thread.run_sync(digest_of, self)
+        if self._digest is None:
+            if self._filling is not None:
+                await self._filling.arrived()
+            self._digest = await anyio.to_thread.run_sync(digest_of, self)
+        return self._digest
 
     def stream(self) -> BinaryIO:
         """The content from its start. Blocks, as reading it does; raises ``SourceError``."""

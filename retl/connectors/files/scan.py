@@ -13,16 +13,17 @@ import pyarrow as pa
 
 from retl.connectors.base import REJECT, ScanAgain, SourceScan
 from retl.connectors.files.ahead import Ahead
-from retl.connectors.files.changes import Changes, Group
+from retl.connectors.files.changes import Changes, Group, compares_contents
 from retl.connectors.files.reading import Content, FileReader, NewColumns
 from retl.connectors.files.shape import Shape, notices_columns
-from retl.connectors.files.small import Outcome, SmallReader
+from retl.connectors.files.small import DIGEST, Outcome, SmallReader, is_same
 from retl.connectors.files.store import FileArchived, FileChanged, FileInfo, FileStore
 from retl.connectors.manifest.groups import GroupQueue
 from retl.model.errors import ConnectionFailed, RetlError, RowsRejected, SourceError
 from retl.model.manifest import ManifestChange, ManifestEntry
 from retl.model.plan import SourcePlan, SourcePreview
 from retl.model.window import Scope, Slice
+from retl.threads import shielded
 
 _MOST_TOLD = 20
 _PREVIEWED_FILES = 3
@@ -82,7 +83,10 @@ class FileScan(SourceScan):
             await self._ahead.fetch(group.files[0])
 
     def _slice(self, index: int, group: Group) -> Slice:
-        names = (*(file.name for file in group.files), *(() if group.entries_only else group.gone))
+        names = (
+            *(file.name for file in group.files if file.name not in group.same),
+            *(() if group.entries_only else group.gone),
+        )
         column = self._changes.scope_column if group.gone and not group.entries_only else self.plan.table.scope
         entries = tuple(self._entry(group, file) for file in group.files if file.name in group.rows)
         return Slice(
@@ -93,7 +97,8 @@ class FileScan(SourceScan):
         )
 
     def _entry(self, group: Group, file: FileInfo) -> ManifestEntry:
-        return ManifestEntry(name=file.name, identity=file.identity, rows=group.rows[file.name])
+        facts = {DIGEST: group.digests[file.name]} if file.name in group.digests else {}
+        return ManifestEntry(name=file.name, identity=file.identity, rows=group.rows[file.name], facts=facts)
 
     def delivered(self, slice_: Slice) -> Slice | None:
         group = self._groups.of(slice_)
@@ -211,6 +216,8 @@ class FileScan(SourceScan):
         if group is None or not group.files:
             return
         group.rows.clear()
+        group.digests.clear()
+        group.same.clear()
         group.rejects = 0
         if (quiet := self.plan.table.files.quiet) is not None:
             # Each file is then read under the identity that it was listed with: who has written to it, it shows.
@@ -227,6 +234,8 @@ class FileScan(SourceScan):
         content = self._ahead.take(file)
         self._looked = False
         try:
+            if await self._keeps_rows(group, file, content):
+                return
             reading = self._reader.rows(file, self._shape, check=notices_columns(self.plan.table), content=content)
             async with aclosing(reading) as batches:
                 async for batch in batches:
@@ -239,19 +248,35 @@ class FileScan(SourceScan):
         except RetlError as error:
             await self._settle(file, error)
             return
+        finally:
+            await shielded(content.close())
         group.rows[file.name] = rows
         group.rejects = rejects
 
+    async def _keeps_rows(self, group: Group, file: FileInfo, content: Content) -> bool:
+        """Whether a file has the content whose rows the target holds."""
+        if not compares_contents(self.plan.table):
+            return False
+        await content.begin()
+        digest = group.digests[file.name] = await content.hash()
+        known = group.known.get(file.name)
+        if known is None or not is_same(known, digest):
+            return False
+        await content.prove()
+        group.rows[file.name] = known.rows
+        group.same.add(file.name)
+        return True
+
     async def _small(self, group: Group) -> AsyncGenerator[pa.RecordBatch, None]:
         """Many files, a few at once, each passed on when it is known to be good."""
-        async with aclosing(self._small_reader.read(group.files)) as outcomes:
+        async with aclosing(self._small_reader.read(group.files, group.known)) as outcomes:
             async for outcome in outcomes:
                 for batch in await self._taken(group, outcome):
                     yield batch
 
     async def _taken(self, group: Group, outcome: Outcome) -> Sequence[pa.RecordBatch]:
         if outcome.is_large:
-            self._groups.put(Group(outcome.files))
+            self._groups.put(Group(outcome.files, known=group.known))
             return []
         batches = outcome.batches
         rejects = sum(map(_rejects_in, batches))
@@ -268,7 +293,10 @@ class FileScan(SourceScan):
         except RetlError as error:
             await self._settle(outcome.files[-1], error)
             return []
-        group.rows.update((file.name, rows) for file, rows in zip(outcome.files, outcome.rows, strict=True))
+        names = [file.name for file in outcome.files]
+        group.rows.update(zip(names, outcome.rows, strict=True))
+        group.digests.update(zip(names, outcome.digests, strict=False))
+        group.same.update(names if outcome.is_same else ())
         group.rejects += rejects
         return batches
 

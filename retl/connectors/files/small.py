@@ -22,6 +22,7 @@ from retl.connectors.files.spool import fetched
 from retl.connectors.files.store import FileInfo, FileStore
 from retl.connectors.manifest.ahead import ahead
 from retl.model.errors import ConnectionFailed, RetlError
+from retl.model.manifest import ManifestEntry
 
 AT_ONCE = 4
 """How many files are fetched at once, and how many chunks are worked on."""
@@ -29,6 +30,15 @@ _CHUNK_BYTES = 1024 * 1024
 _CHUNK_FILES = 100
 _MOST_KEPT_BYTES = 64 * 1024 * 1024
 """A small file that unpacks to more than this is read as a large one."""
+
+
+DIGEST = "sha256"
+"""The fact of an entry that remembers the hash of its content."""
+
+
+def is_same(known: ManifestEntry, digest: str) -> bool:
+    """Whether this is the content whose rows the target holds."""
+    return known.facts.get(DIGEST) == digest
 
 
 class Outcome(NamedTuple):
@@ -41,14 +51,24 @@ class Outcome(NamedTuple):
     error: RetlError | None = None
     is_large: bool = False
     """Whether it takes more memory than a small file may."""
+    digests: Sequence[str] = ()
+    """The hash of each content, where contents are compared."""
+    is_same: bool = False
+    """Whether the target holds these rows, and none is given."""
 
 
 class SmallReader(ABC):
     """Reads the small files of one table."""
 
-    async def read(self, files: Sequence[FileInfo]) -> AsyncGenerator[Outcome, None]:
-        """What comes of each file. Raises ``ConnectionFailed``; other errors are those of a file."""
-        async with aclosing(ahead(self.chunks(files), self.chunk, at_once=AT_ONCE)) as done:
+    async def read(
+        self, files: Sequence[FileInfo], known: Mapping[str, ManifestEntry]
+    ) -> AsyncGenerator[Outcome, None]:
+        """What comes of each file. Raises ``ConnectionFailed``; other errors are those of a file.
+
+        ``known``: what the manifest says of files that keep their rows where their content is the same.
+        """
+        chunks = ahead(self.chunks(files), lambda chunk: self.chunk(chunk, known), at_once=AT_ONCE)
+        async with aclosing(chunks) as done:
             async for _, task in done:
                 for outcome in task.result():
                     yield outcome
@@ -58,19 +78,22 @@ class SmallReader(ABC):
         """The files that are read at once."""
 
     @abstractmethod
-    async def chunk(self, files: Sequence[FileInfo]) -> list[Outcome]:
+    async def chunk(self, files: Sequence[FileInfo], known: Mapping[str, ManifestEntry]) -> list[Outcome]:
         """Read one of them."""
 
 
 class SmallFiles(SmallReader):
     """Reads files of rows. Those that can be told apart afterwards are parsed as one."""
 
-    def __init__(self, store: FileStore, reader: FileReader, shape: Shape, *, check: bool) -> None:
-        """``check``: a file with columns that the shape does not know ends in ``NewColumns``."""
+    def __init__(
+        self, store: FileStore, reader: FileReader, shape: Shape, *, check: bool, compares: bool = False
+    ) -> None:
+        """``check``: a file with columns that the shape does not know ends in ``NewColumns``. ``compares``: contents."""
         self._store = store
         self._reader = reader
         self._shape = shape
         self._check = check
+        self._compares = compares
         self._fetching = anyio.Semaphore(AT_ONCE)
 
     def chunks(self, files: Sequence[FileInfo]) -> Iterator[Sequence[FileInfo]]:
@@ -85,10 +108,12 @@ class SmallFiles(SmallReader):
         if chunk:
             yield chunk
 
-    async def chunk(self, files: Sequence[FileInfo]) -> list[Outcome]:
+    async def chunk(self, files: Sequence[FileInfo], known: Mapping[str, ManifestEntry]) -> list[Outcome]:
         read = self._store.whole_reader()
         if read is not None:
-            return await anyio.to_thread.run_sync(lambda: self._parsed([_Held.read(read, file) for file in files]))
+            return await anyio.to_thread.run_sync(
+                lambda: self._parsed([_Held.read(read, file) for file in files], known)
+            )
         held: list[_Held] = []
         async with aclosing(ahead(files, self._fetched, at_once=AT_ONCE)) as done:
             async for file, task in done:
@@ -98,7 +123,7 @@ class SmallFiles(SmallReader):
                     raise
                 except RetlError as error:
                     held.append(_Held(file, error=error))
-        return await anyio.to_thread.run_sync(self._parsed, held)
+        return await anyio.to_thread.run_sync(self._parsed, held, known)
 
     async def _fetched(self, file: FileInfo) -> bytes:
         async with self._fetching:
@@ -106,31 +131,40 @@ class SmallFiles(SmallReader):
 
     # In a worker thread -----------------------------------------------------
 
-    def _parsed(self, held: Sequence[_Held]) -> list[Outcome]:
-        failed = [Outcome((one.file,), error=one.error) for one in held if one.error is not None]
-        good = [one for one in held if one.error is None]
-        joined = self._as_one(good) if len(good) > 1 else None
-        if joined is not None:
-            return [*failed, joined]
-        found: list[Outcome] = []
+    def _parsed(self, held: Sequence[_Held], known: Mapping[str, ManifestEntry]) -> list[Outcome]:
+        found = [Outcome((one.file,), error=one.error) for one in held if one.error is not None]
+        changed: list[_Held] = []
+        for one in (one for one in held if one.error is None):
+            one.digest = digest_of(one) if self._compares or self._shape.hashes else ""
+            entry = known.get(one.file.name)
+            if entry is not None and is_same(entry, one.digest):
+                found.append(Outcome((one.file,), (entry.rows,), digests=(one.digest,), is_same=True))
+            else:
+                changed.append(one)
+        joined = self._as_one(changed) if len(changed) > 1 else None
+        return [*found, *self._one_by_one(changed)] if joined is None else [*found, joined]
+
+    def _one_by_one(self, held: Sequence[_Held]) -> Iterator[Outcome]:
         left = _MOST_KEPT_BYTES
-        for one in good:
-            found.append(self._alone(one, left))
-            left -= sum(batch.nbytes for batch in found[-1].batches)
-        return [*failed, *found]
+        for one in held:
+            found = self._alone(one, left)
+            left -= sum(batch.nbytes for batch in found.batches)
+            yield found
+
+    def _digests(self, *held: _Held) -> tuple[str, ...]:
+        """What the manifest remembers of them."""
+        return tuple(one.digest for one in held) if self._compares else ()
 
     def _alone(self, one: _Held, most_bytes: int) -> Outcome:
         try:
-            rows = self._reader.parsed(one, one.file, self._digest(one), shape=self._shape, check=self._check)
+            rows = self._reader.parsed(one, one.file, one.digest, shape=self._shape, check=self._check)
             batches = all_rows(rows, one.file, most_bytes)
         except RetlError as error:
             return Outcome((one.file,), error=error)
         if batches is None:
             return Outcome((one.file,), is_large=True)
-        return Outcome((one.file,), (sum(batch.num_rows for batch in batches),), batches)
-
-    def _digest(self, one: _Held) -> str:
-        return digest_of(one) if self._shape.hashes else ""
+        rows_read = sum(batch.num_rows for batch in batches)
+        return Outcome((one.file,), (rows_read,), batches, digests=self._digests(one))
 
     def _as_one(self, held: Sequence[_Held]) -> Outcome | None:
         """The files as one; ``None`` where they cannot be, or one of them has a row that does not fit."""
@@ -140,7 +174,8 @@ class SmallFiles(SmallReader):
             return None  # each by itself, one of them says why
         if split is None:
             return None
-        return Outcome(tuple(one.file for one in held), split.rows.tolist(), split.batches)
+        files = tuple(one.file for one in held)
+        return Outcome(files, split.rows.tolist(), split.batches, digests=self._digests(*held))
 
     def _split(self, held: Sequence[_Held]) -> _Split | None:
         name = held[0].file.name
@@ -148,7 +183,7 @@ class SmallFiles(SmallReader):
         text = None if format_ is None else format_.joined([one.data for one in held])
         if format_ is None or text is None:
             return None
-        told = [self._reader.told(one.file, self._shape, self._digest(one)) for one in held]
+        told = [self._reader.told(one.file, self._shape, one.digest) for one in held]
         names = format_.names(io.BytesIO(text.text), name) if self._check else ()
         if not set(names) <= set(self._shape.known.names) or any(one.keys() != told[0].keys() for one in told):
             return None
@@ -168,6 +203,7 @@ class _Held:
         self.file = file
         self.data = data
         self.error = error
+        self.digest = ""
 
     @classmethod
     def read(cls, read: Callable[[FileInfo], bytes], file: FileInfo) -> _Held:

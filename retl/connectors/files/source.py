@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from retl.connectors.base import Source, SourceScan, SystemInfo
 from retl.connectors.documents.text.workers import WORKERS
-from retl.connectors.files.changes import FACTS, Changes
+from retl.connectors.files.changes import FACTS, Changes, compares_contents
 from retl.connectors.files.documents import DocumentReader, SmallDocuments
 from retl.connectors.files.formats import FormatOptions, merged, parse_options
 from retl.connectors.files.reading import FileReader
@@ -129,8 +129,8 @@ class FileSource(Source):
 
     def _small_reader(self, reader: FileReader, shape: Shape, table: TableSpec) -> SmallReader:
         if isinstance(reader, DocumentReader):
-            return SmallDocuments(reader, shape)
-        return SmallFiles(self._store, reader, shape, check=notices_columns(table))
+            return SmallDocuments(reader, shape, compares=compares_contents(table))
+        return SmallFiles(self._store, reader, shape, check=notices_columns(table), compares=compares_contents(table))
 
     def _plan(self, table: TableSpec, shape: Shape, known: _Known) -> SourcePlan:
         patterns = ", ".join(table.files.patterns or (table.name,))
