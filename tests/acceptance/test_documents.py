@@ -75,6 +75,21 @@ async def test_documents_become_rows_with_their_text(library: Library) -> None:
     assert library.rows("_file", "text")[2] == ("d.pdf", "Another page")
 
 
+async def test_a_document_with_the_same_bytes_is_neither_cut_nor_written_again(library: Library) -> None:
+    library.words["identity"] = "content"
+    fill(library)
+    await library.scan()
+    before = library.rows("_file", "position", "content")
+    for name in ("b/c.docx", "d.pdf", "e.py"):
+        library.put(name, (library.root / name).read_bytes())
+    library.put("a.md", b"# Fruit\n\nPears.\n")
+    assert (await library.scan()).rows == 1
+    after = library.rows("_file", "position", "content")
+    assert after == [("a.md", 0, "# Fruit\n\nPears."), *before[2:]]
+    library.put("d.pdf", (library.root / "d.pdf").read_bytes())  # alone
+    assert (await library.scan()).rows == 0
+
+
 @pytest.mark.parametrize("library", [*TARGETS, "elasticsearch"], indirect=True)
 async def test_documents_become_chunks_below_their_headings(library: Library) -> None:
     fill(library)
