@@ -293,8 +293,8 @@ class Pipeline(Control):
     async def send(self, command: CommandWord, table: str | None = None, *, grace: Duration | None = None) -> Sent:
         """Have the owner of the pipeline, whichever process that is, ``trigger``, ``pause``, ``resume`` or ``stop``.
 
-        The command lies beside the lease in the state store until the owner's next sign of life, a third of its
-        ``lease_ttl``; this waits for that, and for ``lease_ttl`` at most. A pause holds for every owner until it is
+        The command lies beside the lease in the state store until the owner's next sign of life, after a third of its
+        ``lease_ttl`` or ten seconds; this waits for that, for three of them at most. A pause holds for every owner until it is
         resumed, and may be sent where none lives. A trigger and a stop are for the owner of this moment alone: one
         that it has not heard is withdrawn, and no successor obeys it. Where this object is the owner it acts at once.
         """

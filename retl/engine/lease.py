@@ -24,6 +24,8 @@ from retl.state.base import LeaseRow, StateStore, lease_lost
 from retl.threads import shielded
 
 _GIVE_UP_SECONDS = 2.0
+LONGEST_BEAT_SECONDS = 10.0
+"""Longest time between two beats, however long the lease lives: so soon an owner hears what is asked of it."""
 _ANSWER_SECONDS = 5.0
 """A store that has not answered for so long counts as unreachable."""
 
@@ -239,7 +241,7 @@ class Lease:
         try:
             while (fence := self.fence) is not None:
                 self._beat_began = self._clock()
-                await listener.wait(self._ttl / 3)
+                await listener.wait(min(self._ttl / 3, LONGEST_BEAT_SECONDS))
                 try:
                     with self._asking():
                         steering = await self._store.hear(fence, listener.known)

@@ -17,7 +17,7 @@ import anyio.to_thread
 from msgspec.structs import replace
 
 from retl.engine.context import Emit, now
-from retl.engine.lease import Lease, Listener, owner_in_words, process_identity
+from retl.engine.lease import LONGEST_BEAT_SECONDS, Lease, Listener, owner_in_words, process_identity
 from retl.model import events
 from retl.model.checkpoint import Fence
 from retl.model.duration import Duration, parse_duration
@@ -238,7 +238,7 @@ async def _this_process() -> str:
 async def send(
     store: StateStore, pipeline: str, word: CommandWord, table: str | None = None, *, grace: float | None = None
 ) -> Sent:
-    """Ask the owner, whichever process that is, and wait until it has heard: for its time to live at most."""
+    """Ask the owner, whichever process that is, and wait until it has heard: for three beats at most."""
     watch = Lease(store, pipeline)
     lease = await store.read_lease(pipeline)
     owner = owner_in_words(lease.owner) if await watch.owner_lives(lease) else None
@@ -288,7 +288,7 @@ def _with(seen: Steering, asked: Command, command: Command | None) -> Steering:
 async def _is_heard(store: StateStore, watch: Lease, pipeline: str, command: Command) -> bool:
     """Wait until the owner has heard a command. One that it does not hear is withdrawn."""
     lease = await store.read_lease(pipeline)
-    with anyio.move_on_after(lease.ttl):
+    with anyio.move_on_after(min(lease.ttl, 3 * LONGEST_BEAT_SECONDS)):
         while lease.epoch == command.epoch and await watch.owner_lives(lease):
             if command.id in (await store.read_steering(pipeline)).heard:
                 return True

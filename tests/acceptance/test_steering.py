@@ -16,7 +16,12 @@ from tests.support import Database, Recorder, Warehouse, running, state_is
 SHORT = "300ms"
 """A time to live whose beats come soon."""
 LONG = "1h"
-"""One whose next beat never comes: what an owner does then, it did without having heard a thing."""
+"""One whose next beat never comes, with ``rare_beats``: what an owner does then, it did without having heard a thing."""
+
+
+@pytest.fixture
+def rare_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retl.engine.lease.LONGEST_BEAT_SECONDS", 3600.0)
 
 
 def opened(warehouse: Warehouse, app: Database, owner: str = "", **words: Any) -> retl.Pipeline:
@@ -77,7 +82,7 @@ async def test_a_pause_from_elsewhere_holds_back_the_next_scan_and_survives_a_re
 
 
 async def test_a_pause_of_the_owner_itself_holds_for_its_successor_however_soon_it_ends(
-    warehouse: Warehouse, app: Database
+    warehouse: Warehouse, app: Database, rare_beats: None
 ) -> None:
     first = opened(warehouse, app, lease_ttl=LONG)
     async with running(first) as after:
@@ -131,7 +136,7 @@ async def test_a_standby_passes_on_what_is_asked_of_it(warehouse: Warehouse, app
 
 
 async def test_a_standby_that_takes_over_does_not_run_the_trigger_of_its_predecessor(
-    warehouse: Warehouse, app: Database
+    warehouse: Warehouse, app: Database, rare_beats: None
 ) -> None:
     owner = opened(warehouse, app, lease_ttl=LONG)
     standby = opened(warehouse, app, "elsewhere/2", lease_ttl=LONG)

@@ -148,8 +148,9 @@ async def test_signs_of_life_are_shown_three_times_in_its_time_until_it_is_gone(
     assert mine.fence is None
 
 
-async def test_between_two_signs_of_life_lies_a_third_of_the_time_to_live(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("ttl", "between"), [(6.0, 2.0), (30.0, 10.0), (86_400.0, 10.0)])
+async def test_between_two_signs_of_life_lies_a_third_of_the_time_to_live_and_never_long(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, ttl: float, between: float
 ) -> None:
     store = Watched()
     slept: list[float] = []
@@ -159,11 +160,11 @@ async def test_between_two_signs_of_life_lies_a_third_of_the_time_to_live(
         if len(slept) == 3:
             store._leases.clear()
 
-    mine = lease(store, "one/1", clock, ttl=30.0)
+    mine = lease(store, "one/1", clock, ttl=ttl)
     await mine.try_take()
     monkeypatch.setattr(anyio, "sleep", sleep)
     await mine.keep(lambda reason: None)
-    assert slept == [10.0, 10.0, 10.0]
+    assert slept == [between] * 3
 
 
 async def test_whoever_waits_for_a_lease_stops_at_the_first_sign_of_life(
