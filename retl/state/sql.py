@@ -215,9 +215,7 @@ def read_steering(pipeline: str) -> Step[Steering]:
     if not rows:
         return Steering()
     name = pipeline.replace("'", "''")
-    remedy = (
-        f"run in its database: DELETE FROM retl_steering WHERE pipeline = '{name}'. The pipeline is not paused then."
-    )
+    remedy = f"to pause it no more, run in its database: DELETE FROM retl_steering WHERE pipeline = '{name}'"
     known = decode(rows[0][1], Steering, f"what is asked of {pipeline!r}", remedy)
     return msgspec.structs.replace(known, revision=int(rows[0][0]))
 

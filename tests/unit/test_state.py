@@ -18,7 +18,7 @@ from retl.model.errors import ConfigError, ConnectionFailed, RetlError, StateErr
 from retl.state import sql
 from retl.state.base import STATE_VERSION, LeaseRow, StateStore
 from retl.state.sqlite import SqliteStore
-from retl.testing.state_base import owned, race, reject, report
+from retl.testing.state_base import PAUSED, owned, race, reject, report
 
 
 async def test_a_beat_between_look_and_take_keeps_the_lease_with_its_owner(tmp_path: Path) -> None:
@@ -60,6 +60,7 @@ STEPS: dict[str, Step] = {
     "load": lambda store: store.load("p"),
     "save": lambda store: store.save(FencedCheckpoint(Fence("p", "me", 1), "t", Checkpoint())),
     "read_lease": lambda store: store.read_lease("p"),
+    "read_steering": lambda store: store.read_steering("p"),
     "rejects": lambda store: store.rejects("p"),
     "add_report": lambda store: store.add_report(report(1)),
 }
@@ -76,6 +77,7 @@ async def filled(path: Path) -> None:
     await store.save(FencedCheckpoint(await owned(store), "t", Checkpoint(watermark="1")))
     await store.add_rejects("p", [reject("1", 1)])
     await store.add_report(report(1))
+    await store.save_steering("p", PAUSED)
     await store.aclose()
 
 
@@ -201,6 +203,11 @@ async def test_a_damaged_file_is_refused(tmp_path: Path, step: Step) -> None:
             "the checkpoint of table 't' in the state store cannot be read",
         ),
         ("UPDATE retl_rejects SET body = '{}'", "rejects", "a reject in the state store cannot be read"),
+        (
+            "UPDATE retl_steering SET body = '{'",
+            "read_steering",
+            "what is asked of 'p' in the state store cannot be read",
+        ),
         ("UPDATE retl_meta SET value = 'one'", "load", "the state store says its version is 'one'"),
         ("UPDATE retl_leases SET epoch = 'one'", "read_lease", "the lease of 'p' in the state store cannot be read"),
         ("DROP TABLE retl_meta", "load", "no such table: retl_meta"),
@@ -220,12 +227,14 @@ async def test_content_that_makes_no_sense_is_refused(tmp_path: Path, damage: st
     [
         ("UPDATE retl_meta SET value = 'one'", lambda store: store.load("it's")),
         ("UPDATE retl_leases SET epoch = 'one'", lambda store: store.read_lease("it's")),
+        ("UPDATE retl_steering SET body = '{'", lambda store: store.read_steering("it's")),
     ],
 )
 async def test_the_statement_that_the_remedy_names_mends_the_store(tmp_path: Path, damage: str, step: Step) -> None:
     path = tmp_path / "state.db"
     store = SqliteStore(path)
     await store.save(FencedCheckpoint(await owned(store, "it's"), "t", Checkpoint(watermark="1")))
+    await store.save_steering("it's", PAUSED)
     await store.aclose()
     execute(path, damage)
     statement = (await refused(path, step)).partition("run in its database: ")[2]
