@@ -35,6 +35,7 @@ def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
         owner=runner.lease.fence is not None,
         stuck=runner.motion.stuck(runner.state, [*runner.scans.values()]),
         waits_for=runner.waits_for(),
+        paused_since=runner.commands.paused_since,
         reachable=runner.lease.reachable,
         last_success=min((when for when in successes if when), default=None) if None not in successes else None,
         failures=worst.failures if worst else 0,

@@ -73,6 +73,8 @@ class Snapshot(Plain, frozen=True, kw_only=True):
     """What has stopped so that only a new process helps, for people; ``None`` where all moves. For a liveness probe."""
     waits_for: str | None = None
     """What it waits for, for people; ``None`` while it scans."""
+    paused_since: datetime | None = None
+    """Since when no run starts on schedule, as far as this process knows."""
     reachable: bool | None = None
     """Whether the state store has answered the last time; ``None`` before the first."""
     last_success: datetime | None = None
