@@ -230,6 +230,18 @@ async def test_columns_that_do_not_fit_are_refused_before_anything_is_asked(
     assert embedded.service.requests == 0
 
 
+async def test_a_local_model_that_is_not_there_is_refused_by_a_plan(embedded: Articles) -> None:
+    embedded.embeddings |= {"url": "local:wordllama", "model": "", "dimensions": 512}
+    embedded.write((1, "bread"))
+
+    with pytest.raises(retl.ConfigError, match="no vectors of 512 dimensions"):
+        await embedded.pipeline().plan()
+    assert [finding.level for finding in await embedded.pipeline().check()] == ["ok", "ok", "error"]
+    embedded.embeddings |= {"dimensions": 64}
+    await embedded.scan()
+    assert embedded.rows("embedding_of")[0][0].startswith("wordllama 64 ")
+
+
 async def test_the_key_of_the_service_is_never_shown(embedded: Articles) -> None:
     embedded.embeddings |= {"api_key": "sk-secret-of-somebody"}
     embedded.write((1, "bread"))
