@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import random
 from collections import Counter
@@ -104,6 +105,27 @@ async def test_documents_become_chunks_below_their_headings(library: Library) ->
     assert all(file == document for file, document in library.rows("_file", "document"))
     report = await library.scan()
     assert (report.rows, report.slices) == (0, 0)
+
+
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
+async def test_many_texts_are_read_at_once_and_one_that_is_none_stops_no_other(library: Library) -> None:
+    library.words = {"format": "documents", "hive": True, "provenance": {"file": "_file", "hash": "digest"}}
+    for number in range(250):
+        library.put(f"year={2020 + number % 2}/{number:03}.md", f"# Title {number}\n\nText {number}.".encode())
+    library.put("year=2020/bad.txt", b"\0\1\2")
+    library.put("year=2021/page.docx", documents.word(("Word", 1, "Oaks.")))
+    library.put("year=2021/sjis.txt", "日本語のテキスト".encode("shift_jis"))
+    assert "1 file could not be read" in str((await library.failed()).error)
+    rows = {row[0]: row[1:] for row in library.rows("_file", "title", "text", "year", "digest")}
+    assert set(rows) == {f"year={2020 + number % 2}/{number:03}.md" for number in range(250)} | {
+        "year=2021/page.docx",
+        "year=2021/sjis.txt",
+    }
+    text = "# Title 101\n\nText 101."
+    assert rows["year=2021/101.md"] == ("Title 101", text, "2021", hashlib.sha256(text.encode()).hexdigest())
+    assert rows["year=2021/sjis.txt"][1] == "日本語のテキスト"
+    assert rows["year=2021/page.docx"][1] == "# Word\n\nOaks."
+    assert len(library.entries()) == 252
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, BinaryIO, NamedTuple
 
@@ -82,17 +82,14 @@ class SmallReader(ABC):
         """Read one of them."""
 
 
-class SmallFiles(SmallReader):
-    """Reads files of rows. Those that can be told apart afterwards are parsed as one."""
+class HeldFiles(SmallReader):
+    """Reads files whose bytes are all fetched before one of them is parsed."""
 
-    def __init__(
-        self, store: FileStore, reader: FileReader, shape: Shape, *, check: bool, compares: bool = False
-    ) -> None:
-        """``check``: a file with columns that the shape does not know ends in ``NewColumns``. ``compares``: contents."""
+    def __init__(self, store: FileStore, reader: FileReader, shape: Shape, *, compares: bool = False) -> None:
+        """``compares``: with the contents that the manifest remembers."""
         self._store = store
         self._reader = reader
         self._shape = shape
-        self._check = check
         self._compares = compares
         self._fetching = anyio.Semaphore(AT_ONCE)
 
@@ -112,17 +109,17 @@ class SmallFiles(SmallReader):
         read = self._store.whole_reader()
         if read is not None:
             return await anyio.to_thread.run_sync(
-                lambda: self._parsed([_Held.read(read, file) for file in files], known)
+                lambda: self._parsed([Held.read(read, file) for file in files], known)
             )
-        held: list[_Held] = []
+        held: list[Held] = []
         async with aclosing(ahead(files, self._fetched, at_once=AT_ONCE)) as done:
             async for file, task in done:
                 try:
-                    held.append(_Held(file, task.result()))
+                    held.append(Held(file, task.result()))
                 except ConnectionFailed:
                     raise
                 except RetlError as error:
-                    held.append(_Held(file, error=error))
+                    held.append(Held(file, error=error))
         return await anyio.to_thread.run_sync(self._parsed, held, known)
 
     async def _fetched(self, file: FileInfo) -> bytes:
@@ -131,9 +128,9 @@ class SmallFiles(SmallReader):
 
     # In a worker thread -----------------------------------------------------
 
-    def _parsed(self, held: Sequence[_Held], known: Mapping[str, ManifestEntry]) -> list[Outcome]:
+    def _parsed(self, held: Sequence[Held], known: Mapping[str, ManifestEntry]) -> list[Outcome]:
         found = [Outcome((one.file,), error=one.error) for one in held if one.error is not None]
-        changed: list[_Held] = []
+        changed: list[Held] = []
         for one in (one for one in held if one.error is None):
             one.digest = digest_of(one) if self._compares or self._shape.hashes else ""
             entry = known.get(one.file.name)
@@ -141,21 +138,39 @@ class SmallFiles(SmallReader):
                 found.append(Outcome((one.file,), (entry.rows,), digests=(one.digest,), is_same=True))
             else:
                 changed.append(one)
-        joined = self._as_one(changed) if len(changed) > 1 else None
-        return [*found, *self._one_by_one(changed)] if joined is None else [*found, joined]
+        return [*found, *self.parsed(changed)]
 
-    def _one_by_one(self, held: Sequence[_Held]) -> Iterator[Outcome]:
+    @abstractmethod
+    def parsed(self, held: Sequence[Held]) -> Iterable[Outcome]:
+        """What comes of files that are here, and are not the same. Runs in a worker thread."""
+
+    def digests(self, *held: Held) -> tuple[str, ...]:
+        """What the manifest remembers of them."""
+        return tuple(one.digest for one in held) if self._compares else ()
+
+
+class SmallFiles(HeldFiles):
+    """Reads files of rows. Those that can be told apart afterwards are parsed as one."""
+
+    def __init__(
+        self, store: FileStore, reader: FileReader, shape: Shape, *, check: bool, compares: bool = False
+    ) -> None:
+        """``check``: a file with columns that the shape does not know ends in ``NewColumns``."""
+        super().__init__(store, reader, shape, compares=compares)
+        self._check = check
+
+    def parsed(self, held: Sequence[Held]) -> Iterable[Outcome]:
+        joined = self._as_one(held) if len(held) > 1 else None
+        return self._one_by_one(held) if joined is None else [joined]
+
+    def _one_by_one(self, held: Sequence[Held]) -> Iterator[Outcome]:
         left = _MOST_KEPT_BYTES
         for one in held:
             found = self._alone(one, left)
             left -= sum(batch.nbytes for batch in found.batches)
             yield found
 
-    def _digests(self, *held: _Held) -> tuple[str, ...]:
-        """What the manifest remembers of them."""
-        return tuple(one.digest for one in held) if self._compares else ()
-
-    def _alone(self, one: _Held, most_bytes: int) -> Outcome:
+    def _alone(self, one: Held, most_bytes: int) -> Outcome:
         try:
             rows = self._reader.parsed(one, one.file, one.digest, shape=self._shape, check=self._check)
             batches = all_rows(rows, one.file, most_bytes)
@@ -164,9 +179,9 @@ class SmallFiles(SmallReader):
         if batches is None:
             return Outcome((one.file,), is_large=True)
         rows_read = sum(batch.num_rows for batch in batches)
-        return Outcome((one.file,), (rows_read,), batches, digests=self._digests(one))
+        return Outcome((one.file,), (rows_read,), batches, digests=self.digests(one))
 
-    def _as_one(self, held: Sequence[_Held]) -> Outcome | None:
+    def _as_one(self, held: Sequence[Held]) -> Outcome | None:
         """The files as one; ``None`` where they cannot be, or one of them has a row that does not fit."""
         try:
             split = self._split(held)
@@ -175,9 +190,9 @@ class SmallFiles(SmallReader):
         if split is None:
             return None
         files = tuple(one.file for one in held)
-        return Outcome(files, split.rows.tolist(), split.batches, digests=self._digests(*held))
+        return Outcome(files, split.rows.tolist(), split.batches, digests=self.digests(*held))
 
-    def _split(self, held: Sequence[_Held]) -> _Split | None:
+    def _split(self, held: Sequence[Held]) -> _Split | None:
         name = held[0].file.name
         format_ = self._reader.shared_format([one.file.name for one in held])
         text = None if format_ is None else format_.joined([one.data for one in held])
@@ -196,7 +211,7 @@ class SmallFiles(SmallReader):
         return found
 
 
-class _Held:
+class Held:
     """A small file whose bytes are here, or why they are not."""
 
     def __init__(self, file: FileInfo, data: bytes = b"", error: RetlError | None = None) -> None:
@@ -206,7 +221,7 @@ class _Held:
         self.digest = ""
 
     @classmethod
-    def read(cls, read: Callable[[FileInfo], bytes], file: FileInfo) -> _Held:
+    def read(cls, read: Callable[[FileInfo], bytes], file: FileInfo) -> Held:
         try:
             return cls(file, read(file))
         except RetlError as error:

@@ -129,7 +129,7 @@ class FileSource(Source):
 
     def _small_reader(self, reader: FileReader, shape: Shape, table: TableSpec) -> SmallReader:
         if isinstance(reader, DocumentReader):
-            return SmallDocuments(reader, shape, compares=compares_contents(table))
+            return SmallDocuments(self._store, reader, shape, compares=compares_contents(table))
         return SmallFiles(self._store, reader, shape, check=notices_columns(table), compares=compares_contents(table))
 
     def _plan(self, table: TableSpec, shape: Shape, known: _Known) -> SourcePlan:
