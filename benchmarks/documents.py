@@ -84,13 +84,14 @@ def _tell(found: dict[str, dict[str, Any]]) -> None:
             title,
             round(run["first"], 1),
             round(run["second"], 2),
+            round(run["second_busy"], 2),
             f"{run['first_asked']:,}",
             f"{run['second_asked']:,}",
             run["peak_mb"],
         )
         for title, run in found.items()
     ]
-    header = ("by", "first load s", "1 % changed s", "texts asked", "asked again", "peak MB")
+    header = ("by", "first load s", "1 % changed s", "of it processor s", "texts asked", "asked again", "peak MB")
     others = [run["second"] for title, run in found.items() if not title.startswith("retl")]
     ours = found["retl to PostgreSQL"]
     notes = [
