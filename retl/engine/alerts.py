@@ -25,7 +25,7 @@ from retl.engine.log import error_text, log_unexpected
 from retl.model import events
 from retl.model.alerts import Alert, AlertState, Condition, Notice, Send, TableFares, Told, notice_of, recovery_of
 from retl.model.checkpoint import Fence
-from retl.model.errors import LeaseLost, PermanentError, RetlError
+from retl.model.errors import ConfigError, LeaseLost, PermanentError, RetlError
 from retl.threads import end_task
 
 _LOOK_SECONDS = 10.0
@@ -43,6 +43,7 @@ _WAKES = (
     events.Recovered,
     events.LeaseAcquired,
     events.LeaseGone,
+    events.LeaseHeld,
 )
 
 
@@ -280,7 +281,7 @@ class Alerts:
                     await send(notice)
                 return
             except Exception as error:
-                if attempt == _ATTEMPTS or isinstance(error, PermanentError):
+                if attempt == _ATTEMPTS or isinstance(error, PermanentError | ConfigError):
                     self._warn(notice, error)
                     return
             await anyio.sleep(_FIRST_PAUSE * 2 ** (attempt - 1))

@@ -423,7 +423,10 @@ async def test_a_job_file_declares_them_for_all_pipelines(
     monkeypatch.setenv("HOOK", hook.url)
     file = tmp_path / "jobs.toml"
     file.write_text(JOBS)
-    (pipeline,) = await anyio.to_thread.run_sync(load_jobs, file)
+    jobs = await anyio.to_thread.run_sync(load_jobs, file)
+    (pipeline,) = jobs
+    again = await anyio.to_thread.run_sync(jobs.reload)
+    assert list(again) == [pipeline], "a file that has not changed changes no pipeline"
     await pipeline.run_once(check=False)
     ((_, body),) = hook.requests
     assert json.loads(body)["text"].startswith("shop / nowhere has failed: ")

@@ -174,6 +174,7 @@ def test_a_script_that_forgets_to_stop_gives_the_lease_back_and_a_fork_is_told(t
     assert Database(tmp_path / "app.db").run("SELECT owner FROM retl_leases") == [(None,)]
 
 
+@pytest.mark.large
 @pytest.mark.processes
 def test_two_synchronous_workers_of_gunicorn_run_it_once_and_end_well(tmp_path: Path) -> None:
     command = ("gunicorn", "tests.integration.host.wsgi:app", "-w", "2", "-b", "127.0.0.1:PORT", "--log-level", "error")
