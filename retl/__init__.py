@@ -16,6 +16,7 @@ from retl.model.errors import (
     ConfigError,
     ConnectionFailed,
     GuardStopped,
+    HookFailed,
     LeaseLost,
     PermanentError,
     RepeatedKey,
@@ -29,6 +30,7 @@ from retl.model.errors import (
     TransientError,
     UnsupportedError,
 )
+from retl.model.hooks import BeforeRun, BeforeScan, Hooks
 from retl.model.report import Progress, RunReport, ScanReport
 from retl.model.secret import Secret, env, secret_file
 from retl.model.status import PipelineStatus, Snapshot, TableSnapshot, TableStatus
@@ -42,6 +44,8 @@ from retl.sync import InThread, in_thread
 __all__ = [
     "Action",
     "Alert",
+    "BeforeRun",
+    "BeforeScan",
     "Budget",
     "Checkpoint",
     "Chunks",
@@ -51,6 +55,8 @@ __all__ = [
     "Embeddings",
     "Finding",
     "GuardStopped",
+    "HookFailed",
+    "Hooks",
     "InThread",
     "Interval",
     "LeaseLost",

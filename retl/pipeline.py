@@ -44,6 +44,7 @@ from retl.model.actions import PreAction, Write, parse_actions
 from retl.model.alerts import Alert
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError
+from retl.model.hooks import Hooks
 from retl.model.options import LostTarget, NewColumns, NullCursor, PreActionWord, TableOptions, WriteWord
 from retl.model.range import Bound, CursorRange
 from retl.model.report import RunReport
@@ -107,6 +108,7 @@ class Pipeline(Control):
         stall_timeout: Duration = STALL_TIMEOUT,
         channel_bytes: int = Limits.channel_bytes,
         alerts: Sequence[Alert] = (),
+        hooks: Hooks | None = None,
     ) -> None:
         if not isinstance(name, str):
             raise wrong_type("the name of a pipeline", name, 'text, such as "orders"')
@@ -115,6 +117,8 @@ class Pipeline(Control):
             if not name.strip():
                 raise ConfigError("a pipeline needs a name.", remedy='give it one, such as "orders".')
             check_length("the name of a pipeline", name)
+            if hooks is not None and not isinstance(hooks, Hooks):
+                raise wrong_type("hooks", hooks, "retl.Hooks(after_scan=...)")
             check_count("channel_bytes", channel_bytes, "a whole number of bytes, at least 1")
             check_count("parallel_tables", parallel_tables, "a whole number, at least 1")
             if isinstance(blacklist, str):
@@ -164,6 +168,7 @@ class Pipeline(Control):
             parallel_tables=parallel_tables,
             keep_rejects=keep,
             alerts=senders,
+            hooks=hooks or Hooks(),
         )
         self._bus = EventBus()
         self._runner = Runner(self._config, self._bus)

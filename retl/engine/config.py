@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from retl.connectors.base import Source, Target
@@ -11,6 +11,7 @@ from retl.engine.schedule import Schedule
 from retl.engine.tables import Tables
 from retl.model.actions import Action
 from retl.model.alerts import Alert, Send
+from retl.model.hooks import Hooks
 from retl.state.base import StateStore
 
 PARALLEL_TABLES = 4
@@ -38,6 +39,7 @@ class PipelineConfig:
     keep_rejects: timedelta = KEEP_REJECTS
     alerts: tuple[tuple[Alert, Send], ...] = ()
     """Each with what delivers its notices."""
+    hooks: Hooks = field(default_factory=Hooks)
 
     @property
     def scans_at_once(self) -> int:

@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 
 from retl.engine.config import PipelineConfig
 from retl.engine.context import Emit, StopSignal, now
+from retl.engine.hooks import HookCalls
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.ownership import Ownership
 from retl.engine.scan import Scan
@@ -22,6 +23,7 @@ from retl.engine.turns import Turn, Turns
 from retl.engine.wanted import Wanted, not_offered
 from retl.model import events
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TransientError
+from retl.model.hooks import BeforeRun, BeforeScan
 from retl.model.report import RunReport, ScanReport
 from retl.model.table import TableSpec
 
@@ -75,11 +77,14 @@ class Run:
         self._next_tick = next_tick
         self._scans = scans
         self._last = last
+        self._hooks = HookCalls(config.hooks, config.stall_timeout)
         self._turns = Turns(config.scans_at_once)
         self._waiting: list[_QueuedScan] = []
         self._order: list[str] = []
         self._reports: dict[str, ScanReport] = {}
         self.unresolved: list[str] = []
+        self.begun = False
+        """Whether the hook before the run, if there is one, let it begin."""
         self._failure: Exception | None = None
         self.errors: list[Exception] = []
 
@@ -93,6 +98,11 @@ class Run:
 
     async def run(self) -> None:
         """Scan every table. Errors are reported and kept; ``LeaseLost`` is raised, for it ends all scans."""
+        names = self._wanted.names
+        tables = None if names is None else tuple(sorted(names))
+        if not await self._went_well(self._hooks.before_run(BeforeRun(self._config.name, tables))):
+            return
+        self.begun = True
         self._ownership.forget()
         async with anyio.create_task_group() as tasks:
             self._queue(tasks, _QueuedScan(None))
@@ -155,6 +165,19 @@ class Run:
         if passing and not self._requeue(queued, passing[0]):
             await self._give_up(queued)
 
+    async def after(self) -> None:
+        """Call the hook of a run that is over, if it ever began."""
+        if self.begun:
+            await self._went_well(self._hooks.after_run(self.report))
+
+    async def _went_well(self, hook: Awaitable[None], table: str = "") -> bool:
+        try:
+            await hook
+        except RetlError as error:
+            self._report_unresolved(error.with_context(pipeline=self._config.name, table=table))
+            return False
+        return True
+
     def _report_unresolved(self, error: Exception) -> None:
         text = error_text(error)
         if text not in self.unresolved:  # it may be found at each attempt
@@ -182,6 +205,7 @@ class Run:
             lease_ttl=config.lease_ttl,
             turn=turn,
             ownership=self._ownership,
+            before=lambda scan_id: self._before_scan(spec, scan_id, queued.attempts),
         )
         queued.failures = []
         try:
@@ -198,6 +222,9 @@ class Run:
             await self._close(spec.name, scan, None, queued.attempts)
         finally:
             self._scans.pop(spec.name, None)
+
+    async def _before_scan(self, spec: TableSpec, scan_id: str, attempt: int) -> None:
+        await self._hooks.before_scan(BeforeScan(self._config.name, spec.name, spec.to, scan_id, attempt))
 
     def _tell_stalled(self, table: str, still: float) -> None:
         told = events.ScanStalled(
@@ -242,3 +269,5 @@ class Run:
         self._emit(kind(pipeline=self._config.name, at=now(), report=report))
         if error is not None and not isinstance(error, RetlError):
             log_unexpected("unexpected error in a scan", error, pipeline=self._config.name, table=report.table)
+        if not isinstance(error, LeaseLost):  # another process has the pipeline, and its hooks
+            await self._went_well(self._hooks.after_scan(report), report.table)

@@ -270,6 +270,9 @@ class Runner:
             with anyio.CancelScope() as self._run_scope:
                 await run.run()
             await run.end()
+            if not self._run_scope.cancelled_caught:
+                with anyio.CancelScope() as self._run_scope:
+                    await run.after()
             if not run.unresolved:
                 self.health.run_ended()
             await self._forget_old_rejects()

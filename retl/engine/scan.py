@@ -14,7 +14,7 @@ the next scan carries on from the checkpoint: a retry, a crash and a restart are
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime
 
@@ -71,8 +71,10 @@ class Scan:
         lease_ttl: float = DEFAULT_TTL,
         turn: Turn | None = None,
         ownership: Ownership | None = None,
+        before: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         limits = limits or Limits()
+        self._before = before
         self._ownership = ownership or Ownership(store, fence, state_in_target=state_in_target)
         self._context = ScanContext(
             pipeline=pipeline,
@@ -158,6 +160,8 @@ class Scan:
         return self._context.progress()
 
     async def _run(self, context: ScanContext) -> None:
+        if self._before is not None:
+            await self._before(context.scan_id)
         stored = await self._ownership.checkpoint(context.table.name)
         self._claim = await self._ownership.claim(context.source, context.target, context.table)
         await self._look_at_target(context, stored)

@@ -15,6 +15,7 @@
         ├── GuardStopped           a guard stopped a scan before it did harm
         ├── RowsRejected           more rows were rejected than ``max_rejects`` allows
         ├── RepeatedKey            the key does not identify one row
+        ├── HookFailed             a function of ``Hooks`` raised, or did not end
         ├── LeaseLost              another process owns the pipeline now
         └── StateError             the state store cannot be read or is of a newer version
 
@@ -139,6 +140,10 @@ class RowsRejected(PermanentError):
 
 class RepeatedKey(PermanentError):
     """Two rows of one slice have the same key, and nothing tells which one is newer."""
+
+
+class HookFailed(PermanentError):
+    """A function of the pipeline's ``Hooks`` raised, or did not end in time."""
 
 
 class LeaseLost(PermanentError):

@@ -1,31 +1,28 @@
-"""Call the user's code: async on the event loop, everything else in a worker thread."""
+"""Read from the user's functions and iterators."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from typing import Any
 
 import anyio
 import pyarrow as pa
 
+from retl.calls import CLOSE_SECONDS, REMEDY, call_user, failure, guarded
 from retl.connectors.function.rows import is_row
 from retl.connectors.function.snapshot import Snapshots, check_distinct, is_lazy, is_page
-from retl.model.errors import ConfigError, RetlError, SourceError, TargetError, TransientError
+from retl.model.errors import SourceError, TargetError
 from retl.pulse import beat
-from retl.threads import CallFailed, Outcome, Worker, apart, end_task, start
+from retl.threads import Outcome, Worker, end_task, start
 
 _PULL_SECONDS = 0.2
 _TURN_SECONDS = 0.01
 """Seconds after which an async iterator that never waits yields to the event loop."""
-_CLOSE_SECONDS = 10.0
-"""How long the user's code may go on after it was cancelled."""
 _END = object()
-_REMEDY = "correct it; raise retl.TransientError where trying again may help."
 
 
 def positional(call: Callable[..., Any]) -> int | None:
@@ -43,89 +40,19 @@ def positional(call: Callable[..., Any]) -> int | None:
     )
 
 
-def is_async(call: Callable[..., Any]) -> bool:
-    """Whether a call only makes a coroutine or an async generator, and so cannot block."""
-    while isinstance(call, functools.partial):
-        call = call.func
-    if not inspect.isroutine(call):
-        call = type(call).__call__
-    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
-
-
-def check_callable(call: Any, what: str) -> None:
-    """Raise ``ConfigError`` for an object that cannot be called repeatedly."""
-    if not callable(call):
-        raise ConfigError(
-            f"{what} is {type(call).__name__}, which cannot be called.",
-            remedy="give the function itself, not what it returned: every scan calls it anew.",
-        )
-
-
-def _name(call: Callable[..., Any]) -> str:
-    while isinstance(call, functools.partial):
-        call = call.func
-    return getattr(call, "__qualname__", type(call).__qualname__)
-
-
-Failed = Callable[[Callable[..., Any], BaseException], RetlError]
-"""Makes the retl error that an exception of the user's function means."""
-
-
 def read_failed(call: Callable[..., Any], error: BaseException) -> SourceError:
     """The error for an exception of the function that reads."""
-    return SourceError(_failure("the function that reads", call, error), remedy=_REMEDY, system="function")
+    return SourceError(failure("the function that reads", call, error), remedy=REMEDY, system="function")
 
 
 def clock_failed(call: Callable[..., Any], error: BaseException) -> SourceError:
     """The same for the clock."""
-    return SourceError(_failure("the clock", call, error), remedy=_REMEDY, system="function")
+    return SourceError(failure("the clock", call, error), remedy=REMEDY, system="function")
 
 
 def write_failed(call: Callable[..., Any], error: BaseException) -> TargetError:
     """The same for the function that writes."""
-    return TargetError(_failure("the function that writes", call, error), remedy=_REMEDY, system="function")
-
-
-def _failure(what: str, call: Callable[..., Any], error: BaseException) -> str:
-    leaf = _leaves(error)[0]
-    try:
-        told = str(leaf)
-    except Exception:  # foreign code: its str() may fail
-        told = ""
-    return f"{what} ({_name(call)}) failed: {type(leaf).__name__}{': ' if told else ''}{told}"
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
-
-
-@contextmanager
-def guarded(call: Callable[..., Any], failed: Failed) -> Iterator[None]:
-    """Turn every exception of the user's code into a ``RetlError`` that names the function."""
-    try:
-        yield
-    except RetlError:
-        raise
-    except Exception as error:
-        cause = error.__cause__ if isinstance(error, CallFailed) and error.__cause__ is not None else error
-        leaves = _leaves(cause)
-        if isinstance(leaves[0], RetlError) and all(isinstance(leaf, TransientError) for leaf in leaves):
-            raise leaves[0] from cause
-        raise failed(call, cause) from cause
-
-
-def user_worker() -> Worker:
-    """The thread of the user's code."""
-    return Worker("function", most=_CLOSE_SECONDS)
-
-
-async def call_user(worker: Worker, failed: Failed, call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of the user's function, awaited if necessary. Errors are ``RetlError``."""
-    with guarded(call, failed):
-        given = call(*arguments) if is_async(call) else await worker.run(call, *arguments)
-        return await apart(given) if inspect.isawaitable(given) else given
+    return TargetError(failure("the function that writes", call, error), remedy=REMEDY, system="function")
 
 
 async def open_items(
@@ -203,7 +130,7 @@ class _AsyncItems:
     async def _end(self, task: asyncio.Task[Outcome[None]]) -> None:
         if task.done():
             return
-        await end_task(task, patience=_CLOSE_SECONDS)
+        await end_task(task, patience=CLOSE_SECONDS)
         error = task.result().error if task.done() else None
         if isinstance(error, Exception):
             raise error  # out of the user's clean-up

@@ -12,16 +12,13 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from retl.calls import call_user, check_callable, guarded, user_worker
 from retl.connectors.base import Source, SourceScan, SystemInfo
 from retl.connectors.function.calls import (
-    call_user,
-    check_callable,
     clock_failed,
-    guarded,
     open_items,
     positional,
     read_failed,
-    user_worker,
 )
 from retl.connectors.function.rows import Pile, Shape
 from retl.connectors.function.selection import (

@@ -14,8 +14,9 @@ import anyio
 import numpy as np
 import pyarrow as pa
 
+from retl.calls import call_user, check_callable, guarded, user_worker
 from retl.connectors.base import CommitResult, SystemInfo, TableWriter, Target
-from retl.connectors.function.calls import call_user, check_callable, guarded, positional, user_worker, write_failed
+from retl.connectors.function.calls import positional, write_failed
 from retl.connectors.function.values import drop_invalid, python_rows
 from retl.connectors.net.retry import RetryBudget
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, plain_rows
