@@ -6,8 +6,7 @@ implementation with the suites in ``retl.testing``.
 
 What the engine guarantees to a connector:
 
-* ``open_load`` is entered only after ``read`` has given its first batch or has proved that
-  there is none;
+* ``open_load`` is entered only after ``read`` has given its first batch or has proved that there is none;
 * slices are read and committed in the order of the plan;
 * every scan, load and iterator is left, whatever happens.
 
@@ -307,6 +306,8 @@ class Target(OwnColumns, ABC):
     """Whether it takes one table at a time, as a file does."""
     mirrors: ClassVar[bool] = False
     """Whether it can do ``pre_action = "mirror"``."""
+    runs_sql: ClassVar[bool] = False
+    """Whether it runs ``before_sql`` and ``after_sql``."""
     documents: ClassVar[bool] = False
     """Whether a document may come whole, as its JSON, rather than as columns (``TableSpec.documents``)."""
 
@@ -366,8 +367,7 @@ class Target(OwnColumns, ABC):
 class Connector(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The options of one system, as a user writes them: plain data, no connection.
 
-    The same words serve as keyword arguments and in a job file. Each option's
-    documentation comes from ``msgspec.Meta(description=...)``.
+    The same words serve as keyword arguments and in a job file; ``msgspec.Meta(description=...)`` documents each.
     """
 
     type_name: ClassVar[str] = ""

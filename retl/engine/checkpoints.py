@@ -33,6 +33,7 @@ def after_slice(
         position=slice_.position,
         watermark=before.watermark if watermark is None else watermark,
         detail={**before.detail, **slice_.detail},
+        unfinished=bool(plan.table.after_sql),
     )
 
 
@@ -49,6 +50,7 @@ def after_scan(before: Checkpoint, plan: SourcePlan, scan_id: str, digest: str |
         cursor=plan.table.cursor,
         cursor_type=plan.cursor_type,
         refresh=None,
+        unfinished=False,
         position=None,
         columns=columns_of(plan),
         selection=selection(plan.table),

@@ -31,6 +31,7 @@ def may_repeat(plan: SourcePlan, checkpoint: Checkpoint) -> bool:
         and plan.rows <= _MOST_ROWS
         and plan.table.write is Write.UPSERT
         and checkpoint.position is None
+        and not checkpoint.unfinished
         and not any(slice_.scope or slice_.manifest or slice_.detail for slice_ in plan.slices)
         and checkpoint.columns == columns_of(plan)
         and checkpoint.selection == selection(plan.table)

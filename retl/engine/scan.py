@@ -244,7 +244,8 @@ class Scan:
             return True
         there = context.found is None or context.found.exists
         keeps = not context.table.replaces or (plan.by_manifest and context.checkpoint.refresh is None)
-        return keeps and there and context.checkpoint.scan_id is not None
+        begun = context.checkpoint
+        return keeps and there and begun.scan_id is not None and not begun.unfinished
 
     async def _move(
         self, context: ScanContext, scan: SourceScan, slices: AsyncGenerator[Slice, None], first: Slice | None

@@ -87,7 +87,7 @@ class SliceCommits:
         checkpoint = with_rows(before, self._lands(staged))
         if moves_on:
             checkpoint = after_slice(checkpoint, self._plan, slice_, context.scan_id, highest)
-        if complete and self.is_last(slice_) and not context.table.replaces:
+        if complete and self.is_last(slice_) and not (context.table.replaces or context.table.after_sql):
             # Only the end of the scan is left to be remembered: do it at once.
             checkpoint = context.keeper.after_scan(checkpoint, self._plan, context.scan_id, self._digest)
             self._over = True

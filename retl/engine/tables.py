@@ -122,7 +122,8 @@ class Tables:
                     raise with_context from error
                 errors.append(with_context)
         own = await self._own(specs, source, target) if offered is not None else ()
-        specs = self._mirrored([spec for spec in specs if spec.name not in own], target, errors)
+        specs = self._without_sql([spec for spec in specs if spec.name not in own], target, errors)
+        specs = self._mirrored(specs, target, errors)
         specs = await self._without_aliases(specs, target, errors)
         return self._with_one_writer(specs, offered or (), errors)
 
@@ -140,6 +141,23 @@ class Tables:
                 raise error
             errors.append(error)
         return [spec for spec in specs if spec not in unmirrored]
+
+    def _without_sql(
+        self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None
+    ) -> list[TableSpec]:
+        """The tables without those whose own statements this target cannot run."""
+        unable = [] if target.runs_sql else [spec for spec in specs if spec.before_sql or spec.after_sql]
+        for spec in unable:
+            error = UnsupportedError(
+                f"a {target.system} target runs no SQL, as before_sql and after_sql ask.",
+                remedy="remove them; in Python, Hooks(before_scan=..., after_scan=...) calls a function of yours.",
+                system=target.system,
+            )
+            error.with_context(pipeline=self._pipeline, table=spec.name)
+            if errors is None:
+                raise error
+            errors.append(error)
+        return [spec for spec in specs if spec not in unable]
 
     async def _without_aliases(
         self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None

@@ -69,6 +69,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The source's own: a manifest of files, versions of partitions."""
     window_digest: str | None = None
     """What the last window held, where it brought nothing new: the same again need not be written."""
+    unfinished: bool = False
+    """Whether ``after_sql`` is still to run: slices of a scan were committed, its end was not."""
     target: str | None = None
     """The identity of the target's table that the rows were written to (``TargetTable.identity``)."""
     backfill: Backfill | None = None

@@ -18,6 +18,7 @@ from retl.model.errors import ConfigError
 from retl.model.files import NO_FILES, FileRules, FileWords, file_rules
 from retl.model.naming import Naming, named_after
 from retl.model.options import DEFAULT_SLICE_ROWS, LostTarget, NewColumns, NullCursor, TableOptions
+from retl.model.own_sql import own_statements
 from retl.model.params import check_params
 from retl.model.range import CursorRange
 from retl.model.typed import check_types
@@ -55,6 +56,10 @@ class _Mapping(FileWords, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """Cut the text of each row into chunks, each a row of the target."""
     embeddings: Embeddings | None = None
     """Give the texts of a column vectors."""
+    before_sql: str | Sequence[str] | None = None
+    """Statements of the target's own SQL, one an entry, before a scan changes its table: in the transaction that prepares it."""
+    after_sql: str | Sequence[str] | None = None
+    """The same at the end of a scan: in the transaction that switches a table, and saves that the scan is done."""
 
 
 class Table(_Mapping, frozen=True, forbid_unknown_fields=True):
@@ -107,6 +112,10 @@ class TableSpec:
     """How the text of each row is cut into chunks, if it is."""
     embeddings: Embeddings | None = None
     """Which texts are given vectors, and by which model."""
+    before_sql: tuple[str, ...] = ()
+    """Statements that the target runs before a scan changes its table."""
+    after_sql: tuple[str, ...] = ()
+    """Statements that the target runs with the end of a scan."""
     documents: bool = False
     """Whether the target takes documents whole, so that a source of documents need not split them into columns."""
 
@@ -274,6 +283,8 @@ def _resolve(
         files=file_rules(table, documents=format_words.get("type") == "documents"),
         chunks=chunk_rules(table.chunks),
         embeddings=table.embeddings,
+        before_sql=own_statements("before_sql", table.before_sql),
+        after_sql=own_statements("after_sql", table.after_sql),
     )
     _check_words(spec)
     return spec

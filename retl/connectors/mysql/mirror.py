@@ -49,6 +49,7 @@ class MirrorWriter(ReplacingWriter):
 
     def _mirror(self, fenced: FencedCheckpoint | None, *, exchange: bool) -> Step[None]:
         yield from execute(self._merge.mirror(exchange=exchange), rejectable=True)
+        yield from self._after.step()
         if fenced is not None:
             yield from self._session(self._main).save(fenced)
 

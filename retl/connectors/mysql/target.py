@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, TypeVar
@@ -30,6 +30,7 @@ from retl.connectors.mysql.types import MySQLTypes, parse_type
 from retl.connectors.mysql.writer import MySQLWriter
 from retl.connectors.net.pool import ConnectionPool, Reservation
 from retl.connectors.sql import columns
+from retl.connectors.sql.own_sql import OwnSql
 from retl.connectors.sql.refresh import RefreshPlan
 from retl.connectors.sql.scope import unindexed
 from retl.connectors.sql.statement import Step
@@ -39,6 +40,7 @@ from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError
 from retl.model.plan import BatchSize, TargetPreview, WriteSpec
 from retl.model.schema import TableSchema
+from retl.model.table import TableSpec
 from retl.state import sql as state
 from retl.state.base import StateStore
 
@@ -69,6 +71,7 @@ class MySQLTarget(Target):
 
     system: ClassVar[str] = "mysql"
     mirrors: ClassVar[bool] = True
+    runs_sql: ClassVar[bool] = True
     batch_size = BatchSize(rows=32_768, bytes=4 * 1024 * 1024)
 
     def __init__(
@@ -147,7 +150,7 @@ class MySQLTarget(Target):
         found = self._found_just_now(spec) or await self._inspect(spec.table.to)
         plan = await self._pool.ask(lambda connection: self._plan(connection, spec, found))
         self._recent[spec.table.to] = time.monotonic(), plan.found
-        return TargetPreview(tuple(_shown(plan)), plan.change.casts, plan.warnings)
+        return TargetPreview(tuple(_with_own(spec.table, _shown(plan))), plan.change.casts, plan.warnings)
 
     def _found_just_now(self, spec: WriteSpec) -> Inspection | None:
         since, found = self._recent.pop(spec.table.to, (-_FRESH_SECONDS, None))
@@ -224,6 +227,10 @@ class MySQLTarget(Target):
         begun: FencedCheckpoint | None,
         found: Inspection,
     ) -> MySQLWriter:
+        before = OwnSql(spec.table, "before_sql", DIALECT)
+        if before:
+            await self._note(connection, spec, None, before)
+            found = await self._inspect(spec.table.to)
         plan = await self._plan(connection, spec, found)
         if begun is not None or plan.refresh.before:
             # The checkpoint first: from here on the next scan notices a crash.
@@ -243,13 +250,25 @@ class MySQLTarget(Target):
             return FirstLoadWriter(load, connection, further.connection)
         return PipelinedWriter(load, connection, further.connection)
 
-    async def _note(self, connection: MySQLConnection, spec: WriteSpec, fenced: FencedCheckpoint | None) -> None:
-        """Save the checkpoint that says a refresh has begun; without one, prove the fence."""
-        session = MySQLSession(connection, self._lock_timeout)
-        if fenced is not None:
-            await session.transaction(partial(save, fenced))
-        elif spec.fence is not None and spec.state_in_target:
-            await session.transaction(partial(state.prove, spec.fence))
+    async def _note(
+        self,
+        connection: MySQLConnection,
+        spec: WriteSpec,
+        fenced: FencedCheckpoint | None,
+        own: OwnSql | None = None,
+    ) -> None:
+        """Save the checkpoint that says a refresh has begun; without one, prove the fence. Then run the user's statements."""
+
+        def record() -> Step[None]:
+            if fenced is not None:
+                yield from save(fenced)
+            elif spec.fence is not None and spec.state_in_target:
+                yield from state.prove(spec.fence)
+            if own is not None:
+                yield from own.step()
+
+        with own.explained() if own is not None else nullcontext():
+            await MySQLSession(connection, self._lock_timeout).transaction(record)
 
     async def _ready(self, connection: MySQLConnection, plan: _Plan) -> MySQLLoad:
         """The load, with the loaded table as it is after the DDL."""
@@ -331,6 +350,12 @@ def _as_changed(
     keyed = spec.key and spec.table.write is not Write.APPEND
     unique = (Index(tuple(spec.key), whole=True),) if keyed else ()
     return MySQLTable(pa.schema([]), unique=unique, sees_triggers=sees_triggers).with_columns(added)
+
+
+def _with_own(table: TableSpec, statements: list[str]) -> list[str]:
+    """The statements between those of the user."""
+    before, after = OwnSql(table, "before_sql", DIALECT), OwnSql(table, "after_sql", DIALECT)
+    return [*before.statements, *statements, *after.statements]
 
 
 def _shown(plan: _Plan) -> list[str]:

@@ -13,7 +13,7 @@ import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.base import CommitResult, TableWriter
-from retl.connectors.mysql.catalog import definition_of, table_names
+from retl.connectors.mysql.catalog import DIALECT, definition_of, table_names
 from retl.connectors.mysql.connection import MySQLConnection
 from retl.connectors.mysql.ddl import Ddl
 from retl.connectors.mysql.encode import Sifted
@@ -23,6 +23,8 @@ from retl.connectors.mysql.session import MySQLSession, save, update
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector
 from retl.connectors.sql.ending import changed_meanwhile
 from retl.connectors.sql.lanes import Lanes
+from retl.connectors.sql.own_sql import OwnSql
+from retl.connectors.sql.statement import Step
 from retl.model.actions import PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import RetlError
@@ -43,6 +45,7 @@ class MySQLWriter(TableWriter):
         self._spec = load.spec
         self._encoder = load.encoder
         self._workers = [LoadWorker(connection) for connection in connections]
+        self._after = OwnSql(load.spec.table, "after_sql", DIALECT)
         self.finished = False
 
     @property
@@ -90,7 +93,8 @@ class MySQLWriter(TableWriter):
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         for worker in self._workers:
             await worker.settle()
-        await self._finish(fenced)
+        with self._after.explained():
+            await self._finish(fenced)
         await self._clear()
         self.finished = True
 
@@ -104,10 +108,18 @@ class MySQLWriter(TableWriter):
             await self._switch(ddl)
         archives = refresh.prune()
         if archives:
-            await ddl.run(archives, fenced=fenced)
-        elif fenced is not None:
+            await ddl.run(archives, fenced=None if self._after else fenced)
+        if self._after:
+            await self._session(self._main).transaction(partial(self._end_with, fenced))
+        elif fenced is not None and not archives:
             await self._main.begin()
             await self._save(self._main, fenced)
+
+    def _end_with(self, fenced: FencedCheckpoint | None) -> Step[None]:
+        """The last transaction: the user's statements and the checkpoint."""
+        yield from self._after.step()
+        if fenced is not None:
+            yield from save(fenced)
 
     async def _switch(self, ddl: Ddl) -> None:
         """Switch the shadow in. The checkpoint follows when the old table is dropped: until then everything can be undone."""

@@ -18,6 +18,7 @@ from retl.connectors.sql.dialect import Dialect
 from retl.connectors.sql.ending import Ending
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
+from retl.connectors.sql.own_sql import OwnSql
 from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
 from retl.connectors.sql.scope import unindexed
 from retl.connectors.sql.session import Session
@@ -54,6 +55,7 @@ class SqlTarget(Target):
     dialect: ClassVar[Dialect]
     merges: ClassVar[type[TableMerge]] = TableMerge
     mirrors: ClassVar[bool] = True
+    runs_sql: ClassVar[bool] = True
 
     # What a system adds ----------------------------------------------------
 
@@ -175,7 +177,9 @@ class SqlTarget(Target):
         loader = self.loader(found.load)
         rows = yield from self.row_statements(found.load, self._merge(found.load, loader))
         warnings = (*change.warnings, *found.warnings, *_mirrored(spec, existing))
-        return TargetPreview((*found.plan.before, *rows, *found.plan.after), change.casts, warnings)
+        before = OwnSql(spec.table, "before_sql", self.dialect).statements
+        after = [*found.plan.after, *OwnSql(spec.table, "after_sql", self.dialect).statements]
+        return TargetPreview((*before, *found.plan.before, *rows, *after), change.casts, warnings)
 
     def _examine(self, spec: WriteSpec) -> Step[Inspection]:
         name = self.locate(spec.table.to)
@@ -255,7 +259,9 @@ class SqlTarget(Target):
     async def _open(self, spec: WriteSpec, fenced: FencedCheckpoint | None) -> StagedWriter:
         session = await self.connect()
         try:
-            load, mirror, begun = await session.transaction(partial(self._prepare, spec, fenced))
+            before = OwnSql(spec.table, "before_sql", self.dialect)
+            with before.explained():
+                load, mirror, begun = await session.transaction(partial(self._prepare, spec, fenced, before.step))
             loader = self.loader(load)
             await session.run(loader.create)
         except BaseException:
@@ -277,7 +283,7 @@ class SqlTarget(Target):
         return StagedWriter
 
     def _prepare(
-        self, spec: WriteSpec, fenced: FencedCheckpoint | None
+        self, spec: WriteSpec, fenced: FencedCheckpoint | None, own: Callable[[], Step[None]]
     ) -> Step[tuple[PreparedLoad, TableMerge | None, TableDefinition | None]]:
         """Do everything before the first row, in one transaction."""
         yield from execute(self.dialect.give_up_soon)
@@ -285,6 +291,7 @@ class SqlTarget(Target):
             yield from state.save(fenced)
         elif spec.fence is not None and spec.state_in_target:
             yield from state.prove(spec.fence)
+        yield from own()
         found = yield from self._examine(spec)
         if lock := found.state.lock_first():
             yield from execute(lock)

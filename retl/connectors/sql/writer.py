@@ -13,6 +13,7 @@ from retl.connectors.base import CommitResult, TableWriter
 from retl.connectors.sql.ending import Ending
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
+from retl.connectors.sql.own_sql import OwnSql
 from retl.connectors.sql.session import Session
 from retl.connectors.sql.staged import StagedSlice
 from retl.connectors.sql.statement import RowError, Step, execute, of_one, query
@@ -43,6 +44,7 @@ class StagedWriter(TableWriter):
         self._ending = ending
         self._mirror = mirror
         self._end = end
+        self._after = OwnSql(load.spec.table, "after_sql", merge.dialect)
         self._slice = self._new_slice()
         self.finished = False
 
@@ -81,8 +83,9 @@ class StagedWriter(TableWriter):
         await self._session.run(self._loader.drop)
         if self._ending.completes:
             await self._complete()
-        if self._ending.ends or fenced is not None:
-            await self._switch(fenced)
+        if self._ending.ends or fenced is not None or self._after:
+            with self._after.explained():
+                await self._switch(fenced)
         self.finished = True
         await shielded(self._end(self._session))
 
@@ -114,6 +117,7 @@ class StagedWriter(TableWriter):
     def _finish(self, fenced: FencedCheckpoint | None, *, exchange: bool) -> Step[None]:
         if self._ending.ends:
             yield from execute((yield from self._ending.finish(exchange)), rejectable=True)
+        yield from self._after.step()
         if fenced is not None:
             yield from self._session.save(fenced)
 
