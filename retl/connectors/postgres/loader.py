@@ -2,8 +2,8 @@
 
 Its columns have the target's types, so that the server's own casts say what is wrong with a
 value. It is an ordinary table: temporary ones would bloat the catalog, and are lost behind a
-pooler. It is made once for a load and dropped at its end; one that a crash left, the next
-scan of its table drops.
+pooler. It is made once for a load, when that first stages rows, and dropped at its end; one
+that a crash left, the next scan of its table drops.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class PostgresLoader(BulkLoader):
         self._next = 0
         """The number of the next row."""
         self._staged = 0
+        self._made = False
         self._dirty = False
         """Whether the table holds rows that were cleared."""
         self.in_flight = InFlight()
@@ -70,6 +71,11 @@ class PostgresLoader(BulkLoader):
         return self._name.sql
 
     def create(self) -> Step[None]:
+        """Nothing yet: a load may copy all of its rows straight into their table."""
+        return
+        yield  # a step
+
+    def _create(self) -> Step[None]:
         columns = ", ".join(
             f"{DIALECT.identifier(own)} AS {self.names[name]}" for name, own in self._load.columns.items()
         )
@@ -85,7 +91,8 @@ class PostgresLoader(BulkLoader):
         yield  # a step
 
     def drop(self) -> Step[None]:
-        yield Statement(f"DROP TABLE IF EXISTS {self.table}")
+        if self._made:
+            yield Statement(f"DROP TABLE IF EXISTS {self.table}")
 
     def rows(self, where: str) -> Step[list[dict[str, Any]]]:
         shown = ", ".join(f"{DIALECT.as_text(name)} AS {name}" for name in self.names.values())
@@ -94,12 +101,15 @@ class PostgresLoader(BulkLoader):
 
     async def gather(self, session: Session) -> None:
         await self.in_flight.settle()
-        await self._wipe(session)
+        await self._ready(session)
         if self._staged >= ANALYZED_ROWS and self._joined:
             await session.run(self._analyze)
 
-    async def _wipe(self, session: Session) -> None:
-        """Remove the rows that were cleared."""
+    async def _ready(self, session: Session) -> None:
+        """Have the table there, without the rows that were cleared."""
+        if not self._made:
+            self._made = True
+            await session.run(self._create)
         if self._dirty:
             await session.run(partial(of_one, Statement(f"TRUNCATE TABLE {self.table}")))
             self._dirty = False
@@ -128,7 +138,7 @@ class PostgresLoader(BulkLoader):
     async def _load_batch(
         self, session: PostgresSession, batch: pa.RecordBatch, data: pa.Buffer, rejects: RejectCollector
     ) -> None:
-        await self._wipe(session)
+        await self._ready(session)
         if await self._copy(session, batch, data) is not None:
             await self._search(session, batch, rejects)
 

@@ -158,11 +158,6 @@ class PostgresTarget(SqlTarget):
             return None
         session = self._session(reservation)
         self._loads[session].callback(reservation.leave)
-        try:
-            loader = PostgresLoader(load, worker=1)
-            await session.run(loader.create)
-        except BaseException:
-            await self.give_back(session)
-            raise
+        loader = PostgresLoader(load, worker=1)
         merge = self._merge(load, loader)
         return LoadWorker(session, loader, merge, StagedSlice(session, load, loader, merge))

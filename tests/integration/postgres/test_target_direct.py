@@ -64,6 +64,16 @@ async def test_a_table_of_this_load_alone_is_copied_into(scene: Scene, pre_actio
     assert scene.tables() == ["people"] if pre_action != "rename_and_create" else True
 
 
+@pytest.mark.parametrize("pre_action", ["none", "swap", "mirror"])
+async def test_a_load_that_stages_nothing_makes_no_stage(scene: Scene, pre_action: str) -> None:
+    log_statements(scene.server, scene.user.user)
+    async with scene.session() as session:
+        with sent(scene.server) as found:
+            await scan(session, [people((1, "a"), (2, None))], spec(pre_action=pre_action))
+    assert not [sql for sql in found.statements if "_retl_stage_" in sql]
+    assert scene.rows("people") == [(1, "a"), (2, None)]
+
+
 async def test_the_shadow_of_a_mirror_is_copied_into(scene: Scene) -> None:
     scene.run(TABLE, "INSERT INTO people VALUES (1, 'old'), (9, 'gone')")
     async with logged(scene) as (session, ways):
