@@ -52,6 +52,7 @@ class Feed:
             source=source.address,
             target=target.address,
             table={"name": "t", "to": "copy", "slice_rows": slice_rows, **MODES[mode]},
+            source_options=source.options,
             target_options=options,
         )
         columns = f'id BIGINT NOT NULL PRIMARY KEY, "at" {source.time_type}, "text" {source.text_type}'
