@@ -41,7 +41,9 @@ _SAID_HERE = {
     "tables": "The tables: `[[pipelines.NAME.tables]]`, or a list of names.",
     "interval": 'The time between two runs, or `"manual"`: only when triggered. 300 seconds when unset.',
     "cron": "A cron expression of five fields, in place of `interval`.",
-    "timezone": 'The time zone of `cron`, such as `"Europe/Berlin"`; UTC when unset.',
+    "timezone": 'The time zone of `cron`, also of that of its tables, such as `"Europe/Berlin"`; UTC when unset.',
+    "jitter": "Over how long the starts of pipelines are spread: each begins, and has its ticks, so much later, by a share that its "
+    "name gives it. A twentieth of the interval, and at most 3 seconds, when unset; 0 for none.",
     "blacklist": "Actions that are never executed on the target: `INSERT`, `UPDATE`, `DELETE`, `TRUNCATE`, `RENAME`, "
     "`CREATE`, `ALTER`, `DROP`.",
     "parallel_tables": "How many tables are scanned at once; 4 when unset. A file (SQLite, DuckDB) and a function of yours take one at a time.",

@@ -33,11 +33,11 @@ from retl.engine.context import DEFAULT_TTL, Limits, now
 from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
 from retl.engine.runner import Runner
-from retl.engine.schedule import make_schedule
 from retl.engine.stall import STALL_TIMEOUT, parse_stall_timeout
 from retl.engine.status import pipeline_status
 from retl.engine.steering import parse_command, send
 from retl.engine.tables import Tables
+from retl.engine.timetable import make_timetable
 from retl.engine.wanted import Wanted, wanted_tables
 from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
@@ -88,6 +88,7 @@ class Pipeline(Control):
         interval: Duration | None = None,
         cron: str | None = None,
         timezone: str | None = None,
+        jitter: Duration | None = None,
         blacklist: Iterable[str] = (),
         state: StateStore | None = None,
         cursor: str | None = None,
@@ -125,7 +126,6 @@ class Pipeline(Control):
                 raise ConfigError(f"blacklist is the text {blacklist!r}.", remedy=f"write blacklist=[{blacklist!r}].")
             ttl, stall = parse_lease_ttl(lease_ttl), parse_stall_timeout(stall_timeout)
             keep = parse_duration(keep_rejects, what="keep_rejects")
-            self.schedule = make_schedule(interval, cron, timezone)
             defaults = TableOptions(
                 cursor=cursor,
                 lookback=lookback,
@@ -151,6 +151,8 @@ class Pipeline(Control):
             check_side(self._target, Target, "target", "FunctionTarget")
             self._source, self._target = with_documents(self._source, self._target, declared)
             self._tables = Tables(name, declared, defaults, actions, self._source, self._target)
+            timetable = make_timetable(name, declared, interval=interval, cron=cron, timezone=timezone, jitter=jitter)
+            self.schedule = timetable.schedule
             inside = self._target.state_store() if state is None else None
             self._store: StateStore = state or inside or no_store(self._target)
         self._config = PipelineConfig(
@@ -158,7 +160,7 @@ class Pipeline(Control):
             source=self._source,
             target=self._target,
             tables=self._tables,
-            schedule=self.schedule,
+            timetable=timetable,
             store=self._store,
             state_in_target=inside is not None,
             blacklist=actions,
@@ -282,7 +284,9 @@ class Pipeline(Control):
             if self._stop_waits:
                 self._stop_waits = False
                 self._runner.stop()
-            started = event_types.PipelineStarted(pipeline=self.name, at=now(), schedule=self.schedule.describe())
+            started = event_types.PipelineStarted(
+                pipeline=self.name, at=now(), schedule=self._config.timetable.describe()
+            )
             self._bus.emit(started)
             try:
                 with self._runner.scope():

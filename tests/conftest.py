@@ -16,6 +16,7 @@ import psutil
 import pytest
 from blockbuster import BlockBuster
 
+from retl.engine import timetable
 from retl.model import hidden
 
 pytest_plugins = [
@@ -108,6 +109,12 @@ async def no_task_left() -> AsyncIterator[None]:
         await asyncio.sleep(0)
     left = _tasks() - before
     assert not left, f"The test left tasks behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline that is not asked to spread its start begins at once, so that no test waits for its name's share."""
+    monkeypatch.setattr(timetable, "LONGEST_JITTER", 0.0)
 
 
 @pytest.fixture(autouse=True)

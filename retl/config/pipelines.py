@@ -18,7 +18,7 @@ from retl.connectors.base import Source, Target
 from retl.engine.context import DEFAULT_TTL
 from retl.engine.lease import parse_lease_ttl
 from retl.engine.queries import with_query
-from retl.engine.schedule import make_schedule
+from retl.engine.timetable import own_schedule, pipeline_schedule
 from retl.model.actions import Action, parse_actions
 from retl.model.errors import ConfigError
 from retl.model.options import TableOptions
@@ -97,7 +97,7 @@ class _Maker:
         source = self._try(self._words.source.source, "source")
         target = self._try(self._words.target.target, "target")
         store = self._try(lambda: stores.store(target), "target") if target is not None else None
-        self._try(lambda: make_schedule(**self._schedule()))
+        self._try(lambda: pipeline_schedule(self._declared(), **self._schedule()))
         blacklist = self._try(lambda: parse_actions(self._setting("blacklist") or ()), "blacklist")
         self._check_tables(blacklist or frozenset())
         lease_ttl = self._try(self._lease_ttl)
@@ -108,7 +108,7 @@ class _Maker:
     def _pipeline(self, source: Source, target: Target, store: StateStore | None, lease_ttl: float) -> Pipeline:
         options: dict[str, Any] = {name: self._setting(name) for name in _OPTIONS}
         options["cursor"] = options["cursor"] or None
-        for name in ("alerts", "channel_bytes", "keep_rejects", "parallel_tables", "stall_timeout"):
+        for name in ("alerts", "channel_bytes", "jitter", "keep_rejects", "parallel_tables", "stall_timeout"):
             if (value := self._setting(name)) is not None:
                 options[name] = value
         return Pipeline(
@@ -132,9 +132,12 @@ class _Maker:
         own = self._words.interval is not None or self._words.cron is not None
         owner = self._words if own else self._defaults
         zone = self._words.timezone
-        if zone is None and owner.cron is not None:
+        if zone is None and (owner.cron is not None or any(table.cron is not None for table in self._declared())):
             zone = self._defaults.timezone
         return {"interval": owner.interval, "cron": owner.cron, "timezone": zone}
+
+    def _declared(self) -> list[Table]:
+        return [table for table in self._words.tables if isinstance(table, Table)]
 
     def _lease_ttl(self) -> float:
         ttl = self._setting("lease_ttl")
@@ -143,6 +146,8 @@ class _Maker:
     def _check_tables(self, blacklist: frozenset[Action]) -> None:
         defaults = TableOptions(**{name: self._setting(name) for name in _OPTIONS})
         for number, table in enumerate(self._words.tables):
+            if isinstance(table, Table):
+                self._try(lambda table=table: own_schedule(table, self._schedule()["timezone"]), "tables", number)
             checked = self._try(lambda table=table: _checked(table, defaults, blacklist), "tables", number)
             self.tables += [] if checked is None else [checked]
 

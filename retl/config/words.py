@@ -27,6 +27,7 @@ class PipelineOptions(TableOptions, kw_only=True, frozen=True):
     interval: Duration | Literal["manual"] | None = None
     cron: str | None = None
     timezone: str | None = None
+    jitter: Duration | None = None
     blacklist: Sequence[str] | None = None
     parallel_tables: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep_rejects: Duration | None = None

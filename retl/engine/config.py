@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from retl.connectors.base import Source, Target
 from retl.engine.context import Limits
-from retl.engine.schedule import Schedule
 from retl.engine.tables import Tables
+from retl.engine.timetable import Timetable
 from retl.model.actions import Action
 from retl.model.alerts import Alert, Send
 from retl.model.hooks import Hooks
@@ -28,7 +28,7 @@ class PipelineConfig:
     source: Source
     target: Target
     tables: Tables
-    schedule: Schedule
+    timetable: Timetable
     store: StateStore
     state_in_target: bool
     blacklist: frozenset[Action]

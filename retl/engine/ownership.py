@@ -26,15 +26,21 @@ class Ownership:
         self._claims: dict[tuple[str, str | None, str], Claim | None] = {}
         self._checkpoints: dict[str, Checkpoint] | None = None
         self._loaded = 0.0
+        self._forgotten = 0
         self._lock = anyio.Lock()
 
     async def checkpoint(self, table: str) -> Checkpoint:
         """The checkpoint of a table. One question serves all scans that begin within a few seconds."""
         async with self._lock:
-            if self._checkpoints is None or time.monotonic() - self._loaded > _CHECKPOINT_SECONDS:
-                self._checkpoints = await self._store.load(self.fence.pipeline)
+            found = self._checkpoints
+            while found is None or time.monotonic() - self._loaded > _CHECKPOINT_SECONDS:
+                before = self._forgotten
+                found = await self._store.load(self.fence.pipeline)
                 self._loaded = time.monotonic()
-            return self._checkpoints.get(table, Checkpoint())
+                if before != self._forgotten:
+                    found = None  # another run began, or has failed, while the store answered
+            self._checkpoints = found
+            return found.get(table, Checkpoint())
 
     def remember(self, table: str, checkpoint: Checkpoint) -> None:
         """Remember what a successful scan has saved."""
@@ -44,6 +50,7 @@ class Ownership:
     def forget(self) -> None:
         """Ask the store again: a run begins, or it is unknown what a failed scan has saved."""
         self._checkpoints = None
+        self._forgotten += 1
 
     async def claim(self, source: Source, target: Target, table: TableSpec) -> Claim | None:
         """The claim of a scan. Raises ``ConfigError`` for a table that is its own target."""

@@ -58,12 +58,13 @@ class Run:
         config: PipelineConfig,
         ownership: Ownership,
         wanted: Wanted,
+        turns: Turns,
         *,
         deadline: float | None,
         emit: Emit,
         stop: StopSignal,
         sleep: Callable[[float], Awaitable[None]],
-        next_tick: Callable[[], datetime | None],
+        next_tick: Callable[[str], datetime | None],
         scans: dict[str, Scan],
         last: dict[str, ScanReport],
     ) -> None:
@@ -78,7 +79,7 @@ class Run:
         self._scans = scans
         self._last = last
         self._hooks = HookCalls(config.hooks, config.stall_timeout)
-        self._turns = Turns(config.scans_at_once)
+        self._turns = turns
         self._waiting: list[_QueuedScan] = []
         self._order: list[str] = []
         self._reports: dict[str, ScanReport] = {}
@@ -98,9 +99,8 @@ class Run:
 
     async def run(self) -> None:
         """Scan every table. Errors are reported and kept; ``LeaseLost`` is raised, for it ends all scans."""
-        names = self._wanted.names
-        tables = None if names is None else tuple(sorted(names))
-        if not await self._went_well(self._hooks.before_run(BeforeRun(self._config.name, tables))):
+        begins = BeforeRun(self._config.name, self._wanted.declared)
+        if not await self._went_well(self._hooks.before_run(begins)):
             return
         self.begun = True
         self._ownership.forget()
@@ -119,7 +119,7 @@ class Run:
             pause = queued.not_before - time.monotonic()
             if pause > 0:
                 await self._sleep(pause)  # shorter if something wants attention: then it is tried now
-            async with self._turns.turn() as turn:
+            async with self._turns.turn(queued.spec.name if queued.spec is not None else None) as turn:
                 try:
                     if not self._ends:
                         await self._attempt(tasks, queued, turn)
@@ -261,7 +261,7 @@ class Run:
                 await self._close(queued.spec.name, queued.scan, error, queued.attempts)
 
     async def _close(self, name: str, scan: Scan, error: Exception | None, attempts: int) -> None:
-        report = scan.report(error, attempts=attempts, next_run=self._next_tick())
+        report = scan.report(error, attempts=attempts, next_run=self._next_tick(name))
         self._reports[name] = self._last[report.table] = report
         with suppress(RetlError):  # the history is for people; the checkpoint is safe already
             await self._config.store.add_report(report)

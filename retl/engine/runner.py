@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 
 import anyio
+from anyio.abc import TaskGroup
 
 from retl.engine.alerts import Alerts
 from retl.engine.bus import EventBus
@@ -20,10 +20,13 @@ from retl.engine.lease import Lease, owner_in_words
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.motion import Motion
 from retl.engine.ownership import Ownership
+from retl.engine.pruning import Pruning
 from retl.engine.run import Run
 from retl.engine.scan import Scan
-from retl.engine.schedule import Timer, backoff
+from retl.engine.schedule import backoff
 from retl.engine.steering import Commands
+from retl.engine.ticks import Due, Ticks
+from retl.engine.turns import Turns
 from retl.engine.wanted import Wanted, wanted_tables
 from retl.model import events
 from retl.model.checkpoint import Fence
@@ -33,29 +36,26 @@ from retl.model.status import PipelineState
 from retl.model.steering import CommandWord, Sent
 from retl.threads import Grace
 
-_MOST_REJECTS = 5_000
-"""Most rejects of a table that are kept."""
-_PRUNE_SECONDS = 3600.0
 _CLEAN_UP_SECONDS, _CLEAN_UP_AT_ONCE_SECONDS = 0.5, 5.0
 """How long what was abandoned may take to clean up: at the end of a grace, and where there was none."""
 
 
 class Runner:
-    """Runs one pipeline, one run at a time; can be triggered, paused, resumed and stopped."""
+    """Runs one pipeline, one scan of each table at a time; can be triggered, paused, resumed and stopped."""
 
     def __init__(self, config: PipelineConfig, bus: EventBus) -> None:
         self._config = config
         self._bus = bus
         self.name = config.name
-        self.schedule = config.schedule
         self._store = config.store
         self.lease = Lease(config.store, config.name, ttl=config.lease_ttl)
         self._stop = StopSignal()
         self._whole: anyio.CancelScope | None = None
-        self._run_scope: anyio.CancelScope | None = None
+        self._run_scopes: set[anyio.CancelScope] = set()
         self._wake = anyio.Event()
-        self._triggered = False
-        self._triggered_tables: frozenset[str] = frozenset()
+        self._changed = anyio.Event()
+        self._ticks = Ticks(config.timetable)
+        self._turns = Turns(config.scans_at_once)
         self.commands = Commands(
             config.store,
             config.name,
@@ -64,14 +64,13 @@ class Runner:
             trigger=self._trigger_table,
             stop=lambda grace: self.stop(grace=grace),
         )
-        self._pruned = -math.inf
+        self._pruning = Pruning(config.store, config.name, config.keep_rejects)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limits: list[asyncio.TimerHandle] = []
         self.grace = Grace()
         self.health = Health(config.name, bus)
         self.alerts = Alerts(config, self.lease, self.health, bus, self._stop)
         self.motion = Motion(self.lease, bus, ttl=config.lease_ttl, stall_timeout=config.stall_timeout)
-        self._timer: Timer | None = None
         self._ownership: Ownership | None = None
         self.state: PipelineState = "stopped"
         self.last: dict[str, ScanReport] = {}
@@ -89,7 +88,8 @@ class Runner:
         """A new run, in the running event loop; nobody has asked it to stop yet."""
         self._stop.requested = False
         self._loop = asyncio.get_running_loop()
-        self._wake = anyio.Event()
+        self._wake, self._changed = anyio.Event(), anyio.Event()
+        self._turns = Turns(self._config.scans_at_once)
         self.grace = grace
 
     async def take_lease(self) -> Fence:
@@ -110,11 +110,11 @@ class Runner:
         self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now(), epoch=fence.epoch))
         self.commands.begin_single(fence)
         async with self.alerts.keeping(), self._heartbeat():
-            return await self._run_tables(fence, wanted, deadline=None)
+            return await self._run_tables(fence, wanted, left=None)
 
     async def forever(self, begun: Callable[[], None]) -> None:
         """On schedule, until stopped. ``begun`` is called once it is clear that this can work: owned, standing by, or retried."""
-        timer = self._timer = self.schedule.timer()
+        self._ticks.start()
         failures = 0
         owned = False
         while not self._stop.requested:
@@ -126,7 +126,7 @@ class Runner:
                 begun()
                 failures, owned = 0, True
                 async with self._heartbeat() as lost:
-                    await self._run_ticks(timer, lost)
+                    await self._run_ticks(lost)
             except LeaseLost as error:
                 self.lease.fence = None
                 self._bus.emit(events.LeaseGone(pipeline=self.name, at=now(), reason=error.message))
@@ -137,7 +137,7 @@ class Runner:
                 failures += 1
                 begun()
                 self._report_failed_run(error)
-                await self._sleep(backoff(failures, most=min(30.0, self.schedule.period or 30.0)))
+                await self._sleep(backoff(failures, most=min(30.0, self._config.timetable.period or 30.0)))
 
     def _report_failed_run(self, error: Exception) -> None:
         if isinstance(error, RetlError):
@@ -167,8 +167,7 @@ class Runner:
 
     async def _forward(self) -> None:
         """Standing by: what is asked here is for the owner, and would be old when this one takes over."""
-        wanted = self._take_wanted(due=False)
-        await self.commands.forward([] if wanted is None else sorted(wanted.names or ()) or [None])
+        await self.commands.forward(self._ticks.take_triggers())
 
     async def give_up(self) -> None:
         """End the ownership, if any, so that the next owner need not wait."""
@@ -183,7 +182,7 @@ class Runner:
 
         def on_lost(error: LeaseLost) -> None:
             lost.append(error)
-            self._wake.set()
+            self._ring()
 
         failure: BaseException | None = None
         async with anyio.create_task_group() as tasks:
@@ -197,35 +196,44 @@ class Runner:
         if failure is not None:
             raise failure
 
-    async def _run_ticks(self, timer: Timer, lost: list[LeaseLost]) -> None:
-        while not self._stop.requested:
-            if lost:
-                raise lost[0]
-            tick = timer.next()
-            due = tick is not None and tick.final and tick.delay <= 0
-            paused = self.commands.paused
-            wanted = self._take_wanted(due=due and not paused)
-            if wanted is not None:
-                if due and wanted.names is None:
-                    assert tick is not None
-                    self._coalesce(timer, tick.missed)
-                assert self.lease.fence is not None
-                self.next_run = None
-                left = self.schedule.period if paused else timer.left()
-                deadline = time.monotonic() + left if left is not None else None
-                await self._run_tables(self.lease.fence, wanted, deadline=deadline)
-                continue
-            self.state = "paused" if paused else "idle"
-            self.next_run = self._next_tick()
-            await self._sleep(None if tick is None or paused else tick.delay)
+    async def _run_ticks(self, lost: list[LeaseLost]) -> None:
+        """Run what is due, each schedule beside the others, until it is stopped; raises what ends this."""
+        failures: list[Exception] = []
+        async with anyio.create_task_group() as runs:
+            try:
+                await self._begin_runs(runs, lost, failures)
+            except Exception as error:  # raised again outside the group, so that it stays plain
+                failures.append(error)
+        if failures or lost:
+            raise (*failures, *lost)[0]
 
-    def _take_wanted(self, *, due: bool) -> Wanted | None:
-        """What is to be scanned now, by the schedule or by ``trigger``; ``None`` if nothing is."""
-        everything, tables = due or self._triggered, self._triggered_tables
-        if not everything and not tables:
-            return None
-        self._triggered, self._triggered_tables = False, frozenset()
-        return Wanted(None if everything else tables)
+    async def _begin_runs(self, runs: TaskGroup, lost: list[LeaseLost], failures: list[Exception]) -> None:
+        while not (self._stop.requested or lost or failures):
+            paused = self.commands.paused
+            for due in self._ticks.begin(paused=paused):
+                if due.missed:
+                    self._bus.emit(events.TicksMissed(pipeline=self.name, at=now(), missed=due.missed))
+                runs.start_soon(self._run_due, due, failures)
+            if not self._ticks.running:
+                self.state = "paused" if paused else "idle"
+                self.next_run = self._next_tick()
+            delay = None if paused else self._ticks.delay()
+            with anyio.move_on_after(delay):
+                await self._changed.wait()
+            self._changed = anyio.Event()
+        if failures:
+            runs.cancel_scope.cancel()  # what ends one of them, such as a lost lease, is for all
+
+    async def _run_due(self, due: Due, failures: list[Exception]) -> None:
+        assert self.lease.fence is not None
+        self.next_run = None
+        try:
+            await self._run_tables(self.lease.fence, due.wanted, left=due.left)
+        except Exception as error:
+            failures.append(error)
+        finally:
+            self._ticks.ended(due)
+            self._changed.set()
 
     def waits_for(self) -> str | None:
         """What the pipeline waits for, for people."""
@@ -237,20 +245,18 @@ class Runner:
             return f"the next run at {self.next_run.isoformat(timespec='seconds')}" if self.next_run else "trigger()"
         return None
 
-    def _next_tick(self) -> datetime | None:
-        """The time of the next tick; ``None`` if there is none."""
-        left = self._timer.left() if self._timer is not None and not self.commands.paused else None
+    def _next_tick(self, table: str | None = None) -> datetime | None:
+        """The time of the next tick, of a table or of any; ``None`` if there is none."""
+        left = self._ticks.left(table) if not self.commands.paused else None
         return now() + timedelta(seconds=left) if left is not None else None
 
-    def _coalesce(self, timer: Timer, missed: int) -> None:
-        timer.consume()
-        if missed:
-            self._bus.emit(events.TicksMissed(pipeline=self.name, at=now(), missed=missed))
-
     async def _run_tables(
-        self, fence: Fence, wanted: Wanted, *, deadline: float | None
+        self, fence: Fence, wanted: Wanted, *, left: float | None
     ) -> tuple[RunReport, list[Exception]]:
-        """Every wanted table once. Errors are reported and returned; ``LeaseLost`` is raised, for it ends all scans."""
+        """Every wanted table once; what may pass is tried again for the seconds that are ``left``.
+
+        Errors are reported and returned; ``LeaseLost`` is raised, for it ends all scans.
+        """
         self.state, self.last_run = "scanning", now()
         if self._ownership is None or self._ownership.fence != fence:
             self._ownership = Ownership(self._store, fence, state_in_target=self._config.state_in_target)
@@ -258,7 +264,8 @@ class Runner:
             self._config,
             self._ownership,
             wanted,
-            deadline=deadline,
+            self._turns,
+            deadline=time.monotonic() + left if left is not None else None,
             emit=self._bus.emit,
             stop=self._stop,
             sleep=self._sleep,
@@ -266,29 +273,26 @@ class Runner:
             scans=self.scans,
             last=self.last,
         )
-        try:
-            with anyio.CancelScope() as self._run_scope:
-                await run.run()
-            await run.end()
-            if not self._run_scope.cancelled_caught:
-                with anyio.CancelScope() as self._run_scope:
-                    await run.after()
-            if not run.unresolved:
-                self.health.run_ended()
-            await self._forget_old_rejects()
-        finally:
-            self._run_scope = None
-            self.scans.clear()
+        with self._abandoned_by_stop() as scope:
+            await run.run()
+        await run.end()
+        if not scope.cancelled_caught:
+            with self._abandoned_by_stop():
+                await run.after()
+        if not run.unresolved:
+            self.health.run_ended()
+        await self._pruning.run()
         return run.report, run.errors
 
-    async def _forget_old_rejects(self) -> None:
-        """Forget old rejects: they hold people's data and are not kept for ever."""
-        if time.monotonic() - self._pruned < _PRUNE_SECONDS:
-            return
-        before = now() - self._config.keep_rejects
-        with suppress(RetlError):  # nothing depends on it, and the next run tries again
-            await self._store.prune_rejects(self.name, before, _MOST_REJECTS)
-            self._pruned = time.monotonic()
+    @contextmanager
+    def _abandoned_by_stop(self) -> Iterator[anyio.CancelScope]:
+        """What a stop gives up at the end of its grace."""
+        with anyio.CancelScope() as scope:
+            self._run_scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._run_scopes.discard(scope)
 
     # Control: from any thread ------------------------
 
@@ -307,14 +311,17 @@ class Runner:
             loop.call_soon_threadsafe(call, *arguments)
 
     def _wake_up(self) -> None:
-        self._attend(lambda: self._wake.set())
+        self._attend(self._ring)
+
+    def _ring(self) -> None:
+        """Wake what sleeps now, and let the schedules look again."""
+        self._wake.set()
+        self._wake = anyio.Event()
+        self._changed.set()
 
     def trigger(self, wanted: Wanted) -> None:
         """Scan these tables now, also while paused. During a run: once more after it; several triggers are one."""
-        if wanted.names is None:
-            self._triggered = True
-        else:
-            self._triggered_tables |= wanted.names
+        self._ticks.trigger(wanted.names)
         self._wake_up()
 
     def _trigger_table(self, table: str | None) -> None:
@@ -366,8 +373,8 @@ class Runner:
         self._limits.append(self._loop.call_later(grace + clean_up, self._give_up))
 
     def _abandon(self) -> None:
-        if self._run_scope is not None:
-            self._run_scope.cancel()
+        for scope in self._run_scopes:
+            scope.cancel()
 
     def _give_up(self) -> None:
         self.grace.end()
@@ -380,12 +387,11 @@ class Runner:
             return
         with anyio.move_on_after(seconds):
             await self._wake.wait()
-        if self._wake.is_set():
-            self._wake = anyio.Event()
 
     def rest(self) -> None:
         """The run is over."""
         while self._limits:
             self._limits.pop().cancel()
         self.state = "stopped"
-        self.next_run = self._timer = None
+        self.next_run = None
+        self._ticks.end()

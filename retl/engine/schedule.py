@@ -54,8 +54,8 @@ class Schedule(ABC):
     """A rule for when to run. A value; ``timer`` starts it."""
 
     @abstractmethod
-    def timer(self) -> Timer:
-        """Start the rule as of now."""
+    def timer(self, later: float = 0.0) -> Timer:
+        """Start the rule as of now; each tick comes so many seconds later."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -73,8 +73,8 @@ class Interval(Schedule):
 
     seconds: float
 
-    def timer(self) -> Timer:
-        return _IntervalTimer(self.seconds)
+    def timer(self, later: float = 0.0) -> Timer:
+        return _IntervalTimer(self.seconds, later=later)
 
     def describe(self) -> str:
         return f"every {format_duration(self.seconds)}"
@@ -85,10 +85,10 @@ class Interval(Schedule):
 
 
 class _IntervalTimer(Timer):
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic, *, later: float = 0.0) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._due = clock()
+        self._due = clock() + later
 
     def next(self) -> Tick:
         late = self._clock() - self._due
@@ -137,8 +137,9 @@ class Cron(Schedule):
                 f"unknown time zone {self.timezone!r}.", remedy='use a name such as "Europe/Berlin" or "UTC".'
             ) from None
 
-    def timer(self) -> Timer:
-        return _CronTimer(self)
+    def timer(self, later: float = 0.0) -> Timer:
+        behind = timedelta(seconds=later)
+        return _CronTimer(self, lambda: datetime.now(UTC) - behind)
 
     def describe(self) -> str:
         return f"cron {self.expression} {self.timezone}"
@@ -201,7 +202,7 @@ class _CronTimer(Timer):
 class Manual(Schedule):
     """Only when ``trigger`` is called."""
 
-    def timer(self) -> Timer:
+    def timer(self, later: float = 0.0) -> Timer:
         return _ManualTimer()
 
     def describe(self) -> str:
@@ -232,7 +233,7 @@ def make_schedule(interval: Duration | None = None, cron: str | None = None, tim
         if not isinstance(cron, str):
             raise wrong_type("cron", cron, 'text such as "*/10 * * * *"')
         if interval is not None:
-            raise ConfigError("a pipeline has both an interval and a cron expression.", remedy="keep one of them.")
+            raise ConfigError("both an interval and a cron expression are given.", remedy="keep one of them.")
         if not isinstance(timezone, str | None):
             raise wrong_type("timezone", timezone, 'text such as "Europe/Berlin"')
         return Cron(cron, timezone or "UTC")

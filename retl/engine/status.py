@@ -89,7 +89,7 @@ async def pipeline_status(config: PipelineConfig, runner: Runner, *, check: bool
     return PipelineStatus(
         pipeline=config.name,
         state=runner.state,
-        schedule=config.schedule.describe(),
+        schedule=config.timetable.describe(),
         owner=owner_in_words(known.owner) if known.owner else None,
         last_run=runner.last_run or (latest.started_at if latest else None),
         next_run=runner.next_run or (latest.next_run if latest and known.owner else None),
@@ -129,7 +129,7 @@ def _table_status(
     return TableStatus(
         table=name,
         to=config.tables.target_of(name) or (last.to if last else name),
-        scheduled_scan=config.schedule.period is not None and config.tables.declares(name),
+        scheduled_scan=config.timetable.of(name).period is not None and config.tables.declares(name),
         watermark=watermark,
         lag=lag.total_seconds() if lag is not None else None,
         rejects=rejects,

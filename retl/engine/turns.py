@@ -1,4 +1,4 @@
-"""Limit how many tables of a run are scanned at once, and whose turn it is."""
+"""Limit how many tables of a pipeline are scanned at once, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ LONG_SECONDS = 3.0
 
 
 class Turns:
-    """A limited number of scans at once; the others wait in a queue."""
+    """A limited number of scans at once, and one of each table; the others wait in a queue."""
 
     def __init__(self, most: int) -> None:
         self._free = anyio.Semaphore(most, fast_acquire=True)
+        self._tables: dict[str | None, anyio.Lock] = {}
 
     @asynccontextmanager
-    async def turn(self) -> AsyncGenerator[Turn, None]:
-        """A turn for the length of a block."""
+    async def turn(self, table: str | None) -> AsyncGenerator[Turn, None]:
+        """A turn for the length of a block: to scan a table, or with ``None`` to find the tables."""
+        async with self._tables.setdefault(table, anyio.Lock(fast_acquire=True)), self._turn() as turn:
+            yield turn
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[Turn, None]:
         turn = Turn(self._free)
         await turn.acquire()
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from retl.connectors.base import Source
@@ -17,15 +17,21 @@ from retl.model.typed import wrong_type
 
 @dataclass(frozen=True)
 class Wanted:
-    """All tables of a pipeline, or those of some names."""
+    """All tables of a pipeline, those of a schedule, or those of some names."""
 
     names: frozenset[str] | None = None
+    among: Callable[[str], bool] | None = None
+    """Those, of all, that a schedule scans."""
+    declared: tuple[str, ...] | None = None
+    """The names and patterns of these tables; ``None`` for all of them."""
     range: CursorRange | None = None
     """The range of the cursor that is read again, of a backfill."""
 
     def has(self, table: str) -> bool:
         """Whether a table is one of them."""
-        return self.names is None or table in self.names
+        if self.names is None:
+            return self.among is None or self.among(table)
+        return table in self.names
 
     def narrowed(self, spec: TableSpec, source: Source) -> TableSpec:
         """A table as it is to be scanned. Raises ``ConfigError`` for a backfill that cannot be."""
@@ -38,7 +44,9 @@ class Wanted:
     def concerns(self, error: Exception, absent: Sequence[str]) -> bool:
         """Whether an error of a table, or of a pattern, is one of these tables, of which some are ``absent``."""
         place = getattr(error, "table", None)
-        return self.names is None or not place or place in self.names or bool(matching(place, absent))
+        if self.names is None:
+            return not place or self.has(place)
+        return not place or place in self.names or bool(matching(place, absent))
 
 
 def wanted_tables(tables: Tables, names: Iterable[str] | None) -> Wanted:
@@ -55,7 +63,7 @@ def wanted_tables(tables: Tables, names: Iterable[str] | None) -> Wanted:
             raise wrong_type("the name of a table", name, 'text, such as "orders"')
         if not tables.declares(name):
             raise ConfigError(f"the pipeline has no table {name!r}.", remedy=f"it has {tables.in_words()}.")
-    return Wanted(frozenset(listed))
+    return Wanted(frozenset(listed), declared=tuple(sorted(listed)))
 
 
 def not_offered(pipeline: str, table: str) -> ConfigError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import pyarrow as pa
 
 from retl.model.actions import Action, PreAction, Write, check_blacklist
 from retl.model.documents import ChunkRules, Chunks, chunk_rules
-from retl.model.duration import parse_duration
+from retl.model.duration import Duration, parse_duration
 from retl.model.embeddings import EMBEDDED_SLICE_ROWS, Embeddings
 from retl.model.errors import ConfigError
 from retl.model.files import NO_FILES, FileRules, FileWords, file_rules
@@ -30,6 +30,10 @@ PATH = msgspec.Meta(extra={"path": True})
 class _Mapping(FileWords, kw_only=True, frozen=True, forbid_unknown_fields=True):
     match: str | None = None
     """A pattern such as ``ods_*`` that stands for every source table it matches."""
+    interval: Duration | Literal["manual"] | None = None
+    """The time between two scans of this table, or ``"manual"``: only when triggered. That of the pipeline when unset."""
+    cron: str | None = None
+    """A cron expression for this table alone, in place of ``interval``; in the time zone of the pipeline."""
     query: str | None = None
     """A SELECT of the source's own SQL to read in place of a table; ``name`` then names the result."""
     query_file: Annotated[str, PATH] | None = None

@@ -19,6 +19,7 @@ from retl.model.schema import TableSchema
 from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.state.base import Manifest
+from tests.support import running
 
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("name", pa.string())])
 pytestmark = pytest.mark.anyio
@@ -173,6 +174,30 @@ async def test_a_small_table_does_not_wait_for_a_large_one() -> None:
         shelf.gates["large"].set()
     assert box.content["large"] == rows("large", 10).to_pylist()
     assert shelf.open_scans == box.open_loads == 0
+
+
+async def test_a_long_scan_holds_up_no_table_of_another_schedule_and_is_not_doubled_by_a_trigger() -> None:
+    shelf, box = Shelf({"fast": rows("fast", 2), "slow": rows("slow", 3)}), Box()
+    shelf.gates["fast"].set()
+    tables = [retl.Table("fast", interval="20ms"), retl.Table("slow")]
+    job = retl.Pipeline("p", source=shelf, target=box, tables=tables, interval="1h", jitter=0)
+    async with running(job) as after:
+        for _ in range(4):
+            await after(retl.events.ScanFinished)
+        job.pause()
+        job.trigger("slow")  # while it is scanned: once more after it
+        for _ in range(3):
+            await after(retl.events.ScanFinished, lambda: job.trigger("fast"))
+        assert {table for table, _ in box.committed} == {"fast"}
+        await anyio.wait_all_tasks_blocked()
+        assert shelf.open_scans == 1
+        shelf.gates["slow"].set()
+        with anyio.fail_after(10):
+            while [table for table, _ in box.committed].count("slow") < 2:
+                await anyio.lowlevel.checkpoint()
+    slow = [report for report in await job.history("slow") if report.status == "done"]
+    assert len(slow) == 2
+    assert slow[1].started_at.timestamp() + slow[1].seconds <= slow[0].started_at.timestamp() + 0.002
 
 
 @pytest.mark.parametrize(("words", "most"), [({"parallel_tables": 3}, 3), ({}, 4), ({"parallel_tables": 1}, 1)])

@@ -454,7 +454,10 @@ def test_a_connector_needs_its_type(tmp_path: Path) -> None:
         ("a = 1\nb = = 2\n", "jobs.toml:2: column 5: this is not TOML: invalid value"),
         ("a = '''\n\n", "jobs.toml:3: this is not TOML: "),
         (VALID.replace('["orders"]', "[]"), "jobs.toml:4: pipelines.shop.tables: the list is empty"),
-        (with_options('interval = 1\ncron = "* * * * *"'), "jobs.toml:5: pipelines.shop.interval: a pipeline has both"),
+        (
+            with_options('interval = 1\ncron = "* * * * *"'),
+            "jobs.toml:5: pipelines.shop.interval: both an interval and",
+        ),
         (with_options('timezone = "UTC"'), "jobs.toml:5: pipelines.shop.timezone: timezone has a meaning only with"),
         (with_options('cron = "* *"'), "jobs.toml:5: pipelines.shop.cron: the cron expression '* *' cannot be read"),
         ('[state]\nstore = "redis"\n' + VALID, "jobs.toml:2: state.store: unknown state store 'redis'."),
