@@ -26,6 +26,7 @@ from retl.model import events
 from retl.model.alerts import Alert, AlertState, Condition, Notice, Send, TableFares, Told, notice_of, recovery_of
 from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError, LeaseLost, PermanentError, RetlError
+from retl.model.hidden import shown
 from retl.threads import end_task
 
 _LOOK_SECONDS = 10.0
@@ -36,6 +37,8 @@ _STORE_SECONDS = 5.0
 _LAST_SECONDS, _LAST_SECONDS_STOPPED = 10.0, 0.5
 """How long what is left to tell may take at the end of a run: of one that is over, and of one that is stopped."""
 _PATIENCE = 0.5
+_LONGEST_ERROR = 500
+"""Characters of an error that are kept; hundreds of tables may fail at once."""
 _WAKES = (
     events.ScanFinished,
     events.ScanFailed,
@@ -215,12 +218,13 @@ class Alerts:
         """How a table fares: what this process has seen since the last look, after what its predecessors have."""
         known = self._state.tables.get(name, TableFares())
         before = self._before.get(name, TableHealth())
+        error = None if one.error is None else shown(one.error, _LONGEST_ERROR)
         if one.last_success != before.last_success:
-            return TableFares(one.failures, one.since, one.last_success, one.error)
+            return TableFares(one.failures, one.since, one.last_success, error)
         more = one.failures - before.failures
         if more <= 0:
             return known
-        return TableFares(known.failures + more, known.since or one.since, known.last_success, one.error)
+        return TableFares(known.failures + more, known.since or one.since, known.last_success, error)
 
     def _found(self, tables: dict[str, TableFares], at: datetime) -> Iterator[_Found]:
         for key, (alert, _) in self._by_key.items():

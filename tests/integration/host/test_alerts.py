@@ -247,6 +247,23 @@ async def test_an_outage_of_the_store_is_told_and_remembered_when_it_is_back(tmp
     assert hook.told() == [("orders", "failures", False)]
 
 
+async def test_what_failed_while_it_stood_by_is_not_its_to_tell(
+    tmp_path: Path, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retl.engine.runner.backoff", lambda *_, **__: 0.01)
+    store = Store()
+    await store.take_lease(await store.read_lease("shop"), "elsewhere/1//1/x", 0.2)
+    pipeline = job(tmp_path, Api(), retl.Alert(webhook=hook.url, failures=2), state=store, interval="50ms")
+    async with running(pipeline) as after:
+        await after(events.LeaseHeld)
+        store.down = True
+        for _ in range(3):
+            await after(events.RunFailed)
+        store.down = False
+        await after(events.ScanFinished)
+    assert hook.requests == []
+
+
 # How it tells -----------------------------------------------------------------------------
 
 
@@ -328,7 +345,7 @@ async def test_a_webhook_that_hangs_holds_up_neither_scans_nor_the_stop(tmp_path
         await anyio.sleep_forever()
 
     store = retl.MemoryStore()
-    pipeline = job(tmp_path, Api(down=True), retl.Alert(call=hangs, failures=1), interval="50ms", state=store)
+    pipeline = job(tmp_path, Api(down=True), retl.Alert(call=hangs, failures=2), interval="50ms", state=store)
     with anyio.fail_after(20):
         async with running(pipeline) as after:
             await called.wait()
@@ -336,8 +353,9 @@ async def test_a_webhook_that_hangs_holds_up_neither_scans_nor_the_stop(tmp_path
                 await after(events.ScanFailed)
     # Its successor delivers what it could not.
     told: list[retl.Notice] = []
-    await fail(job(tmp_path, Api(down=True), retl.Alert(call=told.append, failures=1), state=store), 1)
-    assert [(notice.table, notice.failures) for notice in told] == [("orders", 1)]
+    began = datetime.now(UTC)
+    await fail(job(tmp_path, Api(down=True), retl.Alert(call=told.append, failures=2), state=store), 1)
+    assert [(one.table, one.failures, one.at < began) for one in told] == [("orders", 2, True)]
 
 
 async def test_what_another_owner_took_over_is_told_as_over(tmp_path: Path, hook: Hook) -> None:
