@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 
@@ -27,6 +27,9 @@ class Running(Mapping[str, Pipeline]):
         self._pipelines = pipelines
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
+        self._taking_up = asyncio.Lock()
+        self._grace = parse_duration(GRACE, what="grace").total_seconds()
+        self._over = False
 
     def __getitem__(self, name: str) -> Pipeline:
         return self._pipelines[name]
@@ -49,11 +52,38 @@ class Running(Mapping[str, Pipeline]):
 
     async def wait_ended(self) -> dict[str, BaseException | None]:
         """Wait until a further one has ended, for a host that wants to act on it; returns ``ended``."""
-        before = len(self.ended)
-        while len(self.ended) == before:
+        before = {task for task in self._tasks.values() if task.done()}
+        while not any(task.done() and task not in before for task in self._tasks.values()):
             self._changed.clear()
             await self._changed.wait()
         return self.ended
+
+    async def take_up(self, pipelines: Iterable[Pipeline]) -> None:
+        """Run these from now on and no others, such as those of ``jobs.reload()`` of a job file.
+
+        What runs already, as the same object, is not touched. Another pipeline of its name ends first, within the grace,
+        and so does each that is not among them. One that had ended by an error is tried again. What can never work does
+        not raise here, and keeps no other one from running: it is in ``ended``. Raises ``ConfigError`` for two of one name.
+        """
+        wanted = by_name(pipelines)
+        async with self._taking_up:
+            await self._end_them([name for name, known in self._pipelines.items() if wanted.get(name) is not known])
+            self._pipelines = wanted
+            for name in [name for name in wanted if name not in self._tasks or self.ended.get(name) is not None]:
+                if not self._over:
+                    with suppress(Exception):
+                        await self._start(wanted[name])
+
+    async def _end_them(self, names: Iterable[str]) -> None:
+        """End some of them, and forget them."""
+        tasks = {name: self._tasks[name] for name in names if name in self._tasks}
+        for name in tasks:
+            if not tasks[name].done():
+                self._pipelines[name].stop(grace=self._grace)
+        if tasks:
+            await asyncio.wait(tasks.values())
+        for name in tasks:
+            del self._tasks[name]
 
     async def _start(self, pipeline: Pipeline) -> None:
         """Start one; raises what it raises before it is past its beginning."""
@@ -70,6 +100,7 @@ class Running(Mapping[str, Pipeline]):
             task.result()
 
     async def _stop(self, grace: float) -> None:
+        self._over = True
         for name, pipeline in self.items():
             if name in self._tasks and not self._tasks[name].done():
                 pipeline.stop(grace=grace)
@@ -120,6 +151,7 @@ def by_name(pipelines: Iterable[Pipeline]) -> dict[str, Pipeline]:
 @asynccontextmanager
 async def run(jobs: Running, grace: float) -> AsyncGenerator[Running, None]:
     """Run the pipelines of ``jobs`` in the background of the block; on leaving it each has ``grace`` seconds."""
+    jobs._grace, jobs._over = grace, False
     try:
         for pipeline in jobs.values():
             await jobs._start(pipeline)

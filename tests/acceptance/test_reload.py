@@ -169,6 +169,7 @@ def test_sighup_takes_up_what_changed_and_leaves_the_others_alone(app: Database)
         assert running.text.count("not taken up") == 1
 
 
+@pytest.mark.large
 def test_a_pipeline_that_could_not_work_is_tried_again(app: Database) -> None:
     jobs = Path("jobs.toml")
     jobs.write_text(
@@ -229,6 +230,7 @@ def test_a_changed_pipeline_ends_its_slice_and_goes_on_where_it_was(app: Databas
     assert total[0] in (400_000, 400_001)  # the row at the watermark is read again
 
 
+@pytest.mark.large
 def test_a_terminal_that_is_closed_stops_it(app: Database) -> None:
     Path("jobs.toml").write_text(pipeline("one"))
     theirs, ours = pty.openpty()

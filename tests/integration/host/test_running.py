@@ -81,6 +81,42 @@ async def test_what_can_never_work_raises_before_the_service_serves(tmp_path: Pa
             pytest.fail("it must not serve")
 
 
+async def test_other_pipelines_are_taken_up_and_those_that_stay_are_not_touched(tmp_path: Path) -> None:
+    same, old, gone = (job(name, tmp_path / f"{name}.db") for name in ("same", "changed", "gone"))
+    changed, new = job("changed", tmp_path / "other.db"), job("new", tmp_path / "new.db")
+    heard = {pipeline: Recorder(pipeline) for pipeline in (same, old, gone, changed, new)}
+    async with retl.running(same, old, gone) as jobs:
+        await jobs.take_up([new, same, changed])
+        assert (list(jobs), jobs["changed"], jobs.ended) == (["new", "same", "changed"], changed, {})
+        for pipeline in (same, new, changed):
+            if not pipeline.snapshot().last_success:
+                await first(pipeline, events.ScanFinished)
+        assert len(heard[same].of(events.PipelineStarted)) == 1
+        assert not heard[same].of(events.PipelineStopped)
+        assert [len(heard[one].of(events.PipelineStopped)) for one in (old, gone)] == [1, 1]
+        with pytest.raises(retl.ConfigError, match="two of the pipelines are named 'new'"):
+            await jobs.take_up([new, job("new", tmp_path / "x.db")])
+        assert (jobs.healthy, list(jobs)) == (True, ["new", "same", "changed"])
+    assert all(isinstance(heard[one].events[-1], events.PipelineStopped) for one in (same, changed, new))
+    assert Database(tmp_path / "other.db").rows("people") == [(row["id"], row["name"]) for row in ROWS]
+
+
+async def test_one_that_cannot_work_keeps_no_other_from_being_taken_up_and_is_tried_again(tmp_path: Path) -> None:
+    def same(path: str) -> retl.Pipeline:
+        return job("same", tmp_path / path, state=retl.SqliteStore(str(tmp_path / "s")))
+
+    one, other, double = job("one", tmp_path / "1.db"), job("other", tmp_path / "2.db"), same("3.db")
+    async with retl.running(one) as jobs:
+        async with retl.running(same("4.db")):
+            await jobs.take_up([one, double, other])
+            assert (list(jobs.ended), jobs.healthy) == (["same"], False)
+            assert "another pipeline named 'same' runs in this process" in str(jobs.ended["same"])
+            if not other.snapshot().last_success:
+                await first(other, events.ScanFinished)
+        await jobs.take_up([one, double, other])
+        assert jobs.ended == {}
+
+
 async def test_the_end_of_one_does_not_end_the_others_and_the_host_can_wait_for_it(tmp_path: Path) -> None:
     one, two = job("one", tmp_path / "1.db"), job("two", tmp_path / "2.db")
     async with retl.running(one, two) as jobs:
