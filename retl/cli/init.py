@@ -54,6 +54,13 @@ pre_action = "swap"             # or mirror, none (upsert), truncate, rename_and
 # match = "ods_*"
 # to = "copy_{name}"
 # cursor = "update_time"
+
+# Tell somebody when it fails, and when that is over.
+# [[pipelines.shop.alerts]]
+# webhook = "${WEBHOOK_URL}"
+# failures = 3                  # so often in a row
+# lag = "1h"                    # the last success is longer ago
+# template = { text = "{message}" }
 """
 
 

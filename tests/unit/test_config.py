@@ -243,7 +243,8 @@ def test_the_file_that_init_writes_is_valid(tmp_path: Path) -> None:
     assert list(load(tmp_path, TEMPLATE).pipelines) == ["shop"]
 
 
-def test_what_init_explains_in_comments_is_valid_too(tmp_path: Path) -> None:
+def test_what_init_explains_in_comments_is_valid_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBHOOK_URL", "https://hooks.example.com/x")
     lines = [line.removeprefix("# ") if " = " in line or "[" in line else line for line in TEMPLATE.splitlines()]
     text = "\n".join(lines).replace('Passwords come from outside: password = "${DB_PASSWORD}"', "# ")
     assert list(load(tmp_path, text).pipelines) == ["shop"]
