@@ -27,6 +27,7 @@ class Control:
     _runner: Runner
     _bus: EventBus
     _busy: bool
+    _looks: int
     _stop_waits: bool
 
     # While it runs ----------------------------------------------------------
@@ -90,6 +91,18 @@ class Control:
         A slow reader misses the oldest beyond 1,000. ``run_once`` does not end it: leave the loop by yourself.
         """
         return self._bus.stream()
+
+    def end_events(self) -> None:
+        """End every stream of ``events`` that is open; the pipeline goes on. For a service that begins its shutdown.
+
+        ``retl.running`` does it at the signal that ends the service.
+        """
+        self._bus.end()
+
+    def after_fork(self) -> None:
+        """Called in a forked process: nothing runs there."""
+        self._busy, self._looks = False, 0
+        self._runner.after_fork()
 
     def snapshot(self) -> Snapshot:
         """The pipeline as this process knows it: from memory, at once, never failing. For probes and metrics."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+import signal
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 import anyio
 
@@ -122,16 +126,55 @@ def _error(task: asyncio.Task[None]) -> BaseException | None:
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
+@contextmanager
+def _at_signals(call: Callable[[], None]) -> Iterator[None]:
+    """Have ``call`` called in this event loop at the signals that end a service, beside the handlers that it has for them.
+
+    A server waits for its open connections before it leaves its lifespan, so a stream that ends only there would
+    never end. Where nobody handles the signals they are left alone.
+    """
+    loop = asyncio.get_running_loop()
+    before: dict[int, Any] = {}
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(call)
+        before[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.getsignal(number)
+            if callable(handler) and handler is not signal.default_int_handler:
+                before[number] = handler
+                signal.signal(number, heed)
+    try:
+        yield
+    finally:
+        for handled, handler in before.items():
+            if signal.getsignal(handled) is heed:
+                signal.signal(handled, handler)
+
+
 @asynccontextmanager
 async def running(*pipelines: Pipeline, grace: Duration = GRACE) -> AsyncGenerator[Running, None]:
     """Run pipelines in the background of the block: the lifespan of a service, or a part of a program.
 
     On entering, what can never work raises its ``ConfigError``, and nothing keeps running. On leaving, every pipeline
     has ``grace`` to commit the slice under way; then it is abandoned, whatever hangs, and read again by the next owner.
+
+    A SIGTERM or SIGINT that the service handles itself ends the streams of ``events`` too, so that one that is open, such as
+    to a browser, does not keep a server from beginning its shutdown.
     """
     seconds = parse_duration(grace, what="grace").total_seconds()
-    async with run(Running(by_name(pipelines)), seconds) as jobs:
-        yield jobs
+    jobs = Running(by_name(pipelines))
+    with _at_signals(lambda: _end_events(jobs)):
+        async with run(jobs, seconds):
+            yield jobs
+
+
+def _end_events(jobs: Running) -> None:
+    for pipeline in jobs.values():
+        pipeline.end_events()
 
 
 def by_name(pipelines: Iterable[Pipeline]) -> dict[str, Pipeline]:

@@ -53,7 +53,7 @@ from retl.model.steering import CommandWord, Sent
 from retl.model.table import Table
 from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
-from retl.threads import Grace, graced, shielded
+from retl.threads import Grace, graced, renew_after_fork, shielded
 
 __all__ = ["Finding", "Pipeline", "TablePlan"]
 
@@ -174,8 +174,8 @@ class Pipeline(Control):
         )
         self._bus = EventBus()
         self._runner = Runner(self._config, self._bus)
-        self._busy = False
-        self._looks = 0
+        self._busy, self._looks = False, 0
+        renew_after_fork(self)
         self._stop_waits = False
 
     def __repr__(self) -> str:

@@ -6,15 +6,17 @@ Lowest room of the house: it knows nothing of retl but its name.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
+from weakref import WeakSet
 
 import anyio
 
@@ -58,6 +60,37 @@ def graced() -> Iterator[Grace]:
 def _is_over() -> bool:
     grace = _grace.get()
     return grace is not None and grace.over
+
+
+class OfOneProcess(Protocol):
+    """What a process that was forked must not go on with as its parent had it."""
+
+    def after_fork(self) -> None:
+        """Begin anew in the forked process. Neither waits nor closes anything: that is the parent's."""
+
+
+_of_one_process: WeakSet[OfOneProcess] = WeakSet()
+_of_parents: list[object] = []
+"""Handles of the parent process: never closed here, not even by the garbage collector."""
+
+
+def renew_after_fork(held: OfOneProcess) -> None:
+    """Have ``after_fork`` called in every process that is forked while ``held`` lives."""
+    _of_one_process.add(held)
+
+
+def leave_to_parent(handle: object) -> None:
+    """Keep a handle of the parent process from being closed in this one."""
+    _of_parents.append(handle)
+
+
+def _renew() -> None:
+    for held in tuple(_of_one_process):
+        with suppress(Exception):
+            held.after_fork()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 class CallFailed(RuntimeError):
@@ -156,14 +189,14 @@ class _Thread:
     def __init__(self, name: str) -> None:
         self._name = name
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        self._begun = False
+        self._begun_in: int | None = None
         self._closed = False
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         if self._closed:
             raise RuntimeError("the worker is closed")
-        if not self._begun:
-            self._begun = True
+        if self._begun_in != os.getpid():  # a fork leaves the thread to the parent
+            self._begun_in, self._calls = os.getpid(), SimpleQueue()
             threading.Thread(target=_work, args=(self._calls,), name=self._name, daemon=True).start()
         future: Future[T] = Future()
         self._calls.put((future, call))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from retl.cli.exit_codes import FAILED, OK
 from retl.cli.output import make_output
-from retl.cli.state_commands import show_status
+from retl.cli.status import show_status
 from retl.demo.files import CHANGE_FILE, JOB_FILE, start_over
 from retl.demo.story import Story
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 import retl
-from retl.cli import backfill, demo_command, init, inspect_commands, run, state_commands, steer_commands
+from retl.cli import backfill, demo_command, init, inspect_commands, run, state_commands, status, steer_commands
+from retl.cli.conditions import GRAMMAR
 from retl.cli.exit_codes import EXPLAINED
 from retl.host import GRACE
 
@@ -143,9 +144,24 @@ def _add_steer_commands(commands: argparse._SubParsersAction[argparse.ArgumentPa
 
 
 def _add_state_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = _command(commands, "status", "Show every pipeline: last and next run, lag, rows, rejects.")
+    command = _command(
+        commands,
+        "status",
+        "Show every pipeline: last and next run, last success, lag, rows, rejects; of more than 20 tables a summary. The exit code "
+        "is 1 where something fails. For probes --fail-if decides: 0 fine, 1 a condition holds, 2 nobody can tell.",
+    )
     _of_jobs(command, json=True)
-    command.set_defaults(run=state_commands.status)
+    _of_table(command)
+    command.add_argument("--failed", action="store_true", help="only what fails")
+    command.add_argument("--all", action="store_true", help="a line for each table, however many there are")
+    command.add_argument(
+        "--fail-if",
+        metavar="CONDITION",
+        action="append",
+        default=[],
+        help=f"end with exit code 1 where this holds for a pipeline or a table; may be repeated: {GRAMMAR}",
+    )
+    command.set_defaults(run=status.status)
 
     command = _command(commands, "history", "Show past scans, newest first.")
     _of_jobs(command, json=True)

@@ -120,6 +120,11 @@ def one_line(text: str, most: int = 200) -> str:
     return flat if len(flat) <= most else flat[: most - 1] + "…"
 
 
+def short_error(report: ScanReport) -> str:
+    """The error of a report without the place that is printed beside it."""
+    return one_line(without_place(report.error or "", report.pipeline, report.table), 500)
+
+
 def without_place(text: str, pipeline: str, table: str = "") -> str:
     """An error's text without the place that is printed beside it."""
     for place in (f"{pipeline} / {table}", pipeline):

@@ -1,106 +1,61 @@
-"""``status``, ``history``, ``reset``, ``adopt`` and ``rejects``: what the state store remembers."""
+"""``history``, ``reset``, ``adopt`` and ``rejects``: what the state store remembers."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from retl.cli.exit_codes import INTERRUPTED, OK
+from retl.cli.exit_codes import FAILED, INTERRUPTED, OK, worst
 from retl.cli.fan_out import fan_out, selected
 from retl.cli.render import (
-    ago,
-    clock,
     grid,
     local_date,
     mode,
     not_written,
     one_line,
     plural,
+    print_error,
     print_json,
     say,
-    without_place,
+    short_error,
 )
 from retl.config.registry import did_you_mean
 from retl.model.checkpoint import Reject
 from retl.model.duration import format_duration
 from retl.model.errors import ConfigError, StateError
 from retl.model.report import ScanReport
-from retl.model.status import PipelineStatus, TableStatus
 from retl.pipeline import Pipeline
 
 _NUMBERS = frozenset({3, 4, 5})
 
 
-def status(arguments: argparse.Namespace) -> int:
-    """Every pipeline as it stands."""
-    answers, code = fan_out(selected(arguments), lambda pipeline: pipeline.status(check=True))
-    if arguments.json:
-        print_json([answer.value for answer in answers])
-    elif answers:
-        say("\n\n".join(show_status(answer.value) for answer in answers))
-    return code
-
-
-def show_status(found: PipelineStatus) -> str:
-    """A pipeline and its tables as text."""
-    parts = [found.schedule, f"run by {found.owner}" if found.owner else found.state]
-    if found.paused_since is not None:
-        parts.append(f"paused since {local_date(found.paused_since)}")
-    parts.append(f"last run {ago(found.last_run)}")
-    if found.next_run is not None and found.paused_since is None:
-        parts.append(f"next run {ago(found.next_run)}")
-    sign = clock()
-    rows = [(sign if table.scheduled_scan else "", *_table_row(table)) for table in found.tables]
-    head = ("", "TABLE", "LAST SCAN", "ROWS", "LAG", "REJECTS", "WATERMARK")
-    lines = [f"{found.pipeline}: {', '.join(parts)}"]
-    if rows:
-        lines += ["  " + line for line in grid(head, rows, right=_NUMBERS)]
-    for table in found.tables:
-        if table.last is not None:
-            if table.last.error is not None:
-                lines.append(f"  {table.table} failed: {_short(table.last)}")
-            lines += [f"  {table.table} warning: {one_line(warning, 500)}" for warning in table.last.warnings]
-    return "\n".join(lines)
-
-
-def _table_row(table: TableStatus) -> tuple[str, ...]:
-    last = table.last
-    name = table.table if table.table == table.to else f"{table.table} -> {table.to}"
-    if table.progress is not None:
-        scan = f"running, {plural(table.progress.rows, 'row')}"
-    else:
-        scan = f"{last.status} {ago(last.started_at)}" if last is not None else "never"
-    lag = "" if table.lag is None else format_duration(round(table.lag))
-    return name, scan, f"{last.rows:,}" if last is not None else "", lag, f"{table.rejects:,}", table.watermark or ""
-
-
-def _short(report: ScanReport) -> str:
-    """An error without the place that is printed beside it."""
-    return one_line(without_place(report.error or "", report.pipeline, report.table), 500)
-
-
 def history(arguments: argparse.Namespace) -> int:
     """Past scans, newest first."""
     pipelines = _selected(arguments)
-    answers, code = fan_out(pipelines, lambda pipeline: pipeline.history(arguments.table, arguments.limit))
-    found = sorted((report for answer in answers for report in answer.value), key=lambda report: report.started_at)
+    answers, code = fan_out(pipelines, lambda pipeline: _history(pipeline, arguments.table, arguments.limit))
+    found = sorted((report for answer in answers for report in answer.value[0]), key=lambda report: report.started_at)
     newest = found[::-1][: arguments.limit]
     if arguments.json:
         print_json(newest)
-        return code
     if not newest:
-        say("No scans yet.")
+        unknown = [answer.pipeline.name for answer in answers if not answer.value[1]]
+        for name in unknown:
+            print_error(_never_run(name))
+        if code == OK and not unknown and not arguments.json:
+            say("No scans yet.")
+        return worst((code, FAILED)) if unknown else code
+    if arguments.json:
         return code
     rows = [
         (
             local_date(report.started_at),
-            f"{report.pipeline}.{report.table}",
+            _place(report),
             report.status,
             f"{report.rows:,}",
             "" if report.changed is None else f"{report.changed:,}",
             not_written(report),
             format_duration(report.seconds),
-            mode(report),
+            "" if report.is_of_run else mode(report),
             report.watermark or "",
         )
         for report in newest
@@ -109,9 +64,9 @@ def history(arguments: argparse.Namespace) -> int:
     say("\n".join(grid(head, rows, right=_NUMBERS)))
     shown: set[tuple[str, str]] = set()
     for report in newest:
-        place = f"{report.pipeline}.{report.table}"
+        place = _place(report)
         if report.error is not None:
-            say(f"{local_date(report.started_at)} {place} failed: {_short(report)}")
+            say(f"{local_date(report.started_at)} {place} failed: {short_error(report)}")
         if report.embeddings is not None:
             say(f"{local_date(report.started_at)} {place} vectors: {report.embeddings}")
         for warning in report.warnings:
@@ -119,6 +74,25 @@ def history(arguments: argparse.Namespace) -> int:
                 shown.add((place, warning))
                 say(f"{local_date(report.started_at)} {place} warning: {one_line(warning, 500)}")
     return code
+
+
+def _place(report: ScanReport) -> str:
+    return report.pipeline if report.is_of_run else f"{report.pipeline}.{report.table}"
+
+
+async def _history(pipeline: Pipeline, table: str | None, limit: int) -> tuple[list[ScanReport], bool]:
+    """The newest reports; and, where there are none, whether the store knows the pipeline at all."""
+    reports = await pipeline.history(table, limit)
+    return reports, bool(reports) or (await pipeline.status(check=True)).epoch > 0
+
+
+def _never_run(pipeline: str) -> StateError:
+    return StateError(
+        "its state store does not exist yet, or has never heard of this pipeline.",
+        remedy="run `retl run`; if it has run, check that the job file names the right target, and the right store in [state] "
+        "(one in memory ends with its process).",
+        pipeline=pipeline,
+    )
 
 
 def reset(arguments: argparse.Namespace) -> int:
@@ -170,7 +144,7 @@ def rejects(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([{"pipeline": name, "reject": reject} for name, reject in found])
         return code
-    if not found:
+    if not found and code == OK:
         say("No rejects.")
     for name, reject in found:
         column = f", column {reject.column}" if reject.column else ""

@@ -219,7 +219,8 @@ class Alerts:
         known = self._state.tables.get(name, TableFares())
         before = self._before.get(name, TableHealth())
         error = None if one.error is None else shown(one.error, _LONGEST_ERROR)
-        if one.last_success != before.last_success:
+        counts_on = one.since is not None and one.since == known.since  # from the history, with what they have seen
+        if one.last_success != before.last_success or counts_on:
             return TableFares(one.failures, one.since, one.last_success, error)
         more = one.failures - before.failures
         if more <= 0:

@@ -94,7 +94,7 @@ class BackfillKeeper(Keeper):
         )
 
     def after_scan(self, before: Checkpoint, plan: SourcePlan, scan_id: str, digest: str | None) -> Checkpoint:
-        return replace(before, scan_id=scan_id, watermark=None, position=None)
+        return replace(before, scan_id=scan_id, watermark=None, position=None, underway=None)
 
     def stored(self, checkpoint: Checkpoint) -> Checkpoint:
         done, position = checkpoint.watermark, checkpoint.position
@@ -103,6 +103,7 @@ class BackfillKeeper(Keeper):
         return replace(
             self._stored,
             backfill=progress if under_way else None,
+            underway=checkpoint.underway,
             target=checkpoint.target,
             written=checkpoint.written,
             window_digest=None,  # the target may hold other rows now than the last scan has left

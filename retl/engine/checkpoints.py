@@ -47,6 +47,7 @@ def after_scan(before: Checkpoint, plan: SourcePlan, scan_id: str, digest: str |
     return msgspec.structs.replace(
         before,
         scan_id=scan_id,
+        underway=None,
         cursor=plan.table.cursor,
         cursor_type=plan.cursor_type,
         refresh=None,

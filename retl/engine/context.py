@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from retl.connectors.base import CommitResult, Source, Target, TargetTable
 from retl.engine.backfill import Keeper
 from retl.engine.turns import Turn
 from retl.model import events
 from retl.model.actions import Action
-from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint
+from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Underway
+from retl.model.cursor import lag
 from retl.model.embeddings import EmbeddingCounts
 from retl.model.hidden import shown
 from retl.model.manifest import ManifestChange
@@ -120,6 +123,23 @@ class ScanContext:
     def fenced(self, checkpoint: Checkpoint, manifest: ManifestChange | None = None) -> FencedCheckpoint:
         """A checkpoint on its way into the store, with the proof of ownership."""
         return FencedCheckpoint(self.fence, self.table.name, self.keeper.stored(checkpoint), manifest)
+
+    @property
+    def highest(self) -> str | None:
+        """The highest cursor value that the source had at the plan."""
+        plan = self.plan
+        if plan is None or self.table.range is not None:  # a backfill sees its range alone
+            return None
+        return plan.highest if plan.highest is not None or plan.window is None else plan.window.upper
+
+    def underway(self, *, slices: int) -> Underway:
+        """What others see of the scan once ``slices`` further ones are committed."""
+        progress = msgspec.structs.replace(self.progress(), slices=self.counters.slices + slices)
+        return Underway(self.scan_id, now(), progress, self.highest)
+
+    def lag(self) -> float | None:
+        """How far the target is behind what the source had at the plan."""
+        return lag(self.checkpoint.watermark, self.highest)
 
     def progress(self) -> Progress:
         """The progress of the scan."""

@@ -105,7 +105,7 @@ def event_words(event: events.Event) -> str:
 def event_fields(event: events.Event) -> dict[str, Any]:
     """The fields of an event, flat, without the unset ones."""
     report = getattr(event, "report", None)
-    values: dict[str, Any] = {"pipeline": event.pipeline, "at": event.at}
+    values: dict[str, Any] = {"pipeline": event.pipeline, "at": msgspec.to_builtins(event.at)}
     if isinstance(report, ScanReport):
         values |= msgspec.to_builtins(report)
     else:

@@ -144,6 +144,11 @@ class Lease:
         self._asked: float | None = None
         self._beat_began: float | None = None
 
+    def after_fork(self) -> None:
+        """What was owned belongs to the parent; this process gets a name of its own."""
+        self._owner = self.fence = self.holder = self._seen = None
+        self._answered = self._asked = self._beat_began = None
+
     @property
     def reachable(self) -> bool | None:
         """Whether the store has answered the last time, within seconds; ``None`` before the first."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -13,6 +12,7 @@ from anyio.abc import TaskGroup
 
 from retl.engine.config import PipelineConfig
 from retl.engine.context import Emit, StopSignal, now
+from retl.engine.history import History
 from retl.engine.hooks import HookCalls
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.ownership import Ownership
@@ -66,7 +66,7 @@ class Run:
         sleep: Callable[[float], Awaitable[None]],
         next_tick: Callable[[str], datetime | None],
         scans: dict[str, Scan],
-        last: dict[str, ScanReport],
+        history: History,
     ) -> None:
         self._config = config
         self._ownership = ownership
@@ -77,13 +77,13 @@ class Run:
         self._sleep = sleep
         self._next_tick = next_tick
         self._scans = scans
-        self._last = last
+        self._history = history
         self._hooks = HookCalls(config.hooks, config.stall_timeout)
         self._turns = turns
         self._waiting: list[_QueuedScan] = []
         self._order: list[str] = []
         self._reports: dict[str, ScanReport] = {}
-        self.unresolved: list[str] = []
+        self.unresolved: dict[str, Exception] = {}
         self.begun = False
         """Whether the hook before the run, if there is one, let it begin."""
         self._failure: Exception | None = None
@@ -181,7 +181,7 @@ class Run:
     def _report_unresolved(self, error: Exception) -> None:
         text = error_text(error)
         if text not in self.unresolved:  # it may be found at each attempt
-            self.unresolved.append(text)
+            self.unresolved[text] = error
             self.errors.append(error)
             if self._wanted.range is not None:
                 return  # it is told to who has asked for it
@@ -262,9 +262,7 @@ class Run:
 
     async def _close(self, name: str, scan: Scan, error: Exception | None, attempts: int) -> None:
         report = scan.report(error, attempts=attempts, next_run=self._next_tick(name))
-        self._reports[name] = self._last[report.table] = report
-        with suppress(RetlError):  # the history is for people; the checkpoint is safe already
-            await self._config.store.add_report(report)
+        report = self._reports[name] = await self._history.add(report)
         kind = events.ScanFailed if error else events.ScanFinished
         self._emit(kind(pipeline=self._config.name, at=now(), report=report))
         if error is not None and not isinstance(error, RetlError):

@@ -16,6 +16,7 @@ from retl.engine.bus import EventBus
 from retl.engine.config import PipelineConfig
 from retl.engine.context import StopSignal, now
 from retl.engine.health import Health
+from retl.engine.history import History
 from retl.engine.lease import Lease, owner_in_words
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.motion import Motion
@@ -31,7 +32,7 @@ from retl.engine.wanted import Wanted, wanted_tables
 from retl.model import events
 from retl.model.checkpoint import Fence
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TargetBusy
-from retl.model.report import RunReport, ScanReport
+from retl.model.report import RunReport
 from retl.model.status import PipelineState
 from retl.model.steering import CommandWord, Sent
 from retl.threads import Grace
@@ -71,9 +72,9 @@ class Runner:
         self.health = Health(config.name, bus)
         self.alerts = Alerts(config, self.lease, self.health, bus, self._stop)
         self.motion = Motion(self.lease, bus, ttl=config.lease_ttl, stall_timeout=config.stall_timeout)
+        self.history = History(config.name, config.store, self.health)
         self._ownership: Ownership | None = None
         self.state: PipelineState = "stopped"
-        self.last: dict[str, ScanReport] = {}
         self.scans: dict[str, Scan] = {}
         self.last_run: datetime | None = None
         self.next_run: datetime | None = None
@@ -125,6 +126,7 @@ class Runner:
                 await self.commands.begin(fence)
                 begun()
                 failures, owned = 0, True
+                await self.history.catch_up()
                 async with self._heartbeat() as lost:
                     await self._run_ticks(lost)
             except LeaseLost as error:
@@ -136,17 +138,17 @@ class Runner:
                     raise error.with_context(pipeline=self.name) from None
                 failures += 1
                 begun()
-                self._report_failed_run(error)
+                await self._report_failed_run(error)
                 await self._sleep(backoff(failures, most=min(30.0, self._config.timetable.period or 30.0)))
 
-    def _report_failed_run(self, error: Exception) -> None:
+    async def _report_failed_run(self, error: Exception) -> None:
         if isinstance(error, RetlError):
             error.with_context(pipeline=self.name)
         else:
             log_unexpected("unexpected error in a run", error, pipeline=self.name)
-        self._bus.emit(
-            events.RunFailed(pipeline=self.name, at=now(), error=error_text(error), error_type=type(error).__name__)
-        )
+        kind = type(error).__name__
+        self._bus.emit(events.RunFailed(pipeline=self.name, at=now(), error=error_text(error), error_type=kind))
+        await self.history.add_failed_run(error, reachable=self.lease.reachable is not False)
 
     async def _hold_lease(self, begun: Callable[[], None]) -> Fence | None:
         """Own the pipeline, or stand by until it can be owned; ``None`` if it is stopped before."""
@@ -235,16 +237,6 @@ class Runner:
             self._ticks.ended(due)
             self._changed.set()
 
-    def waits_for(self) -> str | None:
-        """What the pipeline waits for, for people."""
-        if self.state == "standby":
-            return f"{owner_in_words(self.lease.holder)}, which runs this pipeline"
-        if self.state == "paused":
-            return "resume() or trigger()"
-        if self.state == "idle":
-            return f"the next run at {self.next_run.isoformat(timespec='seconds')}" if self.next_run else "trigger()"
-        return None
-
     def _next_tick(self, table: str | None = None) -> datetime | None:
         """The time of the next tick, of a table or of any; ``None`` if there is none."""
         left = self._ticks.left(table) if not self.commands.paused else None
@@ -271,7 +263,7 @@ class Runner:
             sleep=self._sleep,
             next_tick=self._next_tick,
             scans=self.scans,
-            last=self.last,
+            history=self.history,
         )
         with self._abandoned_by_stop() as scope:
             await run.run()
@@ -279,6 +271,8 @@ class Runner:
         if not scope.cancelled_caught:
             with self._abandoned_by_stop():
                 await run.after()
+        for error in run.unresolved.values():
+            await self.history.add_failed_run(error, reachable=True)
         if not run.unresolved:
             self.health.run_ended()
         await self._pruning.run()
@@ -387,6 +381,15 @@ class Runner:
             return
         with anyio.move_on_after(seconds):
             await self._wake.wait()
+
+    def after_fork(self) -> None:
+        """The parent runs the pipeline, if anybody does, and writes what its history lacks."""
+        self.lease.after_fork()
+        self.history.forget_waiting()
+        self.state = "stopped"
+        self.next_run = self._loop = self._ownership = self._whole = None
+        for held in (self._run_scopes, self._limits, self.scans):
+            held.clear()
 
     def rest(self) -> None:
         """The run is over."""

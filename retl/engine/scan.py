@@ -144,6 +144,7 @@ class Scan:
             until=table.range.until if table.range else None,
             lower=window.lower if window else None,
             upper=window.upper if window else None,
+            highest=context.highest,
             watermark=context.keeper.stored(context.checkpoint).watermark,
             cursor_family=window.family if window else None,
             attempts=attempts,
@@ -158,6 +159,10 @@ class Scan:
     def progress(self) -> Progress:
         """The progress of the scan."""
         return self._context.progress()
+
+    def lag(self) -> float | None:
+        """How far the target is behind what the source had when the scan was planned."""
+        return self._context.lag()
 
     async def _run(self, context: ScanContext) -> None:
         if self._before is not None:

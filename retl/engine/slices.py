@@ -91,6 +91,8 @@ class SliceCommits:
             # Only the end of the scan is left to be remembered: do it at once.
             checkpoint = context.keeper.after_scan(checkpoint, self._plan, context.scan_id, self._digest)
             self._over = True
+        else:
+            checkpoint = msgspec.structs.replace(checkpoint, underway=context.underway(slices=int(complete)))
         fenced = context.fenced(checkpoint, slice_.manifest if complete else None)
         left = guard.max_rejects(context.table, self._plan.rows, context.counters.rows) - context.counters.rejects
         try:

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import anyio
+import anyio.to_thread
 
 from retl.engine.config import PipelineConfig
+from retl.engine.context import now
 from retl.engine.health import TableHealth
-from retl.engine.lease import owner_in_words
+from retl.engine.lease import is_dead, owner_in_words
 from retl.engine.runner import Runner
-from retl.model.checkpoint import Checkpoint
-from retl.model.cursor import age, family_of_text
+from retl.model.checkpoint import Checkpoint, Underway
+from retl.model.cursor import lag
 from retl.model.duration import format_duration
 from retl.model.errors import RetlError, StateError
-from retl.model.report import ScanReport
-from retl.model.status import PipelineStatus, Snapshot, TableSnapshot, TableStatus
+from retl.model.report import Progress, ScanReport
+from retl.model.status import PipelineState, PipelineStatus, Snapshot, TableSnapshot, TableStatus
+from retl.state.base import StateStore
 
 _ANSWER_SECONDS = 5.0
+_CHECK_SECONDS = 30.0
+"""How long the state store may take to answer: for a host, and for those who want its error."""
 
 
 def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
     """The pipeline from memory."""
     health = runner.health
     known = dict(health.tables)  # another thread may ask
+    shown = {**dict.fromkeys(list(runner.scans), TableHealth()), **known}
     failing = [one for one in (health.runs, *known.values()) if one.failures]
     worst = max(failing, key=lambda one: one.failures, default=None)
     successes = [one.last_success for one in known.values()]
@@ -34,7 +40,7 @@ def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
         healthy=worst is None,
         owner=runner.lease.fence is not None,
         stuck=runner.motion.stuck(runner.state, [*runner.scans.values()]),
-        waits_for=runner.waits_for(),
+        waits_for=_waits_for(runner),
         paused_since=runner.commands.paused_since,
         reachable=runner.lease.reachable,
         last_success=min((when for when in successes if when), default=None) if None not in successes else None,
@@ -42,20 +48,32 @@ def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
         since=min((one.since for one in failing if one.since), default=None),
         error=worst.error if worst else None,
         next_run=runner.next_run,
-        tables=tuple(_table_snapshot(name, one, runner) for name, one in known.items()),
+        tables=tuple(_table_snapshot(name, one, runner) for name, one in shown.items()),
     )
+
+
+def _waits_for(runner: Runner) -> str | None:
+    """What the pipeline waits for, for people."""
+    if runner.state == "standby":
+        return f"{owner_in_words(runner.lease.holder)}, which runs this pipeline"
+    if runner.state == "paused":
+        return "resume() or trigger()"
+    if runner.state == "idle":
+        return f"the next run at {runner.next_run.isoformat(timespec='seconds')}" if runner.next_run else "trigger()"
+    return None
 
 
 def _table_snapshot(name: str, one: TableHealth, runner: Runner) -> TableSnapshot:
     scan = runner.scans.get(name)
-    progress = scan.progress() if scan is not None else None
+    behind = scan.lag() if scan is not None else None
     return TableSnapshot(
         table=name,
         last_success=one.last_success,
         failures=one.failures,
         since=one.since,
         error=one.error,
-        progress=progress,
+        lag=one.lag if behind is None else behind,
+        progress=scan.progress() if scan is not None else None,
     )
 
 
@@ -66,73 +84,141 @@ class _Stored:
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     rejects: dict[str, int] = field(default_factory=dict)
     owner: str | None = None
+    epoch: int = 0
     last: dict[str, ScanReport] = field(default_factory=dict)
     paused_since: datetime | None = None
+
+
+async def _ask(store: StateStore, pipeline: str) -> _Stored:
+    checkpoints = await store.load(pipeline)
+    rejects = await store.count_rejects(pipeline)
+    lease = await store.read_lease(pipeline)
+    owner = lease.owner
+    if owner is not None and await anyio.to_thread.run_sync(is_dead, owner):
+        owner = None
+    last = await store.last_reports(pipeline)
+    paused_since = (await store.read_steering(pipeline)).paused_since
+    return _Stored(checkpoints, rejects, owner, lease.epoch, last, paused_since)
 
 
 async def pipeline_status(config: PipelineConfig, runner: Runner, *, check: bool) -> PipelineStatus:
     """The pipeline as it stands; where the store does not answer in time, without what it knows, or its error."""
     stored: _Stored | None = None
-    silent = f"the state store has not answered for {format_duration(_ANSWER_SECONDS)}"
-    error: RetlError = StateError(silent, pipeline=config.name)
+    seconds = _CHECK_SECONDS if check else _ANSWER_SECONDS
+    silent = f"the state store has not answered for {format_duration(seconds)}."
+    error: RetlError = StateError(silent, remedy="see whether its server hangs.", pipeline=config.name)
     try:
-        with anyio.move_on_after(None if check else _ANSWER_SECONDS):
-            stored = await _stored(config)
+        with anyio.move_on_after(seconds):
+            stored = await _ask(config.store, config.name)
     except RetlError as failed:
         error = failed
-        if check:
-            raise
-    known = stored or _Stored()
-    last = {**known.last, **runner.last}
-    names = dict.fromkeys([*config.tables.names, *last, *known.checkpoints])
-    latest = max(last.values(), key=lambda report: report.started_at, default=None)
-    return PipelineStatus(
-        pipeline=config.name,
-        state=runner.state,
-        schedule=config.timetable.describe(),
-        owner=owner_in_words(known.owner) if known.owner else None,
-        last_run=runner.last_run or (latest.started_at if latest else None),
-        next_run=runner.next_run or (latest.next_run if latest and known.owner else None),
-        paused_since=known.paused_since if stored and not runner.commands.pending else runner.commands.paused_since,
-        reachable=stored is not None,
-        error=None if stored is not None else str(error),
-        snapshot=snapshot_of(config, runner),
-        tables=tuple(
-            _table_status(config, runner, name, known.checkpoints.get(name), last.get(name), known.rejects.get(name, 0))
-            for name in names
-        ),
-    )
+    if stored is None and check:
+        raise error
+    return _Status(config, runner, stored or _Stored()).told(None if stored else str(error))
 
 
-async def _stored(config: PipelineConfig) -> _Stored:
-    store = config.store
-    return _Stored(
-        await store.load(config.name),
-        await store.count_rejects(config.name),
-        (await store.read_lease(config.name)).owner,
-        await store.last_reports(config.name),
-        (await store.read_steering(config.name)).paused_since,
-    )
+class _Status:
+    """One status: what this process knows, and what the store has answered."""
 
+    def __init__(self, config: PipelineConfig, runner: Runner, stored: _Stored) -> None:
+        self._config = config
+        self._runner = runner
+        self._stored = stored
+        self._runs_here = runner.state not in ("stopped", "standby")
+        self._last = dict(stored.last)
+        for name, report in runner.history.last.items():
+            if name not in self._last or report.scan_id >= self._last[name].scan_id:
+                self._last[name] = report
+        self._failed_run = self._last.pop("", None)
 
-def _table_status(
-    config: PipelineConfig,
-    runner: Runner,
-    name: str,
-    checkpoint: Checkpoint | None,
-    last: ScanReport | None,
-    rejects: int,
-) -> TableStatus:
-    watermark = checkpoint.watermark if checkpoint else None
-    lag = age(watermark, family_of_text(watermark), datetime.now(UTC)) if watermark is not None else None
-    scan = runner.scans.get(name)
-    return TableStatus(
-        table=name,
-        to=config.tables.target_of(name) or (last.to if last else name),
-        scheduled_scan=config.timetable.of(name).period is not None and config.tables.declares(name),
-        watermark=watermark,
-        lag=lag.total_seconds() if lag is not None else None,
-        rejects=rejects,
-        last=last,
-        progress=scan.progress() if scan is not None and runner.state == "scanning" else None,
-    )
+    def told(self, error: str | None) -> PipelineStatus:
+        config, runner, stored = self._config, self._runner, self._stored
+        tables = tuple(self._table(name) for name in dict.fromkeys((*config.tables.names, *self._last, *self._saved)))
+        latest = max((report for report in self._last.values()), key=lambda report: report.started_at, default=None)
+        failed = self._failed_run
+        if failed is not None and latest is not None and latest.started_at > failed.started_at:
+            failed = None  # a run has begun since then
+        runs = runner.health.runs
+        failing = any(table.failures for table in tables if table.declared)
+        return PipelineStatus(
+            pipeline=config.name,
+            state=self._state(tables),
+            schedule=config.timetable.describe(),
+            owner=owner_in_words(stored.owner) if stored.owner else None,
+            epoch=stored.epoch,
+            healthy=not (failing or runs.failures or failed),
+            failures=runs.failures or (max(1, failed.failures) if failed else 0),
+            since=runs.since or (failed.failing_since or failed.started_at if failed else None),
+            failure=runs.error or (failed.error if failed else None),
+            last_run=runner.last_run or (latest.started_at if latest else None),
+            next_run=runner.next_run or (latest.next_run if latest and stored.owner else None),
+            paused_since=self._paused_since(known=error is None),
+            reachable=error is None,
+            error=error,
+            snapshot=snapshot_of(config, runner),
+            tables=tables,
+        )
+
+    @property
+    def _saved(self) -> dict[str, Checkpoint]:
+        return self._stored.checkpoints
+
+    def _paused_since(self, *, known: bool) -> datetime | None:
+        commands = self._runner.commands
+        return self._stored.paused_since if known and not commands.pending else commands.paused_since
+
+    def _state(self, tables: tuple[TableStatus, ...]) -> PipelineState:
+        if self._runner.state != "stopped" or not self._stored.owner:
+            return self._runner.state
+        if any(table.progress for table in tables):
+            return "scanning"
+        return "idle" if self._stored.paused_since is None else "paused"
+
+    def _table(self, name: str) -> TableStatus:
+        tables, last, checkpoint = self._config.tables, self._last.get(name), self._saved.get(name)
+        underway = self._underway(checkpoint, last)
+        progress, at = self._progress(name, underway)
+        declared = tables.declares(name)
+        return TableStatus(
+            table=name,
+            to=tables.target_of(name) or (last.to if last else name),
+            scheduled_scan=self._config.timetable.of(name).period is not None and declared,
+            declared=declared,
+            watermark=checkpoint.watermark if checkpoint else None,
+            lag=self._lag(name, checkpoint, underway, last),
+            last_success=last.last_success if last else None,
+            failures=last.failures if last else 0,
+            since=last.failing_since if last else None,
+            error=last.error if last else None,
+            rejects=self._stored.rejects.get(name, 0),
+            last=last,
+            progress=progress,
+            progress_at=at,
+        )
+
+    def _underway(self, checkpoint: Checkpoint | None, last: ScanReport | None) -> Underway | None:
+        """The scan that the checkpoint tells of, unless it has ended since, with a report."""
+        found = checkpoint.underway if checkpoint else None
+        return found if found is not None and (last is None or found.scan_id > last.scan_id) else None
+
+    def _progress(self, name: str, underway: Underway | None) -> tuple[Progress | None, datetime | None]:
+        scan = self._runner.scans.get(name)
+        if scan is not None and self._runner.state == "scanning":
+            return scan.progress(), now()
+        if underway is None or self._runs_here or not self._stored.owner:
+            return None, None  # it was here and has ended, or its process has died
+        return underway.progress, underway.at
+
+    def _lag(
+        self, name: str, checkpoint: Checkpoint | None, underway: Underway | None, last: ScanReport | None
+    ) -> float | None:
+        scan = self._runner.scans.get(name)
+        behind = scan.lag() if scan is not None else None
+        if behind is not None:
+            return behind
+        if checkpoint is None:  # nothing is in the target, or the store has not answered
+            return last.lag if last is not None and not self._stored.epoch else None
+        if underway is not None and underway.highest is not None:
+            return lag(checkpoint.watermark, underway.highest)
+        complete = last is not None and last.is_complete
+        return lag(checkpoint.watermark, last.highest if last else None, complete=complete)

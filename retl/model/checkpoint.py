@@ -13,6 +13,7 @@ from retl.model.errors import RowsRejected, SchemaDrift
 from retl.model.hidden import shown
 from retl.model.manifest import ManifestChange
 from retl.model.plain import EPOCH, Plain
+from retl.model.report import Progress
 from retl.model.window import Position
 
 CHECKPOINT_VERSION = 1
@@ -47,6 +48,17 @@ class Backfill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far the group of rows behind it is."""
 
 
+class Underway(msgspec.Struct, frozen=True):
+    """A scan that has committed something and has not finished: what other processes see of it."""
+
+    scan_id: str
+    at: datetime
+    """When it committed last, by the clock of its process."""
+    progress: Progress
+    highest: str | None = None
+    """The highest cursor value that the source had when the scan was planned."""
+
+
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The durable watermark and scan facts of one table.
 
@@ -75,6 +87,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The identity of the target's table that the rows were written to (``TargetTable.identity``)."""
     backfill: Backfill | None = None
     """A backfill that has not ended. The watermark knows nothing of it."""
+    underway: Underway | None = None
+    """The scan that has saved this checkpoint, unless it has finished."""
     written: int = 0
     """Rows that scans since the last ``reset`` have delivered to it: with any, the table cannot be empty or gone."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any, Literal
 
@@ -182,15 +182,25 @@ def family_of_text(value: str) -> CursorFamily | None:
     return "time" if _TIME.fullmatch(value) else None
 
 
-def age(value: str, family: CursorFamily | None, now: datetime) -> timedelta | None:
-    """How old a watermark is, for people; ``None`` if it is not a time."""
-    if family not in ("time", "date"):
-        return None
+def lag(watermark: str | None, highest: str | None, *, complete: bool = False) -> float | None:
+    """How far a target is behind its source, in seconds: the highest cursor value that the source had when it was last
+    planned, less the watermark.
+
+    0.0 where the target has all of that, however long ago it was, as after a ``complete`` scan of a source that could not
+    tell its highest value. No clock has a part in it: whether anybody has looked since is told by the last success.
+    ``None`` where the cursor is not a time, or one of the two is not known.
+    """
+    mark = _moment(watermark)
+    high = mark if complete and highest is None else _moment(highest)
+    return None if mark is None or high is None else max(0, high - mark) / _NANOS
+
+
+def _moment(value: str | None) -> int | None:
+    """The nanoseconds of a cursor value; ``None`` if it is not a time."""
+    family = None if value is None else family_of_text(value)
     try:
-        text = value if family == "time" else f"{value} 00:00:00"
-        instant = _Instant.parse(text)
-        return now.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC) - timedelta(microseconds=instant.nanos // 1000)
-    except (SourceError, OverflowError):
+        return _Instant.parse(value if family == "time" else f"{value} 00:00:00").nanos if value and family else None
+    except SourceError:
         return None
 
 

@@ -29,6 +29,9 @@ class SourcePlan:
     key: tuple[str, ...]
     slices: tuple[Slice, ...]
     window: Window | None = None
+    highest: str | None = None
+    """The highest cursor value that the source has, also where the window ends below it (``settle``) or there is none;
+    ``None`` where the source has not told."""
     rows: int | None = None
     """How many rows the slices hold; ``None`` where the source cannot tell."""
     exact_rows: bool = False

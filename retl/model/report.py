@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+from retl.model.cursor import lag
 from retl.model.embeddings import EmbeddingCounts
 from retl.model.plain import Plain
 
@@ -35,7 +36,10 @@ class Progress(Plain, frozen=True, kw_only=True):
 
 
 class ScanReport(Plain, frozen=True, kw_only=True):
-    """What one scan of one table did: ``started_at`` is a time of day in UTC, and ``seconds`` is how long it took."""
+    """What one scan of one table did: ``started_at`` is a time of day in UTC, and ``seconds`` is how long it took.
+
+    One with an empty ``table`` tells of a run that failed before its tables could be scanned.
+    """
 
     pipeline: str
     table: str
@@ -68,6 +72,8 @@ class ScanReport(Plain, frozen=True, kw_only=True):
     until: str | None = None
     lower: str | None = None
     upper: str | None = None
+    highest: str | None = None
+    """The highest cursor value that the source had when it was last planned: by this scan, or by one before it."""
     watermark: str | None = None
     cursor_family: str | None = None
     attempts: int = 1
@@ -80,6 +86,27 @@ class ScanReport(Plain, frozen=True, kw_only=True):
     error_type: str | None = None
     next_run: datetime | None = None
     """The time of the next run; ``None`` for a single run."""
+    last_success: datetime | None = None
+    """When a scan of the table was done last: this one, or one before it."""
+    failures: int = 0
+    """How many scans of the table have failed one after the other, up to this one."""
+    failing_since: datetime | None = None
+    """When the first of them failed."""
+
+    @property
+    def lag(self) -> float | None:
+        """How far the target was behind the source after this scan, in seconds (``retl.model.cursor.lag``)."""
+        return lag(self.watermark, self.highest, complete=self.is_complete)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has read all that was new at the source: a backfill reads a range alone."""
+        return self.status == "done" and self.mode != "backfill"
+
+    @property
+    def is_of_run(self) -> bool:
+        """Whether it tells of a run that could not begin, or could not find its tables; ``table`` is empty then."""
+        return not self.table
 
 
 class RunReport(Plain, frozen=True):

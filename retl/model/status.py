@@ -14,18 +14,32 @@ PipelineState = Literal["stopped", "idle", "scanning", "paused", "standby"]
 
 
 class TableStatus(Plain, frozen=True, kw_only=True):
-    """One table: its last scan, and the running one if there is one."""
+    """One table: how it stands, its last scan, and the running one if there is one."""
 
     table: str
     to: str
     scheduled_scan: bool
     """Whether a schedule scans it: not where the pipeline is manual, or no longer declares the table."""
+    declared: bool = True
+    """Whether the pipeline still declares it."""
     watermark: str | None = None
     lag: float | None = None
-    """Seconds between the watermark and now, where the watermark is a time."""
+    """Seconds from the watermark up to the highest cursor value that the source had when it was last planned: 0.0 for a target
+    that has all of it, ``None`` where the cursor is not a time."""
+    last_success: datetime | None = None
+    """When a scan was done last: since then nobody has looked with success."""
+    failures: int = 0
+    """Failed scans since then."""
+    since: datetime | None = None
+    """When the first of them failed."""
+    error: str | None = None
+    """What the last scan failed with, if it did."""
     rejects: int = 0
     last: ScanReport | None = None
     progress: Progress | None = None
+    """That of a scan under way, here or in another process."""
+    progress_at: datetime | None = None
+    """When that was so: for another process, when it last committed."""
 
 
 class PipelineStatus(Plain, frozen=True, kw_only=True):
@@ -33,8 +47,20 @@ class PipelineStatus(Plain, frozen=True, kw_only=True):
 
     pipeline: str
     state: PipelineState
+    """That of this process; where it does not run the pipeline and another one does, that one's: scanning or idle."""
     schedule: str
     owner: str | None = None
+    """The living process that runs it, in words."""
+    epoch: int = 0
+    """How often it has changed its owner; 0 where nobody has ever run it on this state store."""
+    healthy: bool = True
+    """Nothing fails: no declared table, no run."""
+    failures: int = 0
+    """Runs that have failed before their tables were scanned, one after the other."""
+    since: datetime | None = None
+    """When the first of them failed."""
+    failure: str | None = None
+    """What the last of them failed with."""
     last_run: datetime | None = None
     next_run: datetime | None = None
     paused_since: datetime | None = None
@@ -57,6 +83,8 @@ class TableSnapshot(Plain, frozen=True, kw_only=True):
     since: datetime | None = None
     """When the first of them failed."""
     error: str | None = None
+    lag: float | None = None
+    """Seconds from the watermark up to what the source had when it was last planned; ``None`` where that is unknown."""
     progress: Progress | None = None
 
 

@@ -546,7 +546,8 @@ def test_a_table_cannot_steer_the_terminal(shop: Path, retl: Retl) -> None:
 
 @pytest.mark.parametrize("command", ["status", "history", "rejects"])
 def test_before_the_first_run_nothing_is_written(shop: Path, retl: Retl, command: str) -> None:
-    assert retl(command).code == 0
+    done = retl(command)
+    assert done.code == (1 if command == "history" else 0)
     assert not Path("app.db").exists()
 
 
@@ -556,8 +557,8 @@ def test_status(shop: Path, retl: Retl) -> None:
     done = retl("status")
     head, columns, orders, report = done.out.splitlines()
     assert head.startswith("shop: every 1s, stopped, last run ")
-    assert columns.split() == ["TABLE", "LAST", "SCAN", "ROWS", "LAG", "REJECTS", "WATERMARK"]
-    assert orders.split()[:3] == ["🕒", "orders", "done"] and orders.endswith("2024-01-01 00:00:10")
+    assert columns.split() == ["TABLE", "LAST", "SCAN", "ROWS", "LAST", "SUCCESS", "LAG", "REJECTS", "WATERMARK"]
+    assert orders.split()[:3] == ["🕒", "orders", "done"] and orders.endswith("0ms        0  2024-01-01 00:00:10")
     assert report.split()[:3] == ["🕒", "report", "done"]
 
 
@@ -571,10 +572,16 @@ def test_status_json(shop: Path, retl: Retl) -> None:
 def test_status_tells_of_a_failure(shop: Path, retl: Retl) -> None:
     Path("jobs.toml").write_text(JOBS.replace('"orders"\n', '"ordes"\n'))
     retl("run", "--once")
-    assert "ordes failed: the source has no table 'ordes'" in retl("status").out
+    done = retl("status")
+    assert done.code == 1
+    assert "ordes failed: the source has no table 'ordes'" in done.out
 
 
 def test_history(shop: Path, retl: Retl) -> None:
+    done = retl("history")
+    assert (done.code, done.out) == (1, "")
+    assert "shop: its state store does not exist yet" in done.err and "What to do: run `retl run`" in done.err
+    assert retl("reset", "--yes").out == "shop: 0 checkpoints forgotten\n"  # which makes the store
     assert retl("history").out == "No scans yet.\n"
     retl("run", "--once")
     retl("run", "--once")

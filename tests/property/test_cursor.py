@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from retl.model.cursor import CursorFamily, age, compare, cursor_family, is_ahead, nanoseconds, settled, step_back
+from retl.model.cursor import CursorFamily, compare, cursor_family, is_ahead, lag, nanoseconds, settled, step_back
 from retl.model.errors import ConfigError, SourceError
 
 NANOS = 1_000_000_000
@@ -308,13 +308,16 @@ def test_a_date_is_ahead_from_its_midnight_on() -> None:
     assert is_ahead("2024-01-02", now, "date", timedelta(minutes=59))
 
 
-def test_age_is_told_of_times_only() -> None:
-    now = datetime(2024, 1, 1, 9, tzinfo=timezone(timedelta(hours=8)))
-    assert age("2024-01-01 00:00:00.5", "time", now) == timedelta(minutes=59, seconds=59.5)
-    assert age("2024-01-01T00:00:00+08:00", "time", now) == timedelta(hours=9)
-    assert age("2023-12-31", "date", now.astimezone(UTC)) == timedelta(hours=25)
-    assert age("5", "integer", now) is None
-    assert age("294276-12-31 23:59:59", "time", now) is None
+def test_lag_is_that_of_the_source_and_told_of_times_only() -> None:
+    assert lag("2024-01-01 00:00:00.5", "2024-01-01 01:00:00") == 3599.5
+    assert lag("2024-01-01T00:00:00+08:00", "2024-01-01T01:00:00Z") == 9 * 3600
+    assert lag("2023-12-31", "2024-01-01 00:00:01") == 86_401
+    assert lag("2024-01-01 00:00:00", "2023-12-31 00:00:00") == 0.0  # rows were deleted at the source
+    assert lag("2024-01-01 00:00:00", "2024-01-01 00:00:00") == 0.0
+    assert lag("2024-01-01", None) is lag(None, "2024-01-01") is lag("5", "9") is lag("2024-01-01", "9") is None
+    assert lag("2024-01-01", None, complete=True) == 0.0
+    assert lag("5", None, complete=True) is lag(None, None, complete=True) is None
+    assert lag("294276-12-31 23:59:59", "294276-12-31 23:59:59") is None
 
 
 @given(lengths)

@@ -51,6 +51,8 @@ def test_levels_and_fields() -> None:
     level, words, fields = logged(events.RowsMoved(pipeline="p", table="t", scan_id="s", progress=progress))
     assert (level, words) == ("debug", "rows moved")
     assert fields["rows"] == 1 and "rows_planned" not in fields and "progress" not in fields
+    fields = logged(events.ScanFinished(pipeline="p", at=NOW, report=report("done")))[2]
+    assert fields["at"] == fields["started_at"] == "2024-02-29T12:00:00Z"
 
 
 async def test_a_pipeline_is_logged_until_that_is_ended(tmp_path: Path) -> None:

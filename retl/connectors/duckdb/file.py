@@ -14,7 +14,7 @@ from retl.connectors.base import SystemInfo
 from retl.connectors.duckdb.dialect import DIALECT
 from retl.connectors.duckdb.errors import driver, first_line, map_error, name_of
 from retl.model.errors import ConfigError, SourceError
-from retl.threads import Worker, shielded
+from retl.threads import Worker, leave_to_parent, renew_after_fork, shielded
 
 if TYPE_CHECKING:
     import duckdb
@@ -51,6 +51,8 @@ class DuckDBFile:
         self._cursors: list[duckdb.DuckDBPyConnection] = []
         self._running: duckdb.DuckDBPyConnection | None = None
         self._shared = False
+        self._open_in_parent = False
+        renew_after_fork(self)
         if not read_only:
             with _opening:
                 _written.add(self)
@@ -166,8 +168,21 @@ class DuckDBFile:
 
     # Opening and closing ----------------------------------------------------
 
+    def after_fork(self) -> None:
+        """The database is the parent's; DuckDB cannot be used here if it was open there."""
+        self._open_in_parent = self._open_in_parent or self._connection is not None
+        leave_to_parent((self._connection, self._cursors, self._running))
+        self._connection = self._running = self._worker = self._idle = self._closing = None
+        self._cursors, self._calls = [], 0
+
     def _open(self) -> duckdb.DuckDBPyConnection:
         path = self._options.path
+        if self._open_in_parent:
+            raise ConfigError(
+                f"the DuckDB database {self.name} was open when this process was forked, and DuckDB does not survive that.",
+                remedy='fork before the pipeline is used, or start the process anew (the start method "spawn").',
+                system="duckdb",
+            )
         there = path is None or Path(path).exists()
         if self._read_only and not there:
             raise ConfigError(f"there is no DuckDB file {path!r}.", remedy="check the path.", system="duckdb")

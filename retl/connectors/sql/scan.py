@@ -92,6 +92,7 @@ class SqlScan(SourceScan, Generic[Reader]):
         return dataclasses.replace(
             self._plan(tuple(slices), (asked, *map(self.statement, slices[:1]))),
             window=window,
+            highest=bounds.high,
             rows=sum(slice_.rows or 0 for slice_ in slices),
             null_cursor_rows=bounds.null,
             cursor_type=native_type(cursor),

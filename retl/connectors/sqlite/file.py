@@ -26,7 +26,7 @@ from retl.model.errors import (
     UnsupportedError,
 )
 from retl.state.sqlite import make_private
-from retl.threads import Worker
+from retl.threads import Worker, leave_to_parent, renew_after_fork
 
 if TYPE_CHECKING:
     from retl.connectors.sqlite import SQLite
@@ -74,6 +74,7 @@ class SQLiteFile:
         self._read_only = read_only
         self._worker: Worker | None = None
         self._connection: sqlite3.Connection | None = None
+        renew_after_fork(self)
 
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """``call(connection, *arguments)`` in the thread; waits for a lock of another connection."""
@@ -159,6 +160,11 @@ class SQLiteFile:
         return sqlite3.connect(
             path, timeout=_LOCK_POLL, isolation_level=None, check_same_thread=False, uri=self._read_only
         )
+
+    def after_fork(self) -> None:
+        """The connection is the parent's."""
+        leave_to_parent(self._connection)
+        self._connection = self._worker = None
 
     def _interrupt(self) -> None:
         connection = self._connection

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, get_args
 
 from retl.model import events
-from retl.model.cursor import age, family_of_text
 from retl.model.report import ScanReport
 from retl.model.status import PipelineState, Snapshot
 from retl.observe.metrics import names
@@ -50,11 +48,8 @@ class Tally:
         self._took = took
         self._counts: dict[tuple[Metric, Labels], float] = {}
         self._counted: dict[Labels, _Counted] = {}
-        self._uppers: dict[Labels, str | None] = {}
-        self._lags: dict[Labels, float] = {}
         self._hears: dict[type[events.Event], Callable[[Any], None]] = {
             events.ScanStarted: self._started,
-            events.ScanPlanned: self._planned,
             events.SliceCommitted: self._committed,
             events.ScanFinished: lambda event: self._ended(event.report),
             events.ScanFailed: lambda event: self._ended(event.report),
@@ -78,8 +73,6 @@ class Tally:
                 self._add(metric, (pipeline.name,), 0)
             if pipeline not in self._subscribed:
                 self._subscribed[pipeline] = pipeline.subscribe(self._hear)
-        here = {pipeline.name for pipeline in self._pipelines}
-        self._lags = {labels: lag for labels, lag in self._lags.items() if labels[0] in here}
 
     def close(self) -> None:
         """Count no more, and tell nothing any more."""
@@ -93,8 +86,6 @@ class Tally:
 
     def gauges(self) -> Iterator[Value]:
         """All gauges as they stand."""
-        for labels, lag in list(self._lags.items()):
-            yield Value(names.LAG, labels, lag)
         by_name = {pipeline.name: pipeline for pipeline in self._pipelines}  # of two, the one that follows the other
         for pipeline in by_name.values():
             yield from _of_snapshot(pipeline.snapshot())
@@ -117,13 +108,9 @@ class Tally:
                 self._add(metric, labels, 0)
         self._counted[labels] = _Counted(event.scan_id)
 
-    def _planned(self, event: events.ScanPlanned) -> None:
-        self._uppers[_table(event)] = event.upper
-
     def _committed(self, event: events.SliceCommitted) -> None:
         labels = _table(event)
         self._count(labels, event.scan_id, event.progress.rows, event.progress.bytes)
-        self._measure_lag(labels, event.watermark)
 
     def _count(self, labels: Labels, scan_id: str, rows: int, size: int) -> None:
         """Count what is more than the last time. A scan may take back rows that it gave up."""
@@ -144,24 +131,7 @@ class Tally:
         self._add(names.SCANS, (*labels, report.status))
         self._add(names.READ_WAIT, labels, report.read_wait)
         self._add(names.WRITE_WAIT, labels, report.write_wait)
-        if report.upper is not None:
-            self._uppers[labels] = report.upper
-        self._measure_lag(labels, report.watermark)
         self._took(labels, report.seconds)
-
-    def _measure_lag(self, labels: Labels, watermark: str | None) -> None:
-        lag = lag_between(self._uppers.get(labels), watermark)
-        if lag is not None:
-            self._lags[labels] = lag
-
-
-def lag_between(upper: str | None, watermark: str | None) -> float | None:
-    """The seconds from a watermark to an upper bound; ``None`` where they are no times."""
-    now = datetime.now(UTC)
-    ages = [age(text, family_of_text(text), now) for text in (watermark, upper) if text is not None]
-    if len(ages) < 2 or ages[0] is None or ages[1] is None:
-        return None
-    return max(0.0, (ages[0] - ages[1]).total_seconds())
 
 
 def _table(event: Any) -> Labels:
@@ -181,3 +151,5 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Value]:
         yield Value(names.FAILURES, labels, table.failures)
         if table.last_success is not None:
             yield Value(names.LAST_SUCCESS, labels, table.last_success.timestamp())
+        if table.lag is not None:
+            yield Value(names.LAG, labels, table.lag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 
 import retl
 from retl.connectors import IteratorSource, SQLite
@@ -53,6 +55,15 @@ async def snapshot() -> list[dict[str, Any]]:
 @app.get("/struct")
 async def struct() -> Any:
     return pipelines[0].snapshot().to_dict() | {"worker": os.getpid()}
+
+
+@app.get("/events")
+async def events() -> StreamingResponse:
+    async def stream() -> AsyncIterator[str]:
+        async for event in pipelines[0].events():
+            yield f"data: {json.dumps(event.to_dict())}\n\n"
+
+    return StreamingResponse(stream(), media_type="text/event-stream")
 
 
 @app.post("/stop")

@@ -21,8 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import retl
 from retl import events
 from retl.connectors import IteratorSource, SQLite
+from retl.model.cursor import lag
 from retl.observe.metrics import METRICS, OpenTelemetryMetrics, PrometheusMetrics
-from retl.observe.metrics.tally import lag_between
 from tests.support import Recorder
 
 ROWS = [{"id": number, "at": f"2024-01-01 00:00:0{number}"} for number in range(5)]
@@ -215,7 +215,7 @@ async def test_another_thread_may_read_while_tables_come(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("upper", "watermark", "lag"),
+    ("upper", "watermark", "seconds"),
     [
         ("2024-01-01 00:00:10", "2024-01-01 00:00:00", 10.0),
         ("2024-01-01T00:00:10.5+00:00", "2024-01-01T02:00:00+02:00", 10.5),
@@ -227,9 +227,9 @@ async def test_another_thread_may_read_while_tables_come(tmp_path: Path) -> None
     ],
 )
 def test_lag_is_what_the_source_had_beyond_the_watermark(
-    upper: str | None, watermark: str | None, lag: float | None
+    upper: str | None, watermark: str | None, seconds: float | None
 ) -> None:
-    assert lag_between(upper, watermark) == (pytest.approx(lag) if lag is not None else None)
+    assert lag(watermark, upper) == (pytest.approx(seconds) if seconds is not None else None)
 
 
 def test_names_follow_the_conventions_of_each() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -312,3 +314,43 @@ async def test_events_end_with_the_pipeline_that_does_not_run(tmp_path: Path, wa
 
 async def _read(stream: AsyncIterator[events.Event]) -> list[events.Event]:
     return [event async for event in stream]
+
+
+# Signals ----------------------------------------------------------------------------------
+
+
+async def test_a_signal_that_the_service_handles_ends_the_streams_of_events_and_nothing_else(tmp_path: Path) -> None:
+    pipeline = job("one", tmp_path / "1.db")
+    heard: list[int] = []
+
+    def mine(number: int, frame: object) -> None:
+        heard.append(number)
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        async with retl.running(pipeline):
+            stream = pipeline.events()
+            os.kill(os.getpid(), signal.SIGTERM)
+            with anyio.fail_after(20):
+                _ = [event async for event in stream]
+            assert (heard, pipeline.snapshot().state != "stopped") == ([signal.SIGTERM], True)
+            later = pipeline.events()
+            pipeline.trigger()
+            assert await anext(later, None) is not None
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_signals_that_nobody_handles_and_other_threads_are_left_alone(tmp_path: Path) -> None:
+    async def run() -> Any:
+        async with retl.running(job("one", tmp_path / "1.db")):
+            return signal.getsignal(signal.SIGTERM)
+
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert await run() is signal.SIG_DFL
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        assert await anyio.to_thread.run_sync(lambda: asyncio.run(run())) is signal.getsignal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)

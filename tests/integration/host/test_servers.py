@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,20 @@ def test_uvicorn_ends_at_the_first_signal_although_a_function_hangs(tmp_path: Pa
     assert out == ""
     assert process.returncode in (0, -signal.SIGTERM)  # uvicorn raises the signal again at its end
     assert Database(tmp_path / "app.db").rows("people") == [(1, "Ann")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_open_stream_of_events_does_not_hold_up_the_shutdown(tmp_path: Path, number: signal.Signals) -> None:
+    with serving(*UVICORN, folder=tmp_path) as (process, url):
+        until(lambda: asked(f"{url}/snapshot")[0]["last_success"] is not None, process)
+        with urllib.request.urlopen(f"{url}/events", timeout=30) as stream:
+            told = json.loads(stream.readline().removeprefix(b"data: "))
+            assert told["pipeline"] == "people" and datetime.fromisoformat(told["at"]).tzinfo is not None
+            process.send_signal(number)
+            stream.read()  # to its end
+        out, _ = process.communicate(timeout=30)
+    assert out == ""
+    assert process.returncode in (0, -number)
 
 
 def test_one_pipeline_that_ends_leaves_the_other_and_the_service(tmp_path: Path) -> None:

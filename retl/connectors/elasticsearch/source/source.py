@@ -166,6 +166,7 @@ class ElasticsearchScan(SourceScan):
         return dataclasses.replace(
             plan,
             window=window,
+            highest=high,
             null_cursor_rows=null,
             cursor_type=cursor.order,
             warnings=(*plan.warnings, *_future_warning(cursor, ahead)),
