@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -219,3 +220,17 @@ def test_avro_is_read_with_its_logical_types() -> None:
     for broken in (b"", as_avro(rows)[:-5], as_avro(rows)[:60], as_avro(rows, "null")[:-40] + b"x" * 40):
         with pytest.raises(FileUnreadable, match=r"^a.avro: "):
             read(broken, "a.avro", pa.schema([("id", pa.int64())]))
+
+
+@pytest.mark.parametrize("codec", ["uncompressed", "deflate", "snappy"])
+def test_avro_of_polars_is_read(tmp_path: Path, codec: Any) -> None:
+    polars = pytest.importorskip("polars")
+    path = tmp_path / "a.avro"
+    rows = [
+        {"i": 2**62, "f": 0.1, "s": "中\n", "b": True, "d": date(2024, 2, 29), "at": datetime(2024, 1, 1, 0, 0, 0, 7), "l": [1]},
+        {"i": None, "f": None, "s": None, "b": None, "d": None, "at": None, "l": []},
+    ]  # fmt: skip
+    polars.DataFrame(rows).write_avro(path, compression=codec)
+    found = read(path.read_bytes(), "a.avro")
+    expected = [{**row, "l": json.dumps(row["l"])} for row in rows]
+    assert [{**row, "at": row["at"] and row["at"].replace(tzinfo=None)} for row in found] == expected
