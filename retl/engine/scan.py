@@ -37,6 +37,7 @@ from retl.engine.turns import Turn
 from retl.engine.writer import Writer
 from retl.model import events
 from retl.model.actions import Action
+from retl.model.answers import TargetTable
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.embeddings import in_all
 from retl.model.errors import RetlError, RowsRejected, SourceError
@@ -170,16 +171,18 @@ class Scan:
         stored = await self._ownership.checkpoint(context.table.name)
         self._claim = await self._ownership.claim(context.source, context.target, context.table)
         await self._look_at_target(context, stored)
+        found = context.found
         for _ in range(_MOST_ROUNDS):
             try:
-                return await self._read_all(context)
+                return await self._read_all(context, found)
             except ScanAgain as again:
                 await self._learn(context, again)
+                found = None  # its table has other columns by now
         raise SourceError("the source needs another table again and again.", remedy="look at what changes there.")
 
-    async def _read_all(self, context: ScanContext) -> None:
+    async def _read_all(self, context: ScanContext, found: TargetTable | None) -> None:
         manifest = Manifest(context.store, context.pipeline, context.table.name)
-        table = await with_types(context.source, context.target, context.table)
+        table = await with_types(context.source, context.target, context.table, found)
         async with context.source.open_scan(table, context.checkpoint, manifest) as scan:
             plan = context.plan = scan.plan
             # A source may narrow it, such as what truncating means for files.

@@ -61,10 +61,14 @@ async def hand_over(store: StateStore, fence: Fence, claim: Claim) -> set[str]:
     return {other.pipeline for other in others}
 
 
-async def with_types(source: Source, target: Target, table: TableSpec) -> TableSpec:
-    """The table with the columns that its target has, for a source whose own have no types."""
-    there = await target.describe(table.to) if source.files else None
-    return table if there is None else dataclasses.replace(table, existing=there.columns)
+async def with_types(source: Source, target: Target, table: TableSpec, found: TargetTable | None = None) -> TableSpec:
+    """The table with the columns that its target has, for a source whose own have no types. ``found``: it, a moment ago."""
+    if not source.files:
+        return table
+    columns = found.columns if found is not None else None
+    if columns is None and (there := await target.describe(table.to)) is not None:
+        columns = there.columns
+    return table if columns is None else dataclasses.replace(table, existing=columns)
 
 
 def check_claims(mine: Claim, found: list[Claim]) -> None:

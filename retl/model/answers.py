@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from retl.model.checkpoint import Reject
 
@@ -45,6 +47,8 @@ class TargetTable:
     empty: bool
     identity: str | None = None
     """What names this very table, and changes when it is dropped and made again; ``None`` where the system has no such thing."""
+    columns: pa.Schema | None = field(default=None, compare=False)
+    """As ``describe`` tells them, where they were found on the way."""
 
 
 class ScanAgain(Exception):  # no error: the scan goes on

@@ -138,7 +138,7 @@ class SqlTarget(Target):
         if existing is None:
             return TargetTable(exists=False, empty=True)
         rows = yield query(f"SELECT 1 FROM {name.sql} LIMIT 1")
-        return TargetTable(exists=True, empty=not rows)
+        return TargetTable(exists=True, empty=not rows, columns=existing.columns)
 
     async def lookup(self, table: str, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table:
         return await self._ask(table, lambda name, existing: columns.lookup(name, existing, column, values, wanted))
