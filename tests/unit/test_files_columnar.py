@@ -229,7 +229,7 @@ MOMENT = datetime.fromisoformat("2024-01-01T00:00:00.000007")
 def test_avro_of_polars_is_read(tmp_path: Path, codec: Any) -> None:
     polars = pytest.importorskip("polars")
     path = tmp_path / "a.avro"
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"i": 2**62, "f": 0.1, "s": "中\n", "b": True, "d": date(2024, 2, 29), "at": MOMENT, "l": [1]},
         {"i": None, "f": None, "s": None, "b": None, "d": None, "at": None, "l": []},
     ]  # fmt: skip
