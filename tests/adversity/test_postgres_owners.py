@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import anyio
@@ -50,6 +51,29 @@ def test_a_frozen_owner_that_wakes_up_late_is_refused(mode: str, pg: PostgresSer
         feed.more()
         anyio.run(feed.pipeline().run_once)
         feed.check_rows()
+
+
+@pytest.mark.large
+def test_only_one_of_two_writes_and_the_other_takes_over_when_it_dies(pg: PostgresServer, folder: Path) -> None:
+    """Although the lease would be valid for a minute more: a dead process need not be waited for."""
+    with look_at_new(pg) as target:
+        feed = Feed("incremental", SQLiteLook(folder / "source.db"), target)
+        job = msgspec.structs.replace(service(feed), lease_ttl=60.0)
+        with owner(job) as first:
+            first.wait("ScanFinished")
+            with owner(job) as second:
+                second.wait("LeaseHeld")
+                first.wait_again("ScanFinished")
+                first.wait_again("ScanFinished")
+                assert not {"LeaseAcquired", "ScanStarted"} & {*second.events}
+                feed.more()
+                first.kill()
+                began = time.monotonic()
+                second.wait("ScanFinished")
+                assert time.monotonic() - began < 20
+                second.kill()
+                target.settle()
+                feed.check()
 
 
 def service(feed: Feed, *, interval: str = "50ms") -> Job:

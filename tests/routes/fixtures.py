@@ -44,7 +44,7 @@ EVERY_DAY = (
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "route" in metafunc.fixturenames:
-        more = [(one, other) for one in (*SQL, "folder") for other in SQL] if tiers.every_step() else []
+        more = [(one, other) for one in (*SQL, "folder", "redshift") for other in SQL] if tiers.every_step() else []
         pairs = dict.fromkeys([*EVERY_DAY, *more])
         metafunc.parametrize("route", pairs, ids=["-".join(pair) for pair in pairs], indirect=True)
 
