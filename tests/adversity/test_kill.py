@@ -50,7 +50,7 @@ CASES = [
     *(Case("mariadb-to-mysql", mode, 0.25 if mode == "incremental" else 0.16) for mode in MODES),
     Case("mariadb-to-mysql", "rename_and_create", 0.08, outside=True),
     *(Case(route, "mirror", 0.08) for route in ("mariadb-to-mysql", "duckdb-to-sqlite", "sqlite-to-duckdb")),
-    *(Case("postgres15-to-postgres", mode, 0.2 if mode == "incremental" else 0.12) for mode in (*MODES, "mirror")),
+    *(Case("postgres15-to-postgres", mode, 0.34 if mode == "incremental" else 0.12) for mode in (*MODES, "mirror")),
     Case("postgres15-to-postgres", "truncate", 0.06, outside=True),
     # The slower way, by INSERT: a few more.
     *(Case("mariadb-to-mysql", mode, 0.04, options={"local_infile": False}) for mode in ("incremental", "swap")),
