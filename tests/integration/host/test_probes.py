@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +197,12 @@ async def test_a_pipeline_that_ended_by_a_fault_needs_a_new_process(
 
     breaks = anyio.Event()
 
-    async def broken(*_: object) -> None:
+    async def broken(begun: Callable[[], None]) -> None:
+        begun()
         await breaks.wait()
         raise AssertionError("a fault of retl")
 
-    monkeypatch.setattr(pipeline._runner, "_sleep", broken)
+    monkeypatch.setattr(pipeline._runner, "forever", broken)
     async with retl.running(pipeline) as jobs:
         assert liveness(jobs)
         breaks.set()
