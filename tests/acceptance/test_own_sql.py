@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import retl
 from retl import events
-from retl.connectors import DuckDB
+from retl.connectors import DuckDB, LocalFiles
 from tests.support import Command, Database, Recorder, Warehouse
 
 LOG = "CREATE TABLE log (what TEXT, rows INTEGER)"
@@ -72,6 +73,52 @@ async def test_what_a_scan_left_undone_the_next_one_does(warehouse: Warehouse, l
     assert (len(log.rows("orders")), log.run("SELECT * FROM log")) == (11, [])
     await pipeline(warehouse, log.target(), **words).run_once()
     assert log.run("SELECT * FROM log") == [("after", 11)]
+
+
+async def test_so_it_is_where_nothing_new_is_left_to_read(app: Database, tmp_path: Path) -> None:
+    """Of files: the file is in the manifest, so that the next scan has no slice at all."""
+    app.run("CREATE TABLE log (what TEXT, rows INTEGER)")
+    (tmp_path / "sales.csv").write_text("id,city\n1,Bern\n2,Rom\n")
+
+    def job(*after: str) -> retl.Pipeline:
+        table = retl.Table(
+            "*.csv", to="sales", key="id", after_sql=["INSERT INTO log SELECT 'after', COUNT(*) FROM sales", *after]
+        )
+        return retl.Pipeline("sales", source=LocalFiles(str(tmp_path)), target=app.target(), tables=[table])
+
+    with pytest.raises(retl.TargetError, match="nothing"):
+        await job("INSERT INTO nothing VALUES (1)").run_once()
+    assert (len(app.rows("sales")), app.run("SELECT * FROM log")) == (2, [])
+    for _ in range(2):
+        assert [scan.rows for scan in (await job().run_once()).scans] == [0]
+        assert app.run("SELECT * FROM log") == [("after", 2)]
+
+
+async def test_a_window_that_was_written_and_not_ended_is_not_taken_for_the_one_before(
+    warehouse: Warehouse, log: Database
+) -> None:
+    async def scan(after: str = AFTER) -> None:
+        words = {"cursor": "updated_at", "before_sql": None, "after_sql": after}
+        await pipeline(warehouse, log.target(), **words).run_once()
+
+    async def broken_off(city: str) -> None:
+        warehouse.run(f"UPDATE orders SET city = '{city}' WHERE id = 9")
+        with pytest.raises(retl.TargetError, match="nothing"):
+            await scan("INSERT INTO nothing VALUES (1)")
+        assert log.run("SELECT city FROM orders WHERE id = 9") == [(city,)]
+
+    for _ in range(3):  # from now on what the window holds is known
+        await scan()
+    before = len(log.run("SELECT * FROM log"))
+    await broken_off("other")
+    await scan()
+    assert len(log.run("SELECT * FROM log")) == before + 1
+    for _ in range(2):
+        await scan()
+    await broken_off("third")
+    warehouse.run("UPDATE orders SET city = 'other' WHERE id = 9")
+    await scan()
+    assert log.run("SELECT city FROM orders WHERE id = 9") == [("other",)]
 
 
 async def test_a_scan_that_is_stopped_runs_none_and_the_one_that_ends_it_does(
