@@ -81,6 +81,12 @@ def _load(path: FilePath, memory: MemoryStore) -> Jobs:
     return Jobs(path, pipelines, {name: one.definition for name, one in made.items()}, memory)
 
 
+_NO_PIPELINE = "the file has no pipeline; begin one with [pipelines.NAME], or see what `retl init` writes"
+_NAMELESS = (
+    "a pipeline is not [[pipelines]] with a name, but [pipelines.NAME]; its tables are [[pipelines.NAME.tables]]"
+)
+
+
 class _Maker:
     """Makes the pipelines of all files; what is wrong becomes a problem of its file."""
 
@@ -103,10 +109,7 @@ class _Maker:
         """A file's words. Wrong ones are left out, so that the rest is checked too."""
         problems, data = file.problems, dict(file.data)
         if not isinstance(data.get("pipelines", {}), dict) or not (data.get("pipelines") or data.get("include")):
-            problems.add(
-                ("pipelines",),
-                "the file has no pipeline; begin one with [pipelines.NAME], or see what `retl init` writes",
-            )
+            problems.add(("pipelines",), _NAMELESS if isinstance(data.get("pipelines"), list) else _NO_PIPELINE)
             data["pipelines"] = {}
         if file.above is not None and "state" in data:
             problems.add(

@@ -449,6 +449,7 @@ def test_a_connector_needs_its_type(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "jobs.toml:1: pipelines: the file has no pipeline; begin one with [pipelines.NAME]"),
+        ("[[pipelines]]\nname = 'shop'\n", "jobs.toml:1: pipelines: a pipeline is not [[pipelines]] with a name"),
         ("pipelines = 3", "jobs.toml:1: pipelines: the file has no pipeline"),
         (VALID + VALID, "jobs.toml:5: pipelines.shop: two pipelines have this name; rename one of them"),
         ("[state]\n[state]\n", "jobs.toml:2: state: this table is declared twice; join the two"),
