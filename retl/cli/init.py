@@ -59,7 +59,7 @@ pre_action = "swap"             # or mirror, none (upsert), truncate, rename_and
 # [[pipelines.shop.alerts]]
 # webhook = "${WEBHOOK_URL}"
 # failures = 3                  # so often in a row
-# lag = "1h"                    # the last success is longer ago
+# last_success = "1h"           # the last success is longer ago
 # template = { text = "{message}" }
 """
 

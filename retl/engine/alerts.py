@@ -154,7 +154,7 @@ class Alerts:
         """Take over what the predecessors have told."""
         with anyio.fail_after(_STORE_SECONDS):
             state = await self._store.read_alerts(self._pipeline)
-            last = await self._store.last_reports(self._pipeline) if self._needs_lag else {}
+            last = await self._store.last_reports(self._pipeline) if self._needs_success else {}
         succeeded = {name: report.started_at for name, report in last.items() if report.status == "done"}
         tables = {name: TableFares(last_success=at) for name, at in succeeded.items()} | state.tables
         self._stored = state
@@ -165,8 +165,8 @@ class Alerts:
         self._epoch, self._ask_rejects = fence.epoch, True
 
     @property
-    def _needs_lag(self) -> bool:
-        return any(alert.lag is not None for alert, _ in self._by_key.values())
+    def _needs_success(self) -> bool:
+        return any(alert.last_success is not None for alert, _ in self._by_key.values())
 
     async def _save(self, fence: Fence) -> None:
         """Remember what is told. Raises ``LeaseLost``; a store that does not answer is left for later."""
@@ -238,16 +238,16 @@ class Alerts:
             yield "failures"
         if not table:
             return
-        limit, lag = alert.limit, _lag(one, at)
-        if limit is not None and lag is not None and lag > limit:
-            yield "lag"
+        limit, age = alert.limit, _age(one, at)
+        if limit is not None and age is not None and age > limit:
+            yield "last_success"
         if alert.rejects is not None and self._rejects.get(table, 0) > alert.rejects:
             yield "rejects"
 
     def _notice(self, found: _Found, tables: dict[str, TableFares], at: datetime) -> Notice:
         one = tables[found.table]
         rejects = self._rejects.get(found.table, 0)
-        return notice_of(self._pipeline, found.table, found.condition, one, at=at, lag=_lag(one, at), rejects=rejects)
+        return notice_of(self._pipeline, found.table, found.condition, one, at=at, age=_age(one, at), rejects=rejects)
 
     def _closed(self, key: str, one: Told) -> Told | None:
         """What is left of what was told when it is over: a notice of that, if somebody has heard of it and wants to know."""
@@ -297,7 +297,7 @@ class Alerts:
         self._bus.emit(events.Warned(pipeline=self._pipeline, at=now(), table=notice.table, message=message))
 
 
-def _lag(one: TableFares, at: datetime) -> float | None:
+def _age(one: TableFares, at: datetime) -> float | None:
     """The seconds since the last success, or since the first failure where there never was one."""
     moment = one.last_success or one.since
     return None if moment is None else max(0.0, (at - moment).total_seconds())

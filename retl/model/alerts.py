@@ -16,20 +16,20 @@ from retl.model.hidden import hide, shown
 from retl.model.plain import EPOCH, Plain
 from retl.model.secret import Secret
 
-Condition = Literal["failures", "lag", "rejects"]
+Condition = Literal["failures", "last_success", "rejects"]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _LONGEST_ERROR = 1_000
 
 
 class Notice(Plain, frozen=True, kw_only=True):
-    """What an alert tells. Times are in UTC, ``lag`` is seconds."""
+    """What an alert tells. Times are in UTC, ``age`` is seconds."""
 
     pipeline: str
     table: str = ""
     """The table; empty where the runs of the pipeline itself fail."""
     condition: Condition
-    """Why: ``failures``, ``lag`` or ``rejects``."""
+    """Why: ``failures``, ``last_success`` or ``rejects``."""
     recovered: bool = False
     """Whether it is over."""
     message: str
@@ -39,7 +39,8 @@ class Notice(Plain, frozen=True, kw_only=True):
     """Since when it fails, or when it was brought up to date last."""
     failures: int = 0
     """How often it has failed, one after the other."""
-    lag: float | None = None
+    age: float | None = None
+    """How many seconds ago it was brought up to date last, where that is why."""
     rejects: int = 0
     """How many rejects of the table are kept."""
     error: str | None = None
@@ -53,7 +54,7 @@ FIELDS = tuple(item.name for item in msgspec.structs.fields(Notice))
 
 
 class Alert(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Tells somebody when something fails, lags behind or is rejected, and when that is over. Once, whatever replicas run."""
+    """Tells somebody when something fails, is not brought up to date or is rejected, and when that is over. Once, whatever replicas run."""
 
     webhook: Secret | str | None = None
     """The address that notices are posted to. It is a secret, and shown nowhere."""
@@ -61,7 +62,7 @@ class Alert(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     """In place of a webhook, in Python: a function, plain or async, that is given each `Notice`. A plain one runs in a thread."""
     failures: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Tell when a table, or the runs of the pipeline, have failed so often one after the other."""
-    lag: Duration | None = None
+    last_success: Duration | None = None
     """Tell when the last success of a table is longer ago than this."""
     rejects: Annotated[int, msgspec.Meta(ge=0)] | None = None
     """Tell when more rejects of a table are kept than this."""
@@ -80,16 +81,17 @@ class Alert(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
             )
         if self.call is not None and not callable(self.call):
             raise ConfigError("call is no function.", remedy="give a function in Python; a job file takes a webhook.")
-        if (self.failures, self.lag, self.rejects) == (None, None, None):
+        if (self.failures, self.last_success, self.rejects) == (None, None, None):
             raise ConfigError(
-                "an alert needs to know when to tell.", remedy='give it failures = 3, lag = "1h" or rejects = 100.'
+                "an alert needs to know when to tell.",
+                remedy='give it failures = 3, last_success = "1h" or rejects = 100.',
             )
         for name, least in (("failures", 1), ("rejects", 0)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise ConfigError(f"{name} is {value!r}.", remedy=f"give a whole number, at least {least}.")
-        if self.lag is not None:
-            parse_duration(self.lag, what="lag")
+        if self.last_success is not None:
+            parse_duration(self.last_success, what="last_success")
         for name in _placeholders(self.template):
             if name not in FIELDS:
                 raise ConfigError(
@@ -102,13 +104,17 @@ class Alert(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
 
     @property
     def limit(self) -> float | None:
-        """``lag`` in seconds."""
-        return None if self.lag is None else parse_duration(self.lag, what="lag").total_seconds()
+        """``last_success`` in seconds."""
+        return (
+            None
+            if self.last_success is None
+            else parse_duration(self.last_success, what="last_success").total_seconds()
+        )
 
     @property
     def key(self) -> str:
         """By what the state store knows it: what it waits for, however it tells that."""
-        return f"failures={self.failures} lag={self.limit} rejects={self.rejects}"
+        return f"failures={self.failures} last_success={self.limit} rejects={self.rejects}"
 
 
 def _secret(value: Secret | str | None) -> Secret | None:
@@ -185,15 +191,15 @@ class AlertState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def notice_of(
-    pipeline: str, table: str, condition: Condition, found: TableFares, *, at: datetime, lag: float | None, rejects: int
+    pipeline: str, table: str, condition: Condition, found: TableFares, *, at: datetime, age: float | None, rejects: int
 ) -> Notice:
     """A notice about what is the case."""
     what = f"{pipeline} / {table}" if table else f"{pipeline}: the run"
-    ago = "" if lag is None else format_duration(lag)
+    ago = "" if age is None else format_duration(age)
     times = f" {found.failures} times in a row" if found.failures > 1 else ""
     message = {
         "failures": f"{what} has failed{times}: {found.error}",
-        "lag": f"{what} was brought up to date {ago} ago for the last time",
+        "last_success": f"{what} was brought up to date {ago} ago for the last time",
         "rejects": f"{what} has {rejects:,} rejects",
     }[condition]
     error = found.error if condition != "rejects" else None
@@ -203,9 +209,9 @@ def notice_of(
         condition=condition,
         message=shown(message, _LONGEST_ERROR),
         at=at,
-        since=found.last_success if condition == "lag" else found.since,
+        since=found.last_success if condition == "last_success" else found.since,
         failures=found.failures,
-        lag=lag if condition == "lag" else None,
+        age=age if condition == "last_success" else None,
         rejects=rejects if condition == "rejects" else 0,
         error=None if error is None else shown(error, _LONGEST_ERROR),
     )
@@ -216,9 +222,9 @@ def recovery_of(notice: Notice, *, at: datetime, rejects: int) -> Notice:
     what = f"{notice.pipeline} / {notice.table}" if notice.table else f"{notice.pipeline}: the run"
     message = {
         "failures": f"{what} works again",
-        "lag": f"{what} is up to date again",
+        "last_success": f"{what} is up to date again",
         "rejects": f"{what} has {rejects:,} rejects left",
     }[notice.condition]
     return msgspec.structs.replace(
-        notice, recovered=True, message=shown(message), at=at, rejects=rejects, lag=None, error=None
+        notice, recovered=True, message=shown(message), at=at, rejects=rejects, age=None, error=None
     )

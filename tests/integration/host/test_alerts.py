@@ -169,14 +169,14 @@ async def test_lag_is_told_when_the_last_success_is_too_long_ago(
     monkeypatch.setattr("retl.engine.alerts.now", lambda: later)
     api.down = True
     # A new process, which has seen no success itself.
-    await fail(job(tmp_path, api, retl.Alert(webhook=hook.url, lag="1h", recovered=False)), 2)
-    assert hook.told() == [("orders", "lag", False)]
+    await fail(job(tmp_path, api, retl.Alert(webhook=hook.url, last_success="1h", recovered=False)), 2)
+    assert hook.told() == [("orders", "last_success", False)]
     notice = json.loads(hook.requests[0][1])
     assert notice["message"] == "shop / orders was brought up to date 2h ago for the last time"
-    assert notice["lag"] == pytest.approx(7200, abs=60)
+    assert notice["age"] == pytest.approx(7200, abs=60)
     monkeypatch.undo()
     api.down = False
-    await fail(job(tmp_path, api, retl.Alert(webhook=hook.url, lag="1h", recovered=False)), 1)
+    await fail(job(tmp_path, api, retl.Alert(webhook=hook.url, last_success="1h", recovered=False)), 1)
     assert len(hook.requests) == 1, "nobody asked to hear that it is over"
 
 
@@ -413,7 +413,7 @@ def _refused(words: dict[str, Any]) -> Callable[[], retl.Alert]:
         ({"call": print}, "needs to know when to tell"),
         ({"call": print, "failures": 0}, "failures is 0"),
         ({"call": print, "rejects": -1}, "rejects is -1"),
-        ({"call": print, "lag": "soon"}, "lag is 'soon'"),
+        ({"call": print, "last_success": "soon"}, "last_success is 'soon'"),
         ({"call": print, "failures": 1, "template": {"a": ["{nobody}"]}}, r"template has \{nobody\}"),
     ],
 )
