@@ -36,7 +36,7 @@ __all__ = [
 
 _SUITES = {
     "StateStoreContract": ("state_stores", "state_base"),
-    "SourceContract": ("source_scans", "source_base", "source_reads", "source_windows"),
+    "SourceContract": ("source_scans", "source_base", "source_reads", "source_windows", "source_ranges"),
     "TargetContract": ("target_loads", "target_base", "target_writes", "target_commits", "target_refreshes"),
 }
 

@@ -24,6 +24,7 @@ class WrappedSource(Source):
 
     def __init__(self, source: Source | Connector) -> None:
         self.source = source.source() if isinstance(source, Connector) else source
+        self.ranges = self.source.ranges  # type: ignore[misc]  # as the wrapped one
 
     async def ping(self) -> SystemInfo:
         return await self.source.ping()

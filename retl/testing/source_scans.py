@@ -16,6 +16,7 @@ from retl.testing.oracle import in_order
 from retl.testing.rows import as_table, manifest_of, table_spec
 from retl.testing.scans import collect
 from retl.testing.source_base import FULL, TABLE, Row, SourceBase, rows_of, table_of
+from retl.testing.source_ranges import SourceRanges
 from retl.testing.source_reads import SourceReads
 from retl.testing.source_windows import SourceWindows
 
@@ -86,7 +87,7 @@ class SourceScans(SourceBase):
                 await source.plan(table_spec(TABLE, key="id", **words))
 
 
-class SourceContract(SourceReads, SourceWindows, SourceScans):
+class SourceContract(SourceReads, SourceWindows, SourceRanges, SourceScans):
     """Holds a source to every sentence of ``retl.connectors.base``.
 
     Inherit it in a test module, under a name that begins with ``Test``, and fill in the
