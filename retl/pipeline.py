@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Self
@@ -20,8 +19,10 @@ from retl.engine.arguments import (
     ABANDONED,
     check_count,
     check_loop,
+    check_name,
     check_side,
     in_context,
+    listed,
     no_store,
     once,
     opened,
@@ -38,7 +39,7 @@ from retl.engine.status import pipeline_status
 from retl.engine.steering import parse_command, send
 from retl.engine.tables import Tables
 from retl.engine.timetable import make_timetable
-from retl.engine.wanted import Wanted, wanted_tables
+from retl.engine.wanted import Wanted, wanted_range, wanted_tables
 from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
 from retl.model.alerts import Alert
@@ -46,12 +47,12 @@ from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError
 from retl.model.hooks import Hooks
 from retl.model.options import LostTarget, NewColumns, NullCursor, PreActionWord, TableOptions, WriteWord
-from retl.model.range import Bound, CursorRange
+from retl.model.range import Bound
 from retl.model.report import RunReport
 from retl.model.status import PipelineStatus
 from retl.model.steering import CommandWord, Sent
 from retl.model.table import Table
-from retl.model.typed import check_length, wrong_type
+from retl.model.typed import wrong_type
 from retl.state.base import StateStore
 from retl.threads import Grace, graced, renew_after_fork, shielded
 
@@ -111,19 +112,12 @@ class Pipeline(Control):
         alerts: Sequence[Alert] = (),
         hooks: Hooks | None = None,
     ) -> None:
-        if not isinstance(name, str):
-            raise wrong_type("the name of a pipeline", name, 'text, such as "orders"')
-        self.name = name
+        self.name = check_name(name)
         with in_context(self.name):
-            if not name.strip():
-                raise ConfigError("a pipeline needs a name.", remedy='give it one, such as "orders".')
-            check_length("the name of a pipeline", name)
             if hooks is not None and not isinstance(hooks, Hooks):
                 raise wrong_type("hooks", hooks, "retl.Hooks(after_scan=...)")
             check_count("channel_bytes", channel_bytes, "a whole number of bytes, at least 1")
             check_count("parallel_tables", parallel_tables, "a whole number, at least 1")
-            if isinstance(blacklist, str):
-                raise ConfigError(f"blacklist is the text {blacklist!r}.", remedy=f"write blacklist=[{blacklist!r}].")
             ttl, stall = parse_lease_ttl(lease_ttl), parse_stall_timeout(stall_timeout)
             keep = parse_duration(keep_rejects, what="keep_rejects")
             defaults = TableOptions(
@@ -141,10 +135,8 @@ class Pipeline(Control):
                 slice_rows=slice_rows,
             )
             senders = tuple((alert, sender_of(alert)) for alert in alerts)
-            actions = parse_actions(blacklist)
-            if isinstance(tables, str):
-                raise ConfigError(f"tables is the text {tables!r}.", remedy=f"write tables=[{tables!r}].")
-            declared = [Table(table) if isinstance(table, str) else table for table in tables]
+            actions = parse_actions(listed("blacklist", blacklist))
+            declared = [Table(table) if isinstance(table, str) else table for table in listed("tables", tables)]
             self._source = opened(source, source.source) if isinstance(source, Connector) else source
             self._target = opened(target, target.target) if isinstance(target, Connector) else target
             check_side(self._source, Source, "source", "IteratorSource")
@@ -239,35 +231,37 @@ class Pipeline(Control):
         end that is left out is open. A time without a zone is in that of the cursor's values. The rows are
         upserted slice by slice, each with how far the backfill is; the watermark stays where it is. A backfill that
         was interrupted goes on, when the same one is asked for again, where it stopped. Deletes do not follow.
+        While ``run_forever`` runs, it goes on beside that, and the table is scanned by one of them at a time.
 
         Raises ``ConfigError`` for a table without a cursor, or whose rows it would double; ``TargetBusy`` where
         another process runs this pipeline; and the error that it ended in, unless ``check`` is false.
         """
-        return await self._once(self._backfilled(table, since, until), check=check)
+        with in_context(self.name):
+            wanted = wanted_range(self._config.tables, table, since, until)
+        return await self._once(wanted, check=check)
 
     async def plan_backfill(self, table: str, *, since: Bound | None = None, until: Bound | None = None) -> TablePlan:
         """What ``backfill`` would do: the window, the slices, the SQL. Writes nothing. Raises the error that it would end in."""
-        wanted = self._backfilled(table, since, until)
         async with self._looking():
-            return await Preflight(self._config).backfill(wanted)
-
-    def _backfilled(self, table: str, since: Bound | None, until: Bound | None) -> Wanted:
-        with in_context(self.name):
-            found = wanted_tables(self._config.tables, [table])
-            return dataclasses.replace(found, range=CursorRange.of(since, until))
+            return await Preflight(self._config).backfill(wanted_range(self._config.tables, table, since, until))
 
     async def _once(self, wanted: Wanted, *, check: bool) -> RunReport:
-        with self._running() as grace, in_context(self.name):
-            try:
-                report = RunReport(self.name, (), (ABANDONED,))
-                errors: list[Exception] = []
-                with self._runner.scope():
-                    report, errors = await self._runner.once(wanted)
-            finally:
-                await self._let_go(grace)
+        beside = wanted.range is not None and self._busy and self._runner.serving
+        with in_context(self.name):
+            report, errors = await (self._runner.beside(wanted) if beside else self._alone(wanted))
             if errors and check:
                 raise errors[0]
         return report
+
+    async def _alone(self, wanted: Wanted) -> tuple[RunReport, list[Exception]]:
+        report, errors = RunReport(self.name, (), (ABANDONED,)), list[Exception]()
+        with self._running() as grace:
+            try:
+                with self._runner.ending.whole():
+                    report, errors = await self._runner.once(wanted)
+            finally:
+                await self._let_go(grace)
+        return report, errors
 
     async def run_forever(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run on schedule until ``stop`` is called or the task is cancelled.
@@ -289,7 +283,7 @@ class Pipeline(Control):
             )
             self._bus.emit(started)
             try:
-                with self._runner.scope():
+                with self._runner.ending.whole():
                     async with self._runner.alerts.keeping():
                         await self._runner.forever(once(task_status.started))
             finally:

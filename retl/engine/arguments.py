@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from retl.connectors.base import Connector, Source, Target
 from retl.model.errors import ConfigError, RetlError
-from retl.model.typed import wrong_type
+from retl.model.typed import check_length, wrong_type
 from retl.state.base import StateStore
 
 ABANDONED = "the run was stopped, and something in it did not end within its grace"
 
 SideT = TypeVar("SideT", Source, Target)
+ItemT = TypeVar("ItemT")
 
 
 def once(call: Callable[[], None]) -> Callable[[], None]:
@@ -36,6 +37,24 @@ def in_context(pipeline: str) -> Iterator[None]:
     except RetlError as error:
         error.with_context(pipeline=pipeline)
         raise
+
+
+def check_name(name: object) -> str:
+    """The name of a pipeline. Raises ``ConfigError`` where it is none."""
+    if not isinstance(name, str):
+        raise wrong_type("the name of a pipeline", name, 'text, such as "orders"')
+    if not name.strip():
+        raise ConfigError("a pipeline needs a name.", remedy='give it one, such as "orders".')
+    with in_context(name):
+        check_length("the name of a pipeline", name)
+    return name
+
+
+def listed(word: str, values: Iterable[ItemT]) -> Iterable[ItemT]:
+    """The values; raises ``ConfigError`` for a text, whose letters they would be."""
+    if isinstance(values, str):
+        raise ConfigError(f"{word} is the text {values!r}.", remedy=f"write {word}=[{values!r}].")
+    return values
 
 
 def check_loop(pipeline: str) -> None:

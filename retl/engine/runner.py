@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 
 import anyio
@@ -15,6 +15,7 @@ from retl.engine.alerts import Alerts
 from retl.engine.bus import EventBus
 from retl.engine.config import PipelineConfig
 from retl.engine.context import StopSignal, now
+from retl.engine.ending import Ending
 from retl.engine.health import Health
 from retl.engine.history import History
 from retl.engine.lease import Lease, owner_in_words
@@ -22,6 +23,7 @@ from retl.engine.log import error_text, log_unexpected
 from retl.engine.motion import Motion
 from retl.engine.ownership import Ownership
 from retl.engine.pruning import Pruning
+from retl.engine.request import Outcome, Request, stopped_before
 from retl.engine.run import Run
 from retl.engine.scan import Scan
 from retl.engine.schedule import backoff
@@ -37,9 +39,6 @@ from retl.model.status import PipelineState
 from retl.model.steering import CommandWord, Sent
 from retl.threads import Grace
 
-_CLEAN_UP_SECONDS, _CLEAN_UP_AT_ONCE_SECONDS = 0.5, 5.0
-"""How long what was abandoned may take to clean up: at the end of a grace, and where there was none."""
-
 
 class Runner:
     """Runs one pipeline, one scan of each table at a time; can be triggered, paused, resumed and stopped."""
@@ -51,8 +50,7 @@ class Runner:
         self._store = config.store
         self.lease = Lease(config.store, config.name, ttl=config.lease_ttl)
         self._stop = StopSignal()
-        self._whole: anyio.CancelScope | None = None
-        self._run_scopes: set[anyio.CancelScope] = set()
+        self.ending = Ending()
         self._wake = anyio.Event()
         self._changed = anyio.Event()
         self._ticks = Ticks(config.timetable)
@@ -67,8 +65,6 @@ class Runner:
         )
         self._pruning = Pruning(config.store, config.name, config.keep_rejects)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._limits: list[asyncio.TimerHandle] = []
-        self.grace = Grace()
         self.health = Health(config.name, bus)
         self.alerts = Alerts(config, self.lease, self.health, bus, self._stop)
         self.motion = Motion(self.lease, bus, ttl=config.lease_ttl, stall_timeout=config.stall_timeout)
@@ -79,19 +75,13 @@ class Runner:
         self.last_run: datetime | None = None
         self.next_run: datetime | None = None
 
-    @contextmanager
-    def scope(self) -> Iterator[None]:
-        """What is left of a run is cancelled at the end of its grace, wherever it waits."""
-        with anyio.CancelScope() as self._whole:
-            yield
-
     def begin(self, grace: Grace) -> None:
         """A new run, in the running event loop; nobody has asked it to stop yet."""
         self._stop.requested = False
         self._loop = asyncio.get_running_loop()
         self._wake, self._changed = anyio.Event(), anyio.Event()
         self._turns = Turns(self._config.scans_at_once)
-        self.grace = grace
+        self.ending.begin(grace)
 
     async def take_lease(self) -> Fence:
         """Own the pipeline; raises ``TargetBusy`` if another living process does."""
@@ -229,13 +219,30 @@ class Runner:
     async def _run_due(self, due: Due, failures: list[Exception]) -> None:
         assert self.lease.fence is not None
         self.next_run = None
+        outcome = stopped_before(self.name)
         try:
-            await self._run_tables(self.lease.fence, due.wanted, left=due.left)
+            with due.request.scope if due.request is not None else nullcontext():
+                outcome = await self._run_tables(self.lease.fence, due.wanted, left=due.left)
         except Exception as error:
             failures.append(error)
+            outcome = outcome[0], [error]
         finally:
             self._ticks.ended(due)
+            if due.request is not None:
+                due.request.answer(outcome)
             self._changed.set()
+
+    @property
+    def serving(self) -> bool:
+        """Whether ``run_forever`` runs here, and is no standby."""
+        return self._ticks.started and self.lease.fence is not None
+
+    async def beside(self, wanted: Wanted) -> Outcome:
+        """Every wanted table once, now, beside what ``run_forever`` does."""
+        request = Request()
+        self._ticks.ask(Due(wanted, request=request))
+        self._wake_up()
+        return await request.outcome()
 
     def _next_tick(self, table: str | None = None) -> datetime | None:
         """The time of the next tick, of a table or of any; ``None`` if there is none."""
@@ -265,11 +272,11 @@ class Runner:
             scans=self.scans,
             history=self.history,
         )
-        with self._abandoned_by_stop() as scope:
+        with self.ending.run() as scope:
             await run.run()
         await run.end()
         if not scope.cancelled_caught:
-            with self._abandoned_by_stop():
+            with self.ending.run():
                 await run.after()
         for error in run.unresolved.values():
             await self.history.add_failed_run(error, reachable=True)
@@ -277,16 +284,6 @@ class Runner:
             self.health.run_ended()
         await self._pruning.run()
         return run.report, run.errors
-
-    @contextmanager
-    def _abandoned_by_stop(self) -> Iterator[anyio.CancelScope]:
-        """What a stop gives up at the end of its grace."""
-        with anyio.CancelScope() as scope:
-            self._run_scopes.add(scope)
-            try:
-                yield scope
-            finally:
-                self._run_scopes.discard(scope)
 
     # Control: from any thread ------------------------
 
@@ -353,27 +350,8 @@ class Runner:
         """
         self._stop.requested = True
         if grace is not None:
-            self._attend(self._limit, grace)
+            self._attend(self.ending.limit, grace)
         self._wake_up()
-
-    def _limit(self, grace: float) -> None:
-        assert self._loop is not None
-        clean_up = _CLEAN_UP_SECONDS
-        if grace <= 0:
-            self._abandon()
-            clean_up = _CLEAN_UP_AT_ONCE_SECONDS
-        else:
-            self._limits.append(self._loop.call_later(grace, self._abandon))
-        self._limits.append(self._loop.call_later(grace + clean_up, self._give_up))
-
-    def _abandon(self) -> None:
-        for scope in self._run_scopes:
-            scope.cancel()
-
-    def _give_up(self) -> None:
-        self.grace.end()
-        if self._whole is not None:
-            self._whole.cancel()
 
     async def _sleep(self, seconds: float | None) -> None:
         """Sleep for at most ``seconds``, until something wants attention."""
@@ -387,14 +365,15 @@ class Runner:
         self.lease.after_fork()
         self.history.forget_waiting()
         self.state = "stopped"
-        self.next_run = self._loop = self._ownership = self._whole = None
-        for held in (self._run_scopes, self._limits, self.scans):
-            held.clear()
+        self.next_run = self._loop = self._ownership = None
+        self.ending = Ending()
+        self.scans.clear()
 
     def rest(self) -> None:
         """The run is over."""
-        while self._limits:
-            self._limits.pop().cancel()
+        self.ending.rest()
         self.state = "stopped"
         self.next_run = None
-        self._ticks.end()
+        for due in self._ticks.end():
+            if due.request is not None:
+                due.request.answer(stopped_before(self.name))

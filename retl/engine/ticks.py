@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from retl.engine.request import Request
 from retl.engine.schedule import Schedule, Timer
 from retl.engine.timetable import Timetable
 from retl.engine.wanted import Wanted
@@ -23,6 +24,8 @@ class Due:
     """How many ticks have coalesced into this one."""
     left: float | None = None
     """Seconds until the next run of the same tables."""
+    request: Request | None = None
+    """Who waits for it, if anybody does."""
 
 
 class Ticks:
@@ -33,15 +36,27 @@ class Ticks:
         self._timers: dict[Schedule, Timer] = {}
         self._triggered: frozenset[Schedule] = frozenset()
         self._names: frozenset[str] = frozenset()
+        self._asked: list[Due] = []
         self.running: list[Due] = []
 
     def start(self) -> None:
         """Start the timers as of now."""
         self._timers = {group: self._timetable.timer(group) for group in self._timetable.groups}
 
-    def end(self) -> None:
-        """Nothing is planned any more."""
+    def end(self) -> list[Due]:
+        """Nothing is planned any more; returns what was asked for and has not begun."""
         self._timers = {}
+        left, self._asked = self._asked, []
+        return left
+
+    @property
+    def started(self) -> bool:
+        """Whether the timers run."""
+        return bool(self._timers)
+
+    def ask(self, due: Due) -> None:
+        """Begin this run as soon as possible, beside the others."""
+        self._asked.append(due)
 
     def trigger(self, names: Iterable[str] | None) -> None:
         """Scan these tables, or all, as soon as their run under way has ended. From any thread."""
@@ -67,6 +82,8 @@ class Ticks:
             for name in names
             if self._timetable.of(name) not in scanned
         ]
+        begun += self._asked
+        self._asked = []
         self.running += begun
         return begun
 

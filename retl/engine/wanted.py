@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retl.connectors.base import Source
+from retl.engine.arguments import listed
 from retl.engine.backfill import backfill_spec
 from retl.engine.tables import Tables
 from retl.model.errors import ConfigError
 from retl.model.naming import matching
-from retl.model.range import CursorRange
+from retl.model.range import Bound, CursorRange
 from retl.model.table import TableSpec
 from retl.model.typed import wrong_type
 
@@ -53,17 +54,20 @@ def wanted_tables(tables: Tables, names: Iterable[str] | None) -> Wanted:
     """The tables of these names; all of them for ``None``. Raises ``ConfigError`` for a name that is not declared."""
     if names is None:
         return Wanted()
-    if isinstance(names, str):
-        raise ConfigError(f"tables is the text {names!r}.", remedy=f"write tables=[{names!r}].")
-    listed = list(names)
-    if not listed:
+    wanted = list(listed("tables", names))
+    if not wanted:
         raise ConfigError("tables is empty.", remedy="name at least one, or leave it out for all of them.")
-    for name in listed:
+    for name in wanted:
         if not isinstance(name, str):
             raise wrong_type("the name of a table", name, 'text, such as "orders"')
         if not tables.declares(name):
             raise ConfigError(f"the pipeline has no table {name!r}.", remedy=f"it has {tables.in_words()}.")
-    return Wanted(frozenset(listed), declared=tuple(sorted(listed)))
+    return Wanted(frozenset(wanted), declared=tuple(sorted(wanted)))
+
+
+def wanted_range(tables: Tables, table: str, since: Bound | None, until: Bound | None) -> Wanted:
+    """A range of the cursor of one table. Raises ``ConfigError`` for a name that is not declared, and for ends that are none."""
+    return replace(wanted_tables(tables, [table]), range=CursorRange.of(since, until))
 
 
 def not_offered(pipeline: str, table: str) -> ConfigError:

@@ -13,7 +13,7 @@ import pytest
 import retl
 from retl import ConfigError, events
 from retl.connectors import IteratorSource
-from tests.support import Database, Recorder, Row, Warehouse
+from tests.support import Database, Recorder, Row, Warehouse, running
 
 DAY = [f"2024-01-{day:02d} 12:00:00" for day in range(1, 31)]
 
@@ -139,6 +139,7 @@ async def test_a_backfill_that_is_killed_goes_on_where_it_was_committed(shop: Da
         shop.run(f"UPDATE orders SET v = 'newer' WHERE id < {12 + rows}")
     assert await state(job) == (DAY[29], None)
     assert (await job.history())[0].rows == 12
+    await job.aclose()
 
 
 async def test_another_range_gives_up_the_one_that_was_interrupted(shop: Database, app: Database) -> None:
@@ -244,6 +245,39 @@ async def test_a_backfill_that_fails_says_nothing_of_the_health_of_the_scans(sho
         await job.backfill("orders", since="soon")
     assert (job.snapshot().healthy, (await job.history())[0].mode) == (True, "backfill")
     await job.aclose()
+
+
+async def test_a_backfill_goes_on_beside_the_schedule_and_never_beside_a_scan_of_its_table(
+    shop: Database, app: Database
+) -> None:
+    job = retl.Pipeline(
+        "shop",
+        source=shop.source(),
+        target=app.target(),
+        tables=[retl.Table("orders", cursor="ts", slice_rows=6)],
+        interval="20ms",
+    )
+    under_way = most = 0
+
+    def count(event: events.Event) -> None:
+        nonlocal under_way, most
+        under_way += isinstance(event, events.ScanStarted)
+        under_way -= isinstance(event, events.ScanFinished | events.ScanFailed)
+        most = max(most, under_way)
+
+    job.subscribe(count)
+    async with running(job) as after:
+        await after(events.ScanFinished)
+        shop.run("UPDATE orders SET v = 'new'")
+        report = await job.backfill("orders", since="2024-01-05", until="2024-01-15")
+        assert ([scan.mode for scan in report.scans], report.ok) == (["backfill"], True)
+        assert [key for key in new(app) if key < 80] == list(range(12, 42))
+        with pytest.raises(ConfigError, match="since is 'soon'"):
+            await job.backfill("orders", since="soon")
+        await after(events.ScanFinished)  # the schedule goes on
+        with pytest.raises(ConfigError, match="running already"):
+            await job.run_once()
+    assert (most, (await state(job))[0]) == (1, DAY[29])
 
 
 async def test_times_with_a_zone_are_told_apart_from_those_of_the_source(tmp_path: Path, app: Database) -> None:
