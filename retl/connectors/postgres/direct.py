@@ -184,7 +184,17 @@ class DirectSlice:
         self._copied += rows
 
     async def commit(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> CommitResult:
-        """Commit all of it, with its checkpoint."""
+        """Commit all of it, with its checkpoint. Whatever fails is undone, before anything else uses the connection."""
+        try:
+            transaction = await self._finished(fenced, slice_, rejects_left)
+        except BaseException:
+            await self.abort()
+            raise
+        self._transaction = None
+        await transaction.commit()
+        return CommitResult(self._given, self._copied, list(self._rejects.rows), unchanged=0)
+
+    async def _finished(self, fenced: FencedCheckpoint | None, slice_: Slice, rejects_left: int) -> OpenTransaction:
         async with _or_staged():
             await self._in_flight.settle()
             if slice_.scope != self._slice.scope:
@@ -192,9 +202,7 @@ class DirectSlice:
             self._rejects.check(rejects_left)
             transaction = self._transaction = self._transaction or await self._begin()
             await transaction.run(partial(self._finish, fenced))
-        self._transaction = None
-        await transaction.commit()
-        return CommitResult(self._given, self._copied, list(self._rejects.rows), unchanged=0)
+            return transaction
 
     def _finish(self, fenced: FencedCheckpoint | None) -> Step[None]:
         yield from execute(self._merge.follow_up_of_table())
