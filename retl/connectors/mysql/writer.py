@@ -27,7 +27,7 @@ from retl.connectors.sql.own_sql import OwnSql
 from retl.connectors.sql.statement import Step
 from retl.model.actions import PreAction
 from retl.model.checkpoint import FencedCheckpoint
-from retl.model.errors import RetlError
+from retl.model.errors import LeaseLost, RetlError
 from retl.model.window import Slice
 from retl.state import sql as state
 from retl.threads import shielded
@@ -192,7 +192,9 @@ class SlicedWriter(MySQLWriter):
 
     async def _write(self, sifted: Sifted, data: pa.Buffer | None) -> None:
         if self._slice is None:
-            self._slice = self._begin(await self._lanes.free())
+            worker = await self._lanes.free()
+            # One that could not be committed meanwhile is a slice again.
+            self._slice = self._slice or self._begin(worker)
         mine = self._slice
         self._count(mine, sifted)
         if self._keep_rejects(mine.rejects, sifted):
@@ -236,8 +238,13 @@ class SlicedWriter(MySQLWriter):
                     done = await self._commit(mine, fenced, slice_, rejects_left)
                 else:
                     done = await self._commit_nothing(mine, fenced)
-            except BaseException:
-                self._slice = self._slice or mine  # its rows are still there
+            except BaseException as error:
+                if self._slice is None and not isinstance(error, LeaseLost):
+                    self._slice = mine  # its rows are still there
+                elif isinstance(error, RetlError):
+                    # What the connection does next must not commit it.
+                    with suppress(RetlError):
+                        await shielded(self._forget(mine))
                 raise
         mine.worker.rest()
         return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from retl.connectors.mysql.direct import FirstLoadWriter
 from retl.connectors.mysql.settings import SIGN_OF_LIFE
 from retl.connectors.mysql.staged import PipelinedWriter
 from retl.connectors.mysql.wire import Done
+from retl.model.errors import LeaseLost, RetlError
 from retl.model.plain import EPOCH
 from retl.model.report import ScanReport
 from retl.model.window import Slice
@@ -93,6 +95,37 @@ async def test_the_next_slice_is_written_while_one_is_committed(scene: Scene, ki
     held = [(0, "zero")] if kind is PipelinedWriter else []
     later = [(10 * n + more, name) for n in range(1, 5) for more, name in ((0, "next"), (1, "too"))]
     assert scene.rows("people") == sorted([*held, (1, "a"), (2, "b"), *later], key=repr)
+
+
+@pytest.mark.parametrize("kind", [FirstLoadWriter, PipelinedWriter])
+@pytest.mark.parametrize("most", [8, 3], ids=["two connections", "one"])
+async def test_a_former_owner_commits_nothing_though_its_next_slice_begins(
+    scene: Scene, kind: type[Any], most: int
+) -> None:
+    """A BEGIN would commit what the connection has loaded."""
+    scene.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name VARCHAR(20))")
+    held = [(0, "zero")] if kind is PipelinedWriter else []
+    if held:
+        scene.run("INSERT INTO people VALUES (0, 'zero')")
+    async with scene.session(max_connections=most) as session:
+        writer = await session.prepare(session.load(spec(), schema=PEOPLE, unique_key=True))
+        assert isinstance(writer, kind)
+        await writer.write(people((1, "old"), (2, "old")))
+        async with scene.session():
+
+            async def lost() -> None:
+                with pytest.raises(LeaseLost):
+                    await commit(session, writer, [])
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lost)
+                await anyio.lowlevel.checkpoint()
+                await writer.write(people((1, "older")))
+                await writer.write(people((3, "older")))
+            with suppress(RetlError):
+                await writer.write(people((4, "older")))
+            await session.abort(writer)
+    assert scene.rows("people") == held
 
 
 async def test_a_slice_that_is_discarded_takes_nothing_from_the_one_that_is_committed(scene: Scene) -> None:
