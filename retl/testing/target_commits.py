@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import anyio
 import pytest
 
-from retl.model.errors import LeaseLost, RowsRejected
+from retl.model.errors import LeaseLost, RetlError, RowsRejected
 from retl.model.window import Scope, Slice
 from retl.testing.oracle import in_order
 from retl.testing.target_base import TABLE, TargetBase, rows_of, table_of, write
@@ -64,6 +66,21 @@ class TargetCommits(TargetBase):
                 assert checkpoint.watermark == _EARLY
         if self.stages:
             assert await self.contents(TABLE) == rows_of([1])
+
+    async def test_an_old_fence_commits_nothing_of_a_first_load_though_the_next_slice_begins(self) -> None:
+        """That slice may be on its way to the writer while this one is refused."""
+        self.needs_staging()
+        await self.loaded([])
+        async with self.session() as old:
+            writer = await old.prepare()
+            await write(writer, rows_of([1, 2], name="old"))
+            async with self.session():
+                with pytest.raises(LeaseLost):
+                    await old.commit(writer, _EARLY)
+                with suppress(RetlError):
+                    await write(writer, rows_of([1, 3], name="older"), slice_=Slice(index=1))
+                await old.abort(writer)
+        assert await self.contents(TABLE) == []
 
     async def test_an_old_fence_cannot_finish(self) -> None:
         self.needs_transactions()
