@@ -139,7 +139,8 @@ async def test_more_refused_texts_than_allowed_fail_the_scan_and_are_kept(embedd
     report = await embedded.failed()
 
     assert "the model refused the text of 2 rows" in str(report.error)
-    assert await embedded.pipeline().count_rejects() == 2
+    async with embedded.pipeline() as pipeline:
+        assert await pipeline.count_rejects() == 2
 
 
 async def test_a_scan_that_its_budget_stops_goes_on_from_where_it_was(embedded: Articles) -> None:
