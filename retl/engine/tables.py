@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 
 from retl.connectors.base import Source, Target
 from retl.engine.log import as_retl_error
 from retl.engine.queries import with_query
 from retl.model.actions import Action, PreAction
-from retl.model.errors import ConfigError, UnsupportedError
+from retl.model.errors import ConfigError, RetlError, UnsupportedError
 from retl.model.naming import Naming, matching, plain_name
 from retl.model.options import TableOptions
 from retl.model.table import Table, TableSpec, check_declaration, check_options, resolve
@@ -129,31 +130,36 @@ class Tables:
 
     def _mirrored(self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None) -> list[TableSpec]:
         """The tables without those that this target cannot mirror."""
-        unmirrored = [spec for spec in specs if spec.pre_action is PreAction.MIRROR and not target.mirrors]
-        for spec in unmirrored:
-            error = UnsupportedError(
-                f'a {target.system} target cannot compare its rows with others, as pre_action = "mirror" asks.',
-                remedy='use pre_action = "swap", which replaces the table as a whole, or "none".',
-                system=target.system,
-            )
-            error.with_context(pipeline=self._pipeline, table=spec.name)
-            if errors is None:
-                raise error
-            errors.append(error)
-        return [spec for spec in specs if spec not in unmirrored]
+        unable = [spec for spec in specs if spec.pre_action is PreAction.MIRROR and not target.mirrors]
+        refused = UnsupportedError(
+            f'a {target.system} target cannot compare its rows with others, as pre_action = "mirror" asks.',
+            remedy='use pre_action = "swap", which replaces the table as a whole, or "none".',
+            system=target.system,
+        )
+        return self._without(unable, refused, specs, errors)
 
     def _without_sql(
         self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None
     ) -> list[TableSpec]:
         """The tables without those whose own statements this target cannot run."""
         unable = [] if target.runs_sql else [spec for spec in specs if spec.before_sql or spec.after_sql]
+        refused = UnsupportedError(
+            f"a {target.system} target runs no SQL, as before_sql and after_sql ask.",
+            remedy="remove them; in Python, Hooks(before_scan=..., after_scan=...) calls a function of yours.",
+            system=target.system,
+        )
+        return self._without(unable, refused, specs, errors)
+
+    def _without(
+        self,
+        unable: Sequence[TableSpec],
+        refused: RetlError,
+        specs: Sequence[TableSpec],
+        errors: list[Exception] | None,
+    ) -> list[TableSpec]:
+        """The tables but those for which something is refused: an error for each, raised where nobody collects them."""
         for spec in unable:
-            error = UnsupportedError(
-                f"a {target.system} target runs no SQL, as before_sql and after_sql ask.",
-                remedy="remove them; in Python, Hooks(before_scan=..., after_scan=...) calls a function of yours.",
-                system=target.system,
-            )
-            error.with_context(pipeline=self._pipeline, table=spec.name)
+            error = copy(refused).with_context(pipeline=self._pipeline, table=spec.name)
             if errors is None:
                 raise error
             errors.append(error)

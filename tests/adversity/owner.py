@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import anyio
@@ -75,6 +76,23 @@ def owner(job: Job, freeze_at: str | None = None, count: int = 1) -> Iterator[Ow
             yield Owner(process)
         finally:
             process.kill()
+
+
+def check_takeover(job: Job, more: Callable[[], object]) -> None:
+    """Only the first of two writes; when it dies, the second takes what there is ``more``, however long the lease lives."""
+    with owner(job) as first:
+        first.wait("ScanFinished")
+        with owner(job) as second:
+            second.wait("LeaseHeld")
+            first.wait_again("ScanFinished")
+            first.wait_again("ScanFinished")
+            assert not {"LeaseAcquired", "ScanStarted"} & {*second.events}
+            more()
+            first.kill()
+            began = time.monotonic()
+            second.wait("ScanFinished")
+            assert time.monotonic() - began < 20
+            second.kill()
 
 
 def main(order: Order) -> None:
