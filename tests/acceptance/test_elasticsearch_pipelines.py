@@ -335,8 +335,9 @@ def test_check_plan_tables_and_status_write_nothing(desk: Desk) -> None:
     ):
         assert part in planned.out, planned
     assert f"  {desk.orders}\n" in desk.type("tables").out
-    for command in ("status", "history", "rejects"):
+    for command in ("status", "rejects"):
         desk.type(command)
+    assert "has never heard of this pipeline" in desk.type("history", code=1).err
     assert desk.everything() == before
     desk.run()
     status = desk.type("status").out

@@ -17,6 +17,7 @@ import pytest
 
 import retl
 from benchmarks.common import StallWatch
+from retl.state.sql import STATE_TABLES
 from tests.integration.mysql.targets import Scene
 from tests.servers.database import Server
 from tests.support import Warehouse
@@ -219,7 +220,7 @@ async def test_the_event_loop_of_the_host_is_not_blocked(shop: Scene, app: Scene
         return watch.longest
 
     async def load() -> None:
-        app.run("DROP TABLE IF EXISTS events, retl_checkpoints, retl_leases, retl_rejects, retl_scans, retl_meta")
+        app.run(f"DROP TABLE IF EXISTS events, {', '.join(STATE_TABLES)}")
         await pipeline(shop, app, EVENTS, slice_rows=20_000).run_once()
 
     def compute() -> None:

@@ -231,8 +231,9 @@ def test_check_and_plan_write_nothing(desk: Desk) -> None:
         assert part in planned.out, planned
     assert desk.type("tables").out == "shop: 1 table in the source\n  orders\n"
     assert desk.app.run("SHOW TABLES") == []
-    for command in ("status", "history", "rejects"):
+    for command in ("status", "rejects"):
         desk.type(command)
+    assert "has never heard of this pipeline" in desk.type("history", code=1).err
     assert desk.app.run("SHOW TABLES") == []
 
 

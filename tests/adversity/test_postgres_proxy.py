@@ -116,7 +116,7 @@ async def test_a_commit_whose_answer_is_lost_is_found_out_from_the_checkpoint(
 
     monkeypatch.setattr(PostgresConnection, "commit", cut)
     async with line(mode, pg, folder) as (feed, proxy):
-        for number in (8, 12, 16):
+        for number in (4, 8, 12):
             feed.more()
             left = number
             await get_there(feed)

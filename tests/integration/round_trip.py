@@ -67,7 +67,7 @@ class AServer:
         )
 
     def clear(self) -> None:
-        self.run("DROP TABLE IF EXISTS arrived, retl_meta, retl_checkpoints, retl_leases, retl_rejects, retl_scans")
+        self.run(f"DROP TABLE IF EXISTS {', '.join(('arrived', *STATE_TABLES))}")
 
     def read(self, table: str, columns: Columns) -> Rows:
         chosen = [self.forms.get(column.kind, "{}").format(f"`{name}`") for name, column in columns.items()]

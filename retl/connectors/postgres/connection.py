@@ -207,13 +207,13 @@ class PostgresConnection:
         """
         send, receive = anyio.create_memory_object_stream[bytes](_BLOCKS)
         copying = asyncio.create_task(self._copy_into(sql, send.send, send.close))
-        try:
-            async for block in receive:
-                yield block
-            await copying
-        finally:
-            await shielded(self._ended(copying))
-            receive.close()
+        with receive:
+            try:
+                async for block in receive:
+                    yield block
+                await copying
+            finally:
+                await shielded(self._ended(copying))
 
     async def _copy_into(self, sql: str, send: Callable[[bytes], Any], close: Callable[[], None]) -> None:
         async def sink(block: bytes) -> None:
