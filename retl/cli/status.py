@@ -113,6 +113,11 @@ def show_status(found: PipelineStatus) -> str:
     return "\n".join(lines)
 
 
+def _lag(seconds: float | None) -> str:
+    whole = None if seconds is None else round(seconds)
+    return "" if whole is None else format_duration(whole) if whole else "none"
+
+
 def _table_row(table: TableStatus, name: str) -> tuple[str, ...]:
     last = table.last
     return (
@@ -120,7 +125,7 @@ def _table_row(table: TableStatus, name: str) -> tuple[str, ...]:
         _scan(table),
         f"{last.rows:,}" if last is not None else "",
         ago(table.last_success),
-        "" if table.lag is None else format_duration(round(table.lag)),
+        _lag(table.lag),
         f"{table.rejects:,}",
         table.watermark or "",
     )
