@@ -133,5 +133,8 @@ def _of_role(session: AioSession, role: Role, region: str, source: Any = None) -
 
 
 async def _in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    # The coroutine is made in the thread, too: who is cancelled before it begins leaves none that nobody awaits.
-    return await anyio.to_thread.run_sync(lambda: asyncio.run(work()))
+    coroutine = work()
+    try:
+        return await anyio.to_thread.run_sync(asyncio.run, coroutine)
+    finally:
+        coroutine.close()  # who is cancelled before the thread begins leaves none that nobody awaits
