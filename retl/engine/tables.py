@@ -131,35 +131,35 @@ class Tables:
     def _mirrored(self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None) -> list[TableSpec]:
         """The tables without those that this target cannot mirror."""
         unable = [spec for spec in specs if spec.pre_action is PreAction.MIRROR and not target.mirrors]
-        refused = UnsupportedError(
+        error = UnsupportedError(
             f'a {target.system} target cannot compare its rows with others, as pre_action = "mirror" asks.',
             remedy='use pre_action = "swap", which replaces the table as a whole, or "none".',
             system=target.system,
         )
-        return self._without(unable, refused, specs, errors)
+        return self._without(unable, error, specs, errors)
 
     def _without_sql(
         self, specs: Sequence[TableSpec], target: Target, errors: list[Exception] | None
     ) -> list[TableSpec]:
         """The tables without those whose own statements this target cannot run."""
         unable = [] if target.runs_sql else [spec for spec in specs if spec.before_sql or spec.after_sql]
-        refused = UnsupportedError(
+        error = UnsupportedError(
             f"a {target.system} target runs no SQL, as before_sql and after_sql ask.",
             remedy="remove them; in Python, Hooks(before_scan=..., after_scan=...) calls a function of yours.",
             system=target.system,
         )
-        return self._without(unable, refused, specs, errors)
+        return self._without(unable, error, specs, errors)
 
     def _without(
         self,
         unable: Sequence[TableSpec],
-        refused: RetlError,
+        like: RetlError,
         specs: Sequence[TableSpec],
         errors: list[Exception] | None,
     ) -> list[TableSpec]:
-        """The tables but those for which something is refused: an error for each, raised where nobody collects them."""
+        """The tables but those of which the target is unable: an error for each, raised where nobody collects them."""
         for spec in unable:
-            error = copy(refused).with_context(pipeline=self._pipeline, table=spec.name)
+            error = copy(like).with_context(pipeline=self._pipeline, table=spec.name)
             if errors is None:
                 raise error
             errors.append(error)

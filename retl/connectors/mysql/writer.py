@@ -193,7 +193,7 @@ class SlicedWriter(MySQLWriter):
     async def _write(self, sifted: Sifted, data: pa.Buffer | None) -> None:
         if self._slice is None:
             worker = await self._lanes.free()
-            # One that could not be committed meanwhile is a slice again.
+            # If the commit that it waited for has failed, that slice is still there.
             self._slice = self._slice or self._begin(worker)
         mine = self._slice
         self._count(mine, sifted)
