@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ class Alerts:
     def _hear(self, event: events.Event) -> None:
         if isinstance(event, events.LeaseAcquired) and event.epoch != self._epoch:
             # What failed here while another process was the owner is not this one's to tell.
-            self._before = {name: _copy(one) for name, one in self._all_health()}
+            self._before = {name: replace(one) for name, one in self._all_health()}
         if isinstance(event, events.ScanFinished | events.ScanFailed) and event.report.rejects:
             self._ask_rejects = True
         if isinstance(event, _WAKES):
@@ -202,7 +203,7 @@ class Alerts:
     def _changed(self, at: datetime) -> AlertState:
         """The state by what is the case now."""
         tables = {**self._state.tables, **{name: self._fares(name, one) for name, one in self._all_health()}}
-        self._before = {name: _copy(one) for name, one in self._all_health()}
+        self._before = {name: replace(one) for name, one in self._all_health()}
         found = {one.key: one for one in self._found(tables, at)}
         told = dict(self._state.told)
         for key, one in found.items():
@@ -301,7 +302,3 @@ def _age(one: TableFares, at: datetime) -> float | None:
     """The seconds since the last success, or since the first failure where there never was one."""
     moment = one.last_success or one.since
     return None if moment is None else max(0.0, (at - moment).total_seconds())
-
-
-def _copy(one: TableHealth) -> TableHealth:
-    return TableHealth(one.last_success, one.failures, one.since, one.error)
