@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 STOP_SECONDS = 30.0
 ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC"}
@@ -149,3 +150,35 @@ class Process:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+class Owned:
+    """A server that the tests may end and start again, unless a variable names one that is not theirs."""
+
+    product: str
+    _process: Process | None
+
+    def start(self) -> None:
+        """Start the server and wait until it can be used."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End the server in order."""
+        self._own().stop()
+
+    def kill(self) -> None:
+        """End the server without a warning. What it has acknowledged is kept."""
+        self._own().kill()
+
+    def restart(self) -> None:
+        """Start the server again, on its port and with its data, whether it runs or not."""
+        self.stop()
+        self.start()
+
+    def log(self) -> str:
+        return self._own().log()
+
+    def _own(self) -> Process:
+        if self._process is None:
+            pytest.skip(f"the tests may not stop the {self.product} that a variable names")
+        return self._process

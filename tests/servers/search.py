@@ -17,9 +17,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import anyio.to_thread
 import msgspec
-import pytest
 
-from tests.servers.process import Process
+from tests.servers.process import Owned, Process
 
 START_SECONDS = 300.0
 ANSWER_SECONDS = 60.0
@@ -53,7 +52,7 @@ class _Page(msgspec.Struct):
     hits: _Hits
 
 
-class SearchServer:
+class SearchServer(Owned):
     """A server that a test may do everything with. Its questions go through the standard library, never through retl.
 
     All methods block but ``run``; a test whose scan has to go on meanwhile calls them in a thread.
@@ -186,27 +185,6 @@ class SearchServer:
     def look(self) -> None:
         """Ask for the version: the server is up."""
         self.version = self.ask("GET", "/")["version"]["number"]
-
-    def stop(self) -> None:
-        """End the server in order."""
-        self._own().stop()
-
-    def kill(self) -> None:
-        """End the server without a warning. What it has acknowledged is kept."""
-        self._own().kill()
-
-    def restart(self) -> None:
-        """Start the server again, on its port and with its data, whether it runs or not."""
-        self.stop()
-        self.start()
-
-    def log(self) -> str:
-        return self._own().log()
-
-    def _own(self) -> Process:
-        if self._process is None:
-            pytest.skip(f"the tests may not stop the {self.product} that a variable names")
-        return self._process
 
     def _page(self, path: str, body: Any) -> _Page:
         status, answer = self._exchange("POST", path, body)

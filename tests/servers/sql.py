@@ -11,9 +11,8 @@ from typing import Any, ClassVar, Self
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import anyio.to_thread
-import pytest
 
-from tests.servers.process import Process
+from tests.servers.process import Owned, Process
 
 START_SECONDS = 60.0
 LOCK_WAIT_SECONDS = 30.0
@@ -22,7 +21,7 @@ USER = "retl"
 Row = tuple[Any, ...]
 
 
-class SqlServer(ABC):
+class SqlServer(Owned, ABC):
     """A server and a user on it who may do everything. Its SQL goes through a driver, never through retl.
 
     All methods block but ``run``; a test whose scan has to go on meanwhile calls them in a thread.
@@ -110,27 +109,6 @@ class SqlServer(ABC):
     def _lives(self, process: Process) -> bool:
         """Whether a server that does not answer yet may still do so."""
         return process.running
-
-    def stop(self) -> None:
-        """End the server in order."""
-        self._own().stop()
-
-    def kill(self) -> None:
-        """End the server without a warning. What it has committed is kept."""
-        self._own().kill()
-
-    def restart(self) -> None:
-        """Start the server again, on its port and with its data, whether it runs or not."""
-        self.stop()
-        self.start()
-
-    def log(self) -> str:
-        return self._own().log()
-
-    def _own(self) -> Process:
-        if self._process is None:
-            pytest.skip(f"the tests may not stop the {self.product} that a variable names")
-        return self._process
 
 
 def named(variable: str, scheme: str, port: int) -> tuple[str, int, str, str] | None:
