@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from retl.connectors.elasticsearch.catalog import at, find_index
+from retl.connectors.elasticsearch.catalog import at, find_index, refresh
 from retl.connectors.elasticsearch.connection import Client, quoted
 from retl.model.errors import SchemaDrift, UnsupportedError
 from retl.model.plan import WriteSpec
@@ -66,6 +66,8 @@ async def lookup(client: Client, table: str, column: str, values: Sequence[str],
     asked = [column, *wanted]
     rows: list[list[str | None]] = []
     if await _has(client, table, column):
+        # A search does not find the vectors of a moment ago, and they would be paid for again.
+        await refresh(client, table)
         for start in range(0, len(values), _AT_ONCE):
             body = {
                 "size": _AT_ONCE,
