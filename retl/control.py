@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from retl.engine.arguments import in_context
-from retl.engine.bus import EventBus
-from retl.engine.config import PipelineConfig
-from retl.engine.runner import Runner
 from retl.engine.status import snapshot_of
 from retl.engine.wanted import wanted_tables
+from retl.lifetime import Lifetime
 from retl.model import events as event_types
 from retl.model.checkpoint import Reject
 from retl.model.duration import Duration, parse_duration
@@ -18,16 +16,10 @@ from retl.model.status import Snapshot
 from retl.state.base import StateStore
 
 
-class Control:
+class Control(Lifetime):
     """The part of a ``Pipeline`` that may be used while it runs."""
 
-    name: str
-    _config: PipelineConfig
     _store: StateStore
-    _runner: Runner
-    _bus: EventBus
-    _busy: bool
-    _looks: int
     _stop_waits: bool
 
     # While it runs ----------------------------------------------------------

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Self
+from collections.abc import Iterable, Sequence
 
 import anyio
 from anyio.abc import TaskStatus
@@ -18,7 +15,6 @@ from retl.engine.adopt import adopted
 from retl.engine.arguments import (
     ABANDONED,
     check_count,
-    check_loop,
     check_name,
     check_side,
     in_context,
@@ -44,7 +40,6 @@ from retl.model import events as event_types
 from retl.model.actions import PreAction, Write, parse_actions
 from retl.model.alerts import Alert
 from retl.model.duration import Duration, parse_duration
-from retl.model.errors import ConfigError
 from retl.model.hooks import Hooks
 from retl.model.options import LostTarget, NewColumns, NullCursor, PreActionWord, TableOptions, WriteWord
 from retl.model.range import Bound
@@ -54,22 +49,16 @@ from retl.model.steering import CommandWord, Sent
 from retl.model.table import Table
 from retl.model.typed import wrong_type
 from retl.state.base import StateStore
-from retl.threads import Grace, graced, renew_after_fork, shielded
+from retl.threads import renew_after_fork
 
 __all__ = ["Finding", "Pipeline", "TablePlan"]
-
-_LET_GO_SECONDS = 0.4
-"""How long a run that left something behind may take to close its connections."""
 
 
 class Pipeline(Control):
     """One source, one target, some tables and a schedule.
 
-    ``name`` identifies the pipeline in its state store: checkpoints belong to it.
-    ``source`` and ``target`` are connectors (``retl.connectors``), or objects of your own
-    that implement ``retl.connectors.base``. What is given here for tables (``cursor``,
-    ``lookback`` ...) holds for every table, unless the table says otherwise; ``cursor`` only
-    for those that have such a column.
+    What is given here for tables (``cursor``, ``lookback`` ...) holds for every table, unless
+    the table says otherwise; ``cursor`` only for those that have such a column.
 
     Checkpoints and the lease live inside the target where it has transactions, so that
     data and checkpoint are one commit; else in ``state``, which must then be given:
@@ -77,6 +66,37 @@ class Pipeline(Control):
 
     Raises ``ConfigError`` for words that do not fit together. Nothing is opened before
     the first method is awaited. A pipeline is used from one event loop.
+
+    Args:
+        name: Identifies the pipeline in its state store, where its checkpoints and its lease are.
+        source: Where rows come from: one of ``retl.connectors``, or a ``Source`` of your own.
+        target: Where they go: one of ``retl.connectors``, or a ``Target`` of your own.
+        tables: What is copied, each a ``Table`` or just its name.
+        interval: Seconds, or text such as ``"5m"``, from the start of one run to that of the next.
+        cron: The times of runs instead, as five fields: ``"0 3 * * *"``. Without either, runs begin by ``trigger`` alone.
+        timezone: The zone of ``cron``, such as ``"Europe/Prague"``. UTC when unset.
+        jitter: How much later it may begin, so that not all do at once: a twentieth of the interval when unset, at most 3 seconds.
+        blacklist: Actions that are never done to the target, such as ``"DROP"``. What needs one is refused before it begins.
+        state: Where checkpoints are kept instead of in the target.
+        cursor: The column that tells what is new. Without one, tables are read in full.
+        lookback: How far before the last value of the cursor each scan begins, for rows that were committed late.
+        settle: How old a row has to be by its cursor before it is read.
+        null_cursor: What becomes of rows without a value of the cursor.
+        pre_action: What happens to the target's table before a full load, such as ``"swap"``.
+        keep_archives: How many of the replaced tables stay, under ``rename_and_create``.
+        max_shrink: By how much a replaced table may shrink, as a share (``"20%"``) before the scan is stopped.
+        max_rejects: How many rows of a scan may be rejected, as a number or a share, before it fails.
+        lost_target: What happens where the target's table is empty or gone although rows were written to it.
+        write: ``"upsert"`` by key, or ``"append"``.
+        new_columns: What happens where the source has a column that the target lacks.
+        slice_rows: About how many rows are one transaction.
+        parallel_tables: How many tables are scanned at once, where the target takes several writers.
+        keep_rejects: How long rejected rows are remembered.
+        lease_ttl: After how long without a sign of life another process takes over.
+        stall_timeout: After how long without an answer or a row a scan is given up, and tried again. 0: never.
+        channel_bytes: How many bytes wait between reader and writer, at most, in each scan.
+        alerts: Who is told what, and when.
+        hooks: What of yours is called around runs and scans.
     """
 
     def __init__(
@@ -113,6 +133,7 @@ class Pipeline(Control):
         hooks: Hooks | None = None,
     ) -> None:
         self.name = check_name(name)
+        """What identifies it in its state store."""
         with in_context(self.name):
             if hooks is not None and not isinstance(hooks, Hooks):
                 raise wrong_type("hooks", hooks, "retl.Hooks(after_scan=...)")
@@ -145,6 +166,7 @@ class Pipeline(Control):
             self._tables = Tables(name, declared, defaults, actions, self._source, self._target)
             timetable = make_timetable(name, declared, interval=interval, cron=cron, timezone=timezone, jitter=jitter)
             self.schedule = timetable.schedule
+            """When it runs; tables may have schedules of their own."""
             inside = self._target.state_store() if state is None else None
             self._store: StateStore = state or inside or no_store(self._target)
         self._config = PipelineConfig(
@@ -172,18 +194,6 @@ class Pipeline(Control):
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r} {self._source.system} -> {self._target.system}, {self.schedule.describe()}>"
-
-    @asynccontextmanager
-    async def _looking(self) -> AsyncGenerator[None, None]:
-        """A look outside of a run: when the last one is over, nothing stays open."""
-        self._looks += 1
-        try:
-            with in_context(self.name):
-                yield
-        finally:
-            self._looks -= 1
-            if not self._looks and not self._busy:
-                await shielded(self._close())
 
     # Before a run -----------------------------------------------------------
 
@@ -342,53 +352,3 @@ class Pipeline(Control):
                 return sorted(await adopted(self._config, fence, table))
             finally:
                 await self._let_go(grace)
-
-    async def aclose(self) -> None:
-        """Close every connection, and end ``events``. ``run_once`` and ``run_forever`` may be called again afterwards."""
-        self._bus.end()
-        await shielded(self._close())
-
-    async def _close(self) -> None:
-        async with AsyncExitStack() as closing:  # each of them, even if another one fails
-            closing.push_async_callback(self._store.aclose)
-            closing.push_async_callback(self._target.aclose)
-            closing.push_async_callback(self._source.aclose)
-
-    async def __aenter__(self) -> Self:
-        """For a block that asks, or runs once; its end closes every connection. ``retl.running`` runs in the background."""
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self.aclose()
-
-    # Inside -----------------------------------------------------------------
-
-    @contextmanager
-    def _running(self) -> Iterator[Grace]:
-        """Holds the pipeline for one run at a time."""
-        check_loop(self.name)
-        if self._busy:
-            raise ConfigError(
-                "the pipeline is running already.",
-                remedy="use trigger() to run now, or another Pipeline object under another name.",
-                pipeline=self.name,
-            )
-        self._busy = True
-        try:
-            with graced() as grace:
-                self._runner.begin(grace)
-                yield grace
-        finally:
-            self._busy = False
-
-    async def _let_go(self, grace: Grace) -> None:
-        """After a run: nothing stays open, and the next owner need not wait."""
-        self._runner.rest()
-        with graced() as further:
-            if grace.over:
-                asyncio.get_running_loop().call_later(_LET_GO_SECONDS, further.end)
-            await shielded(self._give_up())
-
-    async def _give_up(self) -> None:
-        await self._runner.give_up()
-        await self._close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -555,3 +556,8 @@ z = 2024-01-01T00:00:00Z
         "list[1].items[1]": 23,
         "list[1].items[1].qA": 24,
     }
+
+
+def test_help_explains_every_parameter_of_a_pipeline() -> None:
+    explained = re.findall(r"^    (\w+): ", inspect.getdoc(Pipeline) or "", re.MULTILINE)
+    assert explained == list(inspect.signature(Pipeline).parameters)
