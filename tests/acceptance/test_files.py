@@ -41,6 +41,32 @@ async def test_files_become_rows_that_know_where_they_came_from(folder: Folder) 
     assert folder.entries() == [("a.csv", 2), ("b.csv", 1)]
 
 
+@pytest.mark.by_target
+async def test_several_patterns_fill_one_table(folder: Folder) -> None:
+    folder.pattern = "sales"
+    folder.words |= {
+        "files": ["eu/{day:%Y-%m-%d}.csv", "us/{state}/*.csv", "us/**/{day:%Y-%m-%d}.csv"],
+        "vanished": "delete",
+        "max_shrink": "50%",
+    }
+    gone = folder.write("eu/2024-05-01.csv", "id", "1")
+    folder.write("us/NY/2024-05-02.csv", "id", "2")  # the first pattern that matches a name takes it
+    folder.write("us/2024-05-03.csv", "id", "3")
+    folder.write("asia/2024-05-04.csv", "id", "4")
+    assert (await folder.scan()).rows == 3
+    gone.unlink()
+    folder.write("us/CA/a.csv", "id", "5")
+
+    assert (await folder.scan()).rows == 1
+
+    assert [(id_, day and str(day)[:10], *rest) for id_, day, *rest in folder.rows("id", "day", "state", "_file")] == [
+        (2, None, "NY", "us/NY/2024-05-02.csv"),
+        (3, "2024-05-03", None, "us/2024-05-03.csv"),
+        (5, None, "CA", "us/CA/a.csv"),
+    ]
+    assert folder.entries() == [("us/2024-05-03.csv", 1), ("us/CA/a.csv", 1), ("us/NY/2024-05-02.csv", 1)]
+
+
 async def test_an_unchanged_folder_is_not_read_again(folder: Folder) -> None:
     folder.write("a.csv", "id", "1")
     await folder.scan()
