@@ -250,6 +250,8 @@ class TextWire(Connection):  # type: ignore[misc]  # aiomysql ships no types
             await self.query(sql)
             if any(len(row) != self._result.field_count for row in self._result.rows or ()):
                 raise ValueError("a row has other columns than the result")
+            while self._result.has_next:  # of a procedure, whose last result tells whether it went well
+                await self.next_result()
         return self._result
 
     async def begin_result(self, sql: str) -> list[WireField]:
