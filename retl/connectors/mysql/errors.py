@@ -9,6 +9,8 @@ from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceEr
 Role = Literal["source", "target"]
 
 _AGAIN = "the scan is tried again."
+_READ_ONLY = frozenset({1290, 1792, 1836, 3989})
+"""A target may be writable again soon; a source that is asked to write is a replica for good."""
 _FIRST_OF_SQL = 1000
 """Lower numbers are those of failed system calls at the server."""
 
@@ -58,7 +60,7 @@ _MEANINGS = (
         f"such as a pooler or a watchdog; {_AGAIN}",
     ),
     _Meaning(
-        (1290, 1792, 1836, 3989),
+        tuple(_READ_ONLY),
         ConnectionFailed,
         "the server at {place} does not allow writing now: {said}",
         f"connect to the server that is writable, or end its read-only mode; {_AGAIN}",
@@ -160,7 +162,7 @@ def server_error(code: int, message: str, role: Role, place: str) -> RetlError:
     if code == 1047 and "wsrep" in message.lower():
         # Other servers say 1047 for an unknown statement; a Galera node says it while it is cut off from its cluster.
         meaning = _BY_CODE[1053]
-    if meaning is not None:
+    if meaning is not None and not (role == "source" and code in _READ_ONLY):
         kind = ConnectionFailed if meaning.kind is TargetBusy and role == "source" else meaning.kind
         return kind(f"{meaning.what.format(place=place, role=role, said=said)}.", remedy=meaning.remedy)
     if 0 < code < _FIRST_OF_SQL:

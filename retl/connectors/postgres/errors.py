@@ -9,6 +9,8 @@ from retl.model.errors import ConfigError, ConnectionFailed, RetlError, SourceEr
 Role = Literal["source", "target"]
 
 _AGAIN = "the scan is tried again."
+_READ_ONLY = "25006"
+"""A target may be writable again soon; a source that is asked to write is a replica for good."""
 
 
 class _Meaning(NamedTuple):
@@ -54,7 +56,7 @@ _MEANINGS = (
         f"{_AGAIN}",
     ),
     _Meaning(
-        ("25006",),
+        (_READ_ONLY,),
         ConnectionFailed,
         "the server at {place} does not allow writing now: {said}",
         'connect to the server that is writable (several hosts with target_session_attrs = "read-write"), or end its '
@@ -130,6 +132,8 @@ def server_error(state: str, text: str, role: Role, place: str) -> RetlError:
     """
     said = f"{text} (SQLSTATE {state})"
     meaning = _BY_STATE.get(state) or _BY_STATE.get(state[:2])
+    if role == "source" and state == _READ_ONLY:
+        meaning = None
     if meaning is not None and not (role == "target" and of_rows(state, text)):
         kind = ConnectionFailed if meaning.kind is TargetBusy and role == "source" else meaning.kind
         return kind(f"{meaning.what.format(place=place, role=role, said=said)}.", remedy=meaning.remedy)
