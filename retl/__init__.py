@@ -30,7 +30,7 @@ from retl.model.errors import (
     TransientError,
     UnsupportedError,
 )
-from retl.model.hooks import BeforeRun, BeforeScan, Hooks
+from retl.model.hooks import SQL, BeforeRun, BeforeScan, Hooks
 from retl.model.report import Progress, RunReport, ScanReport
 from retl.model.secret import Secret, env, secret_file
 from retl.model.status import PipelineStatus, Snapshot, TableSnapshot, TableStatus
@@ -42,6 +42,7 @@ from retl.state.sqlite import SqliteStore
 from retl.sync import InThread, in_thread
 
 __all__ = [
+    "SQL",
     "Action",
     "Alert",
     "BeforeRun",

@@ -27,6 +27,7 @@ from retl.engine.arguments import (
 from retl.engine.bus import EventBus
 from retl.engine.config import KEEP_REJECTS, PARALLEL_TABLES, PipelineConfig
 from retl.engine.context import DEFAULT_TTL, Limits, now
+from retl.engine.hooks import checked_hooks
 from retl.engine.lease import parse_lease_ttl
 from retl.engine.preflight import Finding, Preflight, TablePlan
 from retl.engine.runner import Runner
@@ -47,7 +48,6 @@ from retl.model.report import RunReport
 from retl.model.status import PipelineStatus
 from retl.model.steering import CommandWord, Sent
 from retl.model.table import Table
-from retl.model.typed import wrong_type
 from retl.state.base import StateStore
 from retl.threads import renew_after_fork
 
@@ -135,8 +135,6 @@ class Pipeline(Control):
         self.name = check_name(name)
         """What identifies it in its state store."""
         with in_context(self.name):
-            if hooks is not None and not isinstance(hooks, Hooks):
-                raise wrong_type("hooks", hooks, "retl.Hooks(after_scan=...)")
             check_count("channel_bytes", channel_bytes, "a whole number of bytes, at least 1")
             check_count("parallel_tables", parallel_tables, "a whole number, at least 1")
             ttl, stall = parse_lease_ttl(lease_ttl), parse_stall_timeout(stall_timeout)
@@ -163,6 +161,7 @@ class Pipeline(Control):
             check_side(self._source, Source, "source", "IteratorSource")
             check_side(self._target, Target, "target", "FunctionTarget")
             self._source, self._target = with_documents(self._source, self._target, declared)
+            checked = checked_hooks(hooks, self._source, self._target)
             self._tables = Tables(name, declared, defaults, actions, self._source, self._target)
             timetable = make_timetable(name, declared, interval=interval, cron=cron, timezone=timezone, jitter=jitter)
             self.schedule = timetable.schedule
@@ -184,7 +183,7 @@ class Pipeline(Control):
             parallel_tables=parallel_tables,
             keep_rejects=keep,
             alerts=senders,
-            hooks=hooks or Hooks(),
+            hooks=checked,
         )
         self._bus = EventBus()
         self._runner = Runner(self._config, self._bus)

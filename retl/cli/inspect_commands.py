@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from retl.cli.exit_codes import FAILED, exit_code, worst
@@ -75,8 +75,8 @@ def plan(arguments: argparse.Namespace) -> int:
     else:
         for answer in answers:
             say(f"{answer.pipeline.name}: {answer.pipeline.schedule.describe()}")
-            for item in answer.value[0]:
-                say("\n".join(plan_lines(item)))
+            for line in _run_lines(answer.value[0]):
+                say(line)
     sys.stdout.flush()  # the errors, which go to stderr, come last
     for error in errors:
         print_error(error)
@@ -106,8 +106,18 @@ def _plan_values(pipeline: Pipeline, item: TablePlan) -> dict[str, Any]:
         "target": item.target.statements,
         "casts": item.target.casts,
         "preview": item.preview,
+        "hooks": item.hooks,
         "warnings": item.warnings,
     }
+
+
+def _run_lines(plans: Sequence[TablePlan]) -> Iterator[str]:
+    """What the next run would do: the hooks of the run, and between them its scans."""
+    hooks = plans[0].hooks if plans else {}
+    yield from (f"  before the run, on the {text}" for text in hooks.get("before_run", ()))
+    for item in plans:
+        yield from plan_lines(item)
+    yield from (f"  after the run, on the {text}" for text in hooks.get("after_run", ()))
 
 
 def plan_lines(item: TablePlan) -> list[str]:
@@ -121,7 +131,8 @@ def plan_lines(item: TablePlan) -> list[str]:
     rows = "an unknown number of rows" if source.rows is None else plural(source.rows, "row")
     lines = [f"  {table.name} -> {table.to}: {how}"]
     reads = f"{rows} in {plural(len(source.slices), 'slice')}" if source.slices else "nothing: no new rows"
-    facts = [] if source.by_manifest else [("reads", reads)]
+    facts = [("before", text) for text in item.hooks.get("before_scan", ())]
+    facts += [] if source.by_manifest else [("reads", reads)]
     facts += [("finds", text) for text in item.preview]
     window = source.window
     if window is not None:
@@ -131,6 +142,7 @@ def plan_lines(item: TablePlan) -> list[str]:
         facts.append(("key", ", ".join(source.key)))
     facts += [("source", text) for text in source.statements]
     facts += [("target", text) for text in item.target.statements]
+    facts += [("after", text) for text in item.hooks.get("after_scan", ())]
     facts += [("cast", text) for text in item.target.casts]
     facts += [("warning", text) for text in item.warnings]
     before = ""

@@ -214,7 +214,9 @@ class _Shape:
     def describe(self) -> str:
         if timedelta in self.plain:
             return _TYPE_WORDS[timedelta]
-        return " or ".join(dict.fromkeys(_describe_type(kind) for kind in self.plain if kind is not Secret))
+        # Functions and secrets are for Python.
+        kinds = [kind for kind in self.plain if kind is not Secret and get_origin(kind) is not Callable]
+        return " or ".join(dict.fromkeys(_describe_type(kind) for kind in kinds or self.plain))
 
 
 def _alternatives(kind: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from retl.config.stores import Stores
 from retl.config.words import PipelineOptions, PipelineWords
 from retl.connectors.base import Source, Target
 from retl.engine.context import DEFAULT_TTL
+from retl.engine.hooks import checked_hooks
 from retl.engine.lease import parse_lease_ttl
 from retl.engine.queries import with_query
 from retl.engine.timetable import own_schedule, pipeline_schedule
@@ -98,6 +99,8 @@ class _Maker:
         target = self._try(self._words.target.target, "target")
         store = self._try(lambda: stores.store(target), "target") if target is not None else None
         self._try(lambda: pipeline_schedule(self._declared(), **self._schedule()))
+        if source is not None and target is not None:
+            self._try(lambda: checked_hooks(self._words.hooks, source, target), "hooks")
         blacklist = self._try(lambda: parse_actions(self._setting("blacklist") or ()), "blacklist")
         self._check_tables(blacklist or frozenset())
         lease_ttl = self._try(self._lease_ttl)
@@ -119,6 +122,7 @@ class _Maker:
             blacklist=self._setting("blacklist") or (),
             state=store,
             lease_ttl=lease_ttl,
+            hooks=self._words.hooks,
             **self._schedule(),
             **options,
         )

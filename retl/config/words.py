@@ -10,6 +10,7 @@ import msgspec
 from retl.connectors.base import Connector
 from retl.model.alerts import Alert
 from retl.model.duration import Duration
+from retl.model.hooks import Hooks
 from retl.model.options import TableOptions
 from retl.model.table import Table
 
@@ -43,6 +44,8 @@ class PipelineWords(PipelineOptions, kw_only=True, frozen=True):
     source: Annotated[Connector, msgspec.Meta(extra={"role": "source"})]
     target: Annotated[Connector, msgspec.Meta(extra={"role": "target"})]
     tables: Annotated[Sequence[Table | str], msgspec.Meta(min_length=1)]
+    hooks: Hooks | None = None
+    """Statements before and after a run and each scan, in the source or the target: `[pipelines.NAME.hooks]`."""
 
 
 Include = str | Sequence[str]

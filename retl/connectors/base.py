@@ -32,6 +32,7 @@ import pyarrow as pa
 from retl.connectors.rows.loading import loading
 from retl.connectors.rows.own_columns import OwnColumns
 from retl.connectors.rows.reject_column import REJECT, RowReject, with_rejects
+from retl.connectors.sql.door import RunsSql
 from retl.model.actions import Action, PreAction, Write
 from retl.model.answers import CommitResult, ScanAgain, SystemInfo, TargetTable
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Refresh, Reject
@@ -120,7 +121,7 @@ __all__ = [
 ]
 
 
-class Source(ABC):
+class Source(RunsSql, ABC):
     """A system that is read."""
 
     system: ClassVar[str]
@@ -295,7 +296,7 @@ class TableWriter(ABC):
         """Undo what is staged and not finished; what is committed stays. Safe after any failure. See ``loading``."""
 
 
-class Target(OwnColumns, ABC):
+class Target(OwnColumns, RunsSql, ABC):
     """A system that is written."""
 
     system: ClassVar[str]
@@ -306,8 +307,6 @@ class Target(OwnColumns, ABC):
     """Whether it takes one table at a time, as a file does."""
     mirrors: ClassVar[bool] = False
     """Whether it can do ``pre_action = "mirror"``."""
-    runs_sql: ClassVar[bool] = False
-    """Whether it runs ``before_sql`` and ``after_sql``."""
     documents: ClassVar[bool] = False
     """Whether a document may come whole, as its JSON, rather than as columns (``TableSpec.documents``)."""
 

@@ -1,49 +1,102 @@
-"""Call a pipeline's hooks."""
+"""Do what a pipeline's hooks ask: call functions, and run statements."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
 
 from retl.calls import REMEDY, call_user, failure, user_worker
+from retl.connectors.base import Source, Target
+from retl.engine.config import PipelineConfig
 from retl.model.duration import format_duration
-from retl.model.errors import HookFailed
-from retl.model.hooks import BeforeRun, BeforeScan, Hooks
+from retl.model.errors import ConfigError, HookFailed, RetlError, TransientError, UnsupportedError
+from retl.model.hooks import FACTS, MOMENTS, SQL, BeforeRun, BeforeScan, Hook, Hooks, Moment
 from retl.model.report import RunReport, ScanReport
+from retl.model.typed import wrong_type
 from retl.pulse import unhurried
+
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds before statements are tried again after an error that may pass."""
+
+
+def checked_hooks(given: Hooks | None, source: Source, target: Target) -> Hooks:
+    """The hooks of a pipeline. Raises ``ConfigError`` for statements that could never run."""
+    if given is not None and not isinstance(given, Hooks):
+        raise wrong_type("hooks", given, "retl.Hooks(after_scan=...)")
+    hooks = given or Hooks()
+    for moment in MOMENTS:
+        for name, hook in hooks.at(moment):
+            if isinstance(hook, SQL):
+                _check(name, hook, moment, source if hook.on == "source" else target)
+    return hooks
+
+
+def _check(name: str, hook: SQL, moment: Moment, system: Source | Target) -> None:
+    if not system.runs_sql:
+        raise UnsupportedError(
+            f"the hook {name} is SQL for the {hook.on}, but a {system.system} {hook.on} runs none.",
+            remedy="remove it, or run it on the other side; in Python, give a function of yours.",
+            system=system.system,
+        )
+    for number, sql in enumerate(hook.statements):
+        try:
+            system.statement(sql, dict.fromkeys(FACTS[moment], ""))
+        except ConfigError as error:
+            error.message = f"the hook {_numbered(name, hook, number)}: {error.message}"
+            raise
+
+
+def planned(hooks: Hooks) -> dict[str, tuple[str, ...]]:
+    """The statements of each moment that has some, for people: ``source: REFRESH ...``."""
+    found: dict[str, tuple[str, ...]] = {
+        moment: tuple(
+            f"{hook.on}: {sql.strip()}"
+            for _, hook in hooks.at(moment)
+            if isinstance(hook, SQL)
+            for sql in hook.statements
+        )
+        for moment in MOMENTS
+    }
+    return {moment: statements for moment, statements in found.items() if statements}
 
 
 class HookCalls:
-    """Calls hooks. What they raise is a ``RetlError``: their own, or ``HookFailed``. ``limit``: most seconds, 0 for any."""
+    """Calls the hooks of a pipeline. What they raise is a ``RetlError``: their own, or ``HookFailed``."""
 
-    def __init__(self, hooks: Hooks, limit: float) -> None:
-        self._hooks = hooks
-        self._limit = limit
+    def __init__(self, config: PipelineConfig) -> None:
+        self._hooks = config.hooks
+        self._limit = config.stall_timeout
+        self._systems: Mapping[str, Source | Target] = {"source": config.source, "target": config.target}
 
     async def before_run(self, what: BeforeRun) -> None:
-        await self._call("before_run", self._hooks.before_run, what)
-
-    async def after_run(self, report: RunReport) -> None:
-        await self._call("after_run", self._hooks.after_run, report)
+        await self._call("before_run", what)
 
     async def before_scan(self, what: BeforeScan) -> None:
-        await self._call("before_scan", self._hooks.before_scan, what)
+        await self._call("before_scan", what)
 
     async def after_scan(self, report: ScanReport) -> None:
-        await self._call("after_scan", self._hooks.after_scan, report)
+        await self._call("after_scan", report, went_well=report.status == "done")
 
-    async def _call(self, name: str, hook: Callable[[Any], Any] | None, argument: Any) -> None:
-        if hook is None:
-            return
-        worker = user_worker()
-        try:
-            # Its time is limited here, and counts for no stall of the scan.
-            with unhurried(), anyio.move_on_after(self._limit or None) as scope:
-                await call_user(worker, lambda call, error: _failed(name, call, error), hook, argument)
-        finally:
-            worker.close()
+    async def after_run(self, report: RunReport) -> None:
+        await self._call("after_run", report, went_well=report.ok)
+
+    async def _call(self, moment: Moment, argument: Any, *, went_well: bool = True) -> None:
+        for name, hook in self._hooks.at(moment):
+            if not isinstance(hook, SQL):
+                await self._in_time(name, _call_function, name, hook, argument)
+            elif went_well or hook.always:
+                facts = {fact: getattr(argument, fact) for fact in FACTS[moment]}
+                # A scan is tried again as a whole, when the others have had their turn.
+                pauses = () if moment == "before_scan" else _PAUSES
+                await self._in_time(name, _run_statements, name, hook, self._systems[hook.on], facts, pauses)
+
+    async def _in_time(self, name: str, call: Callable[..., Any], *arguments: Any) -> None:
+        # Its time is limited here, and counts for no stall of the scan.
+        with unhurried(), anyio.move_on_after(self._limit or None) as scope:
+            await call(*arguments)
         if scope.cancelled_caught:
             raise HookFailed(
                 f"the hook {name} has not ended within {format_duration(self._limit)}, so it was given up.",
@@ -51,5 +104,50 @@ class HookCalls:
             )
 
 
-def _failed(name: str, call: Callable[..., Any], error: BaseException) -> HookFailed:
-    return HookFailed(failure(f"the hook {name}", call, error), remedy=REMEDY)
+async def _call_function(name: str, hook: Hook[Any], argument: Any) -> None:
+    def failed(call: Callable[..., Any], error: BaseException) -> HookFailed:
+        return HookFailed(failure(f"the hook {name}", call, error), remedy=REMEDY)
+
+    assert not isinstance(hook, SQL)
+    worker = user_worker()
+    try:
+        await call_user(worker, failed, hook, argument)
+    finally:
+        worker.close()
+
+
+async def _run_statements(
+    name: str, hook: SQL, system: Source | Target, facts: Mapping[str, Any], pauses: tuple[float, ...]
+) -> None:
+    """Run statements in one session, each once; after an error that may pass, in another one from where it came."""
+    left = list(enumerate(hook.statements))
+    for pause in (*pauses, None):
+        try:
+            async with system.open_sql() as run:
+                while left:
+                    await run(system.statement(left[0][1], facts))
+                    left.pop(0)
+            return
+        except Exception as error:
+            place = f"the hook {_numbered(name, hook, left[0][0] if left else 0)} failed on the {hook.on}"
+            if pause is None or not isinstance(error, TransientError):
+                raise _told(error, place, system.system) from error
+        await anyio.sleep(pause)
+
+
+def _numbered(name: str, hook: SQL, number: int) -> str:
+    return name if len(hook.statements) == 1 else f"{name} (sql[{number}])"
+
+
+def _told(error: Exception, place: str, system: str) -> RetlError:
+    """What failed, and where. An error that may pass stays one."""
+    if isinstance(error, TransientError):
+        told = copy.copy(error)
+        told.message = f"{place}: {error.message}"
+        return told.with_context(system=system)
+    said = error.message if isinstance(error, RetlError) else f"{type(error).__name__}: {error}"
+    return HookFailed(
+        f"{place}: {said}",
+        remedy=f"run the statement in {system} as the same user; correct it, or give the user the rights that it lacks.",
+        system=system,
+    )

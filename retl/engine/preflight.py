@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from retl.connectors.base import Source, SystemInfo, Target
 from retl.engine.backfill import keeper_of
 from retl.engine.config import PipelineConfig
 from retl.engine.drift import check_plan
+from retl.engine.hooks import planned
 from retl.engine.log import as_retl_error
 from retl.engine.targets import begin_from, check_claims, claim_of, with_types
 from retl.engine.wanted import Wanted, not_offered
@@ -34,6 +35,8 @@ class TablePlan:
     """The target's table and how it is written, if the target can tell its tables from others."""
     preview: tuple[str, ...] = ()
     """What the source tells people of the scan; where it compares with the manifest, the columns; and the first rows."""
+    hooks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The statements of the pipeline's hooks by when they run, with where: ``{"before_run": ("source: REFRESH ...",)}``."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class Preflight:
         except RetlError as error:
             error.with_context(pipeline=config.name, table=spec.name)
             raise
-        return TablePlan(spec, source, target, (*warnings, *target.warnings), told, tuple(_lines(source, preview)))
+        lines, hooks = tuple(_lines(source, preview)), planned(config.hooks)
+        return TablePlan(spec, source, target, (*warnings, *target.warnings), told, lines, hooks)
 
     async def _preview(
         self, spec: TableSpec, checkpoint: Checkpoint, source: SourcePlan, warnings: list[str]

@@ -15,7 +15,7 @@
         ├── GuardStopped           a guard stopped a scan before it did harm
         ├── RowsRejected           more rows were rejected than ``max_rejects`` allows
         ├── RepeatedKey            the key does not identify one row
-        ├── HookFailed             a function of ``Hooks`` raised, or did not end
+        ├── HookFailed             a hook raised, was refused, or did not end
         ├── LeaseLost              another process owns the pipeline now
         └── StateError             the state store cannot be read or is of a newer version
 
@@ -143,7 +143,7 @@ class RepeatedKey(PermanentError):
 
 
 class HookFailed(PermanentError):
-    """A function of the pipeline's ``Hooks`` raised, or did not end in time."""
+    """A hook of the pipeline has failed: a function raised, a system refused a statement, or it did not end in time."""
 
 
 class LeaseLost(PermanentError):

@@ -13,6 +13,7 @@ from anyio.to_thread import run_sync
 
 import retl
 from retl import events
+from retl.connectors import DuckDB, SQLite
 from tests.support import Database, Recorder, Warehouse
 
 TABLES = [retl.Table("orders", cursor="updated_at"), retl.Table("cities", pre_action="swap", key="id")]
@@ -164,7 +165,7 @@ async def test_a_stop_does_not_wait_for_a_hook_longer_than_its_grace(warehouse: 
     [
         (lambda: retl.Hooks(after_run=3), "the hook after_run is int, which cannot be called"),  # type: ignore[arg-type]
         (
-            lambda: retl.Pipeline("p", source=None, target=None, tables=["t"], hooks=print),  # type: ignore[arg-type]
+            lambda: retl.Pipeline("p", source=DuckDB(), target=SQLite("a.db"), tables=["t"], hooks=print),  # type: ignore[arg-type]
             "hooks is <built-in function print>",
         ),
     ],

@@ -107,7 +107,7 @@ def with_options(*lines: str) -> str:
 
 
 def test_the_words_are_those_of_the_library() -> None:
-    parameters = set(inspect.signature(Pipeline).parameters) - {"name", "state", "hooks"}
+    parameters = set(inspect.signature(Pipeline).parameters) - {"name", "state"}
     assert {item.name for item in msgspec.structs.fields(PipelineWords)} == parameters
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 
 def take_facts(contract: type, wrapped: Any, wrapper: Any) -> None:
     """Set every fact that a contract declares for its class, such as ``system``, to that of the wrapped one."""
-    for name in contract.__annotations__:
-        setattr(wrapper, name, getattr(wrapped, name))
+    for owner in contract.__mro__:
+        for name in inspect.get_annotations(owner):
+            setattr(wrapper, name, getattr(wrapped, name))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
 
 import anyio.to_thread
@@ -36,6 +36,7 @@ from retl.connectors.documents.columns import (
 from retl.connectors.documents.facts import take_facts
 from retl.connectors.documents.rows import ChunkRows, SliceDocuments
 from retl.connectors.documents.splitter import Splitter
+from retl.connectors.sql.door import RunStatement
 from retl.model import counted
 
 _GATHERED_BYTES = 1024 * 1024
@@ -64,6 +65,12 @@ class ChunkedSource(Source):
 
     async def location(self, table: str) -> str | None:
         return await self._documents.location(table)
+
+    def statement(self, sql: str, facts: Mapping[str, str | int]) -> str:
+        return self._documents.statement(sql, facts)
+
+    def open_sql(self) -> AbstractAsyncContextManager[RunStatement]:
+        return self._documents.open_sql()
 
     def narrowed(self, table: TableSpec) -> TableSpec:
         """A table of chunks replaces those of each document that it reads."""

@@ -38,13 +38,17 @@ _opening = threading.RLock()
 class DuckDBFile:
     """One connection, its cursors, and the thread that owns them. ``close`` lets go of the file's lock."""
 
-    def __init__(self, options: DuckDB, *, read_only: bool, keep_idle: float | None = None) -> None:
-        """``keep_idle``: seconds for which the file stays open after its last use; ``None``: until it is closed."""
+    def __init__(
+        self, options: DuckDB, *, read_only: bool, keep_idle: float | None = None, creates: bool = True
+    ) -> None:
+        """``keep_idle``: seconds for which the file stays open after its last use; ``None``: until it is closed.
+        ``creates``: whether one that writes makes a file that is missing."""
         self._keep_idle = self._stays = keep_idle
         self._idle: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._options = options
         self._read_only = read_only
+        self._creates = creates and not read_only
         self._worker: Worker | None = None
         self._calls = 0
         self._connection: duckdb.DuckDBPyConnection | None = None
@@ -184,7 +188,7 @@ class DuckDBFile:
                 system="duckdb",
             )
         there = path is None or Path(path).exists()
-        if self._read_only and not there:
+        if not self._creates and not there:
             raise ConfigError(f"there is no DuckDB file {path!r}.", remedy="check the path.", system="duckdb")
         connection = self._connect()
         try:

@@ -67,6 +67,13 @@ class DuckDBSession(Session):
             await self.file.close_cursor(self._cursor)
 
 
+class OwnSession(DuckDBSession):
+    """A session that has the file for itself, and closes it."""
+
+    async def close(self) -> None:
+        await self.file.close()
+
+
 def run_step(connection: duckdb.DuckDBPyConnection, make: Callable[[], Step[T]]) -> T:
     """Run a step on a connection, in the open transaction, if any."""
     return drive(make(), partial(_answer, connection))

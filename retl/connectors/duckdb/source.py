@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -10,8 +11,11 @@ from retl.connectors.duckdb.dialect import DIALECT, full_name, logical_field
 from retl.connectors.duckdb.errors import streamed
 from retl.connectors.duckdb.file import DuckDBFile, single
 from retl.connectors.duckdb.files import is_file, reading
+from retl.connectors.duckdb.session import OwnSession
 from retl.connectors.sql.dialect import split_name
 from retl.connectors.sql.embedded import EmbeddedReader, EmbeddedSource, Result
+from retl.connectors.sql.session import Session
+from retl.model.errors import ConfigError
 from retl.model.schema import TableSchema
 from retl.state.sql import STATE_TABLES
 
@@ -32,13 +36,32 @@ class DuckDBSource(EmbeddedSource):
     """Reads a database file, or files that DuckDB can read. See ``retl.connectors.DuckDB``."""
 
     system: ClassVar[str] = "duckdb"
+    dialect = DIALECT
 
     def __init__(self, options: DuckDB) -> None:
         self._options = options
+        self._writes: DuckDBFile | None = None
+        """Set, and never opened, where hooks write: then all handles of this process are opened alike."""
 
     def reader(self) -> DuckDBReader:
         # The handles of one process share an instance, and the last one frees the file's lock.
         return DuckDBReader(DuckDBFile(self._options, read_only=True), self._options.files)
+
+    def statement(self, sql: str, facts: Mapping[str, str | int]) -> str:
+        if self._options.path is None:
+            raise ConfigError(
+                "a DuckDB source without a path has no database that a statement could change.",
+                remedy="name the database in path, or run the statement elsewhere.",
+                system=self.system,
+            )
+        self._writes = self._writes or self._writable()
+        return super().statement(sql, facts)
+
+    def writing(self) -> Session:
+        return OwnSession(self._writable())
+
+    def _writable(self) -> DuckDBFile:
+        return DuckDBFile(self._options, read_only=False, creates=False)
 
 
 class DuckDBReader(EmbeddedReader[DuckDBFile]):

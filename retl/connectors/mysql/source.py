@@ -13,6 +13,7 @@ from retl.connectors.mysql.connection import MySQLConnection, connected
 from retl.connectors.mysql.options import ServerOptions
 from retl.connectors.mysql.reader import Connect, MySQLReader, WireReader
 from retl.connectors.mysql.settings import reading
+from retl.connectors.sql.door import RunStatement, SqlDoor
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.zones import zone
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from retl.connectors.mysql import MySQL
 
 
-class WireSource(SqlSource):
+class WireSource(SqlDoor, SqlSource):
     """A source that speaks MySQL's protocol. A scan has one connection of its pool until it is left."""
 
     def __init__(self, options: ServerOptions) -> None:
@@ -48,6 +49,11 @@ class WireSource(SqlSource):
         async with self._pool.reserve() as reservation:
             yield self.reader(reservation.connection)
 
+    @asynccontextmanager
+    async def open_sql(self) -> AsyncGenerator[RunStatement, None]:
+        async with self._pool.alone() as connection:
+            yield connection.execute
+
     async def aclose(self) -> None:
         await self._pool.aclose()
 
@@ -56,6 +62,7 @@ class MySQLSource(WireSource):
     """Reads MySQL or MariaDB. See ``retl.connectors.MySQL``."""
 
     system: ClassVar[str] = "mysql"
+    dialect = MySQLReader.dialect
 
     def __init__(self, options: MySQL) -> None:
         super().__init__(options)

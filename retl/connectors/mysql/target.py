@@ -30,6 +30,7 @@ from retl.connectors.mysql.types import MySQLTypes, parse_type
 from retl.connectors.mysql.writer import MySQLWriter
 from retl.connectors.net.pool import ConnectionPool, Reservation
 from retl.connectors.sql import columns
+from retl.connectors.sql.door import RunStatement, SqlDoor
 from retl.connectors.sql.own_sql import OwnSql
 from retl.connectors.sql.refresh import RefreshPlan
 from retl.connectors.sql.scope import unindexed
@@ -66,12 +67,12 @@ class _Plan:
         return not self.found.has_rows and self.load.loads_empty
 
 
-class MySQLTarget(Target):
+class MySQLTarget(SqlDoor, Target):
     """Writes MySQL or MariaDB. See ``retl.connectors.MySQL``."""
 
     system: ClassVar[str] = "mysql"
     mirrors: ClassVar[bool] = True
-    runs_sql: ClassVar[bool] = True
+    dialect = DIALECT
     batch_size = BatchSize(rows=32_768, bytes=4 * 1024 * 1024)
 
     def __init__(
@@ -141,6 +142,11 @@ class MySQLTarget(Target):
         found = await self._inspect(table)
         self._recent.pop(table, None)
         await self._run(partial(columns.drop, found.name, found.table, names))
+
+    @asynccontextmanager
+    async def open_sql(self) -> AsyncGenerator[RunStatement, None]:
+        async with self._pool.alone() as connection:
+            yield connection.execute
 
     async def _run(self, make: Callable[[], Step[T]]) -> T:
         return await self._pool.ask(lambda connection: MySQLSession(connection, self._lock_timeout).run(make))

@@ -157,6 +157,15 @@ class ConnectionPool(Generic[C]):
             finally:
                 self.give_back(connection, generation)
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[C]:
+        """A connection for what may change its session: it is closed afterwards, and nobody else gets it."""
+        async with self.control() as connection:
+            try:
+                yield connection
+            finally:
+                await shielded(_close(connection))
+
     async def ask(self, question: Callable[[C], Awaitable[T]]) -> T:
         """Ask, and ask again if the connection was lost; so the question must be repeatable."""
         with suppress(ConnectionFailed):

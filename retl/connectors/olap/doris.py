@@ -73,6 +73,7 @@ class DorisSource(OlapSource):
 
     system: ClassVar[str] = "doris"
     product: ClassVar[str] = "Doris"
+    dialect = DorisReader.dialect
 
     def reader(self, connect: Connect) -> DorisReader:
         return DorisReader(connect, self.reading)

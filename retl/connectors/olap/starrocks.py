@@ -80,6 +80,7 @@ class StarRocksSource(OlapSource):
 
     system: ClassVar[str] = "starrocks"
     product: ClassVar[str] = "StarRocks"
+    dialect = StarRocksReader.dialect
 
     def reader(self, connect: Connect) -> StarRocksReader:
         return StarRocksReader(connect, self.reading)

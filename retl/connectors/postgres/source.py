@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -18,6 +18,8 @@ from retl.connectors.postgres.parallel import Ahead, Readers, SharedSnapshot, pa
 from retl.connectors.postgres.reader import PostgresReader
 from retl.connectors.postgres.settings import reading
 from retl.connectors.postgres.snapshot import Snapshot
+from retl.connectors.postgres.statements import open_statements
+from retl.connectors.sql.door import RunStatement, SqlDoor
 from retl.connectors.sql.scan import SqlScan
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.zones import zone
@@ -80,10 +82,11 @@ class PostgresScan(SqlScan[PostgresReader]):
         return taken or super().read(slice_)
 
 
-class PostgresSource(SqlSource):
+class PostgresSource(SqlDoor, SqlSource):
     """Reads PostgreSQL. See ``retl.connectors.PostgreSQL``."""
 
     system: ClassVar[str] = "postgres"
+    dialect = PostgresReader.dialect
     scan: ClassVar[type[SqlScan[PostgresReader]]] = PostgresScan
 
     def __init__(self, options: PostgreSQL) -> None:
@@ -119,6 +122,9 @@ class PostgresSource(SqlSource):
             finally:
                 await shielded(shared.leave())
             await snapshot.end()
+
+    def open_sql(self) -> AbstractAsyncContextManager[RunStatement]:
+        return open_statements(self._pool)
 
     async def ping(self) -> SystemInfo:
         async with self._pool.control() as connection:

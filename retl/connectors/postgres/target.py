@@ -18,9 +18,11 @@ from retl.connectors.postgres.keys import check_key, check_numbers
 from retl.connectors.postgres.loader import PostgresLoader
 from retl.connectors.postgres.merge import PostgresMerge
 from retl.connectors.postgres.session import PostgresSession
+from retl.connectors.postgres.statements import open_statements
 from retl.connectors.postgres.store import PostgresStore
 from retl.connectors.postgres.type_map import TYPES
 from retl.connectors.postgres.writer import LoadWorker, PipelinedWriter
+from retl.connectors.sql.door import RunStatement
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.refresh import TableDefinition
@@ -77,6 +79,11 @@ class PostgresTarget(SqlTarget):
     async def give_back(self, session: Session) -> None:
         if stack := self._loads.pop(session, None):
             await stack.aclose()
+
+    @asynccontextmanager
+    async def open_sql(self) -> AsyncGenerator[RunStatement, None]:
+        async with open_statements(self._pool) as run:
+            yield run
 
     async def ping(self) -> SystemInfo:
         async def ask(connection: PostgresConnection) -> SystemInfo:

@@ -18,6 +18,7 @@ from retl.connectors.redshift.errors import redshift_error
 from retl.connectors.redshift.reader import Reading, RedshiftReader
 from retl.connectors.redshift.scan import RedshiftScan
 from retl.connectors.redshift.unload import ScanFolder
+from retl.connectors.sql.door import RunStatement, SqlDoor
 from retl.connectors.sql.scan import SqlScan
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.zones import zone
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 _BYTES_PER_MB = 1_000_000
 
 
-class RedshiftSource(SqlSource):
+class RedshiftSource(SqlDoor, SqlSource):
     """Reads Redshift. See ``retl.connectors.Redshift``."""
 
     system: ClassVar[str] = "redshift"
+    dialect = DIALECT
     scan: ClassVar[type[SqlScan[RedshiftReader]]] = RedshiftScan
 
     def __init__(self, options: Redshift) -> None:
@@ -75,6 +77,12 @@ class RedshiftSource(SqlSource):
             finally:
                 if folder is not None:
                     await shielded(folder.leave())
+
+    @asynccontextmanager
+    async def open_sql(self) -> AsyncGenerator[RunStatement, None]:
+        # Alone: VACUUM and procedures that commit take no transaction, and the session has its settings.
+        async with self._pool.alone() as connection:
+            yield connection.execute
 
     async def ping(self) -> SystemInfo:
         async with self._pool.control() as connection:

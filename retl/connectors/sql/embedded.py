@@ -10,7 +10,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 
 from retl.connectors.base import SystemInfo
+from retl.connectors.sql.door import RunStatement, SqlDoor
 from retl.connectors.sql.reader import SqlReader
+from retl.connectors.sql.session import Session, each_alone
 from retl.connectors.sql.source import SqlSource
 from retl.threads import shielded
 
@@ -74,12 +76,24 @@ class EmbeddedReader(SqlReader, Generic[File]):
         await self._file.close()
 
 
-class EmbeddedSource(SqlSource):
+class EmbeddedSource(SqlDoor, SqlSource):
     """Reads a file. Between two scans it is closed, and other processes may have it."""
 
     @abstractmethod
     def reader(self) -> EmbeddedReader[Any]:
         """A reader with a connection of its own: an interrupt ends everything that runs on one."""
+
+    @abstractmethod
+    def writing(self) -> Session:
+        """A session that may write to the file, and does not create it."""
+
+    @asynccontextmanager
+    async def open_sql(self) -> AsyncGenerator[RunStatement, None]:
+        session = self.writing()
+        try:
+            yield each_alone(session)
+        finally:
+            await shielded(session.close())
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[EmbeddedReader[Any], None]:

@@ -62,6 +62,21 @@ def query_text(query: str, params: Mapping[str, Any] | None, dialect: Dialect) -
     return "".join([*pieces, query[at:]]).strip()
 
 
+def statement_text(sql: str, facts: Mapping[str, Any], dialect: Dialect) -> str:
+    """One statement of the user's own, each ``:name`` replaced by the fact of that name.
+
+    Raises ``ConfigError`` for another name, and for a second statement.
+    """
+    used = dict.fromkeys(name for found in _found(sql, dialect) if (name := found["parameter"]) is not None)
+    unknown = [name for name in used if name not in facts]
+    if unknown:
+        raise ConfigError(
+            f"the statement has {_listed(unknown)}, which has no value there.",
+            remedy=f"there are {_listed(list(facts))}; write a space after the colon if it begins no name.",
+        )
+    return query_text(sql, {name: facts[name] for name in used}, dialect)
+
+
 def _found(query: str, dialect: Dialect) -> Iterator[re.Match[str]]:
     return _pattern(dialect.backslash_escapes, dialect.hash_comments).finditer(query)
 
@@ -88,8 +103,8 @@ def _check_end(rest: str, dialect: Dialect) -> None:
         at = found.end()
     if rest[at:].strip():
         raise ConfigError(
-            "the query has more than one statement: something follows its semicolon.",
-            remedy="keep one SELECT.",
+            "there is more than one statement: something follows the semicolon.",
+            remedy="keep one statement.",
         )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
-from retl.connectors.sql.statement import Statement, Step
+from retl.connectors.sql.door import RunStatement
+from retl.connectors.sql.statement import Statement, Step, of_one
 from retl.model.checkpoint import FencedCheckpoint
 from retl.state import sql as state
 
@@ -38,6 +40,15 @@ class Session(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Give the connection back. Safe after any failure, and more than once."""
+
+
+def each_alone(session: Session) -> RunStatement:
+    """Runs statements in a session, each by itself."""
+
+    async def run(sql: str) -> None:
+        await session.run(partial(of_one, Statement(sql)))
+
+    return run
 
 
 async def drive_async(step: Step[T], run: Callable[[Statement], Awaitable[Any]]) -> T:

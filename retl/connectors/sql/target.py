@@ -14,14 +14,14 @@ import pyarrow as pa
 from retl.connectors.base import TableWriter, Target, TargetTable, loading
 from retl.connectors.sql import columns
 from retl.connectors.sql.columns import new_stamps
-from retl.connectors.sql.dialect import Dialect
+from retl.connectors.sql.door import RunStatement, SqlDoor
 from retl.connectors.sql.ending import Ending
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.own_sql import OwnSql
 from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
 from retl.connectors.sql.scope import unindexed
-from retl.connectors.sql.session import Session
+from retl.connectors.sql.session import Session, each_alone
 from retl.connectors.sql.statement import Step, execute, query
 from retl.connectors.sql.tables import ExistingTable, TableChange, TableName, TypeMap, fit, real_key
 from retl.connectors.sql.writer import StagedWriter
@@ -49,13 +49,11 @@ class Inspection:
     warnings: tuple[str, ...]
 
 
-class SqlTarget(Target):
+class SqlTarget(SqlDoor, Target):
     """A target whose tables are written by steps. A system adds its catalog, its loader and its sessions."""
 
-    dialect: ClassVar[Dialect]
     merges: ClassVar[type[TableMerge]] = TableMerge
     mirrors: ClassVar[bool] = True
-    runs_sql: ClassVar[bool] = True
 
     # What a system adds ----------------------------------------------------
 
@@ -151,6 +149,14 @@ class SqlTarget(Target):
         try:
             step = partial(self._of_table, table, lambda name, existing: columns.drop(name, existing, names))
             await session.transaction(step)
+        finally:
+            await shielded(self.give_back(session))
+
+    @asynccontextmanager
+    async def open_sql(self) -> AsyncGenerator[RunStatement, None]:
+        session = await self.connect()
+        try:
+            yield each_alone(session)
         finally:
             await shielded(self.give_back(session))
 

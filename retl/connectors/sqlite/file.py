@@ -61,7 +61,8 @@ _UNREADABLE = {"case_sensitive_like"}
 class SQLiteFile:
     """One connection and the thread that owns it, open only while it is needed."""
 
-    def __init__(self, options: SQLite, *, read_only: bool) -> None:
+    def __init__(self, options: SQLite, *, read_only: bool, creates: bool = True) -> None:
+        """``creates``: whether one that writes makes a file that is missing."""
         if options.path in ("", ":memory:"):
             raise ConfigError(
                 f"{options.path!r} is a database of one connection alone, which nobody else would see.",
@@ -72,6 +73,7 @@ class SQLiteFile:
         self.path = str(Path(options.path).expanduser().absolute())
         self._busy_timeout = options.busy_timeout
         self._read_only = read_only
+        self._creates = creates and not read_only
         self._worker: Worker | None = None
         self._connection: sqlite3.Connection | None = None
         renew_after_fork(self)
@@ -119,7 +121,7 @@ class SQLiteFile:
 
     def _check_folder(self) -> None:
         path = Path(self.path)
-        if self._read_only and not path.exists():
+        if not self._creates and not path.exists():
             raise ConfigError(f"there is no SQLite file {self.path!r}.", remedy="check the path.", system="sqlite")
         if not path.parent.exists():
             raise ConfigError(

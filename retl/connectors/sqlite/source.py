@@ -18,12 +18,13 @@ import pyarrow as pa
 
 from retl.connectors.sql.embedded import EmbeddedReader, EmbeddedSource, Result
 from retl.connectors.sql.selection import Selection
+from retl.connectors.sql.session import Session
 from retl.connectors.sql.tables import real_key
 from retl.connectors.sqlite.catalog import find, inspect, table_names
 from retl.connectors.sqlite.dialect import DIALECT, logical_field, own_name
 from retl.connectors.sqlite.file import SQLiteFile
 from retl.connectors.sqlite.order import A_TIME, from_day, is_time, mixed_forms, no_time, out_of_order
-from retl.connectors.sqlite.session import run_step
+from retl.connectors.sqlite.session import SQLiteSession, run_step
 from retl.connectors.sqlite.values import to_batch
 from retl.model.cursor import CursorFamily
 from retl.model.naming import made_by_a_target
@@ -44,6 +45,7 @@ class SQLiteSource(EmbeddedSource):
     """Reads a SQLite file. See ``retl.connectors.SQLite``."""
 
     system: ClassVar[str] = "sqlite"
+    dialect = DIALECT
 
     def __init__(self, options: SQLite) -> None:
         # Absolute, since the host may change its working directory.
@@ -51,6 +53,9 @@ class SQLiteSource(EmbeddedSource):
 
     def reader(self) -> SQLiteReader:
         return SQLiteReader(SQLiteFile(self._options, read_only=True))
+
+    def writing(self) -> Session:
+        return SQLiteSession(SQLiteFile(self._options, read_only=False, creates=False))
 
 
 class SQLiteReader(EmbeddedReader[SQLiteFile]):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pyarrow as pa
 
@@ -12,6 +12,7 @@ from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.documents.embeddings.models import open_model
 from retl.connectors.documents.embeddings.writer import EmbeddingWriter
 from retl.connectors.documents.facts import take_facts
+from retl.connectors.sql.door import RunStatement
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.embeddings import LOCAL, EmbeddingCounts, Embeddings
@@ -55,6 +56,12 @@ class EmbeddingTarget(Target):
 
     async def location(self, table: str) -> str | None:
         return await self._inner.location(table)
+
+    def statement(self, sql: str, facts: Mapping[str, str | int]) -> str:
+        return self._inner.statement(sql, facts)
+
+    def open_sql(self) -> AbstractAsyncContextManager[RunStatement]:
+        return self._inner.open_sql()
 
     async def lookup(self, table: str, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table:
         return await self._inner.lookup(table, column, values, wanted)
