@@ -28,6 +28,7 @@ from retl.connectors.files.formats import FormatOptions
 from retl.model import errors, events
 from retl.model.alerts import Alert
 from retl.model.documents import Chunks
+from retl.model.hooks import SQL, Hooks
 from retl.model.secret import Secret
 from retl.model.table import Table, TableOptions
 from retl.observe.metrics import METRICS
@@ -114,6 +115,8 @@ def words(kind: str) -> str:
         "table": Table,
         "chunks": Chunks,
         "alert": Alert,
+        "hooks": Hooks,
+        "sql": SQL,
     }[kind]
     above = {"pipeline": TableOptions, "table": TableOptions}.get(kind)
     inherited = {item.name for item in msgspec.structs.fields(above)} if above else set()
@@ -179,7 +182,8 @@ def _type_words(kind: Any) -> Iterator[str]:
             yield "duration"
             parts = tuple(part for part in parts if part not in (str, int, float, timedelta))
         for part in parts:
-            yield from _type_words(part)
+            if get_origin(part) is not Callable:  # a job file cannot give a function
+                yield from _type_words(part)
     elif origin is Literal:
         for word in get_args(kind):
             yield f'`"{word}"`' if isinstance(word, str) else f"`{str(word).lower()}`"
