@@ -192,6 +192,14 @@ class PostgresConnection:
             )
         return line.count(done)
 
+    async def copy(self, sql: str, data: memoryview) -> tuple[int, list[str]]:
+        """``COPY ... FROM STDIN`` as it is written; how many rows it took, and what the server remarked."""
+        with line.heard(self._driver) as remarks:
+            async with self._guarded():
+                # No public method of the driver takes the options of newer servers.
+                done = await self._driver._copy_in(sql, self._in_blocks(data), None)
+        return line.count(done), remarks
+
     async def _in_blocks(self, data: memoryview) -> AsyncGenerator[bytes, None]:
         """Blocks that the driver sends one by one, as the server takes them; given all at once it would send it in one go,
         and hold the event loop up while the transport moves what is left of it. They end with the connection: the driver

@@ -66,6 +66,21 @@ def count(done: str) -> int:
     return int(last) if last.isdigit() else 0
 
 
+@contextmanager
+def heard(driver: Any) -> Iterator[list[str]]:
+    """The notices that the server sends in this block."""
+    heard: list[str] = []
+
+    def hear(_: Any, notice: Any) -> None:
+        heard.append(notice.message)
+
+    driver.add_log_listener(hear)
+    try:
+        yield heard
+    finally:
+        driver.remove_log_listener(hear)
+
+
 def keep_alive(driver: Any) -> None:
     """Have the system notice a server that is gone while a statement runs, or is waited for."""
     channel = driver._transport.get_extra_info("socket")

@@ -22,6 +22,7 @@ from retl.connectors.postgres.encode import COPY_OPTIONS, Encoder
 from retl.connectors.postgres.existing import PostgresTable
 from retl.connectors.postgres.in_flight import InFlight, encoded
 from retl.connectors.postgres.merge import ROW
+from retl.connectors.postgres.partial_copy import copy_partly
 from retl.connectors.postgres.session import PostgresSession
 from retl.connectors.postgres.types import logical_field
 from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, bisect, plain_rows
@@ -155,20 +156,48 @@ class PostgresLoader(BulkLoader):
         return None
 
     async def _search(self, session: PostgresSession, batch: pa.RecordBatch, rejects: RejectCollector) -> None:
-        """Stage a batch in parts, down to the single rejected rows."""
-        rejected: dict[int, str] = {}
-        most = self._load.spec.table.max_rejects + MOST_SHOWN - len(rejects.rows)
-        search = bisect(0, batch.num_rows - 1, max(0, most))
+        """Stage a batch but for its rejected rows, of which no more are sought than a scan may have."""
+        most = max(0, self._load.spec.table.max_rejects + MOST_SHOWN - len(rejects.rows))
+        left_out = await self._copy_partly(session, batch)
+        if left_out is None:
+            rejected = await self._halved(session, batch, most)
+        else:
+            rejected = {
+                number: await self._reject_reason(session, batch.slice(number, 1)) for number in left_out[: most + 1]
+            }
+        for number, row in zip(rejected, plain_rows(batch.take(pa.array(list(rejected)))), strict=True):
+            rejects.add(row, *self._told(rejected[number]))
+
+    async def _halved(self, session: PostgresSession, batch: pa.RecordBatch, most: int) -> dict[int, str]:
+        """Stage a batch in parts, down to the single rejected rows; returns these, each with the reason."""
+        search, rejected = bisect(0, batch.num_rows - 1, most), dict[int, str]()
         low, high = next(search, (0, batch.num_rows - 1))
         with suppress(StopIteration):
             while True:
-                part = batch.slice(low, high - low + 1)
-                reason = await self._copy(session, part, await anyio.to_thread.run_sync(self._csv, part))
+                reason = await self._try(session, batch.slice(low, high - low + 1))
                 if reason is not None and low == high:
                     rejected[low] = reason
                 low, high = search.send(reason)
-        for number, row in zip(rejected, plain_rows(batch.take(pa.array(list(rejected)))), strict=True):
-            rejects.add(row, *self._told(rejected[number]))
+        return rejected
+
+    async def _reject_reason(self, session: PostgresSession, row: pa.RecordBatch) -> str:
+        """Why the server leaves a row out."""
+        reason = await self._try(session, row)
+        if reason is None:
+            raise TargetError("the server takes a row that it has just left out.", system=DIALECT.name)
+        return reason
+
+    async def _try(self, session: PostgresSession, part: pa.RecordBatch) -> str | None:
+        return await self._copy(session, part, await anyio.to_thread.run_sync(self._csv, part))
+
+    async def _copy_partly(self, session: PostgresSession, batch: pa.RecordBatch) -> list[int] | None:
+        """Stage the rows that the server takes; the numbers of the others, if it tells."""
+        into = f"{self.table} ({', '.join([ROW, *self.names.values()])})"
+        data = await anyio.to_thread.run_sync(self._csv, batch)
+        left_out = await copy_partly(await session.connection(), into, batch, memoryview(data))
+        if left_out is not None:
+            self._staged += batch.num_rows - len(left_out)
+        return left_out
 
     def _told(self, place: str) -> tuple[str, str]:
         """The server's reason without the line of COPY, and the column, by its name in batches, that it names."""

@@ -21,6 +21,7 @@ from tests import tiers
 from tests.integration.postgres.targets import Scene, column, with_id
 from tests.integration.scene import people, scan, spec
 from tests.servers.postgres import PostgresServer
+from tests.servers.postgres_statements import log_statements, sent
 
 TEXT = with_id(column("v", pa.string()))
 
@@ -277,6 +278,30 @@ async def test_many_rejects_of_one_batch_are_all_found(scene: Scene) -> None:
         done = await scan(session, [rows], spec(max_rejects=200), rejects_left=200)
     assert [reject.key for reject in done.rejects] == [f'{{"id":{n}}}' for n in range(0, 1_000, 7)]
     assert [row[0] for row in scene.run("SELECT id FROM people ORDER BY id")] == [n for n in range(1_000) if n % 7]
+
+
+async def test_rejects_are_found_among_texts_of_several_lines(scene: Scene) -> None:
+    """The server counts lines, and names that in which a row ends."""
+    scene.run("CREATE DOMAIN positive AS integer CHECK (VALUE > 0)")
+    scene.run("CREATE TABLE people (id bigint PRIMARY KEY, note text, v positive)")
+    schema = with_id(column("note", pa.string()), column("v", pa.int64()))
+    notes = ["one line", "two\r\nlines", "\n\n", None, "carriage\r\nreturn", 'quoted "\n"', "7 is\n8"]
+    values = {5: 2**40, 20: 0, 21: -5, 33: 2**40, 34: 2**41}
+    rows = people(*((n, notes[n % 7], values.get(n, n)) for n in range(1, 50)), schema=schema)
+    log_statements(scene.server, scene.user.user)
+    with sent(scene.server) as found:
+        async with scene.session() as session:
+            done = await scan(session, [rows], spec(max_rejects=10), rejects_left=10)
+    copies = [statement for statement in found.statements if statement.startswith("COPY")]
+    if "ON_ERROR" in copies[2]:  # straight into the table, into the stage, what fits into the stage, and the others
+        assert len(copies) == 3 + len(values)
+    else:
+        assert scene.server.version < 170_000
+    assert [reject.key for reject in done.rejects] == [f'{{"id":{n}}}' for n in values]
+    assert {reject.reason for reject in done.rejects if reject.key in ('{"id":20}', '{"id":21}')} == {
+        'value for domain positive violates check constraint "positive_check"'
+    }
+    assert sorted(scene.rows("people")) == [(n, notes[n % 7], n) for n in range(1, 50) if n not in values]
 
 
 async def test_a_table_of_one_column_holds_the_end_mark_of_copy(scene: Scene) -> None:
