@@ -161,7 +161,7 @@ class Pipeline(Control):
             check_side(self._source, Source, "source", "IteratorSource")
             check_side(self._target, Target, "target", "FunctionTarget")
             self._source, self._target = with_documents(self._source, self._target, declared)
-            checked = checked_hooks(hooks, self._source, self._target)
+            self.hooks = checked_hooks(hooks, self._source, self._target)
             self._tables = Tables(name, declared, defaults, actions, self._source, self._target)
             timetable = make_timetable(name, declared, interval=interval, cron=cron, timezone=timezone, jitter=jitter)
             self.schedule = timetable.schedule
@@ -183,7 +183,7 @@ class Pipeline(Control):
             parallel_tables=parallel_tables,
             keep_rejects=keep,
             alerts=senders,
-            hooks=checked,
+            hooks=self.hooks,
         )
         self._bus = EventBus()
         self._runner = Runner(self._config, self._bus)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from retl.cli.exit_codes import FAILED, exit_code, worst
 from retl.cli.fan_out import fan_out, selected
 from retl.cli.render import grid, plural, print_error, print_json, say, without_place
+from retl.engine.hooks import planned
 from retl.engine.targets import check_claims
 from retl.model.errors import ConfigError, RetlError
 from retl.pipeline import Finding, Pipeline, TablePlan
@@ -75,7 +76,7 @@ def plan(arguments: argparse.Namespace) -> int:
     else:
         for answer in answers:
             say(f"{answer.pipeline.name}: {answer.pipeline.schedule.describe()}")
-            for line in _run_lines(answer.value[0]):
+            for line in _run_lines(planned(answer.pipeline.hooks), answer.value[0]):
                 say(line)
     sys.stdout.flush()  # the errors, which go to stderr, come last
     for error in errors:
@@ -111,9 +112,8 @@ def _plan_values(pipeline: Pipeline, item: TablePlan) -> dict[str, Any]:
     }
 
 
-def _run_lines(plans: Sequence[TablePlan]) -> Iterator[str]:
+def _run_lines(hooks: Mapping[str, Sequence[str]], plans: Sequence[TablePlan]) -> Iterator[str]:
     """What the next run would do: the hooks of the run, and between them its scans."""
-    hooks = plans[0].hooks if plans else {}
     yield from (f"  before the run, on the {text}" for text in hooks.get("before_run", ()))
     for item in plans:
         yield from plan_lines(item)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -11,6 +11,7 @@ import anyio
 from retl.calls import REMEDY, call_user, failure, user_worker
 from retl.connectors.base import Source, Target
 from retl.engine.config import PipelineConfig
+from retl.engine.context import StopSignal
 from retl.model.duration import format_duration
 from retl.model.errors import ConfigError, HookFailed, RetlError, TransientError, UnsupportedError
 from retl.model.hooks import FACTS, MOMENTS, SQL, BeforeRun, BeforeScan, Hook, Hooks, Moment
@@ -66,7 +67,11 @@ def planned(hooks: Hooks) -> dict[str, tuple[str, ...]]:
 class HookCalls:
     """Calls the hooks of a pipeline. What they raise is a ``RetlError``: their own, or ``HookFailed``."""
 
-    def __init__(self, config: PipelineConfig) -> None:
+    def __init__(
+        self, config: PipelineConfig, stop: StopSignal, sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    ) -> None:
+        self._stop = stop
+        self._sleep = sleep
         self._hooks = config.hooks
         self._limit = config.stall_timeout
         self._systems: Mapping[str, Source | Target] = {"source": config.source, "target": config.target}
@@ -91,7 +96,23 @@ class HookCalls:
                 facts = {fact: getattr(argument, fact) for fact in FACTS[moment]}
                 # A scan is tried again as a whole, when the others have had their turn.
                 pauses = () if moment == "before_scan" else _PAUSES
-                await self._in_time(name, _run_statements, name, hook, self._systems[hook.on], facts, pauses)
+                await self._in_time(name, self._run_statements, name, hook, facts, pauses)
+
+    async def _run_statements(self, name: str, hook: SQL, facts: Mapping[str, Any], pauses: Sequence[float]) -> None:
+        """Run statements in one session, each once; after an error that may pass, in another one from where it came."""
+        system, left = self._systems[hook.on], list(enumerate(hook.statements))
+        for pause in (*pauses, None):
+            try:
+                async with system.open_sql() as run:
+                    while left:
+                        await run(system.statement(left[0][1], facts))
+                        left.pop(0)
+                return
+            except Exception as error:
+                if pause is None or self._stop.requested or not isinstance(error, TransientError):
+                    place = f"the hook {_numbered(name, hook, left[0][0] if left else 0)} failed on the {hook.on}"
+                    raise _told(error, place, system.system) from error
+            await self._sleep(pause)
 
     async def _in_time(self, name: str, call: Callable[..., Any], *arguments: Any) -> None:
         # Its time is limited here, and counts for no stall of the scan.
@@ -116,25 +137,6 @@ async def _call_function(name: str, hook: Hook[Any], argument: Any) -> None:
         worker.close()
 
 
-async def _run_statements(
-    name: str, hook: SQL, system: Source | Target, facts: Mapping[str, Any], pauses: tuple[float, ...]
-) -> None:
-    """Run statements in one session, each once; after an error that may pass, in another one from where it came."""
-    left = list(enumerate(hook.statements))
-    for pause in (*pauses, None):
-        try:
-            async with system.open_sql() as run:
-                while left:
-                    await run(system.statement(left[0][1], facts))
-                    left.pop(0)
-            return
-        except Exception as error:
-            place = f"the hook {_numbered(name, hook, left[0][0] if left else 0)} failed on the {hook.on}"
-            if pause is None or not isinstance(error, TransientError):
-                raise _told(error, place, system.system) from error
-        await anyio.sleep(pause)
-
-
 def _numbered(name: str, hook: SQL, number: int) -> str:
     return name if len(hook.statements) == 1 else f"{name} (sql[{number}])"
 
@@ -145,9 +147,8 @@ def _told(error: Exception, place: str, system: str) -> RetlError:
         told = copy.copy(error)
         told.message = f"{place}: {error.message}"
         return told.with_context(system=system)
-    said = error.message if isinstance(error, RetlError) else f"{type(error).__name__}: {error}"
-    return HookFailed(
-        f"{place}: {said}",
-        remedy=f"run the statement in {system} as the same user; correct it, or give the user the rights that it lacks.",
-        system=system,
-    )
+    said, remedy = f"{type(error).__name__}: {error}", ""
+    if isinstance(error, RetlError):
+        said, remedy = error.message, error.remedy
+    try_it = f"run the statement in {system} as the same user; correct it, or give the user the rights that it lacks."
+    return HookFailed(f"{place}: {said}", remedy=f"{try_it} {remedy[:1].upper()}{remedy[1:]}".strip(), system=system)

@@ -78,7 +78,7 @@ class Run:
         self._next_tick = next_tick
         self._scans = scans
         self._history = history
-        self._hooks = HookCalls(config)
+        self._hooks = HookCalls(config, stop, sleep)
         self._turns = turns
         self._waiting: list[_QueuedScan] = []
         self._order: list[str] = []

@@ -14,8 +14,10 @@ import pytest
 import retl
 from retl import SQL, Hooks, events
 from retl.connectors import DuckDB, FunctionTarget, LocalFiles, SQLite
+from retl.connectors.documents.embeddings.target import EmbeddingTarget
+from retl.connectors.documents.source import ChunkedSource
 from retl.connectors.sqlite.target import SQLiteTarget
-from tests.support import Command, Database, Recorder, Warehouse
+from tests.support import Command, Database, Recorder, Warehouse, state_is
 
 LOG = "CREATE TABLE log (n INTEGER, what TEXT)"
 
@@ -244,6 +246,12 @@ def test_a_job_file_says_the_same_and_plan_shows_it(
     ]
     assert [line for line in lines if line in shown] == shown
     assert logged(source) == []
+    source.run("ALTER TABLE orders RENAME TO other")  # as a hook may make it before the first run
+    assert [line.strip() for line in command("plan", code=2).splitlines() if "the run, on the" in line] == [
+        shown[0],
+        shown[-1],
+    ]
+    source.run("ALTER TABLE other RENAME TO orders")
     command("run", "--once")
     assert source.run("SELECT * FROM log ORDER BY n") == [(1, "orders"), (2, "sales")]
     assert target.run("SELECT * FROM log") == [(10, "rows")]
@@ -347,3 +355,35 @@ async def test_tables_that_are_read_side_by_side_may_have_statements_in_a_duckdb
     report = await job.run_once()
     assert report.ok
     assert sorted(source.run("SELECT * FROM log")) == [(rows, f"t{n}") for rows in (0, 10) for n in range(4)]
+
+
+async def test_a_stop_does_not_wait_for_another_attempt(source: Warehouse, target: Database) -> None:
+    """Nor for a statement that hangs, longer than its grace."""
+    lost = retl.Pipeline(
+        "shop",
+        source=source.source(),
+        target=Shaky(SQLite(str(target.path)), ["one"] * 9),
+        tables=["cities"],
+        pre_action="swap",
+        hooks=Hooks(before_run=SQL(log("'one'"), on="target")),
+    )
+    hung = pipeline(source, target, before_run=SQL(ENDLESS, on="source"))
+    for job in (lost, hung):
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(job.run_forever)
+                await state_is(job, "scanning")
+                job.stop(grace=0.1)
+    assert (logged(target), source.run("SELECT COUNT(*) FROM duckdb_tables()")) == ([], [(3,)])
+
+
+async def test_what_makes_documents_of_a_source_or_vectors_in_a_target_passes_statements_on(
+    source: Warehouse, target: Database
+) -> None:
+    doors = ChunkedSource(source.source().source()), EmbeddingTarget(target.target().target())
+    for door in doors:
+        assert door.runs_sql
+        async with door.open_sql() as run:
+            await run(door.statement(log(":pipeline"), {"pipeline": door.system}))
+        await door.aclose()
+    assert (logged(source), logged(target)) == (["duckdb"], ["sqlite"])
