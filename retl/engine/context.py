@@ -118,6 +118,8 @@ class ScanContext:
     plan: SourcePlan | None = None
     counters: Counters = field(default_factory=Counters)
     stopped: bool = False
+    gave_way: bool = False
+    """Whether it has stopped to let a scan of the same table go first."""
     began: float = field(default_factory=time.monotonic)
 
     def fenced(self, checkpoint: Checkpoint, manifest: ManifestChange | None = None) -> FencedCheckpoint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,6 +16,7 @@ from retl.engine.history import History
 from retl.engine.hooks import HookCalls
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.ownership import Ownership
+from retl.engine.parts import in_one
 from retl.engine.scan import Scan
 from retl.engine.schedule import backoff
 from retl.engine.stall import unless_stalled
@@ -43,6 +44,8 @@ class _QueuedScan:
     scan: Scan | None = None
     failures: list[Exception] = field(default_factory=list)
     """What the last attempt ended in, while it waits for the next one."""
+    parts: list[ScanReport] = field(default_factory=list)
+    """What a scan that gives way to others between its slices has done up to now."""
 
 
 class Run:
@@ -140,9 +143,11 @@ class Run:
             await self._scan(queued, queued.spec, turn)
 
     async def end(self) -> None:
-        """Give up what still waits for a retry: the run was stopped."""
+        """Give up what still waits for a retry, or for others: the run was stopped."""
         for queued in self._waiting:
             await self._give_up(queued)
+            if queued.parts and not queued.failures:
+                await self._tell(queued.parts, None)
 
     async def _find_tables(self, tasks: TaskGroup, queued: _QueuedScan) -> None:
         found: list[Exception] = []
@@ -219,9 +224,18 @@ class Run:
             if isinstance(error, LeaseLost):
                 raise
         else:
-            await self._close(spec.name, scan, None, queued.attempts)
+            if scan.gave_way:
+                self._go_on_later(queued, scan)
+            else:
+                await self._close(queued, None)
         finally:
             self._scans.pop(spec.name, None)
+
+    def _go_on_later(self, queued: _QueuedScan, scan: Scan) -> None:
+        """Queue a scan behind those that wait for its table."""
+        queued.parts.append(scan.report(attempts=queued.attempts))
+        queued.attempts -= 1  # to go on is no other attempt
+        self._waiting.append(queued)
 
     async def _before_scan(self, spec: TableSpec, scan_id: str, attempt: int) -> None:
         await self._hooks.before_scan(BeforeScan(self._config.name, spec.name, spec.to, scan_id, attempt))
@@ -258,11 +272,18 @@ class Run:
                 self._report_unresolved(error)
             else:
                 self.errors.append(error)
-                await self._close(queued.spec.name, queued.scan, error, queued.attempts)
+                await self._close(queued, error)
 
-    async def _close(self, name: str, scan: Scan, error: Exception | None, attempts: int) -> None:
-        report = scan.report(error, attempts=attempts, next_run=self._next_tick(name))
-        report = self._reports[name] = await self._history.add(report)
+    async def _close(self, queued: _QueuedScan, error: Exception | None) -> None:
+        assert queued.spec is not None
+        assert queued.scan is not None
+        next_run = self._next_tick(queued.spec.name)
+        last = queued.scan.report(error, attempts=queued.attempts, next_run=next_run)
+        await self._tell([*queued.parts, last], error)
+
+    async def _tell(self, parts: Sequence[ScanReport], error: Exception | None) -> None:
+        report = in_one(parts)
+        report = self._reports[report.table] = await self._history.add(report)
         kind = events.ScanFailed if error else events.ScanFinished
         self._emit(kind(pipeline=self._config.name, at=now(), report=report))
         if error is not None and not isinstance(error, RetlError):

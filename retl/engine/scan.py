@@ -109,7 +109,7 @@ class Scan:
             error.with_context(pipeline=context.pipeline, table=context.table.name)
             raise
         else:
-            self._ownership.remember(context.table.name, context.keeper.stored(context.checkpoint))
+            self._ownership.remember(context.table.name, self.stored())
         finally:
             self._seconds = time.monotonic() - context.began
 
@@ -146,7 +146,7 @@ class Scan:
             lower=window.lower if window else None,
             upper=window.upper if window else None,
             highest=context.highest,
-            watermark=context.keeper.stored(context.checkpoint).watermark,
+            watermark=self.stored().watermark,
             cursor_family=window.family if window else None,
             attempts=attempts,
             read_wait=round(self._channel.send_wait, 3),
@@ -160,6 +160,15 @@ class Scan:
     def progress(self) -> Progress:
         """The progress of the scan."""
         return self._context.progress()
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether it has stopped between two slices to let a scan of the same table go first, and is to go on."""
+        return self._context.gave_way and not self._context.stop.requested
+
+    def stored(self) -> Checkpoint:
+        """What the store knows of it."""
+        return self._context.keeper.stored(self._context.checkpoint)
 
     def lag(self) -> float | None:
         """How far the target is behind what the source had when the scan was planned."""

@@ -24,12 +24,13 @@ class Turns:
     @asynccontextmanager
     async def turn(self, table: str | None) -> AsyncGenerator[Turn, None]:
         """A turn for the length of a block: to scan a table, or with ``None`` to find the tables."""
-        async with self._tables.setdefault(table, anyio.Lock(fast_acquire=True)), self._turn() as turn:
+        lock = self._tables.setdefault(table, anyio.Lock(fast_acquire=True))
+        async with lock, self._turn(lock) as turn:
             yield turn
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncGenerator[Turn, None]:
-        turn = Turn(self._free)
+    async def _turn(self, table: anyio.Lock) -> AsyncGenerator[Turn, None]:
+        turn = Turn(self._free, table)
         await turn.acquire()
         try:
             yield turn
@@ -40,8 +41,9 @@ class Turns:
 class Turn:
     """The turn of one scan."""
 
-    def __init__(self, free: anyio.Semaphore) -> None:
+    def __init__(self, free: anyio.Semaphore, table: anyio.Lock) -> None:
         self._free = free
+        self._table = table
         self._held = False
         self._since = 0.0
 
@@ -61,6 +63,11 @@ class Turn:
     def is_long(self) -> bool:
         """Whether others wait, and this scan has had its turn for long."""
         return bool(self._free.statistics().tasks_waiting) and time.monotonic() - self._since >= LONG_SECONDS
+
+    def blocks(self, since: float, least: float) -> bool:
+        """Whether another scan of the same table waits, and this one has worked for long since then: ``least`` seconds or more."""
+        waits = self._table.statistics().tasks_waiting
+        return bool(waits) and time.monotonic() - since >= max(LONG_SECONDS, least)
 
     async def give_way(self) -> None:
         """Let the waiting scans go first. Called between two slices."""

@@ -56,6 +56,7 @@ class Writer:
         self._staged = 0
         self._commits = committer(context)
         self._prepare = prepare
+        self._began = time.monotonic()
         self.rejected: Slice | None = None
         """The slice of which the target rejected too many rows, where it did."""
         self.lost = 0
@@ -233,13 +234,20 @@ class Writer:
     async def _pauses(self, commits: SliceCommits) -> bool:
         """Whether the scan stops here, between two slices. A long scan lets others go first."""
         context = self._context
-        if context.stop.requested:
+        if context.stop.requested or self._gives_way():
             await commits.settle()
             context.stopped = True
         elif context.turn is not None and context.turn.is_long:
             await commits.settle()
             await context.turn.give_way()
         return context.stopped
+
+    def _gives_way(self) -> bool:
+        """Whether a backfill ends here, to go on behind a scan of its table that waits: not before it has worked as long as it has planned."""
+        context = self._context
+        if context.table.range is not None and context.turn is not None:
+            context.gave_way = context.turn.blocks(self._began, self._began - context.began)
+        return context.gave_way
 
     async def _items(self, first: list[Item]) -> AsyncGenerator[Item, None]:
         while first:

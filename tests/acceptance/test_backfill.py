@@ -280,6 +280,28 @@ async def test_a_backfill_goes_on_beside_the_schedule_and_never_beside_a_scan_of
     assert (most, (await state(job))[0]) == (1, DAY[29])
 
 
+async def test_a_long_backfill_lets_the_scans_of_its_table_go_first_and_is_one_scan_for_people(
+    shop: Database, app: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retl.engine.turns.LONG_SECONDS", 0.0)
+    words: dict[str, Any] = {"source": shop.source(), "target": app.target(), "interval": "20ms"}
+    job = retl.Pipeline("shop", tables=[retl.Table("orders", cursor="ts", slice_rows=3)], **words)
+    heard = Recorder(job)
+    async with running(job) as after:
+        await after(events.ScanFinished)
+        shop.run("UPDATE orders SET v = 'new'")
+        heard.events.clear()
+        (scan,) = (await job.backfill("orders", since="2024-01-05", until="2024-01-25")).scans
+        assert (scan.status, scan.rows, scan.changed, scan.slices, scan.slices_planned) == ("done", 60, 60, 20, 20)
+        assert (scan.lower, scan.upper, scan.attempts) == ("2024-01-05 00:00:00", DAY[23], 1)
+        finished = [event.report.mode for event in heard.of(events.ScanFinished)]
+        assert finished.count("backfill") == 1 and finished.index("backfill") >= 3  # others went first
+    assert [key for key in new(app) if key < 80] == list(range(12, 72))
+    assert await state(job) == (DAY[29], None)
+    assert [report.mode for report in await job.history(limit=1000)].count("backfill") == 1
+    await job.aclose()
+
+
 async def test_times_with_a_zone_are_told_apart_from_those_of_the_source(tmp_path: Path, app: Database) -> None:
     warehouse = Warehouse(tmp_path / "warehouse.duckdb")
     warehouse.run(
