@@ -50,6 +50,10 @@ class Health:
     def after(self, report: ScanReport) -> ScanReport:
         """A report with how its table has fared up to it."""
         one, moment = self._table(report.table), now()
+        if report.mode == "backfill":  # it says nothing of the scans on schedule
+            return msgspec.structs.replace(
+                report, last_success=one.last_success, failures=one.failures, failing_since=one.since
+            )
         if report.status == "done":
             return msgspec.structs.replace(report, last_success=moment)
         failed = report.status == "failed"

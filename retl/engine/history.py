@@ -32,7 +32,7 @@ class History:
 
     async def add(self, report: ScanReport) -> ScanReport:
         """Write the report of a scan, with how its table has fared up to now."""
-        if report.status != "done" and not self._health.knows(report.table):
+        if (report.status != "done" or report.mode == "backfill") and not self._health.knows(report.table):
             await self._look_up(report.table)
         report = self._with_highest(self._health.after(report))
         self.last[report.table] = report
