@@ -9,6 +9,7 @@ from retl.host import Running, running
 from retl.model import events
 from retl.model.actions import Action, PreAction, Write
 from retl.model.alerts import Alert, Notice
+from retl.model.backfills import BackfillStatus
 from retl.model.checkpoint import Checkpoint, Reject
 from retl.model.documents import Chunks
 from retl.model.embeddings import Budget, Embeddings, VectorIndex
@@ -45,6 +46,7 @@ __all__ = [
     "SQL",
     "Action",
     "Alert",
+    "BackfillStatus",
     "BeforeRun",
     "BeforeScan",
     "Budget",

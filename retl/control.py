@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, suppress
 
 from retl.engine.arguments import in_context
+from retl.engine.asking import Asking
+from retl.engine.preflight import Preflight, TablePlan
 from retl.engine.status import snapshot_of
-from retl.engine.wanted import wanted_tables
+from retl.engine.wanted import wanted_range, wanted_tables
 from retl.lifetime import Lifetime
 from retl.model import events as event_types
+from retl.model.backfills import BackfillStatus
 from retl.model.checkpoint import Reject
 from retl.model.duration import Duration, parse_duration
+from retl.model.errors import TransientError
+from retl.model.range import Bound, CursorRange
 from retl.model.report import ScanReport
 from retl.model.status import Snapshot
 from retl.state.base import StateStore
@@ -99,6 +105,58 @@ class Control(Lifetime):
     def snapshot(self) -> Snapshot:
         """The pipeline as this process knows it: from memory, at once, never failing. For probes and metrics."""
         return snapshot_of(self._config, self._runner)
+
+    # Backfills, in whichever process owns it -----------------------------------
+
+    @property
+    def _asking(self) -> Asking:
+        return Asking(self._store, self.name, sent=self._runner.hear_soon)
+
+    async def plan_backfill(self, table: str, *, since: Bound | None = None, until: Bound | None = None) -> TablePlan:
+        """What ``backfill`` would do: the window, the slices, the SQL. Writes nothing. Raises the error that it would end in."""
+        async with self._looking():
+            return await Preflight(self._config).backfill(wanted_range(self._config.tables, table, since, until))
+
+    async def send_backfill(
+        self, table: str, *, since: Bound | None = None, until: Bound | None = None
+    ) -> BackfillStatus:
+        """Have the owner of the pipeline, whichever process that is, read a range of a table's cursor again; returns at once.
+
+        The range is that of ``backfill``. It lies beside the lease in the state store until it has ended: the owner begins
+        it with its next sign of life, beside its schedule and also while it is paused, and its successors go on behind the
+        last slice that was committed. Where no process owns the pipeline, the next one that runs its schedule begins it.
+        ``follow_backfill`` waits for its end; ``backfills`` and ``status`` tell how far it is.
+        What may pass is tried again, until it was begun eight times and got no further; any other error ends it as failed.
+
+        Raises ``ConfigError`` for what the plan shows to be impossible, before anything is sent, and ``TargetBusy``
+        where another range of the table was sent and has not ended. The same range is not sent twice: its status is returned.
+        """
+        async with self._looking():
+            wanted = wanted_range(self._config.tables, table, since, until)
+            with suppress(TransientError):  # the owner may reach what this process does not
+                await Preflight(self._config).backfill(wanted)
+            return await self._asking.send(table, wanted.range or CursorRange())
+
+    async def cancel_backfill(self, table: str) -> BackfillStatus:
+        """End the backfill of a table that was sent and has not ended. The slices that were committed stay.
+
+        Waits until the process that runs it has heard; where none does, it is cancelled at once. The same range, sent again, goes on behind
+        the last slice that was committed. Raises ``ConfigError`` where there is none.
+        """
+        async with self._looking():
+            wanted_tables(self._config.tables, [table])
+            return await self._asking.cancel(table)
+
+    async def follow_backfill(self, sent: BackfillStatus) -> AsyncGenerator[BackfillStatus, None]:
+        """How a backfill stands that was sent: now, and with each change, until it has ended."""
+        async with self._looking(), aclosing(self._asking.follow(sent)) as further:
+            async for found in further:
+                yield found
+
+    async def backfills(self) -> list[BackfillStatus]:
+        """The backfills that were sent to the owner, in their order: all that have not ended, and the last ones that have."""
+        async with self._looking():
+            return await self._asking.all()
 
     # What is remembered -----------------------------------------------------
 

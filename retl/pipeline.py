@@ -243,21 +243,17 @@ class Pipeline(Control):
         While ``run_forever`` runs, it goes on beside that, and the table is scanned by one of them at a time.
 
         Raises ``ConfigError`` for a table without a cursor, or whose rows it would double; ``TargetBusy`` where
-        another process runs this pipeline; and the error that it ended in, unless ``check`` is false.
+        another process runs this pipeline, which ``send_backfill`` reaches, or where one of the table was sent that has
+        not ended; and the error that it ended in, unless ``check`` is false.
         """
         with in_context(self.name):
             wanted = wanted_range(self._config.tables, table, since, until)
         return await self._once(wanted, check=check)
 
-    async def plan_backfill(self, table: str, *, since: Bound | None = None, until: Bound | None = None) -> TablePlan:
-        """What ``backfill`` would do: the window, the slices, the SQL. Writes nothing. Raises the error that it would end in."""
-        async with self._looking():
-            return await Preflight(self._config).backfill(wanted_range(self._config.tables, table, since, until))
-
     async def _once(self, wanted: Wanted, *, check: bool) -> RunReport:
         beside = wanted.range is not None and self._busy and self._runner.serving
         with in_context(self.name):
-            report, errors = await (self._runner.beside(wanted) if beside else self._alone(wanted))
+            report, errors = await (self._runner.asked.beside(wanted) if beside else self._alone(wanted))
             if errors and check:
                 raise errors[0]
         return report

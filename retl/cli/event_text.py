@@ -5,6 +5,7 @@ from __future__ import annotations
 from retl.cli.render import local_date, local_time, mode, not_written, one_line, plural, without_place
 from retl.model import events
 from retl.model.duration import format_duration
+from retl.model.range import CursorRange
 from retl.model.report import ScanReport
 
 
@@ -46,6 +47,8 @@ def _text(event: events.Event) -> str | None:
             return f"resumed by {by}"
         case events.Triggered(by=by):
             return f"triggered by {by}"
+        case events.BackfillStarted(since=since, until=until, by=by, resumed=resumed):
+            return f"backfill {CursorRange(since, until)}, sent by {by}, {'goes on' if resumed else 'begins'}"
         case events.CommandDropped(command=command, by=by, sent_at=sent_at, reason=reason):
             return f"the {command} of {by} at {local_time(sent_at)} was dropped: {reason}"
         case events.TicksMissed(missed=missed):

@@ -91,13 +91,18 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         commands,
         "backfill",
         "Read a range of one table's cursor again: the rows with SINCE <= cursor < UNTIL. The watermark stays where it is. "
-        "One that was interrupted goes on where it stopped, when the same is asked for again.",
+        "Where a process runs the pipeline it is sent there, and goes on beside the schedule; Ctrl-C leaves it alone. Where none does it runs "
+        "here. One that was interrupted goes on where it stopped, when the same is asked for again.",
     )
     command.add_argument("pipeline", metavar="PIPELINE", help="the pipeline, by its name in the job file")
     command.add_argument("table", metavar="TABLE", help="the table, by its name in the source")
     command.add_argument("--since", metavar="VALUE", help="the first value to read, such as 2024-05-01")
     command.add_argument("--until", metavar="VALUE", help="the first value not to read")
     command.add_argument("--plan", action="store_true", help="show what it would do, and write nothing")
+    command.add_argument("--no-wait", action="store_true", help="do not wait for the process that it is sent to")
+    command.add_argument(
+        "--cancel", action="store_true", help="end the one of this table that was sent and has not ended"
+    )
     command.add_argument("--jobs", metavar="JOBFILE", default=JOB_FILE, help="the job file (default: %(default)s)")
     _add_output(command)
     command.set_defaults(run=backfill.backfill)

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import msgspec
 
+from retl.model.backfills import BackfillStatus
 from retl.model.duration import format_duration
 from retl.model.errors import RetlError
 from retl.model.hidden import conceal, visible
@@ -105,6 +106,16 @@ def mode(report: ScanReport) -> str:
     if report.mode == "backfill":
         return f"backfill {CursorRange(report.since, report.until)}"
     return report.mode if report.pre_action == "none" else f"{report.mode}, {report.pre_action}"
+
+
+def backfill_text(found: BackfillStatus) -> str:
+    """How far a backfill is that was sent to the owner: ``12,000 of 50,000 rows, up to 2024-05-03``."""
+    of = f" of {found.rows_planned:,}" if found.pending and found.rows_planned is not None else ""
+    rows = f"{found.rows:,}{of} rows" if of else plural(found.rows, "row")
+    reached = f", up to {found.reached}" if found.reached is not None and found.state != "done" else ""
+    alone = ", and no process runs the pipeline" if found.pending and found.owner is None else ""
+    error = f"; {one_line(found.error, 500)}" if found.error else ""
+    return f"{rows}{reached}{alone}{error}"
 
 
 def not_written(report: ScanReport) -> str:

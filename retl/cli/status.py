@@ -6,15 +6,28 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from retl.cli.conditions import Condition, parse_condition
 from retl.cli.exit_codes import FAILED, OK, USAGE, worst
 from retl.cli.fan_out import fan_out, selected
-from retl.cli.render import ago, clock, grid, local_date, one_line, plural, print_json, say, short_error, without_place
+from retl.cli.render import (
+    ago,
+    backfill_text,
+    clock,
+    grid,
+    local_date,
+    one_line,
+    plural,
+    print_json,
+    say,
+    short_error,
+    without_place,
+)
 from retl.config.registry import did_you_mean
+from retl.model.backfills import BackfillStatus
 from retl.model.duration import format_duration
 from retl.model.errors import ConfigError
 from retl.model.status import PipelineStatus, TableStatus
@@ -22,6 +35,8 @@ from retl.model.status import PipelineStatus, TableStatus
 _MOST_LINES = 20
 """Tables beyond which a summary takes the place of a line for each."""
 _WORST = 10
+_NEWS = timedelta(days=1)
+"""How long a backfill that has ended is shown."""
 _NUMBERS = frozenset({3, 5, 6})
 _HEAD = ("", "TABLE", "LAST SCAN", "ROWS", "LAST SUCCESS", "LAG", "REJECTS", "WATERMARK")
 _STATES = ("failed", "running", "never scanned", "stopped", "done", "no longer declared")
@@ -105,6 +120,7 @@ def show_status(found: PipelineStatus) -> str:
     if rows:
         lines += ["  " + line for line in grid(_HEAD, rows, right=_NUMBERS)]
     lines += _failed_run(found)
+    lines += [f"  backfill of {one.table} {_backfill(one)}" for one in found.backfills if _is_news(one)]
     for table in found.tables:
         if table.last is not None:
             if table.last.error is not None:
@@ -142,6 +158,16 @@ def _scan(table: TableStatus) -> str:
         return "never"
     again = f" ({table.failures:,} in a row)" if table.failures > 1 else ""
     return f"{last.status} {ago(last.started_at)}{again}"
+
+
+def _is_news(one: BackfillStatus) -> bool:
+    return one.pending or one.ended_at is None or datetime.now(UTC) - one.ended_at < _NEWS
+
+
+def _backfill(one: BackfillStatus) -> str:
+    """``since 2024-05-01: running, 12,000 of 50,000 rows, up to 2024-05-03; sent 5m ago by process 12 on box``."""
+    when = one.state if one.pending else f"{one.state} {ago(one.ended_at)}"
+    return f"{one.ends}: {when}, {backfill_text(one)}; sent {ago(one.at)} by {one.by}"
 
 
 def _failed_run(found: PipelineStatus) -> list[str]:

@@ -11,7 +11,7 @@ from retl.connectors.base import Source
 from retl.engine.checkpoints import after_scan, selection
 from retl.engine.drift import Warn, usable
 from retl.model.actions import Write
-from retl.model.checkpoint import Backfill, Checkpoint
+from retl.model.checkpoint import Backfill, Backfilled, Checkpoint
 from retl.model.errors import ConfigError
 from retl.model.plan import SourcePlan
 from retl.model.range import CursorRange
@@ -67,7 +67,8 @@ class Keeper:
 class BackfillKeeper(Keeper):
     """A backfill has a checkpoint of its own, in the place of the table's watermark; the store keeps it beside that."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: str | None = None) -> None:
+        self._asked = asked
         self._stored = Checkpoint()
         self._progress = Backfill(cursor="", selection="")
 
@@ -79,7 +80,7 @@ class BackfillKeeper(Keeper):
             since=table.range.since, until=table.range.until, cursor=table.cursor, selection=selection(table)
         )
         before = stored.backfill
-        if before is not None and replace(before, done=None, position=None, cursor_type=None) != wanted:
+        if before is not None and _range_of(before) != wanted:
             ends = CursorRange(before.since, before.until)
             warn(f"the backfill {ends} was not finished, and is given up for this one.")
             before = None
@@ -94,22 +95,45 @@ class BackfillKeeper(Keeper):
         )
 
     def after_scan(self, before: Checkpoint, plan: SourcePlan, scan_id: str, digest: str | None) -> Checkpoint:
-        return replace(before, scan_id=scan_id, watermark=None, position=None, underway=None)
+        ended = None if self._asked is None else Backfilled(self._asked, self._rows(before))
+        return replace(before, scan_id=scan_id, watermark=None, position=None, underway=None, backfilled=ended)
+
+    def _rows(self, checkpoint: Checkpoint) -> int:
+        return self._progress.rows + checkpoint.written - self._stored.written
 
     def stored(self, checkpoint: Checkpoint) -> Checkpoint:
         done, position = checkpoint.watermark, checkpoint.position
         under_way = done is not None or position is not None
-        progress = replace(self._progress, done=done, position=position, cursor_type=checkpoint.cursor_type)
+        progress = replace(
+            self._progress,
+            done=done,
+            position=position,
+            cursor_type=checkpoint.cursor_type,
+            rows=self._rows(checkpoint),
+            rows_planned=self._rows_planned(checkpoint),
+        )
         return replace(
             self._stored,
             backfill=progress if under_way else None,
+            backfilled=checkpoint.backfilled or self._stored.backfilled,
             underway=checkpoint.underway,
             target=checkpoint.target,
             written=checkpoint.written,
             window_digest=None,  # the target may hold other rows now than the last scan has left
         )
 
+    def _rows_planned(self, checkpoint: Checkpoint) -> int | None:
+        scan = checkpoint.underway
+        if scan is None or scan.progress.rows_planned is None:
+            return self._progress.rows_planned
+        return self._progress.rows + scan.progress.rows_planned
 
-def keeper_of(table: TableSpec) -> Keeper:
-    """How a scan of this table keeps its progress."""
-    return Keeper() if table.range is None else BackfillKeeper()
+
+def _range_of(backfill: Backfill) -> Backfill:
+    """What it asks for, without how far it is."""
+    return replace(backfill, done=None, position=None, cursor_type=None, rows=0, rows_planned=None)
+
+
+def keeper_of(table: TableSpec, asked: str | None = None) -> Keeper:
+    """How a scan of this table keeps its progress; ``asked``: the request that a backfill answers."""
+    return Keeper() if table.range is None else BackfillKeeper(asked)

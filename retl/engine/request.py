@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TypeAlias
 
 import anyio
@@ -15,14 +16,17 @@ Outcome: TypeAlias = tuple[RunReport, list[Exception]]
 class Request:
     """Made in the event loop of the runs. To wait no longer ends the run."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[Outcome], None] = lambda outcome: None) -> None:
+        """``told`` is called with what came of it, at once."""
         self._answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._told = told
         self.scope = anyio.CancelScope()
 
     def answer(self, outcome: Outcome) -> None:
         """What came of it."""
         if not self._answer.done():
             self._answer.set_result(outcome)
+            self._told(outcome)
 
     async def outcome(self) -> Outcome:
         """Wait until it has ended."""

@@ -211,6 +211,7 @@ class Run:
             turn=turn,
             ownership=self._ownership,
             before=lambda scan_id: self._before_scan(spec, scan_id, queued.attempts),
+            asked=self._wanted.asked,
         )
         queued.failures = []
         try:

@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from retl.engine.alerts import Alerts
+from retl.engine.asked_runs import AskedRuns
 from retl.engine.bus import EventBus
 from retl.engine.config import PipelineConfig
 from retl.engine.context import StopSignal, now
@@ -23,7 +24,7 @@ from retl.engine.log import error_text, log_unexpected
 from retl.engine.motion import Motion
 from retl.engine.ownership import Ownership
 from retl.engine.pruning import Pruning
-from retl.engine.request import Outcome, Request, stopped_before
+from retl.engine.request import Request, stopped_before
 from retl.engine.run import Run
 from retl.engine.scan import Scan
 from retl.engine.schedule import backoff
@@ -38,6 +39,8 @@ from retl.model.report import RunReport
 from retl.model.status import PipelineState
 from retl.model.steering import CommandWord, Sent
 from retl.threads import Grace
+
+_SEND_IT = "have it done there (`retl backfill` does that by itself, and `send_backfill()` in Python)"
 
 
 class Runner:
@@ -62,7 +65,9 @@ class Runner:
             wake=self._wake_up,
             trigger=self._trigger_table,
             stop=lambda grace: self.stop(grace=grace),
+            backfill=lambda asked, request: self.asked.begin(asked, request),
         )
+        self.asked = AskedRuns(config.tables, self._ticks, self.commands.backfills, wake=self._wake_up)
         self._pruning = Pruning(config.store, config.name, config.keep_rejects)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.health = Health(config.name, bus)
@@ -83,13 +88,13 @@ class Runner:
         self._turns = Turns(self._config.scans_at_once)
         self.ending.begin(grace)
 
-    async def take_lease(self) -> Fence:
+    async def take_lease(self, way_out: str = "stop it there first") -> Fence:
         """Own the pipeline; raises ``TargetBusy`` if another living process does."""
         fence = await self.lease.take_unless_alive()
         if fence is None:
             raise TargetBusy(
                 f"the pipeline is being run by {owner_in_words(self.lease.holder)}.",
-                remedy="stop it there first, or wait: when it stops, this one can run.",
+                remedy=f"{way_out}, or wait: when it stops, this one can run.",
                 pipeline=self.name,
             )
         return fence
@@ -97,11 +102,18 @@ class Runner:
     async def once(self, wanted: Wanted) -> tuple[RunReport, list[Exception]]:
         """Every wanted table once, now."""
         self.state = "scanning"
-        fence = await self.take_lease()
+        fence = await (self.take_lease() if wanted.range is None else self.take_lease(_SEND_IT))
         self._bus.emit(events.LeaseAcquired(pipeline=self.name, at=now(), epoch=fence.epoch))
         self.commands.begin_single(fence)
+        request = Request()
+        if wanted.range is not None:
+            wanted, request = await self.asked.instead(wanted, wanted.range)
+        outcome = stopped_before(self.name)
         async with self.alerts.keeping(), self._heartbeat():
-            return await self._run_tables(fence, wanted, left=None)
+            with request.scope:
+                outcome = await self._run_tables(fence, wanted, left=None)
+        request.answer(outcome)
+        return outcome
 
     async def forever(self, begun: Callable[[], None]) -> None:
         """On schedule, until stopped. ``begun`` is called once it is clear that this can work: owned, standing by, or retried."""
@@ -237,13 +249,6 @@ class Runner:
         """Whether ``run_forever`` runs here, and is no standby."""
         return self._ticks.started and self.lease.fence is not None
 
-    async def beside(self, wanted: Wanted) -> Outcome:
-        """Every wanted table once, now, beside what ``run_forever`` does."""
-        request = Request()
-        self._ticks.ask(Due(wanted, request=request))
-        self._wake_up()
-        return await request.outcome()
-
     def _next_tick(self, table: str | None = None) -> datetime | None:
         """The time of the next tick, of a table or of any; ``None`` if there is none."""
         left = self._ticks.left(table) if not self.commands.paused else None
@@ -278,7 +283,7 @@ class Runner:
         if not scope.cancelled_caught:
             with self.ending.run():
                 await run.after()
-        for error in run.unresolved.values():
+        for error in run.unresolved.values() if wanted.range is None else ():  # who asked for a range is told
             await self.history.add_failed_run(error, reachable=True)
         if not run.unresolved:
             self.health.run_ended()
@@ -319,16 +324,20 @@ class Runner:
         """Scan one table now, or all. Raises ``ConfigError`` for one that the pipeline does not have."""
         self.trigger(wanted_tables(self._config.tables, None if table is None else [table]))
 
+    def hear_soon(self) -> None:
+        """Hear what is asked in the state store now, and not with the next beat."""
+        self._attend(self.commands.attend)
+
     def pause(self) -> None:
         """Start no further run on schedule. A run that is under way is finished."""
         self.commands.pause()
-        self._attend(self.commands.attend)
+        self.hear_soon()
         self._wake_up()
 
     def resume(self) -> None:
         """Go on with the schedule; missed ticks count as one."""
         self.commands.resume()
-        self._attend(self.commands.attend)
+        self.hear_soon()
         self._wake_up()
 
     def obey(self, word: CommandWord, table: str | None, grace: float | None) -> Sent:

@@ -73,7 +73,9 @@ class Scan:
         turn: Turn | None = None,
         ownership: Ownership | None = None,
         before: Callable[[str], Awaitable[None]] | None = None,
+        asked: str | None = None,
     ) -> None:
+        """``asked``: the request that a backfill answers."""
         limits = limits or Limits()
         self._before = before
         self._ownership = ownership or Ownership(store, fence, state_in_target=state_in_target)
@@ -90,7 +92,7 @@ class Scan:
             stop=stop or StopSignal(),
             lease_ttl=lease_ttl,
             turn=turn,
-            keeper=keeper_of(table),
+            keeper=keeper_of(table, asked),
         )
         self._channel: Channel[Item] = Channel(max_bytes=limits.channel_bytes, max_items=limits.channel_batches)
         self._started_at = now()

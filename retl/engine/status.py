@@ -7,12 +7,14 @@ from datetime import datetime
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from retl.engine.config import PipelineConfig
 from retl.engine.context import now
 from retl.engine.health import TableHealth
 from retl.engine.lease import is_dead, owner_in_words
 from retl.engine.runner import Runner
+from retl.model.backfills import BackfillStatus, with_progress
 from retl.model.checkpoint import Checkpoint, Underway
 from retl.model.cursor import lag
 from retl.model.duration import format_duration
@@ -49,7 +51,14 @@ def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
         error=worst.error if worst else None,
         next_run=runner.next_run,
         tables=tuple(_table_snapshot(name, one, runner) for name, one in shown.items()),
+        backfills=tuple(_live(one, runner) for one in runner.commands.known_backfills),
     )
+
+
+def _live(asked: BackfillStatus, runner: Runner) -> BackfillStatus:
+    """A backfill, with how far its scan is that is under way here."""
+    scan = runner.scans.get(asked.table) if asked.pending else None
+    return with_progress(asked, scan.stored()) if scan is not None else asked
 
 
 def _waits_for(runner: Runner) -> str | None:
@@ -87,6 +96,7 @@ class _Stored:
     epoch: int = 0
     last: dict[str, ScanReport] = field(default_factory=dict)
     paused_since: datetime | None = None
+    backfills: tuple[BackfillStatus, ...] = ()
 
 
 async def _ask(store: StateStore, pipeline: str) -> _Stored:
@@ -97,8 +107,8 @@ async def _ask(store: StateStore, pipeline: str) -> _Stored:
     if owner is not None and await anyio.to_thread.run_sync(is_dead, owner):
         owner = None
     last = await store.last_reports(pipeline)
-    paused_since = (await store.read_steering(pipeline)).paused_since
-    return _Stored(checkpoints, rejects, owner, lease.epoch, last, paused_since)
+    steering = await store.read_steering(pipeline)
+    return _Stored(checkpoints, rejects, owner, lease.epoch, last, steering.paused_since, steering.backfills)
 
 
 async def pipeline_status(config: PipelineConfig, runner: Runner, *, check: bool) -> PipelineStatus:
@@ -157,7 +167,14 @@ class _Status:
             error=error,
             snapshot=snapshot_of(config, runner),
             tables=tables,
+            backfills=tuple(self._backfill(one) for one in stored.backfills),
         )
+
+    def _backfill(self, asked: BackfillStatus) -> BackfillStatus:
+        if not asked.pending:
+            return asked
+        owner = owner_in_words(self._stored.owner) if self._stored.owner else None
+        return with_progress(msgspec.structs.replace(asked, owner=owner), self._saved.get(asked.table))
 
     @property
     def _saved(self) -> dict[str, Checkpoint]:

@@ -1,7 +1,8 @@
 """What is asked of a pipeline: here, and by other processes, through the state store.
 
-A pause holds for every owner of the pipeline, until somebody resumes it. A trigger and a stop are for one owner: each
-carries the epoch for which it was sent, so that no standby obeys, much later, what its predecessor has not heard.
+A pause holds for every owner of the pipeline, until somebody resumes it; so does a backfill, until it has ended. A trigger
+and a stop are for one owner: each carries the epoch for which it was sent, so that no standby obeys, much later, what its
+predecessor has not heard.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ import anyio
 import anyio.to_thread
 from msgspec.structs import replace
 
+from retl.engine.asked import AskedBackfills
 from retl.engine.context import Emit, now
 from retl.engine.lease import LONGEST_BEAT_SECONDS, Lease, Listener, owner_in_words, process_identity
+from retl.engine.request import Request
 from retl.model import events
+from retl.model.backfills import BackfillStatus
 from retl.model.checkpoint import Fence
 from retl.model.duration import Duration, parse_duration
 from retl.model.errors import ConfigError, RetlError, TargetBusy
 from retl.model.steering import Command, CommandWord, Sent, Steering
 from retl.state.base import StateStore
 
-_TRIES = 20
+TRIES = 20
 """How often a change is tried while others change the same."""
 _LAST_SECONDS = 2.0
 """How long the end of a run waits for the store to take what was asked last."""
-_LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.2
 _REMEMBERED = 20
 """How many obeyed commands the store remembers."""
 _HOLDS_FOR_ALL = ("pause", "resume")
@@ -53,6 +57,7 @@ class Commands(Listener):
         wake: Callable[[], None],
         trigger: Callable[[str | None], None],
         stop: Callable[[float | None], None],
+        backfill: Callable[[BackfillStatus, Request], None],
     ) -> None:
         super().__init__()
         self._store = store
@@ -70,6 +75,7 @@ class Commands(Listener):
         self._news = anyio.Event()
         self._me = ""
         self._told = False
+        self.backfills = AskedBackfills(store, pipeline, emit=emit, run=backfill, attend=self.attend)
 
     @property
     def paused_since(self) -> datetime | None:
@@ -80,6 +86,11 @@ class Commands(Listener):
     def paused(self) -> bool:
         """Whether no run starts on schedule."""
         return self.paused_since is not None
+
+    @property
+    def known_backfills(self) -> tuple[BackfillStatus, ...]:
+        """The backfills that were sent, as the store told last."""
+        return self._heard.backfills
 
     @property
     def pending(self) -> bool:
@@ -103,12 +114,14 @@ class Commands(Listener):
     async def begin(self, fence: Fence) -> None:
         """A new owner begins with what is stored: it may be paused. Commands to its predecessors are dropped."""
         self._fence, self._single, self._news = fence, False, anyio.Event()
-        self._me = self._me or await _this_process()
+        self.backfills.begin(fence)
+        self._me = self._me or await this_process()
         await self.hear(await self._store.read_steering(self._pipeline))
 
     def begin_single(self, fence: Fence) -> None:
-        """A single run takes no trigger, and is not paused; it can be stopped."""
+        """A single run takes no trigger and no backfill, and is not paused; it can be stopped."""
         self._fence, self._single, self._news = fence, True, anyio.Event()
+        self.backfills.begin(fence, single=True)
 
     async def wait(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
@@ -125,13 +138,14 @@ class Commands(Listener):
             if command.id not in self._done:
                 self._done[command.id] = self._obey(command)
         wish = self._wish
-        settled = self._settled(steering, mine)
+        settled = replace(self._settled(steering, mine), backfills=await self.backfills.settled(steering.backfills))
         if settled != steering:
             if not await self._store.save_steering(self._pipeline, settled):
                 return  # somebody asks for more at this moment: the next beat tells
             settled = replace(settled, revision=steering.revision + 1)
         self.known = self._heard = settled
         self._done.clear()
+        self.backfills.take_up()
         if self._wish is wish:
             self._wish = None
 
@@ -191,7 +205,8 @@ class Commands(Listener):
 
     async def end(self) -> None:
         """The run ends: store what was asked last. Never fails or waits for long."""
-        if self._fence is not None and (self.pending or self._done):
+        self.backfills.end()
+        if self._fence is not None and (self.pending or self._done or self.backfills.pending):
             with suppress(Exception), anyio.move_on_after(_LAST_SECONDS):
                 await self.hear(await self._store.read_steering(self._pipeline))
         self._fence, self._told = None, False
@@ -213,7 +228,7 @@ class Commands(Listener):
             if await post(self._store, self._pipeline, "trigger", table) is None:
                 self._trigger(table)  # it has no owner at this moment: this one is about to be it
         except RetlError as error:  # later it would come as a surprise
-            sent = Command(id="", word="trigger", epoch=0, table=table, at=sent_at, by=await _this_process())
+            sent = Command(id="", word="trigger", epoch=0, table=table, at=sent_at, by=await this_process())
             self._emit_about(events.CommandDropped, sent, command=sent.word, reason=str(error))
 
 
@@ -231,7 +246,8 @@ def parse_command(word: str, table: str | None, grace: Duration | None) -> float
 # Any process ------------------------------------------------------------------
 
 
-async def _this_process() -> str:
+async def this_process() -> str:
+    """This process, for people."""
     return owner_in_words(await anyio.to_thread.run_sync(process_identity))
 
 
@@ -243,7 +259,7 @@ async def send(
     lease = await store.read_lease(pipeline)
     owner = owner_in_words(lease.owner) if await watch.owner_lives(lease) else None
     if owner is None and not store.outlives_process:
-        raise _nobody_shares(pipeline)
+        raise nobody_shares(pipeline)
     command = None
     if owner is not None or word in _HOLDS_FOR_ALL:
         command = await post(store, pipeline, word, table, grace)
@@ -255,8 +271,8 @@ async def post(
     store: StateStore, pipeline: str, word: CommandWord, table: str | None = None, grace: float | None = None
 ) -> Command | None:
     """Store what is asked; returns the command that waits for the owner, if there is one."""
-    by = await _this_process()
-    for _ in range(_TRIES):
+    by = await this_process()
+    for _ in range(TRIES):
         lease = await store.read_lease(pipeline)
         seen = await store.read_steering(pipeline)
         asked = Command(
@@ -266,7 +282,7 @@ async def post(
         changed = _with(seen, asked, command)
         if changed == seen or await store.save_steering(pipeline, changed):
             return command
-    raise _too_busy(pipeline)
+    raise too_busy(pipeline)
 
 
 def _waiting(seen: Steering, asked: Command) -> Command | None:
@@ -292,17 +308,18 @@ async def _is_heard(store: StateStore, watch: Lease, pipeline: str, command: Com
         while lease.epoch == command.epoch and await watch.owner_lives(lease):
             if command.id in (await store.read_steering(pipeline)).heard:
                 return True
-            await anyio.sleep(_LOOK_SECONDS)
+            await anyio.sleep(LOOK_SECONDS)
             lease = await store.read_lease(pipeline)
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         seen = await store.read_steering(pipeline)
         kept = tuple(one for one in seen.commands if one != command)
         if kept == seen.commands or await store.save_steering(pipeline, replace(seen, commands=kept)):
             return command.id in seen.heard
-    raise _too_busy(pipeline)
+    raise too_busy(pipeline)
 
 
-def _too_busy(pipeline: str) -> TargetBusy:
+def too_busy(pipeline: str) -> TargetBusy:
+    """The error of a change that others have always come before."""
     return TargetBusy(
         "what is asked of the pipeline is changed by other processes all the time.",
         remedy="try again; see who else steers it.",
@@ -310,7 +327,8 @@ def _too_busy(pipeline: str) -> TargetBusy:
     )
 
 
-def _nobody_shares(pipeline: str) -> ConfigError:
+def nobody_shares(pipeline: str) -> ConfigError:
+    """The error of asking a process that no other one reaches."""
     return ConfigError(
         "its state is kept in the memory of the process that runs it, where no other process reaches it.",
         remedy="name a state store that processes share, or call trigger(), pause() and resume() in that process.",

@@ -27,6 +27,8 @@ class Wanted:
     """The names and patterns of these tables; ``None`` for all of them."""
     range: CursorRange | None = None
     """The range of the cursor that is read again, of a backfill."""
+    asked: str | None = None
+    """The request that the backfill answers, if it was sent to the owner."""
 
     def has(self, table: str) -> bool:
         """Whether a table is one of them."""

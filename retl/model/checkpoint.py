@@ -46,6 +46,18 @@ class Backfill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All rows of the range up to this cursor value are in the target."""
     position: Position | None = None
     """How far the group of rows behind it is."""
+    rows: int = 0
+    """How many rows it has delivered, in all runs."""
+    rows_planned: int | None = None
+    """How many they will be, as far as the source can tell."""
+
+
+class Backfilled(msgspec.Struct, frozen=True):
+    """A backfill that was sent to the owner, and is in the target to its end: no later owner begins it again."""
+
+    asked: str
+    """The request."""
+    rows: int = 0
 
 
 class Underway(msgspec.Struct, frozen=True):
@@ -87,6 +99,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The identity of the target's table that the rows were written to (``TargetTable.identity``)."""
     backfill: Backfill | None = None
     """A backfill that has not ended. The watermark knows nothing of it."""
+    backfilled: Backfilled | None = None
+    """The one that ended last, of those that were sent to the owner."""
     underway: Underway | None = None
     """The scan that has saved this checkpoint, unless it has finished."""
     written: int = 0

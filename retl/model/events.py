@@ -71,8 +71,20 @@ class Triggered(Event, frozen=True, kw_only=True):
     by: str
 
 
+class BackfillStarted(Event, frozen=True, kw_only=True):
+    """A backfill that was sent to the owner begins, or goes on in this process: it is scanned as any other one is."""
+
+    table: str
+    since: str | None
+    until: str | None
+    sent_at: datetime
+    by: str
+    resumed: bool
+    """Whether it was begun before, here or by a former owner."""
+
+
 class CommandDropped(Event, frozen=True, kw_only=True):
-    """A command of another process was not obeyed, such as a trigger that a former owner has not heard."""
+    """A command of another process was not obeyed, such as a trigger that a former owner has not heard; or a backfill was cancelled."""
 
     command: str
     table: str | None

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from retl.model.backfills import BackfillStatus
 from retl.model.plain import Plain
 from retl.model.report import Progress, ScanReport
 
@@ -66,6 +67,8 @@ class PipelineStatus(Plain, frozen=True, kw_only=True):
     paused_since: datetime | None = None
     """Since when no run starts on schedule, whichever process owns the pipeline."""
     tables: tuple[TableStatus, ...] = ()
+    backfills: tuple[BackfillStatus, ...] = ()
+    """Those that were sent to the owner, in their order: all that have not ended, and the last ones that have."""
     reachable: bool = True
     """Whether the state store has answered; if not, all of this is what this process knows by itself."""
     error: str | None = None
@@ -114,6 +117,8 @@ class Snapshot(Plain, frozen=True, kw_only=True):
     error: str | None = None
     next_run: datetime | None = None
     tables: tuple[TableSnapshot, ...] = ()
+    backfills: tuple[BackfillStatus, ...] = ()
+    """Those that were sent to the owner, as far as this process knows: it is the owner, or was it last."""
 
 
 class Probe(Plain, frozen=True, kw_only=True):

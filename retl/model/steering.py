@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from retl.model.backfills import BackfillStatus
 from retl.model.plain import Plain
 
 CommandWord = Literal["trigger", "pause", "resume", "stop"]
@@ -28,7 +29,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Steering(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a pipeline is paused, for every owner; and the commands that its owner has not heard yet."""
+    """Whether a pipeline is paused, and what is to be backfilled, for every owner; and the commands that its owner has not heard yet."""
 
     revision: int = 0
     """Grows with every change; 0 where nothing was ever asked."""
@@ -38,6 +39,8 @@ class Steering(msgspec.Struct, frozen=True, kw_only=True):
     commands: tuple[Command, ...] = ()
     heard: tuple[str, ...] = ()
     """The last commands that were obeyed, by their ``id``: for those who wait to know."""
+    backfills: tuple[BackfillStatus, ...] = ()
+    """In the order in which they were sent: those that have not ended, and the last ones that have."""
 
 
 class Sent(Plain, frozen=True, kw_only=True):

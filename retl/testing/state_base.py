@@ -8,7 +8,8 @@ from typing import Any
 
 import anyio
 
-from retl.model.checkpoint import Checkpoint, Fence, Refresh, Reject
+from retl.model.backfills import BackfillStatus
+from retl.model.checkpoint import Backfill, Backfilled, Checkpoint, Fence, Refresh, Reject
 from retl.model.manifest import LONGEST_NAME, ManifestEntry
 from retl.model.report import ScanReport
 from retl.model.steering import Command, Steering
@@ -24,6 +25,10 @@ RICH = Checkpoint(
     scan_id="s1",
     columns={"id": "bigint", "naïve": "text", "a'b\\": "😀?"},
     detail={"files": {"a/😀.csv": ["etag", 12]}},
+    backfill=Backfill(
+        since="2024-01-01", cursor="updated_at", selection="s", done="2024-01-02", rows=7, rows_planned=9
+    ),
+    backfilled=Backfilled("b1", 2**40),
 )
 PAUSED = Steering(
     paused_since=datetime(2024, 2, 29, 23, 59, 59, 123456, UTC),
@@ -31,6 +36,24 @@ PAUSED = Steering(
     commands=(
         Command(id="a1", word="trigger", epoch=3, table="naïve 'table\\", at=datetime(2024, 3, 1, tzinfo=UTC), by="me"),
         Command(id="a2", word="stop", epoch=3, at=datetime(2024, 3, 1, 0, 0, 1, tzinfo=UTC), by="you", grace=0.5),
+    ),
+    backfills=(
+        BackfillStatus(
+            id="b1", table="naïve 'table\\", since="2024-03-01", at=datetime(2024, 3, 1, tzinfo=UTC), by="me"
+        ),
+        BackfillStatus(
+            id="b2",
+            table="😀",
+            until="9" * 30,
+            state="failed",
+            at=datetime(2024, 3, 1, 0, 0, 1, 5, tzinfo=UTC),
+            by="you",
+            epoch=2**40,
+            started_at=datetime(2024, 3, 1, 0, 0, 2, tzinfo=UTC),
+            ended_at=datetime(2024, 3, 1, 0, 0, 3, tzinfo=UTC),
+            rows=2**40,
+            error="no \\ 'answer'",
+        ),
     ),
 )
 NAMES = [

@@ -51,6 +51,7 @@ class Owner(Commands):
             wake=lambda: None,
             trigger=self._note_trigger,
             stop=lambda grace: self.did.append(("stop", grace)),
+            backfill=lambda asked, request: self.did.append(("backfill", asked)),
         )
 
     def _note_trigger(self, table: str | None) -> None:
