@@ -72,8 +72,11 @@ def _of_table(found: PipelineStatus, table: str | None) -> PipelineStatus:
     if table is None:
         return found
     tables = tuple(one for one in found.tables if one.table == table)
+    backfills = tuple(one for one in found.backfills if one.table == table)
     healthy = not any(one.failures for one in tables)
-    return msgspec.structs.replace(found, tables=tables, healthy=healthy, failures=0, since=None, failure=None)
+    return msgspec.structs.replace(
+        found, tables=tables, backfills=backfills, healthy=healthy, failures=0, since=None, failure=None
+    )
 
 
 def _failing_of(found: PipelineStatus) -> PipelineStatus:
@@ -120,7 +123,7 @@ def show_status(found: PipelineStatus) -> str:
     if rows:
         lines += ["  " + line for line in grid(_HEAD, rows, right=_NUMBERS)]
     lines += _failed_run(found)
-    lines += [f"  backfill of {one.table} {_backfill(one)}" for one in found.backfills if _is_news(one)]
+    lines += _backfills(found)
     for table in found.tables:
         if table.last is not None:
             if table.last.error is not None:
@@ -160,8 +163,11 @@ def _scan(table: TableStatus) -> str:
     return f"{last.status} {ago(last.started_at)}{again}"
 
 
-def _is_news(one: BackfillStatus) -> bool:
-    return one.pending or one.ended_at is None or datetime.now(UTC) - one.ended_at < _NEWS
+def _backfills(found: PipelineStatus) -> list[str]:
+    """Those that have not ended, and those that have of late."""
+    ended = datetime.now(UTC) - _NEWS
+    shown = [one for one in found.backfills if one.pending or (one.ended_at is not None and one.ended_at > ended)]
+    return [f"  backfill of {one.table} {_backfill(one)}" for one in shown]
 
 
 def _backfill(one: BackfillStatus) -> str:
@@ -198,6 +204,7 @@ def show_summary(found: Sequence[PipelineStatus]) -> str:
             lines.append(f"  {one.pipeline}.{table.table} failed: {short_error(table.last)}")
     failed_runs = [f"  {one.pipeline}: {line.strip()}" for one in found for line in _failed_run(one)]
     lines += failed_runs[:_WORST]
+    lines += [f"  {one.pipeline}: {line.strip()}" for one in found for line in _backfills(one)]
     left = len(worst_first) - len(rows) + len(failed_runs[_WORST:])
     more = f"{left:,} more of these, and the rest" if left else "the rest"
     lines += ["", f"--all shows {more}; --failed what fails; --only and --table a part of it."]

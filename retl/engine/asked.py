@@ -130,7 +130,9 @@ class AskedBackfills:
         """One that this owner begins, or goes on with, unless something speaks against it."""
         assert self._fence is not None
         if self._single and not self._ends and asked.state == "waiting" and asked.epoch == self._fence.epoch:
-            return self._noted(self._dropped(asked, "a single run takes no backfill"))
+            return self._noted(
+                self._dropped(asked, "a single run takes no backfill; send it again when that has ended")
+            )
         if self._single or self._ends or time.monotonic() < self._not_before.get(asked.id, 0.0):
             return asked
         tries = 1 if further.rows > asked.rows else asked.tries + 1

@@ -286,7 +286,10 @@ async def test_a_single_run_takes_none_and_leaves_alone_what_was_sent_to_others(
         assert (await job.backfills())[0].state == "waiting"
         await job.cancel_backfill("orders")
         failed = await ended(job, await job.send_backfill("orders", **RANGE))
-        assert (failed.state, failed.error) == ("failed", "a single run takes no backfill")
+        assert (failed.state, failed.error) == (
+            "failed",
+            "a single run takes no backfill; send it again when that has ended",
+        )
         release.set()
     assert [one.state for one in await job.backfills()] == ["cancelled", "failed"] and sent
     for one in (job, single):
