@@ -195,6 +195,7 @@ class Run:
 
     async def _scan(self, queued: _QueuedScan, spec: TableSpec, turn: Turn) -> None:
         config = self._config
+        goes_on = bool(queued.parts) and not queued.failures  # the hook before it has let it begin
         scan = queued.scan = self._scans[spec.name] = Scan(
             pipeline=config.name,
             table=spec,
@@ -210,7 +211,7 @@ class Run:
             lease_ttl=config.lease_ttl,
             turn=turn,
             ownership=self._ownership,
-            before=lambda scan_id: self._before_scan(spec, scan_id, queued.attempts),
+            before=None if goes_on else lambda scan_id: self._before_scan(spec, scan_id, queued.attempts),
             asked=self._wanted.asked,
         )
         queued.failures = []

@@ -284,7 +284,13 @@ async def test_a_long_backfill_lets_the_scans_of_its_table_go_first_and_is_one_s
     shop: Database, app: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retl.engine.turns.LONG_SECONDS", 0.0)
-    words: dict[str, Any] = {"source": shop.source(), "target": app.target(), "interval": "20ms"}
+    begun: list[retl.BeforeScan] = []
+
+    async def note(begins: retl.BeforeScan) -> None:
+        begun.append(begins)
+
+    hooks = retl.Hooks(before_scan=note)
+    words: dict[str, Any] = {"source": shop.source(), "target": app.target(), "interval": "20ms", "hooks": hooks}
     job = retl.Pipeline("shop", tables=[retl.Table("orders", cursor="ts", slice_rows=3)], **words)
     heard = Recorder(job)
     async with running(job) as after:
@@ -298,7 +304,9 @@ async def test_a_long_backfill_lets_the_scans_of_its_table_go_first_and_is_one_s
         assert finished.count("backfill") == 1 and finished.index("backfill") >= 3  # others went first
     assert [key for key in new(app) if key < 80] == list(range(12, 72))
     assert await state(job) == (DAY[29], None)
-    assert [report.mode for report in await job.history(limit=1000)].count("backfill") == 1
+    reports = await job.history(limit=1000)
+    assert [report.mode for report in reports].count("backfill") == 1
+    assert len(begun) == len(reports)
     await job.aclose()
 
 
