@@ -47,7 +47,7 @@ def backfill(arguments: argparse.Namespace) -> int:
         return code or _run_here(pipeline, arguments)
     with make_output(arguments.log_format) as output:
         following = _Following(pipeline, sent, output)
-        following.tell(f"is sent to {sent.owner or 'its next owner'}; `retl status` shows how far it is")
+        following.line(f"is sent to {sent.owner or 'its next owner'}; `retl status` shows how far it is")
         ended = OK if arguments.no_wait else anyio.run(following.run)
     # An owner that ended before it heard of it has left it to this process.
     return _run_here(pipeline, arguments) if ended is None else ended
@@ -134,7 +134,7 @@ class _Following:
             async for _ in signals:
                 self._code = INTERRUPTED
                 again = f"`retl backfill --cancel {self._pipeline.name} {self._sent.table}` ends it"
-                self.tell(f"goes on in {self._sent.owner}; `retl status` shows how far it is, and {again}")
+                self.line(f"goes on in {self._sent.owner}; `retl status` shows how far it is, and {again}")
                 scope.cancel()
 
     async def _follow(self) -> None:
@@ -151,7 +151,7 @@ class _Following:
         except RetlError as error:
             self._output.error(error.with_context(pipeline=self._pipeline.name))
         else:
-            self.tell(
+            self.line(
                 "is no longer known: a process of an older version, which knows no backfills, may run the pipeline"
             )
 
@@ -159,11 +159,11 @@ class _Following:
         self._sent = found if found.owner is not None else self._sent
         alone, self._alone = self._alone, found.pending and found.owner is None
         if self._alone and not alone:
-            self.tell("waits: no process runs the pipeline now, and the next one goes on with it")
+            self.line("waits: no process runs the pipeline now, and the next one goes on with it")
         elif not found.pending or (found.state == "running" and time.monotonic() >= self._next_line):
             self._next_line = time.monotonic() + _LINE_SECONDS
-            self.tell(_told(found))
+            self.line(_told(found))
 
-    def tell(self, text: str) -> None:
+    def line(self, text: str) -> None:
         """A line about it."""
         self._output.info(f"{_place(self._pipeline, self._sent)}: backfill {self._sent.ends} {text}")

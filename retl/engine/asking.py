@@ -22,7 +22,7 @@ _FOLLOW_SECONDS = 0.5
 
 
 class Asking:
-    """What one process asks of the backfills of one pipeline, whoever runs it."""
+    """What one process asks of the backfills of one pipeline, whichever process runs it."""
 
     def __init__(self, store: StateStore, pipeline: str, *, sent: Callable[[], None] = lambda: None) -> None:
         """``sent`` is called when something was sent: the owner may be of this process, and need not wait for its beat."""
