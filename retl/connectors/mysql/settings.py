@@ -93,6 +93,10 @@ _OF_TARGETS = (
 )
 
 
+CHANGES_NOTHING = f"SET SESSION sql_mode = '{_STRICT}'"
+"""Makes the session of a source refuse what it would cut or change, for statements that write."""
+
+
 def reading(login: Login, lock_timeout: float) -> Login:
     """The login with a session of a source."""
     return _with(login, _OF_SOURCES, lock_timeout)

@@ -12,7 +12,7 @@ from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import MySQLConnection, connected
 from retl.connectors.mysql.options import ServerOptions
 from retl.connectors.mysql.reader import Connect, MySQLReader, WireReader
-from retl.connectors.mysql.settings import reading
+from retl.connectors.mysql.settings import CHANGES_NOTHING, reading
 from retl.connectors.sql.door import RunStatement, SqlDoor
 from retl.connectors.sql.source import SqlSource
 from retl.connectors.sql.zones import zone
@@ -77,6 +77,12 @@ class MySQLSource(WireSource):
 
     def reader(self, connect: Connect) -> MySQLReader:
         return MySQLReader(connect, self._login.database, self._zone, self._shift)
+
+    @asynccontextmanager
+    async def open_sql(self) -> AsyncGenerator[RunStatement, None]:
+        async with super().open_sql() as run:
+            await run(CHANGES_NOTHING)
+            yield run
 
     async def ping(self) -> SystemInfo:
         async with connected(self._login) as connection:

@@ -42,6 +42,9 @@ async def test_hooks_run_sql_in_sessions_of_their_own(server: Server, database: 
     assert scene.rows("copy") == [(1, "it's \\ built"), (2, "it's \\ built")]
     assert scene.rows("export_log") == [("export", 2, "+00:00")]
 
+    with pytest.raises(retl.HookFailed, match=r"after_scan failed on the source: .*Data too long for column 'zone'"):
+        await job(after_scan=SQL("INSERT INTO export_log VALUES ('a', 1, REPEAT('b', 21))", on="source")).run_once()
+
     with pytest.raises(
         retl.HookFailed, match=r"before_scan failed on the source: .*no export today.* run the statement"
     ):
