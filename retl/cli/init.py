@@ -55,6 +55,11 @@ pre_action = "swap"             # or mirror, none (upsert), truncate, rename_and
 # to = "copy_{name}"
 # cursor = "update_time"
 
+# Statements before and after a run, or each scan, in the source or the target.
+# [pipelines.shop.hooks]
+# before_run = { on = "source", sql = "REFRESH MATERIALIZED VIEW models.orders" }
+# after_scan = { on = "source", sql = "INSERT INTO export_log VALUES (:table, :rows)" }
+
 # Tell somebody when it fails, and when that is over.
 # [[pipelines.shop.alerts]]
 # webhook = "${WEBHOOK_URL}"

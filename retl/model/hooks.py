@@ -51,14 +51,16 @@ class BeforeScan:
 
 
 class SQL(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Statements that a hook runs in the source or in the target, as a session of their own.
+    """Statements that a hook runs ``on`` the ``"source"`` or the ``"target"``, in a session of their own.
 
-    Each statement is committed by itself, and none is a part of a transaction of retl's (``before_sql`` and ``after_sql`` of
-    a table are). ``:pipeline``, ``:table``, ``:to``, ``:scan_id``, ``:attempt``, ``:rows`` and ``:status`` stand for
-    the values of the run or the scan, as literals, where those exist. The ``blacklist`` does not look at them.
+    ``sql`` is one statement, or a list of them. Each is committed by itself, and none is a part of a transaction of retl's
+    (``before_sql`` and ``after_sql`` of a table are). ``:pipeline``, ``:table``, ``:to``, ``:scan_id``, ``:attempt``,
+    ``:rows`` and ``:status`` stand for the values of the run or the scan, as literals, where those exist. The
+    ``blacklist`` does not look at them.
 
-    After a scan or a run they run where it is done, unless ``always`` says otherwise. An error that may pass, such as a
-    lost connection, has them tried again from the statement that failed; so each may run twice, and should be repeatable.
+    After a scan or a run they run where it is done; with ``always`` also where it has failed or was stopped. An error
+    that may pass, such as a lost connection, has them tried again from the statement that failed; so each may run
+    twice, and should be repeatable.
     """
 
     sql: str | Sequence[str]
