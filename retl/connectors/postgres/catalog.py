@@ -224,13 +224,14 @@ def _list(value: str, rest: str) -> str:
 
 _KINDS = ", ".join(f"'{kind}'" for kind in _TABLES)
 
-# A domain may be made of another one.
+# A domain may be made of another one. No other type is: to ask so for each column would be most of the question's time.
 _BASE = (
     "(WITH RECURSIVE made AS (SELECT a.atttypid AS oid, a.atttypmod AS modifier, true AS nullable UNION ALL "
     "SELECT t.typbasetype, t.typtypmod, NOT t.typnotnull FROM made JOIN pg_type AS t ON t.oid = made.oid WHERE t.typtype = 'd') "
     "SELECT json_build_array(format_type(made.oid, made.modifier), t.typtype, (SELECT bool_and(nullable) FROM made)) "
-    "FROM made JOIN pg_type AS t ON t.oid = made.oid WHERE t.typtype <> 'd') AS base"
+    "FROM made JOIN pg_type AS t ON t.oid = made.oid WHERE t.typtype <> 'd')"
 )
+_OF_DOMAIN = f"CASE WHEN t.typtype = 'd' THEN {_BASE} ELSE NULL END AS base"
 
 # What the database collates by, whichever version says so in which column.
 _DEFAULT_COLLATION = (
@@ -244,11 +245,11 @@ _COLUMN = _object(
     {
         "name": "a.attname",
         "type": "format_type(a.atttypid, a.atttypmod)",
-        "base": "base->>0",
-        "kind": "base->>1",
+        "base": "COALESCE(base->>0, format_type(a.atttypid, a.atttypmod))",
+        "kind": "COALESCE(base->>1, a.typtype::text)",
         "number": "a.attnum",
-        "nullable": "NOT a.attnotnull AND (base->>2)::bool",
-        "has_default": "a.atthasdef AND a.attgenerated = '' OR t.typdefault IS NOT NULL",
+        "nullable": "NOT a.attnotnull AND COALESCE((base->>2)::bool, true)",
+        "has_default": "a.atthasdef AND a.attgenerated = '' OR a.typdefault IS NOT NULL",
         "identity": "a.attidentity",
         "generated": "a.attgenerated",
         "collation": _COLLATION,
@@ -256,9 +257,9 @@ _COLUMN = _object(
     }
 )
 _COLUMNS = (
-    "(SELECT a.*, b.base FROM pg_attribute AS a CROSS JOIN LATERAL (SELECT " + _BASE + ") AS b "
-    "WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS a "
-    "JOIN pg_type AS t ON t.oid = a.atttypid LEFT JOIN pg_collation AS l ON l.oid = a.attcollation"
+    f"(SELECT a.*, t.typtype, t.typdefault, {_OF_DOMAIN} FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid "
+    "WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped OFFSET 0) AS a "
+    "LEFT JOIN pg_collation AS l ON l.oid = a.attcollation"
 )
 
 _INDEX = _object(
