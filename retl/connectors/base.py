@@ -322,14 +322,6 @@ class Target(OwnColumns, RunsSql, ABC):
     async def count(self, table: str) -> int:
         """How many rows the table has; 0 where it does not exist."""
 
-    async def inspect(self, table: str) -> TargetTable | None:
-        """Whether the table is there and holds rows, cheaply; ``None`` where this target cannot tell.
-
-        The engine asks before every scan that has a checkpoint: a table that was lost while
-        its checkpoint stayed is never passed over.
-        """
-        return None
-
     async def location(self, table: str) -> str | None:
         """One text for one physical table, whether it exists yet or not, equal to what ``Source.location`` of it says.
 

@@ -97,6 +97,8 @@ class Scan:
         self._channel: Channel[Item] = Channel(max_bytes=limits.channel_bytes, max_items=limits.channel_batches)
         self._started_at = now()
         self._seconds: float | None = None
+        self._untouched: TargetTable | None = None
+        """The target's table as it was found, until this scan may have changed it."""
         self.pulse: Pulse | None = None
         """Whether it moves, while it runs and somebody watches that."""
 
@@ -182,7 +184,7 @@ class Scan:
         stored = await self._ownership.checkpoint(context.table.name)
         self._claim = await self._ownership.claim(context.source, context.target, context.table)
         await self._look_at_target(context, stored)
-        found = context.found
+        found = self._untouched = context.found
         for _ in range(_MOST_ROUNDS):
             try:
                 return await self._read_all(context, found)
@@ -271,6 +273,7 @@ class Scan:
     ) -> bool:
         """Move the slices to the target. Returns whether it rejected one that the scan can go on without."""
         plan = scan.plan
+        found, self._untouched = self._untouched, None
         spec = WriteSpec(
             pipeline=context.pipeline,
             table=context.table,
@@ -282,6 +285,7 @@ class Scan:
             fence=context.fence,
             state_in_target=context.state_in_target,
             unique_key=plan.unique_key,
+            found=found,
         )
 
         async def prepare() -> None:

@@ -105,8 +105,8 @@ async def starting_point(
     ``GuardStopped``, or with ``lost_target = "reload"`` starts over. So does a table that
     its target calls outdated.
     """
-    found = await target.inspect(table.to)
-    reason = await target.outdated(table)
+    found = await target.look(table)
+    reason = found.outdated if found is not None else None
     if reason is not None and table.range is not None:
         raise GuardStopped(
             f"{reason}, so a part of the rows is not enough.", remedy="let a scan read everything first."

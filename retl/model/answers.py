@@ -49,6 +49,10 @@ class TargetTable:
     """What names this very table, and changes when it is dropped and made again; ``None`` where the system has no such thing."""
     columns: pa.Schema | None = field(default=None, compare=False)
     """As ``describe`` tells them, where they were found on the way."""
+    extremes: tuple[str, str] | None = field(default=None, compare=False)
+    """The lowest and the highest text of the column that was asked for: see ``Target.inspect_column``."""
+    outdated: str | None = None
+    """Why the next scan must read everything, whatever its checkpoint says: see ``Target.look``."""
 
 
 class ScanAgain(Exception):  # no error: the scan goes on

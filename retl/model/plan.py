@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from retl.model.actions import Action
+from retl.model.answers import TargetTable
 from retl.model.checkpoint import Checkpoint, Fence, Refresh
 from retl.model.table import TableSpec
 from retl.model.window import Slice, Window
@@ -75,6 +76,8 @@ class WriteSpec:
     prove: Callable[[], Awaitable[None]] | None = None
     """Raises ``LeaseLost`` if another process has taken the pipeline over. A target that has waited calls it before
     it sends something that cannot be undone; ``None`` for a preview."""
+    found: TargetTable | None = None
+    """The target's table as this scan has found it, and has not changed it since; ``None`` where it may be another by now."""
 
     @property
     def cursor(self) -> str | None:

@@ -29,11 +29,8 @@ class Fixed:
     def __init__(self, found: TargetTable | None) -> None:
         self._found = found
 
-    async def inspect(self, table: str) -> TargetTable | None:
+    async def look(self, table: TableSpec) -> TargetTable | None:
         return self._found
-
-    async def outdated(self, table: TableSpec) -> str | None:
-        return None
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class MySQLStore(SqlStateStore):
         return [(_kind(str(kind), str(engine)), str(name), str(table)) for kind, name, table, engine in found]
 
     def _peek(self, make: Callable[[], Step[T]]) -> Step[T]:
-        if not (yield from self._has_tables()):
+        if sql.STATE_TABLES[-1] not in (yield from self._tables()):
             return sql.of_nothing(make())
         yield from self._ensure_tables()
         self._ready = True
@@ -93,7 +93,7 @@ class MySQLStore(SqlStateStore):
 
     def _ensure_tables(self) -> Step[None]:
         """Create the tables where they are missing. Each statement commits by itself."""
-        if not (yield from self._has_tables()):
+        if sql.STATE_TABLES[-1] not in (yield from self._tables()):
             yield from execute(_dialect(self._exact).create())
         try:
             yield from sql.check_version()

@@ -121,7 +121,14 @@ class MySQLTarget(SqlDoor, Target):
         return (await self._first(f"SELECT COUNT(*) FROM {found.name.sql}") or 0) if found.table else 0
 
     async def inspect(self, table: str) -> TargetTable | None:
+        return await self._standing(table, await self._inspect(table))
+
+    async def inspect_column(self, table: str, column: str) -> TargetTable | None:
         found = await self._inspect(table)
+        extremes = await self._run(partial(columns.extremes, found.name, found.table, column))
+        return replace(await self._standing(table, found), extremes=extremes)
+
+    async def _standing(self, table: str, found: Inspection) -> TargetTable:
         self._recent[table] = time.monotonic(), found
         if found.table is None:
             return TargetTable(exists=False, empty=True)

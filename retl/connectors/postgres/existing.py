@@ -21,7 +21,8 @@ class PostgresTable(ExistingTable):
     @classmethod
     def of(cls, catalog: CatalogTable) -> PostgresTable:
         """``keys`` hold those of a partitioned table without the columns that only choose the partition, too."""
-        plain: dict[str, Any] = {name.name: getattr(catalog.existing(), name.name) for name in fields(ExistingTable)}
+        existing = catalog.existing()
+        plain: dict[str, Any] = {name.name: getattr(existing, name.name) for name in fields(ExistingTable)}
         chosen = frozenset(filter(None, catalog.partitioned_by))
         shorter = [key - chosen for key in plain["keys"] if key - chosen]
         return cls(**{**plain, "keys": tuple(dict.fromkeys([*plain["keys"], *shorter]))}, catalog=catalog)

@@ -1,27 +1,44 @@
-"""What a target may be asked of the columns that retl itself adds to a table: the vectors of its texts."""
+"""What a target may be asked of a table before a scan, and of the columns that retl itself adds: the vectors of its texts."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
 import pyarrow as pa
 
+from retl.model.answers import TargetTable
 from retl.model.errors import UnsupportedError
 from retl.model.table import TableSpec
 
 
 class OwnColumns:
-    """The part of ``Target`` that is about such columns. A target that cannot be asked knows of nothing."""
+    """This part of ``Target``. A target that cannot be asked knows of nothing."""
 
     system: ClassVar[str]
 
-    async def outdated(self, table: TableSpec) -> str | None:
-        """Why the next scan must read everything, whatever its checkpoint says; ``None`` where it need not.
+    async def inspect(self, table: str) -> TargetTable | None:
+        """Whether the table is there and holds rows, cheaply; ``None`` where this target cannot tell.
+
+        The engine asks before every scan that has a checkpoint: a table that was lost while
+        its checkpoint stayed is never passed over.
+        """
+        return None
+
+    async def inspect_column(self, table: str, column: str) -> TargetTable | None:
+        """The same with the ``extremes`` of a column, if it has any; as one question, where the target can."""
+        found = await self.inspect(table)
+        if found is None or not found.exists:
+            return found
+        return dataclasses.replace(found, extremes=await self.extremes(table, column))
+
+    async def look(self, table: TableSpec) -> TargetTable | None:
+        """The same before a scan of a table, with what makes it ``outdated``.
 
         Raises ``SchemaDrift`` where the table was written in a way that its declaration no longer allows.
         """
-        return None
+        return await self.inspect(table.to)
 
     async def lookup(self, table: str, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table:
         """The committed rows in which a column of text has one of some values: that column and others, all as canonical text.

@@ -50,20 +50,22 @@ class SqlStateStore(sql.SqlStore):
 
     def _peek(self, make: Callable[[], Step[T]]) -> Step[T]:
         """A read before the first write."""
-        if not (yield from self._has_tables()):
+        there = yield from self._tables()
+        if sql.STATE_TABLES[-1] not in there:  # made last, where DDL commits by itself
             return sql.of_nothing(make())
         yield from sql.check_version()
+        self._ready = there.issuperset(sql.STATE_TABLES)
         return (yield from make())
 
     def _ensure_tables(self) -> Step[None]:
         """Create the store's missing tables; refuse those of a newer version."""
-        yield from self._has_tables()
-        for statement in self.dialect.create():
+        there = yield from self._tables()
+        for statement in self.dialect.create() if not there.issuperset(sql.STATE_TABLES) else ():
             yield Statement(statement)
         yield from sql.check_version()
 
-    def _has_tables(self) -> Step[bool]:
-        """Whether the tables exist. Raises ``StateError`` for another object of their name, or a trigger on them."""
+    def _tables(self) -> Step[set[str]]:
+        """Which tables there are. Raises ``StateError`` for another object of their name, or a trigger on them."""
         found = yield from self.objects()
         for kind, name, table in found:
             if kind != "table":
@@ -71,4 +73,4 @@ class SqlStateStore(sql.SqlStore):
                     f"{name!r} is a {kind} where only retl's own table {table!r} may be.",
                     remedy="find out who made it, and drop it.",
                 )
-        return any(name == sql.STATE_TABLES[-1] for _, name, _ in found)  # made last, where DDL commits by itself
+        return {name for _, name, _ in found}

@@ -127,16 +127,10 @@ class SqlTarget(SqlDoor, Target):
         return int(rows)
 
     async def inspect(self, table: str) -> TargetTable | None:
-        name = self.locate(table)
-        async with self.questions() as session:
-            return await session.run(partial(self._inspect, name))
+        return await self._ask(table, _inspected)
 
-    def _inspect(self, name: TableName) -> Step[TargetTable]:
-        existing = yield from self.find(name)
-        if existing is None:
-            return TargetTable(exists=False, empty=True)
-        rows = yield query(f"SELECT 1 FROM {name.sql} LIMIT 1")
-        return TargetTable(exists=True, empty=not rows, columns=existing.columns)
+    async def inspect_column(self, table: str, column: str) -> TargetTable | None:
+        return await self._ask(table, partial(_inspected, column=column))
 
     async def lookup(self, table: str, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table:
         return await self._ask(table, lambda name, existing: columns.lookup(name, existing, column, values, wanted))
@@ -317,6 +311,14 @@ class SqlTarget(SqlDoor, Target):
         """The tables of a load as they are now."""
         existing = yield from self.find(load.target)
         return (yield from self._refresh_state(load.spec, load.target, existing))
+
+
+def _inspected(name: TableName, existing: ExistingTable | None, column: str | None = None) -> Step[TargetTable]:
+    if existing is None:
+        return TargetTable(exists=False, empty=True)
+    found = (yield from columns.extremes(name, existing, column)) if column is not None else None
+    empty = found is None and not (yield query(f"SELECT 1 FROM {name.sql} LIMIT 1"))
+    return TargetTable(exists=True, empty=empty, columns=existing.columns, extremes=found)
 
 
 def _check_empty(table: TableName) -> Step[None]:

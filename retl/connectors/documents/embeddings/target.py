@@ -54,6 +54,9 @@ class EmbeddingTarget(Target):
     async def inspect(self, table: str) -> TargetTable | None:
         return await self._inner.inspect(table)
 
+    async def inspect_column(self, table: str, column: str) -> TargetTable | None:
+        return await self._inner.inspect_column(table, column)
+
     async def location(self, table: str) -> str | None:
         return await self._inner.location(table)
 
@@ -80,25 +83,21 @@ class EmbeddingTarget(Target):
 
     # Vectors ----------------------------------------------------------------
 
-    async def outdated(self, table: TableSpec) -> str | None:
+    async def look(self, table: TableSpec) -> TargetTable | None:
         words = table.embeddings
-        found = await self._inner.inspect(table.to) if words is not None else None
-        if words is None or found is None or not found.exists or found.empty:
-            return await self._inner.outdated(table)
-        made = await self._inner.extremes(table.to, words.made_of)
-        if made is None:
-            return f"the rows of {table.to!r} have no vectors of {words.model!r} yet"
-        if _is_of(words, made):
-            return await self._inner.outdated(table)
-        _check_change(table, words, made)
-        return f"the vectors of {table.to!r} are replaced by those of {_maker(words.maker)}"
+        if words is None:
+            return await self._inner.look(table)
+        found = await self._inner.inspect_column(table.to, words.made_of)
+        if found is None or not found.exists or found.empty:
+            return found
+        return dataclasses.replace(found, outdated=_why_outdated(table, words, found.extremes))
 
     async def preview(self, spec: WriteSpec) -> TargetPreview:
         words = spec.table.embeddings
         if words is None:
             return await self._inner.preview(spec)
         await (await open_model(words, EmbeddingCounts())).aclose()  # raises where there is no such model
-        made = await self._inner.extremes(spec.table.to, words.made_of)
+        made = await self._made(spec, words)
         if made is None or _is_of(words, made):
             found = await self._inner.preview(_with_vectors(spec, words))
         else:
@@ -124,9 +123,15 @@ class EmbeddingTarget(Target):
         finally:
             await shielded(model.aclose())
 
+    async def _made(self, spec: WriteSpec, words: Embeddings) -> tuple[str, str] | None:
+        """The first and the last model of the table's vectors, as this scan has found them already."""
+        if spec.found is not None:
+            return spec.found.extremes
+        return await self._inner.extremes(spec.table.to, words.made_of)
+
     async def _make_room(self, spec: WriteSpec, words: Embeddings) -> None:
         """Remove the vectors of another model, so that no search ever compares those of two."""
-        made = await self._inner.extremes(spec.table.to, words.made_of)
+        made = await self._made(spec, words)
         if made is None or _is_of(words, made):
             return
         _check_change(spec.table, words, made)
@@ -164,6 +169,15 @@ def _with_vectors(spec: WriteSpec, words: Embeddings) -> WriteSpec:
 
 
 # Another model ------------------------------------------------------------------
+
+
+def _why_outdated(table: TableSpec, words: Embeddings, made: tuple[str, str] | None) -> str | None:
+    if made is None:
+        return f"the rows of {table.to!r} have no vectors of {words.model!r} yet"
+    if _is_of(words, made):
+        return None
+    _check_change(table, words, made)
+    return f"the vectors of {table.to!r} are replaced by those of {_maker(words.maker)}"
 
 
 def _is_of(words: Embeddings, made: tuple[str, str]) -> bool:
