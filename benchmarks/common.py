@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -50,6 +50,27 @@ def in_own_process(module: str, function: str, *arguments: Any) -> dict[str, Any
         raise RuntimeError(f"{module}.{function}{arguments}: {done.stderr[-2000:]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
     assert isinstance(found, dict)
+    return found
+
+
+T = TypeVar("T")
+
+
+def wanted(contenders: Sequence[tuple[str, T]]) -> list[tuple[str, T]]:
+    """Those contenders that ``RETL_BENCH_ONLY`` names by a part of their names; several words have commas between them."""
+    only = [word.lower() for word in os.environ.get("RETL_BENCH_ONLY", "").split(",") if word]
+    return [(name, run) for name, run in contenders if not only or any(word in name.lower() for word in only)]
+
+
+def kept(found: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, with what earlier calls have kept in the file that ``RETL_BENCH_KEPT`` names."""
+    path = os.environ.get("RETL_BENCH_KEPT")
+    if not path:
+        return found
+    file = Path(path)
+    before = json.loads(file.read_text()) if file.exists() else {}
+    found = {**before, **found}
+    file.write_text(json.dumps(found, indent=1))
     return found
 
 

@@ -95,11 +95,6 @@ class Peers:
             raise FileNotFoundError(f"{Path(arguments[0]).name}: {(done.stderr or done.stdout)[-300:]}")
 
 
-def wanted(contenders: list[Contender]) -> list[Contender]:
-    only = [word for word in os.environ.get("RETL_BENCH_ONLY", "").split(",") if word]
-    return [(name, run) for name, run in contenders if not only or any(word in name for word in only)]
-
-
 def measure(
     target: PostgresServer, run: Callable[[], dict[str, Any] | None], rows: int, want: Any, table: str
 ) -> list[Any]:
@@ -140,7 +135,7 @@ def from_file(target: PostgresServer, folder: Path) -> None:
         ("DuckDB's postgres extension", lambda: peers.duckdb(file, "copy")),
     ]
     rows = []
-    for name, run in wanted(contenders):
+    for name, run in common.wanted(contenders):
         create(target, "copy")
         rows.append([name, *measure(target, run, ROWS, want, "copy")])
     note = f"{common.versions('pyarrow', 'asyncpg')}, PostgreSQL {target.version}, {' '.join(FLAGS)}"
@@ -159,7 +154,7 @@ def changed(
     peers._psql(f"\\copy want TO '{new}' (FORMAT csv, FORCE_QUOTE (city, note, details, code))")
     want = content(target, "want")
     rows = []
-    for name, run in wanted(contenders(peers, new)):
+    for name, run in common.wanted(contenders(peers, new)):
         create(target, "copy")
         peers.copy(file, "copy")
         target.query("VACUUM ANALYZE copy")
@@ -193,17 +188,13 @@ def reading(server: PostgresServer) -> None:
     def copied() -> None:
         peers._psql(f"\\copy {SOURCE} TO '/dev/null'")
 
+    contenders: list[Contender] = [
+        ("retl, to Arrow in text form", lambda: common.in_own_process("benchmarks.postgres_runs", "reading", there)),
+        ("asyncpg's cursor", lambda: common.in_own_process("benchmarks.postgres_runs", "by_cursor", there)),
+        ("psql \\copy to nowhere", copied),
+    ]
     rows = []
-    for name, run in wanted(
-        [
-            (
-                "retl, to Arrow in text form",
-                lambda: common.in_own_process("benchmarks.postgres_runs", "reading", there),
-            ),
-            ("asyncpg's cursor", lambda: common.in_own_process("benchmarks.postgres_runs", "by_cursor", there)),
-            ("psql \\copy to nowhere", copied),
-        ]
-    ):
+    for name, run in common.wanted(contenders):
         began = time.perf_counter()
         told = run() or {}
         seconds = told.get("seconds", time.perf_counter() - began)
@@ -220,7 +211,7 @@ def from_mysql(source: Server, target: PostgresServer) -> None:
         ("ingestr, into a table without key and index", lambda: peers.ingestr(here, "copy")),
     ]
     rows = []
-    for name, run in wanted(contenders):
+    for name, run in common.wanted(contenders):
         create(target, "copy")
         rows.append([name, *measure(target, run, ROWS, want, "copy")])
     common.table(f"{ROWS:,} rows, MariaDB to PostgreSQL", HEADER, rows)
