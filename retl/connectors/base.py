@@ -277,6 +277,10 @@ class TableWriter(ABC):
         ``RowsRejected`` is raised with them in its attribute ``rejects``.
         """
 
+    async def lookup(self, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table | None:
+        """As ``Target.lookup`` of the table that is written, whose shape the load knows; ``None`` where the target has to be asked."""
+        return None
+
     @abstractmethod
     async def count(self) -> int:
         """The rows committed by this writer into a table that it will switch in, or the target's rows."""

@@ -45,8 +45,8 @@ class SliceCommits:
         """How many rows were staged of it."""
 
     def is_last(self, slice_: Slice) -> bool:
-        """Whether the plan ends with this slice; a source that finds them while it compares cannot tell."""
-        return bool(self._plan.slices) and slice_.index == self._plan.slices[-1].index
+        """Whether the scan ends with this slice, as far as its plan or its source can tell."""
+        return slice_.last or (bool(self._plan.slices) and slice_.index == self._plan.slices[-1].index)
 
     async def start(
         self, tasks: TaskGroup, writer: TableWriter, slice_: Slice, highest: Any, staged: int, *, complete: bool

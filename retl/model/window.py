@@ -90,6 +90,8 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     """What the manifest says once the slice is committed as a whole: saved with its rows."""
     detail: dict[str, Any] = {}
     """The source's own: a file, a partition."""
+    last: bool = False
+    """Whether a source that finds its slices while it compares knows that this is the last one, and that the scan ends well."""
 
     def __post_init__(self) -> None:
         if self.divisible and self.scope is not None:

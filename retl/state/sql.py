@@ -94,14 +94,15 @@ def save(fenced: FencedCheckpoint) -> Step[None]:
     yield from _save_manifest(fenced)
     values = (fenced.checkpoint.watermark, encode(fenced.checkpoint), fenced.fence.epoch, _now())
     identity = (fenced.fence.pipeline, fenced.table)
-    # Asked first: the count of the UPDATE cannot tell, since some systems count only changed rows.
-    known = yield Statement("SELECT 1 FROM retl_checkpoints WHERE pipeline = ? AND table_name = ?", identity, rows=True)
-    if known:
-        yield Statement(
-            "UPDATE retl_checkpoints SET watermark = ?, body = ?, epoch = ?, updated_at = ? WHERE pipeline = ? AND table_name = ?",
-            (*values, *identity),
-        )
-    else:
+    changed = yield Statement(
+        "UPDATE retl_checkpoints SET watermark = ?, body = ?, epoch = ?, updated_at = ? WHERE pipeline = ? AND table_name = ?",
+        (*values, *identity),
+    )
+    if changed:
+        return
+    # Some systems count only changed rows: this one may be there, and be what was to be saved.
+    there = yield Statement("SELECT 1 FROM retl_checkpoints WHERE pipeline = ? AND table_name = ?", identity, rows=True)
+    if not there:
         yield Statement(
             "INSERT INTO retl_checkpoints (watermark, body, epoch, updated_at, pipeline, table_name) VALUES (?, ?, ?, ?, ?, ?)",
             (*values, *identity),
@@ -170,10 +171,9 @@ def _seconds(ttl: Any) -> float:
 
 
 def take_lease(seen: LeaseRow, owner: str, ttl: float) -> Step[Fence | None]:
-    current = yield from read_lease(seen.pipeline)
-    if current != seen:
-        return None
     if seen.epoch == 0:
+        if (yield from read_lease(seen.pipeline)) != seen:
+            return None
         yield Statement(
             "INSERT INTO retl_leases (pipeline, owner, epoch, beat, ttl) VALUES (?, ?, 1, 0, ?)",
             (seen.pipeline, owner, ttl),

@@ -41,6 +41,8 @@ class Group:
     """Whether only the entries of ``gone`` are removed, since the target has no rows of them."""
     remembers: bool = True
     """Whether the checkpoint remembers the columns with it: not before all old entries are gone."""
+    last: bool = False
+    """Whether everything was compared, and nothing is left but this."""
     found_at: float = field(default_factory=time.monotonic)
     rows: dict[str, int] = field(default_factory=dict)
     """How many rows came of each file that was read to its end."""
@@ -176,7 +178,9 @@ class Changes:
                     elif (ready := small.add(one.file, self._kept(one.entry))) is not None:
                         yield ready
         if small.files:
-            yield small.take()
+            group = small.take()
+            group.last = not self._gone.count
+            yield group
         async with aclosing(self._removals()) as removals:
             async for group in removals:
                 yield group

@@ -94,6 +94,7 @@ class FileScan(SourceScan):
             scope=Scope(column, names) if column is not None and names else None,
             manifest=ManifestChange(put=entries, remove=group.gone),
             detail=self._facts if group.remembers else {},
+            last=group.last and not (self._wider or self._left_out or self._groups.are_waiting),
         )
 
     def _entry(self, group: Group, file: FileInfo) -> ManifestEntry:

@@ -51,6 +51,11 @@ class GroupQueue(Generic[G]):
                 self._waiting.extend([found] if found is not None else [])
         return self._waiting[0] if self._waiting else None
 
+    @property
+    def are_waiting(self) -> bool:
+        """Whether groups are to be given again, or later."""
+        return bool(self._waiting)
+
     def of(self, slice_: Slice) -> G | None:
         """The group of a slice that is neither committed nor taken back."""
         return self._given.get(slice_.index)

@@ -29,7 +29,7 @@ from retl.connectors.rows.rejects import MOST_SHOWN, RejectCollector, bisect, pl
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad
 from retl.connectors.sql.session import Session
-from retl.connectors.sql.statement import RowError, Statement, Step, of_one, query
+from retl.connectors.sql.statement import RowError, Statement, Step, execute, query
 from retl.connectors.sql.tables import stage_name
 from retl.model.errors import TargetError
 
@@ -63,6 +63,7 @@ class PostgresLoader(BulkLoader):
         """The number of the next row."""
         self._staged = 0
         self._made = False
+        self._maybe_made = False
         self._dirty = False
         """Whether the table holds rows that were cleared."""
         self.in_flight = InFlight()
@@ -76,13 +77,13 @@ class PostgresLoader(BulkLoader):
         return
         yield  # a step
 
-    def _create(self) -> Step[None]:
+    def _create(self) -> str:
         columns = ", ".join(
             f"{DIALECT.identifier(own)} AS {self.names[name]}" for name, own in self._load.columns.items()
         )
         rows = f"SELECT CAST(NULL AS bigint) AS {ROW}, {columns} FROM {self._load.loaded.sql} WITH NO DATA"
         create = f"CREATE UNLOGGED TABLE {self.table} WITH (autovacuum_enabled = false) AS {rows}"
-        yield Statement(f"DROP TABLE IF EXISTS {self.table}; {create}")
+        return f"DROP TABLE IF EXISTS {self.table}; {create}"
 
     def clear(self) -> Step[None]:
         """The rows go when the next ones come: the last of a load go with the table."""
@@ -92,7 +93,7 @@ class PostgresLoader(BulkLoader):
         yield  # a step
 
     def drop(self) -> Step[None]:
-        if self._made:
+        if self._maybe_made:
             yield Statement(f"DROP TABLE IF EXISTS {self.table}")
 
     def rows(self, where: str) -> Step[list[dict[str, Any]]]:
@@ -102,18 +103,25 @@ class PostgresLoader(BulkLoader):
 
     async def gather(self, session: Session) -> None:
         await self.in_flight.settle()
-        await self._ready(session)
+        if not self._staged:
+            await self._make(session)
         if self._staged >= ANALYZED_ROWS and self._joined:
             await session.run(self._analyze)
 
-    async def _ready(self, session: Session) -> None:
-        """Have the table there, without the rows that were cleared."""
+    def _first(self) -> list[str]:
+        """The statements after which the table is there, without the rows that were cleared."""
         if not self._made:
-            self._made = True
-            await session.run(self._create)
-        if self._dirty:
-            await session.run(partial(of_one, Statement(f"TRUNCATE TABLE {self.table}")))
-            self._dirty = False
+            self._maybe_made = True
+            return [self._create()]
+        return [f"TRUNCATE TABLE {self.table}"] if self._dirty else []
+
+    async def _make(self, session: Session) -> None:
+        await session.run(partial(execute, self._first()))
+        self._is_ready()
+
+    def _is_ready(self) -> None:
+        """Note that they have run."""
+        self._made, self._dirty = True, False
 
     def _analyze(self) -> Step[None]:
         yield Statement(f"ANALYZE {self.table} ({', '.join(self._joined)})")
@@ -139,17 +147,17 @@ class PostgresLoader(BulkLoader):
     async def _load_batch(
         self, session: PostgresSession, batch: pa.RecordBatch, data: pa.Buffer, rejects: RejectCollector
     ) -> None:
-        await self._ready(session)
         if await self._copy(session, batch, data) is not None:
             await self._search(session, batch, rejects)
 
     async def _copy(self, session: PostgresSession, batch: pa.RecordBatch, data: pa.Buffer) -> str | None:
-        """Stage all rows or none, in a statement that commits by itself; returns why not."""
+        """Stage all rows or none, with what the table needs first, in one transaction; returns why not."""
         columns = [ROW, *self.names.values()]
         try:
-            arrived = await session.copy_in(self._name, columns, memoryview(data), **COPY_OPTIONS)
+            arrived = await session.copy_in(self._name, columns, memoryview(data), before=self._first(), **COPY_OPTIONS)
         except RowError as refused:
             return refused.reason
+        self._is_ready()
         if arrived != batch.num_rows:
             raise TargetError(f"{arrived:,} of {batch.num_rows:,} rows arrived in the stage.", system=DIALECT.name)
         self._staged += batch.num_rows
@@ -157,6 +165,7 @@ class PostgresLoader(BulkLoader):
 
     async def _search(self, session: PostgresSession, batch: pa.RecordBatch, rejects: RejectCollector) -> None:
         """Stage a batch but for its rejected rows, of which no more are sought than a scan may have."""
+        await self._make(session)
         most = max(0, self._load.spec.table.max_rejects + MOST_SHOWN - len(rejects.rows))
         left_out = await self._copy_partly(session, batch)
         if left_out is None:

@@ -55,11 +55,18 @@ class PostgresSession(Session):
         connection = await self.connection()
         return await self._again(lambda: _whole(connection, make()))
 
-    async def copy_in(self, table: TableName, columns: Sequence[str], data: memoryview, **options: Any) -> int:
-        """``COPY table FROM STDIN``, as a transaction of its own. Raises ``RowError`` for a value that is rejected."""
+    async def copy_in(
+        self, table: TableName, columns: Sequence[str], data: memoryview, *, before: Sequence[str] = (), **options: Any
+    ) -> int:
+        """``COPY table FROM STDIN``, as a transaction of its own that begins with some statements.
+
+        Raises ``RowError`` for a value that is rejected.
+        """
         connection = await self.connection()
         try:
             async with connection.transaction():
+                for statement in before:
+                    await connection.execute(statement)
                 return await connection.copy_in(table.name, columns, data, schema=table.schema, **options)
         except RetlError as error:
             raise row_error(error) or error from error

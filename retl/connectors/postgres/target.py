@@ -132,7 +132,7 @@ class PostgresTarget(SqlTarget):
     def check(self, spec: WriteSpec, name: TableName, existing: ExistingTable | None) -> Step[Sequence[str]]:
         table = existing if isinstance(existing, PostgresTable) else None
         warnings = yield from preflight.check(spec, name, table.catalog if table else None)
-        yield from vectors.check(spec)
+        yield from vectors.check(spec, existing)
         if table is not None:
             check_key(spec, table)
             warnings += yield from check_numbers(spec, table)

@@ -7,7 +7,7 @@ import re
 from retl.connectors.postgres.dialect import DIALECT
 from retl.connectors.sql.merge import PreparedLoad
 from retl.connectors.sql.statement import Statement, Step, query
-from retl.connectors.sql.tables import TableName
+from retl.connectors.sql.tables import ExistingTable, TableName
 from retl.model.actions import Action, PreAction
 from retl.model.embeddings import VectorIndex
 from retl.model.errors import ConfigError, UnsupportedError
@@ -41,11 +41,18 @@ def why_no_vectors(dimensions: int, stored: str) -> str | None:
     return None if found[2] in (None, str(dimensions)) else f"it holds vectors of {found[2]} dimensions"
 
 
-def check(spec: WriteSpec) -> Step[None]:
+def check(spec: WriteSpec, existing: ExistingTable | None) -> Step[None]:
     """Refuse vectors where pgvector is missing, and an index that it cannot make."""
     words = spec.table.embeddings
     if words is None or not any(vector_size(column) is not None for column in spec.schema):
         return
+    if words.index is not None and words.dimensions > _HALF_DIMENSIONS:
+        raise UnsupportedError(
+            f"pgvector has no index for vectors of more than {_HALF_DIMENSIONS:,} dimensions.",
+            remedy="ask for shorter vectors with dimensions and shorten = true, or leave index out.",
+        )
+    if existing is not None and words.into in existing.columns.names:
+        return  # its type is there, whatever it is
     declared = declare_vector(words.dimensions).partition("(")[0]
     ((there, available),) = yield query(
         f"SELECT to_regtype('{declared}') IS NOT NULL, EXISTS (SELECT 1 FROM pg_available_extensions WHERE name = 'vector')"
@@ -56,11 +63,6 @@ def check(spec: WriteSpec) -> Step[None]:
         )
         raise ConfigError(
             f"the database has no type {declared}.", remedy=f"{remedy}; its schema must be on the search path."
-        )
-    if words.index is not None and words.dimensions > _HALF_DIMENSIONS:
-        raise UnsupportedError(
-            f"pgvector has no index for vectors of more than {_HALF_DIMENSIONS:,} dimensions.",
-            remedy="ask for shorter vectors with dimensions and shorten = true, or leave index out.",
         )
 
 

@@ -275,8 +275,17 @@ class SqlTarget(SqlDoor, Target):
             self._merge(load, loader),
             mirror=mirror,
             ending=Ending(load, begun, self._now, self._mirror),
+            lookup=partial(self._lookup, load),
             end=self.give_back,
         )
+
+    async def _lookup(
+        self, load: PreparedLoad, column: str, values: Sequence[str], wanted: Sequence[str]
+    ) -> pa.Table | None:
+        if load.loaded != load.target:
+            return None  # what the load knows is its shadow
+        async with self.questions() as session:
+            return await session.run(partial(columns.lookup, load.target, load.existing, column, values, wanted))
 
     def writer(self, load: PreparedLoad) -> Callable[..., StagedWriter]:
         """What makes the writer of a load."""

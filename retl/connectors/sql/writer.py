@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -22,6 +22,8 @@ from retl.model.errors import RetlError, TargetError
 from retl.model.window import Slice
 from retl.threads import shielded
 
+Lookup = Callable[[str, Sequence[str], Sequence[str]], Awaitable[pa.Table | None]]
+
 
 class StagedWriter(TableWriter):
     """Writes one scan of one table. Made by ``SqlTarget``, whose ``end`` takes the session back."""
@@ -35,6 +37,7 @@ class StagedWriter(TableWriter):
         *,
         mirror: TableMerge | None,
         ending: Ending,
+        lookup: Lookup,
         end: Callable[[Session], Coroutine[Any, Any, None]],
     ) -> None:
         self._session = session
@@ -43,6 +46,7 @@ class StagedWriter(TableWriter):
         self._merge = merge
         self._ending = ending
         self._mirror = mirror
+        self._lookup = lookup
         self._end = end
         self._after = OwnSql(load.spec.table, "after_sql", merge.dialect)
         self._slice = self._new_slice()
@@ -64,6 +68,9 @@ class StagedWriter(TableWriter):
 
     def _new_slice(self) -> StagedSlice:
         return StagedSlice(self._session, self._load, self._loader, self._merge)
+
+    async def lookup(self, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table | None:
+        return await self._lookup(column, values, wanted)
 
     # The end ----------------------------------------------------------------
 

@@ -102,7 +102,9 @@ class EmbeddingWriter(TableWriter):
     async def _there(self, stamps: Sequence[str]) -> dict[str, str]:
         """The vectors that the target has."""
         words = self._words
-        found = await self._target.lookup(self._spec.table.to, words.made_of, stamps, [words.into])
+        found = await self._writer.lookup(words.made_of, stamps, [words.into])
+        if found is None:
+            found = await self._target.lookup(self._spec.table.to, words.made_of, stamps, [words.into])
         pairs = zip(found.column(words.made_of).to_pylist(), found.column(words.into).to_pylist(), strict=True)
         return {of: vector for of, vector in pairs if vector is not None}
 
