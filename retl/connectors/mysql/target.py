@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from retl.connectors.net.pool import ConnectionPool, Reservation
 from retl.connectors.sql import columns
 from retl.connectors.sql.door import RunStatement, SqlDoor
 from retl.connectors.sql.own_sql import OwnSql
+from retl.connectors.sql.recent import Recent
 from retl.connectors.sql.refresh import RefreshPlan
 from retl.connectors.sql.scope import unindexed
 from retl.connectors.sql.statement import Step
@@ -46,8 +46,6 @@ from retl.state import sql as state
 from retl.state.base import StateStore
 
 T = TypeVar("T")
-_FRESH_SECONDS = 1.0
-"""Maximum age of an inspection that the next step of a scan may use."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,7 @@ class MySQLTarget(SqlDoor, Target):
         self._lock_timeout = lock_timeout
         self._writers = writers
         self._infile = Infile(local_infile)
-        self._recent: dict[str, tuple[float, Inspection]] = {}
-        """Recent inspections; each is used once."""
+        self._recent = Recent[Inspection]()
 
     async def ping(self) -> SystemInfo:
         async def ask(connection: MySQLConnection) -> SystemInfo:
@@ -129,7 +126,7 @@ class MySQLTarget(SqlDoor, Target):
         return replace(await self._standing(table, found), extremes=extremes)
 
     async def _standing(self, table: str, found: Inspection) -> TargetTable:
-        self._recent[table] = time.monotonic(), found
+        self._recent.put(table, found)
         if found.table is None:
             return TargetTable(exists=False, empty=True)
         has_rows = found.has_rows
@@ -147,7 +144,7 @@ class MySQLTarget(SqlDoor, Target):
 
     async def drop_columns(self, table: str, names: Sequence[str]) -> None:
         found = await self._inspect(table)
-        self._recent.pop(table, None)
+        self._recent.take(table)
         await self._run(partial(columns.drop, found.name, found.table, names))
 
     @asynccontextmanager
@@ -160,14 +157,10 @@ class MySQLTarget(SqlDoor, Target):
 
     async def preview(self, spec: WriteSpec) -> TargetPreview:
         preflight.check_names(catalog.locate(spec.table.to, self._database, lower=False), spec)
-        found = self._found_just_now(spec) or await self._inspect(spec.table.to)
+        found = self._recent.take(spec.table.to) or await self._inspect(spec.table.to)
         plan = await self._pool.ask(lambda connection: self._plan(connection, spec, found))
-        self._recent[spec.table.to] = time.monotonic(), plan.found
+        self._recent.put(spec.table.to, plan.found)
         return TargetPreview(tuple(_with_own(spec.table, _shown(plan))), plan.change.casts, plan.warnings)
-
-    def _found_just_now(self, spec: WriteSpec) -> Inspection | None:
-        since, found = self._recent.pop(spec.table.to, (-_FRESH_SECONDS, None))
-        return found if time.monotonic() - since < _FRESH_SECONDS else None
 
     async def _plan(self, connection: MySQLConnection, spec: WriteSpec, found: Inspection) -> _Plan:
         found = await self._with_hidden(connection, spec, found)
@@ -226,7 +219,7 @@ class MySQLTarget(SqlDoor, Target):
 
     @asynccontextmanager
     async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
-        found = self._found_just_now(spec) or await self._inspect(spec.table.to)
+        found = self._recent.take(spec.table.to) or await self._inspect(spec.table.to)
         async with self._pool.reserve() as reservation, _Further(self._pool) as further:
             connection = await reservation.connection()
             async with loading(await self._prepare(connection, further, spec, begun, found)) as writer:

@@ -44,6 +44,7 @@ class PostgresTarget(SqlTarget):
     batch_size = BatchSize(rows=16_384, bytes=2 * 1024 * 1024)
     dialect = DIALECT
     merges = PostgresMerge
+    far = True
 
     def __init__(self, pool: ConnectionPool[PostgresConnection], *, lock_timeout: float) -> None:
         """``lock_timeout``: how many seconds a lock may take, in one wait or in many short ones."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar, TypeVar
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from retl.connectors.sql.ending import Ending
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.own_sql import OwnSql
+from retl.connectors.sql.recent import Recent
 from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
 from retl.connectors.sql.scope import unindexed
 from retl.connectors.sql.session import Session, each_alone
@@ -54,6 +55,8 @@ class SqlTarget(SqlDoor, Target):
 
     merges: ClassVar[type[TableMerge]] = TableMerge
     mirrors: ClassVar[bool] = True
+    far: ClassVar[bool] = False
+    """Whether each question goes over a network: then the steps of a scan hand on what they have found of a table."""
 
     # What a system adds ----------------------------------------------------
 
@@ -127,10 +130,25 @@ class SqlTarget(SqlDoor, Target):
         return int(rows)
 
     async def inspect(self, table: str) -> TargetTable | None:
-        return await self._ask(table, _inspected)
+        return await self._ask(table, partial(self._standing, table, None))
 
     async def inspect_column(self, table: str, column: str) -> TargetTable | None:
-        return await self._ask(table, partial(_inspected, column=column))
+        return await self._ask(table, partial(self._standing, table, column))
+
+    def _standing(
+        self, table: str, column: str | None, name: TableName, existing: ExistingTable | None
+    ) -> Step[TargetTable]:
+        if existing is not None:
+            self._looked_at.put(table, existing)
+        return (yield from _inspected(name, existing, column))
+
+    @cached_property
+    def _looked_at(self) -> Recent[ExistingTable]:
+        return Recent()
+
+    @cached_property
+    def _examined(self) -> Recent[Inspection]:
+        return Recent()
 
     async def lookup(self, table: str, column: str, values: Sequence[str], wanted: Sequence[str]) -> pa.Table:
         return await self._ask(table, lambda name, existing: columns.lookup(name, existing, column, values, wanted))
@@ -139,6 +157,8 @@ class SqlTarget(SqlDoor, Target):
         return await self._ask(table, lambda name, existing: columns.extremes(name, existing, column))
 
     async def drop_columns(self, table: str, names: Sequence[str]) -> None:
+        self._looked_at.take(table)
+        self._examined.take(table)
         session = await self.connect()
         try:
             step = partial(self._of_table, table, lambda name, existing: columns.drop(name, existing, names))
@@ -170,7 +190,10 @@ class SqlTarget(SqlDoor, Target):
             return await session.run(partial(self._preview, spec))
 
     def _preview(self, spec: WriteSpec) -> Step[TargetPreview]:
-        found = yield from self._examine(spec)
+        known = self._looked_at.take(spec.table.to) if self.far and spec.fence is not None else None
+        found = yield from self._examine(spec, known)
+        if spec.fence is not None:
+            self._examined.put(spec.table.to, found)
         existing, change = found.state.existing, found.change
         if existing is not None and not change.added:
             yield from self.check_insert(found.state.name, change.columns)
@@ -181,9 +204,17 @@ class SqlTarget(SqlDoor, Target):
         after = [*found.plan.after, *OwnSql(spec.table, "after_sql", self.dialect).statements]
         return TargetPreview((*before, *found.plan.before, *rows, *after), change.casts, warnings)
 
-    def _examine(self, spec: WriteSpec) -> Step[Inspection]:
+    def _just_examined(self, spec: WriteSpec) -> Inspection | None:
+        """What a moment ago was found for this very load, where nothing of its own comes between."""
+        found = self._examined.take(spec.table.to)
+        if found is None or not self.far or found.load.spec.scan_id != spec.scan_id:
+            return None
+        return None if spec.table.replaces or spec.table.before_sql else found
+
+    def _examine(self, spec: WriteSpec, existing: ExistingTable | None = None) -> Step[Inspection]:
         name = self.locate(spec.table.to)
-        existing = yield from self.find(name)
+        if existing is None:
+            existing = yield from self.find(name)
         name = (existing and existing.name) or name
         warnings = yield from self.check(spec, name, existing)
         change = fit(spec, existing, self.dialect, self.types(existing))
@@ -301,7 +332,7 @@ class SqlTarget(SqlDoor, Target):
         elif spec.fence is not None and spec.state_in_target:
             yield from state.prove(spec.fence)
         yield from own()
-        found = yield from self._examine(spec)
+        found = self._just_examined(spec) or (yield from self._examine(spec))
         if lock := found.state.lock_first():
             yield from execute(lock)
             found = yield from self._examine(spec)
@@ -312,7 +343,7 @@ class SqlTarget(SqlDoor, Target):
         assert ready is not None
         stored = {self.dialect.fold(column.name): column.name for column in ready.columns}
         columns = {name: stored[self.dialect.fold(name)] for name in found.change.columns}
-        load = replace(found.load, existing=ready, columns=columns)
+        load = replace(found.load, spec=spec, existing=ready, columns=columns)
         mirrors = found.state.existing is not None and spec.table.pre_action is PreAction.MIRROR
         return load, self._mirror(load, load.loaded) if mirrors else None, found.state.definition
 
