@@ -23,6 +23,8 @@ _DIGITS = 32
 """Hexadecimal digits of a text's SHA-256 that tell it from all others."""
 _PIECE_BYTES = 8 * 1024 * 1024
 _RECENT_BYTES = 32 * 1024 * 1024
+_COMMITTED_BYTES = 2 * 1024 * 1024
+"""Of vectors that the target has by now, and can be asked for."""
 _BYTES_PER_NUMBER = 12
 
 
@@ -53,7 +55,7 @@ class EmbeddingWriter(TableWriter):
         self._model = model
         self._target = target
         self._rejects = RejectCollector(spec)
-        self._recent = _Recent(_RECENT_BYTES)
+        self._recent = _Recent(_RECENT_BYTES, _COMMITTED_BYTES)
         self._piece = max(16, _PIECE_BYTES // (_BYTES_PER_NUMBER * words.dimensions))
         self.overlaps = writer.overlaps
         self.embeddings = self._counts = counts
@@ -138,8 +140,11 @@ class EmbeddingWriter(TableWriter):
             "leave them out with where, cut long texts into chunks, or raise max_rejects",
         )
         mine, self._rejects = tuple(rejects.rows), RejectCollector(self._spec)
+        written = self._recent.added
         commit = self._writer.commit(fenced, slice_, rejects_left - len(mine))
-        return await commit_with_rejects(commit, mine, fenced, self._target.state_store() if mine else None)
+        done = await commit_with_rejects(commit, mine, fenced, self._target.state_store() if mine else None)
+        self._recent.committed = written
+        return done
 
     async def count(self) -> int:
         return await self._writer.count()
@@ -168,12 +173,20 @@ def _pairs(column: pa.Array, kept: pa.Array) -> list[tuple[str | None, bool]]:
 
 
 class _Recent:
-    """The vectors of the texts of this batch, and as many older ones as fit: a slice that is read again asks for nothing twice."""
+    """The vectors of the texts of this batch, and as many older ones as fit: a slice that is read again asks for nothing twice.
 
-    def __init__(self, most: int) -> None:
+    Of those that are committed it keeps a few.
+    """
+
+    def __init__(self, most: int, most_committed: int) -> None:
         self._most = most
+        self._most_committed = most_committed
         self._size = 0
         self._found: OrderedDict[str, str] = OrderedDict()
+        self.added = 0
+        """How many there have ever been."""
+        self.committed = 0
+        """How many of these, from the first one on, are in the target."""
 
     def __contains__(self, of: str) -> bool:
         return of in self._found
@@ -183,11 +196,16 @@ class _Recent:
 
     def begin(self) -> None:
         """Forget the oldest vectors beyond what may be kept: none that is added afterwards goes before the next call."""
-        while self._size > self._most:
+        while self._size > (self._most if self._forgotten >= self.committed else self._most_committed):
             _, vector = self._found.popitem(last=False)
             self._size -= len(vector)
 
+    @property
+    def _forgotten(self) -> int:
+        return self.added - len(self._found)
+
     def add(self, of: str, vector: str) -> None:
         if of not in self._found:
+            self.added += 1
             self._found[of] = vector
             self._size += len(vector)
