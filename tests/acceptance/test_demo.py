@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-import time
 import zipfile
 from contextlib import closing
 from pathlib import Path
@@ -50,11 +49,9 @@ def rows(statement: str) -> list[tuple[object, ...]]:
 
 @pytest.mark.large
 def test_the_real_demo(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    begun = time.monotonic()
     code = main(["demo"])
     out, err = capsys.readouterr()
     assert (code, err) == (0, ""), out
-    assert time.monotonic() - begun < 60
     assert "336,776 flights, 16 airlines" in out
     assert out.count("is equal on both sides") == 9 and "DIFFERENT" not in out
     assert "flights.flights: 336,776 rows in" in out

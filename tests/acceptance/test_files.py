@@ -87,23 +87,24 @@ async def test_a_changed_file_replaces_its_own_rows_and_no_others(folder: Folder
 
 async def test_a_file_that_only_looks_changed_keeps_its_rows_where_contents_are_compared(folder: Folder) -> None:
     folder.words["identity"] = "content"
-    large = [str(number) for number in range(1_000, 200_000)]  # one of more than a megabyte is read in another way
-    for name, lines in (("a.csv", ["1"]), ("b.csv", ["2"]), ("c.csv", ["3"]), ("large.csv", large)):
-        folder.write(name, "id", *lines)
+    wide = "x" * 300  # a file of more than a megabyte is read in another way
+    large = [f"{number},{wide}" for number in range(1_000, 5_000)]
+    for name, lines in (("a.csv", ["1,"]), ("b.csv", ["2,"]), ("c.csv", ["3,"]), ("large.csv", large)):
+        folder.write(name, "id,text", *lines)
     assert (await folder.scan()).rows == len(large) + 3
-    for name, lines in (("a.csv", ["1"]), ("b.csv", ["4"]), ("c.csv", ["3"]), ("large.csv", large)):
-        folder.write(name, "id", *lines)
+    for name, lines in (("a.csv", ["1,"]), ("b.csv", ["4,"]), ("c.csv", ["3,"]), ("large.csv", large)):
+        folder.write(name, "id,text", *lines)
     assert (await folder.scan()).rows == 1
     assert folder.rows()[:3] == [(1, "a.csv", 1), (3, "c.csv", 1), (4, "b.csv", 1)]
     assert len(folder.rows()) == len(large) + 3
     assert folder.entries() == [("a.csv", 1), ("b.csv", 1), ("c.csv", 1), ("large.csv", len(large))]
-    folder.write("a.csv", "id", "1")  # alone
+    folder.write("a.csv", "id,text", "1,")  # alone
     assert (await folder.scan()).rows == 0
-    folder.write("large.csv", "id", "5")
-    folder.write("c.csv", "id", "x")
+    folder.write("large.csv", "id,text", "5,")
+    folder.write("c.csv", "id,text", "x,")
     assert (await folder.failed()).rows == 1
     assert folder.rows() == [(1, "a.csv", 1), (3, "c.csv", 1), (4, "b.csv", 1), (5, "large.csv", 1)]
-    folder.write("c.csv", "id", "3")
+    folder.write("c.csv", "id,text", "3,")
     assert (await folder.scan()).rows == 0
     assert (await folder.scan()).slices == 0
 
