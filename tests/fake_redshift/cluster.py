@@ -38,7 +38,8 @@ class Cluster:
     def connect(self, who: tuple[str, str] | None = None, **options: Any) -> Any:
         """A session by Amazon's own driver, the administrator's unless told otherwise; it commits each statement."""
         user, password = who or self.admin
-        words: dict[str, Any] = {**self.options, **options}
+        # With a limit (1,000 when unset) the driver fails at the first statement beyond it, instead of forgetting one.
+        words: dict[str, Any] = {"max_prepared_statements": 0, **self.options, **options}
         found = redshift_connector.connect(
             host=self.host, port=self.port, database=self.database, user=user, password=password, **words
         )
