@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -47,7 +47,9 @@ def short_folder(name: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        while folder.exists():
+            with suppress(FileNotFoundError):  # a server that ends removes its socket at the same time
+                shutil.rmtree(folder)
 
 
 def give(folder: Path) -> None:
