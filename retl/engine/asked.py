@@ -8,7 +8,7 @@ between leaves to the next one what is left to do, and no more than that.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -224,19 +224,31 @@ class AskedBackfills:
 
     async def same(self, *tables: str, ends: CursorRange | None = None) -> BackfillStatus | None:
         """The same backfill, if it was sent and has not ended. Raises ``TargetBusy`` for another one of the table."""
-        for one in (await self._store.read_steering(self._pipeline)).backfills:
-            if one.pending and one.table in tables:
-                if ends is None or not one.asks_for(ends):
-                    raise still_pending(self._pipeline, one)
-                return one
-        return None
+        backfills = (await self._store.read_steering(self._pipeline)).backfills
+        found = [same_of(backfills, self._pipeline, table, ends) for table in tables]
+        return next((one for one in found if one is not None), None)
 
     async def check_free(self, *tables: str) -> None:
         """Raise ``TargetBusy`` where a backfill of one of the tables was sent and has not ended."""
         await self.same(*tables)
 
 
-def still_pending(pipeline: str, asked: BackfillStatus) -> TargetBusy:
+def pending_of(backfills: Sequence[BackfillStatus], table: str) -> BackfillStatus | None:
+    """The one of a table that has not ended: there is one at most."""
+    return next((one for one in backfills if one.pending and one.table == table), None)
+
+
+def same_of(
+    backfills: Sequence[BackfillStatus], pipeline: str, table: str, ends: CursorRange | None
+) -> BackfillStatus | None:
+    """That one, if it has these ends. Raises ``TargetBusy`` where it has others."""
+    found = pending_of(backfills, table)
+    if found is not None and (ends is None or not found.asks_for(ends)):
+        raise _still_pending(pipeline, found)
+    return found
+
+
+def _still_pending(pipeline: str, asked: BackfillStatus) -> TargetBusy:
     """The error of a backfill beside another one of the same table."""
     ending = ", and is being cancelled" if asked.cancelled_by is not None else " and has not ended"
     return TargetBusy(

@@ -8,14 +8,13 @@ from collections.abc import AsyncGenerator, Callable
 import anyio
 from msgspec.structs import replace
 
-from retl.engine.asked import still_pending
+from retl.engine.asked import pending_of, same_of
 from retl.engine.context import now
 from retl.engine.lease import LONGEST_BEAT_SECONDS, Lease, owner_in_words
 from retl.engine.steering import LOOK_SECONDS, TRIES, nobody_shares, this_process, too_busy
 from retl.model.backfills import BackfillStatus, kept, with_progress
 from retl.model.errors import ConfigError
 from retl.model.range import CursorRange
-from retl.model.steering import Steering
 from retl.state.base import LeaseRow, StateStore
 
 _FOLLOW_SECONDS = 0.5
@@ -47,10 +46,8 @@ class Asking:
             if owner is None and not self._store.outlives_process:
                 raise nobody_shares(self._pipeline)
             seen = await self._store.read_steering(self._pipeline)
-            same = _pending(seen, table)
+            same = same_of(seen.backfills, self._pipeline, table, ends)
             if same is not None:
-                if not same.asks_for(ends):
-                    raise still_pending(self._pipeline, same)
                 return replace(same, owner=owner)
             asked = BackfillStatus(
                 id=secrets.token_hex(6),
@@ -74,7 +71,7 @@ class Asking:
         for _ in range(TRIES):
             lease, owner = await self._owner()
             seen = await self._store.read_steering(self._pipeline)
-            asked = _pending(seen, table)
+            asked = pending_of(seen.backfills, table)
             if asked is None:
                 raise _nothing_to_cancel(self._pipeline, table)
             told = replace(asked, cancelled_by=asked.cancelled_by or by)
@@ -120,10 +117,6 @@ class Asking:
                 return
             last = found
             await anyio.sleep(_FOLLOW_SECONDS)
-
-
-def _pending(seen: Steering, table: str) -> BackfillStatus | None:
-    return next((one for one in seen.backfills if one.pending and one.table == table), None)
 
 
 def _nothing_to_cancel(pipeline: str, table: str) -> ConfigError:
