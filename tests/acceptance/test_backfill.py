@@ -28,11 +28,6 @@ def shop(tmp_path: Path) -> Database:
     return shop
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Database:
-    return Database(tmp_path / "app.db")
-
-
 def pipeline(shop: Database, app: Database, **words: Any) -> retl.Pipeline:
     words = {"cursor": "ts", "slice_rows": 6, **words}
     return retl.Pipeline(

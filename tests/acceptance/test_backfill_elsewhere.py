@@ -39,11 +39,6 @@ def shop(tmp_path: Path) -> Database:
     return shop
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Database:
-    return Database(tmp_path / "app.db")
-
-
 def pipeline(shop: Database, app: Database | None = None, owner: str = "", **words: Any) -> retl.Pipeline:
     """A pipeline as another process would have it, where ``owner`` names that."""
     tables = [retl.Table("orders", cursor="ts", slice_rows=6), "cities"]

@@ -28,11 +28,6 @@ def warehouse(tmp_path: Path) -> Warehouse:
     return warehouse
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Database:
-    return Database(tmp_path / "app.db")
-
-
 def pipeline(source: Any, target: Any, table: retl.Table, **words: Any) -> retl.Pipeline:
     return retl.Pipeline("shop", source=source.source(), target=target, tables=[table], **words)
 

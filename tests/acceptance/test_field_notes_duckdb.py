@@ -21,11 +21,6 @@ def warehouse(tmp_path: Path) -> Warehouse:
     return Warehouse(tmp_path / "warehouse.duckdb")
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Database:
-    return Database(tmp_path / "app.db")
-
-
 def pipeline(warehouse: Any, app: Any, *tables: retl.Table, **words: Any) -> retl.Pipeline:
     return retl.Pipeline("notes", source=warehouse.source(), target=app.target(), tables=list(tables), **words)
 

@@ -21,11 +21,6 @@ def shop(tmp_path: Path) -> Database:
     return shop
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Database:
-    return Database(tmp_path / "app.db")
-
-
 def pipeline(shop: Database, app: Database, *more: retl.Table | str, **words: Any) -> retl.Pipeline:
     tables = ["a", "b", retl.Table(match="log_*"), *more]
     words.setdefault("interval", "manual")

@@ -34,11 +34,6 @@ def warehouse(tmp_path: Path) -> Warehouse:
     return warehouse
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Database:
-    return Database(tmp_path / "app.db")
-
-
 def pipeline(warehouse: Warehouse, app: Database, **words: Any) -> retl.Pipeline:
     words.setdefault("interval", "manual")
     return retl.Pipeline(
