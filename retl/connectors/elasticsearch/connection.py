@@ -253,6 +253,7 @@ class _PlainNode(AiohttpHttpNode):
             data=data or None,
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=seconds),
+            middlewares=(_sent_once,),
             allow_redirects=False,
             auto_decompress=False,
         ) as answer:
@@ -265,6 +266,21 @@ class _PlainNode(AiohttpHttpNode):
         received.pop("warning", None)  # about our own requests, which no user has written
         meta = elastic_transport.ApiResponseMeta(answer.status, "1.1", received, time.monotonic() - began, self.config)
         return _Received(meta, body)
+
+
+async def _sent_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send a request, and not once more where the connection is lost.
+
+    aiohttp sends a PUT or DELETE again over another connection: what the first one did would look like a conflict.
+    """
+    try:
+        return await send(request)
+    except (aiohttp.ClientConnectorError, TimeoutError):
+        raise
+    except aiohttp.ClientConnectionError as error:
+        if request.method in ("GET", "HEAD"):
+            raise
+        raise aiohttp.ClientConnectionError(str(error)) from error
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:

@@ -272,3 +272,20 @@ def test_a_shared_client_is_opened_once_and_anew_in_another_event_loop() -> None
 
     shared = asyncio.run(serve(None, close=False))
     asyncio.run(serve(shared, close=True))
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
+async def test_what_was_sent_over_a_line_that_is_cut_is_not_sent_again(method: str) -> None:
+    """The client library would: an index that a first request has created would then be there already."""
+    sent: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        sent.append(request.method)
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with client_of(answer) as client:
+        with pytest.raises(ConnectionFailed):
+            await client.request(method, "/orders", body={})
+        assert sent == [method]
