@@ -24,7 +24,8 @@ import msgspec
 from retl.model import events
 from tests.adversity.jobs import Job
 
-PATIENCE = 60.0
+PATIENCE = 150.0
+"""More than the minute after which a server ends the transaction of a frozen process, which others wait for."""
 
 
 class Kill(msgspec.Struct, kw_only=True, frozen=True):
