@@ -124,7 +124,9 @@ class Tally:
 
     def _ended(self, report: ScanReport) -> None:
         labels = report.pipeline, report.table
-        if report.status == "done":  # else what is beyond the last commit is not there
+        # Else what is beyond the last commit is not there; and a backfill that gave way to others was several scans,
+        # whose slices are counted, and whose report tells of all of them.
+        if report.status == "done" and report.mode != "backfill":
             self._count(labels, report.scan_id, report.rows, report.bytes)
         self._add(names.CHANGED, labels, report.changed or 0)
         self._add(names.REJECTS, labels, report.rejects)

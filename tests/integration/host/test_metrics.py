@@ -23,7 +23,7 @@ from retl import events
 from retl.connectors import IteratorSource, SQLite
 from retl.model.cursor import lag
 from retl.observe.metrics import METRICS, OpenTelemetryMetrics, PrometheusMetrics
-from tests.support import Recorder
+from tests.support import Database, Recorder, running
 
 ROWS = [{"id": number, "at": f"2024-01-01 00:00:0{number}"} for number in range(5)]
 Samples = dict[tuple[str, ...], float]
@@ -107,6 +107,38 @@ async def test_rows_count_while_a_long_scan_is_under_way_and_none_counts_twice(t
     # The row that ties with the watermark was read again.
     assert parsed(metrics.text())["retl_rows_written_total"] == {("orders", "people"): 6}
     assert parsed(metrics.text())["retl_rows_changed_total"] == {("orders", "people"): 5}
+
+
+async def test_a_backfill_counts_once_however_often_it_gives_way_and_its_failures_are_none_of_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retl.engine.turns.LONG_SECONDS", 0.0)
+    rows = [{"id": number, "at": f"2024-01-{number + 1:02d} 00:00:00"} for number in range(30)]
+    await job(tmp_path / "warehouse.db", lambda: rows).run_once()
+    tables = [retl.Table("people", cursor="at", slice_rows=1)]
+    source = SQLite(str(tmp_path / "warehouse.db"))
+    pipeline = job(tmp_path / "app.db", source=source, tables=tables, interval="20ms")
+    heard = Recorder(pipeline)
+    async with running(pipeline) as after:
+        await after(events.ScanFinished)
+        metrics = PrometheusMetrics(pipeline)
+        heard.events.clear()
+        report = await pipeline.backfill("people", until="2024-01-26")
+    assert (report.ok, report.rows) == (True, 25)
+    (of_backfill,) = [event.report for event in heard.of(events.ScanFinished) if event.report.mode == "backfill"]
+    others = [event.report.rows for event in heard.of(events.ScanFinished) if event.report.mode != "backfill"]
+    assert of_backfill.rows == 25 and len(heard.of(events.ScanStarted)) > len(others) + 1  # it gave way
+    table = ("orders", "people")
+    assert parsed(metrics.text())["retl_rows_written_total"] == {table: 25 + sum(others)}
+    Database(tmp_path / "app.db").run("DROP TABLE people")
+    before = parsed(metrics.text())
+    with pytest.raises(retl.GuardStopped):
+        await pipeline.backfill("people", until="2024-01-26")
+    found = parsed(metrics.text())
+    assert found["retl_scans_total"][*table, "failed"] == 1
+    assert found["retl_consecutive_failures"] == {table: 0}
+    assert found["retl_last_success_timestamp_seconds"] == before["retl_last_success_timestamp_seconds"]
+    await pipeline.aclose()
 
 
 async def test_only_the_owner_says_that_it_owns(tmp_path: Path) -> None:
