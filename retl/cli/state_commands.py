@@ -19,11 +19,11 @@ from retl.cli.render import (
     say,
     short_error,
 )
-from retl.config.registry import did_you_mean
 from retl.model.checkpoint import Reject
 from retl.model.duration import format_duration
 from retl.model.errors import ConfigError, StateError
 from retl.model.report import ScanReport
+from retl.model.typed import did_you_mean
 from retl.pipeline import Pipeline
 
 _NUMBERS = frozenset({3, 4, 5})

@@ -26,11 +26,11 @@ from retl.cli.render import (
     short_error,
     without_place,
 )
-from retl.config.registry import did_you_mean
 from retl.model.backfills import BackfillStatus
 from retl.model.duration import format_duration
 from retl.model.errors import ConfigError
 from retl.model.status import PipelineStatus, TableStatus
+from retl.model.typed import did_you_mean
 
 _MOST_LINES = 20
 """Tables beyond which a summary takes the place of a line for each."""

@@ -15,10 +15,10 @@ from typing import Any
 from retl.config.build import BAD, Builder
 from retl.config.files import JobFiles, OneFile, read_files
 from retl.config.pipelines import Made, connect, inherited, make_pipelines
-from retl.config.registry import did_you_mean
 from retl.config.stores import Stores
 from retl.config.words import Include, JobFile, PipelineOptions, PipelineWords, StateWords
 from retl.model.errors import ConfigError
+from retl.model.typed import did_you_mean
 from retl.pipeline import Pipeline
 from retl.state.memory import MemoryStore
 

@@ -18,11 +18,12 @@ import msgspec
 
 from retl.config.lines import Path
 from retl.config.references import References
-from retl.config.registry import Role, did_you_mean
+from retl.config.registry import Role
 from retl.connectors.base import Connector
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
 from retl.model.secret import Secret
+from retl.model.typed import did_you_mean
 
 BAD: Final[Any] = object()
 """Takes the place of a value that could not be built; its problem has been reported."""

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal
 
 from retl.connectors.base import Connector
 from retl.model.errors import ConfigError
+from retl.model.typed import did_you_mean
 
 Role = Literal["source", "target"]
 GROUPS: dict[Role, str] = {"source": "retl.sources", "target": "retl.targets"}
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'cursor'?``, or nothing if no known word is near."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def connector_types(role: Role) -> dict[str, EntryPoint]:

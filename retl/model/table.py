@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 import pyarrow as pa
@@ -21,7 +21,7 @@ from retl.model.options import DEFAULT_SLICE_ROWS, LostTarget, NewColumns, NullC
 from retl.model.own_sql import own_statements
 from retl.model.params import check_params
 from retl.model.range import CursorRange
-from retl.model.typed import check_types
+from retl.model.typed import check_types, did_you_mean
 
 PATH = msgspec.Meta(extra={"path": True})
 """Marks the path of a file: a relative one in a job file is taken from its folder."""
@@ -66,7 +66,25 @@ class _Mapping(FileWords, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """The same at the end of a scan: in the transaction that switches a table, and saves that the scan is done."""
 
 
-class Table(_Mapping, frozen=True, forbid_unknown_fields=True):
+class _Declared(msgspec.StructMeta):
+    """A declaration that fails where it is written, and not where a pipeline takes it."""
+
+    if not TYPE_CHECKING:  # which know the words of a struct by themselves
+
+        def __call__(cls, *values: Any, **words: Any) -> Any:
+            for unknown in words.keys() - {*cls.__struct_fields__}:
+                hint = did_you_mean(unknown, cls.__struct_fields__)
+                raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {unknown!r}{hint}")
+            made = super().__call__(*values, **words)
+            try:
+                check_options(made)
+            except ConfigError as error:
+                error.with_context(table=str(made.name or made.match or ""))
+                raise
+            return made
+
+
+class Table(_Mapping, frozen=True, forbid_unknown_fields=True, metaclass=_Declared):
     """One thing to sync, or with ``match`` many, and how it maps to the target."""
 
     name: str | None = None
@@ -165,6 +183,15 @@ def check_options(options: TableOptions) -> None:
         _lookback(options.lookback)
     if options.settle is not None:
         parse_duration(options.settle, what="settle")
+    for option, words in (
+        ("null_cursor", get_args(NullCursor)),
+        ("pre_action", PreAction),
+        ("lost_target", get_args(LostTarget)),
+        ("write", Write),
+        ("new_columns", get_args(NewColumns)),
+    ):
+        if (value := getattr(options, option)) is not None:
+            _word(option, value, words)
     parse_share(options.max_shrink)
     if isinstance(options.max_rejects, str):
         parse_share(options.max_rejects, "max_rejects")

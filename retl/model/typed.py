@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from enum import Enum
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -17,9 +19,20 @@ LONGEST_NAME = 255
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): ""}
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'cursor'?``, or nothing if no known word is near."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=False)
+
+
 def check_types(options: msgspec.Struct) -> None:
     """Raise ``ConfigError`` for the first field with a value of another type. Text passes for any word of a list."""
-    for name, hint in get_type_hints(type(options), include_extras=False).items():
+    for name, hint in _hints(type(options)).items():
         value = getattr(options, name, None)
         if name in options.__struct_fields__ and not _fits(value, hint):
             raise wrong_type(name, value, _in_words(hint))
