@@ -162,17 +162,21 @@ class Control(Lifetime):
 
     async def history(self, table: str | None = None, limit: int = 20) -> list[ScanReport]:
         """The reports of past scans, newest first."""
-        return await self._store.reports(self.name, table, limit)
+        async with self._looking():
+            return await self._store.reports(self.name, table, limit)
 
     async def rejects(self, table: str | None = None, limit: int = 1000) -> list[Reject]:
         """The rows that the target rejected, newest first."""
-        return await self._store.rejects(self.name, table, limit)
+        async with self._looking():
+            return await self._store.rejects(self.name, table, limit)
 
     async def count_rejects(self, table: str | None = None) -> int:
         """How many rejects are kept."""
-        counts = await self._store.count_rejects(self.name)
+        async with self._looking():
+            counts = await self._store.count_rejects(self.name)
         return sum(counts.values()) if table is None else counts.get(table, 0)
 
     async def clear_rejects(self, table: str | None = None) -> int:
         """Forget rejects; returns how many there were."""
-        return await self._store.clear_rejects(self.name, table)
+        async with self._looking():
+            return await self._store.clear_rejects(self.name, table)

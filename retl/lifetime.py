@@ -49,6 +49,7 @@ class Lifetime:
     @asynccontextmanager
     async def _looking(self) -> AsyncGenerator[None, None]:
         """A look outside of a run: when the last one is over, nothing stays open."""
+        check_loop(self.name)
         self._looks += 1
         try:
             with in_context(self.name):

@@ -118,6 +118,7 @@ class Runner:
     async def forever(self, begun: Callable[[], None]) -> None:
         """On schedule, until stopped. ``begun`` is called once it is clear that this can work: owned, standing by, or retried."""
         self._ticks.start()
+        self.state = "standby"
         failures = 0
         owned = False
         while not self._stop.requested:

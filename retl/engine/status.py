@@ -64,7 +64,8 @@ def _live(asked: BackfillStatus, runner: Runner) -> BackfillStatus:
 def _waits_for(runner: Runner) -> str | None:
     """What the pipeline waits for, for people."""
     if runner.state == "standby":
-        return f"{owner_in_words(runner.lease.holder)}, which runs this pipeline"
+        holder = runner.lease.holder
+        return f"{owner_in_words(holder)}, which runs this pipeline" if holder else "its state store"
     if runner.state == "paused":
         return "resume() or trigger()"
     if runner.state == "idle":

@@ -129,9 +129,10 @@ async def test_a_store_that_fails_or_is_silent_is_not_ready(tmp_path: Path) -> N
     async with running(pipeline) as after:
         await after(events.RunFailed)
         assert readiness([pipeline]).reasons == {"p": "its state store does not answer"}
+        waits = pipeline.snapshot()
+        assert (waits.state, waits.waits_for) == ("standby", "its state store")
         store.down = False
         await after(events.LeaseAcquired)
-        await state_is(pipeline, "idle")
         assert readiness([pipeline])
         store.hangs = "beat"
         await store.hung.wait()

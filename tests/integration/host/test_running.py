@@ -271,7 +271,8 @@ async def test_a_thread_can_steer(tmp_path: Path) -> None:
 
 
 def test_trio_is_told_in_the_first_line(tmp_path: Path) -> None:
-    for way in (lambda: job("one", tmp_path / "1.db").run_forever(), lambda: job("one", tmp_path / "1.db").run_once()):
+    one = job("one", tmp_path / "1.db")
+    for way in (one.run_forever, one.run_once, one.status, one.plan, one.tables, one.history, one.count_rejects):
         with pytest.raises(retl.ConfigError, match="runs in an event loop of asyncio, and there is none here"):
             anyio.run(way, backend="trio")
 
