@@ -341,6 +341,28 @@ async def test_credentials_that_expire_are_looked_up_afresh_and_named_where_they
     await store.aclose()
 
 
+async def test_credentials_that_stay_old_are_named_to_each_of_many_readers(
+    fake_s3: FakeS3, lake: dict[str, Object], quick: None
+) -> None:
+    """One of them finds the fresh ones refused while others have just begun to hope for these."""
+    lake.update({name: Object(some_bytes(10)) for name in "abcdefgh"})
+    store = s3_files(fake_s3, "s3://lake/", session_token="the first token").store()
+    files = await listed(store)
+    fake_s3.expired.add("the first token")
+    told: list[str] = []
+
+    async def read(file: FileInfo) -> None:
+        with pytest.raises(RetlError) as caught:
+            await content(store, file)
+        told.append(type(caught.value).__name__)
+
+    async with anyio.create_task_group() as tasks:
+        for file in files:
+            tasks.start_soon(read, file)
+    assert told == ["ConfigError"] * 8
+    await store.aclose()
+
+
 class Sts(BaseHTTPRequestHandler):
     """Gives credentials for a role, one pair after another, each valid for as long as it is told."""
 

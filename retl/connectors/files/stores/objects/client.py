@@ -94,14 +94,14 @@ class ObjectClient:
             self._asking(what) as wire,
             wire.ask(method, key, query, {**headers, **self._payer}) as answer,
         ):
-            self._renewed = False
+            self._answered(wire)
             yield answer
 
     async def fetch(self, key: str, what: str, headers: Mapping[str, str], taker: Taker, *, large: bool) -> None:
         """The answer to a GET of an object, asked once and given to a taker. ``large``: it is received by a thread."""
         async with self._asking(what) as wire:
             await wire.fetch(key, {**headers, **self._payer}, taker, large=large)
-            self._renewed = False
+            self._answered(wire)
 
     @asynccontextmanager
     async def _asking(self, what: str) -> AsyncIterator[Wire]:
@@ -115,20 +115,26 @@ class ObjectClient:
             raise to_retl(error, what, self.place) from error
 
     async def _renew(self, wire: Wire | None) -> bool:
-        """Whether there is hope in other credentials: those of the environment are looked up afresh, once in a row."""
+        """Whether there is hope in other credentials: those of the environment are looked up afresh, but not once more
+        where they were refused right after that, whoever of many readers finds it out."""
         async with self._lock:
-            if self._wire is not wire or wire is None:
+            if wire is None:
                 return True
-            # Others may still read by it.
-            self._expired.append(wire)
-            self._wire = None
-            self._renewed = not self._renewed
-            return self._renewed
+            if self._wire is wire:
+                # Others may still read by it.
+                self._expired.append(wire)
+                self._wire = None
+            self._renewed = True
+            return not wire.last_hope
+
+    def _answered(self, wire: Wire) -> None:
+        self._renewed = wire.last_hope = False
 
     async def _connected(self) -> Wire:
         async with self._lock:
             if self._wire is None:
                 self._wire = await self._connect()
+                self._wire.last_hope = self._renewed
             return self._wire
 
     async def _connect(self) -> Wire:

@@ -53,6 +53,8 @@ class Wire:
         self._proxy = proxy
         self._downloads = downloads
         self._room = asyncio.Semaphore(connections)
+        self.last_hope = False
+        """Whether it was opened since credentials had expired, and has not had an answer yet."""
 
     @classmethod
     async def open(cls, url: str, region: str, credentials: Credentials, limits: Limits) -> Wire:
