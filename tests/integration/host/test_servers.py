@@ -105,7 +105,7 @@ def test_an_open_stream_of_events_does_not_hold_up_the_shutdown(tmp_path: Path, 
 
 def test_one_pipeline_that_ends_leaves_the_other_and_the_service(tmp_path: Path) -> None:
     with serving(*UVICORN, folder=tmp_path) as (process, url):
-        until(lambda: asked(f"{url}/snapshot")[1]["last_success"] is not None, process)
+        until(lambda: all(one["last_success"] is not None for one in asked(f"{url}/snapshot")), process)
         asked(f"{url}/stop", "POST")
         until(lambda: asked(f"{url}/snapshot")[1]["state"] == "stopped", process)
         before = asked(f"{url}/snapshot")[0]["last_success"]
