@@ -107,7 +107,7 @@ async def test_a_reader_with_an_old_snapshot_sees_the_old_rows_or_is_told(route:
     change(route)
     with route.target.old_reader("events") as read:
         await job.run_once()
-        if pre_action in route.target.ends_readers:
+        if route.ends_readers(pre_action):
             with pytest.raises(Exception, match="please retry transaction"):
                 read()
         else:

@@ -30,7 +30,7 @@ class SqlEnd(End):
         raise NotImplementedError
 
     def create(self, table: str, kinds: dict[str, str], *, key: bool = True) -> None:
-        columns = [f"id {self.types['int']}{' PRIMARY KEY' if key else ''}"]
+        columns = [f"id {self.types.get('key', self.types['int'])}{' PRIMARY KEY' if key else ''}"]
         columns += [f"{name} {self.types[kind]}" for name, kind in kinds.items()]
         self.run(f"DROP TABLE IF EXISTS {table}", f"CREATE TABLE {table} ({', '.join(columns)})")
 
@@ -170,7 +170,7 @@ class ServerEnd(SqlEnd):
     """A database of a MySQL or MariaDB, and a user with the rights that the docs ask for."""
 
     ends_readers: ClassVar[Sequence[str]] = ("truncate", "rename_and_create", "swap")
-    types: ClassVar = {"int": "INT", "text": "VARCHAR(20)", "time": "DATETIME(6)"}
+    types: ClassVar = {"int": "INT", "key": "BIGINT", "text": "VARCHAR(20)", "time": "DATETIME(6)"}
     fails = "(SELECT 1 UNION SELECT 2)"
 
     def __init__(self, server: Server, database: str) -> None:
@@ -215,7 +215,7 @@ class PostgresEnd(SqlEnd):
     """A database of a PostgreSQL, and a user with the rights that the docs ask for, who owns its tables."""
 
     empties_readers: ClassVar[Sequence[str]] = ("truncate", "rename_and_create", "swap")
-    types: ClassVar = {"int": "integer", "text": "varchar(20)", "time": "timestamp(6)"}
+    types: ClassVar = {"int": "integer", "key": "bigint", "text": "varchar(20)", "time": "timestamp(6)"}
     fails = "(SELECT v FROM (VALUES (1), (2)) AS twice)"
 
     def __init__(self, server: postgres.PostgresServer, database: str) -> None:

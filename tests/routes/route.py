@@ -159,9 +159,16 @@ class Route:
         )
 
     def empties_readers(self, pre_action: str) -> bool:
-        """Whether a reader with an old snapshot sees an empty table: not where the rows of each file are replaced."""
-        by_file = pre_action == "truncate" and not self.source.cursors
-        return pre_action in self.target.empties_readers and not by_file
+        """Whether a reader with an old snapshot sees an empty table."""
+        return pre_action in self.target.empties_readers and not self._goes_by_file(pre_action)
+
+    def ends_readers(self, pre_action: str) -> bool:
+        """Whether such a reader is told to begin anew."""
+        return pre_action in self.target.ends_readers and not self._goes_by_file(pre_action)
+
+    def _goes_by_file(self, pre_action: str) -> bool:
+        """Whether it is the rows of each file that are replaced, and not the table."""
+        return pre_action == "truncate" and not self.source.cursors
 
     def is_at(self, watermark: str | None, moment_: dt.datetime) -> bool:
         """Whether a watermark is that of a moment, where there are any."""
