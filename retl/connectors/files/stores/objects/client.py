@@ -115,8 +115,8 @@ class ObjectClient:
             raise to_retl(error, what, self.place) from error
 
     async def _renew(self, wire: Wire | None) -> bool:
-        """Whether there is hope in other credentials: those of the environment are looked up afresh, but not once more
-        where they were refused right after that, whoever of many readers finds it out."""
+        """Whether other credentials may help: those of the environment are looked up afresh, but not again where the fresh
+        ones were refused, whichever of many readers was told so."""
         async with self._lock:
             if wire is None:
                 return True
