@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from retl.connectors.rows.loading import loading
 from retl.connectors.rows.own_columns import OwnColumns
-from retl.connectors.rows.reject_column import REJECT, RowReject, with_rejects
+from retl.connectors.rows.rejects import REJECT, RowReject, with_rejects
 from retl.connectors.sql.door import RunsSql
 from retl.model.actions import Action, PreAction, Write
 from retl.model.answers import CommitResult, ScanAgain, SystemInfo, TargetTable

@@ -12,7 +12,7 @@ import pyarrow as pa
 from retl.connectors.documents.columns import ChunkShape
 from retl.connectors.documents.splitter import Chunk, Splitter
 from retl.connectors.rows.keys import repeated_key
-from retl.connectors.rows.reject_column import REJECT
+from retl.connectors.rows.rejects import REJECT
 from retl.connectors.rows.text import json_text, to_text
 from retl.model.documents import ChunkColumn
 

@@ -15,9 +15,8 @@ from retl.connectors.files.manifest import Counts, Difference, compare
 from retl.connectors.files.reading import SMALL_BYTES
 from retl.connectors.files.selection import Selection
 from retl.connectors.files.store import FileInfo, FileStore
-from retl.connectors.manifest.guard import check_vanished
 from retl.connectors.manifest.names import KeptNames
-from retl.connectors.manifest.pairs import no_entries
+from retl.connectors.manifest.pairs import check_vanished, no_entries
 from retl.model.manifest import ManifestEntry
 from retl.model.schema import pack
 from retl.model.table import TableSpec

@@ -14,7 +14,7 @@ from retl.connectors.files.formats import LINE, FormatOptions
 from retl.connectors.files.selection import Selection
 from retl.connectors.files.store import FileInfo
 from retl.connectors.rows.columns import choose_columns
-from retl.connectors.rows.reject_column import REJECT
+from retl.connectors.rows.rejects import REJECT
 from retl.model.errors import ConfigError
 from retl.model.files import Told
 from retl.model.schema import field, is_json

@@ -1,4 +1,4 @@
-"""A listing and the manifest, two streams in the order of names, side by side."""
+"""A listing and the manifest, two streams in the order of names, side by side, and a guard against a listing that is short by mistake."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeVar
 
-from retl.model.errors import SourceError
+from retl.model.errors import GuardStopped, SourceError
 from retl.model.manifest import ManifestEntry
+from retl.model.table import TableSpec
 from retl.pulse import beat
 
 
@@ -62,3 +63,19 @@ async def no_entries() -> AsyncGenerator[ManifestEntry, None]:
     """The manifest of a table that holds nothing."""
     return
     yield  # a generator
+
+
+def check_vanished(
+    table: TableSpec, things: str, *, vanished: int, vanished_rows: int, known: int, known_rows: int
+) -> None:
+    """Stop before more rows are deleted than the table allows. ``things``: what is gone, such as ``"files"``."""
+    allowed = table.max_shrink
+    what, gone, there = ("rows", vanished_rows, known_rows) if known_rows else (things, vanished, known)
+    if gone < there if allowed is None else gone <= round(there * allowed):
+        return
+    limit = "" if allowed is None else f', more than max_shrink = "{allowed:.0%}" allows'
+    raise GuardStopped(
+        f"{vanished:,} {things} are gone, with {gone:,} of the {there:,} {what} in the table {table.to!r}{limit}; "
+        "their rows were left there.",
+        remedy=f'look at the place of the {things}; if they are gone for good, allow it with max_shrink = "100%".',
+    )

@@ -31,11 +31,10 @@ from retl.connectors.net.pool import ConnectionPool, Reservation
 from retl.connectors.sql import columns
 from retl.connectors.sql.door import RunStatement, SqlDoor
 from retl.connectors.sql.own_sql import OwnSql
-from retl.connectors.sql.recent import Recent
 from retl.connectors.sql.refresh import RefreshPlan
 from retl.connectors.sql.scope import unindexed
 from retl.connectors.sql.statement import Step
-from retl.connectors.sql.tables import TableChange, TableName, fit
+from retl.connectors.sql.tables import Recent, TableChange, TableName, fit
 from retl.model.actions import Action, PreAction, Write
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import ConfigError

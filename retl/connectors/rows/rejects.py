@@ -1,9 +1,10 @@
-"""Find the rows that a target rejects, and keep them with their reasons."""
+"""Rows that cannot be stored: those that a source marks in a column of their batch, and those that a target rejects."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,15 +12,37 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from retl.connectors.rows.reject_column import RowReject, with_rejects
 from retl.connectors.rows.text import as_bytes, json_text, not_utf8
 from retl.model.checkpoint import Reject, check_rejects
 from retl.model.plan import WriteSpec
 
+REJECT = "retl.reject"
+"""The name of the column that ``with_rejects`` adds."""
+_REJECT_TYPE = pa.struct([("column", pa.string()), ("reason", pa.string()), ("content", pa.string())])
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,19}")
 _LONGEST_VALUE = 4_000
 MOST_SHOWN = 100
 """How many rejects are looked for beyond what is allowed, so that people see more than the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowReject:
+    """Why a row that a source has read cannot be given to any target."""
+
+    reason: str
+    content: str
+    """The row as text, for people: its JSON."""
+    column: str = ""
+
+
+def with_rejects(batch: pa.RecordBatch, rejects: Mapping[int, RowReject]) -> pa.RecordBatch:
+    """A batch in which some rows, by their number, are rejects. Their other columns count for the key only."""
+    if not rejects:
+        return batch
+    told = [rejects.get(number) for number in range(batch.num_rows)]
+    values = [row and {"column": row.column, "reason": row.reason, "content": row.content} for row in told]
+    schema = batch.schema.append(pa.field(REJECT, _REJECT_TYPE))
+    return pa.RecordBatch.from_arrays([*batch.columns, pa.array(values, _REJECT_TYPE)], schema=schema)
 
 
 class RejectCollector:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
@@ -19,6 +21,10 @@ _ARCHIVE_DIGITS = 20
 _EPOCH_DIGITS = 10
 _DIGEST_DIGITS = 8
 _SHADOW, _STAGE = "_retl_new_", "_retl_stage_"
+_FRESH_SECONDS = 1.0
+"""Maximum age of what the next step may use: somebody may change the table at any time."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,23 @@ def real_key(existing: ExistingTable) -> tuple[str, ...]:
         if key <= strict:
             return tuple(name for name in existing.columns.names if name in key)
     return ()
+
+
+class Recent(Generic[T]):
+    """What a step of a scan has found of each table, for the next step, which comes a moment later.
+
+    It is used once, and only soon; else its table is looked at again.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[float, T]] = {}
+
+    def put(self, table: str, found: T) -> None:
+        self._found[table] = time.monotonic(), found
+
+    def take(self, table: str) -> T | None:
+        since, found = self._found.pop(table, (-_FRESH_SECONDS, None))
+        return found if time.monotonic() - since < _FRESH_SECONDS else None
 
 
 class TypeMap(ABC):

@@ -19,12 +19,11 @@ from retl.connectors.sql.ending import Ending
 from retl.connectors.sql.loader import BulkLoader
 from retl.connectors.sql.merge import PreparedLoad, TableMerge
 from retl.connectors.sql.own_sql import OwnSql
-from retl.connectors.sql.recent import Recent
 from retl.connectors.sql.refresh import RefreshPlan, RefreshState, TableDefinition
 from retl.connectors.sql.scope import unindexed
 from retl.connectors.sql.session import Session, each_alone
 from retl.connectors.sql.statement import Step, execute, query
-from retl.connectors.sql.tables import ExistingTable, TableChange, TableName, TypeMap, fit, real_key
+from retl.connectors.sql.tables import ExistingTable, Recent, TableChange, TableName, TypeMap, fit, real_key
 from retl.connectors.sql.writer import StagedWriter
 from retl.model.actions import PreAction
 from retl.model.checkpoint import FencedCheckpoint

@@ -7,9 +7,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from retl.connectors.manifest.ahead import ahead
-from retl.connectors.manifest.guard import check_vanished
 from retl.connectors.manifest.names import KeptNames
-from retl.connectors.manifest.pairs import no_entries, pairs
+from retl.connectors.manifest.pairs import check_vanished, no_entries, pairs
 from retl.connectors.yuque.answers import as_number, as_object
 from retl.connectors.yuque.catalog import Catalog, Listed
 from retl.connectors.yuque.errors import NotThere
