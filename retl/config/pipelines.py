@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -9,7 +10,6 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from retl.config.build import BAD, Builder, Problems
-from retl.config.definition import definition
 from retl.config.lines import Path
 from retl.config.registry import Role, connector_types, find_connector
 from retl.config.stores import Stores
@@ -23,6 +23,7 @@ from retl.engine.timetable import own_schedule, pipeline_schedule
 from retl.model.actions import Action, parse_actions
 from retl.model.errors import ConfigError
 from retl.model.options import TableOptions
+from retl.model.secret import Secret
 from retl.model.table import Table, check_declaration, is_pattern, resolve
 from retl.pipeline import Pipeline
 from retl.state.base import StateStore
@@ -69,6 +70,22 @@ class Made(NamedTuple):
 
     pipeline: Pipeline
     definition: str
+
+
+def definition(words: PipelineWords, tables: Sequence[Table], defaults: PipelineOptions, store: str) -> str:
+    """A fingerprint of everything that makes a pipeline: its words, the texts of its queries, the values of its secrets."""
+    kinds = [type(side).__qualname__ for side in (words.source, words.target)]
+    chosen = [kinds, msgspec.structs.replace(words, tables=tables), defaults, store]
+    return hashlib.sha256(msgspec.json.encode(chosen, enc_hook=_comparable)).hexdigest()
+
+
+def _comparable(value: Any) -> Any:
+    if not isinstance(value, Secret):
+        return repr(value)
+    try:
+        return [str(value), hashlib.sha256(value.reveal().encode("utf-8", "surrogatepass")).hexdigest()]
+    except ConfigError:  # it is read when it is needed, and reported then
+        return str(value)
 
 
 def inherited(own: PipelineOptions, above: PipelineOptions) -> PipelineOptions:

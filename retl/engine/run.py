@@ -16,7 +16,6 @@ from retl.engine.history import History
 from retl.engine.hooks import HookCalls
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.ownership import Ownership
-from retl.engine.parts import in_one
 from retl.engine.scan import Scan
 from retl.engine.schedule import backoff
 from retl.engine.stall import unless_stalled
@@ -25,7 +24,7 @@ from retl.engine.wanted import Wanted, not_offered
 from retl.model import events
 from retl.model.errors import ConfigError, LeaseLost, RetlError, TransientError
 from retl.model.hooks import BeforeRun, BeforeScan
-from retl.model.report import RunReport, ScanReport
+from retl.model.report import RunReport, ScanReport, in_one
 from retl.model.table import TableSpec
 
 _RETRY_SECONDS = 30.0

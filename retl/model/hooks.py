@@ -1,7 +1,8 @@
-"""What a pipeline calls before and after its runs and scans: ``Hooks``."""
+"""What a pipeline calls before and after its runs and scans: ``Hooks``; and the statements of the user's own, also of tables."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -9,7 +10,6 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 
 from retl.model.errors import ConfigError
-from retl.model.own_sql import own_statements
 from retl.model.report import RunReport, ScanReport
 from retl.model.typed import check_types
 
@@ -25,6 +25,9 @@ FACTS: Mapping[Moment, tuple[str, ...]] = {
     "after_run": ("pipeline", "rows"),
 }
 """The values that a statement may have as ``:name``, by the attributes of what a function is given then."""
+
+_FIRST_WORD = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
+_CONTROL = {"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,27 @@ class BeforeScan:
     """The same as in the scan's report."""
     attempt: int
     """1, or more where an earlier attempt ended in an error that may pass."""
+
+
+def own_statements(
+    word: str, given: str | Sequence[str] | None, why: str = "it is a part of retl's own transaction"
+) -> tuple[str, ...]:
+    """The statements of an option of a table or a hook, one an entry. Raises ``ConfigError`` for one that would break the transaction.
+
+    ``why`` there must be no such statement.
+    """
+    statements = (given,) if isinstance(given, str) else tuple(given or ())
+    for number, sql in enumerate(statements):
+        found = _FIRST_WORD.match(sql)
+        first = found[1] if found is not None else ""
+        if not first:
+            raise ConfigError(f"{word}[{number}] holds no statement.", remedy="write one, or remove it.")
+        if first.lower() in _CONTROL:
+            raise ConfigError(
+                f"{word}[{number}] begins with {first.upper()}, but {why}.",
+                remedy="leave out the statements that begin and end transactions.",
+            )
+    return statements
 
 
 class SQL(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
+from msgspec.structs import replace
+
 from retl.model.cursor import lag
-from retl.model.embeddings import EmbeddingCounts
+from retl.model.embeddings import EmbeddingCounts, in_all
 from retl.model.plain import Plain
 
 ScanStatus = Literal["done", "failed", "stopped"]
+_SUMS = ("rows", "older", "dropped", "bytes", "rejects", "null_cursor_rows", "slices")
 
 
 class Progress(Plain, frozen=True, kw_only=True):
@@ -107,6 +111,31 @@ class ScanReport(Plain, frozen=True, kw_only=True):
     def is_of_run(self) -> bool:
         """Whether it tells of a run that could not begin, or could not find its tables; ``table`` is empty then."""
         return not self.table
+
+
+def in_one(parts: Sequence[ScanReport]) -> ScanReport:
+    """One report of a scan that gave way to others between its slices: it begins with the first part, and ends as the last one did."""
+    first, last = parts[0], parts[-1]
+    if first is last:
+        return last
+    return replace(
+        last,
+        started_at=first.started_at,
+        seconds=(last.started_at - first.started_at).total_seconds() + last.seconds,
+        changed=_sum([part.changed for part in parts]),
+        unchanged=_sum([part.unchanged for part in parts]),
+        embeddings=in_all([part.embeddings for part in parts if part.embeddings is not None]),
+        slices_planned=sum(part.slices for part in parts[:-1]) + last.slices_planned,
+        lower=first.lower,
+        read_wait=round(sum(part.read_wait for part in parts), 3),
+        write_wait=round(sum(part.write_wait for part in parts), 3),
+        warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+        **{name: sum(getattr(part, name) for part in parts) for name in _SUMS},
+    )
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 class RunReport(Plain, frozen=True):

@@ -16,9 +16,9 @@ from retl.model.duration import Duration, parse_duration
 from retl.model.embeddings import EMBEDDED_SLICE_ROWS, Embeddings
 from retl.model.errors import ConfigError
 from retl.model.files import NO_FILES, FileRules, FileWords, file_rules
+from retl.model.hooks import own_statements
 from retl.model.naming import Naming, named_after
 from retl.model.options import DEFAULT_SLICE_ROWS, LostTarget, NewColumns, NullCursor, TableOptions
-from retl.model.own_sql import own_statements
 from retl.model.params import check_params
 from retl.model.range import CursorRange
 from retl.model.typed import check_types, did_you_mean

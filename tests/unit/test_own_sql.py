@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from retl.model.errors import ConfigError
-from retl.model.own_sql import own_statements
+from retl.model.hooks import own_statements
 
 
 def test_one_text_is_one_statement() -> None:
