@@ -11,7 +11,6 @@ from retl.alerts import sender_of
 from retl.connectors.base import Connector, Source, Target
 from retl.connectors.documents.wrap import with_documents
 from retl.control import Control
-from retl.engine.adopt import adopted
 from retl.engine.arguments import (
     ABANDONED,
     check_count,
@@ -35,6 +34,7 @@ from retl.engine.stall import STALL_TIMEOUT, parse_stall_timeout
 from retl.engine.status import pipeline_status
 from retl.engine.steering import parse_command, send
 from retl.engine.tables import Tables
+from retl.engine.targets import adopted
 from retl.engine.timetable import make_timetable
 from retl.engine.wanted import Wanted, wanted_range, wanted_tables
 from retl.model import events as event_types

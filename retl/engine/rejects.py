@@ -1,6 +1,11 @@
-"""Rows that a source could read and no target can be given: they become rejects on their way."""
+"""Rejects: rows that a source could read and no target can be given become such on their way, and old ones are forgotten."""
 
 from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from datetime import timedelta
 
 import msgspec
 import pyarrow as pa
@@ -8,9 +13,14 @@ import pyarrow as pa
 from retl.connectors.base import REJECT, CommitResult, TableWriter
 from retl.engine.context import now
 from retl.model.checkpoint import FencedCheckpoint, Reject, check_rejects
+from retl.model.errors import RetlError
 from retl.model.plan import WriteSpec
 from retl.model.window import Slice
 from retl.state.base import StateStore, commit_with_rejects
+
+_MOST_REJECTS = 5_000
+"""Most rejects of a table that are kept."""
+_PRUNE_SECONDS = 3600.0
 
 
 class SourceRejects(TableWriter):
@@ -72,3 +82,21 @@ class SourceRejects(TableWriter):
 
     async def finish(self, fenced: FencedCheckpoint | None) -> None:
         await self._writer.finish(fenced)
+
+
+class Pruning:
+    """Forgets the old rejects of one pipeline, once an hour: they hold people's data and are not kept for ever."""
+
+    def __init__(self, store: StateStore, pipeline: str, keep: timedelta) -> None:
+        self._store = store
+        self._pipeline = pipeline
+        self._keep = keep
+        self._pruned = -math.inf
+
+    async def run(self) -> None:
+        """After a run: prune, if it is time. Never fails."""
+        if time.monotonic() - self._pruned < _PRUNE_SECONDS:
+            return
+        with suppress(RetlError):  # nothing depends on it, and the next run tries again
+            await self._store.prune_rejects(self._pipeline, now() - self._keep, _MOST_REJECTS)
+            self._pruned = time.monotonic()

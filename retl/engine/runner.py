@@ -23,7 +23,7 @@ from retl.engine.lease import Lease, owner_in_words
 from retl.engine.log import error_text, log_unexpected
 from retl.engine.motion import Motion
 from retl.engine.ownership import Ownership
-from retl.engine.pruning import Pruning
+from retl.engine.rejects import Pruning
 from retl.engine.request import Request, stopped_before
 from retl.engine.run import Run
 from retl.engine.scan import Scan

@@ -13,9 +13,10 @@ the next scan carries on from the checkpoint: a retry, a crash and a restart are
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 
 import anyio
@@ -32,7 +33,6 @@ from retl.engine.ownership import Ownership
 from retl.engine.reader import Item, Reader
 from retl.engine.repeat import may_repeat
 from retl.engine.targets import begin_from, take_claim, with_types
-from retl.engine.telling import telling
 from retl.engine.turns import Turn
 from retl.engine.writer import Writer
 from retl.model import events
@@ -47,9 +47,13 @@ from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.pulse import Pulse, current
 from retl.state.base import Manifest, StateStore
+from retl.threads import end_task
 
 _MOST_ROUNDS = 5
 """How often a source may ask for another table within one scan."""
+_WARN_SECONDS = 1.0
+"""How often a source that waits is asked for its warnings."""
+_WARN_PATIENCE = 10.0
 
 
 class Scan:
@@ -200,7 +204,7 @@ class Scan:
             plan = context.plan = scan.plan
             # A source may narrow it, such as what truncating means for files.
             context.table = guard.with_reject_limit(plan.table, plan.rows)
-            async with telling(context, scan):
+            async with _telling(context, scan):
                 await self._carry_out(context, scan)
 
     async def _learn(self, context: ScanContext, again: ScanAgain) -> None:
@@ -240,8 +244,7 @@ class Scan:
             try:
                 first = await anext(slices, None)
             finally:
-                for warning in scan.warnings():
-                    context.warn(warning)
+                _tell(context, scan)
             if first is None and self._is_settled(context, plan):
                 await self._end_empty(context, plan)
                 return  # nothing new: nothing is written
@@ -319,3 +322,25 @@ class Scan:
             tasks.cancel_scope.cancel()
         if failure is not None:
             raise failure
+
+
+@asynccontextmanager
+async def _telling(context: ScanContext, scan: SourceScan) -> AsyncIterator[None]:
+    """Pass a scan's warnings on for the length of a block, at most a second late, and once more at its end."""
+    task = asyncio.get_running_loop().create_task(_pass_on(context, scan))
+    try:
+        yield
+    finally:
+        await end_task(task, patience=_WARN_PATIENCE)
+        _tell(context, scan)
+
+
+async def _pass_on(context: ScanContext, scan: SourceScan) -> None:
+    while True:
+        await anyio.sleep(_WARN_SECONDS)
+        _tell(context, scan)
+
+
+def _tell(context: ScanContext, scan: SourceScan) -> None:
+    for warning in scan.warnings():
+        context.warn(warning)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from retl.connectors.base import Source, Target, TargetTable
 from retl.engine.backfill import Keeper
+from retl.engine.config import PipelineConfig
 from retl.model.checkpoint import Checkpoint, Fence
 from retl.model.errors import ConfigError, GuardStopped
 from retl.model.table import TableSpec
@@ -59,6 +60,16 @@ async def hand_over(store: StateStore, fence: Fence, claim: Claim) -> set[str]:
         await store.release_claims(other.pipeline, other.table)
     await store.claim(fence, claim)
     return {other.pipeline for other in others}
+
+
+async def adopted(config: PipelineConfig, fence: Fence, table: str | None) -> set[str]:
+    """Claim the target of a table, or of all; returns the names of the pipelines that had them."""
+    others: set[str] = set()
+    for spec in await config.tables.specs(config.source, config.target):
+        claim = await claim_of(config.name, spec, config.target, state_in_target=config.state_in_target)
+        if claim is not None and table in (None, spec.name):
+            others |= await hand_over(config.store, fence, claim)
+    return others
 
 
 async def with_types(source: Source, target: Target, table: TableSpec, found: TargetTable | None = None) -> TableSpec:
