@@ -9,7 +9,8 @@ from anyio.abc import TaskStatus
 
 from retl.alerts import sender_of
 from retl.connectors.base import Connector, Source, Target
-from retl.connectors.documents.wrap import with_documents
+from retl.connectors.documents.embeddings.target import EmbeddingTarget
+from retl.connectors.documents.source import ChunkedSource
 from retl.control import Control
 from retl.engine.arguments import (
     ABANDONED,
@@ -160,7 +161,7 @@ class Pipeline(Control):
             self._target = opened(target, target.target) if isinstance(target, Connector) else target
             check_side(self._source, Source, "source", "IteratorSource")
             check_side(self._target, Target, "target", "FunctionTarget")
-            self._source, self._target = with_documents(self._source, self._target, declared)
+            self._source, self._target = _with_documents(self._source, self._target, declared)
             self.hooks = checked_hooks(hooks, self._source, self._target)
             self._tables = Tables(name, declared, defaults, actions, self._source, self._target)
             timetable = make_timetable(name, declared, interval=interval, cron=cron, timezone=timezone, jitter=jitter)
@@ -347,3 +348,12 @@ class Pipeline(Control):
                 return sorted(await adopted(self._config, fence, table))
             finally:
                 await self._let_go(grace)
+
+
+def _with_documents(source: Source, target: Target, tables: Iterable[Table]) -> tuple[Source, Target]:
+    """The source and the target as the tables need them; what no table asks for is left as it is."""
+    if any(getattr(table, "chunks", None) is not None for table in tables):
+        source = ChunkedSource(source)
+    if any(getattr(table, "embeddings", None) is not None for table in tables):
+        target = EmbeddingTarget(target)
+    return source, target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
@@ -33,7 +34,6 @@ from retl.connectors.documents.columns import (
     rules_of,
     shape_of,
 )
-from retl.connectors.documents.facts import take_facts
 from retl.connectors.documents.rows import ChunkRows, SliceDocuments
 from retl.connectors.documents.splitter import Splitter
 from retl.connectors.sql.door import RunStatement
@@ -43,6 +43,13 @@ _GATHERED_BYTES = 1024 * 1024
 _PREVIEWED_ROWS = 3
 _ROWS_PER_DOCUMENT = 25
 """How many chunks a document is taken to have, when ``slice_rows`` is divided by them."""
+
+
+def take_facts(contract: type, wrapped: Any, wrapper: Any) -> None:
+    """Set every fact that a contract declares for its class, such as ``system``, to that of the wrapped one."""
+    for owner in contract.__mro__:
+        for name in inspect.get_annotations(owner):
+            setattr(wrapper, name, getattr(wrapped, name))
 
 
 class ChunkedSource(Source):

@@ -11,7 +11,7 @@ import pyarrow as pa
 from retl.connectors.base import SystemInfo, TableWriter, Target, TargetTable
 from retl.connectors.documents.embeddings.models import open_model
 from retl.connectors.documents.embeddings.writer import EmbeddingWriter
-from retl.connectors.documents.facts import take_facts
+from retl.connectors.documents.source import take_facts
 from retl.connectors.sql.door import RunStatement
 from retl.model.actions import Action, PreAction
 from retl.model.checkpoint import FencedCheckpoint
