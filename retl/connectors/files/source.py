@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from abc import abstractmethod
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import anyio.to_thread
 import pyarrow as pa
 
-from retl.connectors.base import Source, SourceScan, SystemInfo
+from retl.connectors.base import Connector, Source, SourceScan, SystemInfo
 from retl.connectors.documents.text.workers import WORKERS
 from retl.connectors.files.changes import FACTS, Changes, compares_contents
 from retl.connectors.files.documents import DocumentReader, SmallDocuments
@@ -254,3 +255,14 @@ class _Known:
 
 def _words(table: TableSpec) -> str:
     return hashlib.sha256(repr(sorted(table.format.items())).encode()).hexdigest()[:16]
+
+
+class FileOptions(Connector, kw_only=True, forbid_unknown_fields=True):
+    """A place where files lie: what the options of all stores share."""
+
+    def source(self) -> Source:
+        return FileSource(self.store())
+
+    @abstractmethod
+    def store(self) -> FileStore:
+        """The store, not connected yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,6 @@ from urllib.parse import quote
 from retl.connectors.yuque.answers import Object, as_number, as_object, as_objects, as_text, as_time
 from retl.connectors.yuque.connection import Tell, YuqueConnection, decoded
 from retl.connectors.yuque.errors import NotThere, UnknownParameter
-from retl.connectors.yuque.paths import paths_of
 
 PAGE = 100
 OVERLAP = timedelta(minutes=1)
@@ -125,7 +124,7 @@ class Catalog:
     async def contents(self, book: Book) -> dict[int, str]:
         """The place of each document in the table of contents, for those that are in it."""
         what = f"the table of contents of {book.what}"
-        return paths_of(as_objects((await self.ask(f"/repos/{book.id}/toc", what)).get("data")))
+        return _paths_of(as_objects((await self.ask(f"/repos/{book.id}/toc", what)).get("data")))
 
     async def knows_changes(self, book: Book) -> bool:
         """Whether the installation can tell what has changed: asked with a time to come, it must find nothing."""
@@ -263,3 +262,35 @@ def since_text(time: datetime) -> str:
     """A time as the service reads it, less the overlap, cut to milliseconds."""
     earlier = time.astimezone(UTC) - OVERLAP
     return f"{earlier:%Y-%m-%dT%H:%M:%S}.{earlier.microsecond // 1000:03}Z"
+
+
+def _paths_of(nodes: Sequence[Object]) -> dict[int, str]:
+    """The path of each document: the titles above it and its own, with ``/`` between.
+
+    A ``/`` or a ``\\`` in a title has a ``\\`` before it. A document that stands in two places has the first.
+    """
+    by_uuid = {uuid: node for node in nodes if (uuid := as_text(node.get("uuid")))}
+    found: dict[int, str] = {}
+    for node in nodes:
+        number = as_number(node.get("doc_id")) or as_number(node.get("id"))
+        if number and node.get("type") in ("DOC", None):
+            found.setdefault(number, _path(node, by_uuid))
+    return found
+
+
+def _path(node: Object, by_uuid: dict[str, Object]) -> str:
+    titles: list[str] = []
+    seen: set[str] = set()
+    at: Object | None = node
+    while at is not None:
+        titles.append(_escaped(as_text(at.get("title")) or ""))
+        above = as_text(at.get("parent_uuid")) or ""
+        if above in seen:  # a circle
+            break
+        seen.add(above)
+        at = by_uuid.get(above)
+    return "/".join(reversed(titles))
+
+
+def _escaped(title: str) -> str:
+    return title.replace("\\", "\\\\").replace("/", "\\/")

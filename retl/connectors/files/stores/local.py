@@ -16,7 +16,7 @@ import msgspec
 
 from retl.connectors.base import ConfigError, RetlError, SystemInfo, TransientError
 from retl.connectors.files.names import Entries, is_name, may_hold, to_bytes, to_name
-from retl.connectors.files.options import FileOptions
+from retl.connectors.files.source import FileOptions
 from retl.connectors.files.store import FileInfo, FileStore, LeftOut, changed, moment
 from retl.threads import Worker
 

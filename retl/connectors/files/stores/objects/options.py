@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from retl.connectors.files.options import FileOptions
+from retl.connectors.files.source import FileOptions
 from retl.connectors.files.store import FileStore
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError

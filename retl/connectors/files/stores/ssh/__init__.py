@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
 
-from retl.connectors.files.options import FileOptions
+from retl.connectors.files.source import FileOptions
 from retl.model.secret import Secret, without_password
 
 if TYPE_CHECKING:

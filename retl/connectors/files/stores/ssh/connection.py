@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from contextlib import suppress
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TypeVar, cast
 
 import asyncssh
@@ -13,7 +15,6 @@ from retl.connectors.base import ConnectionFailed, RetlError
 from retl.connectors.files.stores.ssh import errors, host_keys
 from retl.connectors.files.stores.ssh.errors import NotThere
 from retl.connectors.files.stores.ssh.login import Login
-from retl.connectors.files.stores.ssh.quiet import unheard
 from retl.connectors.net.idle import has_news
 
 T = TypeVar("T")
@@ -25,6 +26,33 @@ SAFE_BLOCK = 32 << 10
 _NOT_ANNOUNCED = 16 << 10
 """What the driver takes where the server says nothing, or 0."""
 _CLOSE_SECONDS = 5.0
+_ours: ContextVar[bool] = ContextVar("retl_ssh", default=False)
+
+
+class _NotOurs(logging.Filter):
+    """Keeps what the driver says of our own connections out of the host's log; of others it goes on telling.
+
+    It writes users, addresses and file names with each connection. What matters of that is raised as an error.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _ours.get()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What is called in this block, and the callbacks and tasks that it begins, write nothing into a log."""
+    before = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(before)
+
+
+# A filter of a logger does not count for its children.
+_FILTER = _NotOurs()
+for _name in ("asyncssh", "asyncssh.sftp"):
+    logging.getLogger(_name).addFilter(_FILTER)
 
 
 class SSHConnection:
@@ -44,7 +72,7 @@ class SSHConnection:
     async def open(cls, login: Login) -> SSHConnection:
         """Connect, see that the host key is trusted, log in, and begin a session of SFTP."""
         made: list[asyncssh.SSHClientConnection] = []
-        with unheard():
+        with _unheard():
             try:
                 async with asyncio.timeout(login.connect_seconds):
                     if login.jump is not None:
@@ -81,12 +109,12 @@ class SSHConnection:
         await self.realpath(b".")
 
     def abort(self) -> None:
-        with unheard():
+        with _unheard():
             for connection in reversed(self._connections):
                 connection.abort()
 
     async def close(self) -> None:
-        with unheard(), suppress(TimeoutError):
+        with _unheard(), suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 self._sftp.exit()
                 await self._sftp.wait_closed()
@@ -125,7 +153,7 @@ class SSHConnection:
             while entry := await self.ask(anext(entries, None), path):
                 yield entry
         finally:
-            with unheard():
+            with _unheard():
                 await entries.aclose()
 
     async def _found(self, question: Awaitable[T], path: bytes) -> T | None:
@@ -142,7 +170,7 @@ class SSHConnection:
             raise self._failed(error, path) from None
 
     async def _answer(self, question: Awaitable[T]) -> T:
-        with unheard():
+        with _unheard():
             async with asyncio.timeout(self._login.answer_seconds):
                 return await question
 
