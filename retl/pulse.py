@@ -6,9 +6,10 @@ Lowest room of the house, beside ``retl.threads``: it knows nothing of retl.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
 
 class Pulse:
@@ -72,3 +73,40 @@ def unhurried() -> Iterator[None]:
         return
     with pulse.unhurried():
         yield
+
+
+class Lendable(Protocol):
+    """The turn of a scan among others, as far as those know it who make scans wait."""
+
+    def lend(self) -> bool:
+        """Let a scan go on that holds what this one waits for. Returns whether there was one, so that it must be taken back."""
+
+    async def take_back(self) -> None:
+        """Wait for the turn that was lent."""
+
+
+_turn: ContextVar[Lendable | None] = ContextVar("retl_turn", default=None)
+
+
+@contextmanager
+def taking_turns(turn: Lendable) -> Iterator[None]:
+    """Have this block and its tasks lend the turn where they wait for what other scans hold."""
+    token = _turn.set(turn)
+    try:
+        yield
+    finally:
+        _turn.reset(token)
+
+
+@asynccontextmanager
+async def queued() -> AsyncGenerator[None, None]:
+    """A block in which the scan under way waits for what other scans hold, and for as long as it takes.
+
+    A scan that has given way holds it too, and goes on only when it has a turn: it gets that of the one that waits.
+    """
+    turn = _turn.get()
+    with unhurried():
+        lent = turn is not None and turn.lend()
+        yield
+        if turn is not None and lent:
+            await turn.take_back()

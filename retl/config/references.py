@@ -32,7 +32,7 @@ class References:
         self.text(raw)
         whole = _REFERENCE.fullmatch(raw)
         if whole is None or whole[1] is None:
-            return Secret(lambda: self.text(raw), "the job file")
+            return Secret(lambda: self.text(raw), "the job file", identity=(str(self._folder), raw))
         if whole[1].startswith("file:"):
             return secret_file(self._path(whole[1]))
         return env(whole[1])

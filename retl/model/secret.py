@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import anyio.to_thread
@@ -24,11 +24,13 @@ class Secret:
     ``retl.secret_file``, and by ``${NAME}`` and ``${file:...}`` in a job file.
     """
 
-    __slots__ = ("_origin", "_read")
+    __slots__ = ("_origin", "_read", "identity")
 
-    def __init__(self, read: Callable[[], str], origin: str) -> None:
+    def __init__(self, read: Callable[[], str], origin: str, *, identity: Hashable = None) -> None:
+        """``read`` is called for each use. ``identity``: equal for secrets that are the same; that is ``read`` if unset."""
         self._read = read
         self._origin = origin
+        self.identity: Hashable = read if identity is None else identity
 
     def reveal(self) -> str:
         """The value itself. Raises ``ConfigError`` if it cannot be read."""
@@ -53,7 +55,7 @@ def env(name: str) -> Secret:
                 f"the environment variable {name} is not set.", remedy=f"set {name} before starting."
             ) from None
 
-    return Secret(read, f"environment variable {name}")
+    return Secret(read, f"environment variable {name}", identity=("env", name))
 
 
 def secret_file(path: str | Path) -> Secret:
@@ -69,7 +71,7 @@ def secret_file(path: str | Path) -> Secret:
                 remedy="check the path and the permissions of the file.",
             ) from None
 
-    return Secret(read, f"file {path}")
+    return Secret(read, f"file {path}", identity=("file", str(path)))
 
 
 def _read_small(path: Path) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 import retl
 from retl.connectors.base import CommitResult, Source, SourceScan, SystemInfo, TableWriter, Target
+from retl.connectors.net.pool import ConnectionPool
 from retl.engine import turns
 from retl.model.checkpoint import Checkpoint, FencedCheckpoint
 from retl.model.errors import TargetError
@@ -20,6 +21,7 @@ from retl.model.table import TableSpec
 from retl.model.window import Slice
 from retl.state.base import Manifest
 from tests.support import running
+from tests.unit.test_pool import Opened
 
 SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("name", pa.string())])
 pytestmark = pytest.mark.anyio
@@ -236,6 +238,37 @@ async def test_a_short_scan_keeps_its_turn() -> None:
         gate.set()
     await retl.Pipeline("p", source=shelf, target=box, tables=["large", "small"]).run_once()
     assert [table for table, _ in box.committed] == ["large"] * 3 + ["small"] * 3
+
+
+class Pooled(Box):
+    """A box that takes as many loads at once as there are connections."""
+
+    def __init__(self, loads: int, *, one_writer: bool = False) -> None:
+        super().__init__(one_writer=one_writer)
+        self.pool = ConnectionPool(Opened(), max_connections=loads + 1)
+
+    @asynccontextmanager
+    async def open_load(self, spec: WriteSpec, begun: FencedCheckpoint | None) -> AsyncGenerator[TableWriter, None]:
+        async with self.pool.reserve(), super().open_load(spec, begun) as writer:
+            yield writer
+
+
+@pytest.mark.parametrize(("loads", "at_once"), [(1, 1), (1, 2), (2, 2), (2, 4), (3, 2)])
+async def test_long_scans_that_give_their_turns_away_keep_their_connections_from_nobody_for_ever(
+    monkeypatch: pytest.MonkeyPatch, loads: int, at_once: int
+) -> None:
+    """The next scan has the turn, and waits for a connection; the one that has it waits for its turn."""
+    monkeypatch.setattr(turns, "LONG_SECONDS", 0.0)
+    tables = {f"t{number}": rows(f"t{number}", 30) for number in range(8)}
+    shelf, box = Shelf(tables, slices=3), Pooled(loads)
+    for gate in shelf.gates.values():
+        gate.set()
+    with anyio.fail_after(60):
+        job = retl.Pipeline("p", source=shelf, target=box, tables=list(tables), parallel_tables=at_once)
+        await job.run_once()
+    assert box.content == {name: found.to_pylist() for name, found in tables.items()}
+    assert box.most_loads <= loads
+    await box.pool.aclose()
 
 
 # The next slice is written while one is committed ------------------------------

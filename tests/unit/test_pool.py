@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from retl.connectors.net import pool as pools
+from retl.connectors.net import server as servers
 from retl.connectors.net.pool import ConnectionPool
 from retl.model.errors import ConnectionFailed
 
@@ -72,7 +72,7 @@ async def test_an_idle_connection_is_closed_after_a_while() -> None:
 
 
 async def test_one_that_was_lost_or_left_in_a_transaction_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "_TRUSTED_SECONDS", 0.0)
+    monkeypatch.setattr(servers, "TRUSTED_SECONDS", 0.0)
     opened = Opened()
     pool = ConnectionPool(opened)
     async with pool.control() as first:

@@ -23,6 +23,7 @@ class MySQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
         'target = { type = "mysql", url = "mysql://app@db:3306/shop", password = "${DB_PASSWORD}" }'
     )
     schemes: ClassVar[tuple[str, ...]] = ("mysql", "mariadb")
+    beside_session: ClassVar[frozenset[str]] = ServerOptions.beside_session | {"writers", "local_infile"}
 
     url: Annotated[str | None, msgspec.Meta(description="`mysql://user@host:3306/database`.")] = None
     timezone: Annotated[
@@ -63,7 +64,7 @@ class MySQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
         login = writing(self.login("target", ()), self.lock_seconds)
         return MySQLTarget(
             login,
-            self.pool(lambda: MySQLConnection.open(login), urgent=1),
+            self.pool(lambda: MySQLConnection.open(login), server=self.server(login), writes=True),
             lock_timeout=self.lock_seconds,
             writers=self.writers,
             local_infile=self.local_infile,

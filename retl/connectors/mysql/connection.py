@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -81,6 +81,8 @@ class MySQLConnection:
         """A warning about the connection to the server."""
         self.query_name = str(self.thread_id)
         """The number by which KILL QUERY finds this connection."""
+        self.variables: Mapping[str, str] = {}
+        """Those of the server, where they were asked for as it was prepared."""
         self.left_behind: list[str] = []
         """Temporary tables of a load that are dropped later, together with others."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Annotated, ClassVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -64,6 +65,10 @@ class ServerOptions(DatabaseOptions, kw_only=True, forbid_unknown_fields=True):
             role=role,
             system=self.type_name,
         )
+
+    def server(self, *logins: Login) -> Hashable:
+        """What is equal for logins of the same user at the same server, or at the same servers of a cluster."""
+        return self.type_name, tuple((login.host.lower(), login.port) for login in logins), logins[0].user
 
     def _split(self) -> SplitResult:
         address = self.address() or ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.mysql.connection import MySQLConnection, connected
+from retl.connectors.mysql.login import Login
 from retl.connectors.mysql.options import ServerOptions
 from retl.connectors.mysql.reader import Connect, MySQLReader, WireReader
 from retl.connectors.mysql.settings import CHANGES_NOTHING, reading
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
 class WireSource(SqlDoor, SqlSource):
     """A source that speaks MySQL's protocol. A scan has one connection of its pool until it is left."""
 
-    def __init__(self, options: ServerOptions) -> None:
-        self._pool = options.pool(self.open)
+    def __init__(self, options: ServerOptions, *logins: Login) -> None:
+        """``logins``: to the server, or to those of a cluster."""
+        self._pool = options.pool(self.open, server=options.server(*logins))
 
     @abstractmethod
     async def open(self) -> MySQLConnection:
         """A new connection, prepared for reading."""
+
+    def use(self, connection: MySQLConnection) -> MySQLConnection:
+        """A connection that this source is about to use; another one for the same server may have opened it."""
+        return connection
 
     @abstractmethod
     def reader(self, connect: Connect) -> WireReader:
@@ -40,14 +46,18 @@ class WireSource(SqlDoor, SqlSource):
         async with self._pool.control() as connection:
 
             async def lent() -> MySQLConnection:
-                return connection
+                return self.use(connection)
 
             yield self.reader(lent)
 
     @asynccontextmanager
     async def connect_scan(self) -> AsyncGenerator[WireReader, None]:
         async with self._pool.reserve() as reservation:
-            yield self.reader(reservation.connection)
+
+            async def reserved() -> MySQLConnection:
+                return self.use(await reservation.connection())
+
+            yield self.reader(reserved)
 
     @asynccontextmanager
     async def open_sql(self) -> AsyncGenerator[RunStatement, None]:
@@ -65,8 +75,8 @@ class MySQLSource(WireSource):
     dialect = MySQLReader.dialect
 
     def __init__(self, options: MySQL) -> None:
-        super().__init__(options)
         self._login = reading(options.login("source", ()), options.lock_seconds)
+        super().__init__(options, self._login)
         self._zone = zone(options.timezone, self.system)
         self._shift: list[timedelta] = []
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 import msgspec
 
 from retl.connectors.base import Connector
-from retl.connectors.net.pool import KEEP_IDLE, MAX_CONNECTIONS, ConnectionPool, Pooled
+from retl.connectors.net.pool import KEEP_IDLE, MAX_CONNECTIONS, ConnectionPool
+from retl.connectors.net.server import Pooled, PoolKey
 from retl.connectors.net.tls import context
 from retl.model.duration import parse_duration
 from retl.model.errors import ConfigError
@@ -17,6 +19,26 @@ from retl.model.secret import Secret, without_password
 
 Tls = Literal["verify", "insecure", "off"]
 ConnectionT = TypeVar("ConnectionT", bound=Pooled)
+
+
+@dataclass(frozen=True)
+class Unshown:
+    """A value that may hold a password."""
+
+    value: Hashable = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class _Itself:
+    """A value that has no hash: it equals nothing but itself."""
+
+    value: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 class DatabaseOptions(Connector, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +49,8 @@ class DatabaseOptions(Connector, kw_only=True, forbid_unknown_fields=True):
 
     schemes: ClassVar[tuple[str, ...]] = ()
     default_port: ClassVar[int]
+    beside_session: ClassVar[frozenset[str]] = frozenset({"max_connections", "keep_idle", "timezone"})
+    """Options that no session depends on."""
 
     password: Annotated[
         Secret | str | None, msgspec.Meta(description="Better than in the URL: `${NAME}` or `retl.env(...)`.")
@@ -58,7 +82,7 @@ class DatabaseOptions(Connector, kw_only=True, forbid_unknown_fields=True):
     max_connections: Annotated[
         int,
         msgspec.Meta(
-            description="How many connections all scans together may have; one of them is kept free for questions.",
+            description="How many connections this process may have to the server, under this user; the smallest one counts where several connectors name the same. One of them is kept free for questions.",
             ge=2,
         ),
     ] = MAX_CONNECTIONS
@@ -76,10 +100,22 @@ class DatabaseOptions(Connector, kw_only=True, forbid_unknown_fields=True):
         found = getattr(self, "url", None)
         return None if found is None else str(found)
 
-    def pool(self, connect: Callable[[], Awaitable[ConnectionT]], *, urgent: int = 0) -> ConnectionPool[ConnectionT]:
-        """The connections of one door."""
-        keep_idle = parse_duration(self.keep_idle, what="keep_idle").total_seconds()
-        return ConnectionPool(connect, max_connections=self.max_connections, keep_idle=keep_idle, urgent=urgent)
+    def pool(
+        self, connect: Callable[[], Awaitable[ConnectionT]], *, server: Hashable, writes: bool = False
+    ) -> ConnectionPool[ConnectionT]:
+        """The connections of a source, or of a target (``writes``). Others with the same ``server`` share the limit.
+
+        Connections are shared with those of the same options, too, but for those that no session depends on.
+        """
+        given = {name: getattr(self, name) for name in self.__struct_fields__ if name not in self.beside_session}
+        session = type(self).type_name, writes, Unshown(tuple(map(_identity, given.items())))
+        return ConnectionPool(
+            connect,
+            max_connections=self.max_connections,
+            keep_idle=parse_duration(self.keep_idle, what="keep_idle").total_seconds(),
+            writes=writes,
+            key=PoolKey(server, session),
+        )
 
     def needs_address(self) -> ConfigError:
         """The error where neither the URL nor an option names a host."""
@@ -114,3 +150,12 @@ class DatabaseOptions(Connector, kw_only=True, forbid_unknown_fields=True):
 
     def _how(self) -> str:
         return f"write {self.schemes[0]}://user@host:{self.default_port}/database; signs such as @ and / in a name as %40 and %2F."
+
+
+def _identity(value: object) -> Hashable:
+    """What is equal for the same value: of a secret, whence it comes."""
+    if isinstance(value, tuple):
+        return tuple(map(_identity, value))
+    if isinstance(value, Secret):
+        return value.identity
+    return value if isinstance(value, Hashable) else _Itself(value)

@@ -1,55 +1,23 @@
-"""The connections of one door, kept between uses and limited for all of its scans.
+"""The connections of a connector, kept between uses, shared with the other connectors of a process, and limited.
 
 A scan *reserves* a connection for as long as it lasts; a question borrows one for a moment,
-and waits for nothing else while it has it. One connection of the limit is never reserved, so
-a question that is asked by somebody who holds a reservation always gets its turn; where the
-door holds a lease, one more serves its heartbeat alone, which must not wait for a question.
+and waits for nothing else while it has it. ``retl.connectors.net.limit`` says who gets the next one.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar, cast
 
-import anyio
-
+from retl.connectors.net.limit import Use
+from retl.connectors.net.server import Homes, Pooled, PoolKey, ServerConnections, close
 from retl.model.errors import ConnectionFailed, RetlError
-from retl.pulse import beat, unhurried
+from retl.pulse import beat, queued, unhurried
 from retl.threads import shielded
 
 MAX_CONNECTIONS = 8
 KEEP_IDLE = 60.0
-_TRUSTED_SECONDS = 1.0
-"""Seconds since its last use within which a connection is not checked."""
-
-
-class Pooled(Protocol):
-    """What a pool needs of a connection."""
-
-    @property
-    def closed(self) -> bool: ...
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is open, so that nobody else can use the connection."""
-
-    @property
-    def has_news(self) -> bool:
-        """Whether something has come from the server since the last use: an idle connection hears of its end."""
-
-    async def prove(self) -> None:
-        """Raise ``ConnectionFailed`` if the server no longer knows the connection."""
-
-    def abort(self) -> None:
-        """Cut it at once. Safe at any time."""
-
-    async def close(self) -> None:
-        """Close it politely."""
-
 
 C = TypeVar("C", bound=Pooled)
 T = TypeVar("T")
@@ -57,40 +25,20 @@ Begin = Callable[[C], Awaitable[None]]
 """A first statement, which another connection may be sent too where it fails."""
 
 
-class _Room(Generic[C]):
-    """The connections of one event loop of one process; they never move to another."""
-
-    def __init__(self, most: int, urgent: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.process = os.getpid()
-        self.open = anyio.Semaphore(most - urgent)
-        self.reserved = anyio.Semaphore(most - urgent - 1)
-        self.urgent = anyio.Semaphore(urgent)
-        self.idle: list[tuple[float, C]] = []
-        """Since when, in this order."""
-        self.in_use: set[C] = set()
-        self.timer: asyncio.TimerHandle | None = None
-        self.closing: set[asyncio.Task[None]] = set()
-
-    @property
-    def here(self) -> bool:
-        return self.process == os.getpid() and self.loop is asyncio.get_running_loop()
-
-
 class Reservation(Generic[C]):
     """A place under the limit, and the connection that is kept in it."""
 
-    def __init__(self, pool: ConnectionPool[C], room: _Room[C]) -> None:
+    def __init__(self, pool: ConnectionPool[C], server: ServerConnections, use: Use) -> None:
         self._pool = pool
-        self._room = room
+        self._server = server
+        self._use = use
         self._connection: C | None = None
-        self._generation = pool.generation
 
     async def connection(self, begin: Begin[C] | None = None) -> C:
         """The connection; a new one if the last one was lost or cut. ``begin`` is its first statement then."""
         if self._connection is None or self._connection.closed:
             if self._connection is not None:
-                self._pool.give_back(self._connection, self._generation)
+                self._pool.give_back(self._connection)
             self._connection = None
             self._connection = await self._pool.take(begin)
         return self._connection
@@ -104,19 +52,15 @@ class Reservation(Generic[C]):
         """Give the connection back, and the place. One that is in a transaction is cut."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._pool.give_back(connection, self._generation)
-        self._room.open.release()
-        self._room.reserved.release()
-
-
-_of_parents: list[object] = []
-"""Connections of the parent process, neither used nor closed after a fork."""
+            self._pool.give_back(connection)
+        self._server.limit.release(self._use)
 
 
 class ConnectionPool(Generic[C]):
     """Connections that ``connect`` opens, at most ``max_connections`` at once.
 
-    An idle one is closed ``keep_idle`` seconds after its last use.
+    Pools of one event loop whose ``key`` names the same server share that limit: the smallest of theirs. Those with
+    the same session too share the connections. An idle one is closed ``keep_idle`` seconds after its last use.
     """
 
     def __init__(
@@ -125,16 +69,23 @@ class ConnectionPool(Generic[C]):
         *,
         max_connections: int = MAX_CONNECTIONS,
         keep_idle: float = KEEP_IDLE,
-        urgent: int = 0,
+        writes: bool = False,
+        key: PoolKey | None = None,
     ) -> None:
-        """``urgent``: how many of them ``control`` keeps for what must not wait."""
+        """``writes``: it is a target's, whose heartbeats have a connection that is kept for them. Without a ``key``
+        nothing is shared."""
         self._connect = connect
-        self._urgent = urgent
-        self._most = max(2 + urgent, max_connections)
         self._keep_idle = keep_idle
-        self._current: _Room[C] | None = None
-        self.generation = 0
-        """Connections that were taken before the last ``release`` are closed after their use."""
+        self.most = max_connections
+        self.writes = writes
+        self.urgent = int(writes)
+        self.key = key or PoolKey(object(), None)
+        self._homes = Homes(self.key.server, shared=key is not None)
+
+    def _server(self) -> ServerConnections:
+        server = self._homes.get()
+        server.join(self)
+        return server
 
     @asynccontextmanager
     async def control(self, *, urgent: bool = False, begin: Begin[C] | None = None) -> AsyncIterator[C]:
@@ -143,9 +94,26 @@ class ConnectionPool(Generic[C]):
         ``begin`` is its first statement: a kept connection that the server has ended in between is noticed by it, and
         replaced.
         """
-        room = self._room()
-        async with room.urgent if urgent else room.open:
-            generation = self.generation
+        server = self._server()
+        with unhurried():
+            use = await server.limit.acquire(*((Use.URGENT,) if urgent else ()), Use.QUESTION)
+        async with self._lent(server, use, begin) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[C]:
+        """A connection for what may change its session, and take long: it is closed afterwards, and nobody else gets it."""
+        server = self._server()
+        use = await self._queue(server, self._scans, Use.QUESTION)
+        async with self._lent(server, use, None) as connection:
+            try:
+                yield connection
+            finally:
+                await shielded(close(connection))
+
+    @asynccontextmanager
+    async def _lent(self, server: ServerConnections, use: Use, begin: Begin[C] | None) -> AsyncGenerator[C, None]:
+        try:
             connection = await self.take(begin)
             try:
                 yield connection
@@ -155,16 +123,9 @@ class ConnectionPool(Generic[C]):
                     connection.abort()
                 raise
             finally:
-                self.give_back(connection, generation)
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[C]:
-        """A connection for what may change its session: it is closed afterwards, and nobody else gets it."""
-        async with self.control() as connection:
-            try:
-                yield connection
-            finally:
-                await shielded(_close(connection))
+                self.give_back(connection)
+        finally:
+            server.limit.release(use)
 
     async def ask(self, question: Callable[[C], Awaitable[T]]) -> T:
         """Ask, and ask again if the connection was lost; so the question must be repeatable."""
@@ -177,15 +138,8 @@ class ConnectionPool(Generic[C]):
     @asynccontextmanager
     async def reserve(self) -> AsyncIterator[Reservation[C]]:
         """A reservation, once there is room for one. After an error its connection is cut."""
-        room = self._room()
-        with unhurried():
-            await room.reserved.acquire()
-            try:
-                await room.open.acquire()
-            except BaseException:
-                room.reserved.release()
-                raise
-        reservation = Reservation(self, room)
+        server = self._server()
+        reservation = Reservation(self, server, await self._queue(server, self._scans))
         try:
             yield reservation
         except BaseException:
@@ -196,123 +150,87 @@ class ConnectionPool(Generic[C]):
 
     def reserve_now(self) -> Reservation[C] | None:
         """Another connection, if there is room for it at once; the caller must ``leave`` it."""
-        room = self._room()
-        with suppress(anyio.WouldBlock):
-            room.reserved.acquire_nowait()
-            try:
-                room.open.acquire_nowait()
-            except anyio.WouldBlock:
-                room.reserved.release()
-                raise
-            return Reservation(self, room)
-        return None
+        server = self._server()
+        use = server.limit.acquire_now(self._scans)
+        return None if use is None else Reservation(self, server, use)
 
-    def _room(self) -> _Room[C]:
-        if self._current is not None and not self._current.here:
-            _abandon(self._current)
-            self._current = None
-        if self._current is None:
-            self._current = _Room(self._most, self._urgent)
-        return self._current
+    @property
+    def _scans(self) -> Use:
+        return Use.TARGET if self.writes else Use.SOURCE
+
+    async def _queue(self, server: ServerConnections, *uses: Use) -> Use:
+        """Wait for what may take long; scans that have one of these connections go on."""
+        use = server.limit.acquire_now(*uses)
+        if use is not None:
+            return use
+        try:
+            async with queued():
+                use = await server.limit.acquire(*uses)
+        except BaseException:
+            if use is not None:
+                server.limit.release(use)
+            raise
+        return use
 
     async def take(self, begin: Begin[C] | None = None) -> C:
         """An idle connection that the server still knows, else a new one; ``begin`` is its first statement."""
-        room = self._room()
-        connection = await self._kept(room, begin) or await self._new(begin)
-        room.in_use.add(connection)
-        return connection
+        server = self._server()
+        return await self._kept(server, begin) or await self._new(server, begin)
 
-    async def _kept(self, room: _Room[C], begin: Begin[C] | None) -> C | None:
-        while room.idle:
-            since, kept = room.idle.pop()
+    async def _kept(self, server: ServerConnections, begin: Begin[C] | None) -> C | None:
+        while (idle := server.pop_idle(self.key.session)) is not None:
+            kept = cast(C, idle.connection)
+            server.in_use[kept] = self
             try:
                 if not kept.closed and begin is not None:
                     await begin(kept)
-                elif not kept.closed and (kept.has_news or time.monotonic() - since >= _TRUSTED_SECONDS):
+                elif not kept.closed and (kept.has_news or not idle.is_trusted):
                     await kept.prove()
             except ConnectionFailed:
                 kept.abort()
             except BaseException:
                 kept.abort()
+                server.in_use.pop(kept, None)
                 raise
             if not kept.closed:
                 return kept
+            server.in_use.pop(kept, None)
         return None
 
-    async def _new(self, begin: Begin[C] | None) -> C:
-        connection = await self._connect()
+    async def _new(self, server: ServerConnections, begin: Begin[C] | None) -> C:
+        await server.begin_opening()
         try:
-            if begin is not None:
-                await begin(connection)
-        except BaseException:
-            connection.abort()
-            raise
+            connection = await self._connect()
+            try:
+                if begin is not None:
+                    await begin(connection)
+            except BaseException:
+                connection.abort()
+                raise
+            server.in_use[connection] = self
+        finally:
+            server.end_opening()
         return connection
 
-    def give_back(self, connection: C, generation: int) -> None:
-        room = self._room()
-        room.in_use.discard(connection)
+    def give_back(self, connection: C) -> None:
+        """The end of a use: the connection is kept, unless it was lost or is in a transaction."""
+        server = self._homes.get()
+        server.in_use.pop(connection, None)
         if connection.in_transaction and not connection.closed:
             connection.abort()
-        if connection.closed:
-            # Others may have been lost with it: check them before use.
-            room.idle[:] = [(since - _TRUSTED_SECONDS, kept) for since, kept in room.idle]
-            return
-        if self._keep_idle <= 0 or generation != self.generation:
-            self._close_soon(room, connection)
-            return
-        room.idle.append((time.monotonic(), connection))
-        if room.timer is None:
-            room.timer = room.loop.call_later(self._keep_idle, self._close_old, room)
-
-    def _close_old(self, room: _Room[C]) -> None:
-        """Close connections that have been idle for long enough, and come back for the next one."""
-        now = time.monotonic()
-        while room.idle and now - room.idle[0][0] >= self._keep_idle:
-            self._close_soon(room, room.idle.pop(0)[1])
-        left = self._keep_idle - (now - room.idle[0][0]) if room.idle else None
-        room.timer = None if left is None else room.loop.call_later(left, self._close_old, room)
-
-    def _close_soon(self, room: _Room[C], connection: C) -> None:
-        task = room.loop.create_task(_close(connection))
-        room.closing.add(task)
-        task.add_done_callback(room.closing.discard)
+        server.keep(connection, self.key.session, self._keep_idle)
 
     async def release(self) -> None:
-        """Close idle connections now, and those in use when they are given back. The pool may be used again."""
-        self.generation += 1
-        if self._current is not None:
-            await shielded(self._close_all(self._room()))
+        """Close what only this pool has: idle connections now, those in use when they are given back.
+
+        The pool may be used again.
+        """
+        if (server := self._homes.here()) is not None:
+            await shielded(server.leave(self))
 
     async def aclose(self) -> None:
-        """Close every connection; cut those in use. The pool may be used again."""
-        if self._current is not None:
-            for connection in self._room().in_use:
+        """Cut what this pool has in use, and ``release`` the rest. The pool may be used again."""
+        if (server := self._homes.here()) is not None:
+            for connection in [connection for connection, user in server.in_use.items() if user is self]:
                 connection.abort()
         await self.release()
-
-    async def _close_all(self, room: _Room[C]) -> None:
-        if room.timer is not None:
-            room.timer.cancel()
-        room.timer = None
-        idle, room.idle[:] = [connection for _, connection in room.idle], []
-        for connection in idle:
-            await _close(connection)
-        if room.closing:
-            await asyncio.wait(set(room.closing))
-
-
-async def _close(connection: Pooled) -> None:
-    with suppress(RetlError):
-        await connection.close()
-
-
-def _abandon(room: _Room[C]) -> None:
-    """Whether the event loop of these connections is closed, or belongs to the parent process."""
-    if room.process != os.getpid():
-        _of_parents.append(room)
-        return
-    for connection in (*room.in_use, *(kept for _, kept in room.idle)):
-        with suppress(RuntimeError):  # the loop is closed
-            connection.abort()
-    room.idle.clear()

@@ -31,8 +31,9 @@ class OlapSource(WireSource):
     scan: ClassVar[type[SqlScan[Any]]] = OlapScan
 
     def __init__(self, options: OlapOptions) -> None:
-        super().__init__(options)
-        self._cluster = Cluster(options.logins())
+        logins = options.logins()
+        super().__init__(options, *logins)
+        self._cluster = Cluster(logins)
         self._query_timeout = options.query_timeout
         self._session = settings(self.system, options.query_timeout)
         self._tls_ca = options.tls_ca
@@ -76,13 +77,17 @@ class OlapSource(WireSource):
             raise
         return connection
 
+    def use(self, connection: MySQLConnection) -> MySQLConnection:
+        with suppress(ConfigError):  # a zone by a name of Java's
+            self.reading.server_timezone = zone(connection.variables.get("time_zone") or None, self.system)
+        self._session = settings(self.system, self._query_timeout, connection.variables)
+        return connection
+
     async def prepare(self, connection: MySQLConnection) -> None:
         """Make a new connection ready for plans and for large results."""
         await self._check_product(connection)
-        variables = {str(row[0]): str(row[1]) for row in await connection.query("SHOW VARIABLES")}
-        with suppress(ConfigError):  # a zone by a name of Java's
-            self.reading.server_timezone = zone(variables.get("time_zone") or None, self.system)
-        self._session = settings(self.system, self._query_timeout, variables)
+        connection.variables = {str(row[0]): str(row[1]) for row in await connection.query("SHOW VARIABLES")}
+        self.use(connection)
         await connection.execute(self._session)
         # It may replace a lost one: another FE may not know yet of rows that the plan has counted.
         with suppress(SourceRefused):  # where the server does not know the statement

@@ -22,6 +22,8 @@ class PostgreSQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
         'target = { type = "postgres", url = "postgresql://app@db:5432/shop", password = "${DB_PASSWORD}" }'
     )
 
+    beside_session: ClassVar[frozenset[str]] = ServerOptions.beside_session | {"parallel_reads"}
+
     url: Annotated[
         str | None,
         msgspec.Meta(
@@ -69,4 +71,5 @@ class PostgreSQL(ServerOptions, kw_only=False, forbid_unknown_fields=True):
         patience = self.seconds("lock_timeout")
         settings = writing(search_path(self.schema), patience, self.seconds("statement_timeout"))
         login = self.login("target", settings)
-        return PostgresTarget(self.pool(lambda: PostgresConnection.open(login), urgent=1), lock_timeout=patience)
+        pool = self.pool(lambda: PostgresConnection.open(login), server=self.server(), writes=True)
+        return PostgresTarget(pool, lock_timeout=patience)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Annotated, Any, ClassVar, Literal, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
@@ -102,6 +102,15 @@ class ServerOptions(DatabaseOptions, kw_only=True, forbid_unknown_fields=True):
             role=role,
             system=self.type_name,
         )
+
+    def server(self) -> Hashable:
+        """What is equal for logins of the same user at the same server, or at the same servers."""
+        url = self._split()
+        query = dict(parse_qsl(url.query, keep_blank_values=True))
+        hosts = self.host or url.netloc.rpartition("@")[2] or query.get("host") or query.get("service", "")
+        port = f":{self.port or query.get('port') or self.default_port}"
+        named = (host if re.search(r"[^:\]]:\d+$|\]:\d+$", host) else host + port for host in hosts.lower().split(","))
+        return self.type_name, tuple(named), self.user or unquote(url.username or "") or query.get("user")
 
     def _split(self) -> SplitResult:
         address = self.address() or f"{self.schemes[0]}://"

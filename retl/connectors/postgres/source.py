@@ -94,7 +94,7 @@ class PostgresSource(SqlDoor, SqlSource):
             search_path(options.schema), options.seconds("lock_timeout"), options.seconds("statement_timeout")
         )
         self._login = options.login("source", settings)
-        self._pool = options.pool(self._open)
+        self._pool = options.pool(self._open, server=options.server())
         self._home = home(options.schema)
         self._zone = zone(options.timezone, self.system)
         self._shift: list[timedelta] = []

@@ -21,6 +21,13 @@ class Redshift(ClusterOptions, kw_only=False, forbid_unknown_fields=True):
         'source = { type = "redshift", url = "redshift://etl@cluster:5439/dev", password = "${RS_PASSWORD}" }'
     )
 
+    beside_session: ClassVar[frozenset[str]] = ClusterOptions.beside_session | {
+        "read",
+        "unload",
+        "cursor_cap_mb",
+        "spool_mb",
+    }
+
     url: Annotated[str | None, msgspec.Meta(description="`redshift://user@host:5439/database`.")] = None
     iam: Annotated[
         IAM | None,

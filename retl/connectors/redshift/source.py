@@ -40,7 +40,7 @@ class RedshiftSource(SqlDoor, SqlSource):
     def __init__(self, options: Redshift) -> None:
         self._options = options
         self._login = _login(options)
-        self._pool = options.pool(self._open)
+        self._pool = options.pool(self._open, server=options.server())
         self._reading = Reading(
             schema=options.schema,
             timezone=zone(options.timezone, self.system),

@@ -19,7 +19,6 @@ _NO_MORE_SECONDS = 60.0
 @dataclass(eq=False)
 class _Shared:
     connection: SSHConnection
-    generation: int
     users: int = 0
 
 
@@ -57,7 +56,7 @@ class SharedConnections:
             shared.users -= 1
             if not shared.users:
                 room.shared.remove(shared)
-                self._pool.give_back(shared.connection, shared.generation)
+                self._pool.give_back(shared.connection)
 
     async def _least_used(self, room: _Room) -> _Shared:
         usable = [shared for shared in room.shared if not shared.connection.closed]
@@ -72,8 +71,7 @@ class SharedConnections:
         return min(usable, key=lambda shared: shared.users)
 
     async def _another(self, room: _Room) -> _Shared:
-        generation = self._pool.generation
-        shared = _Shared(await self._pool.take(), generation)
+        shared = _Shared(await self._pool.take())
         room.shared.append(shared)
         return shared
 
