@@ -1,4 +1,4 @@
-"""Run the benchmarks named on the command line, or all of them: ``python -m benchmarks [engine] [idle] [host] [duckdb_to_sqlite] [mysql] [postgres] [elasticsearch] [file_formats] [files] [many_files] [documents] [ssh] [round_trips]``."""
+"""Run the benchmarks named on the command line, or all of them: ``python -m benchmarks [engine] [idle] [host] [small_server] [duckdb_to_sqlite] [mysql] [postgres] [elasticsearch] [file_formats] [files] [many_files] [documents] [ssh] [round_trips]``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ ALL = (
     "engine",
     "idle",
     "host",
+    "small_server",
     "duckdb_to_sqlite",
     "mysql",
     "postgres",
