@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from retl.connectors.base import CommitResult
 from retl.connectors.postgres.dialect import DIALECT
-from retl.connectors.postgres.encode import COPY_OPTIONS, COPY_WORDS
+from retl.connectors.postgres.encode import BINARY_WORDS, CSV_WORDS, CopyData
 from retl.connectors.postgres.existing import PostgresTable
 from retl.connectors.postgres.in_flight import InFlight, encoded
 from retl.connectors.postgres.loader import PostgresLoader
@@ -27,7 +27,7 @@ from retl.connectors.rows.rejects import RejectCollector
 from retl.connectors.sql.merge import PreparedLoad
 from retl.connectors.sql.spool import BatchSpool
 from retl.connectors.sql.staged import pieces_of
-from retl.connectors.sql.statement import RowError, Statement, Step, execute
+from retl.connectors.sql.statement import RowError, Statement, Step, execute, query
 from retl.model.actions import Action
 from retl.model.checkpoint import FencedCheckpoint
 from retl.model.errors import LeaseLost, RetlError, TransientError
@@ -90,10 +90,14 @@ def copies(load: PreparedLoad, merge: PostgresMerge) -> Step[bool]:
     return _takes_copies(load.existing)
 
 
-def shown(load: PreparedLoad, merge: PostgresMerge) -> list[str]:
+def shown(load: PreparedLoad, merge: PostgresMerge) -> Step[list[str]]:
     """The statements of a slice, besides those of its scope and its checkpoint."""
+    encoder = PostgresLoader(load).encoder
+    ((version,),) = yield query("SELECT version()")
+    encoder.meet(version)
+    words = BINARY_WORDS if encoder.sends_binary and encoder.has_binary_form else CSV_WORDS
     columns = ", ".join(map(DIALECT.identifier, load.columns.values()))
-    return [f"COPY {load.loaded.sql}({columns}) {COPY_WORDS}", *merge.follow_up_of_table()]
+    return [f"COPY {load.loaded.sql}({columns}) {words}", *merge.follow_up_of_table()]
 
 
 def _is_blank(load: PreparedLoad) -> bool:
@@ -135,6 +139,7 @@ class DirectSlice:
     ) -> None:
         self._session = session
         self._load = load
+        self._loader = loader
         self._encoder = loader.encoder
         self._merge = merge
         self._slice = slice_
@@ -147,6 +152,7 @@ class DirectSlice:
     async def write(self, batch: pa.RecordBatch) -> None:
         """Send a batch. It is encoded while the one before it is on its way."""
         self._given += batch.num_rows
+        await self._loader.meet(self._session)
         rows, data = await encoded(partial(self._encoded, batch), batch.nbytes)
         await self.spool.add(batch)
         async with _or_staged():
@@ -154,9 +160,9 @@ class DirectSlice:
             if rows:
                 await self._in_flight.send(partial(self._copy, transaction, rows, data), batch.nbytes)
 
-    def _encoded(self, batch: pa.RecordBatch) -> tuple[int, pa.Buffer]:
+    def _encoded(self, batch: pa.RecordBatch) -> tuple[int, CopyData]:
         kept = self._rejects.leave_out(batch, self._encoder.invalid_values(batch))
-        return kept.num_rows, self._encoder.csv(kept)
+        return kept.num_rows, self._encoder.encode(kept)
 
     async def _begin(self) -> OpenTransaction:
         transaction = await self._session.begin()
@@ -176,9 +182,9 @@ class DirectSlice:
             marks = ", ".join("?" * len(values))
             yield Statement(f"DELETE FROM {self._load.loaded.sql} WHERE {column} IN ({marks})", values)
 
-    async def _copy(self, transaction: OpenTransaction, rows: int, data: pa.Buffer) -> None:
+    async def _copy(self, transaction: OpenTransaction, rows: int, data: CopyData) -> None:
         columns = list(self._load.columns.values())
-        arrived = await transaction.copy_in(self._load.loaded, columns, memoryview(data), **COPY_OPTIONS)
+        arrived = await transaction.copy_in(self._load.loaded, columns, data.data, **data.options)
         if arrived != rows:
             raise NotDirect(f"the table took {arrived:,} of {rows:,} rows")
         self._copied += rows

@@ -1,4 +1,4 @@
-"""Encode Arrow batches as CSV for COPY, and find the rows that the server would change without an error. No I/O.
+"""Encode Arrow batches for COPY, and find the rows that the server would change without an error. No I/O.
 
 The server's own casts find everything else: a number out of range, a day that does not exist,
 a word that is no member of an enum, ``\\u0000`` and lone surrogates in jsonb.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from retl.connectors.postgres import binary
+from retl.connectors.postgres.facts import product_of
 from retl.connectors.rows.csv import NULL, csv_bytes, hex_text, to_csv_form, uuid_text
 from retl.connectors.rows.text import (
     may_hold_nul,
@@ -22,11 +25,12 @@ from retl.connectors.rows.text import (
     to_text,
     unprintable_times,
 )
-from retl.model.schema import is_bytes, is_json, is_text, native_type
+from retl.model.schema import is_bytes, is_json, is_text, native_type, value_type
 
-COPY_OPTIONS = {"format": "csv", "null": NULL, "encoding": "UTF8"}
-COPY_WORDS = f"FROM STDIN (FORMAT 'csv', NULL '{NULL}', ENCODING 'UTF8')"
+_CSV_OPTIONS = {"format": "csv", "null": NULL, "encoding": "UTF8"}
+CSV_WORDS = f"FROM STDIN (FORMAT 'csv', NULL '{NULL}', ENCODING 'UTF8')"
 """The same as a statement has them."""
+BINARY_WORDS = "FROM STDIN (FORMAT 'binary')"
 _LENGTH = re.compile(r"(character varying|character|bit)\((\d+)\)")
 _PADDED = re.compile(r"character\(\d+\)")
 """A type of another PostgreSQL, which fills its values up with spaces."""
@@ -40,17 +44,40 @@ _NO_JSON = "JSON has neither NaN nor infinity"
 Found = list[tuple[pa.Array, str]]
 
 
+class CopyData(NamedTuple):
+    """Some rows as COPY takes them."""
+
+    data: memoryview
+    options: Mapping[str, Any]
+    """Those of the COPY."""
+    is_binary: bool
+
+
 class Encoder:
-    """The batches of one load as the lines of its COPY. Pure, so that it can run in a thread."""
+    """The batches of one load as its COPY takes them. Pure, so that it can run in a thread."""
 
     def __init__(
         self, given: pa.Schema, columns: Mapping[str, pa.Field], *, key: Collection[str], strict: Collection[str]
     ) -> None:
         """``columns``: the target's column for each one that is ``given``; ``strict`` are those that take no NULL."""
         self._columns = columns
+        self._fields = [(given.field(name), there) for name, there in columns.items()]
         self._padded = frozenset(name for name in columns if _PADDED.fullmatch(native_type(given.field(name))))
         self._key = frozenset(key)
         self._strict = frozenset(strict)
+        self.sends_binary: bool | None = None
+        """Whether batches are sent in binary that have such a form; ``None`` as long as the server is not known."""
+
+    def meet(self, version: str) -> None:
+        """Learn what the server calls itself. Others that speak its protocol may mean something else by a binary value."""
+        if self.sends_binary is None:
+            self.sends_binary = binary.is_available() and product_of(version) == "PostgreSQL"
+
+    @property
+    def has_binary_form(self) -> bool:
+        """Whether columns of the given types have one."""
+        arrays = ((pa.nulls(0, value_type(field.type)), there) for field, there in self._fields)
+        return binary.is_available() and binary.encoded([*arrays], None) is not None
 
     def invalid_values(self, batch: pa.RecordBatch) -> list[tuple[pa.Array, str, str]]:
         """Masks of rows, with the reason and the column, that must not be sent."""
@@ -65,12 +92,20 @@ class Encoder:
             found.extend((mask, reason, name) for mask, reason in unlike)
         return found
 
-    def csv(self, batch: pa.RecordBatch, first: int | None = None) -> pa.Buffer:
+    def encode(self, batch: pa.RecordBatch, first: int | None = None) -> CopyData:
+        """The rows in binary where they have that form and the server takes it; otherwise as ``csv``."""
+        if self.sends_binary:
+            columns = [(_decoded(batch.column(name)), there) for name, there in self._columns.items()]
+            if (data := binary.encoded(columns, first)) is not None:
+                return CopyData(memoryview(data), binary.COPY_OPTIONS, is_binary=True)
+        return self.csv(batch, first)
+
+    def csv(self, batch: pa.RecordBatch, first: int | None = None) -> CopyData:
         """The rows as CSV; behind their numbers from ``first`` on, where that is given."""
         forms = [_csv_form(_decoded(batch.column(name)), there) for name, there in self._columns.items()]
-        if first is None:
-            return csv_bytes(forms)
-        return csv_bytes([pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64)), *forms])
+        if first is not None:
+            forms.insert(0, pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64)))
+        return CopyData(memoryview(csv_bytes(forms)), _CSV_OPTIONS, is_binary=False)
 
 
 def _decoded(column: pa.Array) -> pa.Array:

@@ -63,7 +63,12 @@ class Facts(msgspec.Struct, frozen=True):
 
     @property
     def product(self) -> str:
-        return next((name for mark, name in _PRODUCTS if mark in self.version), "PostgreSQL")
+        return product_of(self.version)
+
+
+def product_of(version: str) -> str:
+    """What a server is that calls itself so: some that are not PostgreSQL begin with its name too."""
+    return next((name for mark, name in _PRODUCTS if mark in version), "PostgreSQL")
 
 
 def facts(

@@ -18,7 +18,7 @@ import anyio.to_thread
 import pyarrow as pa
 
 from retl.connectors.postgres.dialect import DIALECT
-from retl.connectors.postgres.encode import COPY_OPTIONS, Encoder
+from retl.connectors.postgres.encode import CopyData, Encoder
 from retl.connectors.postgres.existing import PostgresTable
 from retl.connectors.postgres.in_flight import InFlight, encoded
 from retl.connectors.postgres.merge import ROW
@@ -131,30 +131,43 @@ class PostgresLoader(BulkLoader):
     async def stage(self, session: Session, batch: pa.RecordBatch, rejects: RejectCollector) -> pa.RecordBatch:
         """See ``BulkLoader``. The batch is encoded while the one before it is on its way; ``settle`` waits for the last."""
         assert isinstance(session, PostgresSession)
+        await self.meet(session)
         kept, data = await encoded(partial(self._encoded, batch, rejects), batch.nbytes)
         if kept.num_rows:
             await self.in_flight.send(partial(self._load_batch, session, kept, data, rejects), batch.nbytes)
         return kept
 
-    def _encoded(self, batch: pa.RecordBatch, rejects: RejectCollector) -> tuple[pa.RecordBatch, pa.Buffer]:
-        kept = rejects.leave_out(batch, self.encoder.invalid_values(batch))
-        return kept, self._csv(kept)
+    async def meet(self, session: PostgresSession) -> None:
+        """Let the encoder know the server, before anything is on its way there."""
+        if self.encoder.sends_binary is None:
+            self.encoder.meet((await session.connection()).server.text)
 
-    def _csv(self, batch: pa.RecordBatch) -> pa.Buffer:
+    def _encoded(self, batch: pa.RecordBatch, rejects: RejectCollector) -> tuple[pa.RecordBatch, CopyData]:
+        kept = rejects.leave_out(batch, self.encoder.invalid_values(batch))
+        return kept, self.encoder.encode(kept, self._numbered(kept))
+
+    def _csv(self, batch: pa.RecordBatch) -> CopyData:
+        return self.encoder.csv(batch, self._numbered(batch))
+
+    def _numbered(self, batch: pa.RecordBatch) -> int:
+        """The number of the first row."""
         first, self._next = self._next, self._next + batch.num_rows
-        return self.encoder.csv(batch, first)
+        return first
 
     async def _load_batch(
-        self, session: PostgresSession, batch: pa.RecordBatch, data: pa.Buffer, rejects: RejectCollector
+        self, session: PostgresSession, batch: pa.RecordBatch, data: CopyData, rejects: RejectCollector
     ) -> None:
-        if await self._copy(session, batch, data) is not None:
-            await self._search(session, batch, rejects)
+        if await self._copy(session, batch, data) is None:
+            return
+        rejected = await self._search(session, batch, rejects)
+        if data.is_binary and not rejected:
+            self.encoder.sends_binary = False  # it takes the same rows as CSV
 
-    async def _copy(self, session: PostgresSession, batch: pa.RecordBatch, data: pa.Buffer) -> str | None:
+    async def _copy(self, session: PostgresSession, batch: pa.RecordBatch, data: CopyData) -> str | None:
         """Stage all rows or none, with what the table needs first, in one transaction; returns why not."""
         columns = [ROW, *self.names.values()]
         try:
-            arrived = await session.copy_in(self._name, columns, memoryview(data), before=self._first(), **COPY_OPTIONS)
+            arrived = await session.copy_in(self._name, columns, data.data, before=self._first(), **data.options)
         except RowError as refused:
             return refused.reason
         self._is_ready()
@@ -163,8 +176,11 @@ class PostgresLoader(BulkLoader):
         self._staged += batch.num_rows
         return None
 
-    async def _search(self, session: PostgresSession, batch: pa.RecordBatch, rejects: RejectCollector) -> None:
-        """Stage a batch but for its rejected rows, of which no more are sought than a scan may have."""
+    async def _search(self, session: PostgresSession, batch: pa.RecordBatch, rejects: RejectCollector) -> int:
+        """Stage a batch but for its rejected rows, of which no more are sought than a scan may have; how many they are.
+
+        As CSV: of that the server says which value it does not take, and why.
+        """
         await self._make(session)
         most = max(0, self._load.spec.table.max_rejects + MOST_SHOWN - len(rejects.rows))
         left_out = await self._copy_partly(session, batch)
@@ -174,8 +190,9 @@ class PostgresLoader(BulkLoader):
             rejected = {
                 number: await self._reject_reason(session, batch.slice(number, 1)) for number in left_out[: most + 1]
             }
-        for number, row in zip(rejected, plain_rows(batch.take(pa.array(list(rejected)))), strict=True):
+        for number, row in zip(rejected, plain_rows(batch.take(pa.array(list(rejected), pa.int64()))), strict=True):
             rejects.add(row, *self._told(rejected[number]))
+        return len(rejected)
 
     async def _halved(self, session: PostgresSession, batch: pa.RecordBatch, most: int) -> dict[int, str]:
         """Stage a batch in parts, down to the single rejected rows; returns these, each with the reason."""
@@ -203,7 +220,7 @@ class PostgresLoader(BulkLoader):
         """Stage the rows that the server takes; the numbers of the others, if it tells."""
         into = f"{self.table} ({', '.join([ROW, *self.names.values()])})"
         data = await anyio.to_thread.run_sync(self._csv, batch)
-        left_out = await copy_partly(await session.connection(), into, batch, memoryview(data))
+        left_out = await copy_partly(await session.connection(), into, batch, data.data)
         if left_out is not None:
             self._staged += batch.num_rows - len(left_out)
         return left_out

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from retl.connectors.postgres.connection import PostgresConnection
-from retl.connectors.postgres.encode import COPY_WORDS
+from retl.connectors.postgres.encode import CSV_WORDS
 from retl.connectors.postgres.session import row_error
 from retl.model.errors import RetlError, TargetError
 from retl.model.schema import is_text
 
 _SINCE = 170_000
-_WORDS = COPY_WORDS.removesuffix(")") + ", ON_ERROR ignore, LOG_VERBOSITY verbose)"
+_WORDS = CSV_WORDS.removesuffix(")") + ", ON_ERROR ignore, LOG_VERBOSITY verbose)"
 _NUMBER = re.compile(r"(?<!\w)\d+(?!\w)")
 
 

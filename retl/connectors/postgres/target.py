@@ -152,7 +152,7 @@ class PostgresTarget(SqlTarget):
     def row_statements(self, load: PreparedLoad, merge: TableMerge) -> Step[list[str]]:
         assert isinstance(merge, PostgresMerge)
         if (yield from direct.copies(load, merge)):
-            return direct.shown(load, merge)
+            return (yield from direct.shown(load, merge))
         return (yield from super().row_statements(load, merge))
 
     def writer(self, load: PreparedLoad) -> Callable[..., StagedWriter]:
