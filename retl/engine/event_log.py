@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from retl.engine.log import Logger, log
+from retl.engine.log import Logger, is_heard, log
 from retl.model import events
 from retl.model.report import ScanReport
 
@@ -83,7 +83,9 @@ def _place(event: events.Event) -> str:
 
 def log_event(event: events.Event, logger: Logger, *, level: str | None = None) -> None:
     """One event as one line: its name in words, and its fields."""
-    log(level or level_of(event), event_words(event), logger, **event_fields(event))
+    level = level or level_of(event)
+    if is_heard(logger, level):
+        log(level, event_words(event), logger, **event_fields(event))
 
 
 def level_of(event: events.Event) -> str:

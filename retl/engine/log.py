@@ -48,6 +48,10 @@ class _Standard:
     def error(self, event: str, /, **fields: Any) -> None:
         self._log(logging.ERROR, event, fields)
 
+    def hears(self, level: str) -> bool:
+        """Whether a line of this level is written anywhere."""
+        return self._logger.isEnabledFor(logging.getLevelNamesMapping()[level.upper()])
+
     def _log(self, level: int, event: str, fields: dict[str, Any]) -> None:
         if not self._logger.isEnabledFor(level):
             return
@@ -73,6 +77,11 @@ def logger_of(given: Any = None) -> Logger:
         configured: Logger = structlog.get_logger(NAME)
         return configured
     return _Standard(logging.getLogger(NAME))
+
+
+def is_heard(logger: Logger, level: str) -> bool:
+    """Whether a line is worth its making: a slice that is committed makes several that few hosts write."""
+    return not isinstance(logger, _Standard) or logger.hears(level)
 
 
 def log(level: str, message: str, logger: Logger | None = None, /, **fields: Any) -> None:
