@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from retl.threads import Worker
 
 T = TypeVar("T")
 
-_LOCK_POLL = 0.05
+LOCK_POLL = 0.05
+"""How many seconds SQLite itself waits for a lock, and pass between two attempts."""
 
 DIALECT = sql.StateDialect(real_type="REAL", integer_type="INTEGER", table_suffix=" WITHOUT ROWID")
 
@@ -76,6 +77,22 @@ def ensure_tables(connection: sqlite3.Connection) -> None:
     run_step(connection, sql.check_version())
 
 
+async def until_unlocked(attempt: Callable[[], Awaitable[T]], busy_timeout: float) -> T:
+    """The answer of an attempt, which is made again while another connection locks the file.
+
+    Raises ``TargetBusy`` when that has lasted for ``busy_timeout`` seconds.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return await attempt()
+        except TargetBusy:
+            # Wait here and not in SQLite, so that a cancellation ends it.
+            if time.monotonic() - began >= busy_timeout:
+                raise
+        await anyio.sleep(LOCK_POLL)
+
+
 def _use_wal(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         connection.execute("PRAGMA journal_mode = WAL")
@@ -128,24 +145,19 @@ class SqliteStore(sql.SqlStore):
         self._worker: Worker | None = None
 
     async def _step(self, make: Callable[[], sql.Step[T]], *, write: bool = True, single: bool = False) -> T:
-        began = time.monotonic()
-        while True:
-            if self._worker is None:  # again, if the store was closed while this waited
-                self._worker = Worker("state")
-            try:
-                return await self._worker.run(self._run, make, write)
-            except TargetBusy:
-                # Wait here and not in SQLite, so that a cancellation ends it.
-                if time.monotonic() - began >= self._busy_timeout:
-                    raise
-                await anyio.sleep(_LOCK_POLL)
+        return await until_unlocked(partial(self._in_thread, make, write), self._busy_timeout)
+
+    async def _in_thread(self, make: Callable[[], Step[T]], write: bool) -> T:
+        if self._worker is None:  # again, if the store was closed while this waited for a lock
+            self._worker = Worker("state")
+        return await self._worker.run(self._run, make, write)
 
     def _run(self, make: Callable[[], Step[T]], write: bool) -> T:
         try:
             if not write and not self._ready:
                 return self._peek(make)
             make_private(self.path)
-            with closing(sqlite3.connect(self.path, timeout=_LOCK_POLL, isolation_level=None)) as connection:
+            with closing(sqlite3.connect(self.path, timeout=LOCK_POLL, isolation_level=None)) as connection:
                 if not self._ready:
                     _use_wal(connection)
                     connection.execute("BEGIN IMMEDIATE")
@@ -165,7 +177,7 @@ class SqliteStore(sql.SqlStore):
         """A read before the first write: it does not make the file or the tables."""
         path = Path(self.path)
         if path.exists() or not path.parent.is_dir():  # the latter cannot be opened, and says so
-            with closing(sqlite3.connect(self.path, timeout=_LOCK_POLL, isolation_level=None)) as connection:
+            with closing(sqlite3.connect(self.path, timeout=LOCK_POLL, isolation_level=None)) as connection:
                 connection.execute("BEGIN")
                 if has_tables(connection):
                     run_step(connection, sql.check_version())

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 import zlib
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import anyio
 
 from retl.connectors.base import SystemInfo
 from retl.connectors.sqlite.dialect import DIALECT
@@ -25,7 +22,7 @@ from retl.model.errors import (
     TargetError,
     UnsupportedError,
 )
-from retl.state.sqlite import make_private
+from retl.state.sqlite import LOCK_POLL, make_private, until_unlocked
 from retl.threads import Worker, leave_to_parent, renew_after_fork
 
 if TYPE_CHECKING:
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LOCK_POLL = 0.05
 _OLDEST = (3, 37)
 """The first SQLite that tells the kind of a table."""
 
@@ -87,17 +83,12 @@ class SQLiteFile:
         return await self._run(self._looked_at, call, *arguments)
 
     async def _run(self, way: Callable[..., T], *arguments: Any) -> T:
-        began = time.monotonic()
-        while True:
-            if self._worker is None:  # again, if the file was closed while this waited
-                self._worker = Worker("sqlite", self._interrupt)
-            try:
-                return await self._worker.run(way, *arguments)
-            except TargetBusy:
-                # Wait here and not in SQLite, so that a cancellation ends it.
-                if time.monotonic() - began >= self._busy_timeout:
-                    raise
-                await anyio.sleep(_LOCK_POLL)
+        return await until_unlocked(partial(self._in_thread, way, *arguments), self._busy_timeout)
+
+    async def _in_thread(self, way: Callable[..., T], *arguments: Any) -> T:
+        if self._worker is None:  # again, if the file was closed while this waited for a lock
+            self._worker = Worker("sqlite", self._interrupt)
+        return await self._worker.run(way, *arguments)
 
     async def transaction(self, call: Callable[..., T], *arguments: Any) -> T:
         """The same inside BEGIN IMMEDIATE ... COMMIT; any error rolls everything back."""
@@ -160,7 +151,7 @@ class SQLiteFile:
         else:
             make_private(path)
         return sqlite3.connect(
-            path, timeout=_LOCK_POLL, isolation_level=None, check_same_thread=False, uri=self._read_only
+            path, timeout=LOCK_POLL, isolation_level=None, check_same_thread=False, uri=self._read_only
         )
 
     def after_fork(self) -> None:
