@@ -50,6 +50,25 @@ def rows_of(
     ]
 
 
+def odd_texts() -> list[Row]:
+    """A row for each text that a format, an escape or a literal could take for something else."""
+    texts = [
+        "",
+        "NULL",
+        "null",
+        "\\N",
+        'a "quoted" one',
+        "it's",
+        "two\nlines\r\n",
+        "tab\t",
+        "🙂 ü",
+        "\\",
+        ",",
+        None,
+    ]
+    return [{"id": number, "name": text, "updated_at": None} for number, text in enumerate(texts)]
+
+
 def table_of(rows: Iterable[Row]) -> pa.Table:
     """Rows as an Arrow table of the suites' columns."""
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)

@@ -14,7 +14,7 @@ from retl.model.checkpoint import Checkpoint
 from retl.model.errors import ConfigError, ConnectionFailed, RetlError
 from retl.testing.oracle import in_order
 from retl.testing.rows import read_slice, table_spec
-from retl.testing.source_base import FULL, SCHEMA, TABLE, SourceBase, all_rows, rows_of
+from retl.testing.source_base import FULL, SCHEMA, TABLE, SourceBase, all_rows, odd_texts, rows_of
 
 
 class SourceReads(SourceBase):
@@ -137,21 +137,7 @@ class SourceReads(SourceBase):
             assert max(sizes) <= self.most_batch_rows
 
     async def test_text_arrives_as_it_is(self) -> None:
-        texts = [
-            "",
-            "NULL",
-            "null",
-            "\\N",
-            'a "quoted" one',
-            "it's",
-            "two\nlines\r\n",
-            "tab\t",
-            "🙂 ü",
-            "\\",
-            ",",
-            None,
-        ]
-        rows = [{"id": number, "name": text, "updated_at": None} for number, text in enumerate(texts)]
+        rows = odd_texts()
         async with self.opened(rows) as source:
             plan = await source.plan(FULL, Checkpoint())
             assert await all_rows(source, plan) == in_order(rows)

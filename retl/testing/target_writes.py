@@ -9,7 +9,7 @@ from retl.model.actions import Action, PreAction
 from retl.model.errors import ConfigError, ConnectionFailed, RepeatedKey, SchemaDrift, UnsupportedError
 from retl.testing.oracle import Oracle, in_order
 from retl.testing.rows import table_spec
-from retl.testing.source_base import NOON, Row
+from retl.testing.source_base import NOON, odd_texts
 from retl.testing.target_base import SCHEMA, TABLE, UPSERT, TargetBase, rows_of, table_of, write
 
 WIDER = SCHEMA.append(pa.field("note", pa.string()))
@@ -130,21 +130,7 @@ class TargetWrites(TargetBase):
         assert in_order(await self.contents(TABLE)) == in_order([*rows_of([1, 2]), *rows_of([1, 2])])
 
     async def test_values_arrive_as_they_are(self) -> None:
-        texts = [
-            "",
-            "NULL",
-            "null",
-            "\\N",
-            'a "quoted" one',
-            "it's",
-            "two\nlines\r\n",
-            "tab\t",
-            "🙂 ü",
-            "\\",
-            ",",
-            None,
-        ]
-        rows: list[Row] = [{"id": number, "name": text, "updated_at": None} for number, text in enumerate(texts)]
+        rows = odd_texts()
         rows.append({"id": 2**63 - 1, "name": "x" * 100_000, "updated_at": NOON.replace(microsecond=1)})
         rows.append({"id": -(2**63), "name": "lowest", "updated_at": NOON.replace(microsecond=999_999)})
         async with self.session() as session:
