@@ -32,22 +32,23 @@ def snapshot_of(config: PipelineConfig, runner: Runner) -> Snapshot:
     """The pipeline from memory."""
     health = runner.health
     known = dict(health.tables)  # another thread may ask
-    shown = {**dict.fromkeys(list(runner.scans), TableHealth()), **known}
+    scans = dict(runner.scans)
+    shown = {**dict.fromkeys(scans, TableHealth()), **known} if scans else known
     failing = [one for one in (health.runs, *known.values()) if one.failures]
-    worst = max(failing, key=lambda one: one.failures, default=None)
+    worst = max(failing, key=lambda one: one.failures) if failing else None
     successes = [one.last_success for one in known.values()]
     return Snapshot(
         pipeline=config.name,
         state=runner.state,
         healthy=worst is None,
         owner=runner.lease.fence is not None,
-        stuck=runner.motion.stuck(runner.state, [*runner.scans.values()]),
+        stuck=runner.motion.stuck(runner.state, scans.values()),
         waits_for=_waits_for(runner),
         paused_since=runner.commands.paused_since,
         reachable=runner.lease.reachable,
         last_success=min((when for when in successes if when), default=None) if None not in successes else None,
         failures=worst.failures if worst else 0,
-        since=min((one.since for one in failing if one.since), default=None),
+        since=min((one.since for one in failing if one.since), default=None) if failing else None,
         error=worst.error if worst else None,
         next_run=runner.next_run,
         tables=tuple(_table_snapshot(name, one, runner) for name, one in shown.items()),
