@@ -91,7 +91,7 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """What a change of a few lines needs in under a minute: no server, no other process."""
+    """What a change of a few lines needs in a few minutes: no server, no other process."""
     install(session, "test")
     # Each process waits now and then, so there are more of them than the tier needs cores. The tier itself leaves out
     # the other tests; what is not named need not even be collected.

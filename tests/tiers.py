@@ -4,7 +4,7 @@
 tier      run by                       contains
 ========= ============================ ==========================================================================
 quick     ``nox -s quick``             units, properties, scan rules, and the contracts and suites of embedded
-                                       systems: no server and no other process; under a minute
+                                       systems: no server and no other process; one to three minutes
 merge     ``./run-tests``, that is CI  everything that a merge needs: each behaviour on one system of its family
 every     ``pytest``                   each behaviour on every system, with five times as many random cases
 adversity ``nox -s adversity``         the same on all routes, with 200 kills and 5,000 lives, and at every step
