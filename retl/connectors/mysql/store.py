@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 _DUPLICATE = 1062
 _PRUNED_EVERY = 50
+_PATIENCE = 2.0
+"""For how many seconds a step is repeated that fell to a deadlock, as when several processes make the tables at once."""
 """Old reports are pruned once in so many."""
 _TOO_LONG = 1406
 _DAMAGED = frozenset({126, 127, 145, 1034, 1054, 1136, 1146, 1194, 1195, 1364, 1932})
@@ -52,7 +54,7 @@ class MySQLStore(SqlStateStore):
         async with self._pool.control(urgent=urgent) as connection, rolling_back(connection):
             self._exact = exact_collation(connection.server.mariadb, connection.server.version)
             try:
-                yield MySQLSession(connection)
+                yield MySQLSession(connection, _PATIENCE)
             except TargetRefused as error:
                 if error.code == _DUPLICATE:
                     raise

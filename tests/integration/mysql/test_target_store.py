@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
 from retl.connectors import MySQL
+from retl.connectors.mysql.connection import MySQLConnection
 from retl.model.checkpoint import Checkpoint, Fence, FencedCheckpoint, Reject
 from retl.model.errors import ConfigError, ConnectionFailed, LeaseLost, RetlError, StateError, TargetBusy
 from retl.state.base import LeaseRow, StateStore
@@ -65,6 +68,26 @@ async def test_of_many_who_want_the_lease_one_gets_it(scene: Scene) -> None:
     assert [fence.epoch for fence in won] == [2]
     for store in stores:
         await store.aclose()
+
+
+async def test_a_deadlock_of_those_who_make_the_tables_at_once_is_no_error(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fell: list[str] = []
+    execute = MySQLConnection.execute
+
+    async def fall_once(connection: MySQLConnection, sql: str) -> Any:
+        if sql.startswith("CREATE TABLE") and not fell:
+            fell.append(sql)
+            raise TargetBusy("Deadlock found when trying to get lock; try restarting transaction")
+        return await execute(connection, sql)
+
+    monkeypatch.setattr(MySQLConnection, "execute", fall_once)
+    store = opened(scene)
+    fence = await store.take_lease(LeaseRow("p", None, 0, 0, 0.0), "me", 15.0)
+    assert fence is not None and len(fell) == 1
+    assert (await store.read_lease("p")).owner == "me"
+    await store.aclose()
 
 
 async def test_two_owners_through_two_connections(scene: Scene) -> None:
