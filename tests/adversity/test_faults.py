@@ -396,7 +396,8 @@ async def test_a_jump_of_the_wall_clock_changes_nothing(
     heard.at(events.ScanFinished, pipeline.stop, count=4)
     with anyio.fail_after(20):
         await pipeline.run_forever()
-    assert 0.5 < began[1] - began[0] < 10  # three intervals, however long the scans take
+    # Three intervals, the first of them from a scan that may have begun late; and however long the scans take.
+    assert 0.25 < began[1] - began[0] < 10
     assert heard.count(events.ScanFailed) == 0
     assert read(target) == [*ROWS, Row(12, 9, "new")]
 
