@@ -50,7 +50,7 @@ class _Standard:
 
     def hears(self, level: str) -> bool:
         """Whether a line of this level is written anywhere."""
-        return self._logger.isEnabledFor(logging.getLevelNamesMapping()[level.upper()])
+        return self._logger.isEnabledFor(getattr(logging, level.upper()))
 
     def _log(self, level: int, event: str, fields: dict[str, Any]) -> None:
         if not self._logger.isEnabledFor(level):

@@ -1,6 +1,6 @@
 """The connection to a cluster: one client for Elasticsearch 8 and 9 and for OpenSearch. Bodies stay bytes.
 
-The only module that touches the client library. It sends nothing twice: callers
+The only module that touches the client library. It sends nothing twice but what only reads: callers
 know what may be asked twice. A node that cannot be reached has been sent nothing, so the next one is asked.
 """
 
